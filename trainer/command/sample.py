@@ -26,6 +26,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "for more (default: all)",
     )
     parser.add_argument(
+        "--shape", metavar="H,W", help="height and width, of a run that learns several (default: its largest)"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         required=True,

@@ -137,6 +137,10 @@ class Captioned(Dataset):
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
 
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of the data."""
+        return self._data.groups(split)
+
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))

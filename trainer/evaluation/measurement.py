@@ -15,6 +15,9 @@ from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluatio
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 
+MINOR = ("sliced_wasserstein", "energy_distance", "mmd")
+"""Distances that a terminal does not show beside those on features; the file and the page have them."""
+
 
 @dataclass(frozen=True)
 class FlowMeasurement(Measurement):
@@ -64,6 +67,8 @@ class FlowMeasurement(Measurement):
         shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
         shown.add_column("sampler", no_wrap=True)
         names = [name for name in COLUMNS if any(name in one.figures for one in results)]
+        if "fid" in names:  # with all of them a line would be too long
+            names = [name for name in names if name not in MINOR]
         costs = costs_of(results)
         for heading in (*costs, *(COLUMNS[name] for name in names), "ms"):
             shown.add_column(heading, justify="right", no_wrap=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from moe.validation.complaint import first_complaint
+from moe.validation.section import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow import sampler
@@ -25,6 +26,10 @@ from trainer.sampling.reference import Reference
 from trainer.sampling.searched import check_made_of, sampler_of, segments_of
 
 _REMEDY = "give a kind such as heun, or settings such as '{kind: heun, steps: 10}'"
+
+
+class _Asked(Section):
+    sampler: sampler.Config
 
 
 @dataclass(frozen=True)
@@ -136,14 +141,13 @@ def _read(text: str, own: AnyConfig) -> AnyConfig:
             raise ValueError(f"--sampler: {text} cannot be read ({reason}); {_REMEDY}") from error
     if not isinstance(document, dict):
         raise ValueError(f"--sampler: {text} is neither a kind nor settings; {_REMEDY}")
+    asked = {"sampler": document}
     try:
-        found: AnyConfig = TypeAdapter(sampler.Config).validate_python(document)
+        found: AnyConfig = _Asked.model_validate(asked).sampler
     except ValidationError as error:
-        complaint = first_complaint(error, document)
-        field = f" {complaint.field}:" if complaint.field else ""
-        raise ValueError(f"--sampler:{field} {complaint.problem}; {complaint.remedy or _REMEDY}") from error
+        complaint = first_complaint(error, asked, _Asked)
+        raise ValueError(f"--{complaint.field}: {complaint.problem}; {complaint.remedy or _REMEDY}") from error
     if segments_of(own) > 1 and not isinstance(found, SegmentedConfig) and sampler.follows_velocity(found):
-        return TypeAdapter(sampler.Config).validate_python(
-            {"kind": "segmented", "segments": segments_of(own), "within": found.model_dump()}
-        )
+        within = {"kind": "segmented", "segments": segments_of(own), "within": found.model_dump()}
+        return _Asked.model_validate({"sampler": within}).sampler
     return found

@@ -17,7 +17,7 @@ from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
-from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network

@@ -66,7 +66,7 @@ def test_folders_that_vanish_between_listing_and_reading_are_no_damage(
 
 def test_damage_is_still_told_where_nothing_was_deleted(tmp_path: Path) -> None:
     flip(checkpoint(tmp_path, 10) / AVERAGES)
-    with pytest.raises(FileError, match="none of 1 is whole"):
+    with pytest.raises(FileError, match="none of 1 is undamaged"):
         newest_intact(tmp_path, FILES)
     shutil.rmtree(tmp_path / "step_00000010")
     assert complete_steps(tmp_path) == []

@@ -95,9 +95,8 @@ def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_a_wrong_configuration_is_refused_by_every_verb(
-    verb: str, override: str, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    verb: str, override: str, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    as_one_of_two_ranks(monkeypatch)
     options = {
         "check": ["--world-size", 2],
         "train": [f"run.dir={tmp_path / 'run'}"],
@@ -110,18 +109,13 @@ def test_a_wrong_configuration_is_refused_by_every_verb(
 
 
 def test_only_the_first_rank_of_a_node_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    as_one_of_two_ranks(monkeypatch, rank=1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr("trainer.__main__.PATIENCE_S", 0.0)
     assert main(["train", DIGITS, "optim.stepz=1"]) == 2
     with pytest.raises(SystemExit):
         main(["train"])
     output = capsys.readouterr()
     assert output.err == output.out == ""
-
-
-def as_one_of_two_ranks(monkeypatch: pytest.MonkeyPatch, rank: int = 0) -> None:
-    for name, value in (("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", 2), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, str(value))
 
 
 def test_ranks_that_cannot_find_each_other_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -127,7 +127,7 @@ def test_each_model_has_its_verb(
     assert f"{tmp_path}/checkpoints: checkpoint: there is no complete checkpoint" in refused(
         capsys, "generate", tmp_path
     )
-    for name, value in (("RANK", 0), ("WORLD_SIZE", 3), ("MASTER_ADDR", "127.0.0.1")):
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 3), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", 29500)):
         monkeypatch.setenv(name, str(value))
     folder = tmp_path / "run" / "checkpoints" / "step_00000004"
     folder.mkdir(parents=True)

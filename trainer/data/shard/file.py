@@ -106,7 +106,7 @@ def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
     for key in ("data", *(("labels",) if index.num_classes else ())):
         if key not in arrays:
             raise FileError(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
-    shape, wanted = arrays["data"].shape, (entry.num_examples, *index.shape)
+    shape, wanted = arrays["data"].shape, (entry.num_examples, *(entry.shape or index.shape))
     if shape != wanted:
         raise FileError(path, "data", f"has shape {shape} where the index says {wanted}", REMEDY)
     if arrays["data"].dtype != index.dtype:

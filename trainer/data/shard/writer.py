@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
-from trainer.data.shard.index import INDEX, LatentsEntry, ShardEntry, ShardIndex
+from trainer.data.shard.index import INDEX, LatentsEntry, ShapedShardEntry, ShardIndex
 
 Examples = tuple[NDArray[Any], NDArray[np.integer] | None]
 """Data [B, *shape] and labels [B], or None."""
@@ -51,7 +51,7 @@ def write_shards(
     """
     if (folder / INDEX).exists():
         raise FileError(folder / INDEX, "output", "is there already", "give another folder, or delete this one")
-    entries: list[ShardEntry] = []
+    entries: list[ShapedShardEntry] = []
     moments: list[NDArray[np.float64]] = []
     shape, dtype = (), ""
     for data, labels in _pieces(examples, shard_examples, num_classes):
@@ -61,7 +61,7 @@ def write_shards(
                 "give examples of one shape and type"
             )
         shape, dtype = data.shape[1:], data.dtype.name
-        entry = ShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
+        entry = ShapedShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
         arrays = {"data": data} if labels is None else {"data": data, "labels": labels.astype(np.int64)}
         with replacing(folder / entry.file) as temporary:
             _save(temporary, arrays, file_type)

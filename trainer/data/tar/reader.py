@@ -74,10 +74,8 @@ class TarReader:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Streams come back to the same tars: those that are open are kept, as far as half of the limit goes.
         self._open = functools.lru_cache(maxsize=max(limit // 2, 1))(self._opened)
-        # Pieces that neighbours in a stream may lie in, beside the one that they end in and the one fetched ahead.
-        span = -(-shuffle * sum(tar.size for tar in index.tars) // (index.num_examples * PIECE_BYTES))
-        most = max(streams * (span + 2), THREADS)
-        self._pieces = Pieces(self._open, self._rows, self.ends, dealt, behind=span + 1, most=most)
+        run_bytes = shuffle * sum(tar.size for tar in index.tars) // index.num_examples
+        self._pieces = Pieces(self._open, self._rows, self.ends, dealt, streams=streams, run_bytes=run_bytes)
         self._told: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:

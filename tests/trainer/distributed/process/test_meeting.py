@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,10 @@ class Room:
     def open(self) -> None:
         self.hosts.append(hosted(self.member(0), SELF, self.port, self.store))
 
-    def member(self, number: int, **other: str | int) -> Member:
-        return replace(this_node(number, self.nodes, 1, "run"), **other)  # pyright: ignore[reportArgumentType]
+    def member(self, number: int, **other: Any) -> Member:
+        return replace(this_node(number, self.nodes, 1, "run"), **other)
 
-    def attendance(self, number: int, remind_s: float = 100.0, **other: str | int) -> Attendance:
+    def attendance(self, number: int, remind_s: float = 100.0, **other: Any) -> Attendance:
         self.come.append(Attendance(self.member(number, **other), SELF, self.port, remind_s))
         return self.come[-1]
 
