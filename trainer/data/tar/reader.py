@@ -116,7 +116,7 @@ class TarReader:
     def _opened(self, tar: int) -> TarFile:
         opened = open_tar(self._urls[tar])
         if opened.size != self._index.tars[tar].size:
-            problem = f"has {opened.size:,} bytes where the index says {self._index.tars[tar].size:,}"
+            problem = f"has {opened.size:,} bytes but the index says {self._index.tars[tar].size:,}"
             raise FileError(self._urls[tar], "size", problem, REMEDY)
         return opened
 
@@ -163,7 +163,7 @@ def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         for url, entry, size in zip(urls, index.tars, threads.map(_size, urls), strict=True):
             if size != entry.size:
-                raise FileError(url, "size", f"has {size:,} bytes where the index says {entry.size:,}", REMEDY)
+                raise FileError(url, "size", f"has {size:,} bytes but the index says {entry.size:,}", REMEDY)
 
 
 def _size(url: str) -> int:
