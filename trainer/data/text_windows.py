@@ -196,7 +196,7 @@ def _check_files(folder: Path, index: TextIndex) -> None:
             except OSError as error:
                 raise FileError(path, "shard", f"cannot be read ({error.strerror})", remedy) from error
             if size != shard.num_tokens * itemsize:
-                problem = f"has {size} bytes where the index says {shard.num_tokens} tokens of {itemsize} bytes"
+                problem = f"has {size} bytes but the index says {shard.num_tokens} tokens of {itemsize} bytes"
                 raise FileError(path, "shard", problem, remedy)
     if index.tokenizer is not None and sha256_of(tokenizer_content(folder / TOKENIZER)) != index.tokenizer:
         raise FileError(folder / TOKENIZER, "tokenizer", "is not the one that the text was encoded by", remedy)

@@ -194,7 +194,7 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     config = request.shaped(restored_flow(run_dir)[1])
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
-            f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
+            f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are not pictures"
         )
     classes = chosen_classes(config, request.classes)
     scale = request.scale(config)

@@ -200,10 +200,10 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "NaN": (
         {"data": np.where(np.arange(NUM)[:, None] == 17, np.nan, np.ones((NUM, 2)))},
         (),
-        "data: example 17 holds values that are not finite; mend or leave out such examples (numpy.isfinite)",
+        "data: example 17 contains values that are not finite; mend or leave out such examples (numpy.isfinite)",
     ),
-    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which holds no examples; give some"),
-    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which holds no examples; give some"),
+    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which contains no examples; give some"),
+    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which contains no examples; give some"),
     "one axis": (
         {"data": np.zeros(5)},
         (),
@@ -223,8 +223,8 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "labels of floats": (
         {"data": pixels(2), "labels": labels() * 1.0},
         (),
-        "labels: is float64, and classes are integers; save integers from 0 on (labels.astype(int)), or leave them out "
-        "with --no-labels",
+        "labels: is float64, and classes are integers; save integers of 0 or more (labels.astype(int)), or leave them "
+        "out with --no-labels",
     ),
     "negative labels": (
         {"data": pixels(2), "labels": np.arange(NUM) - 1},
@@ -290,7 +290,9 @@ def test_folders_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.C
     assert "--size: is missing" in (line := said(source))
     assert "has 12 x 9 pixels, so for example --size 9" in line
     (tmp_path / "empty").mkdir()
-    assert said(tmp_path / "empty", "--size", 8).startswith(f"{tmp_path / 'empty'}: pictures: holds no pictures; give")
+    assert said(tmp_path / "empty", "--size", 8).startswith(
+        f"{tmp_path / 'empty'}: pictures: contains no pictures; give"
+    )
     assert "--out: " in refused(capsys, "shards", source, "--out", source / "s", "--size", 8)
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     for number in range(3):
@@ -298,7 +300,10 @@ def test_folders_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.C
     code = main(["shards", str(source), "--out", str(tmp_path / "out"), "--size", "8"])
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
-    assert "has pixels of more than 8 bits (I;16), which have no agreed white; save it with 8 bits a colour" in lines[0]
+    assert (
+        "has pixels of more than 8 bits (I;16), which have no fixed value for white; save it with 8 bits a colour"
+        in lines[0]
+    )
     assert lines[-1].endswith("of 11 cannot be read, the lines above say why; mend or remove them")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()

@@ -247,13 +247,13 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
     out = ("--out", tmp_path / "new" / "out", "--workers", 1)
     cases = {
         (tmp_path / "none",): "none: file: cannot be read (No such file or directory)",
-        (tmp_path / "empty",): "folder: holds no file",
-        (folder, "--ending", ".py"): "folder: holds no file that ends in .py",
+        (tmp_path / "empty",): "folder: contains no file",
+        (folder, "--ending", ".py"): "folder: contains no file that ends in .py",
         (tmp_path / "latin.txt", folder, "--held-out", 0.2): "text: is not UTF-8 (byte 3 is 0xe9)",
         (tmp_path, "--ending", "latin.txt"): "--out: lies in",
         (folder, folder): "has the name in/part0/0.txt, as",
-        (folder, "--held-out", 0): "--held-out: 0.0 is no share",
-        (folder, "--held-out", 1): "--held-out: 1.0 is no share",
+        (folder, "--held-out", 0): "--held-out: 0.0 is not a share",
+        (folder, "--held-out", 1): "--held-out: 1.0 is not a share",
         (folder / "part0" / "0.txt",): "--held-out: the share 0.01 of the 1 documents leaves none to the",
         (folder, "--workers", 0): "--workers: 0 processes",
         (folder, "--out", tmp_path / "empty" / ".." / "broken.json"): "--out: cannot be written (File exists)",
@@ -262,7 +262,7 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
         (folder, "--shard-tokens", 0): "--shard-tokens: 0",
         (folder, "--end-token", "</s>"): "--end-token: '</s>' is a token of a tokenizer",
         (folder, "--tokenizer", tmp_path / "gone.json"): "tokenizer: cannot be read",
-        (folder, "--tokenizer", tmp_path / "broken.json"): "tokenizer: is no tokenizer.json",
+        (folder, "--tokenizer", tmp_path / "broken.json"): "tokenizer: is not a tokenizer.json",
         (folder, "--tokenizer", unknown): "say which token it is with --end-token",
         (folder, "--tokenizer", unknown, "--end-token", "</s>"): "has no token '</s>'",
         (tmp_path / "cut.jsonl.gz",): "text: cannot be read (Compressed file ended",
@@ -273,7 +273,7 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
         assert "; " in message, words
     assert contents(tmp_path) == before
     encoded(tmp_path / "done", folder)
-    assert "index.json: output: is there already" in refused(capsys, "encode-text", folder, "--out", tmp_path / "done")
+    assert "index.json: output: already exists" in refused(capsys, "encode-text", folder, "--out", tmp_path / "done")
 
 
 def test_a_missing_library_is_named(

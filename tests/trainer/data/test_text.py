@@ -180,7 +180,7 @@ def test_a_folder_is_refused_where_it_is_not_what_the_run_began_with(folder: Pat
     shard = sorted(copy.glob("train_*.bin"))[2]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(FileError, match=r"train_00002.bin: shard: has \d+ bytes where the index says \d+ tokens"):
+    with pytest.raises(FileError, match=r"train_00002.bin: shard: has \d+ bytes but the index says \d+ tokens"):
         Text(section)
     shard.unlink()
     with pytest.raises(FileError, match=r"train_00002.bin: shard: cannot be read \(No such file"):

@@ -98,7 +98,7 @@ def test_generate_writes_on_behind_the_prompt(run: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--prompt", ""), "--prompt: 0 bytes are no start of a text; give 1 to 255"),
+        (("--prompt", ""), "--prompt: 0 bytes cannot begin a text; give 1 to 255"),
         (("--prompt", "é" * 128), "--prompt: 256 bytes "),
         (("--num-bytes", 0), "--num-bytes: 0 after a prompt of 4 "),
         (

@@ -80,7 +80,7 @@ def test_a_run_is_used_without_its_text(folder: Path, tmp_path: Path, capsys: py
             (("--num-bytes", 5), "--num-bytes: the run writes tokens of a tokenizer, not bytes; use --num-tokens"),
             (("--num-tokens", 64), f"--num-tokens: 64 after a prompt of {longest} is outside the network's context"),
             (("--num-tokens", 3, "--num-bytes", 3), "--num-bytes: stands beside --num-tokens"),
-            (("--prompt", ""), "--prompt: 0 tokens are no start of a text; give 1 to 63"),
+            (("--prompt", ""), "--prompt: 0 tokens cannot begin a text; give 1 to 63"),
             (("--prompt", "\udcff"), "--prompt: is not UTF-8, which the tokenizer reads"),
         ):
             assert refused(capsys, "generate", folder / "run", *words).startswith(problem)

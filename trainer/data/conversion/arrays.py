@@ -50,7 +50,9 @@ class ArraySource(Source):
             labels = None if reading.labels is None or reading.no_labels else _array(reading.labels, "labels")
         self._path = path
         if len(values.shape) == 0 or len(values) == 0:
-            raise FileError(path, self._field, f"has shape {list(values.shape)}, which holds no examples", "give some")
+            raise FileError(
+                path, self._field, f"has shape {list(values.shape)}, which contains no examples", "give some"
+            )
         if values.dtype.name not in WRITTEN_AS:
             remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
             raise FileError(path, self._field, f"is {values.dtype}, which is not read", remedy)
@@ -77,7 +79,7 @@ class ArraySource(Source):
             values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
         if not np.isfinite(values).all():
             remedy = "mend or leave out such examples (numpy.isfinite)"
-            raise FileError(self._path, self._field, f"example {number} holds values that are not finite", remedy)
+            raise FileError(self._path, self._field, f"example {number} contains values that are not finite", remedy)
         return values, 0 if self._labels is None else int(self._labels[number])
 
     def _identity(self) -> str:

@@ -97,7 +97,7 @@ def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
             raise ValueError(f"--split: {chosen}; use one of {listed(splits)}")
         folder = path / split
     elif split is not None:
-        raise ValueError(f"--split: {path} holds no splits; leave it out")
+        raise ValueError(f"--split: {path} contains no splits; leave it out")
     try:
         return datasets.Dataset.load_from_disk(str(folder.resolve())), folder
     except Exception as error:  # of pyarrow and datasets, whose kinds are many

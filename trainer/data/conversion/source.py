@@ -123,7 +123,7 @@ def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) 
         remedy = "give one integer for each example"
         raise FileError(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
     if labels.dtype.kind not in "iu":
-        remedy = "save integers from 0 on (labels.astype(int)), or leave them out with --no-labels"
+        remedy = "save integers of 0 or more (labels.astype(int)), or leave them out with --no-labels"
         raise FileError(path, field, f"is {labels.dtype}, and classes are integers", remedy)
     lowest = int(labels.min())
     if lowest < 0:
@@ -152,7 +152,7 @@ def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise FileError(path, "class names", f"cannot be read ({reason})", "give a text with a name a line") from error
     if len(names) != num_classes:
         problem = f"{len(names)} names do not fit {num_classes} classes"

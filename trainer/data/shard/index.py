@@ -99,7 +99,7 @@ class ShardIndex(Section):
                 raise ValueError(f"shape: {list(self.shape)} is not that of the largest images; {REMEDY}")
         files = [shard.file for shard in self.shards]
         if len(set(files)) < len(files):
-            raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} stands there twice; {REMEDY}")
+            raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} is given twice; {REMEDY}")
         return self
 
     @property

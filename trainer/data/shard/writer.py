@@ -50,7 +50,7 @@ def write_shards(
         ValueError: there are no examples, their shapes or types differ, values are not finite, or a label is no class.
     """
     if (folder / INDEX).exists():
-        raise FileError(folder / INDEX, "output", "is there already", "give another folder, or delete this one")
+        raise FileError(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
     entries: list[ShapedShardEntry] = []
     moments: list[NDArray[np.float64]] = []
     shape, dtype = (), ""
@@ -94,7 +94,7 @@ def _pieces(examples: Iterable[Examples], length: int, num_classes: int) -> Iter
         if data.dtype.name not in ("float32", "float16", "uint8"):
             raise ValueError(f"examples: {data.dtype.name} is not read; give float32, float16 or uint8")
         if not np.isfinite(data).all():
-            raise ValueError("examples: hold values that are not finite; look at what made them")
+            raise ValueError("examples: contain values that are not finite; look at what made them")
         if (labels is None) != (num_classes == 0) or (labels is not None and labels.shape != (len(data),)):
             raise ValueError(f"labels: do not give each example one of {num_classes} classes; give int [B], or None")
         if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:

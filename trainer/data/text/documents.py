@@ -166,7 +166,7 @@ class DocumentReader:
         try:
             content = text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError("holds half a surrogate pair, which is no letter") from error
+            raise ValueError("holds half a surrogate pair, which is not a letter") from error
         problem = _no_text(content)
         if problem is not None:
             raise ValueError(problem)

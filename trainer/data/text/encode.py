@@ -68,7 +68,7 @@ class EncodeTextRequest:
             ValueError: names option, value and remedy.
         """
         if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out: {self.held_out} is no share of the documents; use for example 0.01")
+            raise ValueError(f"--held-out: {self.held_out} is not a share of the documents; use for example 0.01")
         if self.document_end is not None and "\n" in self.document_end:
             raise ValueError(f"--document-end: {self.document_end!r} is more than a line; give what stands in one line")
         if self.shard_tokens < 1:
@@ -93,7 +93,7 @@ def run(request: EncodeTextRequest) -> int:
     """
     out = request.out
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     tokenizer, content = _tokenizer(request)
     end_token = tokenizer.end_token(request.end_token)
     files = listed_files(request.paths, request.endings, out)

@@ -116,7 +116,7 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
         listed = _in_folder(path, endings) if path.is_dir() else [_text_file(path, path.name, must_be_text=True)]
         if not listed:
             wanted = f"file that ends in {' or '.join(endings)}" if endings else "file"
-            raise FileError(path, "folder", f"holds no {wanted}", "give files of text, or other --ending")
+            raise FileError(path, "folder", f"contains no {wanted}", "give files of text, or other --ending")
         for file in listed:
             other = found.setdefault(file.name, file)
             if other is not file:
