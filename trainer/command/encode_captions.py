@@ -24,19 +24,25 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--field", default="caption", metavar="NAME", help="key of a JSON line that is an object (default: caption)"
     )
+    parser.add_argument(
+        "--shards",
+        type=Path,
+        metavar="DIR",
+        help="shards that the shards verb wrote of the same source: the captions get their order",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.sampling.captions import run
 
-    return run(options.source, options.encoder, options.out, options.field)
+    return run(options.source, options.encoder, options.out, options.field, options.shards)
 
 
 ENCODE_CAPTIONS = Verb(
     "encode-captions",
     "write captions as vectors of a frozen text encoder, for a run that draws images from texts",
-    "python -m trainer encode-captions captions.jsonl --encoder t5 --out runs/captions",
+    "python -m trainer encode-captions pictures --encoder t5 --shards runs/shards --out runs/captions",
     _add_arguments,
     _run,
     "A run reads them with flow.captions.path. Needs the packages of 'flowfabric[hf]'.",

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from moe.files import FileError, replacing
 from trainer.data import ImageFolderConfig
 from trainer.data.captions import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.picture_names import picture_names
-from trainer.data.shard.index import INDEX
+from trainer.data.shard.file import open_shard
+from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
 from trainer.model.text_encoder import TOGETHER, TextEncoder
 
@@ -23,7 +24,7 @@ SPREAD = 1e-6
 """Standard deviation, relative to the mean, below which the values of all captions count as equal."""
 
 
-def run(source: Path, encoder_dir: Path, out: Path, field: str) -> int:
+def run(source: Path, encoder_dir: Path, out: Path, field: str, shards: Path | None = None) -> int:
     """Encodes every caption of a data set.
 
     Args:
@@ -31,6 +32,8 @@ def run(source: Path, encoder_dir: Path, out: Path, field: str) -> int:
         encoder_dir: folder of the text encoder.
         out: folder to write; its index is written last.
         field: of a JSON line that is an object.
+        shards: folder that the shards verb wrote of the same source, whose order the captions get; None: they stay in
+            theirs.
 
     Returns:
         0.
@@ -41,6 +44,8 @@ def run(source: Path, encoder_dir: Path, out: Path, field: str) -> int:
     if (out / INDEX).exists():
         raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     texts = captions_of(source, field)
+    if shards is not None:
+        texts = in_order_of(shards, texts)
     encoder = TextEncoder(encoder_dir, Launch.from_environment().device)
     chunks = range(0, len(texts), TOGETHER)
     encoded = [
@@ -81,6 +86,30 @@ def captions_of(source: Path, field: str) -> list[str]:
     if not texts:
         raise FileError(source, "captions", "are none", "give one for each example of the data")
     return texts
+
+
+def in_order_of(shards: Path, texts: Sequence[str]) -> list[str]:
+    """Captions of the examples of shards, in the order of their rows.
+
+    Args:
+        shards: folder that the shards verb wrote.
+        texts: those of the source, that of its example 0 first.
+
+    Raises:
+        FileError: the shards do not tell the numbers of their examples, or an example has no caption.
+    """
+    ordered: list[str] = []
+    for entry in read_index(shards).shards:
+        arrays = open_shard(shards / entry.file)
+        if "examples" not in arrays:
+            remedy = "give a folder of the shards verb, or captions in the order of the shards without --shards"
+            raise FileError(shards / entry.file, "examples", "is missing", remedy)
+        numbers = [int(arrays["examples"].row(row)) for row in range(entry.num_examples)]
+        if max(numbers) >= len(texts):
+            problem = f"names example {max(numbers)} of the source, and there are {len(texts)} captions"
+            raise FileError(shards / entry.file, "examples", problem, "give each example of the source a caption")
+        ordered += [texts[number] for number in numbers]
+    return ordered
 
 
 def _beside_pictures(folder: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from trainer.__main__ import main
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
+from trainer.data import ShardsConfig
 from trainer.data.captions import CaptionsConfig, CaptionsIndex
 from trainer.flow import Condition
 from trainer.model.build import build_model
@@ -140,6 +141,23 @@ def test_texts_come_from_lines_or_from_beside_pictures(tmp_path: Path) -> None:
         path.touch()
         path.with_suffix(".txt").write_text(f"{name}\n")
     assert captions.captions_of(tmp_path / "pictures", "text") == ["cats/a", "cats/c", "dogs/b"]
+
+
+def test_captions_follow_the_order_that_the_shards_verb_drew(tmp_path: Path) -> None:
+    np.savez(tmp_path / "points.npz", data=np.arange(20.0, dtype=np.float32)[:, None])
+    command = ["shards", tmp_path / "points.npz", "--no-labels", "--shard-examples", "8", "--out", tmp_path / "shards"]
+    assert main(list(map(str, command))) == 0
+    dataset = trainer.data.build(ShardsConfig.model_validate(ShardsConfig.resolved(shards_of(tmp_path / "shards"))))
+    texts = captions.in_order_of(tmp_path / "shards", [f"number {number}" for number in range(20)])
+    found = dataset.get(torch.arange(20)).x_1[:, 0].tolist()
+    assert texts == [f"number {int(value)}" for value in found]
+    assert texts != sorted(texts, key=lambda text: int(text[7:])), "the verb shuffles"
+    with pytest.raises(FileError, match=r"names example .* of the source, and there are 5 captions"):
+        captions.in_order_of(tmp_path / "shards", texts[:5])
+
+
+def shards_of(folder: Path) -> dict[str, Any]:
+    return {"kind": "shards", "path": folder, "held_out": 5}
 
 
 @pytest.mark.parametrize(

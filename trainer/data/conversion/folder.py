@@ -62,15 +62,18 @@ class ShardFolder:
         with safe_open(self._file(number), framework="np") as file:
             return file.get_tensor("data")
 
-    def write(self, number: int, data: NDArray[Any], labels: NDArray[np.int64] | None) -> None:
+    def write(
+        self, number: int, data: NDArray[Any], labels: NDArray[np.int64] | None, examples: NDArray[np.int64]
+    ) -> None:
         """Puts a shard into the folder.
 
         Args:
             number: of the shard.
             data: [B, *shape].
             labels: [B]; None: there are none.
+            examples: [B] the number of each in the source, so that what is known of it there can be found again.
         """
-        arrays = {"data": data} if labels is None else {"data": data, "labels": labels}
+        arrays = {"data": data, "examples": examples} | ({} if labels is None else {"labels": labels})
         with replacing(self._file(number)) as temporary:
             save_file(
                 {name: np.ascontiguousarray(values) for name, values in arrays.items()},

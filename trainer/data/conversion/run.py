@@ -147,10 +147,10 @@ class _Conversion:
                 elif stopped():
                     return False
                 else:
-                    data, labels = self._read(shape, part, threads, tell)
+                    data, labels, examples = self._read(shape, part, threads, tell)
                     counts[number] = len(data)
                     if len(data):
-                        self.folder.write(number, data, labels if self.source.num_classes else None)
+                        self.folder.write(number, data, labels if self.source.num_classes else None, examples)
                 if self.request.standardise and counts[number]:
                     moments.append(moments_of(self.folder.data(number)))
         written = [number for number in sorted(counts) if counts[number]]
@@ -186,22 +186,23 @@ class _Conversion:
 
     def _read(
         self, shape: tuple[int, ...], part: NDArray[np.int64], threads: ThreadPoolExecutor, tell: Callable[..., None]
-    ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
-        """The examples of a shard, without those that cannot be read."""
+    ) -> tuple[NDArray[np.generic], NDArray[np.int64], NDArray[np.int64]]:
+        """Data, labels and numbers of the examples of a shard, without those that cannot be read."""
         data = np.empty((len(part), *shape), self.source.dtype)
-        labels = np.empty(len(part), np.int64)
+        labels, examples = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
         filled = 0
         chunks = [part[first : first + CHUNK].tolist() for first in range(0, len(part), CHUNK)]
-        for rows in threads.map(self._rows, chunks):
-            for row in rows:
+        for numbers, rows in zip(chunks, threads.map(self._rows, chunks), strict=True):
+            for example, row in zip(numbers, rows, strict=True):
                 if isinstance(row, Unreadable):
                     print(f"{row}; it is left out", file=sys.stderr)
                     self._leave_out(1)
                 else:
                     data[filled], labels[filled] = row
+                    examples[filled] = example
                     filled += 1
             tell(len(rows))
-        return data[:filled], labels[:filled]
+        return data[:filled], labels[:filled], examples[:filled]
 
     def _rows(self, numbers: list[int]) -> list[tuple[NDArray[np.generic], int] | Unreadable]:
         rows: list[tuple[NDArray[np.generic], int] | Unreadable] = []
