@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -237,7 +238,15 @@ def _prepare(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> 
 
 def _prepare_worker(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _prepare(reader, tokenizer, end_token)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process once the one that started it has been killed."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _encode(chunk: Chunk) -> EncodedChunk:
