@@ -55,7 +55,7 @@ class SamplerChoice:
         if self.evaluations is not None and not isinstance(self.steps, Path):
             raise ValueError(
                 f"--evaluations: {self.evaluations} chooses among the times of a file; give --steps FILE.json too, or "
-                "--steps with a number"
+                "a number of --steps in its place"
             )
         if self.sampler is not None and isinstance(self.steps, Path):
             raise ValueError(

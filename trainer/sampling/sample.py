@@ -13,6 +13,7 @@ from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.drawing import drawable
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig
+from trainer.sampling.captioned import captioned
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.classes import chosen_classes, names_or_numbers
 from trainer.sampling.conditioning import Conditioning
@@ -99,6 +100,8 @@ class DrawingRequest:
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
         sampler: what draws.
+        captions: texts that are drawn in turn, by a run that reads captions; empty: those of held-out examples.
+        encoder: folder of the text encoder that made the captions of the run; None: there are no texts to encode.
         shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
     """
 
@@ -108,6 +111,8 @@ class DrawingRequest:
     guidance: float | None = None
     seed: int = 0
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    captions: tuple[str, ...] = ()
+    encoder: Path | None = None
     shape: str | None = None
 
     def check(self) -> None:
@@ -124,6 +129,11 @@ class DrawingRequest:
             )
         if self.seed < 0:
             raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        if bool(self.captions) != (self.encoder is not None):
+            given, missing = ("--caption", "--encoder DIR") if self.captions else ("--encoder", "--caption TEXT")
+            raise ValueError(f"{given}: it needs {missing} beside it; give both")
+        if self.captions and self.classes:
+            raise ValueError("--class: a caption is drawn without a class; leave --class or --caption out")
         self.sampler.check()
 
     def shaped(self, config: RunConfig) -> RunConfig:
@@ -158,7 +168,7 @@ class DrawingRequest:
             return self.num
         if isinstance(config.sample, PointSample):
             return config.sample.num
-        count = len(classes) or max(1, config.data.num_classes)
+        count = len(self.captions) or len(classes) or max(1, config.data.num_classes)
         if count == 1:
             return MOST
         assert isinstance(config.sample, ImageSample)
@@ -192,5 +202,9 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     with shared(run_dir, chosen) as ranks:
         flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
         ranks = replace(ranks, flow=flow)
-        conditioning = flow.conditioning(request.number(config, classes), seed=seed, classes=classes)
+        num = request.number(config, classes)
+        if request.encoder is not None:
+            conditioning = captioned(config, num, request.captions, request.encoder)
+        else:
+            conditioning = flow.conditioning(num, seed=seed, classes=classes)
         yield Drawing(ranks, chosen, conditioning, scale, seed)

@@ -173,7 +173,7 @@ def test_a_file_of_other_samples_is_refused(
         capsys, *sample, "--steps", grids, "--evaluations", "3"
     )
     assert "--evaluations: 0 is below 1" in refused(capsys, *sample, "--steps", grids, "--evaluations", "0")
-    assert "give --steps too" in refused(capsys, *sample, "--evaluations", "4")
+    assert "give --steps FILE.json too" in refused(capsys, *sample, "--evaluations", "4")
     assert "cannot be read" in refused(capsys, *sample, "--steps", tmp_path / "missing.json")
     pairs = ("pairs", run, "--num-pairs", "8", "--sampler", f"{{kind: euler, steps: 4, times: {others}}}", *out)
     assert "made_by: names the weights" in refused(capsys, *pairs)
