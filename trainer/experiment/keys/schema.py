@@ -38,8 +38,8 @@ SUFFIXES = {"_s": "s", "_ns": "ns", "_bytes": "bytes", "_steps": "steps"}
 
 def run_schema() -> Node:
     """The JSON Schema of configs/schemas/run.schema.json."""
-    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(RunConfig, "validation")]
-    models += [(request, "validation") for request in REQUESTS.values()]
+    models: list[tuple[type[BaseModel], JsonSchemaMode]]
+    models = [(model, "validation") for model in (RunConfig, *REQUESTS.values())]
     _, described = models_json_schema(models, schema_generator=_Generator)
     definitions: Node = described["$defs"]
     document = definitions[RunConfig.__name__]
