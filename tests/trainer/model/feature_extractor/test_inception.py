@@ -173,7 +173,7 @@ def published() -> dict[str, Tensor]:
         (of_another_kernel, "Mixed_7a.branch3x3_1.conv.weight: has shape [192, 768, 3, 3] where [192, 768, 1, 1]"),
         (unknown, "Mixed_8a.conv.weight: belongs to no part of a network of layout inception-fid"),
         (of_torchvision, "fc.weight: names 1000 classes, .* names 1008; use --layout inception-torchvision"),
-        (infinite, "Conv2d_1a_3x3.bn.running_var: holds values that are not finite"),
+        (infinite, "Conv2d_1a_3x3.bn.running_var: contains values that are not finite"),
     ],
 )
 def test_other_weights_are_refused(
