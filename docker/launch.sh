@@ -142,6 +142,8 @@ read -r address interface <<<"$found"
 LOCAL_ADDR=$address
 nodes_here=1
 if ((NODES > 1)) && [[ $LOCAL_ADDR == 127.* ]]; then
+    [[ $MASTER_ADDR == 127.* || $MASTER_ADDR == localhost ]] ||
+        refuse "--master: $MASTER_ADDR is $LOCAL_ADDR here, where no other node reaches it; give an address between nodes"
     echo "launch.sh: node $NODE_RANK: a rehearsal, for $MASTER_ADDR is this machine: all $NODES nodes must be here" >&2
     nodes_here=$NODES
 fi
@@ -153,6 +155,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores_per_rank > 0 ? cores_per_rank
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE
 # The agent's own store keeps the addresses of ranks that have died, and ranks started again would call them.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+temporary=$(mktemp -d) || exit 1
+trap 'rm -rf "$temporary"' EXIT
+export FLOWFABRIC_VERDICT=$temporary/verdict # in which the ranks say how the run ended
 
 child="" stops=0 interrupted=0
 tell_to_stop() { # SIGNAL

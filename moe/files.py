@@ -28,6 +28,10 @@ class FileError(ValueError):
         return FileError, (self.file, self.field, self.problem, self.remedy)
 
 
+class Unreachable(RuntimeError):  # noqa: N818  it is what has happened
+    """A server of files that does not answer; the message is the one line that a person needs."""
+
+
 def _shortened(text: str) -> str:
     """A text whose middle is left out if nobody would read it."""
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_ENDS]} ... {text[-_ENDS:]}"

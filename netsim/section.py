@@ -2,7 +2,8 @@
 
 from typing import Any, get_args
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, BeforeValidator, model_validator
+from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel, extra="forbid", frozen=True):
@@ -14,17 +15,19 @@ class Section(BaseModel, extra="forbid", frozen=True):
         """Pydantic takes true for 1, and YAML takes yes and on for true."""
         for name, value in document.items() if isinstance(document, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and takes_numbers_alone(field.annotation):
+            if isinstance(value, bool) and field is not None and takes_numbers_alone(field):
                 raise ValueError(f"{name} is {str(value).lower()}, not a number; write a number")
         return document
 
 
-def takes_numbers_alone(annotation: Any) -> bool:
-    """Whether a field of a type takes numbers, but neither true nor false.
+def takes_numbers_alone(field: FieldInfo) -> bool:
+    """Whether a field takes numbers as they are, but neither true nor false.
 
     Args:
-        annotation: The type.
+        field: Quantities, which are text with a unit, say themselves what they take.
     """
-    parts = get_args(annotation) or (annotation,)
+    if any(isinstance(part, BeforeValidator) for part in field.metadata):
+        return False
+    parts = get_args(field.annotation) or (field.annotation,)
     found = {inner for part in parts for inner in (get_args(part) or (part,))}
     return bool(found & {int, float}) and bool not in found

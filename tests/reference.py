@@ -120,7 +120,6 @@ def _chapters(title: str, found: Sequence[Group]) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     """Text that does not end a cell, nor is taken for markup."""
-    text = re.sub(r":(?:\w+:)+`([^`]*)`", r"`\1`", text).replace("``", "`")
     return re.sub(r"<(?=\w)", "&lt;", text.replace("|", "\\|"))
 
 

@@ -178,8 +178,13 @@ MISTAKES = {
     # The launcher's variables.
     "a world size in words": started("WORLD_SIZE is not a whole number of 1 or more (two)", WORLD_SIZE="two"),
     "a world of nobody": started("WORLD_SIZE is not a whole number of 1 or more (0)", WORLD_SIZE="0"),
-    "a world without ranks": started("WORLD_SIZE is 2, but RANK or MASTER_ADDR is not set", WORLD_SIZE="2"),
+    "a world without ranks": started(
+        "WORLD_SIZE is 2, but RANK, MASTER_ADDR or MASTER_PORT is not set", WORLD_SIZE="2"
+    ),
     "a negative rank": started("RANK is not a whole number of 0 or more (-1)", WORLD_SIZE="2", RANK="-1"),
+    "a port in words": started(
+        "MASTER_PORT is not a port (http)", WORLD_SIZE="2", RANK="0", MASTER_ADDR="localhost", MASTER_PORT="http"
+    ),
     "a rank outside the world": started(
         "RANK is 5, and ranks are 0 to 1", WORLD_SIZE="2", RANK="5", MASTER_ADDR="localhost", MASTER_PORT="29500"
     ),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
+from moe.files import Unreachable
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.encode import ENCODE
@@ -112,12 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         line = f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}"
-        refuse(line)
         _complain(line)
+        refuse(line)  # ends the other ranks of the node, of which the first one speaks
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
-    except RunFailed as error:
+    except (RunFailed, Unreachable) as error:
         if options.debug:
             traceback.print_exc()
         _complain(f"trainer {options.verb.name}: {error}")

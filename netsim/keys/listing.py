@@ -170,7 +170,8 @@ class _Walk:
         references = [one["$ref"] for one in (*reached.get("anyOf", ()), *reached.get("oneOf", ())) if "$ref" in one]
         if "discriminator" in reached:
             references = list(dict.fromkeys(reached["discriminator"]["mapping"].values()))
-        kinds = {reference: self._deref({"$ref": reference})["properties"].get("kind", {}) for reference in references}
+        members = {reference: self._deref({"$ref": reference}).get("properties", {}) for reference in references}
+        kinds = {reference: properties.get("kind", {}) for reference, properties in members.items()}
         if not kinds or not all(kinds.values()):
             return None
         return {

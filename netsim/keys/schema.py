@@ -45,5 +45,5 @@ def _default(field: FieldInfo) -> Any:
         written = default.model_dump(mode="json", by_alias=True, exclude_unset=True)
         kind = getattr(default, "kind", None)
         return written if kind is None else {"kind": kind}
-    annotated = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    annotated: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     return TypeAdapter(annotated).dump_python(default, mode="json")

@@ -26,7 +26,7 @@ from tests.forked import ROOT
 from tests.trainer.runs import timeless, torchrun
 from trainer.data import Loader, Text, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
-from trainer.data.text.index import read_text_index
+from trainer.data.text.index import TextIndex, read_text_index
 from trainer.observe.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs" / "runs" / "gpt_text.yaml")
@@ -50,7 +50,7 @@ def main() -> int:
         train_tokenizer(folder / "text", folder / "tokenizer.json", options.vocabulary)
         figures["tokenizer_trained_s"] = time.perf_counter() - begun
         figures["encoded"] = encoded(folder)
-        figures["reader_tokens_per_s"] = read_speed(folder / "tokens by 1")
+        figures["reader"] = read_speed(folder / "tokens by 1")
         figures["run"] = trained(folder, options.steps)
     print(json.dumps(figures, indent=1))
     with replacing(options.out) as temporary:
@@ -109,14 +109,22 @@ def encoded(folder: Path) -> dict[str, Any]:
         for workers in (1, 2):
             out = folder / f"{kind} by {workers}"
             request = EncodeTextRequest(paths=(folder / "text",), out=out, tokenizer=tokenizer, workers=workers)
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             run(request)
+            cpu = time.process_time() - cpu
             index = read_text_index(out)
             num_tokens = index.train.num_tokens + index.held_out.num_tokens
             figures[out.name] = {"tokens": num_tokens, "tokens_per_s": num_tokens / (time.perf_counter() - begun)}
+            if workers == 1:
+                figures[out.name] |= {"tokens_per_cpu_s": num_tokens / cpu, "mb_per_cpu_s": size_of(index) / 1e6 / cpu}
             outs.append(out)
         figures["same"] &= equal_folders(*outs)
     return figures
+
+
+def size_of(index: TextIndex) -> int:
+    """Bytes of the text of an index."""
+    return index.train.num_bytes + index.held_out.num_bytes
 
 
 def equal_folders(one: Path, other: Path) -> bool:
@@ -126,15 +134,17 @@ def equal_folders(one: Path, other: Path) -> bool:
     return sorted(same) == names == sorted(path.name for path in other.iterdir())
 
 
-def read_speed(folder: Path) -> float:
-    """Tokens a second that one thread reads in shuffled windows."""
+def read_speed(folder: Path) -> dict[str, float]:
+    """Tokens that one thread reads in shuffled windows, a second of the clock and of a processor."""
     config = TextConfig.model_validate(TextConfig.resolved({"kind": "text", "path": folder, "context": CONTEXT}))
     loader = Loader(Text(config), global_batch=READ_BATCH, micro_batch=READ_BATCH, rank=0, world_size=1, seed=0)
     loader.batch(0, 0)
-    begun = time.perf_counter()
+    begun, cpu = time.perf_counter(), time.process_time()
     for step in range(READ_STEPS):
         loader.batch(step, 0)
-    return READ_STEPS * READ_BATCH * CONTEXT / (time.perf_counter() - begun)
+    num_tokens = READ_STEPS * READ_BATCH * CONTEXT
+    seconds = {"s": time.perf_counter() - begun, "cpu_s": time.process_time() - cpu}
+    return {f"tokens_per_{unit}": num_tokens / spent for unit, spent in seconds.items()}
 
 
 def trained(folder: Path, steps: int) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
         (("--nodes", "0", "a.yaml"), "--nodes: '0'"),
         (("--nodes", "1" * 30, "a.yaml"), "--nodes: '1111"),
         (("--nodes", "2", "a.yaml"), "--master: missing; give the address of node 0"),
+        (("--nodes", "2", "--master", "0x7f.1", "a.yaml"), "--master: 0x7f.1 is 127.0.0.1 here, where no other node"),
         (("--node-rank", "1", "a.yaml"), "--node-rank: 1 is too large"),
         (("--master", "256.0.0.1", "a.yaml"), "--master: 256.0.0.1 cannot be reached"),
         (("--ranks-per-node", "", "--grace", "0", "a.yaml"), "--grace: '0'"),

@@ -9,10 +9,12 @@ import yaml
 
 from tests.forked import ROOT, command
 from trainer import load_config
+from trainer.__main__ import main
 from trainer.config.run import RunConfig
 
 EXAMPLES = ROOT / "configs" / "examples"
-RUNS = sorted(EXAMPLES.glob("*.yaml"))
+TARS = EXAMPLES / "webdataset.yaml"
+RUNS = sorted(set(EXAMPLES.glob("*.yaml")) - {TARS})
 FEW = (
     "optim.steps=3",
     "optim.warmup_steps=1",
@@ -24,7 +26,7 @@ FEW = (
 
 def test_every_module_has_its_configuration() -> None:
     modules = {path.stem for path in EXAMPLES.glob("*.py")} - {"plain_loop"}
-    assert modules == {path.stem for path in RUNS}
+    assert modules == {path.stem for path in (*RUNS, TARS)}
 
 
 def test_the_plain_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +48,16 @@ def test_an_example_is_trained_and_read_again(path: Path, tmp_path: Path) -> Non
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert RunConfig.model_validate(written) == asked
     assert f"configs.examples.{path.stem}:" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+def test_tars_are_written_indexed_and_trained_on(tmp_path: Path) -> None:
+    runpy.run_path(str(EXAMPLES / "webdataset.py"))["main"](tmp_path / "tars")
+    pattern, index = str(tmp_path / "tars" / "digits-{000..007}.tar"), str(tmp_path / "index")
+    assert main(["index-tars", pattern, "--out", index]) == 0
+    where = (f"data.path={pattern}", f"data.index={index}", "sample.every=null", f"run.dir={tmp_path / 'run'}")
+    result = command("train", str(TARS.relative_to(ROOT)), *FEW, *where)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step_00000003" / "COMPLETE").exists()
 
 
 def test_the_coupling_shortens_the_way() -> None:

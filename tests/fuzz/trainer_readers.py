@@ -23,6 +23,8 @@ from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.resolution import resolve
+from trainer.data.conversion.opening import open_source
+from trainer.data.conversion.source import Reading
 from trainer.evaluation.judgement_file import read_judgement
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.report.simulation import Simulation
@@ -111,6 +113,13 @@ def _rows(section: dict[str, Any]) -> None:
         dataset.get(dataset.indices(split)[:64])
 
 
+def _read_source(path: Path) -> None:
+    """Reads every example of what the shards verb is given."""
+    source = open_source(path, Reading(class_names=Path("names.txt")), Path())
+    for number in range(source.num_examples):
+        source.row(number)
+
+
 def _read_dataset(kind: str, folder: str) -> Any:
     section: dict[str, Any] = {"kind": kind, "path": folder, "held_out": 1}
     if kind in ("image_folder", "webdataset"):
@@ -122,6 +131,10 @@ def _read_dataset(kind: str, folder: str) -> Any:
 
 def _index_tars(_: Path) -> int:
     return main(["index-tars", "tars", "--out", "made", "--workers", "1"])
+
+
+def _write_foreign(kind: str) -> None:
+    write(Path(kind), kind)
 
 
 def _import_weights(kind: str, _: Path) -> int:
@@ -306,6 +319,12 @@ def readers() -> Iterator[Reader]:
         _read_dataset("image_folder", "pictures"),
     )
     yield Reader(
+        "arrays for shards",
+        {"source.npz": "npz", "names.txt": "bytes"},
+        copied("tests/files/shards/source.npz", "tests/files/shards/names.txt"),
+        reading(lambda _: _read_source(Path("source.npz"))),
+    )
+    yield Reader(
         "tars",
         {"tars/index/index.json": "json", "tars/index/examples.npy": "npy", "tars/x.tar": "bytes"},
         _folder("tars", sound_files.tars),
@@ -317,7 +336,7 @@ def readers() -> Iterator[Reader]:
         yield Reader(
             f"weights of another package, {kind}",
             {f"{kind}/config.json": "json", f"{kind}/{weights}": "safetensors"},
-            partial(write, Path(kind), kind),
+            partial(_write_foreign, kind),
             partial(_import_weights, kind),
         )
     yield Reader("weights", {"w.safetensors": "safetensors"}, _write_weights, _read_weights)

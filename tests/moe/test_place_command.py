@@ -275,7 +275,7 @@ def test_missing_files_and_verbs_are_refused(tmp_path: Path, capsys: pytest.Capt
     line = refused(["place", str(missing), *SHAPE, "--num-experts", "8", "--out", str(tmp_path / "p.json")], capsys)
     assert line == f"moe place: {missing}: file: cannot be read (No such file or directory); check the path"
     assert "required: VERB" in refused([], capsys)
-    assert "choose from" in refused(["displace"], capsys)
+    assert "displace is not a verb; use place; see" in refused(["displace"], capsys)
     (tmp_path / "file").touch()
     line = refused(["place", str(GOLDEN), *SHAPE, "--out", str(tmp_path / "file" / "p.json")], capsys)
     assert "output: cannot be written" in line

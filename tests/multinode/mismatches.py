@@ -5,6 +5,7 @@ Every path of a run is relative, and each node has a working directory of its ow
 
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from trainer.data import write_shards
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "configs" / "runs" / "digits_moe.yaml"
+STAGES = ROOT / "configs" / "methods" / "rectified_flow.yaml"
 POINTS = ROOT / "configs" / "methods" / "flow_matching.yaml"
 QUIET = ("sample.every=null", "evaluate.every=null", "trace.steps=[]")
 IMAGES = "data={kind: image_folder, path: images, size: 8, channels: 1, held_out: 4}"
@@ -139,29 +141,33 @@ def _own_class(given: Given, node: int) -> Given:
     return replace(given, config=POINTS, overrides=(*given.overrides, 'flow.coupling={class: "my_own_part:Mine"}'))
 
 
-def _weights(given: Given, node: int) -> Given:
-    """Weights that fit neither; the nodes differ in whether these are there."""
+def _configuration(given: Given, node: int) -> Given:
+    """A file that one node lacks."""
     if node == 0:
-        (given.folder / "ema.safetensors").write_bytes(b"")
-    return replace(given, overrides=(*given.overrides, "model.init_from=ema.safetensors"))
+        shutil.copy(DIGITS, given.folder / "mine.yaml")
+    return replace(given, config=Path("mine.yaml"))
 
 
 MISMATCHES: dict[str, tuple[Layout, str]] = {
     "learning rate": (override("optim.lr=0.001", "optim.lr=0.1"), r"^optim\.lr is 0\.001 on node 0 \(.*\) and 0\.1 on"),
     "seed": (override("run.seed=1", "run.seed=2"), r"^run\.seed is 1 on node 0 \(.*\) and 2 on node 1 \("),
+    "setting of a later stage": (
+        override("stages.distil.optim.lr=0.002", "stages.distil.optim.lr=0.003", config=STAGES),
+        r"^stages\.distil\.optim\.lr is 0\.002 on node 0 \(.*\) and 0\.003 on node 1 ",
+    ),
     "batch": (override("optim.global_batch=64", "optim.global_batch=128"), r"^optim\.global_batch is 64 on .*128 on"),
     "last step": (override("optim.steps=4", "optim.steps=6"), r"^optim\.steps is 4 on node 0 .* and 6 on node 1 "),
     "number of images": (
         lambda given, node: _pictures(given, node, fewer=True),
-        r"node 1 \(.*images: pictures of cat/dog: 20 here and 24 on node 0 \(cat/010.png only on node 0\)",
+        r"node 1 \(.*data\.path: images: pictures of cat/dog: 20 here and 24 on node 0 \(cat/010.png only on node 0\)",
     ),
     "content of images": (
         lambda given, node: _pictures(given, node, fewer=False),
-        r"node 1 \(.*images: bytes of some pictures: 24 here and 24 on node 0 \(cat/000.png ",
+        r"node 1 \(.*path: images: bytes of some pictures: 12 here and 12 on node 0 \(cat/000.png ",
     ),
     "content of shards": (
         _shards,
-        r"^node 1 \(.*shards: shards of \w+: 1 here and 1 on node 0 \(.* only ",
+        r"^node 1 \(.*path: shards: shards of \w+: 1 here and 1 on node 0 \(.* only ",
     ),
     "code": (_code, r"^trainer/training/schedule\.py is \w+ on node 0 .*; bring the same code to every node$"),
     "torch": (_package, r"^torch is 2\..* on node 0 .* and 9\.9 on node 1 .*; install the same packages"),
@@ -175,7 +181,7 @@ MISMATCHES: dict[str, tuple[Layout, str]] = {
     ),
     "placement": (_placement, r"^the file of moe\.placement \(placement\.json\) is \w+ on node 0 .*same file$"),
     "own class": (_own_class, r"^module my_own_part is \w+ on node 0 .*; bring the same modules to every node$"),
-    "missing file": (_weights, r"ema\.safetensors"),
+    "missing configuration": (_configuration, r"^node 1 \(.*\): mine\.yaml: .*cannot be read"),
     "wrong override": (override("optim.lr=0.001", "optim.lr=fast"), r"optim\.lr is 0\.001 on .*fast on node 1"),
 }
 """By name: how the nodes are laid out, and what the line says."""
@@ -190,12 +196,14 @@ class Ended:
         output: standard error of each.
         ranks: (restart count, rank, exit code) of every rank that was started.
         seconds: from the start of the first launcher to the end of the last.
+        cpu_s: what all their processes computed together.
     """
 
     codes: Sequence[int]
     output: Sequence[str]
     ranks: Sequence[tuple[int, int, int]]
     seconds: float
+    cpu_s: float
 
     def lines(self) -> list[list[str]]:
         """What the trainer itself said on each node, without the name of the verb."""
@@ -231,7 +239,7 @@ def started(
     (folder / "notes").mkdir()
     (folder / "notes" / "sitecustomize.py").write_text(SITE)
     note = folder / "notes" / "starts"
-    begun = time.monotonic()
+    begun, computed_s = time.monotonic(), _computed_s()
     processes = [launcher(number, given.environment(note)) for number, given in enumerate(nodes)]
     try:
         output = [process.communicate(timeout=200)[1] for process in processes]
@@ -239,8 +247,17 @@ def started(
         for process in processes:
             process.terminate()
     seconds = time.monotonic() - begun
-    starts = [tuple(map(int, line.split())) for line in note.read_text().splitlines()] if note.exists() else []
-    return Ended([process.returncode for process in processes], output, sorted(starts), seconds)
+    lines = note.read_text().splitlines() if note.exists() else []
+    starts = [(int(restarts), int(rank), int(code)) for restarts, rank, code in map(str.split, lines)]
+    return Ended(
+        [process.returncode for process in processes], output, sorted(starts), seconds, _computed_s() - computed_s
+    )
+
+
+def _computed_s() -> float:
+    """Processor time of all child processes that have ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def torchrun(nodes: Sequence[Given], port: int) -> Callable[[int, dict[str, str]], "subprocess.Popen[str]"]:

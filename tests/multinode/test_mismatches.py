@@ -27,7 +27,9 @@ def check_refused(name: str, ended: Ended) -> None:
     assert re.search(MISMATCHES[name][1], first[0]), first[0]
     assert {restarts for restarts, _, _ in ended.ranks} == {0}
     assert {code for _, _, code in ended.ranks} == {2}
-    print(f"{name}: {ended.seconds:.1f} s at load {os.getloadavg()[0]:.1f}; {first[0]}")
+    print(
+        f"{name}: {ended.seconds:.1f} s, {ended.cpu_s:.1f} s of processors at load {os.getloadavg()[0]:.1f}; {first[0]}"
+    )
 
 
 def left(folder: Path) -> dict[str, bytes | None]:
@@ -51,8 +53,9 @@ def test_torchrun_tries_no_restart(name: str, tmp_path: Path) -> None:
     assert left(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["learning rate", "run folder"])
-@pytest.mark.multinode
+@pytest.mark.parametrize(
+    "name", [pytest.param("run folder", marks=pytest.mark.multinode), pytest.param("code", marks=pytest.mark.slow)]
+)
 @pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 def test_launch_sh_ends_with_2_and_starts_nothing_again(name: str, tmp_path: Path) -> None:
     nodes = laid_out(name, tmp_path)

@@ -88,7 +88,9 @@ def _next_steps(config: RunConfig, out: Path) -> Iterator[str]:
         yield f"your data: shards of examples of {shape}, with labels below {config.data.num_classes}"
         data = " 'data={kind: shards, path: YOURS, held_out: 100}'"
     elif config.data.kind == "text":
-        yield f"your data: python -m trainer encode-text TEXTS --tokenizer {out / TOKENIZER} --out ENCODED"
+        kept = out / TOKENIZER
+        tokenizer = kept if kept.is_file() else "TOKENIZER.json"
+        yield f"your data: python -m trainer encode-text TEXTS --tokenizer {tokenizer} --out ENCODED"
         data = " 'data={kind: text, path: ENCODED}'"
     yield f"train on: python -m trainer train {out / 'config.yaml'}{data}"
 

@@ -32,6 +32,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--field", default="text", metavar="KEY", help="key of the text in a line of JSON (default: text)"
     )
     parser.add_argument(
+        "--document-end",
+        metavar="LINE",
+        help="a line that ends a document in plain files, such as '<|endoftext|>', or '' for an empty one (default: a "
+        "file is a document)",
+    )
+    parser.add_argument(
         "--ending",
         action="append",
         default=[],

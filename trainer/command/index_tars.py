@@ -31,15 +31,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.data import Unreachable
     from trainer.data.tar.indexing import run
-    from trainer.training.failure import RunFailed
 
     label = None if options.label == "none" else options.label
-    try:
-        return run(options.paths, options.out, label, options.class_names, options.workers)
-    except Unreachable as error:
-        raise RunFailed(str(error)) from error
+    return run(options.paths, options.out, label, options.class_names, options.workers)
 
 
 INDEX_TARS = Verb(

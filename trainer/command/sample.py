@@ -26,6 +26,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "for more (default: all)",
     )
     parser.add_argument(
+        "--caption",
+        dest="captions",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="draw what this text says, by a run with flow.captions; give it again for more, which are drawn in turn "
+        "(default: the captions of held-out examples)",
+    )
+    parser.add_argument("--encoder", type=Path, metavar="DIR", help="with --caption: folder of the run's text encoder")
+    parser.add_argument(
+        "--shape", metavar="H,W", help="height and width, of a run that learns several (default: its largest)"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         required=True,
@@ -77,7 +90,9 @@ def _run(options: argparse.Namespace) -> int:
         _check_unguided(options.steps)
     if options.features is not None:
         check_features(options.features, options.run_dir, options.statistics)
-    request = request_of(DrawingRequest, options, classes=tuple(options.classes), sampler=sampler)
+    request = request_of(
+        DrawingRequest, options, classes=tuple(options.classes), captions=tuple(options.captions), sampler=sampler
+    )
     with drawing(request) as draws:
         examples = draws.examples(draws.guidance, options.trace)
         if examples is not None:

@@ -13,8 +13,24 @@ def _size(words: str) -> tuple[int, int]:
     """Reads ``64`` or ``48,64``."""
     numbers = words.split(",")
     if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
-        raise argparse.ArgumentTypeError(f"{words!r} is no size in pixels; use 64, or 48,64 (height, width)")
+        raise argparse.ArgumentTypeError(f"{words!r} is not a size in pixels; use 64, or 48,64 (height, width)")
     return int(numbers[0]), int(numbers[-1])
+
+
+def _buckets(options: argparse.Namespace) -> tuple[tuple[int, int], ...] | int | None:
+    words = options.buckets
+    if words is None:
+        return None
+    if len(words) == 1 and words[0].isdecimal():
+        if options.size is None or int(words[0]) < 1:
+            raise ValueError(f"--buckets: {words[0]} is a number of shapes around --size; give both, 1 or more")
+        return int(words[0])
+    if not all("," in word for word in words):
+        raise ValueError(f"--buckets: {' '.join(words)} are not shapes; use for example 32,32 24,40 (height, width)")
+    try:
+        return tuple(_size(word) for word in words)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--buckets: {error}") from error
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +71,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S|H,W",
         help="pixels of a picture, which is cut to its middle part of these proportions and resized",
     )
+    pictures.add_argument(
+        "--buckets",
+        nargs="+",
+        metavar="H,W|N",
+        help="shapes of which each picture gets the one of the nearest proportions; a number: so many around --size",
+    )
     pictures.add_argument("--channels", type=int, choices=(1, 3), help="1: grey, 3: colours (default: 3)")
     tables = parser.add_argument_group("Hugging Face data sets")
     tables.add_argument("--split", help="which split of a saved DatasetDict")
@@ -67,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.data.conversion.source import Reading
     from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 
-    request = request_of(ShardsRequest, options, reading=request_of(Reading, options))
+    request = request_of(ShardsRequest, options, reading=request_of(Reading, options, buckets=_buckets(options)))
     stop = StopRequest()
     with stop.listening():
         if run(request, lambda: stop.made):

@@ -58,7 +58,8 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
         remedy = f"give a YAML file, or the name of one in {examples}: {nearest(path, folder)}"
         raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", "is not UTF-8 text", "give a YAML file, or save it as UTF-8") from error
+        remedy = f"save it as UTF-8, or give a YAML file such as those in {examples}"
+        raise FileError(path, "file", "is not UTF-8 text", remedy) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "document"

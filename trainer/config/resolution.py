@@ -93,9 +93,9 @@ PLACES: dict[Place, dict[str, type[BaseModel]]] = {
 def _with_vocabulary(document: dict[str, Any]) -> dict[str, Any]:
     """A document whose gpt, where it says nothing of its vocabulary, has that of the data."""
     model, data = document.get("model"), document.get("data")
-    if _kind(model) != "gpt" or not isinstance(data, dict) or "vocabulary" not in data:
+    if not (isinstance(model, dict) and isinstance(data, dict)) or _kind(model) != "gpt":
         return document
-    if model.get("vocabulary") is not None:
+    if model.get("vocabulary") is not None or "vocabulary" not in data:
         return document
     return {**document, "model": {**model, "vocabulary": data["vocabulary"]}}
 

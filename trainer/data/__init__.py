@@ -17,8 +17,7 @@ from trainer.data.shard.pair_index import PairIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
-from trainer.data.tar.files import Unreachable
-from trainer.data.text.windows import Text, TextConfig
+from trainer.data.text_windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
 from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
@@ -102,7 +101,6 @@ __all__ = [
     "TooManyBadExamples",
     "Toy",
     "ToyConfig",
-    "Unreachable",
     "WebDataset",
     "WebDatasetConfig",
     "accumulation_steps",

@@ -42,9 +42,8 @@ def check_augment(augment: AugmentConfig | None, shape: tuple[int, ...]) -> None
         raise ValueError(f"augment: is for images, and these examples have shape {list(shape)}; leave it out")
     side = min(shape[1:])
     if augment.crop >= side:
-        raise ValueError(
-            f"augment.crop: {augment.crop} pixels shift an image of {side} out of itself; use {side // 8} to {side - 1}"
-        )
+        problem = f"{augment.crop} pixels are too large a shift for an image of {side}"
+        raise ValueError(f"augment.crop: {problem}; use {side // 8} to {side - 1}")
 
 
 def augmented(augment: AugmentConfig, images: Tensor, ids: Tensor, positions: Tensor, *, seed: int) -> Tensor:

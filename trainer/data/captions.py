@@ -114,7 +114,7 @@ class Captioned(Dataset):
         known = found_once(f"{path}: captions", lambda: read_index(path, CaptionsIndex).model_dump(), path)
         index = CaptionsIndex.model_validate(known)
         if index.digest != config.digest:
-            problem = f"is {index.digest} where the run has {config.digest}"
+            problem = f"is {index.digest} but the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
             raise FileError(config.path / INDEX, "digest", problem, remedy)
         self.num_classes, self.shape = data.num_classes, data.shape
@@ -137,6 +137,10 @@ class Captioned(Dataset):
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
 
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of the data."""
+        return self._data.groups(split)
+
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))
@@ -157,6 +161,6 @@ def _vectors(folder: Path, index: CaptionsIndex) -> NDArray[np.float16]:
     except (OSError, *UNREADABLE) as error:
         raise FileError(path, "captions", f"cannot be read ({' '.join(str(error).split())})", REMEDY) from error
     if (vectors.shape, vectors.dtype.name) != ((index.num_captions, index.width), "float16"):
-        problem = f"is {vectors.dtype} {list(vectors.shape)} where the index says float16"
+        problem = f"is {vectors.dtype} {list(vectors.shape)} but the index says float16"
         raise FileError(path, "captions", f"{problem} {[index.num_captions, index.width]}", REMEDY)
     return vectors

@@ -14,21 +14,29 @@ from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
+from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
 from trainer.data.picture_names import names_digest, picture_names, sub_folders
 from trainer.data.probe import probes
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.shard.shapes import largest
 
 
 class ImageFolderConfig(Section):
-    """Pictures in a folder, cut to their middle square, made `size` pixels a side and scaled to [-1, 1]."""
+    """Pictures in a folder, cut to their middle square, made `size` pixels a side and scaled to [-1, 1].
+
+    With `buckets`, each is cut to the proportions of these that are nearest to its own, and no batch mixes shapes.
+    """
 
     kind: Literal["image_folder"]
     path: Path
     """Folder with a sub-folder for each class, or with pictures and no classes."""
     size: PositiveInt
-    """Pixels a side."""
+    """Pixels a side; left out beside a list of `buckets`: those of a square as large as the largest."""
+    buckets: Buckets = None
+    """Height and width of each shape, such as [[32, 32], [24, 40]]; a number: so many shapes about as large as a square
+    of `size`, from 2 : 1 to 1 : 2; null: squares of `size`."""
     channels: Literal[1, 3] = 3
     """1: grey, 3: red, green and blue."""
     held_out: PositiveInt
@@ -40,15 +48,42 @@ class ImageFolderConfig(Section):
     digest: str
     """Of the names of the pictures, so that a run goes on with the data it began with; left out: taken from them."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _buckets_around_the_size(cls, document: Any) -> Any:
+        if not isinstance(document, dict) or document.get("buckets") is None:
+            return document
+        buckets, size = document["buckets"], document.get("size")
+        if isinstance(buckets, int) and not isinstance(buckets, bool) and isinstance(size, int) and size > 0:
+            if buckets < 1:
+                raise ValueError(f"buckets: {buckets} is below 1; give a number of shapes from 1, or shapes")
+            return {**document, "buckets": buckets_around(buckets, size)}
+        if size is None and isinstance(buckets, list | tuple):
+            return {**document, "size": side_of(buckets)}
+        return document
+
     @model_validator(mode="after")
-    def _can_be_augmented(self) -> ImageFolderConfig:
-        check_augment(self.augment, self.shape)
+    def _can_be_divided_and_augmented(self) -> ImageFolderConfig:
+        if self.buckets is not None:
+            check_buckets_differ(self.buckets)
+        for shape in self.shapes:
+            check_augment(self.augment, shape)
         return self
 
     @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(C, H, W) of the images; several where there are buckets."""
+        buckets = self.buckets or ((self.size, self.size),)
+        return tuple((self.channels, *bucket) for bucket in buckets)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image, known before the data set is loaded."""
-        return self.channels, self.size, self.size
+        """(C, H, W) of an image, known before the data set is loaded; of several, the largest."""
+        return largest(self.shapes)
+
+    def of_shape(self, shape: tuple[int, ...]) -> ImageFolderConfig:
+        """The same pictures, all of one of their shapes (C, H, W)."""
+        return self.model_copy(update={"buckets": (shape[1:],)})
 
     @property
     def num_classes(self) -> int:
@@ -120,11 +155,24 @@ class ImageFolder(Dataset):
         held_out, train = torch.tensor(order).split([config.held_out, len(order) - config.held_out])
         self._splits: dict[Split, Tensor] = {"train": train, "held_out": held_out}
         numbers = {name: number for number, name in enumerate(config.classes)}
+        self._shapes, self._of = config.shapes, torch.zeros(len(self._names), dtype=torch.int64)
+        if len(self._shapes) > 1:
+            self._of = torch.tensor(self._nearest(config))
         self._labels = torch.tensor([numbers.get(name.partition("/")[0], 0) for name in self._names])
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`."""
         return self._splits[split]
+
+    def data_points(self, split: Split) -> Tensor:
+        """See `Dataset.data_points`; those of the largest shape."""
+        ids = self._splits[split]
+        return ids[self._of[ids] == self._shapes.index(self.shape)]
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of each bucket."""
+        ids = self._splits[split]
+        return tuple(ids[self._of[ids] == bucket] for bucket in range(len(self._shapes)))
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
@@ -132,10 +180,19 @@ class ImageFolder(Dataset):
         for number in indices.tolist():
             path = self._folder / self._names[number]
             try:
-                images.append(read_picture(path, *self.shape))
+                images.append(read_picture(path, *self._shapes[int(self._of[number])]))
             except (OSError, ValueError, SyntaxError, EOFError) as error:
                 reasons[number] = f"{path}: {' '.join(str(error).split()) or type(error).__name__}"
         if reasons:
             raise BadExamples(reasons)
+        if len(shapes := {image.shape for image in images}) > 1:
+            raise ValueError(f"data.buckets: no batch holds shapes {sorted(shapes)} together; read them one by one")
         pixels = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
         return Batch(pixels, self._labels[indices] if self.num_classes else None, indices)
+
+    def _nearest(self, config: ImageFolderConfig) -> list[int]:
+        """The bucket of each picture, from the heads of all files."""
+        buckets = config.buckets or ()
+        paths = [self._folder / name for name in self._names]
+        key = f"{config.path}: buckets {buckets} of {config.digest}"
+        return found_once(key, lambda: nearest_buckets(paths, buckets))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from moe.random.seed import derive_seed
 from trainer.data.augmentation import augmented
-from trainer.data.keyed_order import keyed_order
+from trainer.data.interleaving import Alone, Interleaved, OneByOne, Plan
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
+from trainer.data.stream import Stream, streams_of
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
@@ -63,8 +63,13 @@ class Loader:
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
     The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers.
 
-    In the place of an example that cannot be read stands the next one of its split (in the order of
-    `Dataset.indices`, after the last the first) that can: the same on every rank and in every epoch.
+    Examples of several shapes are dealt shape by shape: all ranks see one shape at a step, in all micro batches, so
+    that a step weighs its examples as any other does. Each shape then has a sequence of positions of its own, and the
+    steps are shared out among the shapes as :class:`trainer.data.interleaving.Interleaved` says, or, of held-out
+    examples, one shape after the other.
+
+    In the place of an example that cannot be read stands the next one of its split and shape (in the order of
+    `Dataset.groups`, after the last the first) that can: the same on every rank and in every epoch.
 
     Source points of another data set come from a stream of their own, position by position. Training examples are
     augmented by their positions.
@@ -97,19 +102,19 @@ class Loader:
     ) -> None:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
         self._dataset = dataset
-        self._keyed_order = dataset.keyed_order and split == "train"
-        self._split: Split = split
-        self._indices = torch.empty(0, dtype=torch.int64) if self._keyed_order else dataset.indices(split)
-        self._length = dataset.count(split) if self._keyed_order else len(self._indices)
         self._global_batch = global_batch
         self._micro_batch = micro_batch
         self._rank = rank
         self._seed = seed
-        self._endless = dataset.endless and split == "train"
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
-        self._orders: dict[int, Tensor] = {}
         self._augment = dataset.augment if split == "train" else None
+        self._streams = streams_of(dataset, split, seed=seed, global_batch=global_batch)
+        lengths = [stream.length for stream in self._streams]
+        self._pass = OneByOne(lengths, global_batch)
+        self._plan: Plan = Alone()
+        if len(lengths) > 1:
+            self._plan = Interleaved(lengths, global_batch, seed) if split == "train" else self._pass
         self._source: Loader | None = None
         if dataset.source is not None:
             self._source = Loader(
@@ -140,57 +145,59 @@ class Loader:
         Raises:
             TooManyBadExamples: more examples are bad than may be.
         """
-        first = step * self._global_batch + self.global_micro(local) * self._micro_batch
-        batch = self._read(torch.cat(self._ids(first, first + self._micro_batch)))
+        group, number = self._plan.place(step)
+        first = number * self._global_batch + self.global_micro(local) * self._micro_batch
+        end = first + self._micro_batch
+        batch = self._read(self._streams[group].ids(first, end), self._streams[group])
         if self._augment is not None:
-            positions = torch.arange(first, first + self._micro_batch)
-            images = augmented(self._augment, batch.x_1, batch.ids, positions, seed=self._seed)
+            images = augmented(self._augment, batch.x_1, batch.ids, torch.arange(first, end), seed=self._seed)
             batch = replace(batch, x_1=images)
         if self._source is None:
             return batch
         source = self._source.batch(step, local)
         return replace(batch, x_0=source.x_1, replaced=batch.replaced + source.replaced)
 
-    def _read(self, due: Tensor) -> Batch:
+    @property
+    def steps_of_pass(self) -> int:
+        """Steps after which every example of the split has been dealt."""
+        return self._pass.steps
+
+    def counted(self, step: int, local: int) -> tuple[int, int]:
+        """Which micro batch of a pass through a held-out split one of this rank's is.
+
+        Args:
+            step: of the pass, 0 to steps_of_pass - 1.
+            local: which of this rank's micro batches, 0 to accumulation - 1.
+
+        Returns:
+            Its number in the pass, whatever the number of ranks, and how many of its examples, which stand first, have
+            not been dealt in the pass before.
+        """
+        group, number = self._pass.place(step)
+        first = number * self._global_batch + self.global_micro(local) * self._micro_batch
+        lengths = [stream.length for stream in self._streams]
+        before = sum(-(-length // self._micro_batch) for length in lengths[:group])
+        return before + first // self._micro_batch, min(self._micro_batch, max(0, lengths[group] - first))
+
+    def _read(self, due: Tensor, stream: Stream) -> Batch:
         while True:
             bad = dict(self._bad)
-            ids = torch.tensor([self._stand_in(number, bad) for number in due.tolist()]) if bad else due
+            ids = torch.tensor([self._stand_in(number, bad, stream) for number in due.tolist()]) if bad else due
             try:
                 batch = self._dataset.get(ids)
             except BadExamples as error:
                 self._bad.update(error.reasons)
-                check_bad_share(self._bad.values(), self._length, self._max_bad_share)
+                check_bad_share(self._bad.values(), sum(one.length for one in self._streams), self._max_bad_share)
             else:
                 return replace(batch, replaced=tuple(bad[number] for number in due.tolist() if number in bad))
 
-    def _stand_in(self, number: int, bad: Mapping[int, str]) -> int:
+    def _stand_in(self, number: int, bad: Mapping[int, str], stream: Stream) -> int:
         if number not in bad:
             return number
-        if self._keyed_order:
-            return next(other % self._length for other in itertools.count(number) if other % self._length not in bad)
-        place = int((self._indices == number).nonzero())
-        following = self._indices.roll(-place - 1).tolist()
-        return next(other for other in following if other not in bad)
-
-    def _ids(self, first: int, end: int) -> list[Tensor]:
-        """Returns the ids at positions first to end of the stream, one piece for each epoch that they touch."""
-        if self._endless:
-            return [torch.arange(first, end)]
-        pieces = []
-        while first < end:
-            epoch, offset = divmod(first, self._length)
-            if self._keyed_order:
-                places = torch.arange(offset, min(offset + end - first, self._length))
-                piece = keyed_order(places, self._length, key=derive_seed(self._seed, "epoch", epoch))
-            else:
-                piece = self._order(epoch)[offset : offset + end - first]
-            pieces.append(piece)
-            first += len(piece)
-        return pieces
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            order = self._dataset.order(self._split, seed=self._seed, epoch=epoch, global_batch=self._global_batch)
-            recent = {e: dealt for e, dealt in self._orders.items() if e == epoch - 1}
-            self._orders = {**recent, epoch: order}
-        return self._orders[epoch]
+        good = stream.stand_in(number, bad)
+        if good is None:
+            raise TooManyBadExamples(
+                f"data_loading.max_bad_share: all {stream.length} examples of one shape cannot be read, the last one "
+                f"{bad[number]}; mend or remove them"
+            )
+        return good

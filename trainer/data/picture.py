@@ -33,7 +33,7 @@ def read_picture(file: Path | IO[bytes], channels: int, height: int, width: int)
     try:
         with Image.open(file) as opened:
             if opened.mode.startswith(("I", "F")):
-                raise ValueError(f"has pixels of more than 8 bits ({opened.mode}), which have no agreed white")
+                raise ValueError(f"has pixels of more than 8 bits ({opened.mode}), which have no fixed value for white")
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = image.convert("RGBA")

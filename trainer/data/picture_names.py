@@ -44,7 +44,7 @@ def picture_names(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]
         raise ValueError(f"classes: {', '.join(classes)} name a folder twice; give each once")
     for name in classes or ("",):
         if len(Path(name).parts) != bool(name) or name in ("..", "/"):
-            raise ValueError(f"classes: {name} is no name of a sub-folder; give names without slashes")
+            raise ValueError(f"classes: {name} is not a name of a sub-folder; give names without slashes")
     return found_once(f"{path}: pictures of {'/'.join(classes)}", lambda: _listed(path, classes or ("",)), path)
 
 
@@ -52,11 +52,11 @@ def _listed(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
     names: list[str] = []
     for name in classes:
         if not (path / name).is_dir():
-            raise ValueError(f"classes: {path / name} is no folder; correct data.path or data.classes")
+            raise ValueError(f"classes: {path / name} is not a folder; correct data.path or data.classes")
         found = sorted(_below(path / name, f"{name}/" if name else ""))
         if not found:
             kinds = ", ".join(sorted(ENDINGS))
-            raise ValueError(f"path: {path / name} holds no pictures; give a folder of files that end in {kinds}")
+            raise ValueError(f"path: {path / name} contains no pictures; give a folder of files that end in {kinds}")
         names += found
     return names
 

@@ -78,7 +78,8 @@ class Dataset(Protocol):
 
     Attributes:
         num_classes: how many classes the labels name; 0 without labels.
-        shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text.
+        shape: of an example: (C, H, W) of an image, (D,) of a vector, (N + 1,) of a window of text. Where there are
+            several, the largest.
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
         keyed_order: the training examples are those from 0 to `count("train")` - 1, too many to be listed; their
@@ -104,8 +105,15 @@ class Dataset(Protocol):
         return len(self.indices(split))
 
     def data_points(self, split: Split) -> Tensor:
-        """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one."""
+        """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one.
+
+        Where examples have several shapes, they are those of `shape`.
+        """
         return self.indices(split)
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """Returns the ids of a split, those of each shape together, since no batch holds examples of two shapes."""
+        return (self.indices(split),)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
         """Returns the ids of a split in the order of an epoch, int64 [N]; by default shuffled as a whole.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.files import FileError
@@ -23,6 +23,11 @@ from trainer.data.shard.file import Array, check_shard
 from trainer.data.shard.index import ShardIndex, read_index
 from trainer.data.shard_rows import ShardRows, check_same
 
+Shapes = Annotated[
+    tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(exclude_if=lambda shapes: not shapes)
+]
+"""None are not written: runs from before there were several shapes keep their identity."""
+
 
 class ShardsConfig(Section):
     """A folder that `trainer.data.write_shards` or the encode verb wrote; only headers are read at start."""
@@ -34,6 +39,10 @@ class ShardsConfig(Section):
     """Examples that are kept out of training."""
     shape: tuple[PositiveInt, ...]
     """Of an example; left out: what the index says."""
+    shapes: Annotated[
+        tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(exclude_if=lambda one: not one)
+    ] = ()
+    """Of images of several shapes; left out: what the index says."""
     num_classes: NonNegativeInt
     """Left out: what the index says."""
     class_names: ClassNames = ()
@@ -68,12 +77,20 @@ class ShardsConfig(Section):
         if index.latents is not None and document.get("augment") is not None:
             raise ValueError(f"augment: {'; '.join(_no_images(document['path']))}")
         names = ("shape", "num_classes", "class_names", "digest")
-        return {**document, **{name: getattr(index, name) for name in names if document.get(name) is None}}
+        said = {name: getattr(index, name) for name in names if document.get(name) is None}
+        if len(index.shapes) > 1 and document.get("shapes") is None:
+            said["shapes"] = index.shapes
+        return {**document, **said}
+
+    def of_shape(self, shape: tuple[int, ...]) -> ShardsConfig:
+        """The same images, all of one of their shapes (C, H, W)."""
+        return self.model_copy(update={"shape": shape, "shapes": ()})
 
     @model_validator(mode="after")
     def _fits_the_examples(self) -> ShardsConfig:
         check_class_names(self.class_names, self.num_classes)
-        check_augment(self.augment, self.shape)
+        for shape in (self.shape, *self.shapes):
+            check_augment(self.augment, shape)
         return self
 
 
@@ -93,6 +110,10 @@ class Shards(Dataset):
         found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
+        self._shapes = index.shapes
+        of_shards = [self._shapes.index(entry.shape or index.shape) for entry in index.shards]
+        lengths = torch.tensor([entry.num_examples for entry in index.shards])
+        self._of = torch.tensor(of_shards).repeat_interleave(lengths)
         if index.latents is not None and config.augment is not None:
             raise FileError(config.path, "data.augment", *_no_images(config.path))
         self._dtype, self.augment = index.dtype, config.augment
@@ -101,6 +122,15 @@ class Shards(Dataset):
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`."""
         return self._rows.splits[split]
+
+    def data_points(self, split: Split) -> Tensor:
+        """See `Dataset.data_points`; those of the largest shape."""
+        return self.groups(split)[self._shapes.index(self.shape)]
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of the shards of each shape."""
+        ids = self._rows.splits[split]
+        return tuple(ids[self._of[ids] == number] for number in range(len(self._shapes)))
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""

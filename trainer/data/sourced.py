@@ -34,6 +34,10 @@ class Sourced(Dataset):
         """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
 
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        """See `Dataset.groups`; those of the data."""
+        return self._data.groups(split)
+
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
         """See `Dataset.order`; that of the data."""
         return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)

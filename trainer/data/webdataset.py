@@ -238,7 +238,7 @@ def _tars(config: WebDatasetConfig, index: TarIndex) -> list[str]:
         raise FileError(where, "data.path", str(error).removeprefix("path: "), "") from error
     names, known = names_of(urls), [tar.name for tar in index.tars]
     if names != known:
-        problem = f"names {len(names)} tars, from {names[0]} to {names[-1]}, where the index {config.index} knows "
+        problem = f"names {len(names)} tars, from {names[0]} to {names[-1]}, but the index {config.index} knows "
         told = f"{len(known)}, from {known[0]} to {known[-1]}"
         raise FileError(where, "data.path", problem + told, "correct data.path or data.index, or make another index")
     return urls

@@ -8,7 +8,6 @@ import hashlib
 import json
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,7 +20,7 @@ import torch.distributed as dist
 
 from trainer.distributed.difference import Origin, Report, differing, disagreement, missing
 from trainer.distributed.refusal import RanksMissing, StartRefused, located
-from trainer.distributed.start_store import ARRIVAL_S, LINGER_S, PAUSE_S, REFUSAL, StartStore
+from trainer.distributed.start_store import ARRIVAL_S, LINGER_S, MOST_PAUSE_S, PAUSE_S, REFUSAL, SILENT, StartStore
 
 REMINDER_S = 15.0
 """Between two lines that say for whom rank 0 waits."""
@@ -149,9 +148,9 @@ def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Sub
             ranks.store.set(f"{key}/{rank}", own.to_json())
             answer = json.loads(ranks.read(f"{key}/answer", until))
             break
-        except dist.DistNetworkError:  # it was the store of a stage that has just ended
+        except dist.DistNetworkError as error:  # it was the store of a stage that has just ended
             if time.monotonic() > until:
-                raise
+                raise RanksMissing(SILENT) from error
             ranks.reconnect()
             time.sleep(PAUSE_S)
     if "missing" in answer:
@@ -159,7 +158,8 @@ def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Sub
     if not answer["refused"]:
         return
     if rank in answer["asked"]:
-        ranks.store.set(f"{key}/values/{rank}", _packed({name: subjects[name].values for name in answer["differs"]}))
+        values = {name: subjects[name].values for name in answer["differs"]}
+        ranks.store.set(f"{key}/values/{rank}", json.dumps(values, default=str))
     raise StartRefused(ranks.read(REFUSAL, until).decode())
 
 
@@ -174,7 +174,7 @@ def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subj
         return
     values: dict[int, Any] = {0: {name: subject.values for name, subject in subjects.items()}}
     until = time.monotonic() + LINGER_S
-    values |= {rank: _unpacked(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
+    values |= {rank: json.loads(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
     line = disagreement(reports, groups, values, {name: subject.remedy for name, subject in subjects.items()})
     ranks.refuse(line)
     raise StartRefused(line)
@@ -196,6 +196,8 @@ def _reports(ranks: StartStore, key: str, patience_s: float) -> dict[int, Report
             place = missing(waiting, ranks.launch.local_world_size)
             line = f"{place} did not come within {patience_s:g} s; look at what they wrote, and start all nodes again"
             ranks.store.set(f"{key}/answer", json.dumps({"missing": line}))
+            time.sleep(4 * MOST_PAUSE_S)  # all that have come read it
+            ranks.store.delete_key(f"{key}/answer")  # the store may outlive ranks that are started again
             raise RanksMissing(line)
         if now > max(reminded, last) + REMINDER_S:
             reminded = now
@@ -220,11 +222,3 @@ def _digest(values: Mapping[str, Any] | None) -> str | None:
     if values is None:
         return None
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _packed(values: Mapping[str, Any]) -> bytes:
-    return zlib.compress(json.dumps(values, default=str).encode())
-
-
-def _unpacked(content: bytes) -> dict[str, Any]:
-    return json.loads(zlib.decompress(content))

@@ -134,7 +134,8 @@ def _place(reports: Mapping[int, Report], ranks: Collection[int]) -> str:
     if len(ranks) < sum(report.origin.node in nodes for report in reports.values()):
         return f"{_numbered('rank', ranks)} ({_numbered('node', nodes)})"
     if len(nodes) == 1:
-        return node_place(*nodes, reports[next(iter(ranks))].origin.host, ranks)
+        origin = reports[next(iter(ranks))].origin
+        return node_place(origin.node, origin.host, ranks)
     return f"{_numbered('node', nodes)} ({_numbered('rank', ranks)})"
 
 

@@ -91,13 +91,12 @@ def _check_equal(key: str, own: Any, found: Any) -> None:
     if own == found:
         return
     if not isinstance(own, list) or not isinstance(found, list):
-        raise ValueError(f"{key} differ from those of node 0; give all nodes the same data")
+        raise ValueError(f"path: {key} differ from those of node 0; give all nodes the same data")
     here, there = set(map(str, own)), set(map(str, found))
     first = min(here ^ there, default="their order")
     where = "only here" if first in here else "only on node 0"
-    raise ValueError(
-        f"{key}: {len(own)} here and {len(found)} on node 0 ({first} {where}); give all nodes the same data"
-    )
+    problem = f"{len(own)} here and {len(found)} on node 0 ({first} {where})"
+    raise ValueError(f"path: {key}: {problem}; give all nodes the same data")
 
 
 def _write(store: dist.Store, key: str, answer: dict[str, Any]) -> None:

@@ -61,9 +61,15 @@ class Launch:
                 raise ValueError(
                     f"environment: {name} is {rank}, and ranks are 0 to {size - 1}; start the ranks with torchrun"
                 )
-        if launch.world_size > 1 and not {"RANK", "MASTER_ADDR"} <= os.environ.keys():
+        port = os.environ.get("MASTER_PORT", "0")
+        if launch.world_size > 1 and not (port.isdecimal() and int(port) < 2**16):
             raise ValueError(
-                f"environment: WORLD_SIZE is {launch.world_size}, but RANK or MASTER_ADDR is not set; "
+                f"environment: MASTER_PORT is not a port ({port}); give a number below 65536, or start the run with "
+                "torchrun"
+            )
+        if launch.world_size > 1 and not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            raise ValueError(
+                f"environment: WORLD_SIZE is {launch.world_size}, but RANK, MASTER_ADDR or MASTER_PORT is not set; "
                 "start the ranks with torchrun, or unset WORLD_SIZE to run one process"
             )
         return launch

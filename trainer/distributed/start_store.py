@@ -20,6 +20,7 @@ LINGER_S = 10.0
 """Rank 0, with which the store may end, waits so long for the other nodes to hear why they are refused."""
 PAUSE_S, MOST_PAUSE_S = 0.02, 0.25
 """Between two looks into the store."""
+SILENT = "rank 0 does not answer; look at what node 0 wrote, and start all nodes again"
 REFUSAL, HEARD = "start/refusal", "start/heard"
 """Why the start is refused, the same for all stages of it; how many nodes besides that of rank 0 have read it."""
 
@@ -105,7 +106,7 @@ class StartStore:
                 self._hear()
                 raise StartRefused(refusal.decode())
             if time.monotonic() > until:
-                raise RanksMissing("rank 0 does not answer; look at what node 0 wrote, and start all nodes again")
+                raise RanksMissing(SILENT)
             time.sleep(pause_s)
             pause_s = min(MOST_PAUSE_S, 1.5 * pause_s)
         if key == REFUSAL:

@@ -82,9 +82,8 @@ class DiT(Network):
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
         outputs = (2 if config.predicts_variance else 1) * self.channels_out
         self.unembed_patches = nn.Linear(config.hidden, outputs * area)
-        rows, columns = self.grid.rows, self.grid.columns
-        places = place_waves(rows, columns, config.hidden) if self.of_diffusers else self.grid.positions(config.hidden)
-        self.register_buffer("positions", places, persistent=False)
+        self.register_buffer("positions", self._places(self.grid), persistent=False)
+        self._others: dict[tuple[int, int], tuple[PatchGrid, Tensor]] = {}
 
     @classmethod
     def build(cls, spec: NetworkSpec[DiTConfig]) -> Self:
@@ -110,7 +109,7 @@ class DiT(Network):
         """Predicts the target quantity.
 
         Args:
-            x_t: [B, C, H, W] states.
+            x_t: [B, C, H, W] states, of the shape that the network was built for or of any other that patches cover.
             t: [B] times in [0, 1].
             condition: labels, `null_label` for none, or no labels at all; its context and its captions where they are
                 read.
@@ -118,7 +117,8 @@ class DiT(Network):
         Returns:
             float32 [B, num_fields C, H, W].
         """
-        predicted = self.grid.images(self.unembed_patches(self.tokens(x_t, t, condition)).float())
+        grid, _ = self._grid_of(x_t)
+        predicted = grid.images(self.unembed_patches(self.tokens(x_t, t, condition)).float())
         return predicted if predicted.shape[1] == self.channels_out else predicted[:, : self.channels_out]
 
     def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -133,12 +133,32 @@ class DiT(Network):
         caption_BD = embedded_caption(self.embed_caption, t, condition.caption)
         steering_BD = steered_by(self, waves_BW, label_B, caption_BD)
         seen = beside_context(x_t, condition.context, self.read_context)
-        tokens_BND = self.embed_patches(self.grid.patches(seen).to(dtype)) + self.positions.to(dtype)
+        grid, positions_ND = self._grid_of(x_t)
+        tokens_BND = self.embed_patches(grid.patches(seen).to(dtype)) + positions_ND.to(dtype)
         for block in self.blocks:
             alone = isinstance(block, SelfSteeredBlock)
             tokens_BND = block(tokens_BND, *((waves_BW, label_B, caption_BD) if alone else (steering_BD,)))
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         return modulate(tokens_BND, shift, scale)
+
+    def _grid_of(self, x_t: Tensor) -> tuple[PatchGrid, Tensor]:
+        """The patches of states of a shape, and the waves of their places; made once for each shape."""
+        rows, columns = (side // self.grid.size for side in x_t.shape[-2:])
+        if (rows, columns) == (self.grid.rows, self.grid.columns):
+            assert isinstance(self.positions, Tensor)
+            return self.grid, self.positions
+        if (rows, columns) not in self._others:
+            grid = PatchGrid(rows, columns, self.grid.size)
+            self._others[rows, columns] = grid, self._places(grid).to(x_t.device)
+        grid, positions = self._others[rows, columns]
+        if positions.device != x_t.device:
+            positions = positions.to(x_t.device)
+            self._others[rows, columns] = grid, positions
+        return grid, positions
+
+    def _places(self, grid: PatchGrid) -> Tensor:
+        """Waves of the places of patches, [N, D]."""
+        return place_waves(grid.rows, grid.columns, self.hidden) if self.of_diffusers else grid.positions(self.hidden)
 
 
 class Block(nn.Module):

@@ -107,7 +107,7 @@ def _tokenizer(path: Path, settings: dict[str, Any]) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise FileError(path, "file", f"is no tokenizer ({error})", "save the tokenizer again") from error
+        raise FileError(path, "file", f"is not a tokenizer ({error})", "save the tokenizer again") from error
     inner = settings.get("text_config", settings)
     longest = inner.get("max_position_embeddings") or inner.get("n_positions") or LONGEST
     padding = inner.get("pad_token_id") or 0

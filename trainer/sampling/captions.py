@@ -39,7 +39,7 @@ def run(source: Path, encoder_dir: Path, out: Path, field: str) -> int:
         ValueError: a file is missing or malformed, a caption is empty, or the folder holds captions already.
     """
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     texts = captions_of(source, field)
     encoder = TextEncoder(encoder_dir, Launch.from_environment().device)
     chunks = range(0, len(texts), TOGETHER)
@@ -109,7 +109,7 @@ def _lines(path: Path, field: str) -> Iterator[str]:
                     raise FileError(path, f"line {number}, {field}", f"is missing (it has {known})", "give --field")
                 text = text[field]
         if not isinstance(text, str) or not text.strip():
-            raise FileError(path, f"line {number}", f"holds no caption ({text!r})", "describe the example in words")
+            raise FileError(path, f"line {number}", f"contains no caption ({text!r})", "describe the example in words")
         yield text.strip()
 
 

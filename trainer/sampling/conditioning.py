@@ -26,12 +26,14 @@ class Conditioning:
         seen: the visible part of an image of each; None: nothing is visible.
         originals: those images [N, C, H, W]; None where nothing is visible of any.
         beginnings: images [N, C, H, W] that paths begin at; None: they begin at noise, or the examples are no images.
+        captions: those that a person asked for, which the examples have in turn; empty: nobody did.
     """
 
     condition: Condition
     seen: Seen | None = None
     originals: Tensor | None = None
     beginnings: Tensor | None = None
+    captions: tuple[str, ...] = ()
 
     @property
     def labels(self) -> Tensor:
@@ -44,7 +46,9 @@ class Conditioning:
         return images if self.seen is None else self.seen.completed(images)
 
     def columns(self) -> int:
-        """Images a row of a grid: one for each class where they come in turn, or else as many as there are rows."""
+        """Images a row of a grid: one for each class or caption in turn, or else as many as there are rows."""
+        if self.captions:
+            return len(self.captions)
         labels = self.labels.tolist()
         turn = len(set(labels))
         in_turn = all(label == labels[place % turn] for place, label in enumerate(labels))
@@ -58,8 +62,11 @@ class Conditioning:
             columns: images a row.
 
         Returns:
-            The name of the class of each column; empty where there are no names, or a column has several classes.
+            The caption or the name of the class of each column; empty where there are no names, or a column has several
+            classes.
         """
+        if self.captions:
+            return self.captions
         of_columns = [set(self.labels[column::columns].tolist()) for column in range(columns)]
         if not names or any(len(labels) != 1 for labels in of_columns):
             return ()

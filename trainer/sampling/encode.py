@@ -53,6 +53,8 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
             f"--data: examples of shape {list(source.shape)} are not the {list(config.data.shape)} that the "
             "autoencoder reads; give others, or train it on these"
         )
+    if len(getattr(source, "shapes", ())) > 1:
+        raise ValueError("--data: its images have several shapes, and latents have one; give images of one shape")
     check_restorable(config, folder)
     if (out / INDEX).exists():
         raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")

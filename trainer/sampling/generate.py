@@ -17,7 +17,7 @@ from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
-from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
@@ -101,7 +101,7 @@ def run(request: GenerateRequest) -> int:
     unit = "bytes" if isinstance(tokenizer, ByteTokenizer) else "tokens"
     for start in starts:
         if not 0 < len(start) < context:
-            raise ValueError(f"--prompt: {len(start)} {unit} are no start of a text; give 1 to {context - 1}")
+            raise ValueError(f"--prompt: {len(start)} {unit} cannot begin a text; give 1 to {context - 1}")
     longest = max(map(len, starts))
     if not 0 < num_tokens <= context - longest:
         raise ValueError(
@@ -109,7 +109,9 @@ def run(request: GenerateRequest) -> int:
             f"use 1 to {context - longest}"
         )
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"--temperature: {temperature} is no number from 0; use 0 for the likeliest {unit}, 1 for all")
+        raise ValueError(
+            f"--temperature: {temperature} is not a number of 0 or more; use 0 for the likeliest {unit}, 1 for all"
+        )
     if request.record is not None and launch.world_size == 1:
         raise ValueError("--record: one rank sends nothing; start the ranks that share the experts with torchrun")
     layout = placed(layout)
@@ -163,7 +165,7 @@ def _prompts(request: GenerateRequest) -> list[bytes]:
             request.prompts, "file", f"cannot be read ({error.strerror})", "give a prompt a line"
         ) from error
     if not lines or not all(lines):
-        raise FileError(request.prompts, "file", "holds no prompt, or an empty line", "give a prompt a line")
+        raise FileError(request.prompts, "file", "contains no prompt, or an empty line", "give a prompt a line")
     return lines
 
 
@@ -173,7 +175,7 @@ def _placement(path: Path, own: Placement) -> Placement:
     for field in ("num_layers", "num_experts", "num_ranks"):
         value, wanted = getattr(placement, field), getattr(own, field)
         if value != wanted:
-            raise FileError(path, field, f"is {value} where the run has {wanted}", "place the run's own routing")
+            raise FileError(path, field, f"is {value} but the run has {wanted}", "place the run's own routing")
     if placement.has_replicas:
         raise FileError(path, "rank_experts", "holds replicas", "place with as many slots as experts")
     return placement

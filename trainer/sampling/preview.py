@@ -1,5 +1,6 @@
 """Pictures of what a network draws: grids of images, scatter plots of points, reconstructions."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import trainer.data
+from trainer.config.constraints.buckets import several_shapes, with_shape
 from trainer.config.run import ImageSample, ReconstructionSample, RunConfig
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.draw import TrainedFlow
@@ -20,9 +22,18 @@ def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
 
     Args:
         flow: the flow.
-        path: PNG to write: a grid of images with a column a class, or a scatter plot.
+        path: PNG to write: a grid of images with a column a class, or a scatter plot. Where images have several shapes
+            there is a grid for each, with height and width in its name.
         seed: of all draws.
     """
+    for _, height, width in several_shapes(flow.config):
+        config = with_shape(flow.config, height, width)
+        _preview(replace(flow, config=config), path.with_stem(f"{path.stem}_{height}x{width}"), seed=seed)
+    if not several_shapes(flow.config):
+        _preview(flow, path, seed=seed)
+
+
+def _preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
     sample, config = flow.sample, flow.config
     columns, num = 0, 0
     if isinstance(sample, ImageSample):

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
+from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.drawing import drawable
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig
+from trainer.sampling.captioned import captioned
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.classes import chosen_classes, names_or_numbers
 from trainer.sampling.conditioning import Conditioning
@@ -98,6 +100,9 @@ class DrawingRequest:
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
         sampler: what draws.
+        captions: texts that are drawn in turn, by a run that reads captions; empty: those of held-out examples.
+        encoder: folder of the text encoder that made the captions of the run; None: there are no texts to encode.
+        shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
     """
 
     run_dir: Path
@@ -106,6 +111,9 @@ class DrawingRequest:
     guidance: float | None = None
     seed: int = 0
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    captions: tuple[str, ...] = ()
+    encoder: Path | None = None
+    shape: str | None = None
 
     def check(self) -> None:
         """Refuses numbers that are out of range.
@@ -121,7 +129,28 @@ class DrawingRequest:
             )
         if self.seed < 0:
             raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        if bool(self.captions) != (self.encoder is not None):
+            given, missing = ("--caption", "--encoder DIR") if self.captions else ("--encoder", "--caption TEXT")
+            raise ValueError(f"{given}: it needs {missing} beside it; give both")
+        if self.captions and self.classes:
+            raise ValueError("--class: a caption is drawn without a class; leave --class or --caption out")
         self.sampler.check()
+
+    def shaped(self, config: RunConfig) -> RunConfig:
+        """A run whose images have the shape that is asked for alone.
+
+        Args:
+            config: the run.
+
+        Raises:
+            ValueError: the run learns no such shape.
+        """
+        if self.shape is None:
+            return config
+        height, _, width = self.shape.partition(",")
+        if not (height.strip().isdecimal() and width.strip().isdecimal()):
+            raise ValueError(f"--shape: {self.shape!r} is not a height and a width; use for example 32,48")
+        return with_shape(config, int(height), int(width))
 
     def scale(self, config: RunConfig) -> float:
         """The scale of classifier-free guidance for a run."""
@@ -139,7 +168,7 @@ class DrawingRequest:
             return self.num
         if isinstance(config.sample, PointSample):
             return config.sample.num
-        count = len(classes) or max(1, config.data.num_classes)
+        count = len(self.captions) or len(classes) or max(1, config.data.num_classes)
         if count == 1:
             return MOST
         assert isinstance(config.sample, ImageSample)
@@ -162,14 +191,20 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     """
     request.check()
     run_dir, seed = request.run_dir, request.seed
-    _, config = restored_flow(run_dir)
+    config = request.shaped(restored_flow(run_dir)[1])
     if not isinstance(config.sample, PointSample) and not drawable(config):
         raise ValueError(
-            f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are no picture"
+            f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are not pictures"
         )
     classes = chosen_classes(config, request.classes)
     scale = request.scale(config)
     chosen = request.sampler.resolved(run_dir, config, scale)
     with shared(run_dir, chosen) as ranks:
-        conditioning = ranks.flow.conditioning(request.number(config, classes), seed=seed, classes=classes)
+        flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
+        ranks = replace(ranks, flow=flow)
+        num = request.number(config, classes)
+        if request.encoder is not None:
+            conditioning = captioned(config, num, request.captions, request.encoder)
+        else:
+            conditioning = flow.conditioning(num, seed=seed, classes=classes)
         yield Drawing(ranks, chosen, conditioning, scale, seed)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from moe.files import replacing
 from moe.random.seed import derive_seed
 from trainer.config.run import RunConfig, TextSample
-from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import Tokenizer
 from trainer.model.gpt import GPT
 from trainer.model.network import Network

@@ -77,7 +77,10 @@ class FlowTask(Task[DrawnPoints]):
         """See `Task.source`; standard normal source points, where the coupling would draw them."""
         if batch.x_0 is not None or not getattr(self.coupling, "normal_source", False):
             return None
-        return torch.randn(len(batch.x_1), *self.config.state_shape, generator=generator)
+        assert self.config.flow is not None
+        latent = self.config.flow.latent is not None
+        shape = self.config.state_shape if latent else batch.x_1.shape[1:]
+        return torch.randn(len(batch.x_1), *shape, generator=generator)
 
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None

@@ -50,7 +50,7 @@ def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, S
         dataset: its data.
         launch: what the launcher said.
     """
-    examples = {f"number of {split.replace('_', '-')} examples": len(dataset.indices(split)) for split in SPLITS}
+    examples = {f"number of {split.replace('_', '-')} examples": dataset.count(split) for split in SPLITS}
     return {
         "resolved settings": Subject(
             flat(config.model_dump(mode="json")), "give every node the same files beside the same settings"

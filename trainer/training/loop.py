@@ -23,9 +23,9 @@ from trainer.config.constraints.cycle import check_cycle
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples, Unreachable
+from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
-from trainer.data.text.run_tokenizer import tokenizer_file
+from trainer.data.run_tokenizer import tokenizer_file
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks, joined, limit_collectives
@@ -87,7 +87,8 @@ def train(
 
     Raises:
         FileError: the run cannot go on from the checkpoint that is whole.
-        RunFailed: too many steps in a row had to be skipped, too many examples are bad, or they cannot be reached.
+        RunFailed: too many steps in a row had to be skipped, or too many examples are bad.
+        Unreachable: the server of the examples does not answer.
     """
     folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
@@ -118,7 +119,7 @@ def train(
                     stopped = training.run(watch.beat)
         except Exception as error:
             dump_failure(folder, launch.rank, launch.world_size, error)
-            if isinstance(error, (TooManyBadExamples, Unreachable)):
+            if isinstance(error, TooManyBadExamples):
                 raise RunFailed(str(error)) from error
             raise
     training.trace.finish(stopped=stopped or training.guard.failure is not None)

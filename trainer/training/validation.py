@@ -29,12 +29,10 @@ class HeldOut:
             dataset: whose held-out split is evaluated.
             bad_examples: takes note of what cannot be read.
         """
-        self._seed, self._layout, self._bad_examples = config.run.seed, layout, bad_examples
-        self._examples = len(dataset.indices("held_out"))
-        self._chunk = layout.micro_batch * layout.data_parallel
+        self._seed, self._bad_examples = config.run.seed, bad_examples
         self._loader = Loader(
             dataset,
-            global_batch=self._chunk,
+            global_batch=layout.micro_batch * layout.data_parallel,
             micro_batch=layout.micro_batch,
             rank=layout.data_rank(rank),
             world_size=layout.data_parallel,
@@ -57,15 +55,14 @@ class HeldOut:
         """
         examined: dict[str, list[Tensor]] = {}
         log_weights = []
-        micro_batch = self._layout.micro_batch
         with networks.average() as module:
-            for index in range(-(-self._examples // self._chunk)):
-                first = index * self._chunk + self._loader.global_micro(0) * micro_batch
-                place = self._seed, "held_out", first // micro_batch, 0
+            for index in range(self._loader.steps_of_pass):
+                number, counted = self._loader.counted(index, 0)
+                place = self._seed, "held_out", number, 0
                 batch = self._bad_examples.take(step, self._loader.batch(index, 0)).to(device)
                 (drawn,) = task.draw([batch], [micro_batch_generator(*place)])
                 seed_dropout(*place)
-                own = slice(max(0, self._examples - first))
+                own = slice(counted)
                 for name, values in task.examine(module, drawn).items():
                     examined.setdefault(name, []).append(values[own])
                 log_weights.append(None if drawn.log_weight is None else drawn.log_weight[own])

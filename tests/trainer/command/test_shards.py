@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
-from tests.trainer.data.pictures import folder
+from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.__main__ import main
 from trainer.data import ShardsConfig, read_index
@@ -200,21 +200,20 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "NaN": (
         {"data": np.where(np.arange(NUM)[:, None] == 17, np.nan, np.ones((NUM, 2)))},
         (),
-        "data: example 17 holds values that are not finite; mend or leave out such examples (numpy.isfinite)",
+        "data: example 17 contains values that are not finite; mend or leave out such examples (numpy.isfinite)",
     ),
-    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which holds no example; give some"),
-    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which holds no example; give some"),
+    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which contains no examples; give some"),
+    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which contains no examples; give some"),
     "one axis": (
         {"data": np.zeros(5)},
         (),
-        "data: has shape [5], which is none of examples; save [N, D] vectors, [N, H, W] grey images or [N, C, H, W] "
-        "images",
+        "data: has shape [5], which is not a shape of examples; save [N, D] vectors, [N, H, W] grey images or "
+        "[N, C, H, W] images",
     ),
     "integers": (
         {"data": np.zeros((5, 3), int)},
         (),
-        "data: is int64, which is no type of examples; save float32 (or float16, float64), or uint8 for pixels from 0 "
-        "to 255",
+        "data: is int64, which is not read; save float32 (or float16, float64), or uint8 for pixels from 0 to 255",
     ),
     "channels last": (
         {"data": pixels(8, 8, 3)},
@@ -224,8 +223,8 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "labels of floats": (
         {"data": pixels(2), "labels": labels() * 1.0},
         (),
-        "labels: is float64, which names no class; save integers from 0 on (labels.astype(int)), or leave them out "
-        "with --no-labels",
+        "labels: is float64, and classes are integers; save integers of 0 or more (labels.astype(int)), or leave them "
+        "out with --no-labels",
     ),
     "negative labels": (
         {"data": pixels(2), "labels": np.arange(NUM) - 1},
@@ -251,13 +250,13 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
     "an option of pictures": (
         {"data": pixels(2)},
         ("--size", 8),
-        "--size: says nothing about {source}, which is an npz file; leave it out",
+        "--size: has no effect on {source}, which is an npz file; leave it out",
     ),
     "no threads": ({"data": pixels(2)}, ("--workers", 0), "--workers: 0 is below 1; use 1 or more"),
     "a size in words": (
         {"data": pixels(2)},
         ("--size", "big"),
-        "argument --size: 'big' is no size in pixels; use 64, or 48,64 (height, width); see python -m "
+        "argument --size: 'big' is not a size in pixels; use 64, or 48,64 (height, width); see python -m "
         "trainer shards --help",
     ),
     "nothing there": (
@@ -291,7 +290,9 @@ def test_folders_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.C
     assert "--size: is missing" in (line := said(source))
     assert "has 12 x 9 pixels, so for example --size 9" in line
     (tmp_path / "empty").mkdir()
-    assert said(tmp_path / "empty", "--size", 8).startswith(f"{tmp_path / 'empty'}: pictures: holds no pictures; give")
+    assert said(tmp_path / "empty", "--size", 8).startswith(
+        f"{tmp_path / 'empty'}: pictures: contains no pictures; give"
+    )
     assert "--out: " in refused(capsys, "shards", source, "--out", source / "s", "--size", 8)
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
     for number in range(3):
@@ -299,7 +300,10 @@ def test_folders_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.C
     code = main(["shards", str(source), "--out", str(tmp_path / "out"), "--size", "8"])
     lines = capsys.readouterr().err.splitlines()
     assert code == 2
-    assert "has pixels of more than 8 bits (I;16), which have no agreed white; save it with 8 bits a colour" in lines[0]
+    assert (
+        "has pixels of more than 8 bits (I;16), which have no fixed value for white; save it with 8 bits a colour"
+        in lines[0]
+    )
     assert lines[-1].endswith("of 11 cannot be read, the lines above say why; mend or remove them")
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
@@ -347,3 +351,54 @@ def test_a_hugging_face_folder_gives_what_its_library_gives(tmp_path: Path, caps
         "--image-column: label holds ClassLabel("
     )
     assert not (tmp_path / "u").exists()
+
+
+def test_pictures_of_several_shapes_go_to_shards_of_one_each_and_into_a_run(tmp_path: Path) -> None:
+    source = folder(tmp_path / "p", 6)
+    wide = {number: picture(source / "dog" / f"wide{number}.png", number, (24, 10)) for number in range(5)}
+    words = "--buckets", "9,9", "6,12", "--shard-examples", 4
+    shards(source, "--out", tmp_path / "s", *words)
+    jsonschema.validate(json.loads((tmp_path / "s" / "index.json").read_text()), SCHEMA)
+    index = read_index(tmp_path / "s")
+    assert index.shape == (3, 9, 9)
+    assert [(shard.shape, shard.num_examples) for shard in index.shards] == [
+        *[(None, 4)] * 3,
+        ((3, 6, 12), 4),
+        ((3, 6, 12), 1),
+    ]
+    document = {"kind": "shards", "path": str(tmp_path / "s"), "held_out": 4}
+    config = ShardsConfig.model_validate(ShardsConfig.resolved(document))
+    assert config.shapes == ((3, 9, 9), (3, 6, 12))
+    assert ShardsConfig.model_validate(config.model_dump(mode="json")) == config
+    assert config.of_shape((3, 6, 12)).shape == (3, 6, 12)
+    dataset = data.build(config)
+    groups = [torch.cat([dataset.groups(split)[number] for split in data.SPLITS]).sort().values for number in (0, 1)]
+    assert [group.tolist() for group in groups] == [list(range(12)), list(range(12, 17))]
+    assert torch.equal(torch.cat([dataset.data_points(split) for split in data.SPLITS]).sort().values, groups[0])
+    batch = dataset.get(groups[1])
+    cut = [
+        np.asarray(Image.fromarray(pixels).resize((12, 6), Image.Resampling.BICUBIC, box=(2, 0, 22, 10)))
+        for pixels in wide.values()
+    ]
+    wanted = {np.round(image.transpose(2, 0, 1)).tobytes() for image in cut}
+    assert {((x + 1) * 127.5).round().byte().numpy().tobytes() for x in batch.x_1} == wanted
+    shards(source, "--out", tmp_path / "n", "--buckets", 3, "--size", 16)
+    assert [shape[1:] for shape in read_index(tmp_path / "n").shapes] == [(16, 16), (10, 22)]
+    assert {shard.shape for shard in read_index(tmp_path / "n").shards} == {None, (3, 10, 22)}
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--buckets", "3"), "--buckets: 3 is a number of shapes around --size; give both, 1 or more"),
+        (("--buckets", "9", "8"), "--buckets: 9 8 are not shapes; use for example 32,32 24,40 (height, width)"),
+        (("--buckets", "9,x"), "--buckets: '9,x' is not a size in pixels; use 64, or 48,64 (height, width)"),
+        (
+            ("--buckets", "8,8", "9,9"),
+            "--buckets: [8, 8] and [9, 9] have the same proportions; give each proportion once",
+        ),
+    ],
+)
+def test_wrong_buckets(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], line: str) -> None:
+    source = folder(tmp_path / "p", 1)
+    assert refused(capsys, "shards", source, "--out", tmp_path / "s", *words) == line

@@ -35,7 +35,7 @@ def tar_bytes(examples: Examples, tar_format: int = tarfile.USTAR_FORMAT) -> byt
 
 def digits(first: int, end: int) -> Examples:
     """Handwritten digits as pictures with their classes, and a caption each."""
-    pixels, labels = load_digits(return_X_y=True)
+    pixels, labels = (np.asarray(values) for values in load_digits(return_X_y=True))
     for number in range(first, end):
         image = encoded((pixels[number].reshape(8, 8) * 15).astype(np.uint8))
         label = int(labels[number])

@@ -143,7 +143,9 @@ def test_what_is_no_image_is_refused_with_a_remedy(tmp_path: Path) -> None:
     whole = config("latents", augment=None)
     with pytest.raises(FileError, match=f"data.{line}"):
         data.build(whole.model_copy(update={"augment": AugmentConfig(flip=0.5)}))
-    with pytest.raises(ValidationError, match=r"augment.crop: 8 pixels shift an image of 8 out of itself; use 1 to 7"):
+    with pytest.raises(
+        ValidationError, match=r"augment.crop: 8 pixels are too large a shift for an image of 8; use 1 to 7"
+    ):
         DigitsConfig.model_validate({"augment": {"crop": 8}})
     for kind in ("toy", "pairs"):
         assert "augment" not in {"toy": data.ToyConfig, "pairs": data.PairsConfig}[kind].model_fields

@@ -121,7 +121,7 @@ def test_captions_that_are_too_few_or_others_are_refused(tmp_path: Path) -> None
     with pytest.raises(FileError, match=f"num_captions: is {NUM - 1} for {NUM} examples; give each"):
         trainer.data.build(config.data, captions=config.flow.captions)
     changed = config.flow.captions.model_copy(update={"digest": "f" * 16})
-    with pytest.raises(FileError, match=r"where the run has f{16}; bring the captions of the run back"):
+    with pytest.raises(FileError, match=r"but the run has f{16}; bring the captions of the run back"):
         trainer.data.build(config.data, captions=changed)
     (tmp_path / "few" / "captions.npy").write_bytes(b"x" * 100)
     with pytest.raises(FileError, match=r"captions\.npy: captions: cannot be read"):
@@ -145,10 +145,10 @@ def test_texts_come_from_lines_or_from_beside_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", "a cat\n\n", r"line 2: holds no caption \(''\)"),
+        ("a.txt", "a cat\n\n", r"line 2: contains no caption \(''\)"),
         ("a.jsonl", "{", "line 1: is not JSON"),
         ("a.jsonl", '{"text": "a"}\n', r"line 1, caption: is missing \(it has text\); give --field"),
-        ("a.jsonl", "3\n", "line 1: holds no caption"),
+        ("a.jsonl", "3\n", "line 1: contains no caption"),
         ("a.txt", "", "captions: are none"),
         ("a.txt", None, "cannot be read"),
     ],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def test_lines_of_json_are_documents(tmp_path: Path, name: str, monkeypatch: pyt
 
 
 def small_chunks(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(encode_module, "chunks", lambda files, start: chunks(files, start, size=size))
+    monkeypatch.setattr(encode_module, "chunks", partial(chunks, size=size))
 
 
 @pytest.mark.parametrize("text", ["é" * 500, "a line\n" * 60 + "b" * 400 + "€" * 50])
@@ -101,6 +102,19 @@ def test_a_long_document_is_cut_for_work_and_whole_in_the_shards(
     small_chunks(monkeypatch, size)
     found = texts_of_bytes(encoded(tmp_path / "out", tmp_path / "long.txt", tmp_path / "in"))
     assert sorted(found["train"] + found["held_out"]) == sorted([*STORIES, text])
+
+
+@pytest.mark.parametrize(("line", "size"), [("", 40), ("<|end|>", 8), ("<|end|>", 1 << 20)])
+def test_a_line_ends_the_documents_of_a_file(
+    tmp_path: Path, line: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [story.rstrip("\n") for story in STORIES]
+    (tmp_path / "all.txt").write_text(f"\n{line}\n".join([*texts, ""]), encoding="utf-8")
+    small_chunks(monkeypatch, size)
+    found = texts_of_bytes(encoded(tmp_path / "out", tmp_path / "all.txt", document_end=line))
+    assert sorted(found["train"] + found["held_out"]) == sorted(texts)
+    assert [text for text in texts if text in found["train"]] == found["train"]
+    assert len(found["held_out"]) > 3
 
 
 @pytest.mark.parametrize("size", [30, 70, 500, 1 << 20])
@@ -233,19 +247,22 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
     out = ("--out", tmp_path / "new" / "out", "--workers", 1)
     cases = {
         (tmp_path / "none",): "none: file: cannot be read (No such file or directory)",
-        (tmp_path / "empty",): "folder: holds no file",
-        (folder, "--ending", ".py"): "folder: holds no file that ends in .py",
-        (tmp_path / "latin.txt",): "text: is not UTF-8 (byte 3 is 0xe9)",
+        (tmp_path / "empty",): "folder: contains no file",
+        (folder, "--ending", ".py"): "folder: contains no file that ends in .py",
+        (tmp_path / "latin.txt", folder, "--held-out", 0.2): "text: is not UTF-8 (byte 3 is 0xe9)",
         (tmp_path, "--ending", "latin.txt"): "--out: lies in",
         (folder, folder): "has the name in/part0/0.txt, as",
-        (folder, "--held-out", 0): "--held-out: 0.0 is no share",
-        (folder, "--held-out", 1): "--held-out: 1.0 is no share",
+        (folder, "--held-out", 0): "--held-out: 0.0 is not a share",
+        (folder, "--held-out", 1): "--held-out: 1.0 is not a share",
         (folder / "part0" / "0.txt",): "--held-out: the share 0.01 of the 1 documents leaves none to the",
         (folder, "--workers", 0): "--workers: 0 processes",
+        (folder, "--out", tmp_path / "empty" / ".." / "broken.json"): "--out: cannot be written (File exists)",
+        (folder / "part0", "--held-out", 0.3, "--out", folder / "part1"): "--out: holds other files, such as 1.txt",
+        (folder, "--document-end", "a\nb"): "--document-end: 'a\\nb' is more than a line",
         (folder, "--shard-tokens", 0): "--shard-tokens: 0",
         (folder, "--end-token", "</s>"): "--end-token: '</s>' is a token of a tokenizer",
         (folder, "--tokenizer", tmp_path / "gone.json"): "tokenizer: cannot be read",
-        (folder, "--tokenizer", tmp_path / "broken.json"): "tokenizer: is no tokenizer.json",
+        (folder, "--tokenizer", tmp_path / "broken.json"): "tokenizer: is not a tokenizer.json",
         (folder, "--tokenizer", unknown): "say which token it is with --end-token",
         (folder, "--tokenizer", unknown, "--end-token", "</s>"): "has no token '</s>'",
         (tmp_path / "cut.jsonl.gz",): "text: cannot be read (Compressed file ended",
@@ -256,7 +273,7 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
         assert "; " in message, words
     assert contents(tmp_path) == before
     encoded(tmp_path / "done", folder)
-    assert "index.json: output: is there already" in refused(capsys, "encode-text", folder, "--out", tmp_path / "done")
+    assert "index.json: output: already exists" in refused(capsys, "encode-text", folder, "--out", tmp_path / "done")
 
 
 def test_a_missing_library_is_named(
@@ -298,7 +315,7 @@ def test_the_golden_folder_is_what_its_files_give(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_it_goes_on(tmp_path: Path) -> None:
-    path = json_lines(tmp_path / "in.jsonl", STORIES * 40_000)
+    path = json_lines(tmp_path / "in.jsonl", STORIES * 10_000)
     command = [sys.executable, "-m", "trainer", "encode-text", str(path), "--workers", "2", "--out"]
     tokenizer = ["--tokenizer", str(small_tokenizer(tmp_path / "tokenizer.json"))]
     program = [*command, str(tmp_path / "killed"), *tokenizer]

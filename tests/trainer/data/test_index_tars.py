@@ -120,7 +120,7 @@ def test_scans_of_other_tars_or_labels_are_not_taken(tmp_path: Path) -> None:
         ),
         (["{tars}", "--label", "json:breed"], "json:breed cannot be read (KeyError: 'breed')); give another --label"),
         (["{tars}", "--label", "png"], "png cannot be read (UnicodeDecodeError"),
-        (["{tars}", "--label", ":"], "--label: : is no member; give cls, EXTENSION, json:FIELD or none"),
+        (["{tars}", "--label", ":"], "--label: : is not a member; give cls, EXTENSION, json:FIELD or none"),
         (["{tars}", "--label", "json:label", "--class-names", "{tars}/../two.txt"], "2 names do not reach class 3"),
         (
             ["{tars}", "--label", "json:name", "--class-names", "{tars}/../two.txt"],
@@ -131,7 +131,7 @@ def test_scans_of_other_tars_or_labels_are_not_taken(tmp_path: Path) -> None:
             "twice.txt names a twice; give each class a line of its own",
         ),
         (["{tars}/../mixed.tar"], "some labels are numbers (1), others names (cat); make them all the same"),
-        (["{tars}/../large.tar"], "cls is as large as 1234567, which is no class; give another member"),
+        (["{tars}/../large.tar"], "cls is as large as 1234567, which is not a class; give another member"),
         (["{tars}", "--workers", "0"], "--workers: 0 read nothing; give 1 or more"),
     ],
 )
@@ -161,7 +161,7 @@ def test_an_index_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixt
     pattern = digit_tars(tmp_path / "tars", tars=1, per_tar=2)
     main(["index-tars", pattern, "--out", str(tmp_path / "index")])
     line = refused(capsys, "index-tars", pattern, "--out", tmp_path / "index")
-    assert line == f"{tmp_path}/index/index.json: output: is there already; give another folder, or delete this one"
+    assert line == f"{tmp_path}/index/index.json: output: already exists; give another folder, or delete this one"
 
 
 def test_examples_without_a_class_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

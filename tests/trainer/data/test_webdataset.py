@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ import torch
 import webdataset.compat
 from PIL import Image
 
-from moe.files import FileError
+from moe.files import FileError, Unreachable
 from tests.trainer.commands import refused
 from tests.trainer.data.tars import digit_tars, digits, encoded, tar_bytes
 from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config.constraints.plan import cautions, plan_layout
-from trainer.data import BadExamples, Digits, Loader, Unreachable, WebDataset, WebDatasetConfig
+from trainer.data import BadExamples, Digits, Loader, WebDataset, WebDatasetConfig
 from trainer.data.loading import DataLoadingConfig
 from trainer.data.prefetcher import Prefetcher
 from trainer.data.tar import files, pieces, reader
@@ -216,7 +217,11 @@ def test_tars_come_from_a_web_server(
 
 
 def test_a_server_that_fails_is_asked_again_and_then_named(
-    tars: tuple[str, Path], remote: str, monkeypatch: pytest.MonkeyPatch
+    tars: tuple[str, Path],
+    remote: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(files, "FIRST_PAUSE_S", 0)
     memory, failures = type(fsspec.filesystem("memory")), [4]
@@ -234,6 +239,12 @@ def test_a_server_that_fails_is_asked_again_and_then_named(
     failures[0] = 10**6
     with pytest.raises(Unreachable, match=r"digits-000\.tar: cannot be reached, 5 times .*slow down.*start again"):
         WebDataset(config(remote, tars[1])).get(torch.arange(3))
+    capsys.readouterr()
+    assert main(["index-tars", remote, "--out", str(tmp_path / "index")]) == 1, "not the fault of who asks"
+    assert re.fullmatch(
+        r"trainer index-tars: memory://.* 5 times .*; start again when it can\n", capsys.readouterr().err
+    )
+    assert not (tmp_path / "index").exists()
 
 
 def test_bad_examples_are_named(tmp_path: Path) -> None:
@@ -283,7 +294,7 @@ def test_tars_that_have_changed_end_a_run(tmp_path: Path) -> None:
     ):
         dataset.get(torch.arange(12))
     tar.write_bytes(sound[:-1024])
-    with pytest.raises(FileError, match=r"digits-001\.tar: size: has [\d,]+ bytes where the index says [\d,]+; bring"):
+    with pytest.raises(FileError, match=r"digits-001\.tar: size: has [\d,]+ bytes but the index says [\d,]+; bring"):
         WebDataset(resolved)
     dataset._reader._open.cache_clear()
     with pytest.raises(FileError, match=r"digits-001\.tar: size: has"):
@@ -291,9 +302,7 @@ def test_tars_that_have_changed_end_a_run(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(FileError, match=r"digits-001\.tar: tar: cannot be read \(No such file"):
         WebDataset(resolved)
-    with pytest.raises(
-        FileError, match=r"data\.path: names 1 tars, from digits-000\.tar .* where the index .* knows 2"
-    ):
+    with pytest.raises(FileError, match=r"data\.path: names 1 tars, from digits-000\.tar .* but the index .* knows 2"):
         WebDataset(resolved.model_copy(update={"path": str(tmp_path / "tars")}))
     rows = np.load(index / "examples.npy")
     rows["label"][3] = 0
@@ -303,7 +312,7 @@ def test_tars_that_have_changed_end_a_run(tmp_path: Path) -> None:
         WebDataset(resolved)
     document = json.loads((index / "index.json").read_text())
     (index / "index.json").write_text(json.dumps({**document, "num_classes": 11}))
-    with pytest.raises(FileError, match=r"data\.digest: is .* where the index says"):
+    with pytest.raises(FileError, match=r"data\.digest: is .* but the index says"):
         WebDataset(resolved)
 
 

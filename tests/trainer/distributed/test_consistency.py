@@ -23,7 +23,8 @@ BASE: Mapping[str, Any] = {"optim.lr": 0.001, "run.seed": 0, "optim.steps": 600,
 
 def on_ranks(world_size: int, ranks_per_node: int, play: Callable[[StartStore], Any]) -> list[Any]:
     """What `play` returns or raises on each rank, all of them threads with one store."""
-    store, outcomes = dist.HashStore(), [None] * world_size
+    store = dist.HashStore()
+    outcomes: list[Any] = [None] * world_size
 
     def rank(number: int) -> None:
         launch = Launch(number, number % ranks_per_node, world_size, ranks_per_node)
@@ -184,7 +185,7 @@ def test_512_ranks_compare_in_a_few_seconds_and_only_one_of_each_kind_tells_its_
     for rank in range(1, world_size):
         origin = Origin(rank // 8, f"host{rank // 8}", rank % 8 == 0)
         store.set(f"start//given/{rank}", Report(origin, {"settings": other if rank >= 504 else same}).to_json())
-    store.set("start//given/values/504", consistency._packed({"settings": {"lr": 2}}))
+    store.set("start//given/values/504", json.dumps({"settings": {"lr": 2}}))
     store.add(start_store.HEARD, 63)
     ranks = StartStore(Launch(0, 0, world_size, 8), lambda: store)
     begun = time.process_time()
@@ -192,6 +193,39 @@ def test_512_ranks_compare_in_a_few_seconds_and_only_one_of_each_kind_tells_its_
         compare(ranks, "given", settings({"lr": 1}))
     assert json.loads(store.get("start//given/answer"))["asked"] == [0, 504]
     print(f"512 ranks: {time.process_time() - begun:.3f} s of rank 0's processor")
+
+
+@pytest.mark.slow
+def test_512_ranks_with_a_connection_each_are_done_in_a_few_seconds() -> None:
+    """All in one process, so that their work is done one after the other."""
+    world_size, refused = 512, []
+    server = dist.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False, multi_tenant=True)
+
+    def play(rank: int) -> None:
+        own = dist.TCPStore("127.0.0.1", server.port, None, False, wait_for_workers=False)
+        ranks = StartStore(Launch(rank, rank % 8, world_size, 8), lambda: own)
+        together.wait()
+        compare(ranks, "given", settings(BASE))
+        values = {**BASE, f"only on {rank}": rank} if rank >= 256 else BASE
+        try:
+            compare(ranks, "resolved", settings(values))
+        except StartRefused as error:
+            refused.append(str(error))
+
+    together = threading.Barrier(world_size + 1)
+    threads = [threading.Thread(target=play, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    begun, computed = time.perf_counter(), time.process_time()
+    for thread in threads:
+        thread.join()
+    print(
+        f"two comparisons: {time.perf_counter() - begun:.2f} s, {time.process_time() - computed:.2f} s of a processor"
+    )
+    assert len(refused) == world_size
+    assert len(set(refused)) == 1
+    assert "only on 256 is not given on " in refused[0]
 
 
 def test_of_many_objections_the_first_is_told() -> None:

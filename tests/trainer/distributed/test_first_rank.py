@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from tests.ranks import run_ranks
 from tests.trainer.data.pictures import folder
-from trainer.data import image_folder
+from trainer.data import image_folder, picture_names
 from trainer.data.found_once import found_once
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.distributed import first_rank
@@ -107,8 +107,8 @@ def open_folder(rank: int, world_size: int, path: str) -> list[str]:
     store = dist.distributed_c10d._get_default_store()
     patched = pytest.MonkeyPatch()
     if rank:
-        patched.setattr(image_folder, "_listed", never)
-        patched.setattr(image_folder, "_sub_folders", never)
+        patched.setattr(picture_names, "_listed", never)
+        patched.setattr(image_folder, "sub_folders", never)
         patched.setattr(image_folder, "probes", never)
     document = {"kind": "image_folder", "path": path, "size": 8, "held_out": 4}
     with first_rank_looks(StartStore(Launch(rank, rank, world_size, world_size), lambda: store)):

@@ -40,7 +40,8 @@ def test_a_folder_that_cannot_be_written_is_refused(inner: str, tmp_path: Path) 
 
 def objections(folders: list[Path], ranks_per_node: int = 1) -> list[str | None]:
     """What each rank finds of the folder that it sees under one name, all of them threads with one store."""
-    store, found = dist.HashStore(), [None] * len(folders)
+    store = dist.HashStore()
+    found: list[str | None] = [None] * len(folders)
     all_look = threading.Barrier(len(folders))
 
     def rank(number: int) -> None:

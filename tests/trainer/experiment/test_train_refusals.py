@@ -284,8 +284,7 @@ def test_weights_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--num", 0), "--num: 0 is no positive multiple of the 10 classes; use 10"),
-        (("--num", 25), "--num: 25 is no positive multiple of the 10 classes; use 20"),
+        (("--num", 0), "--num: 0 is below 1; use 1 or more"),
         (("--num", -10), "--num: -10 "),
         (("--guidance", -1), "--guidance: -1.0 "),
         (("--guidance", "nan"), "--guidance: nan "),
@@ -306,9 +305,10 @@ def test_sample_refuses(
 
 def test_sample_needs_a_complete_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (checkpoint(tmp_path) / "COMPLETE").unlink()
-    for run_dir in (tmp_path, tmp_path / "none"):
-        line = refused(capsys, "sample", run_dir, "--out", tmp_path / "grid.png")
-        assert line.startswith(f"{run_dir / 'checkpoints'}: checkpoint: there is no complete checkpoint; ")
+    line = refused(capsys, "sample", tmp_path, "--out", tmp_path / "grid.png")
+    assert line.startswith(f"{tmp_path / 'checkpoints'}: checkpoint: there is no complete checkpoint; ")
+    line = refused(capsys, "sample", tmp_path / "none", "--out", tmp_path / "grid.png")
+    assert line.startswith(f"{tmp_path / 'none'}: run_dir: does not exist; ")
     checkpoint(tmp_path, 20)
     line = refused(capsys, "sample", tmp_path, "--out", tmp_path / "grid.png")
     assert line.startswith(f"{step_folder(tmp_path / 'checkpoints', 20) / 'config.yaml'}: file: cannot be read")

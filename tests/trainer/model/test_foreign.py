@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from moe.files import FileError
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.foreign_networks import FILES, SETTINGS, computed, write
 from trainer.__main__ import main
@@ -19,6 +20,7 @@ from trainer.flow import Condition
 from trainer.model.build import NETWORKS
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.weight_files import index_of, open_weights, part_of
+from trainer.training.preflight import preflight
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama": ("llama", {}),
@@ -188,8 +190,8 @@ def test_networks_that_another_package_does_not_have_are_refused(
         "llama", "gpt-neox"
     )
     assert "model.norm: layer is nothing that a LlamaForCausalLM has" in line("gpt-neox", "llama")
-    assert "--to: a gpt network is no DiTTransformer2DModel; use --to llama or gpt-neox" in line("llama", "diffusers")
-    assert "--to: a dit network is no LlamaForCausalLM; use --to diffusers" in line("diffusers", "llama")
+    assert "--to: a gpt network is not a DiTTransformer2DModel; use --to llama or gpt-neox" in line("llama", "diffusers")
+    assert "--to: a dit network is not a LlamaForCausalLM; use --to diffusers" in line("diffusers", "llama")
     assert "--dtype: float16 goes with --to" in refused(
         capsys, "export", tmp_path / "our_llama", "--dtype", "float16", "--out", out
     )
@@ -210,13 +212,18 @@ def test_a_run_starts_from_an_imported_folder_that_means_the_same(
         "your data: python -m trainer encode-text TEXTS --tokenizer ours/tokenizer.json --out ENCODED",
         train,
     ]
-    check = "check", "ours/config.yaml", "run.dir=run", "data={kind: python_source, context: 64, held_out: 1000}"
-    assert main([*check]) == 0
-    assert main([*check, "model.init_from=ours/model.safetensors"]) == 0
-    assert refused(capsys, *check, "model.init_from=theirs") == (
+    bytes_of_python = "data={kind: python_source, context: 64, held_out: 1000}"
+
+    def start(*overrides: str) -> None:
+        preflight(load_config("ours/config.yaml", (bytes_of_python, "run.dir=run", *overrides)), 1)
+
+    start()
+    start("model.init_from=ours/model.safetensors")
+    with pytest.raises(FileError) as foreign:
+        start("model.init_from=theirs")
+    assert str(foreign.value) == (
         "theirs: weights: have the names of another package; python -m trainer import-weights theirs --out DIR, and "
         "give DIR"
     )
-    assert "model.rotary_base: is 50000.0, and this run has 10000.0; set model.rotary_base=50000.0" in refused(
-        capsys, *check, "model.rotary_base=10000"
-    )
+    with pytest.raises(FileError, match=r"model.rotary_base: is 50000.0, and this run has 10000.0; set model.rotary"):
+        start("model.rotary_base=10000")

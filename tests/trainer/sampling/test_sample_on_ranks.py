@@ -79,7 +79,13 @@ def test_ranks_that_do_not_share_the_network_are_refused(
     words = ("sample", drawn / "run", "--num", NUM, "--out", tmp_path / "x.png")
     (tmp_path / "trace").touch()
     assert refused(capsys, *words, "--trace", tmp_path / "trace").startswith("--trace: ")
-    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 3), ("MASTER_ADDR", "127.0.0.1")):
+    for name, value in (
+        ("RANK", 0),
+        ("LOCAL_RANK", 0),
+        ("WORLD_SIZE", 3),
+        ("MASTER_ADDR", "127.0.0.1"),
+        ("MASTER_PORT", 29500),
+    ):
         monkeypatch.setenv(name, str(value))
     line = refused(capsys, *words)
     assert line == "ranks: 3 do not share the network as the run's 2 did; start one, or a multiple of 2"

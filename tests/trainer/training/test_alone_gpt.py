@@ -98,7 +98,7 @@ def test_generate_writes_on_behind_the_prompt(run: Path, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--prompt", ""), "--prompt: 0 bytes are no start of a text; give 1 to 255"),
+        (("--prompt", ""), "--prompt: 0 bytes cannot begin a text; give 1 to 255"),
         (("--prompt", "é" * 128), "--prompt: 256 bytes "),
         (("--num-bytes", 0), "--num-bytes: 0 after a prompt of 4 "),
         (
@@ -127,7 +127,7 @@ def test_each_model_has_its_verb(
     assert f"{tmp_path}/checkpoints: checkpoint: there is no complete checkpoint" in refused(
         capsys, "generate", tmp_path
     )
-    for name, value in (("RANK", 0), ("WORLD_SIZE", 3), ("MASTER_ADDR", "127.0.0.1")):
+    for name, value in (("RANK", 0), ("WORLD_SIZE", 3), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", 29500)):
         monkeypatch.setenv(name, str(value))
     folder = tmp_path / "run" / "checkpoints" / "step_00000004"
     folder.mkdir(parents=True)

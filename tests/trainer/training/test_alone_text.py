@@ -10,6 +10,7 @@ from tests.trainer.commands import GPT, refused, trained
 from tests.trainer.data.texts import encoded, small_tokenizer, stories
 from trainer import load_config
 from trainer.__main__ import main
+from trainer.config.model import GPTConfig
 from trainer.data.text.index import read_text_index
 from trainer.data.text.tokenizer import read_tokenizer
 from trainer.observe.metrics import read_metrics
@@ -66,7 +67,9 @@ def test_a_run_is_used_without_its_text(folder: Path, tmp_path: Path, capsys: py
         assert main(["generate", str(folder / "run"), *options, "--out", str(tmp_path / "text")]) == 0
         text = (tmp_path / "text").read_bytes()
         assert text.startswith("Story 7: é".encode())
-        assert load_config(folder / "run" / "config.yaml").model.vocabulary == 300
+        model = load_config(folder / "run" / "config.yaml").model
+        assert isinstance(model, GPTConfig)
+        assert model.vocabulary == 300
         assert main(["export", str(folder / "run"), "--out", str(tmp_path / "exported")]) == 0
         exported = tmp_path / "exported" / "tokenizer.json"
         assert exported.read_bytes() == (tmp_path / "gone" / "tokenizer.json").read_bytes()
@@ -77,7 +80,7 @@ def test_a_run_is_used_without_its_text(folder: Path, tmp_path: Path, capsys: py
             (("--num-bytes", 5), "--num-bytes: the run writes tokens of a tokenizer, not bytes; use --num-tokens"),
             (("--num-tokens", 64), f"--num-tokens: 64 after a prompt of {longest} is outside the network's context"),
             (("--num-tokens", 3, "--num-bytes", 3), "--num-bytes: stands beside --num-tokens"),
-            (("--prompt", ""), "--prompt: 0 tokens are no start of a text; give 1 to 63"),
+            (("--prompt", ""), "--prompt: 0 tokens cannot begin a text; give 1 to 63"),
             (("--prompt", "\udcff"), "--prompt: is not UTF-8, which the tokenizer reads"),
         ):
             assert refused(capsys, "generate", folder / "run", *words).startswith(problem)

@@ -69,15 +69,15 @@ def recipe_for(config: RunConfig, weights: str) -> Recipe:
             raise AssertionError("a network without a page lacks something")
     if config.moe is not None:
         settings |= _mixture_settings(config.moe)
-    entries = (
-        f'    "{name}": {json.dumps(value) if isinstance(value, str) else value!r},\n'
-        for name, value in settings.items()
-    )
-    literal = f"{{\n{''.join(entries)}}}"
+    literal = "".join(f"    {json.dumps(name)}: {_literal(value)},\n" for name, value in settings.items())
     read = f'weights = read("{weights}")'
     everything = f'weights | read("{ROUTERS}")' if config.moe is not None else "weights"
-    lines = [f"settings = {literal}", read, f"network = load({built}, {everything})", *use]
+    lines = [f"settings = {{\n{literal}}}", read, f"network = load({built}, {everything})", *use]
     return Recipe(page(modules) + "\n\n" + "\n".join(lines) + "\n", notes)
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
 def _lacking(config: RunConfig) -> str | None:

@@ -9,7 +9,7 @@ from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
 from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
 from trainer.data import PairsConfig
-from trainer.data.text.run_tokenizer import run_tokenizer
+from trainer.data.run_tokenizer import run_tokenizer
 from trainer.flow import sampler
 from trainer.flow.composition import STEEP_END
 from trainer.flow.sampler.steps_file import StepsFile

@@ -3,6 +3,7 @@
 from moe.files import FileError
 from moe.placement.placement import Placement, objective_of
 from trainer.config.constraints.blockwise import check_blockwise
+from trainer.config.constraints.buckets import check_buckets
 from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.cycle import check_cycle
@@ -48,6 +49,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_causal(config)
     check_composition(config)
     check_context(config)
+    check_buckets(config)
     check_examples(config)
     check_drawing(config, world_size)
     check_dispatch(config)

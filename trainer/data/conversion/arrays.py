@@ -50,12 +50,14 @@ class ArraySource(Source):
             labels = None if reading.labels is None or reading.no_labels else _array(reading.labels, "labels")
         self._path = path
         if len(values.shape) == 0 or len(values) == 0:
-            raise FileError(path, self._field, f"has shape {list(values.shape)}, which holds no example", "give some")
+            raise FileError(
+                path, self._field, f"has shape {list(values.shape)}, which contains no examples", "give some"
+            )
         if values.dtype.name not in WRITTEN_AS:
             remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
-            raise FileError(path, self._field, f"is {values.dtype}, which is no type of examples", remedy)
+            raise FileError(path, self._field, f"is {values.dtype}, which is not read", remedy)
         self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
-        self.shape, self.dtype = self._values.shape[1:], WRITTEN_AS[values.dtype.name]
+        self.shapes, self.dtype = (self._values.shape[1:],), WRITTEN_AS[values.dtype.name]
         self.num_examples = len(values)
         self._labels = None if labels is None else np.asarray(labels)
         self.num_classes = 0
@@ -65,7 +67,7 @@ class ArraySource(Source):
         self.class_names = names_in(reading.class_names, self.num_classes)
         self.identity = self._identity()
         reach = float(np.abs(self._values[:SAMPLED].astype(np.float64)).max())
-        if self.dtype != "uint8" and len(self.shape) == 3 and reach > FAR:
+        if self.dtype != "uint8" and self._values.ndim == 4 and reach > FAR:
             self.caution = (
                 f"{path}: {self._field}: has values as far as {reach:g} from 0, which runs see as they are; give "
                 "pixels as uint8, scale them to [-1, 1], or add --standardise"
@@ -73,10 +75,11 @@ class ArraySource(Source):
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         """See `Source`; one bad value makes the whole file wrong, as whoever wrote it did not mean it."""
-        values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
+        with np.errstate(over="ignore"):  # what is beyond float32 is found below
+            values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
         if not np.isfinite(values).all():
             remedy = "mend or leave out such examples (numpy.isfinite)"
-            raise FileError(self._path, self._field, f"example {number} holds values that are not finite", remedy)
+            raise FileError(self._path, self._field, f"example {number} contains values that are not finite", remedy)
         return values, 0 if self._labels is None else int(self._labels[number])
 
     def _identity(self) -> str:
@@ -102,7 +105,7 @@ def _in_layout(path: Path, field: str, values: NDArray[Any], *, last: bool) -> N
     if values.ndim == 3:
         return values[:, None]
     if values.ndim not in (2, 4) or min(shape) == 0:
-        raise FileError(path, field, f"has shape {shape}, which is none of examples", f"save {LAYOUTS}")
+        raise FileError(path, field, f"has shape {shape}, which is not a shape of examples", f"save {LAYOUTS}")
     return values
 
 

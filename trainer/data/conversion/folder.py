@@ -78,19 +78,18 @@ class ShardFolder:
                 metadata={MARK: self._mark},
             )
 
-    def finish(self, said: Mapping[str, Any], counts: Mapping[int, int]) -> None:
+    def finish(self, said: Mapping[str, Any], shards: Mapping[int, tuple[int, tuple[int, ...]]]) -> None:
         """Writes the index.
 
         Args:
             said: what it says of the examples.
-            counts: examples of each shard, by its number; a shard of none was not written.
+            shards: how many examples each has and of which shape, by its number.
         """
-        shards = [
-            {"file": self._file(number).name, "num_examples": count}
-            for number, count in sorted(counts.items())
-            if count
+        entries = [
+            {"file": self._file(number).name, "num_examples": count, "shape": shape if shape != said["shape"] else None}
+            for number, (count, shape) in shards.items()
         ]
-        ShardIndex.model_validate({**said, "shards": shards}).write(self._path)
+        ShardIndex.model_validate({**said, "shards": entries}).write(self._path)
 
     def remove(self) -> None:
         """Removes the shards, whichever start wrote them, and the folder if this one made it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import FileError
-from trainer.data.conversion.pictures import picture_row, picture_shape
+from trainer.data.conversion.pictures import nearest_shapes, picture_row, picture_shapes
 from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
 
 SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -39,7 +40,7 @@ class SavedDataset(Source):
     dtype = "uint8"
 
     def __init__(self, path: Path, reading: Reading) -> None:
-        used = ("size", "channels", "split", "image_column", "label_column", "no_labels")
+        used = ("size", "buckets", "channels", "split", "image_column", "label_column", "no_labels")
         reading.check_only("a Hugging Face data set", path, *used)
         rows, folder = _opened(path, reading.split)
         self._path, self.num_examples = folder, len(rows)
@@ -57,13 +58,20 @@ class SavedDataset(Source):
         import datasets
 
         self._rows = rows.select_columns([self._image]).cast_column(self._image, datasets.Image(decode=False))
-        self.shape = picture_shape(reading, path, lambda: self._file(0))
+        self.shapes = picture_shapes(reading, path, lambda: self._file(0))
+        files = [partial(self._file, number) for number in range(self.num_examples)]
+        self._numbers_of_shapes = nearest_shapes(files, self.shapes)
         said = json.dumps([rows._fingerprint, self._image, self._label, self.num_examples])
         self.identity = hashlib.sha256(said.encode()).hexdigest()
 
+    def shape_numbers(self) -> NDArray[np.int64]:
+        """See `Source`; that of the nearest proportions."""
+        return self._numbers_of_shapes
+
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         """See `Source`."""
-        pixels = picture_row(self._file(number), f"{self._path}: row {number}", self.shape)
+        shape = self.shapes[self._numbers_of_shapes[number]]
+        pixels = picture_row(self._file(number), f"{self._path}: row {number}", shape)
         return pixels, 0 if self._labels is None else int(self._labels[number])
 
     def _file(self, number: int) -> Path | io.BytesIO:
@@ -85,11 +93,11 @@ def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FileError(path / SPLITS, "splits", "cannot be read", "save the data set again") from error
         if split is None or split not in splits:
-            chosen = "is missing" if split is None else f"is none of the data set ({split})"
+            chosen = "is missing" if split is None else f"is not a split of the data set ({split})"
             raise ValueError(f"--split: {chosen}; use one of {listed(splits)}")
         folder = path / split
     elif split is not None:
-        raise ValueError(f"--split: {path} holds no splits; leave it out")
+        raise ValueError(f"--split: {path} contains no splits; leave it out")
     try:
         return datasets.Dataset.load_from_disk(str(folder.resolve())), folder
     except Exception as error:  # of pyarrow and datasets, whose kinds are many
@@ -102,7 +110,7 @@ def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
 
     pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
     if wanted is not None and wanted not in rows.features:
-        raise ValueError(f"--image-column: {wanted} is no column of {folder}; use one of {listed(pictures)}")
+        raise ValueError(f"--image-column: {wanted} is not a column of {folder}; use one of {listed(pictures)}")
     if wanted is not None and wanted not in pictures:
         kind = rows.features[wanted]
         raise ValueError(f"--image-column: {wanted} holds {kind}, not pictures; use one of {listed(pictures)}")
@@ -122,7 +130,7 @@ def _label_column(folder: Path, rows: Any, wanted: str | None) -> str | None:
     classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
     if wanted is not None and wanted not in rows.features:
         raise ValueError(
-            f"--label-column: {wanted} is no column of {folder}; use one of {listed(classes or list(rows.features))}"
+            f"--label-column: {wanted} is not a column of {folder}; use one of {listed(classes or list(rows.features))}"
         )
     if wanted is None and len(classes) > 1:
         problem = f"is missing where {len(classes)} hold classes"
@@ -134,7 +142,7 @@ def _labels(folder: Path, rows: Any, column: str) -> NDArray[Any]:
     values = rows.data.column(column).to_numpy()
     if values.dtype.kind == "O":
         remedy = f"make them classes (dataset.class_encode_column({column!r})), or give --no-labels"
-        raise FileError(folder, column, f"holds {rows.features[column]}, which names no class by number", remedy)
+        raise FileError(folder, column, f"holds {rows.features[column]}, and classes are integers", remedy)
     if rows._indices is not None:
         values = values[rows._indices.column(0).to_numpy()]
     return np.asarray(values)

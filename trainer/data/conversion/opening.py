@@ -28,7 +28,7 @@ def open_source(path: Path, reading: Reading, scratch: Path) -> Source:
     if path.is_file() and path.suffix in (".npz", ".npy"):
         return ArraySource(path, reading, scratch)
     if not path.is_dir():
-        problem = "is of no kind that is read" if path.exists() else "is not there"
+        problem = "is not a kind of file that is read" if path.exists() else "is not there"
         raise FileError(path, "source", problem, f"give {KINDS}")
     if is_saved_dataset(path):
         return SavedDataset(path, reading)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.files import FileError
+from trainer.data.buckets import Opening, buckets_around, check_buckets_differ, nearest_buckets
 from trainer.data.conversion.source import Reading, Source, Unreadable
 from trainer.data.picture import read_picture
 from trainer.data.picture_names import names_digest, picture_names, sub_folders
@@ -29,7 +31,7 @@ class PictureFolder(Source):
     dtype = "uint8"
 
     def __init__(self, path: Path, reading: Reading) -> None:
-        reading.check_only("a folder of pictures", path, "size", "channels", "no_labels")
+        reading.check_only("a folder of pictures", path, "size", "buckets", "channels", "no_labels")
         try:
             found = sub_folders(path)
             self._names = picture_names(path, () if reading.no_labels else found)
@@ -38,18 +40,38 @@ class PictureFolder(Source):
             raise FileError(path, "pictures", problem.removeprefix(f"{path} "), remedy) from error
         self.class_names = () if reading.no_labels else found
         self.num_classes, self.num_examples, self._folder = len(self.class_names), len(self._names), path
-        self.shape = picture_shape(reading, path, lambda: path / self._names[0])
+        self.shapes = picture_shapes(reading, path, lambda: path / self._names[0])
+        self._numbers_of_shapes = nearest_shapes([path / name for name in self._names], self.shapes)
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         self.identity = names_digest(self._names)
+
+    def shape_numbers(self) -> NDArray[np.int64]:
+        """See `Source`; that of the nearest proportions."""
+        return self._numbers_of_shapes
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         """See `Source`."""
         path = self._folder / self._names[number]
-        return picture_row(path, path, self.shape), self._numbers.get(self._names[number].partition("/")[0], 0)
+        shape = self.shapes[self._numbers_of_shapes[number]]
+        return picture_row(path, path, shape), self._numbers.get(self._names[number].partition("/")[0], 0)
 
 
-def picture_shape(reading: Reading, source: Path, first: Callable[[], Path | IO[bytes]]) -> tuple[int, int, int]:
-    """(C, H, W) of pictures.
+def nearest_shapes(files: Sequence[Opening], shapes: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
+    """Which of several shapes each picture gets.
+
+    Args:
+        files: the pictures.
+        shapes: (C, H, W) of each; of one alone no file is looked at.
+    """
+    if len(shapes) == 1:
+        return np.zeros(len(files), np.int64)
+    return np.array(nearest_buckets(files, [(height, width) for _, height, width in shapes]))
+
+
+def picture_shapes(
+    reading: Reading, source: Path, first: Callable[[], Path | IO[bytes]]
+) -> tuple[tuple[int, ...], ...]:
+    """(C, H, W) of pictures, one or several.
 
     Args:
         reading: how they are read.
@@ -57,10 +79,19 @@ def picture_shape(reading: Reading, source: Path, first: Callable[[], Path | IO[
         first: one of them, whose size is proposed if none is given.
 
     Raises:
-        ValueError: none is given.
+        ValueError: none is given, or they cannot be told apart.
     """
+    channels, buckets = reading.channels or 3, reading.buckets
+    if isinstance(buckets, int) and reading.size is not None:
+        buckets = buckets_around(buckets, math.isqrt(math.prod(reading.size)))
+    if isinstance(buckets, tuple):
+        try:
+            check_buckets_differ(buckets)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from error
+        return tuple((channels, *bucket) for bucket in buckets)
     if reading.size is not None:
-        return reading.channels or 3, *reading.size
+        return ((channels, *reading.size),)
     from PIL import Image
 
     try:

@@ -23,6 +23,7 @@ from trainer.data.conversion.progress import told
 from trainer.data.conversion.source import Reading, Source, Unreadable
 from trainer.data.shard.class_names import listed
 from trainer.data.shard.index import ShardIndex
+from trainer.data.shard.shapes import largest
 from trainer.data.shard.writer import moments_of, statistics_of
 
 SHARD_BYTES = 2**26
@@ -109,15 +110,21 @@ class _Conversion:
 
     def __init__(self, request: ShardsRequest, source: Source) -> None:
         self.request, self.source = request, source
-        example_bytes = math.prod(source.shape) * np.dtype(source.dtype).itemsize
-        per_shard = request.shard_examples or max(1, SHARD_BYTES // example_bytes)
-        self._bytes = example_bytes * source.num_examples
-        shape, seed = [source.shape, source.dtype, source.num_classes, source.class_names], request.seed
-        decides = json.dumps([source.identity, shape, seed, per_shard, request.standardise])
+        item_bytes, numbers, seed = np.dtype(source.dtype).itemsize, source.shape_numbers(), request.seed
+        shapes = [source.shapes, source.dtype, source.num_classes, source.class_names]
+        decides = json.dumps(
+            [source.identity, shapes, seed, request.shard_examples or SHARD_BYTES, request.standardise]
+        )
         self.folder = ShardFolder(request.out, hashlib.sha256(decides.encode()).hexdigest()[:16])
         order = np.random.default_rng(seed).permutation(source.num_examples)
-        self._parts = [order[first : first + per_shard] for first in range(0, len(order), per_shard)]
-        self._bad = 0
+        self._bytes = self._bad = 0
+        self._parts: list[tuple[tuple[int, ...], NDArray[np.int64]]] = []
+        """The shape of the examples of each shard, and their numbers."""
+        for number, shape in enumerate(source.shapes):
+            own, example_bytes = order[numbers[order] == number], math.prod(shape) * item_bytes
+            length = request.shard_examples or max(1, SHARD_BYTES // example_bytes)
+            self._parts += [(shape, own[first : first + length]) for first in range(0, len(own), length)]
+            self._bytes += example_bytes * len(own)
 
     def check_room(self, disk: Path) -> None:
         """Refuses what does not fit on the disk."""
@@ -132,7 +139,7 @@ class _Conversion:
         moments: list[NDArray[np.float64]] = []
         counts: dict[int, int] = {}
         with _threads(self.request.workers) as threads, told(self.request.out, self.source.num_examples) as tell:
-            for number, part in enumerate(self._parts):
+            for number, (shape, part) in enumerate(self._parts):
                 if number in kept:
                     counts[number] = kept[number]
                     tell(len(part), kept=True)
@@ -140,25 +147,26 @@ class _Conversion:
                 elif stopped():
                     return False
                 else:
-                    data, labels = self._read(part, threads, tell)
+                    data, labels = self._read(shape, part, threads, tell)
                     counts[number] = len(data)
                     if len(data):
                         self.folder.write(number, data, labels if self.source.num_classes else None)
                 if self.request.standardise and counts[number]:
                     moments.append(moments_of(self.folder.data(number)))
-        if not any(counts.values()):
+        written = [number for number in sorted(counts) if counts[number]]
+        if not written:
             raise FileError(self.request.source, "examples", "none can be read", "look at the lines above")
         shift, scale = statistics_of(moments) if self.request.standardise else (None, None)
         self.folder.finish(
             {
-                "shape": self.source.shape,
+                "shape": largest([self._parts[number][0] for number in written]),
                 "dtype": self.source.dtype,
                 "num_classes": self.source.num_classes,
                 "class_names": self.source.class_names,
                 "shift": shift,
                 "scale": scale,
             },
-            counts,
+            {number: (counts[number], self._parts[number][0]) for number in written},
         )
         return True
 
@@ -172,14 +180,15 @@ class _Conversion:
             classes = f"classes: {listed(names)}" if names else f"{index.num_classes} classes without names"
         held_out = max(1, index.num_examples // 10)
         shards = f"{len(index.shards)} shard{'s' * (len(index.shards) > 1)}"
-        print(f"{out}: {index.num_examples} examples, {index.dtype} {list(index.shape)}, in {shards}; {classes}")
+        shapes = " and ".join(str(list(shape)) for shape in index.shapes)
+        print(f"{out}: {index.num_examples} examples, {index.dtype} {shapes}, in {shards}; {classes}")
         print(f'train on them with "data={{kind: shards, path: {out}, held_out: {held_out}}}"')
 
     def _read(
-        self, part: NDArray[np.int64], threads: ThreadPoolExecutor, tell: Callable[..., None]
+        self, shape: tuple[int, ...], part: NDArray[np.int64], threads: ThreadPoolExecutor, tell: Callable[..., None]
     ) -> tuple[NDArray[np.generic], NDArray[np.int64]]:
         """The examples of a shard, without those that cannot be read."""
-        data = np.empty((len(part), *self.source.shape), self.source.dtype)
+        data = np.empty((len(part), *shape), self.source.dtype)
         labels = np.empty(len(part), np.int64)
         filled = 0
         chunks = [part[first : first + CHUNK].tolist() for first in range(0, len(part), CHUNK)]

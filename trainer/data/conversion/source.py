@@ -25,6 +25,7 @@ class Reading:
         channels_last: whether images are [N, H, W, C].
         class_names: text file with the name of a class in each line.
         size: height and width of pictures.
+        buckets: (height, width) of each shape that pictures may have, or how many there are around `size`.
         channels: 1 makes pictures grey; None: 3, red, green and blue.
         split: of a Hugging Face data set.
         image_column: of a Hugging Face data set.
@@ -38,13 +39,14 @@ class Reading:
     channels_last: bool | None = None
     class_names: Path | None = None
     size: tuple[int, int] | None = None
+    buckets: tuple[tuple[int, int], ...] | int | None = None
     channels: int | None = None
     split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
 
     def check_only(self, kind: str, path: Path, *used: str) -> None:
-        """Refuses what says nothing about a kind of source.
+        """Refuses what has no effect on a kind of source.
 
         Args:
             kind: of the source, in words.
@@ -57,7 +59,7 @@ class Reading:
         for field in fields(self):
             if field.name not in used and getattr(self, field.name) is not None:
                 option = f"--{field.name.replace('_', '-')}"
-                raise ValueError(f"{option}: says nothing about {path}, which is {kind}; leave it out")
+                raise ValueError(f"{option}: has no effect on {path}, which is {kind}; leave it out")
 
 
 class Unreadable(ValueError):  # noqa: N818  it is what was found
@@ -68,7 +70,7 @@ class Source(Protocol):
     """Examples by their numbers.
 
     Attributes:
-        shape: of an example.
+        shapes: of the examples; one or more.
         dtype: float32, float16 or uint8.
         num_examples: 1 or more.
         num_classes: 0 without labels.
@@ -77,13 +79,17 @@ class Source(Protocol):
         caution: a line about what is allowed and probably not meant; None: there is none.
     """
 
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     dtype: str
     num_examples: int
     num_classes: int
     class_names: tuple[str, ...]
     identity: str
     caution: str | None = None
+
+    def shape_numbers(self) -> NDArray[np.int64]:
+        """Which of the shapes each example has, [num_examples]."""
+        return np.zeros(self.num_examples, np.int64)
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         """Reads an example; safe to call from several threads.
@@ -92,7 +98,7 @@ class Source(Protocol):
             number: 0 to num_examples - 1.
 
         Returns:
-            [*shape] of the source's type, and its class, 0 without labels.
+            [*shape], its own, of the source's type, and its class, 0 without labels.
 
         Raises:
             Unreadable: it cannot be read.
@@ -117,8 +123,8 @@ def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) 
         remedy = "give one integer for each example"
         raise FileError(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
     if labels.dtype.kind not in "iu":
-        remedy = "save integers from 0 on (labels.astype(int)), or leave them out with --no-labels"
-        raise FileError(path, field, f"is {labels.dtype}, which names no class", remedy)
+        remedy = "save integers of 0 or more (labels.astype(int)), or leave them out with --no-labels"
+        raise FileError(path, field, f"is {labels.dtype}, and classes are integers", remedy)
     lowest = int(labels.min())
     if lowest < 0:
         first, negative = int(np.argmax(labels < 0)), int((labels < 0).sum())
@@ -146,7 +152,7 @@ def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise FileError(path, "class names", f"cannot be read ({reason})", "give a text with a name a line") from error
     if len(names) != num_classes:
         problem = f"{len(names)} names do not fit {num_classes} classes"

@@ -106,17 +106,17 @@ def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
     for key in ("data", *(("labels",) if index.num_classes else ())):
         if key not in arrays:
             raise FileError(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
-    shape, wanted = arrays["data"].shape, (entry.num_examples, *index.shape)
+    shape, wanted = arrays["data"].shape, (entry.num_examples, *(entry.shape or index.shape))
     if shape != wanted:
-        raise FileError(path, "data", f"has shape {shape} where the index says {wanted}", REMEDY)
+        raise FileError(path, "data", f"has shape {shape} but the index says {wanted}", REMEDY)
     if arrays["data"].dtype != index.dtype:
-        raise FileError(path, "data", f"is {arrays['data'].dtype} where the index says {index.dtype}", REMEDY)
+        raise FileError(path, "data", f"is {arrays['data'].dtype} but the index says {index.dtype}", REMEDY)
     if index.num_classes:
         labels = arrays["labels"]
         if labels.shape != (entry.num_examples,):
             raise FileError(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
         if "int" not in labels.dtype:
-            raise FileError(path, "labels", f"is {labels.dtype}, which counts nothing", f"use int64: {REMEDY}")
+            raise FileError(path, "labels", f"is {labels.dtype}, which cannot be a count", f"use int64: {REMEDY}")
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 from moe.validation.section import Section
 from trainer.data.shard.class_names import ClassNames, check_class_names
+from trainer.data.shard.shapes import largest
 
 INDEX = "index.json"
 REMEDY = (
@@ -21,12 +22,23 @@ REMEDY = (
 )
 
 
+OwnShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda shape: shape is None)]
+"""None is not written: files from before there were several shapes keep their digests."""
+
+
 class ShardEntry(Section):
     """One shard."""
 
     file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*\.(npz|safetensors)$")]
     """Its name in the folder."""
     num_examples: PositiveInt
+
+
+class ShapedShardEntry(ShardEntry):
+    """One shard of examples, which may have a shape of their own."""
+
+    shape: OwnShape = None
+    """(C, H, W) of its images; left out: that of the index."""
 
 
 class LatentsEntry(Section):
@@ -54,7 +66,7 @@ class ShardIndex(Section):
 
     format: Literal["flowfabric.shards/1"] = "flowfabric.shards/1"
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Of an example: (C, H, W) or (D,)."""
+    """Of an example: (C, H, W) or (D,). Where images have several shapes, the largest."""
     dtype: Literal["float32", "float16", "uint8"]
     """Of the data in every shard."""
     num_classes: NonNegativeInt
@@ -67,7 +79,7 @@ class ShardIndex(Section):
     """Standard deviation of each channel."""
     latents: LatentsEntry | None = None
     """Of images; None: the examples are no latents."""
-    shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
+    shards: Annotated[tuple[ShapedShardEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _statistics_fit_the_shape(self) -> ShardIndex:
@@ -80,10 +92,20 @@ class ShardIndex(Section):
             if len(self.shape) != 3 or any(2 * number != self.shape[0] for number in numbers):
                 problem = f"statistics of {numbers[0]} and {numbers[1]} channels do not fit Gaussians over half of"
                 raise ValueError(f"latents: {problem} {list(self.shape)}; encode the images again")
+        if len(self.shapes) > 1:
+            if self.latents is not None or any(len(one) != 3 or one[0] != self.shape[0] for one in self.shapes):
+                raise ValueError(f"shards: only images of equal channels may have several shapes; {REMEDY}")
+            if self.shape != largest(self.shapes):
+                raise ValueError(f"shape: {list(self.shape)} is not that of the largest images; {REMEDY}")
         files = [shard.file for shard in self.shards]
         if len(set(files)) < len(files):
-            raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} stands there twice; {REMEDY}")
+            raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} is given twice; {REMEDY}")
         return self
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the examples, each once, in the order of the shards."""
+        return tuple(dict.fromkeys(shard.shape or self.shape for shard in self.shards))
 
     @property
     def num_examples(self) -> int:

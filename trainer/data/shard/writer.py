@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from moe.files import FileError, replacing
-from trainer.data.shard.index import INDEX, LatentsEntry, ShardEntry, ShardIndex
+from trainer.data.shard.index import INDEX, LatentsEntry, ShapedShardEntry, ShardIndex
 
 Examples = tuple[NDArray[Any], NDArray[np.integer] | None]
 """Data [B, *shape] and labels [B], or None."""
@@ -50,8 +50,8 @@ def write_shards(
         ValueError: there are no examples, their shapes or types differ, values are not finite, or a label is no class.
     """
     if (folder / INDEX).exists():
-        raise FileError(folder / INDEX, "output", "is there already", "give another folder, or delete this one")
-    entries: list[ShardEntry] = []
+        raise FileError(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
+    entries: list[ShapedShardEntry] = []
     moments: list[NDArray[np.float64]] = []
     shape, dtype = (), ""
     for data, labels in _pieces(examples, shard_examples, num_classes):
@@ -61,7 +61,7 @@ def write_shards(
                 "give examples of one shape and type"
             )
         shape, dtype = data.shape[1:], data.dtype.name
-        entry = ShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
+        entry = ShapedShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
         arrays = {"data": data} if labels is None else {"data": data, "labels": labels.astype(np.int64)}
         with replacing(folder / entry.file) as temporary:
             _save(temporary, arrays, file_type)
@@ -94,7 +94,7 @@ def _pieces(examples: Iterable[Examples], length: int, num_classes: int) -> Iter
         if data.dtype.name not in ("float32", "float16", "uint8"):
             raise ValueError(f"examples: {data.dtype.name} is not read; give float32, float16 or uint8")
         if not np.isfinite(data).all():
-            raise ValueError("examples: hold values that are not finite; look at what made them")
+            raise ValueError("examples: contain values that are not finite; look at what made them")
         if (labels is None) != (num_classes == 0) or (labels is not None and labels.shape != (len(data),)):
             raise ValueError(f"labels: do not give each example one of {num_classes} classes; give int [B], or None")
         if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:

@@ -18,6 +18,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
         raise ValueError(f"class_names: {path} cannot be read ({error}); give a text file, a name a line") from error
     if not names or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), None)
-        problem = "holds no names" if twice is None else f"names {twice} twice"
+        problem = "contains no names" if twice is None else f"names {twice} twice"
         raise ValueError(f"class_names: {path} {problem}; give each class a line of its own")
     return names

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import Any, Protocol, TypeVar
 
-from moe.files import FileError
+from moe.files import FileError, Unreachable
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.2
@@ -20,10 +20,6 @@ FIRST_PAUSE_S = 0.2
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 Found = TypeVar("Found")
-
-
-class Unreachable(RuntimeError):  # noqa: N818  it is what has happened
-    """A server of examples that does not answer; the message is the one line that a person needs."""
 
 
 class TarFile(Protocol):

@@ -46,7 +46,7 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
         ValueError: there are no tars, one is damaged, or the labels are none.
     """
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     if label is not None:
         label_parts(label)
     if workers < 1:
@@ -176,7 +176,7 @@ class _Contents:
         if given and most >= len(given):
             raise ValueError(f"class_names: {len(given)} names do not reach class {most}; name all")
         if most >= MOST_CLASSES:
-            raise ValueError(f"--label: {self.label} is as large as {most}, which is no class; give another member")
+            raise ValueError(f"--label: {self.label} is as large as {most}, which is not a class; give another member")
         return len(given) or most + 1, given
 
     def _members(self, tars: Sequence[str]) -> list[dict[str, object]]:

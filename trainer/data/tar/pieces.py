@@ -21,18 +21,28 @@ THREADS = 16
 
 @dataclass
 class _Piece:
+    """What is known of a piece.
+
+    Attributes:
+        content: its bytes, when they have come.
+        start: offset of the first of them.
+        left: examples in it that have not been read yet.
+        following: the piece that is fetched when this one is first read from; None: it has been, or there is none.
+    """
+
     content: Future[bytes]
     start: int
     left: int
+    following: tuple[int, int] | None
 
 
 class Pieces:
     """Reads examples of remote tars by requests for many of them at once.
 
-    A piece holds the examples of a tar that begin in the same `PIECE_BYTES`. When one is asked for the first time, the
-    next one is fetched as well, since streams run from front to back. A piece is dropped when as many of its examples
-    as a run deals out have been read, when a stream has left it `behind`, or when more than `most` are kept, the one
-    that was used longest ago first.
+    A piece holds the examples of a tar that begin in the same `PIECE_BYTES`. When one is read from for the first time,
+    the next one is fetched, since streams run from front to back. A piece is dropped when as many of its examples as a
+    run deals out have been read, when a stream has left it behind, or when there are more than all streams need, the
+    one that was used longest ago first.
     """
 
     def __init__(
@@ -42,8 +52,8 @@ class Pieces:
         ends: NDArray[np.int64],
         dealt: NDArray[np.bool_],
         *,
-        behind: int,
-        most: int,
+        streams: int,
+        run_bytes: int,
     ) -> None:
         """Prepares to read; nothing is fetched yet.
 
@@ -52,11 +62,12 @@ class Pieces:
             rows: start and end of each example in its tar.
             ends: number of the first example behind each tar.
             dealt: which examples come in epochs; others are fetched one by one.
-            behind: how many pieces before the newest one of a stream it may still come back to.
-            most: pieces that are kept at most.
+            streams: places that are read at side by side.
+            run_bytes: of neighbours in a stream that come in any order, about.
         """
         self._open, self._rows, self._ends, self._dealt = open_tar, rows, ends, dealt
-        self._behind, self._most = behind, most
+        self._behind = -(-run_bytes // PIECE_BYTES) + 2
+        self._most = max(streams * (self._behind + 2), THREADS)
         self._kept: OrderedDict[tuple[int, int], _Piece] = OrderedDict()
         self._lock = Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tars")
@@ -83,11 +94,10 @@ class Pieces:
             return number, self._threads.submit(self._fetch, tar, start, end), start
         key = tar, start // PIECE_BYTES
         with self._lock:
-            piece = self._kept.get(key)
-            if piece is None:
-                piece, following = self._begin(key)
-                if following is not None and following not in self._kept:
-                    self._begin(following)
+            piece = self._kept.get(key) or self._begin(key)
+            if piece.following is not None and piece.following not in self._kept:
+                self._begin(piece.following)
+            piece.following = None
             self._kept.move_to_end(key)
             piece.left -= 1
             if piece.left == 0:
@@ -100,18 +110,19 @@ class Pieces:
         begin, end = int(self._rows["start"][number]), int(self._rows["end"][number])
         return content.result()[begin - start : end - start]
 
-    def _begin(self, key: tuple[int, int]) -> tuple[_Piece, tuple[int, int] | None]:
-        """Begins to fetch a piece; also says which follows it in its tar."""
+    def _begin(self, key: tuple[int, int]) -> _Piece:
+        """Begins to fetch a piece."""
         tar, part = key
         first = int(self._ends[tar - 1]) if tar else 0
         starts = self._rows["start"][first : int(self._ends[tar])]
         begin, end = np.searchsorted(starts, [part * PIECE_BYTES, (part + 1) * PIECE_BYTES]).tolist()
         low, high = int(starts[begin]), int(self._rows["end"][first + end - 1])
         left = int(self._dealt[first + begin : first + end].sum())
-        piece = _Piece(self._threads.submit(self._fetch, tar, low, high), low, left)
+        following = (tar, int(starts[end]) // PIECE_BYTES) if end < len(starts) else None
+        piece = _Piece(self._threads.submit(self._fetch, tar, low, high), low, left, following)
         self._kept[key] = piece
         self._kept.pop((tar, part - self._behind - 1), None)
-        return piece, (tar, int(starts[end]) // PIECE_BYTES) if end < len(starts) else None
+        return piece
 
     def _fetch(self, tar: int, start: int, end: int) -> bytes:
         return self._open(tar).read(start, end)

@@ -74,10 +74,8 @@ class TarReader:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # Streams come back to the same tars: those that are open are kept, as far as half of the limit goes.
         self._open = functools.lru_cache(maxsize=max(limit // 2, 1))(self._opened)
-        # Pieces that neighbours in a stream may lie in, beside the one that they end in and the one fetched ahead.
-        span = -(-shuffle * sum(tar.size for tar in index.tars) // (index.num_examples * PIECE_BYTES))
-        most = max(streams * (span + 2), THREADS)
-        self._pieces = Pieces(self._open, self._rows, self.ends, dealt, behind=span + 1, most=most)
+        run_bytes = shuffle * sum(tar.size for tar in index.tars) // index.num_examples
+        self._pieces = Pieces(self._open, self._rows, self.ends, dealt, streams=streams, run_bytes=run_bytes)
         self._told: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
@@ -118,7 +116,7 @@ class TarReader:
     def _opened(self, tar: int) -> TarFile:
         opened = open_tar(self._urls[tar])
         if opened.size != self._index.tars[tar].size:
-            problem = f"has {opened.size:,} bytes where the index says {self._index.tars[tar].size:,}"
+            problem = f"has {opened.size:,} bytes but the index says {self._index.tars[tar].size:,}"
             raise FileError(self._urls[tar], "size", problem, REMEDY)
         return opened
 
@@ -165,7 +163,7 @@ def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         for url, entry, size in zip(urls, index.tars, threads.map(_size, urls), strict=True):
             if size != entry.size:
-                raise FileError(url, "size", f"has {size:,} bytes where the index says {entry.size:,}", REMEDY)
+                raise FileError(url, "size", f"has {size:,} bytes but the index says {entry.size:,}", REMEDY)
 
 
 def _size(url: str) -> int:

@@ -106,7 +106,7 @@ def label_parts(label: str) -> tuple[str, str | None]:
     """
     found = _LABEL.fullmatch(label)
     if found is None:
-        raise ValueError(f"--label: {label} is no member; give cls, EXTENSION, json:FIELD or none")
+        raise ValueError(f"--label: {label} is not a member; give cls, EXTENSION, json:FIELD or none")
     return found[1].lower().lstrip("."), found[2]
 
 

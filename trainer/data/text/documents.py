@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from moe.files import FileError
 from moe.random.seed import derive_seed
-from trainer.data.protocol import SPLITS, Split
-from trainer.data.text.index import token_type
+from trainer.data.text.index import SPLITS, Split, token_type
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
 from trainer.data.text.tokenizer import Tokenizer
 
@@ -70,12 +69,14 @@ class DocumentReader:
         text_key: key of a JSON object that has the text of a document.
         held_out_share: of the documents; a larger share contains a smaller one.
         skips_bad_lines: whether lines that hold no document are left out; otherwise they are wrong input.
+        document_end: what stands between the documents of a plain file; None: each is one document.
     """
 
     files: Sequence[TextFile]
     text_key: str
     held_out_share: float
     skips_bad_lines: bool
+    document_end: bytes | None = None
 
     def encode(self, chunk: Chunk, tokenizer: Tokenizer, end_token: int) -> EncodedChunk:
         """Reads and encodes a chunk.
@@ -105,7 +106,7 @@ class DocumentReader:
         return EncodedChunk(splits, left_out)
 
     def split_of(self, *name: int | str) -> Split:
-        """Chooses the split of a document by its name alone: that of its file, and in lines of JSON the byte there."""
+        """Chooses the split of a document by its file, and where that has more than one, its first byte there."""
         return "held_out" if derive_seed("held out", *name) < self.held_out_share * 2**63 else "train"
 
     def _documents(self, piece: Piece, left_out: list[str]) -> Iterator[Document]:
@@ -117,12 +118,22 @@ class DocumentReader:
         problem = _no_text(content) if piece.is_text else "is not UTF-8, or holds NUL"
         is_part = piece.is_text and piece.size < file.size
         if problem is None:
-            if content:
-                yield Document(content, self.split_of(file.name), piece.ends)
+            yield from self._plain_documents(file, piece, content)
         elif file.must_be_text or is_part:
             raise FileError(file.path, "text", problem, "give text in UTF-8, or leave the file out")
         else:
             left_out.append(f"{file.path}: {problem}")
+
+    def _plain_documents(self, file: TextFile, piece: Piece, content: bytes) -> Iterator[Document]:
+        if self.document_end is None:
+            if content:
+                yield Document(content, self.split_of(file.name), piece.ends)
+            return
+        first = piece.first
+        for text in content.split(self.document_end):
+            if text:
+                yield Document(text, self.split_of(file.name, first), ends=True)
+            first += len(text) + len(self.document_end)
 
     def _json_documents(self, file: TextFile, piece: Piece, left_out: list[str]) -> Iterator[Document]:
         first = piece.first
@@ -155,7 +166,7 @@ class DocumentReader:
         try:
             content = text.encode("utf-8")
         except UnicodeEncodeError as error:
-            raise ValueError("holds half a surrogate pair, which is no letter") from error
+            raise ValueError("holds half a surrogate pair, which is not a letter") from error
         problem = _no_text(content)
         if problem is not None:
             raise ValueError(problem)

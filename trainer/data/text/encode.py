@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe.files import FileError, lies_in, replacing
-from trainer.data.protocol import SPLITS
 from trainer.data.text.documents import DocumentReader, EncodedChunk
-from trainer.data.text.index import INDEX, TOKENIZER, TextIndex, token_type
+from trainer.data.text.index import INDEX, SPLITS, TOKENIZER, Split, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, listed_files
 from trainer.data.text.progress import EncodingProgress
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
@@ -42,6 +41,7 @@ class EncodeTextRequest:
         tokenizer: a tokenizer.json; None: bytes.
         end_token: text of the token behind every document; None: the tokenizer's usual one.
         field: key of the text in lines of JSON.
+        document_end: a line that ends a document in plain files; None: a file is a document.
         endings: of the names of files in folders that are read; empty: all that are UTF-8.
         held_out: share of the documents that are kept out of training, above 0 and below 1.
         shard_tokens: after which a shard ends.
@@ -54,6 +54,7 @@ class EncodeTextRequest:
     tokenizer: Path | None = None
     end_token: str | None = None
     field: str = "text"
+    document_end: str | None = None
     endings: tuple[str, ...] = ()
     held_out: float = 0.01
     shard_tokens: int = 1 << 28
@@ -67,7 +68,9 @@ class EncodeTextRequest:
             ValueError: names option, value and remedy.
         """
         if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out: {self.held_out} is no share of the documents; use for example 0.01")
+            raise ValueError(f"--held-out: {self.held_out} is not a share of the documents; use for example 0.01")
+        if self.document_end is not None and "\n" in self.document_end:
+            raise ValueError(f"--document-end: {self.document_end!r} is more than a line; give what stands in one line")
         if self.shard_tokens < 1:
             raise ValueError(f"--shard-tokens: {self.shard_tokens} is less than 1; use for example 268435456")
         if self.workers is not None and self.workers < 1:
@@ -90,12 +93,20 @@ def run(request: EncodeTextRequest) -> int:
     """
     out = request.out
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "is there already", "give another folder, or delete this one")
+        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     tokenizer, content = _tokenizer(request)
     end_token = tokenizer.end_token(request.end_token)
     files = listed_files(request.paths, request.endings, out)
-    reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines)
-    made_by = {"field": request.field, "held_out": request.held_out, "num_files": len(files)}
+    document_end = None if request.document_end is None else f"\n{request.document_end}\n".encode()
+    reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines, document_end)
+    made_by = {
+        "field": request.field,
+        "document_end": request.document_end,
+        "held_out": request.held_out,
+        "num_files": len(files),
+    }
+    if document_end is None and not any(file.has_json_lines for file in files):
+        _check_splits(Counter(reader.split_of(file.name) for file in files), request.held_out)
     journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, content))
     made_by["skip_bad_lines"] = request.skip_bad_lines  # may be added later: it changes nothing that was written
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -103,7 +114,7 @@ def run(request: EncodeTextRequest) -> int:
     begun = time.perf_counter()
     try:
         left_out = _write(request, reader, writer, end_token)
-        index = _index(writer, tokenizer, end_token, content, made_by)
+        index = _index(request, writer, tokenizer, end_token, content, made_by)
     except KeyboardInterrupt:
         writer.note()
         print(f"{out}: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
@@ -149,9 +160,10 @@ def _write(request: EncodeTextRequest, reader: DocumentReader, writer: ShardWrit
     """Encodes what is not yet written; returns why some of what was left out was."""
     reasons: list[str] = []
     noted = time.perf_counter()
+    coming = chunks(reader.files, writer.journal.place, document_end=reader.document_end)
     workers = request.workers or len(os.sched_getaffinity(0))
     with (
-        _encoded(reader, chunks(reader.files, writer.journal.place), request.tokenizer, end_token, workers) as encoded,
+        _encoded(reader, coming, request.tokenizer, end_token, workers) as encoded,
         EncodingProgress([file.size for file in reader.files], writer.journal.file) as shown,
     ):
         for chunk, result in encoded:
@@ -165,16 +177,15 @@ def _write(request: EncodeTextRequest, reader: DocumentReader, writer: ShardWrit
 
 
 def _index(
-    writer: ShardWriter, tokenizer: Tokenizer, end_token: int, content: bytes | None, made_by: dict[str, object]
+    request: EncodeTextRequest,
+    writer: ShardWriter,
+    tokenizer: Tokenizer,
+    end_token: int,
+    content: bytes | None,
+    made_by: dict[str, object],
 ) -> TextIndex:
     splits = writer.finish()
-    for split, remedy in (("train", "a smaller share"), ("held_out", "a larger share")):
-        if not splits[split].shards:
-            found = sum(splits[each].num_documents for each in SPLITS)
-            raise ValueError(
-                f"--held-out: the share {made_by['held_out']} of the {found} documents leaves none to the {split} "
-                f"split; give {remedy}, or text in more documents (lines of JSON, or files)"
-            )
+    _check_splits({split: state.num_documents for split, state in splits.items()}, request.held_out)
     return TextIndex.model_validate(
         {
             "vocabulary": tokenizer.vocabulary,
@@ -186,6 +197,17 @@ def _index(
             "made_by": {**made_by, "left_out": writer.journal.left_out},
         }
     )
+
+
+def _check_splits(num_documents: Mapping[Split, int], share: float) -> None:
+    """Refuses documents of which none are left to train on, or none held out."""
+    for split in SPLITS:
+        if not num_documents.get(split):
+            found, more = sum(num_documents.values()), "smaller" if split == "train" else "larger"
+            raise ValueError(
+                f"--held-out: the share {share:g} of the {found} documents leaves none to the {split} split; give a "
+                f"{more} one, or text in more documents (files, lines of JSON, or parts that --document-end ends)"
+            )
 
 
 def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seconds: float) -> None:

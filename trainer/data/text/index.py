@@ -19,6 +19,9 @@ REMEDY = "write the folder again (python -m trainer encode-text)"
 NUMPY_TYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4"}
 """How numpy names the types of tokens in shards, which are little-endian everywhere."""
 
+Split = Literal["train", "held_out"]
+"""What a document belongs to, as `trainer.data.Split`."""
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 TokenType = Literal["uint8", "uint16", "uint32"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

@@ -116,7 +116,7 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
         listed = _in_folder(path, endings) if path.is_dir() else [_text_file(path, path.name, must_be_text=True)]
         if not listed:
             wanted = f"file that ends in {' or '.join(endings)}" if endings else "file"
-            raise FileError(path, "folder", f"holds no {wanted}", "give files of text, or other --ending")
+            raise FileError(path, "folder", f"contains no {wanted}", "give files of text, or other --ending")
         for file in listed:
             other = found.setdefault(file.name, file)
             if other is not file:
@@ -125,12 +125,15 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
     return sorted(found.values(), key=lambda file: (derive_seed("file", file.name), file.name))
 
 
-def chunks(files: Sequence[TextFile], start: Place = START, *, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
+def chunks(
+    files: Sequence[TextFile], start: Place = START, *, document_end: bytes | None = None, size: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
     """Cuts files into chunks: the same, however often reading was broken off and taken up again.
 
     Args:
         files: in their order.
         start: the first byte that is still to be encoded; the `after` of a chunk.
+        document_end: what stands between the documents of a plain file; None: each is one document.
         size: bytes of a chunk, at least.
 
     Raises:
@@ -141,11 +144,11 @@ def chunks(files: Sequence[TextFile], start: Place = START, *, size: int = CHUNK
     for number in range(start.file, len(files)):
         file = files[number]
         try:
-            for piece in _pieces(file, number, start.offset if number == start.file else 0, size):
+            for piece in _pieces(file, number, start.offset if number == start.file else 0, size, document_end):
                 pieces.append(piece)
                 held += piece.size
                 if held >= size:
-                    is_read = piece.ends and not file.has_json_lines
+                    is_read = piece.end == file.size and not file.has_json_lines
                     yield Chunk(tuple(pieces), Place(number + 1, 0) if is_read else Place(number, piece.end))
                     pieces, held = [], 0
         except (OSError, EOFError) as error:
@@ -201,13 +204,17 @@ def _text_file(path: Path, name: str, *, must_be_text: bool) -> TextFile:
     return TextFile(path, name, status.st_size, status.st_mtime_ns, must_be_text)
 
 
-def _pieces(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
+def _pieces(file: TextFile, number: int, offset: int, size: int, document_end: bytes | None) -> Iterator[Piece]:
     """A file from a byte on."""
     if file.has_json_lines:
         return _lines(file, number, offset, size)
-    if file.size > size:
-        return _parts(file, number, offset, size)
-    return iter((Piece(number, 0, file.size, ends=True),))
+    if file.size <= size:
+        return iter((Piece(number, 0, file.size, ends=True),))
+    if not file.must_be_text and offset == 0 and not holds_text(file):
+        return iter((Piece(number, 0, 0, ends=True, is_text=False),))
+    if document_end is not None:
+        return _runs(file, number, offset, size, document_end)
+    return _parts(file, number, offset, size)
 
 
 def _lines(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
@@ -231,9 +238,6 @@ def _lines(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piec
 
 def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
     """Parts of one long document, cut behind a line, or behind a letter where no line ends in the next `size` bytes."""
-    if not file.must_be_text and offset == 0 and not holds_text(file):
-        yield Piece(number, 0, 0, ends=True, is_text=False)
-        return
     with file.path.open("rb") as stream:
         while offset < file.size:
             stream.seek(offset + size)
@@ -241,6 +245,24 @@ def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piec
             cut = ahead.find(b"\n") + 1 or next((k for k in range(4) if not _continues(ahead[k : k + 1])), 0)
             end = min(offset + size + cut, file.size) if ahead else file.size
             yield Piece(number, offset, end - offset, ends=end == file.size)
+            offset = end
+
+
+def _runs(file: TextFile, number: int, offset: int, size: int, document_end: bytes) -> Iterator[Piece]:
+    """Runs of whole documents, each cut behind what stands between two of them."""
+    with file.path.open("rb") as stream:
+        while offset < file.size:
+            end, before = min(offset + size, file.size), b""
+            stream.seek(end)
+            while end < file.size:
+                ahead = stream.read(size)
+                found = (before + ahead).find(document_end)
+                if found >= 0:
+                    end += found - len(before) + len(document_end)
+                    break
+                end += len(ahead)
+                before = (before + ahead)[1 - len(document_end) :]
+            yield Piece(number, offset, end - offset, ends=True)
             offset = end
 
 

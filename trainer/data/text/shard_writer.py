@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,14 +16,14 @@ from pydantic import NonNegativeInt
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 from moe.validation.section import Section
-from trainer.data.protocol import SPLITS, Split
 from trainer.data.text.documents import EncodedChunk, SplitPart
-from trainer.data.text.index import NUMPY_TYPES, TextSplit, TokenShard, TokenType
+from trainer.data.text.index import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
 from trainer.data.text.inputs import START, Place
 
 JOURNAL = "unfinished.json"
 UNFINISHED = ".unfinished"
 _READ_BYTES = 1 << 24
+_SHARD = re.compile(rf"({'|'.join(SPLITS)})_\d{{5,}}\.bin({re.escape(UNFINISHED)})?")
 
 
 class SplitState(Section):
@@ -78,7 +79,7 @@ def read_journal(folder: Path, made_by: str) -> Journal:
     remedy = f"delete {folder}, or give another --out"
     try:
         journal = Journal.model_validate(parse_json(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Journal(made_by=made_by)
     except (OSError, ValueError) as error:
         raise FileError(path, "journal", "cannot be read", remedy) from error
@@ -110,13 +111,21 @@ class ShardWriter:
         self._folder, self._dtype, self._shard_tokens = folder, np.dtype(NUMPY_TYPES[dtype]), shard_tokens
         self._states: dict[Split, SplitState] = {"train": journal.train, "held_out": journal.held_out}
         self._files: dict[Split, BinaryIO] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            foreign = {path.name for path in folder.iterdir()} - {path.name for path in _own_files(folder)} - {JOURNAL}
+        except OSError as error:
+            problem = f"cannot be written ({error.strerror})"
+            raise FileError(folder, "--out", problem, "choose a writable folder") from error
+        foreign = sorted(name for name in foreign if not name.endswith(".partial"))
+        if foreign:
+            raise FileError(folder, "--out", f"holds other files, such as {foreign[0]}", "give a new or empty folder")
         for path in map(self._open_path, SPLITS):
             completed = path.with_name(path.name.removesuffix(UNFINISHED))
             if completed.exists():  # and nothing was noted before the crash
                 completed.replace(path)
         known = {shard.file for state in self._states.values() for shard in state.shards}
-        for path in (*folder.glob("*.bin"), *folder.glob(f"*{UNFINISHED}")):
+        for path in _own_files(folder):
             if path.name not in known and path not in map(self._open_path, SPLITS):
                 path.unlink()
 
@@ -213,15 +222,20 @@ def discard(folder: Path, made: Sequence[Path]) -> None:
         folder: that it wrote to.
         made: the folders that it made, the innermost first.
     """
-    for path in (*folder.glob("*.bin"), *folder.glob(f"*{UNFINISHED}"), folder / JOURNAL):
+    for path in (*_own_files(folder), folder / JOURNAL):
         path.unlink(missing_ok=True)
     for path in made:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
 
 
+def _own_files(folder: Path) -> list[Path]:
+    """The shards in a folder, whole or not."""
+    return [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)] if folder.is_dir() else []
+
+
 def _little_endian(tokens: NDArray[np.integer[Any]], dtype: np.dtype[Any]) -> memoryview:
-    return memoryview(np.ascontiguousarray(tokens, dtype)).cast("B")
+    return np.ascontiguousarray(tokens, dtype).data.cast("B")
 
 
 def _sha256(path: Path) -> str:

@@ -112,7 +112,7 @@ class FileTokenizer(Tokenizer):
         except Exception as error:  # the library raises bare Exception
             problem = " ".join(str(error).split())
             raise FileError(
-                source, "tokenizer", f"is no tokenizer.json ({problem})", "save it with tokenizers' Tokenizer.save"
+                source, "tokenizer", f"is not a tokenizer.json ({problem})", "save it with tokenizers' Tokenizer.save"
             ) from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

@@ -10,7 +10,8 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
 WRONG_INPUT = 2
 LOOK_S = 0.3
 """Between two looks at what the ranks and the other nodes say."""
-LINGER_S = 10.0
-"""For the other nodes to end before node 0 takes the store from them, which they would complain of at length."""
-NOTHING = "nothing new was saved"
+LINGER_S = 3.0
+"""For the other nodes to end before node 0 takes the store from them; torchrun there may wait for it in vain."""
 
 
 class _Node:
@@ -47,6 +47,7 @@ class _Node:
         self.attendance: Attendance | None = None
         self._host: Host | None = None
         self._store: object = None
+        self._kept: object = None
         self._ended = threading.Event()
 
     def run(self) -> tuple[int, str]:
@@ -107,7 +108,9 @@ class _Node:
             return said
         if self.attendance is not None and self.attendance.left is not None:
             return self._of_others()
-        return code, f"{words}; {NOTHING}"
+        nodes = self.options.nodes
+        again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
+        return code, f"{words}; nothing new was saved; {again} to go on"
 
     def _store_socket(self) -> socket.socket | None:
         """Where the agents' store listens: on one address, while torch's own stores listen on all of a machine."""
@@ -155,6 +158,7 @@ class _Node:
                 for number in SIGNALS:  # the end is near; torchrun's handler would raise an error anywhere
                     signal.signal(number, lambda *_: None)
         except SignalException as error:
+            self._kept = error  # with the rendezvous: torch's timer in it cannot be collected by its own thread
             return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
             return read_verdict(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
@@ -196,9 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = words.index("--") if "--" in words else len(words)
     options = _parser().parse_args(words[:own])
     _stand_alone()
-    with tempfile.TemporaryDirectory(prefix="flowfabric_") as folder:
-        verdict = Path(folder) / "verdict"
-        os.environ[VARIABLE] = str(verdict)
+    with _verdict() as verdict:
         node = _Node(options, words[own + 1 :], verdict)
 
         def stopped(words: str, number: int) -> None:
@@ -218,6 +220,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _say(line)
             node.leave(code, line)
             return code
+
+
+@contextmanager
+def _verdict() -> Iterator[Path]:
+    """The file for the verdict of the ranks: that of launch.sh, which outlives this process, or one of its own."""
+    with tempfile.TemporaryDirectory(prefix="flowfabric_") if VARIABLE not in os.environ else nullcontext("") as folder:
+        verdict = Path(os.environ.setdefault(VARIABLE, f"{folder}/verdict"))
+        verdict.unlink(missing_ok=True)  # of an earlier start
+        yield verdict
 
 
 def _stand_alone() -> None:
@@ -279,4 +290,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended_with = main()
+    except SystemExit as end:
+        ended_with = end.code if isinstance(end.code, int) else 1
+    sys.stderr.flush()
+    os._exit(ended_with)  # all is tidy but torch's threads, which complain of the interpreter's end

@@ -78,10 +78,7 @@ class Attendance:
                 raise NotMet(f"node {self._own.node} has waited {patience_s:g} s in vain for {self._missing()}")
             if self._connection is None:
                 self._connect()
-            if self._connection is None:
-                time.sleep(PAUSE_S)
-            else:
-                self.hear(PAUSE_S)
+            self.hear(PAUSE_S)
             self.remind()
 
     def hear(self, wait_s: float) -> None:
@@ -106,6 +103,7 @@ class Attendance:
         if not heard:
             self.hang_up()
             self.absent = [0]
+            time.sleep(min(wait_s, PAUSE_S))
             return
         *lines, self._unread = (self._unread + heard).split(b"\n")
         for line in lines:

@@ -94,6 +94,7 @@ class Host:
     _present: dict[int, _Guest] = field(default_factory=dict)
     _rivals: list[_Rival] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _over: threading.Event = field(default_factory=threading.Event)
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -103,11 +104,12 @@ class Host:
         self._thread.start()
 
     def linger(self, patience_s: float) -> None:
-        """Waits until all have hung up.
+        """Waits until all have hung up, and lets nobody in any more.
 
         Args:
             patience_s: seconds that it waits at most.
         """
+        self._over.set()
         until = time.monotonic() + patience_s
         while self._present and time.monotonic() < until:
             time.sleep(0.05)
@@ -137,6 +139,9 @@ class Host:
 
     def _welcome(self) -> None:
         connection, _ = self.listening.accept()
+        if self._over.is_set():  # who comes now belongs to the next start
+            connection.close()
+            return
         connection.setblocking(False)
         keep_alive(connection)
         self._selector.register(connection, selectors.EVENT_READ, _Guest(connection))

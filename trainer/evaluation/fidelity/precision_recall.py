@@ -57,7 +57,7 @@ def precision_recall(
         ValueError: a set has no more than k points.
     """
     if neighbours < 1:
-        raise ValueError(f"neighbours: {neighbours} is no number of neighbours; use 1 or more")
+        raise ValueError(f"neighbours: {neighbours} is not a number of neighbours; use 1 or more")
     shares = []
     for name, points, asked in (("real examples", real, samples), ("samples", samples, real)):
         count = _total(len(points), points.device, group)

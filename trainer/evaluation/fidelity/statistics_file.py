@@ -105,10 +105,10 @@ class Statistics:
                 raise FileError(path, name, "is missing", REMEDY)
             values = found[name]
             if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
-                raise FileError(path, name, "holds values that are no finite numbers", REMEDY)
+                raise FileError(path, name, "contains values that are not finite", REMEDY)
             wanted = (len(values), num_features) if shape is None else shape
             if values.shape != wanted:
-                problem = f"has shape {values.shape} where the network gives {num_features} features"
+                problem = f"has shape {values.shape} but the network gives {num_features} features"
                 raise FileError(path, name, problem, "give statistics of the same network")
         header = None if HEADER not in found else _header(path, found[HEADER])
         gaussian = Gaussian(found["mu"].astype(np.float64), found["sigma"].astype(np.float64))

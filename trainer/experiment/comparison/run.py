@@ -212,7 +212,7 @@ def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int,
 def _real(base: Base) -> NDArray[np.floating]:
     """Some examples of the data, those that are held out first."""
     dataset = trainer.data.build(base.config.data)
-    return dataset.get(dataset.indices("held_out")[:SHOWN]).x_1.numpy()
+    return dataset.get(dataset.data_points("held_out")[:SHOWN]).x_1.numpy()
 
 
 def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome], prices: CallPrices) -> Entry:

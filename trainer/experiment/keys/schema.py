@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core.core_schema import ModelSchema
 
 from moe.validation.meaning import meanings, summary
@@ -38,7 +38,8 @@ SUFFIXES = {"_s": "s", "_ns": "ns", "_bytes": "bytes", "_steps": "steps"}
 
 def run_schema() -> Node:
     """The JSON Schema of configs/schemas/run.schema.json."""
-    models = [(model, "validation") for model in (RunConfig, *REQUESTS.values())]
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(RunConfig, "validation")]
+    models += [(request, "validation") for request in REQUESTS.values()]
     _, described = models_json_schema(models, schema_generator=_Generator)
     definitions: Node = described["$defs"]
     document = definitions[RunConfig.__name__]

@@ -66,7 +66,7 @@ def show(found: list[Group], *, whole: bool) -> None:
         for key in group.keys:
             shown = [(key.name, "cyan"), "  ", key.values, *([("  " + _default(key), "green")] if key.default else [])]
             console.print(Padding(Text.assemble(*shown, *([f"  {key.unit}"] if key.unit else [])), (0, 0, 0, 2)))
-            if key.meaning:
+            if key.meaning and key.meaning != group.meaning:
                 console.print(Padding(Text(key.meaning if whole else _first(key.meaning), "dim"), (0, 0, 0, 6)))
 
 

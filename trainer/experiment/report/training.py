@@ -103,9 +103,12 @@ def _moves(known: Sequence[Record]) -> list[tuple[str, str, str, str]]:
 def _samples(folder: Path) -> list[Block]:
     blocks: list[Block] = []
     grids, texts = sorted(folder.glob("*.png")), sorted(folder.glob("*.txt"))
-    if grids:
-        caption = f"Drawn from the averaged weights ({grids[-1].name})."
-        blocks.append(Figure(grids[-1].read_bytes(), caption, half=True))
+    last = "_".join(grids[-1].stem.split("_")[:2]) if grids else ""
+    blocks += [  # several of a step where images have several shapes
+        Figure(grid.read_bytes(), f"Drawn from the averaged weights ({grid.name}).", half=True)
+        for grid in grids
+        if grid.stem.startswith(last)
+    ]
     if texts:
         written = texts[-1].read_text(encoding="utf-8", errors="replace")
         caption = f"Texts written with the averaged weights, each after a prompt ({texts[-1].name})."

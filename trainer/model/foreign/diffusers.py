@@ -81,9 +81,11 @@ class DiffusersDiT(Foreign):
         """See :class:`Foreign`."""
         model = config.model
         if not isinstance(model, DiTConfig) or model.kind != "dit":
-            raise ValueError(f"--to: a {model.kind} network is no {self.network}; use --to llama or gpt-neox for a gpt")
+            raise ValueError(
+                f"--to: a {model.kind} network is not a {self.network}; use --to llama or gpt-neox for a gpt"
+            )
         if config.moe is not None:
-            raise ValueError(f"--to: a mixture of experts is no {self.network}; export a run without a moe section")
+            raise ValueError(f"--to: a mixture of experts is not a {self.network}; export a run without a moe section")
         expect(self.network, waves=(model.waves, "diffusers"))
         if not config.data.num_classes:
             raise ValueError(f"data: has no classes, which a {self.network} embeds; export without --to")
@@ -94,7 +96,9 @@ class DiffusersDiT(Foreign):
             raise ValueError(f"flow.target.kind: a {self.network} does not predict two fields; export without --to")
         channels, height, width = config.state_shape
         if height != width:
-            raise ValueError(f"data: images of {height} x {width} are no squares, as a {self.network} has; crop them")
+            raise ValueError(
+                f"data: images of {height} x {width} are not square, as those of a {self.network} are; crop them"
+            )
         return {
             "_class_name": self.network,
             "num_attention_heads": model.num_heads,

@@ -45,7 +45,7 @@ class Document:
         except (OSError, ValueError) as error:
             raise FileError(path, "network", f"cannot be read ({error})", remedy) from error
         if not isinstance(values, dict):
-            raise FileError(path, "network", "is no object of settings", remedy)
+            raise FileError(path, "network", "is not an object of settings", remedy)
         return cls(path, values)
 
     def size(self, key: str, default: int | None = None) -> int:
@@ -70,7 +70,7 @@ class Document:
         if value is None:
             raise FileError(self.path, key, "is missing", _REMEDY)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise FileError(self.path, key, f"is no whole number from 1 ({value!r})", _REMEDY)
+            raise FileError(self.path, key, f"is not a whole number of 1 or more ({value!r})", _REMEDY)
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -83,7 +83,7 @@ class Document:
         if value is None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise FileError(self.path, key, f"is no number ({value!r})", _REMEDY)
+            raise FileError(self.path, key, f"is not a number ({value!r})", _REMEDY)
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:

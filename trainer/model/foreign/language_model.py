@@ -34,7 +34,7 @@ def gpt_of(config: RunConfig, network: str) -> GPTConfig:
         ValueError: its network is another.
     """
     if not isinstance(config.model, GPTConfig):
-        raise ValueError(f"--to: a {config.model.kind} network is no {network}; use --to diffusers for a dit")
+        raise ValueError(f"--to: a {config.model.kind} network is not a {network}; use --to diffusers for a dit")
     if config.moe is not None:
-        raise ValueError(f"--to: a mixture of experts is no {network}; export a run without a moe section")
+        raise ValueError(f"--to: a mixture of experts is not a {network}; export a run without a moe section")
     return config.model

@@ -7,6 +7,7 @@ import torch
 from moe.config import MoEConfig, SparseOTRouterConfig
 from moe.dispatch.messages import Borrowing
 from moe.ot import summed_elements
+from trainer.config.constraints.buckets import several_shapes
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
@@ -103,6 +104,11 @@ def without_formula(config: RunConfig) -> str | None:
     not run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task
     may call the network any number of times.
     """
+    if several_shapes(config):
+        return (
+            "data: steps on images of several shapes send messages of several sizes, and none stands for the others; "
+            "give images of one shape"
+        )
     remedy = "record such a run with trace.steps"
     if isinstance(config.task, OwnTask):
         return f"task.class: {config.task.class_path} may call the network in other ways than training does; {remedy}"

@@ -16,6 +16,7 @@ from trainer.distributed.process.meeting import listener
 
 ROOT = Path(__file__).parents[4]
 MASTER = "127.0.0.1"
+NOTHING = "nothing new was saved; start all 2 nodes again to go on"
 BEGINNING = """
 import os, pathlib, signal, sys, time
 from trainer.distributed.process.verdict import conclude, refuse
@@ -135,7 +136,7 @@ def test_a_second_node_of_a_number_ends_and_a_stop_while_waiting_says_that_nothi
     code, lines = ended(two.start(1, nodes=3))
     assert (code, lines) == (2, ["launch.sh: --nodes: 3 here, but 2 on node 0; give all nodes the same"])
     first.send_signal(signal.SIGINT)
-    assert ended(first) == (130, ["launch.sh: told to stop by Ctrl-C; nothing new was saved"])
+    assert ended(first) == (130, [f"launch.sh: told to stop by Ctrl-C; {NOTHING}"])
 
 
 @pytest.mark.slow
@@ -168,7 +169,7 @@ def test_a_stop_with_nothing_to_save_ends_all_nodes(two: Nodes) -> None:
     processes = [two.start(node, HAS_NOTHING_TO_SAVE) for node in (0, 1)]
     two.wait_for("ready_0_0", "ready_1_0")
     processes[0].send_signal(signal.SIGTERM)
-    line = "told to stop by SIGTERM; nothing new was saved"
+    line = f"told to stop by SIGTERM; {NOTHING}"
     assert ended(processes[0]) == (143, [f"launch.sh: {line}"])
     assert ended(processes[1]) == (143, [f"launch.sh: node 0 has ended: {line}"])
 

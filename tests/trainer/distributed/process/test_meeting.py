@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 
@@ -30,10 +31,10 @@ class Room:
     def open(self) -> None:
         self.hosts.append(hosted(self.member(0), SELF, self.port, self.store))
 
-    def member(self, number: int, **other: str | int) -> Member:
-        return replace(this_node(number, self.nodes, 1, "run"), **other)  # pyright: ignore[reportArgumentType]
+    def member(self, number: int, **other: Any) -> Member:
+        return replace(this_node(number, self.nodes, 1, "run"), **other)
 
-    def attendance(self, number: int, remind_s: float = 100.0, **other: str | int) -> Attendance:
+    def attendance(self, number: int, remind_s: float = 100.0, **other: Any) -> Attendance:
         self.come.append(Attendance(self.member(number, **other), SELF, self.port, remind_s))
         return self.come[-1]
 
@@ -144,7 +145,7 @@ def test_a_node_that_was_killed_may_come_again_at_once(room: Callable[[int], Roo
         ({"node": 2}, "--node-rank: 2 is not one of 0 to 1; correct it"),
     ],
 )
-def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: dict[str, str | int], line: str) -> None:
+def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: dict[str, Any], line: str) -> None:
     here = room(2)
     here.open()
     with pytest.raises(Refused) as refused:
@@ -173,6 +174,21 @@ def test_all_are_told_who_has_ended_the_run(room: Callable[[int], Room]) -> None
     for other in (zero, one):
         other.hear(0.5)
         assert other.left == (2, 143, "told to stop by SIGTERM; nothing new was saved")
+
+
+def test_who_comes_when_all_are_leaving_waits_for_the_next_start(room: Callable[[int], Room]) -> None:
+    here = room(2)
+    here.open()
+    zero, one = here.meets(0, 1)
+    one.leave(75, "saved")
+    zero.leave(75, "saved")
+    here.hosts[0].linger(1.0)
+    with pytest.raises(NotMet, match="for node 0 of 2"):
+        here.attendance(1).meet(0.6)
+    here.hosts.pop().close()
+    here.store = listener(SELF, 0)
+    here.open()
+    assert here.meets(1, 0)[0].store_port == here.store.getsockname()[1]
 
 
 @pytest.mark.parametrize("code", [0, 1, 137])

@@ -202,7 +202,7 @@ def read_checked(path: Path, wanted: dict[str, Any]) -> None:
         ({"extractor": "of another"}, "extractor: is another network's (of this); delete it"),
         ({"data": "of others"}, "data: are other real examples (of these); delete it"),
         ({"num": 8}, "num: is 9 where 8 real examples are meant; delete it"),
-        ({"num_features": 5}, "mu: has shape (4,) where the network gives 5 features; give statistics of the same"),
+        ({"num_features": 5}, "mu: has shape (4,) but the network gives 5 features; give statistics of the same"),
     ],
 )
 def test_statistics_of_something_else_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_statistics_of_something_else_are_refused(changes: dict[str, object], co
     [
         ({"mu": np.zeros(4)}, "sigma: is missing"),
         ({"mu": np.zeros(4), "sigma": np.array([[object()]])}, "statistics: cannot be read (Object arrays cannot"),
-        ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, "mu: holds values that are no finite numbers"),
+        ({"mu": np.full(4, np.nan), "sigma": np.eye(4)}, "mu: contains values that are not finite"),
         ({"mu": np.zeros(4), "sigma": np.eye(4), "flowfabric": np.array("{}")}, "flowfabric."),
         ({"mu": np.zeros(4), "sigma": np.eye(4), "flowfabric": np.array("x")}, "flowfabric: is not JSON"),
     ],

@@ -93,4 +93,4 @@ def test_generate_refuses_placements_and_recordings_that_do_not_fit(
     assert refused(capsys, "generate", run, "--prompts", tmp_path / "none").startswith(f"{tmp_path / 'none'}: file: ")
     (tmp_path / "prompts").write_text("def f(\n\n")
     line = refused(capsys, "generate", run, "--prompts", tmp_path / "prompts")
-    assert line.startswith(f"{tmp_path / 'prompts'}: file: holds no prompt, or an empty line")
+    assert line.startswith(f"{tmp_path / 'prompts'}: file: contains no prompt, or an empty line")

@@ -159,4 +159,5 @@ def test_a_divided_run_writes_on_one_rank_and_on_its_own(
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         monkeypatch.setenv(name, "3")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     assert "3 do not share the network as the run's 2 did" in refused(capsys, "generate", run, *options, tmp_path / "d")

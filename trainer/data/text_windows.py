@@ -132,12 +132,12 @@ class Text(Dataset):
         self._streams: dict[Split, _Stream] = {
             split: _Stream(config.path, split_of(index, split), NUMPY_TYPES[index.dtype]) for split in SPLITS
         }
-        lengths = {split: stream.num_tokens for split, stream in self._streams.items()}
+        lengths: dict[Split, int] = {split: stream.num_tokens for split, stream in self._streams.items()}
         if config.held_out is not None:
             lengths["held_out"] = min(lengths["held_out"], config.held_out)
-        self._counts: dict[Split, int] = {split: (length - 1) // config.context for split, length in lengths.items()}
-        for split, count in self._counts.items():
-            if count < 1:
+        self._counts: dict[Split, int] = {split: (lengths[split] - 1) // config.context for split in SPLITS}
+        for split in SPLITS:
+            if self._counts[split] < 1:
                 problem = f"is {config.context}, and the {split} documents have {lengths[split]} tokens"
                 raise FileError(config.path, "data.context", problem, "use a shorter context, or encode more text")
 
@@ -196,7 +196,7 @@ def _check_files(folder: Path, index: TextIndex) -> None:
             except OSError as error:
                 raise FileError(path, "shard", f"cannot be read ({error.strerror})", remedy) from error
             if size != shard.num_tokens * itemsize:
-                problem = f"has {size} bytes where the index says {shard.num_tokens} tokens of {itemsize} bytes"
+                problem = f"has {size} bytes but the index says {shard.num_tokens} tokens of {itemsize} bytes"
                 raise FileError(path, "shard", problem, remedy)
     if index.tokenizer is not None and sha256_of(tokenizer_content(folder / TOKENIZER)) != index.tokenizer:
         raise FileError(folder / TOKENIZER, "tokenizer", "is not the one that the text was encoded by", remedy)

@@ -8,7 +8,7 @@ from typing import Any
 from moe.files import FileError
 from trainer.data.text.index import TOKENIZER
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
-from trainer.data.text.windows import TextConfig
+from trainer.data.text_windows import TextConfig
 
 
 def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
