@@ -33,7 +33,7 @@ METHODS := flow_matching ot_cfm weighted_cfm dtm
 SHORTER := optim.steps=200 optim.global_batch=256
 TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2 -m trainer
 PLACE := $(PY) -m moe place --nodes 2 --ranks-per-node 1
-DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num-bytes 24 --out $(RUN)_gpt/texts.txt
+DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num-tokens 24 --out $(RUN)_gpt/texts.txt
 
 demo: $(VENV)/.runtime
 	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt
