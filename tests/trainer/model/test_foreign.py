@@ -190,7 +190,9 @@ def test_networks_that_another_package_does_not_have_are_refused(
         "llama", "gpt-neox"
     )
     assert "model.norm: layer is nothing that a LlamaForCausalLM has" in line("gpt-neox", "llama")
-    assert "--to: a gpt network is not a DiTTransformer2DModel; use --to llama or gpt-neox" in line("llama", "diffusers")
+    assert "--to: a gpt network is not a DiTTransformer2DModel; use --to llama or gpt-neox" in line(
+        "llama", "diffusers"
+    )
     assert "--to: a dit network is not a LlamaForCausalLM; use --to diffusers" in line("diffusers", "llama")
     assert "--dtype: float16 goes with --to" in refused(
         capsys, "export", tmp_path / "our_llama", "--dtype", "float16", "--out", out
