@@ -1,6 +1,7 @@
 """Images drawn from captions that a person writes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_what_is_drawn_is_what_the_caption_says(tmp_path: Path, capsys: pytest.C
 
     from trainer.sampling.sample import DrawingRequest, drawing
 
-    real = load_digits()
+    real: Any = load_digits()
     encoder = tmp_path / "encoder"
     write_encoder("bert", encoder, Words())
     texts = [f"a handwritten {NUMBERS[number]}" for number in real.target]

@@ -38,8 +38,9 @@ SUFFIXES = {"_s": "s", "_ns": "ns", "_bytes": "bytes", "_steps": "steps"}
 
 def run_schema() -> Node:
     """The JSON Schema of configs/schemas/run.schema.json."""
-    models: list[tuple[type[BaseModel], JsonSchemaMode]]
-    models = [(model, "validation") for model in (RunConfig, *REQUESTS.values())]
+    mode: JsonSchemaMode = "validation"
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(RunConfig, mode)]
+    models.extend((request, mode) for request in REQUESTS.values())
     _, described = models_json_schema(models, schema_generator=_Generator)
     definitions: Node = described["$defs"]
     document = definitions[RunConfig.__name__]

@@ -42,7 +42,7 @@ class PublishedWeights:
                 raise FileError(self.path, "weights", problem, f"convert it once: {_conversion(self.path)}") from error
             remedy = "give a file that safetensors.torch.save_file wrote"
             raise FileError(self.path, "weights", f"cannot be read ({error})", remedy) from error
-        prefix = (LAYOUTS | INCEPTIONS)[self._layout].prefix
+        prefix = {**LAYOUTS, **INCEPTIONS}[self._layout].prefix
         self._found = {name.removeprefix(prefix): name for name in names}
         self._taken: set[str] = set()
         return self
