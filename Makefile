@@ -27,7 +27,7 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 RUN := runs/demo
 MIXTURE := configs/runs/digits_moe.yaml moe.top_k=2 moe.dispatch=copies
 LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[617,618,619] observe.log_every=1
-GPT := configs/runs/gpt_moe.yaml moe.dispatch=coherent model.hidden=64 data.context=64 optim.steps=150 optim.global_batch=32 \
+GPT := configs/runs/gpt_moe.yaml moe.dispatch=coherent model.hidden=64 "data={kind: text, path: $(RUN)_text, context: 64}" optim.steps=150 optim.global_batch=32 \
   checkpoint.every=150 evaluate.every=150 sample.every=null trace.steps=[148,149,150]
 METHODS := flow_matching ot_cfm weighted_cfm dtm
 SHORTER := optim.steps=200 optim.global_batch=256
@@ -36,7 +36,7 @@ PLACE := $(PY) -m moe place --nodes 2 --ranks-per-node 1
 DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num-tokens 24 --out $(RUN)_gpt/texts.txt
 
 demo: $(VENV)/.runtime
-	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt
+	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt $(RUN)_text
 	@echo "1/10  tell the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
 	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 | sed -n '/^memory of a rank/,/^a rank needs/p'
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)
@@ -56,7 +56,8 @@ demo: $(VENV)/.runtime
 	@echo "6/10  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
 	@$(PY) -m moe price $(RUN)_unplaced/traces/collectives.jsonl --routing $(RUN)_unplaced/traces/routing.npz \
 	  --placement $(RUN)/placement.json --scenario configs/scenarios/two_nodes.yaml --out $(RUN)/price
-	@echo "7/10  second act: a small language model, decoding with its experts where they were and placed"
+	@echo "7/10  second act: this checkout as shards of text, a small language model that learns it, and decodes with its experts where they were and placed"
+	@$(PY) -m trainer encode-text trainer moe netsim --ending .py --held-out 0.05 --out $(RUN)_text
 	@$(TORCHRUN) train $(GPT) run.dir=$(RUN)_gpt
 	@$(PLACE) $(RUN)_gpt/traces/routing.npz --out $(RUN)_gpt/placement.json
 	@$(PY) -c "$$WRITE_PROMPTS" $(RUN)_gpt/prompts.txt

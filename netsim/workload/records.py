@@ -6,21 +6,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from netsim.errors import InputError, first_error
-from netsim.section import Section
 
 MOST_RANKS = 4_000_000
 """As many as the largest fabric has links, and so at least as many as it has hosts."""
 
 Count = Annotated[int, Field(ge=0)]
-Line = TypeVar("Line", bound=Section)
+Line = TypeVar("Line", bound=BaseModel)
 Splits = tuple[Count, ...] | None
 _REMEDY = "record or compute the trace again"
 
 
-class Header(Section, frozen=True, strict=True):
+class Header(BaseModel, extra="forbid", frozen=True, strict=True):
     """First line of a trace.
 
     Args:
@@ -46,7 +45,7 @@ class Header(Section, frozen=True, strict=True):
     clock: Literal["host", "device"] = "host"
 
 
-class Record(Section, frozen=True, strict=True):
+class Record(BaseModel, extra="forbid", frozen=True, strict=True):
     """A line of a trace: one collective as one rank issued it.
 
     bytes_in is the size of its contribution, bytes_out the size of its result. rank, root and peer are global ranks;
