@@ -91,7 +91,7 @@ def told_to_all(ranks: StartStore, problem: str) -> str:
         if ranks.launch.rank > 0:
             ranks.store.set(_objection_key(ranks.launch.rank), report.to_json())
             return ranks.read(REFUSAL, time.monotonic() + LINGER_S / 2).decode()
-        line = disagreement({0: report})
+        line = problem if ranks.nodes == 1 else disagreement({0: report})  # one node needs no name
         ranks.refuse(line)
         return line
     except (dist.DistError, RanksMissing):
@@ -175,7 +175,11 @@ def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subj
     values: dict[int, Any] = {0: {name: subject.values for name, subject in subjects.items()}}
     until = time.monotonic() + LINGER_S
     values |= {rank: json.loads(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
-    line = disagreement(reports, groups, values, {name: subject.remedy for name, subject in subjects.items()})
+    objection = next((report.objection for _, report in sorted(reports.items()) if report.objection is not None), None)
+    if groups or objection is None or ranks.nodes > 1:
+        line = disagreement(reports, groups, values, {name: subject.remedy for name, subject in subjects.items()})
+    else:
+        line = objection
     ranks.refuse(line)
     raise StartRefused(line)
 

@@ -125,7 +125,7 @@ def test_a_run_folder_of_own_parts_is_checked(runs: dict[str, Path], capsys: pyt
     assert main(["check", str(runs["own"] / "config.yaml")]) == 0
     said = capsys.readouterr().out
     assert f"class: {MODULE}:Weighted" in said
-    assert "resumes after step 4" in said
+    assert "finished at step 4; nothing to do" in said
     line = refused(capsys, "check", runs["own"] / "config.yaml", "flow.coupling.epsilon=2.0")
     assert "flow.coupling" in line
 

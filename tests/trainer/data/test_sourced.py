@@ -169,7 +169,7 @@ def test_a_grid_shows_what_images_started_at():
     ("flow", "complaint"),
     [
         ({"source": {"kind": "digits"}}, r"flow.source: its examples have shape \[1, 8, 8\], .*; .* of one shape"),
-        ({"source": {"kind": "python_source"}}, r"flow.source.kind: python_source data are no points .*; use"),
+        ({"source": {"kind": "python_source"}}, r"flow.source.kind: python_source data cannot be points .*; use"),
         ({"source": {}}, "flow.source.seed: 0 makes the points of data once more; give it another seed"),
         ({"coupling": {"kind": "knn"}}, "flow.coupling.kind: knn chooses .*; use assignment, "),
         ({"coupling": {"kind": "paired"}}, "flow.coupling.kind: paired takes each source point from the data"),

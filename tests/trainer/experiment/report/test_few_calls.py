@@ -68,7 +68,7 @@ def test_grids_of_other_weights_and_drawings_of_other_runs_are_refused(
     assert "made_by" in refused(capsys, "report", run, "--steps", tmp_path / "steps.json", "--out", out)
     del document["figures"]["grids"], document["made_by"]["weights"]
     (tmp_path / "steps.json").write_text(json.dumps(document))
-    assert "figures: lacks something" in refused(
+    assert "figures: is incomplete ('grids')" in refused(
         capsys, "report", run, "--steps", tmp_path / "steps.json", "--out", out
     )
     assert "config_sha256" in refused(capsys, "report", run, "--drawing", run / "drawing", "--out", out)
