@@ -208,7 +208,7 @@ def test_a_signal_while_checking_starts_nothing(tmp_path: Path) -> None:
 def started(folder: Path, *words: str, **bodies: str) -> "subprocess.Popen[bytes]":
     """launch.sh, as far as the wait of the program that it starts."""
     python = interpreter(folder, **bodies)
-    restored = {signal.SIGINT: signal.SIG_DFL}  # ignored where the tests run in the background
+    restored = dict.fromkeys((signal.SIGINT, signal.SIGHUP), signal.SIG_DFL)  # ignored where the tests run behind nohup
     process = subprocess.Popen(
         [LAUNCH, *words, "a.yaml"],
         env=environment(python),

@@ -195,6 +195,7 @@ def test_a_run_that_fails_leaves_what_it_did(tmp_path: Path) -> None:
     assert any("all_reduce" in entry["profiling_name"] for entry in flights["entries"])
 
 
+@pytest.mark.slow  # ranks that wait for each other; test_vigil has the same without a run
 def test_a_rank_that_never_comes_to_a_collective_is_named_by_those_that_wait(tmp_path: Path) -> None:
     settings = (DIGITS, *SMALL, "moe=null", "parallel.expert=1", "optim.steps=3", "sample.every=null")
     limits = "guard.collective_timeout_s=8", f"run.dir={tmp_path}"

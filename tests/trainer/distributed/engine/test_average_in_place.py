@@ -115,7 +115,7 @@ def same(one: Values, other: Values) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("name", ENGINES)
 def test_an_evaluation_of_the_average_changes_no_step(
     ranks: Callable[[int], list[Found]], world_size: int, name: str
