@@ -31,7 +31,7 @@ def topologies() -> list[Topology]:
 
 @pytest.mark.parametrize(("objective", "solver"), EVERY_SOLVER)
 @pytest.mark.parametrize("topology", topologies(), ids=["1x4", "2x2", "uneven", "1x1"])
-@pytest.mark.parametrize("drop", [0.0, 0.4])
+@pytest.mark.parametrize("drop", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_every_solver_keeps_the_contract(objective: Dispatch, solver: str, topology: Topology, drop: float) -> None:
     experts, layers = (4, 3) if solver == "milp" else (8, 5)
     routing = dropping_trace(experts, layers, 2, 400, seed=4, world_size=4, drop=drop)

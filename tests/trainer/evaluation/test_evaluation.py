@@ -233,7 +233,8 @@ def test_real_examples_of_an_endless_set_are_as_many_as_are_judged():
     assert len(np.unique(real.numpy(), axis=0)) == 10_000
 
 
-@pytest.mark.parametrize("published", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("published", [False, True])
 def test_features_of_samples_are_compared_with_those_of_the_data(tmp_path: Path, published: bool) -> None:
     """FID against statistics where there are some, precision and recall against the data; the floor is of the data."""
     features, statistics = tmp_path / "features", tmp_path / "statistics.npz" if published else None

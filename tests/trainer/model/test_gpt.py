@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from moe.random.keyed import fold_in, keyed_dropout, uniform
@@ -227,3 +228,13 @@ def test_dropout_acts_in_training_only_and_comes_from_torchs_generator() -> None
     assert not torch.equal(one, two)
     model.eval()
     assert torch.equal(model(*batch), model(*batch))
+
+
+def test_turns_of_a_mode_without_numbers_do_not_outlive_it() -> None:
+    """Memory is told by tensors that have shapes alone."""
+    rotary, heads, positions = Rotary(13, 4, 77.0), torch.randn(3, 2, 4), torch.arange(3)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        rotated(heads, positions, rotary)
+    turned = rotated(heads, positions, rotary)
+    assert type(turned) is torch.Tensor
+    assert torch.equal(turned[0], heads[0]), "position 0 is not turned"

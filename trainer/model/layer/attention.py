@@ -4,7 +4,6 @@ Shape suffixes: T rows, D model width, H query heads, G key-value heads, W width
 Q rows of the sequence that has most, 2 key and value.
 """
 
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import torch
@@ -115,13 +114,24 @@ def rotated(heads_THW: Tensor, positions_T: Tensor, rotary: Rotary) -> Tensor:
     return turned if turned.shape == heads_THW.shape else torch.cat([turned, heads_THW[..., rotary.width :]], dim=2)
 
 
-@lru_cache(maxsize=8)
+_known_turns: dict[tuple[Rotary, torch.device, torch.dtype], Tensor] = {}
+_MOST_KNOWN = 8
+
+
 def _turns(rotary: Rotary, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Complex numbers of size 1 for each position and pair, [longest, pairs]; a buffer would be cast with weights."""
-    with torch.inference_mode(False):
-        exponents = torch.arange(0, rotary.width, 2, device=device, dtype=torch.float64) / rotary.width
-        angles = torch.arange(rotary.longest, device=device)[:, None] * rotary.base**-exponents
-        return torch.polar(torch.ones_like(angles), angles).to(dtype.to_complex())
+    key = rotary, device, dtype
+    if key not in _known_turns:
+        with torch.inference_mode(False):
+            exponents = torch.arange(0, rotary.width, 2, device=device, dtype=torch.float64) / rotary.width
+            angles = torch.arange(rotary.longest, device=device)[:, None] * rotary.base**-exponents
+            turns = torch.polar(torch.ones_like(angles), angles).to(dtype.to_complex())
+        if type(turns) is not Tensor:  # of a mode that only looks at shapes: it must not outlive the mode
+            return turns
+        if len(_known_turns) >= _MOST_KNOWN:
+            del _known_turns[next(iter(_known_turns))]
+        _known_turns[key] = turns
+    return _known_turns[key]
 
 
 def attend_whole(query_THW: Tensor, key_value_T2GW: Tensor, length: int) -> Tensor:

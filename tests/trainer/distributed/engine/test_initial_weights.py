@@ -140,7 +140,7 @@ def memory(_rank: int, world_size: int) -> dict[str, tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(
-    "world_size", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+    "world_size", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)]
 )
 def test_a_start_takes_hardly_more_memory_than_stays(world_size: int) -> None:
     for found in run_ranks(memory, world_size):

@@ -49,7 +49,8 @@ def check(cases: dict[str, dict[str, Any]], ranks: int) -> None:
         assert held["optimizer"] == pytest.approx(state["optimizer"] + state["master"], rel=TOLERANCE), name
 
 
-@pytest.mark.parametrize("cases", [QUICK, pytest.param(FEW, marks=pytest.mark.slow)], ids=["quick", "few"])
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [QUICK, FEW], ids=["quick", "few"])
 def test_peak_and_state_are_told_before_the_start(cases: dict[str, dict[str, Any]]) -> None:
     check(cases, 2)
 

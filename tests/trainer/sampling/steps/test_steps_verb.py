@@ -115,6 +115,7 @@ def test_samples_are_drawn_on_the_grid(run: Path, grids: Path, unguided: Path, t
     assert found.calls == {"network": 4}
 
 
+@pytest.mark.slow
 def test_a_third_kind_of_rows_is_measured(run: Path, unguided: Path, tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     words = ["--evaluations", "3", "--num", "40", "--steps", str(unguided), "--page", str(tmp_path / "page.html")]
@@ -221,6 +222,7 @@ def test_a_file_that_a_run_cannot_use_is_refused_before_it_trains(
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_segments_that_do_not_divide_are_refused_and_edges_are_held(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
