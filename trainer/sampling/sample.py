@@ -199,12 +199,11 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     classes = chosen_classes(config, request.classes)
     scale = request.scale(config)
     chosen = request.sampler.resolved(run_dir, config, scale)
+    num, asked = request.number(config, classes), None
+    if request.encoder is not None:
+        asked = captioned(config, num, request.captions, request.encoder)
     with shared(run_dir, chosen) as ranks:
         flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
         ranks = replace(ranks, flow=flow)
-        num = request.number(config, classes)
-        if request.encoder is not None:
-            conditioning = captioned(config, num, request.captions, request.encoder)
-        else:
-            conditioning = flow.conditioning(num, seed=seed, classes=classes)
+        conditioning = flow.conditioning(num, seed=seed, classes=classes) if asked is None else asked
         yield Drawing(ranks, chosen, conditioning, scale, seed)
