@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WRONG_INPUT = 2
 LOOK_S = 0.3
 """Between two looks at what the ranks and the other nodes say."""
+UNWIND_S = 20.0
+"""For torchrun to end once its ranks have said how the run ended, or another node has left."""
 LINGER_S = 3.0
 """For the other nodes to end before node 0 takes the store from them; torchrun there may wait for it in vain."""
 
@@ -176,7 +178,14 @@ class _Node:
             refused = said is not None and said.code == WRONG_INPUT
             if refused or (self.attendance is not None and self.attendance.left is not None):
                 os.kill(os.getpid(), signal.SIGTERM)
-                return
+            elif said is None or said.code != EX_TEMPFAIL:
+                continue
+            if not self._ended.wait(UNWIND_S):  # torchrun waits minutes for agents that are gone, deaf to signals
+                code, line = self.stopped("told to stop", 128 + signal.SIGTERM)
+                _say(line)
+                self.leave(code, line)
+                os._exit(code)
+            return
 
     def _of_others(self) -> tuple[int, str]:
         assert self.attendance is not None
