@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from moe.validation.own_class import KindOrClass, build_own
-from trainer.data.captions import Captioned, CaptionsConfig, read_texts
+from trainer.data.captions import Captioned, CaptionsConfig
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
@@ -108,7 +108,6 @@ __all__ = [
     "first_data_points",
     "in_shuffled_epochs",
     "read_index",
-    "read_texts",
     "source_points",
     "write_shards",
 ]

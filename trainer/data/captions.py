@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -145,12 +144,6 @@ class Captioned(Dataset):
         """See `Dataset.get`."""
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))
         return self._data.get(indices).with_captions(vectors)
-
-
-def read_texts(folder: Path) -> list[str]:
-    """The captions in a folder that the encode-captions verb wrote, that of example 0 first."""
-    with (folder / TEXTS).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def _vectors(folder: Path, index: CaptionsIndex) -> NDArray[np.float16]:
