@@ -24,7 +24,7 @@ class Space(Protocol):
         ...
 
     def decode(self, states: Tensor) -> Tensor:
-        """The images or points [B, *shape] of states [B, *D]."""
+        """The images or points [B, *shape] of states [B, *D]; differentiable in the states."""
         ...
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:

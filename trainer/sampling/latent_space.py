@@ -62,7 +62,6 @@ class Latents(Space):
         shift, scale = self._statistics(latents.device)
         return (latents - shift) / scale
 
-    @torch.no_grad()
     def decode(self, states: Tensor) -> Tensor:
         """See `Space.decode`."""
         self._coder.to(states.device)

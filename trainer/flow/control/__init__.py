@@ -1,0 +1,1 @@
+"""Controls: fields made of fields."""

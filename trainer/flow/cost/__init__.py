@@ -1,0 +1,1 @@
+"""Running costs of states, which a control keeps low."""

@@ -1,0 +1,1 @@
+"""Solvers of inverse problems, with a flow as the prior."""

@@ -1,0 +1,1 @@
+"""Linear operators, from images to what is observed of them."""
