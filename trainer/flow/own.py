@@ -45,3 +45,13 @@ class OwnSampler(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.flow.sampler.Sampler"
     passed: ClassVar[tuple[str, ...]] = ("path",)
+
+
+class OwnControl(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.control.Control`; its constructor may take any part of `ControlInputs`.
+
+    A parameter ``picture`` without a default says that the control acts by pictures.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.control.Control"
+    passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
