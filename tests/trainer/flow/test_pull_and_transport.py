@@ -22,6 +22,8 @@ def draws(seed: int) -> Tensor:
 
 
 NOISE, PICTURE = draws(0), draws(1)
+SHARES = torch.arange(VALUES, dtype=torch.float64) / VALUES
+"""A mask of all shares."""
 NETWORK = PlainNetwork(VALUES, hidden=16, layers=2, seed=0).double()
 
 
@@ -93,7 +95,7 @@ def transport(mask: Tensor | None = None, **settings: Any) -> Transport:
         ([transport(strength=0.5)], {"base": 0.5}),
         ([transport(strength=0.5, longest=1), pull()], {"base": 0.5, "longest": 1, "eta": 0.9, "stop": 0.25}),
         ([transport(strength=1, stop=0.7, respect_prompt=True)], {"base": 1, "phase": 0.7, "respect": True}),
-        ([transport(torch.arange(8.0) / 8, strength=0.5)], {"base": 0.5, "mask": torch.arange(8.0) / 8}),
+        ([transport(SHARES, strength=0.5)], {"base": 0.5, "mask": SHARES}),
     ],
 )
 def test_functions_of_time_are_the_steps_of_the_published_loops(controls, steps):
