@@ -12,7 +12,7 @@ from torch import Tensor
 from moe.validation.section import Section
 from trainer.flow import cost
 from trainer.flow.condition import Condition
-from trainer.flow.control.protocol import Control, Controlled, ControlInputs
+from trainer.flow.control.protocol import Control, ControlInputs, Controlled
 from trainer.flow.cost import RunningCost
 from trainer.flow.sampler.protocol import Field
 
