@@ -45,3 +45,24 @@ class OwnSampler(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.flow.sampler.Sampler"
     passed: ClassVar[tuple[str, ...]] = ("path",)
+
+
+class OwnControl(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.control.Control`; its constructor may take any part of `ControlInputs`.
+
+    A parameter ``picture`` without a default says that the control acts by pictures.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.control.Control"
+    passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
+
+
+class OwnOperator(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.operator.Operator`.
+
+    Its constructor may take ``shape``, (C, H, W) of an image, ``numbers``, int64 [B] of the images that it will be
+    applied to, and their ``device``. It is tried on random images before it is used.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.operator.Operator"
+    passed: ClassVar[tuple[str, ...]] = ("shape", "numbers", "device")
