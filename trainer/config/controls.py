@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 import trainer.flow.control
-from trainer.flow.control import AnyConfig, needs_picture
+from trainer.flow.control import AnyConfig, OwnControl, needs_picture
 
 if TYPE_CHECKING:
     from trainer.config.run import RunConfig
@@ -18,8 +18,9 @@ def _of_samples(listed: tuple[AnyConfig, ...]) -> tuple[AnyConfig, ...]:
     """Refuses controls that only pictures give a meaning."""
     for number, config in enumerate(listed):
         if needs_picture(config):
+            key = "class" if isinstance(config, OwnControl) else "kind"
             raise ValueError(
-                f"{number}.kind: {config.kind} leads to a picture, and samples begin at noise alone; remove it, or use "
+                f"{number}.{key}: {config.kind} leads to a picture, and samples begin at noise alone; remove it, or use "
                 "the edit verb, which has pictures"
             )
     return listed

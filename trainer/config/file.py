@@ -108,7 +108,7 @@ def parse_yaml(text: str) -> Any:
     try:
         value = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, *MISTAGGED) as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(_syntax(getattr(error, "problem", None) or " ".join(str(error).split()))) from error
     except RecursionError as error:
         raise ValueError(TOO_DEEP) from error
     check_document(value)

@@ -17,7 +17,7 @@ from trainer.evaluation.judgement import check_features
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
-from trainer.sampling.chosen_controls import check_controls
+from trainer.sampling.chosen_controls import check_chosen_controls
 from trainer.sampling.reference import Reference
 from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import compared_with, opened, restored_flow
@@ -86,7 +86,7 @@ def measure_run(
     controls = config.sample.controls
     if spec.controls is not None:
         controls, config = spec.controls, with_controls(config, spec.controls)
-        check_controls(config, config.sample.sampler, config.sample.guidance)
+        check_chosen_controls(config, config.sample.sampler, config.sample.guidance)
     if spec.likelihood:
         _check_likelihood(config)
     compared_with(config, spec.data)

@@ -29,7 +29,8 @@ def read_controls(text: str) -> tuple[AnyConfig, ...]:
     """The controls that a text lists, or the file that it names.
 
     Args:
-        text: a list as YAML or JSON, the settings of a single control, or the path of a YAML file of either.
+        text: a list as YAML or JSON, the settings of a single control, or the path of a YAML file of either, in which
+            the list may stand under the key ``controls``.
 
     Raises:
         FileError: the file is missing or malformed, or lists no controls.
@@ -49,7 +50,7 @@ def read_controls(text: str) -> tuple[AnyConfig, ...]:
     return found
 
 
-def check_controls(config: RunConfig, drawn_by: sampler.AnyConfig, guidance: float) -> None:
+def check_chosen_controls(config: RunConfig, drawn_by: sampler.AnyConfig, guidance: float) -> None:
     """Refuses controls that do not go with a run or a sampler.
 
     Args:
@@ -80,7 +81,9 @@ def _in_file(path: Path) -> tuple[AnyConfig, ...]:
 
 
 def _validated(document: list[Any] | dict[str, Any]) -> tuple[AnyConfig, ...] | Complaint:
-    asked = {"controls": document if isinstance(document, list) else [document]}
+    if isinstance(document, dict):
+        document = document["controls"] if list(document) == ["controls"] else [document]
+    asked = {"controls": document}
     try:
         return _Asked.model_validate(asked).controls
     except ValidationError as error:

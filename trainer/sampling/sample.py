@@ -17,7 +17,7 @@ from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
 from trainer.sampling.captioned import captioned
 from trainer.sampling.chosen import SamplerChoice
-from trainer.sampling.chosen_controls import check_controls
+from trainer.sampling.chosen_controls import check_chosen_controls
 from trainer.sampling.classes import chosen_classes, names_or_numbers
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
@@ -181,7 +181,7 @@ class DrawingRequest:
             controls, config = self.controls, with_controls(config, self.controls)
         chosen = self.sampler.resolved(self.run_dir, config, scale)
         if self.controls is not None:
-            check_controls(config, chosen, scale)
+            check_chosen_controls(config, chosen, scale)
         return controls, chosen
 
     def number(self, config: RunConfig, classes: Sequence[int]) -> int:
