@@ -55,3 +55,14 @@ class OwnControl(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.flow.control.Control"
     passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
+
+
+class OwnOperator(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.operator.Operator`.
+
+    Its constructor may take ``shape``, (C, H, W) of an image, ``numbers``, int64 [B] of the images that it will be
+    applied to, and their ``device``. It is tried on random images before it is used.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.operator.Operator"
+    passed: ClassVar[tuple[str, ...]] = ("shape", "numbers", "device")

@@ -1,1 +1,81 @@
-"""Linear operators, from images to what is observed of them."""
+"""Linear operators, from images to what is observed of them: the protocol, its implementations, and `build`.
+
+An operator is made for the images of one batch:
+
+    operator = build(config, shape=(C, H, W), numbers=numbers, seed=seed, device=images.device)
+    observed = operator.apply(images)
+
+Random masks are a function of the seed and of each image's number, so that any batch of an image gives the same.
+"""
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.operator.average_pool import AveragePool, AveragePoolConfig
+from trainer.flow.operator.blur import Blur, BlurConfig
+from trainer.flow.operator.identity import Identity, IdentityConfig
+from trainer.flow.operator.laws import check_laws
+from trainer.flow.operator.mask import Mask, MaskConfig, PictureConfig, holes
+from trainer.flow.operator.protocol import Operator
+from trainer.flow.own import OwnOperator
+
+AnyConfig = MaskConfig | AveragePoolConfig | BlurConfig | IdentityConfig | OwnOperator
+Config = Annotated[AnyConfig, KindOrClass()]
+
+
+def build(
+    config: AnyConfig,
+    shape: tuple[int, int, int],
+    numbers: Tensor,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Operator:
+    """Returns the operator that `config.kind` or `config.class` names.
+
+    Args:
+        config: its section.
+        shape: (C, H, W) of an image.
+        numbers: int64 [B] of the images that it will be applied to, in this order.
+        seed: of random masks.
+        device: of the images.
+
+    Raises:
+        FileError: the picture of a mask cannot be used.
+        ValueError: the operator does not fit the images, or a user's class breaks a law of operators.
+    """
+    match config:
+        case MaskConfig():
+            return Mask(holes(config, shape, numbers, seed=seed).to(device))
+        case AveragePoolConfig(factor=factor):
+            return AveragePool(factor, shape)
+        case BlurConfig(deviation=deviation, least_singular_value=least):
+            return Blur(deviation, least, shape, device)
+        case IdentityConfig():
+            return Identity()
+        case OwnOperator():
+            operator = build_own(config, shape=shape, numbers=numbers, device=device)
+            check_laws(operator, shape, len(numbers), name=config.class_path, device=device)
+            return operator
+
+
+__all__ = [
+    "AnyConfig",
+    "AveragePool",
+    "AveragePoolConfig",
+    "Blur",
+    "BlurConfig",
+    "Config",
+    "Identity",
+    "IdentityConfig",
+    "Mask",
+    "MaskConfig",
+    "Operator",
+    "OwnOperator",
+    "PictureConfig",
+    "build",
+    "check_laws",
+]

@@ -1,0 +1,216 @@
+"""The pictures that somebody asks to have restored or edited: held-out examples of the run, or a folder of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor
+
+import trainer.data
+from moe.random.seed import derive_seed
+from moe.validation.section import Section
+from trainer.config.run import RunConfig
+from trainer.data.picture import read_picture
+from trainer.data.picture_names import picture_names
+from trainer.data.protocol import BadExamples
+from trainer.flow.space import Space
+
+
+class HeldOutPictures(Section):
+    """Held-out examples of the run, which it has not learned from."""
+
+    kind: Literal["held_out"] = "held_out"
+    num: PositiveInt = 30
+    """How many at most."""
+    first: NonNegativeInt = 0
+    """How many are left out at the beginning."""
+
+
+class FolderPictures(Section):
+    """Pictures of any size and format in a folder and below it, in the order of their names.
+
+    Each is cut to its middle part of the run's proportions and resized. Transparent parts are white, and turned
+    photographs stand upright.
+    """
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    """The folder."""
+    num: PositiveInt | None = None
+    """How many at most; null: all."""
+    first: NonNegativeInt = 0
+    """How many are left out at the beginning."""
+
+
+CPU = torch.device("cpu")
+PicturesConfig = Annotated[HeldOutPictures | FolderPictures, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures in their order, read when they are needed.
+
+    Attributes:
+        names: of the files, by their paths in the folder; of held-out examples, made of their numbers. What is drawn
+            for a picture is keyed by its name.
+        marks: what else tells a picture from another one of its name, such as the length of its file.
+        shape: (C, H, W) of each.
+        labels: int64 [N] classes; None: they are not known.
+        read: the picture at a place, float32 [C, H, W] on the CPU.
+    """
+
+    names: tuple[str, ...]
+    marks: tuple[str, ...]
+    shape: tuple[int, ...]
+    labels: Tensor | None
+    read: Callable[[int], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def get(self, rows: Tensor) -> Tensor:
+        """Reads some of the pictures.
+
+        Args:
+            rows: int64 [B] their places in the order.
+
+        Returns:
+            float32 [B, C, H, W] from -1 (black) to 1, on the CPU.
+
+        Raises:
+            BadExamples: some cannot be read; gives the reason for each of these rows.
+        """
+        images, reasons = self.readable(rows)
+        if reasons:
+            raise BadExamples(reasons)
+        return images
+
+    def readable(self, rows: Tensor) -> tuple[Tensor, dict[int, str]]:
+        """Reads some of the pictures, and says which cannot be read.
+
+        Args:
+            rows: int64 [B] their places in the order.
+
+        Returns:
+            float32 [B, C, H, W], grey where one cannot be read, so that the others stay what they are; and by row the
+            file and what is wrong with it.
+        """
+        images, reasons = [], {}
+        for row in rows.tolist():
+            try:
+                images.append(self.read(row))
+            except (OSError, ValueError, SyntaxError, EOFError) as error:
+                reasons[row] = f"{self.names[row]} ({' '.join(str(error).split()) or type(error).__name__})"
+                images.append(torch.zeros(self.shape))
+        return torch.stack(images), reasons
+
+    def check_some_readable(self, where: str) -> None:
+        """Refuses pictures none of which can be read; looks no further than the first that can.
+
+        Args:
+            where: the field that names them.
+
+        Raises:
+            ValueError: none can be read.
+        """
+        reasons: dict[int, str] = {}
+        for row in range(len(self)):
+            reasons |= self.readable(torch.tensor([row]))[1]
+            if row not in reasons:
+                return
+        raise ValueError(f"{where}: none of its pictures can be read, {reasons[0]}; give a folder of pictures")
+
+    def keys(self, rows: Tensor, purpose: str, *, seed: int) -> Tensor:
+        """Keys of what is drawn for some of the pictures, for each by its name alone.
+
+        Args:
+            rows: int64 [B] their places in the order.
+            purpose: what is drawn.
+            seed: of the draws.
+
+        Returns:
+            int64 [B], on the CPU.
+        """
+        return torch.tensor([derive_seed(seed, purpose, self.names[row]) for row in rows.tolist()])
+
+
+def open_pictures(
+    section: HeldOutPictures | FolderPictures,
+    config: RunConfig,
+    space: Space,
+    *,
+    device: torch.device = CPU,
+    shape: tuple[int, ...] | None = None,
+) -> Pictures:
+    """Lists pictures, in the shape that a run draws.
+
+    Args:
+        section: which.
+        config: the run.
+        space: of its states, which decodes the examples that are latents.
+        device: where they are decoded.
+        shape: (C, H, W) of those of a folder; None: that of the run's images.
+
+    Raises:
+        ValueError: there are none; names the field, the value and the remedy.
+    """
+    if isinstance(section, HeldOutPictures):
+        return _held_out(section, config, space, device)
+    return _of_folder(section, tuple(config.decoded_shape) if shape is None else shape)
+
+
+def _held_out(section: HeldOutPictures, config: RunConfig, space: Space, device: torch.device) -> Pictures:
+    dataset = trainer.data.build(config.data)
+    ids = trainer.data.first_data_points(dataset, "held_out", section.first + section.num)[section.first :]
+    if len(ids) == 0:
+        count = len(dataset.data_points("held_out"))
+        raise ValueError(f"pictures.first: {section.first} leaves none of the {count} held-out examples; use less")
+
+    @torch.no_grad()
+    def read(row: int) -> Tensor:
+        example = dataset.get(ids[row : row + 1]).x_1.to(device)
+        key = derive_seed(config.run.seed, "shown", int(ids[row]))
+        return space.shown(example, generator=torch.Generator().manual_seed(key))[0].cpu()
+
+    def label(row: int) -> int:
+        try:
+            labels = dataset.get(ids[row : row + 1]).labels
+        except BadExamples:  # whoever reads the picture is told
+            return config.data.num_classes
+        return config.data.num_classes if labels is None else int(labels)
+
+    names = tuple(f"held_out_{number:05d}" for number in ids.tolist())
+    labels = torch.tensor([label(row) for row in range(len(ids))]) if config.data.num_classes else None
+    return Pictures(names, ("",) * len(names), tuple(config.decoded_shape), labels, read)
+
+
+def _of_folder(section: FolderPictures, shape: tuple[int, ...]) -> Pictures:
+    folder = section.path
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(
+            f"pictures.kind: the run draws examples of shape {list(shape)}, which are no grey or coloured pictures; "
+            "use held_out"
+        )
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "is missing"
+        raise ValueError(f"pictures.path: {folder} {what}; give a folder of pictures")
+    channels, height, width = shape
+    try:
+        listed = picture_names(folder, ())
+    except ValueError as error:
+        raise ValueError(f"pictures.{error}") from error
+    names = tuple(listed)[section.first :][: section.num]
+    if not names:
+        raise ValueError(f"pictures.first: {section.first} leaves none of the {len(listed)} pictures; use less")
+
+    def read(row: int) -> Tensor:
+        pixels = read_picture(folder / names[row], channels, height, width)
+        return torch.from_numpy(pixels.copy()).float().div(127.5).sub(1)
+
+    marks = tuple(str((folder / name).stat().st_size) for name in names)
+    return Pictures(names, marks, shape, None, read)

@@ -1,0 +1,175 @@
+"""A folder with the results of many pictures, one file each, that the same command completes where it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from moe.files import FileError, replacing
+
+RECORD = "request.json"
+"""What the results are a function of."""
+ARRAYS = "arrays"
+"""Sub-folder of the results."""
+OF_REQUEST, OF_PICTURE, PROBLEM = "request", "picture", "problem"
+"""Under which a file of results says what was asked for, what tells its picture from others of that name, and why that
+picture has no results."""
+
+
+class ResultsFolder:
+    """Results of a request: a record of it, and a file for each picture.
+
+    Files are written under a temporary name and renamed, so that what is there is whole.
+
+    Args:
+        path: the folder, which may be missing.
+        record: everything that the results are a function of, as JSON can hold it: the request, the digest of the
+            weights.
+    """
+
+    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+        self.path = path
+        self.record: dict[str, Any] = json.loads(json.dumps(record))
+        self._mark = hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self) -> None:
+        """Refuses a folder that holds something else; leaves nothing behind.
+
+        Raises:
+            FileError: it is a file, contains other things, or results of another request.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise FileError(self.path, "--out", "is a file", "name a folder")
+        record = self.path / RECORD
+        if not record.exists():
+            if any(not file.name.startswith(f".{RECORD}.") for file in self.path.iterdir()):
+                problem = f"contains other things than results (no {RECORD})"
+                raise FileError(self.path, "--out", problem, "give a new folder, or an empty one")
+            return
+        try:
+            found = json.loads(record.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(record, "record", f"cannot be read ({error})", "delete the folder") from error
+        for field, there, here in _differences(found, self.record):
+            problem = f"is {json.dumps(there)} there but {json.dumps(here)} is asked for"
+            raise FileError(record, field, problem, "give another folder, or ask for the same again")
+
+    def begin(self) -> None:
+        """Writes the record, and removes what was never finished; on one rank.
+
+        Raises:
+            FileError: the folder cannot be written.
+        """
+        for unfinished in [*self.path.rglob(".*.partial")]:
+            unfinished.unlink(missing_ok=True)
+        self.write_json(RECORD, self.record)
+
+    def has(self, name: str, mark: str = "") -> bool:
+        """Whether there are results of a picture.
+
+        Args:
+            name: of the picture.
+            mark: what else tells the picture from another one of its name.
+
+        Raises:
+            FileError: its file is malformed.
+        """
+        if not self.file_of(name).exists():
+            return False
+        found = self._metadata(name)
+        return found.get(OF_REQUEST) == self._mark and found.get(OF_PICTURE) == mark
+
+    def problem(self, name: str) -> str:
+        """Why a picture whose turn has come has no results; empty: it has some.
+
+        Args:
+            name: of the picture.
+
+        Raises:
+            FileError: its file is missing or malformed.
+        """
+        return self._metadata(name).get(PROBLEM, "")
+
+    def write(self, name: str, results: Mapping[str, Tensor], mark: str = "", *, problem: str = "") -> None:
+        """Writes the results of a picture.
+
+        Args:
+            name: of the picture.
+            results: by name; none where there is a problem.
+            mark: what else tells the picture from another one of its name.
+            problem: why the picture has no results.
+
+        Raises:
+            FileError: the file cannot be written.
+        """
+        held = {key: value.detach().cpu().contiguous() for key, value in results.items()}
+        told = {PROBLEM: problem} if problem else {}
+        with replacing(self.file_of(name)) as temporary:
+            save_file(held, temporary, metadata={OF_REQUEST: self._mark, OF_PICTURE: mark, **told})
+
+    def read(self, name: str) -> dict[str, Tensor]:
+        """The results of a picture that there are some of.
+
+        Args:
+            name: of the picture.
+
+        Raises:
+            FileError: its file is missing or malformed.
+        """
+        file = self.file_of(name)
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise FileError(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
+
+    def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
+        """Writes a file of JSON.
+
+        Args:
+            name: of the file.
+            document: what it holds.
+        """
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return self.path / name
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Writes a file of text.
+
+        Args:
+            name: of the file.
+            text: what it holds.
+        """
+        with replacing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return self.path / name
+
+    def _metadata(self, name: str) -> dict[str, str]:
+        file = self.file_of(name)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return opened.metadata() or {}
+        except (OSError, SafetensorError) as error:
+            raise FileError(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
+
+    def file_of(self, name: str) -> Path:
+        """The file of the results of a picture."""
+        return self.path / ARRAYS / f"{name}.safetensors"
+
+
+def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two documents differ: the dotted field and both values, of which a missing one is null."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            yield from _differences(there.get(key), here.get(key), f"{field}.{key}" if field else key)
+    elif there != here:
+        yield field, there, here
