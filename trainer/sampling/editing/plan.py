@@ -32,6 +32,7 @@ class EditPlan:
         request: what is asked for.
         targets: the classes that are drawn.
         names: of these classes; where a run has none, one that is empty.
+        all_names: of all classes of the run.
         source: class of every picture; None: each has its own.
         sampler: that draws, and that an inversion turns round.
         guidance: scale for the targets.
@@ -41,6 +42,7 @@ class EditPlan:
     request: EditRequest
     targets: tuple[int, ...]
     names: tuple[str, ...]
+    all_names: tuple[str, ...]
     source: int | None
     sampler: AnyConfig
     guidance: float
@@ -57,6 +59,10 @@ class EditPlan:
         if self.method is not None:
             return self.method.iterations
         return self.request.strengths if self.request.controls else (0.0,)
+
+    def class_name(self, label: int) -> str:
+        """What a class of the run is called."""
+        return self.all_names[label]
 
     @property
     def level_name(self) -> str:
@@ -127,7 +133,7 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
             raise ValueError(f"targets: {list(request.targets)} name a class twice; give each class once")
         names = tuple(known[target] for target in targets)
     held = None if request.mask is None else read_held(request.mask, tuple(config.decoded_shape))
-    return EditPlan(request, targets, names, _source(request, config, labelled), chosen, guidance, held)
+    return EditPlan(request, targets, names, names_or_numbers(config), _source(request, config, labelled), chosen, guidance, held)
 
 
 def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:

@@ -69,6 +69,8 @@ class EditRequest(Section):
     """Of whatever is drawn at random."""
     mask: Path | None = None
     """A picture: white is edited, black is held; null: all is edited."""
+    together: PositiveInt = 8
+    """Pictures that pass through the network at once; less needs less memory."""
 
     @field_validator("targets", mode="before")
     @classmethod
