@@ -51,7 +51,7 @@ class Pull(Control):
     1e-3, see `trainer.flow.target.conversion.convert`.
 
     Source: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential Equations",
-    arXiv 2410.10792, equations 8 (towards the noise) and 15 (towards the data).
+    arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
 
     Args:
         config: how strongly, and when.

@@ -46,8 +46,8 @@ class Transport(Control):
     With `respect_prompt` the correction s (d - v) is multiplied by |v| / |d|, as the published code does, although it
     holds d already.
 
-    Source: "Transport-Guided Rectified Flow Inversion" (OTIP) and its published code; the pull that it is put before is
-    `trainer.flow.control.pull`.
+    Source: Lupascu and Stupariu, "Transport-Guided Rectified Flow Inversion", arXiv 2508.02363, as its published code
+    has it: before the pull of RF-Inversion, see `trainer.flow.control.pull`.
 
     Args:
         config: how strongly, and how long.

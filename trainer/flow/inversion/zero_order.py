@@ -112,7 +112,7 @@ def zero_order(
         eta = _per_value(_own_step(bound) if step_size is None else torch.full_like(bound, step_size), z)
         z_next = z - eta * (image - y)
         image_next = drawn(z_next).to(z.dtype)
-        bound = torch.minimum(bound, contraction_bound(z_next - z, image_next - image))
+        bound = torch.minimum(bound, contraction_bound(z_next - z, image_next - image, image))
         z, image = z_next, image_next
         error = _mean_square(image - y)
         errors.append(error)
