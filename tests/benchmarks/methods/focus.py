@@ -25,12 +25,17 @@ configs/runs/digits_moe.yaml, is separated and gathered: the patches of the uppe
 those of the lower half are the other. Beside the cost stand the accuracy of a classifier fitted to the real training
 images, and the Fréchet distance to them, whose floors are those of the held-out images.
 
-Source: "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject Fidelity", 2025 (FOCUS).
+Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject Fidelity",
+arXiv 2510.02315 (FOCUS).
 """
 
 import argparse
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -63,7 +68,8 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 GUIDED: dict[str, Any] = {"weight": "constant"}
 AT = (1.0, 4.0)
-IMAGES, OF_ATTENTION = 500, (0.0, 64.0, 256.0, 1024.0)
+GOALS = ("separate", "gather")
+IMAGES, OF_ATTENTION = 400, (0.0, 64.0, 256.0, 1024.0)
 LINEAR = path.build(path.LinearConfig())
 Figures = dict[str, float]
 
@@ -107,7 +113,7 @@ EXACT, MAPS = ExactVelocity(), PointMaps()
 
 def configured(strength: float, **settings: Any) -> CostGradientConfig:
     """The control of the points."""
-    written = {"cost": {"class": f"{__name__}:PointMaps"}, "strength": strength, **settings}
+    written = {"cost": {"class": "tests.benchmarks.methods.focus:PointMaps"}, "strength": strength, **settings}
     return CostGradientConfig.model_validate(written)
 
 
@@ -161,16 +167,24 @@ def figures(x: Tensor, plain: Tensor, seed: int) -> Figures:
     }
 
 
-def of_equal_overlap(x_0: Tensor, wanted: float, **settings: Any) -> float:
-    """The strength with which a control leaves a share of overlap, by bisection of its logarithm."""
-    low, high = math.log(1e-2), math.log(STRENGTHS[-1])
-    for _ in range(10):
-        middle = (low + high) / 2
-        if overlap(ends(x_0, math.exp(middle), **settings)) > wanted:
+def of_equal_overlap(x_0: Tensor, wanted: float, curve: Mapping[float, float], **settings: Any) -> float:
+    """The strength with which a control leaves a share of overlap, by bisection of its logarithm.
+
+    Args:
+        x_0: [B, 4] starts.
+        wanted: the share.
+        curve: shares that are known, by strength, from the smallest strength to the largest.
+        **settings: of the control.
+    """
+    low = max((strength for strength, share in curve.items() if share > wanted), default=min(curve) / 4)
+    high = min((strength for strength, share in curve.items() if share <= wanted), default=max(curve))
+    for _ in range(5):
+        middle = math.sqrt(low * high)
+        if overlap(ends(x_0, middle, **settings)) > wanted:
             low = middle
         else:
             high = middle
-    return math.exp((low + high) / 2)
+    return math.sqrt(low * high)
 
 
 def best_of(num: int, x_0: Tensor, seed: int) -> Tensor:
@@ -191,7 +205,8 @@ def run_points(seed: int) -> dict[str, Figures]:
     for strength in AT:
         wanted = found[row(OF_TIME, strength)]["overlap"]
         for name, settings in ((GUIDANCE, GUIDED), (MEMORYLESS, WAYS[MEMORYLESS])):
-            same = of_equal_overlap(x_0, wanted, **settings)
+            curve = {one: found[row(name, one)]["overlap"] for one in STRENGTHS}
+            same = of_equal_overlap(x_0, wanted, curve, **settings)
             told = {"strength": same, **figures(ends(x_0, same, **settings), plain, seed)}
             found[f"{name}, overlap of {row(OF_TIME, strength)}"] = told
     for num in (2, 3):
@@ -311,6 +326,18 @@ def run_network(flow: TrainedFlow, seed: int, goal: str) -> dict[str, Figures]:
     return found
 
 
+def run(seed: int, folder: Path | None) -> list[dict[str, Figures]]:
+    """The tables of one seed: the points, and the goals where there is a network."""
+    torch.set_num_threads(1)
+    tables = [run_points(seed)]
+    print(f"seed {seed}: points drawn", file=sys.stderr, flush=True)
+    if folder is not None:
+        with opened(folder) as flow:
+            tables += [run_network(flow, seed, goal) for goal in GOALS]
+        print(f"seed {seed}: images drawn", file=sys.stderr, flush=True)
+    return tables
+
+
 def bars(table: dict[str, dict[str, list[float]]]) -> list[Bar]:
     """What has to be shown."""
     at_4 = row(OF_TIME, 4.0)
@@ -331,18 +358,16 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
     parser.add_argument("--run", type=Path, help="folder of a trained run whose attention is measured, too")
     parser.add_argument("--out", type=Path, help="PNG that the trade-off is drawn to")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    table = tabulated([run_points(seed) for seed in options.seeds])
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        of_seeds = list(pool.map(run, options.seeds, repeat(options.run)))
+    table, *of_goals = (tabulated(tables) for tables in zip(*of_seeds, strict=True))
     if options.out is not None:
         picture(table, options.out)
-    code = show("two subjects, exact velocity, 28 Euler steps", table, bars(table))
-    if options.run is not None:
-        with opened(options.run) as flow:
-            for goal in ("separate", "gather"):
-                found = tabulated([run_network(flow, seed, goal) for seed in options.seeds])
-                show(f"attention of the halves of an image, {goal}", found, [])
-    return code
+    for goal, found in zip(GOALS, of_goals, strict=False):
+        show(f"attention of the halves of an image, {goal}", found, [])
+    return show("two subjects, exact velocity, 28 Euler steps", table, bars(table))
 
 
 if __name__ == "__main__":
