@@ -15,7 +15,7 @@ states are drawn in 28 steps of Euler's method, from the same noises under every
 The trade-off is shown for both weights, 1 - t and that of the memoryless path, with and without the limit. Rivals:
 
 * plain guidance, the same gradient with a constant weight, at the strength that has the same overlap as the weight
-  1 - t at strength 1 and at strength 4;
+  1 - t at strength 4;
 * the best of n: n states are drawn without control, and the one of least cost is kept. A control asks the field once a
   step, and differentiates the cost once: where the cost asks the network too, this is a forward pass for the field and
   a forward and a backward pass for the cost, as much as n = 3.
@@ -67,9 +67,9 @@ WAYS: dict[str, dict[str, Any]] = {
     UNLIMITED: {"weight": "time", "limit": None},
 }
 GUIDED: dict[str, Any] = {"weight": "constant"}
-AT = (1.0, 4.0)
+AT = 4.0
 GOALS = ("separate", "gather")
-IMAGES, OF_ATTENTION = 400, (0.0, 64.0, 256.0, 1024.0)
+IMAGES, OF_ATTENTION = 300, (256.0, 1024.0)
 LINEAR = path.build(path.LinearConfig())
 Figures = dict[str, float]
 
@@ -178,7 +178,7 @@ def of_equal_overlap(x_0: Tensor, wanted: float, curve: Mapping[float, float], *
     """
     low = max((strength for strength, share in curve.items() if share > wanted), default=min(curve) / 4)
     high = min((strength for strength, share in curve.items() if share <= wanted), default=max(curve))
-    for _ in range(5):
+    for _ in range(4):
         middle = math.sqrt(low * high)
         if overlap(ends(x_0, middle, **settings)) > wanted:
             low = middle
@@ -202,13 +202,12 @@ def run_points(seed: int) -> dict[str, Figures]:
     for name, settings in {**WAYS, GUIDANCE: GUIDED}.items():
         for strength in STRENGTHS:
             found[row(name, strength)] = figures(ends(x_0, strength, **settings), plain, seed)
-    for strength in AT:
-        wanted = found[row(OF_TIME, strength)]["overlap"]
-        for name, settings in ((GUIDANCE, GUIDED), (MEMORYLESS, WAYS[MEMORYLESS])):
-            curve = {one: found[row(name, one)]["overlap"] for one in STRENGTHS}
-            same = of_equal_overlap(x_0, wanted, curve, **settings)
-            told = {"strength": same, **figures(ends(x_0, same, **settings), plain, seed)}
-            found[f"{name}, overlap of {row(OF_TIME, strength)}"] = told
+    wanted = found[row(OF_TIME, AT)]["overlap"]
+    for name, settings in ((GUIDANCE, GUIDED), (MEMORYLESS, WAYS[MEMORYLESS])):
+        curve = {one: found[row(name, one)]["overlap"] for one in STRENGTHS}
+        same = of_equal_overlap(x_0, wanted, curve, **settings)
+        told = {"strength": same, **figures(ends(x_0, same, **settings), plain, seed)}
+        found[f"{name}, overlap of {row(OF_TIME, AT)}"] = told
     for num in (2, 3):
         found[f"{BEST} {num}"] = figures(best_of(num, x_0, seed), plain, seed)
     floor = apart(COMPARED, 600 + seed)
@@ -280,28 +279,26 @@ class OfNetwork:
         return cost.AttentionConfig.model_validate({"subjects": self.halves, "goal": goal})
 
     @torch.no_grad()
-    def drawn(self, start: Tensor, goal: str, strength: float) -> tuple[Tensor, Tensor]:
-        """The states at the end, and their costs there."""
-        flow, settings = self.flow, self.cost(goal)
+    def drawn(self, start: Tensor, goal: str, strength: float) -> Tensor:
+        """The states at the end."""
+        flow = self.flow
+        chosen = CostGradientConfig(cost=self.cost(goal), strength=strength)
         inputs = ControlInputs(flow.parts.path, self.condition, flow.model)
-        chosen = CostGradientConfig(cost=settings, strength=strength)
-        field = control.build(chosen, inputs).over(flow.parts.field(flow.model, self.condition, flow.sample.guidance))
+        field = flow.parts.field(flow.model, self.condition, flow.sample.guidance)
         steps = sampler.EulerConfig(steps=20)
-        final = sampler.build(steps, path=flow.parts.path).sample(field, start, sampler.times(steps)).final
-        return final, cost.build(settings, flow.model)(final, torch.ones(IMAGES), self.condition)
+        sampled = sampler.build(steps, path=flow.parts.path)
+        return sampled.sample(control.build(chosen, inputs).over(field), start, sampler.times(steps)).final
 
-    def best(self, goal: str) -> tuple[Tensor, Tensor]:
-        """The images of least cost among three each that are drawn without control."""
-        drawn = [self.drawn(start, goal, 0.0) for start in self.starts]
-        images, found = (torch.stack(parts) for parts in zip(*drawn, strict=True))
-        least, each = found.argmin(0), torch.arange(IMAGES)
-        return images[least, each], found[least, each]
+    @torch.no_grad()
+    def costs(self, goal: str, states: Tensor) -> Tensor:
+        """The costs of states at the end."""
+        return cost.build(self.cost(goal), self.flow.model)(states, torch.ones(IMAGES), self.condition)
 
-    def figures(self, states: Tensor, found: Tensor) -> Figures:
+    def figures(self, goal: str, states: Tensor) -> Figures:
         """Cost and quality of images that were drawn."""
         images = self.flow.parts.space.decode(states)
         assert self.condition.label is not None
-        return {"cost": float(found.mean()), **self.quality(images, self.condition.label)}
+        return {"cost": float(self.costs(goal, states).mean()), **self.quality(images, self.condition.label)}
 
     def quality(self, images: Tensor, labels: Tensor) -> Figures:
         """What a classifier and a Fréchet distance say."""
@@ -313,17 +310,21 @@ class OfNetwork:
         }
 
 
-def run_network(flow: TrainedFlow, seed: int, goal: str) -> dict[str, Figures]:
-    """The attention of a trained network before and after, for one seed."""
+def run_network(flow: TrainedFlow, seed: int) -> list[dict[str, Figures]]:
+    """The attention of a trained network before and after, for each goal."""
     of = OfNetwork(flow, seed)
-    found = {
-        PLAIN if strength == 0 else row(OF_TIME, strength): of.figures(*of.drawn(of.starts[0], goal, strength))
-        for strength in OF_ATTENTION
-    }
-    found[f"{BEST} 3"] = of.figures(*of.best(goal))
+    plain = torch.stack([of.drawn(start, GOALS[0], 0.0) for start in of.starts])
     assert of.held_out.labels is not None
-    found["held-out images"] = of.quality(of.held_out.x_1, of.held_out.labels)
-    return found
+    floor = of.quality(of.held_out.x_1, of.held_out.labels)
+    tables = []
+    for goal in GOALS:
+        least = torch.stack([of.costs(goal, states) for states in plain]).argmin(0)
+        found = {PLAIN: of.figures(goal, plain[0])}
+        for strength in OF_ATTENTION:
+            found[row(OF_TIME, strength)] = of.figures(goal, of.drawn(of.starts[0], goal, strength))
+        found[f"{BEST} 3"] = of.figures(goal, plain[least, torch.arange(IMAGES)])
+        tables.append({**found, "held-out images": floor})
+    return tables
 
 
 def run(seed: int, folder: Path | None) -> list[dict[str, Figures]]:
@@ -333,14 +334,14 @@ def run(seed: int, folder: Path | None) -> list[dict[str, Figures]]:
     print(f"seed {seed}: points drawn", file=sys.stderr, flush=True)
     if folder is not None:
         with opened(folder) as flow:
-            tables += [run_network(flow, seed, goal) for goal in GOALS]
+            tables += run_network(flow, seed)
         print(f"seed {seed}: images drawn", file=sys.stderr, flush=True)
     return tables
 
 
 def bars(table: dict[str, dict[str, list[float]]]) -> list[Bar]:
     """What has to be shown."""
-    at_4 = row(OF_TIME, 4.0)
+    at_4 = row(OF_TIME, AT)
     ratios = [one / other for one, other in zip(table[at_4]["overlap"], table[PLAIN]["overlap"], strict=True)]
     return [
         Bar("overlap at strength 4 over that without control, largest of all seeds", max(ratios), 0.5),
