@@ -47,6 +47,16 @@ class OwnSampler(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("path",)
 
 
+class OwnControl(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.control.Control`; its constructor may take any part of `ControlInputs`.
+
+    A parameter ``picture`` without a default says that the control acts by pictures.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.control.Control"
+    passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
+
+
 class OwnOperator(OwnClass, frozen=True):
     """A class that keeps `trainer.flow.operator.Operator`.
 

@@ -19,6 +19,19 @@ class WithProjection:
 
 
 @dataclass(frozen=True)
+class WithAttention:
+    """Requests the prediction, and where some tokens look: their attention to all tokens, [B, A, N] of sum 1 over N.
+
+    Attributes:
+        tokens: int64 [A], the numbers of the tokens, from 0; those of an image are its patches, row by row.
+        blocks: numbers of the blocks, from 0, whose attention is averaged after that of each block's heads; None: all.
+    """
+
+    tokens: Tensor
+    blocks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Onward:
     """Requests a prediction from features that are approximated from those of an earlier state.
 
@@ -117,6 +130,7 @@ class OfToken:
 Question = (
     WithFeatures
     | WithProjection
+    | WithAttention
     | Onward
     | Approximation
     | Tokens

@@ -55,8 +55,8 @@ class _Asked(torch.autograd.Function):
 def _asked_at_once(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Has the second pass precede everything of the backward pass, collectives that need nothing of it included."""
 
-    def asked(*arguments: Any) -> Any:
-        output = compute(*arguments)
+    def asked(*arguments: Any, **named: Any) -> Any:
+        output = compute(*arguments, **named)
         if isinstance(output, Tensor):
             return _Asked.apply(output)
         first, *others = output

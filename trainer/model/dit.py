@@ -1,17 +1,20 @@
 """A diffusion transformer.
 
-Shape suffixes: B batch, N tokens (patches), D width.
+Shape suffixes: B batch, N tokens (patches), D width, H heads, A tokens whose attention is asked for, M tokens that are
+looked at.
 """
 
 from collections.abc import Callable
 from typing import Literal, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
+from trainer.flow.question import Question, WithAttention
 from trainer.model.layer.conditioning import (
     TIME_SCALE,
     embedded_caption,
@@ -25,7 +28,7 @@ from trainer.model.layer.diffusers_waves import place_waves, timestep_waves
 from trainer.model.layer.initial import Initial, steered
 from trainer.model.layer.patches import PatchGrid, beside_context
 from trainer.model.network import Network, NetworkSpec
-from trainer.model.parallel.division import Columns, Rows
+from trainer.model.parallel.division import Columns, Rows, SumsOverRanks
 
 
 class DiT(Network):
@@ -105,21 +108,27 @@ class DiT(Network):
         tables = ("embed_label", *(f"blocks.{layer}.embed_label" for layer in range(len(self.blocks))))
         return steered(name, shape, at_zero=("unembed_patches",), embeddings=tables)
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Predicts the target quantity.
+    def forward(
+        self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Predicts the target quantity, and tells where patches look if it is asked.
 
         Args:
             x_t: [B, C, H, W] states, of the shape that the network was built for or of any other that patches cover.
             t: [B] times in [0, 1].
             condition: labels, `null_label` for none, or no labels at all; its context and its captions where they are
                 read.
+            question: `WithAttention`; None: the prediction alone.
 
         Returns:
-            float32 [B, num_fields C, H, W].
+            float32 [B, num_fields C, H, W]; beside the attention, float32 [B, A, N], where it is asked for.
         """
+        asked = question if isinstance(question, WithAttention) else None
+        features_BND, attention_BAN = self._features(x_t, t, condition, asked)
         grid, _ = self._grid_of(x_t)
-        predicted = grid.images(self.unembed_patches(self.tokens(x_t, t, condition)).float())
-        return predicted if predicted.shape[1] == self.channels_out else predicted[:, : self.channels_out]
+        predicted = grid.images(self.unembed_patches(features_BND).float())
+        predicted = predicted if predicted.shape[1] == self.channels_out else predicted[:, : self.channels_out]
+        return predicted if attention_BAN is None else (predicted, attention_BAN)
 
     def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Computes the features of patches, which the prediction is made of; see :meth:`forward`.
@@ -127,6 +136,12 @@ class DiT(Network):
         Returns:
             [B, N, D].
         """
+        return self._features(x_t, t, condition, None)[0]
+
+    def _features(
+        self, x_t: Tensor, t: Tensor, condition: Condition, asked: WithAttention | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The features of patches, and the attention that is asked for."""
         dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
         label_B = known_label(self, t, condition.label)
@@ -135,11 +150,18 @@ class DiT(Network):
         seen = beside_context(x_t, condition.context, self.read_context)
         grid, positions_ND = self._grid_of(x_t)
         tokens_BND = self.embed_patches(grid.patches(seen).to(dtype)) + positions_ND.to(dtype)
-        for block in self.blocks:
+        attentions = []
+        for number, block in enumerate(self.blocks):
             alone = isinstance(block, SelfSteeredBlock)
-            tokens_BND = block(tokens_BND, *((waves_BW, label_B, caption_BD) if alone else (steering_BD,)))
+            steers = (waves_BW, label_B, caption_BD) if alone else (steering_BD,)
+            if asked is None or (asked.blocks is not None and number not in asked.blocks):
+                tokens_BND = block(tokens_BND, *steers)
+            else:
+                tokens_BND, attention_BAN = block(tokens_BND, *steers, looking=asked.tokens)
+                attentions.append(attention_BAN)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
-        return modulate(tokens_BND, shift, scale)
+        mean_BAN = torch.stack(attentions).mean(0) if attentions else None
+        return modulate(tokens_BND, shift, scale), mean_BAN
 
     def _grid_of(self, x_t: Tensor) -> tuple[PatchGrid, Tensor]:
         """The patches of states of a shape, and the waves of their places; made once for each shape."""
@@ -172,11 +194,13 @@ class Block(nn.Module):
             feed_forward: the block's feed-forward layer.
         """
         super().__init__()
-        self.head_width, self.dropout = config.hidden // config.num_heads, config.dropout
+        self.num_heads, self.dropout = config.num_heads, config.dropout
+        self.head_width = config.hidden // config.num_heads
         self.qkv: nn.Module = nn.Linear(config.hidden, 3 * config.hidden)
         self.projection: nn.Module = nn.Linear(config.hidden, config.hidden)
         self.modulation = nn.Linear(config.hidden, 6 * config.hidden)
         self.feed_forward = feed_forward
+        self._over_ranks: Callable[[Tensor], Tensor] | None = None
         self.epsilon = config.feed_forward_norm_epsilon if isinstance(config, DiTConfig) else 1e-6
 
     def forward(
@@ -185,7 +209,8 @@ class Block(nn.Module):
         steering_BD: Tensor,
         mask: Tensor | None = None,
         past: KeysAndValues | None = None,
-    ) -> Tensor:
+        looking: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Computes the tokens after the block.
 
         Args:
@@ -193,28 +218,41 @@ class Block(nn.Module):
             steering_BD: steers it.
             mask: bool [N, M], which of all M tokens each attends to; None: all of them.
             past: keys and values of tokens read before, which these are added to; None: there are no others.
+            looking: int64 [A], tokens whose attention is returned, too; it is not masked.
 
         Returns:
-            [B, N, D].
+            [B, N, D]; beside it, for `looking`, float32 [B, A, M], the mean of their attention over the heads.
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)
-        attended = self._attention(modulate(tokens_BND, shift_1, scale_1), mask, past)
+        attended, attention_BAM = self._attention(modulate(tokens_BND, shift_1, scale_1), mask, past, looking)
         tokens_BND = tokens_BND + gate_1 * functional.dropout(attended, self.dropout, self.training)
         fed = self.feed_forward(modulate(tokens_BND, shift_2, scale_2, self.epsilon))
-        return tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
+        tokens_BND = tokens_BND + gate_2 * functional.dropout(fed, self.dropout, self.training)
+        return tokens_BND if attention_BAM is None else (tokens_BND, attention_BAM)
 
-    def _attention(self, tokens_BND: Tensor, mask: Tensor | None, past: KeysAndValues | None) -> Tensor:
+    def _attention(
+        self, tokens_BND: Tensor, mask: Tensor | None, past: KeysAndValues | None, looking: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         heads = self.qkv(tokens_BND).unflatten(2, (3, -1, self.head_width))
         query, key, value = heads.permute(2, 0, 3, 1, 4)
         if past is not None:
             key, value = past.extended(key, value)
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.projection(attended.transpose(1, 2).flatten(2))
+        projected = self.projection(attended.transpose(1, 2).flatten(2))
+        return projected, None if looking is None else self._mean_attention(query[:, :, looking], key)
+
+    def _mean_attention(self, query_BHAD: Tensor, key_BHMD: Tensor) -> Tensor:
+        """The mean over all heads, those on other ranks included, of the attention of some tokens, [B, A, M]."""
+        scores_BHAM = (query_BHAD @ key_BHMD.mT).float() / self.head_width**0.5
+        mean_BAM = scores_BHAM.softmax(-1).sum(1) / self.num_heads
+        return mean_BAM if self._over_ranks is None else self._over_ranks(mean_BAM)
 
     def divide(self, columns: Columns, rows: Rows) -> None:
         """Keeps this rank's heads and inner width, see :mod:`trainer.model.parallel.division`."""
         self.qkv = columns(self.qkv, 3 * (self.modulation.in_features,))
         self.projection = rows(self.projection)
+        if isinstance(self.projection, SumsOverRanks):
+            self._over_ranks = self.projection.summed
         if isinstance(self.feed_forward, FeedForward):
             self.feed_forward.divide(columns, rows)
 
@@ -235,8 +273,14 @@ class SelfSteeredBlock(Block):
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, tokens_BND: Tensor, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None
-    ) -> Tensor:
+        self,
+        tokens_BND: Tensor,
+        waves_BW: Tensor,
+        label_B: Tensor,
+        caption_BD: Tensor | None,
+        *,
+        looking: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Computes the tokens after the block.
 
         Args:
@@ -244,11 +288,12 @@ class SelfSteeredBlock(Block):
             waves_BW: cosines and sines of the time.
             label_B: int64, classes.
             caption_BD: embedded captions; None: the network reads none.
+            looking: see `Block.forward`.
 
         Returns:
-            [B, N, D].
+            [B, N, D]; see `Block.forward`.
         """
-        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD))
+        return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD), looking=looking)
 
 
 class FeedForward(nn.Sequential):

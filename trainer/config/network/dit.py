@@ -51,6 +51,7 @@ class DiTConfig(NetworkConfig):
     unseen_in_shapes = ("num_heads", "feed_forward", "feed_forward_norm_epsilon", "waves")
     reads_context = True
     reads_captions = True
+    tells_attention = True
 
     @property
     def heads(self) -> int:

@@ -56,6 +56,8 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
 
     kind: Literal["transition_dit"] = "transition_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
 
+    tells_attention = False
+
     @model_validator(mode="after")
     def _has_no_last_layer(self) -> "TransitionDiTConfig":
         if self.predicts_variance:

@@ -1,1 +1,75 @@
-"""Controls: fields made of fields."""
+"""Controls, fields made of fields: the protocol, its implementations, their configuration and `build`."""
+
+from typing import Annotated
+
+from torch import Tensor
+
+from moe.validation.contract import init_parameters
+from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.control.protocol import Control, ControlInputs, Controlled, controlled
+from trainer.flow.control.pull import Pull, PullConfig
+from trainer.flow.control.transport import Transport, TransportConfig
+from trainer.flow.own import OwnControl
+
+AnyConfig = PullConfig | TransportConfig | OwnControl
+Config = Annotated[AnyConfig, KindOrClass()]
+
+
+def build(config: AnyConfig, inputs: ControlInputs) -> Control:
+    """Returns the control that `config.kind` or `config.class` names, for one batch.
+
+    Args:
+        config: of the control.
+        inputs: what it may refer to besides the field.
+
+    Raises:
+        ValueError: it needs a picture and there is none, or it does not suit the path.
+    """
+    match config:
+        case PullConfig(end="source"):
+            raise ValueError("end: source pulls to a noise, which inversions alone have; use data")
+        case PullConfig():
+            return Pull(config, _picture(config, inputs), inputs.path, inputs.mask)
+        case TransportConfig():
+            return Transport(config, _picture(config, inputs), inputs.path, inputs.mask)
+        case OwnControl():
+            if needs_picture(config):
+                _picture(config, inputs)
+            return build_own(config, **vars(inputs))
+
+
+def needs_picture(config: AnyConfig) -> bool:
+    """Whether a control acts by pictures, so that it has no meaning where examples are drawn from noise alone.
+
+    Args:
+        config: of the control; a class of a user's needs them if its constructor has a `picture` without a default.
+    """
+    match config:
+        case PullConfig() | TransportConfig():
+            return True
+        case OwnControl():
+            picture = init_parameters(config.imported()).get("picture")
+            return picture is not None and picture.default is picture.empty
+
+
+def _picture(config: AnyConfig, inputs: ControlInputs) -> Tensor:
+    if inputs.picture is None:
+        raise ValueError(f"control {config.kind}: it pulls to a picture, and there is none; use it in an edit")
+    return inputs.picture
+
+
+__all__ = [
+    "AnyConfig",
+    "Config",
+    "Control",
+    "ControlInputs",
+    "Controlled",
+    "OwnControl",
+    "Pull",
+    "PullConfig",
+    "Transport",
+    "TransportConfig",
+    "build",
+    "controlled",
+    "needs_picture",
+]

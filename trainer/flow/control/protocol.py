@@ -41,12 +41,15 @@ class ControlInputs:
         condition: of the examples, on their device.
         network: the network of the flow without guidance, which a cost may ask for more than a prediction.
         picture: [B, *D] the states of the pictures that are edited or restored; None: there are none.
+        mask: where a picture is held on to, 0 to 1, of a shape that broadcasts to the states, such as [1, 1, H, W]; 0
+            leaves a value to the flow. None: everywhere.
     """
 
     path: Path
     condition: Condition
     network: Callable[..., Any]
     picture: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

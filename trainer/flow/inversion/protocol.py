@@ -23,11 +23,14 @@ class Inverted:
         calls: how often the field was evaluated for the batch.
         errors: [I, B] mean squared distance of what each iterate leads to, the first iterate first; None where the
             iterates are not drawn.
+        bound: [B] step size from which on the iterates of an example go apart, as far as they have shown it; infinite
+            where they have not, None where there are no steps of that kind.
     """
 
     noise: Tensor
     calls: int
     errors: Tensor | None = None
+    bound: Tensor | None = None
 
 
 class Inversion(Protocol):

@@ -88,6 +88,15 @@ class Divisible(Protocol):
         ...
 
 
+@runtime_checkable
+class SumsOverRanks(Protocol):
+    """A layer of `Rows`, known without importing Megatron."""
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum of the values over the ranks that share the layer, the same on each; so is the gradient of it."""
+        ...
+
+
 class LinearShare(nn.Linear):
     """The size of a rank's share of a linear layer, in a network without values.
 

@@ -14,7 +14,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.model_parallel_config import ModelParallelConfig
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    reduce_from_tensor_model_parallel_region,
+)
 from torch import Tensor, nn
 
 from trainer.model.parallel.division import Part
@@ -77,6 +81,10 @@ class RowLinear(RowParallelLinear):
     def forward(self, input_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """From this rank's [..., inputs / ranks] to [..., outputs], the same on every rank."""
         return super().forward(input_)[0]
+
+    def summed(self, values: Tensor) -> Tensor:
+        """See :class:`trainer.model.parallel.division.SumsOverRanks`; collective."""
+        return reduce_from_tensor_model_parallel_region(values, group=self.tp_group)
 
 
 def _megatron(linear: nn.Linear) -> ModelParallelConfig:

@@ -1,0 +1,159 @@
+"""From given states back to noise: the ways back by the field, on flows in closed form."""
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, gaussian, grid, known, states
+from tests.trainer.flow.unions import members
+from trainer.flow import inversion, sampler, target
+from trainer.flow.field import NetworkField
+from trainer.flow.inversion import EulerInverse, Reverse, UniInversion
+
+kinds = pytest.mark.parametrize("config", [kind() for kind in members(inversion.Config)], ids=lambda one: one.kind)
+UNINVERTIBLE = [
+    (sampler.Dopri5Config(), "chooses its steps by the whole batch"),
+    (sampler.SegmentedConfig(within=sampler.Dopri5Config()), "chooses its steps by the whole batch"),
+    (sampler.RenoiseConfig(), "draws noise on its way"),
+    (sampler.EulerMaruyamaConfig(), "draws noise on its way"),
+    (sampler.SegmentedConfig(within=sampler.StochasticHeunConfig()), "draws noise on its way"),
+    (sampler.TransitionConfig(), "draws noise on its way"),
+]
+
+
+@dataclass(frozen=True)
+class SpeedOfSegment(NetworkField):
+    """A field that moves every value by the number of the segment plus one, and counts where it was asked."""
+
+    segment: int | None = None
+    asked: list[tuple[int, float]] = field(default_factory=list)
+
+    def within(self, segment: int, /) -> "SpeedOfSegment":
+        def speed(x: Tensor, t: Tensor) -> Tensor:
+            self.asked.append((segment, float(t[0])))
+            return torch.full_like(x, segment + 1.0)
+
+        return SpeedOfSegment(speed, self.target, segment, self.asked)
+
+
+class Counted(NetworkField):
+    """A field in closed form, and how often it was asked."""
+
+    calls = 0
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        type(self).calls += 1
+        return super().__call__(x, t)
+
+
+def there_and_back(way: inversion.Inversion, steps: int, forth: sampler.Sampler | None = None) -> float:
+    """Root mean square of the distance between states and what Euler's method leads their noise to."""
+    flow, forth = known(gaussian(2.0, 0.5)), forth or sampler.Euler()
+    noise = way.invert(flow, states(), grid(steps), keys=KEYS).noise
+    return float((forth.sample(flow, noise, grid(steps)).final - states()).square().mean().sqrt())
+
+
+def test_the_way_back_and_forth_by_euler_is_wrong_at_first_order():
+    errors = [there_and_back(Reverse(sampler.Euler()), steps) for steps in (40, 80, 160)]
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
+
+
+def test_uni_inversion_is_wrong_at_second_order_and_nearer_with_any_number_of_steps():
+    errors = [there_and_back(UniInversion(), steps) for steps in (40, 80, 160)]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+    assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
+    for steps in (5, 10, 20, 40):
+        assert there_and_back(UniInversion(), steps) < 0.5 * there_and_back(Reverse(sampler.Euler()), steps)
+
+
+@pytest.mark.parametrize("forth", [sampler.Heun(), sampler.Segmented(sampler.Heun(), 3)])
+def test_the_sampler_of_a_run_goes_back_at_its_own_order(forth):
+    """The noise of x_1 = 2 + x_0 / 2 is known."""
+    flow, exact = known(gaussian(2.0, 0.5)), (states() - 2) / 0.5
+    errors = [
+        float((Reverse(forth).invert(flow, states(), grid(steps), keys=KEYS).noise - exact).abs().max())
+        for steps in (60, 120)
+    ]
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("config", "a_drawing"), [(sampler.EulerConfig(steps=7), 7), (sampler.HeunConfig(steps=7), 14)]
+)
+def test_calls_are_those_of_the_field(config, a_drawing):
+    flow = Counted(gaussian(2.0, 0.5), target.Velocity(STRAIGHT))
+    expected = {
+        inversion.ReverseConfig(): a_drawing,
+        inversion.UniInversionConfig(): 7 + 1,
+        inversion.ZeroOrderConfig(iterations=3): 7 + 1 + 4 * a_drawing,
+        inversion.ZeroOrderConfig(iterations=3, initial=inversion.ReverseConfig()): 5 * a_drawing,
+    }
+    for way, calls in expected.items():
+        Counted.calls = 0
+        found = inversion.build(way, sampler=config, path=STRAIGHT)
+        assert found.invert(flow, states(), sampler.times(config), keys=KEYS).calls == Counted.calls == calls
+
+
+def test_uni_inversion_undoes_the_steps_of_a_velocity_that_the_state_does_not_change():
+    def pushed(x: Tensor, t: Tensor) -> Tensor:
+        return (1 + 5 * t[:, None] ** 2).expand_as(x)
+
+    noise = UniInversion().invert(known(pushed), states(), grid(6), keys=KEYS).noise
+    torch.testing.assert_close(sampler.Euler().sample(known(pushed), noise, grid(6)).final, states())
+
+
+@pytest.mark.parametrize("config", [inversion.ReverseConfig(), inversion.UniInversionConfig()])
+def test_each_step_back_asks_the_field_of_its_own_segment(config):
+    flow = SpeedOfSegment(lambda x, _t: x * torch.nan, target.Velocity(STRAIGHT))
+    segmented = sampler.SegmentedConfig(segments=3, within=sampler.EulerConfig(steps=2))
+    way = inversion.build(config, sampler=segmented, path=STRAIGHT)
+    noise = way.invert(flow, states(), sampler.times(segmented).double(), keys=KEYS).noise
+    torch.testing.assert_close(noise, states() - (1 + 2 + 3) / 3, rtol=0, atol=1e-6)
+    for segment, t in flow.asked:
+        assert segment / 3 - 1e-6 <= t <= (segment + 1) / 3 + 1e-6
+
+
+@kinds
+def test_every_kind_finds_noise_that_leads_back_and_a_row_is_a_function_of_itself(config):
+    of_run = sampler.EulerConfig(steps=200)
+    way, flow, times = inversion.build(config, sampler=of_run, path=STRAIGHT), known(gaussian(2.0, 0.5)), grid(200)
+    found = way.invert(flow, states(), times, keys=KEYS)
+    drawn = sampler.Euler().sample(flow, found.noise, times).final
+    torch.testing.assert_close(drawn, states(), rtol=0, atol=0.1)
+    for rows in (slice(0, 1), slice(1, 5)):
+        alone = way.invert(flow, states()[rows], times, keys=KEYS[rows])
+        assert torch.equal(alone.noise, found.noise[rows])
+        if found.errors is not None and alone.errors is not None:
+            assert torch.equal(alone.errors, found.errors[:, rows])
+
+
+def test_the_inverse_of_eulers_method_is_a_sampler_that_reports_its_grid():
+    trajectory = EulerInverse().sample(known(gaussian(2.0, 0.5)), states(), grid(4).flip(0))
+    assert trajectory.x.shape == (5, 5, 2)
+    assert torch.equal(trajectory.x[0], states())
+    assert torch.equal(trajectory.times, grid(4).flip(0))
+    assert trajectory.calls == {"network": 5}
+
+
+@pytest.mark.parametrize(("config", "reason"), UNINVERTIBLE, ids=lambda one: getattr(one, "kind", ""))
+def test_a_sampler_whose_noise_is_not_the_examples_own_is_refused(config, reason):
+    with pytest.raises(ValueError, match=f"sampler: .* {reason}.*; invert with euler"):
+        inversion.build(inversion.UniInversionConfig(), sampler=config, path=STRAIGHT)
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({"kind": "zero_order", "iterations": 0}, "greater than 0"),
+        ({"kind": "zero_order", "step_size": -0.1}, "greater than 0"),
+        ({"kind": "zero_order", "initial": {"kind": "zero_order"}}, "does not match any of the expected tags"),
+        ({"kind": "uni_inv"}, "does not match any of the expected tags"),
+    ],
+)
+def test_wrong_settings_are_refused(document, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        TypeAdapter(inversion.Config).validate_python(document)

@@ -1,0 +1,134 @@
+"""A control that keeps a running cost of the states low."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from pydantic import Field as Setting
+from torch import Tensor
+
+from moe.validation.section import Section
+from trainer.flow import cost
+from trainer.flow.condition import Condition
+from trainer.flow.control.protocol import Control, ControlInputs, Controlled
+from trainer.flow.cost import RunningCost
+from trainer.flow.sampler.protocol import Field
+
+
+class CostGradientConfig(Section):
+    """Less of the gradient of a running cost: v - strength weight(t) gradient."""
+
+    kind: Literal["cost_gradient"] = "cost_gradient"
+    cost: cost.Config
+    """What is kept low: attention, or a class of your own."""
+    strength: float = Setting(default=4.0, ge=0, allow_inf_nan=False)
+    """0 leaves the field as it is."""
+    weight: Literal["time", "memoryless", "constant"] = "time"
+    """time: 1 - t, the optimal control of a deterministic path to first order. memoryless: sigma^2 (1 - t), that of the
+    memoryless random path, with sigma^2 = 2 (1 - t + floor) / (t + floor). constant: 1, plain guidance."""
+    floor: float = Setting(default=1e-3, gt=0, allow_inf_nan=False)
+    """Keeps the memoryless weight finite at t = 0."""
+    limit: float | None = Setting(default=1.0, gt=0, allow_inf_nan=False)
+    """The control of an example is at most this many times as long as its velocity; null: no limit."""
+
+
+class CostGradient(Control):
+    """Subtracts the gradient of a cost from the velocity.
+
+    The cost to go, of which the optimal control is the gradient, is taken to grow by the cost at the present state for
+    all of the remaining time: a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is
+    differentiated, under the condition of the examples alone; the field, guided or not, is asked once and without
+    gradient.
+
+    Source: "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject Fidelity", 2025 (FOCUS), its
+    control at test time, v - lambda (1 - t) grad f; `memoryless` is the weight of its published code.
+
+    Args:
+        config: strength, weight and limit.
+        inputs: path and condition of the examples, and the network that a cost may ask.
+
+    Raises:
+        ValueError: a user's cost refuses its settings or lacks an attribute.
+    """
+
+    def __init__(self, config: CostGradientConfig, inputs: ControlInputs) -> None:
+        self._config, self._inputs = config, inputs
+        self._cost = cost.build(config.cost, inputs.network)
+
+    def over(self, field: Field) -> Field:
+        """See `Control`."""
+        if self._config.strength == 0:
+            return field
+        return AlongCost(field, self._inputs.path, self._config, self._cost, self._inputs.condition)
+
+
+@dataclass(frozen=True)
+class AlongCost(Controlled):
+    """The field of `CostGradient`.
+
+    Attributes:
+        config: strength, weight and limit.
+        cost: of states.
+        condition: of the examples.
+    """
+
+    config: CostGradientConfig
+    cost: RunningCost
+    condition: Condition
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """See `Controlled.velocity`.
+
+        Raises:
+            ValueError: the cost returns something else than a value for each example, or one that does not depend on
+                the state.
+        """
+        velocity = self.field(x, t)
+        weight = self.config.strength * weight_at(t, self.config)
+        control = weight.to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) * self._gradient(x, t)
+        return velocity - limited(control, velocity, self.config.limit)
+
+    def within(self, segment: int, /) -> Self:
+        """See `Field.within`; a cost that asks the network asks the blocks of the segment, too."""
+        inside = replace(self.condition, segment=segment)
+        return replace(self, field=self.field.within(segment), condition=inside)
+
+    def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
+        with torch.enable_grad():
+            state = x.detach().requires_grad_()
+            values = self.cost(state, t, self.condition)
+            name = type(self.cost).__name__
+            if values.shape != (len(x),):
+                raise ValueError(
+                    f"cost: {name} returns the shape {tuple(values.shape)} for {len(x)} examples; return one value for "
+                    f"each, ({len(x)},)"
+                )
+            if not values.requires_grad:
+                raise ValueError(
+                    f"cost: {name} does not depend on the state by operations that torch differentiates; compute it "
+                    "from x without detach, numpy or no_grad"
+                )
+            (gradient,) = torch.autograd.grad(values.sum(), state, allow_unused=True, materialize_grads=True)
+        return gradient
+
+
+def weight_at(t: Tensor, config: CostGradientConfig) -> Tensor:
+    """The weights [B] of gradients at times [B], without the strength."""
+    match config.weight:
+        case "time":
+            return 1 - t
+        case "memoryless":
+            return 2 * (1 - t + config.floor) / (t + config.floor) * (1 - t)
+        case "constant":
+            return torch.ones_like(t)
+
+
+def limited(control: Tensor, velocity: Tensor, limit: float | None) -> Tensor:
+    """Shortens a control [B, *D] where it is longer than `limit` times the velocity [B, *D] of its example."""
+    if limit is None:
+        return control
+    length, most = (torch.linalg.vector_norm(value.flatten(1), dim=1) for value in (control, velocity))
+    share = (limit * most / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1)
+    return control * share.view(-1, *(1,) * (control.ndim - 1))

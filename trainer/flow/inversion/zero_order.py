@@ -1,0 +1,175 @@
+"""Noise that a sampler leads to given states, found by corrections of the noise alone: the sampler is a black box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field as Setting
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from moe.validation.section import Section
+from trainer.flow.inversion.protocol import Drawn, Inversion, Inverted
+from trainer.flow.inversion.reverse import ReverseConfig
+from trainer.flow.inversion.step_size import SAFETY, contraction_bound
+from trainer.flow.inversion.uni_inversion import UniInversionConfig
+from trainer.flow.sampler import Field, Sampler
+
+FIRST_BOUND = 1.0
+"""The bound that a run begins with: that of a map which is nowhere steeper than 2, as flows to unit variance are."""
+
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Is shown each iterate: its number from 0, the noise [B, *D], and what it leads to [B, *D]."""
+
+
+class ZeroOrderConfig(Section):
+    """FlowOpt: z <- z - eta (f(z) - y), where f draws with the sampler of the run and y are the given states.
+
+    Attributes:
+        initial: the inversion that gives the first noise.
+        iterations: corrections; each costs one drawing.
+        step_size: eta, the same for all; null: for each example 0.4 of the smallest bound that its run has shown.
+    """
+
+    kind: Literal["zero_order"] = "zero_order"
+    initial: Annotated[ReverseConfig | UniInversionConfig, Setting(discriminator="kind")] = UniInversionConfig()
+    iterations: PositiveInt = 30
+    step_size: PositiveFloat | None = None
+
+
+@dataclass(frozen=True)
+class Iterated:
+    """What the corrections of zero-order inversion came to.
+
+    Attributes:
+        noise: [B, *D] of each example, the iterate that leads nearest to the target.
+        drawn: [B, *D] what it leads to.
+        errors: [I + 1, B] float32 mean squared distance of each iterate from the target, that of the first noise first.
+        bound: [B] float32 the smallest bound on the step size that pairs of successive iterates have shown, see
+            :func:`contraction_bound`; infinite where none told one. A `step_size` near it or above it is too large.
+    """
+
+    noise: Tensor
+    drawn: Tensor
+    errors: Tensor
+    bound: Tensor
+
+
+@torch.no_grad()
+def zero_order(
+    drawn: Drawn,
+    target: Tensor,
+    initial: Tensor,
+    iterations: int,
+    step_size: float | None = None,
+    watch: Watch | None = None,
+) -> Iterated:
+    """Corrects noise until what it leads to is near a target: z <- z - eta (f(z) - y).
+
+    It is gradient descent on |f(z) - y|^2 / 2 with the identity in place of the Jacobian of f. Nothing but f is asked,
+    so that f may be any sampler with any guidance, controls and decoder of the same shape, in any number format.
+
+    Inversion: f draws under the condition of the target, and the more iterations, the nearer.
+
+    Editing: f draws under *another* condition, the first noise is that of an inversion under the own one, and the
+    iterations are few (8). The first iterate is the plain edit, far from the picture; each further one brings back more
+    of the picture, as its distance falls from iteration to iteration, until in the end the edit itself is undone.
+    So `iterations` is the strength with which the picture is kept: stop early, or let `watch` keep every iterate and
+    choose afterwards.
+
+        inverted = inversion.invert(own_field, pictures, times, keys=keys)
+        edited = zero_order(lambda z: sampler.sample(new_field, z, times).final, pictures, inverted.noise, 8).drawn
+
+    An example's result is a function of its own row, if that is so of f. Nothing is read back to the host.
+
+    Source: "FlowOpt: Fast Optimization Through Whole Flow Processes for Training-Free Editing", arXiv 2510.22010,
+    algorithm 1.
+
+    Args:
+        drawn: f; it is called `iterations` + 1 times, without gradients.
+        target: [B, *D] y.
+        initial: [B, *D] the first noise.
+        iterations: corrections, 0 or more.
+        step_size: eta of all examples; None: eta of an example is 0.4 of the smallest bound that the pairs of
+            successive iterates have shown so far, and 0.4 before the first pair, which suits a flow between states of
+            unit variance.
+        watch: is shown every iterate.
+
+    Returns:
+        The best iterate of each example, and the errors of all.
+    """
+    z, y = _at_least_single(initial), _at_least_single(target)
+    image = drawn(z).to(z.dtype)
+    error = _mean_square(image - y)
+    best, best_image, least, errors = z, image, error, [error]
+    bound = torch.full_like(error, torch.inf)
+    if watch is not None:
+        watch(0, z, image)
+    for number in range(1, iterations + 1):
+        eta = _per_value(_own_step(bound) if step_size is None else torch.full_like(bound, step_size), z)
+        z_next = z - eta * (image - y)
+        image_next = drawn(z_next).to(z.dtype)
+        bound = torch.minimum(bound, contraction_bound(z_next - z, image_next - image, image))
+        z, image = z_next, image_next
+        error = _mean_square(image - y)
+        errors.append(error)
+        nearer = (error < least) | least.isnan()
+        least = torch.where(nearer, error, least)
+        best, best_image = (
+            torch.where(_per_value(nearer, z), new, old) for new, old in ((z, best), (image, best_image))
+        )
+        if watch is not None:
+            watch(number, z, image)
+    return Iterated(best, best_image, torch.stack(errors).float(), bound.float())
+
+
+class ZeroOrder(Inversion):
+    """Zero-order inversion of what a sampler draws, from the noise that another inversion gives.
+
+    Args:
+        sampler: draws; any that is a function of noise and grid alone.
+        initial: gives the first noise.
+        iterations: see :func:`zero_order`.
+        step_size: see :func:`zero_order`.
+    """
+
+    def __init__(self, sampler: Sampler, initial: Inversion, iterations: int, step_size: float | None = None) -> None:
+        self.sampler = sampler
+        self.initial = initial
+        self.iterations = iterations
+        self.step_size = step_size
+
+    def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
+        """See `Inversion.invert`; with T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
+        first = self.initial.invert(field, states, times, keys=keys)
+        calls = first.calls
+
+        def drawn(noise: Tensor) -> Tensor:
+            nonlocal calls
+            trajectory = self.sampler.sample(field, noise, times, keys=keys)
+            calls += trajectory.calls["network"]
+            return trajectory.final
+
+        found = zero_order(drawn, states, first.noise, self.iterations, self.step_size)
+        return Inverted(found.noise, calls, found.errors, found.bound)
+
+
+def _own_step(bound: Tensor) -> Tensor:
+    return SAFETY * torch.where(bound.isinf(), FIRST_BOUND, bound)
+
+
+def _at_least_single(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    return difference.double().square().flatten(1).mean(1)
+
+
+def _per_value(row: Tensor, x: Tensor) -> Tensor:
+    """A value of each example [B], in the type of states [B, *D] if it is a number, so that it broadcasts to them."""
+    row = row if row.dtype == torch.bool else row.to(x.dtype)
+    return row.reshape(-1, *[1] * (x.ndim - 1))
