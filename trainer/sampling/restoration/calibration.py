@@ -20,6 +20,9 @@ CALIBRATION = "calibration.json"
 EXAMPLES = 128
 """Of the training split, by which the errors are measured."""
 
+DIGITS = 6
+"""Of an error."""
+
 
 def measured_errors(
     flow: TrainedFlow,
@@ -41,7 +44,7 @@ def measured_errors(
         progress: called with the number of examples done.
 
     Returns:
-        float64 [L], means over the examples.
+        float64 [L], means over the examples, of so many digits that ranks which round differently agree.
 
     Raises:
         ValueError: the examples cannot be read.
@@ -65,7 +68,8 @@ def measured_errors(
         field = flow.parts.field(flow.model, condition, guidance)
         found.append(calibration_errors(field, states, flow.parts.path, keys).cpu())
         progress(int(own[-1]) + 1)
-    return torch.cat(found).mean(0)
+    means = torch.cat(found).mean(0).tolist()
+    return torch.tensor([float(f"{mean:.{DIGITS}g}") for mean in means], dtype=torch.float64)
 
 
 def no_captions(flow: TrainedFlow, num: int) -> Tensor | None:

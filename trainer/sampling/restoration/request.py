@@ -12,6 +12,8 @@ import trainer.flow.operator
 from moe.validation.section import Section
 from trainer.sampling.requested_pictures import FolderPictures, HeldOutPictures, PicturesConfig
 
+OWN = "own"
+
 
 class RestoreRequest(Section):
     """Pictures that a trained flow makes of observations: with holes, at a low resolution, out of focus."""
@@ -26,7 +28,7 @@ class RestoreRequest(Section):
     """Pictures restored from each observation, with other draws; together they show what is uncertain."""
     seed: NonNegativeInt = 0
     """Of all draws; those of a picture depend on its name besides."""
-    label: Annotated[NonNegativeInt | str, Field(union_mode="left_to_right")] | None = None
+    label: Annotated[str | NonNegativeInt, Field(union_mode="left_to_right")] | None = None
     """The class that the pictures are of, by name or number; own: of each held-out picture its own; null: none."""
     guidance: float | None = Field(default=None, ge=0)
     """Scale of classifier-free guidance towards the label; null: the run's with a label, and none without."""
@@ -55,6 +57,4 @@ class RestoreRequest(Section):
     def _guidance_has_a_label(self) -> RestoreRequest:
         if self.label is None and self.guidance not in (None, 1.0):
             raise ValueError(f"guidance: {self.guidance:g} leads to a label, and there is none; give label, or 1")
-        if self.label == "own" and isinstance(self.pictures, FolderPictures):
-            raise ValueError("label: own is known of held-out pictures alone; give a class, or null")
         return self

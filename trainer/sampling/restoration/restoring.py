@@ -20,9 +20,10 @@ from trainer.flow.operator import Mask, Operator
 from trainer.flow.sampler import Field
 from trainer.flow.space import Identity
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.latent_space import states_of_images
 from trainer.sampling.requested_pictures import Pictures
 from trainer.sampling.restoration.calibration import no_captions
-from trainer.sampling.restoration.request import RestoreRequest
+from trainer.sampling.restoration.plan import RestorePlan
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Restored:
         arrays: ``observed`` and its ``pseudo_inverse`` [C, H, W], ``restored`` [S, C, H, W], and where they are known
             the ``truth`` [C, H, W] and the hidden pixels as ``hole`` [1, H, W]; ``residuals``, and beside a truth
             ``errors``, are float64 [S + 2] means over the values of squared differences: of the pseudo-inverse, of each
-            sample, and of the mean of the samples. ``evaluations``, int64 [1], of the network for all samples.
+            sample, and of the mean of the samples. ``spread``, float64 [1], is the mean unbiased variance of the
+            samples, and ``evaluations``, int64 [1], counts those of the network for all samples.
         problem: why there is nothing; empty: there is.
     """
 
@@ -46,25 +48,14 @@ class Restoration:
 
     Args:
         flow: the run and its network.
-        request: what is asked for.
+        plan: what is asked for.
         pictures: which.
         solver: how the flow is asked.
-        label: the class of all pictures; None: none, or each picture's own where the request says so.
-        guidance: scale of classifier-free guidance.
     """
 
-    def __init__(
-        self,
-        flow: TrainedFlow,
-        request: RestoreRequest,
-        pictures: Pictures,
-        solver: InverseSolver,
-        *,
-        label: int | None,
-        guidance: float,
-    ) -> None:
-        self._flow, self._request, self._pictures, self._solver = flow, request, pictures, solver
-        self._label, self._guidance = label, guidance
+    def __init__(self, flow: TrainedFlow, plan: RestorePlan, pictures: Pictures, solver: InverseSolver) -> None:
+        self._flow, self._plan, self._pictures, self._solver = flow, plan, pictures, solver
+        self._request = plan.request
 
     @torch.no_grad()
     def restored(self, rows: Tensor) -> list[Restored]:
@@ -93,6 +84,7 @@ class Restoration:
             "pseudo_inverse": first,
             "restored": drawn,
             "residuals": _mean_square(missed),
+            "spread": torch.stack([variance(one).mean() for one in drawn])[:, None],
             "evaluations": torch.full((len(rows), 1), evaluated[0] // len(rows)),
         }
         if not self._request.observed:
@@ -111,10 +103,12 @@ class Restoration:
     def _operator(self, rows: Tensor) -> Operator:
         """The operator of some pictures; what it draws for one depends on the seed and on that picture's name."""
         numbers = self._pictures.keys(rows, "operator", seed=self._request.seed)
-        shape = self._flow.config.decoded_shape
-        assert len(shape) == 3
         return trainer.flow.operator.build(
-            self._request.operator, shape, numbers, seed=self._request.seed, device=self._flow.device
+            self._request.operator,
+            self._plan.image_shape,
+            numbers,
+            seed=self._request.seed,
+            device=self._flow.device,
         )
 
     def _observed(self, rows: Tensor, images: Tensor, operator: Operator) -> Tensor:
@@ -131,13 +125,14 @@ class Restoration:
         parts = self._flow.parts
         if isinstance(parts.space, Identity):
             return ExactConsistency(operator, observed, scale=parts.data_scale)
-        return DecodedConsistency(operator, observed, lambda states: parts.space.decode(parts.data_of(states)))
+        first = states_of_images(parts.space, operator.pseudo_inverse(observed)) * parts.data_scale
+        return DecodedConsistency(operator, observed, lambda states: parts.space.decode(parts.data_of(states)), first)
 
     def _field(self, rows: Tensor, consistency: Consistency) -> tuple[Field, list[int]]:
         """The field of some rows under the request's controls, and the rows that the network has computed so far."""
         flow = self._flow
-        label = torch.full((len(rows),), flow.parts.null_label if self._label is None else self._label)
-        if self._request.label == "own":
+        label = torch.full((len(rows),), flow.parts.null_label if self._plan.label is None else self._plan.label)
+        if self._plan.label is None and self._plan.labelled:
             assert self._pictures.labels is not None
             label = self._pictures.labels[rows]
         condition = Condition(label=label, caption=no_captions(flow, len(rows))).to(flow.device)
@@ -147,7 +142,7 @@ class Restoration:
             evaluated[0] += len(x)
             return flow.model(x, t, condition, *questions)
 
-        field = flow.parts.field(counted, condition, self._guidance)
+        field = flow.parts.field(counted, condition, self._plan.guidance)
         if not self._request.controls:
             return field, evaluated
         inputs = trainer.flow.control.ControlInputs(flow.parts.path, condition, counted, consistency.initial())
@@ -158,3 +153,8 @@ class Restoration:
 def _mean_square(differences: Tensor) -> Tensor:
     """float64 [B, K] of [B, K, *D]: the mean of the squares of each."""
     return differences.double().square().flatten(2).mean(2)
+
+
+def variance(samples: Tensor) -> Tensor:
+    """float64 [*D] of samples [S, *D], without bias; 0 of one sample."""
+    return samples.double().var(dim=0, correction=int(len(samples) > 1))
