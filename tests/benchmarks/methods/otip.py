@@ -7,12 +7,13 @@ strength gamma, and drawn again by 28 steps: 56 evaluations an image for every r
 * Reconstruction: the mean squared error per pixel of what is drawn without a class, at gamma 0.5 and 0, by RF-Inversion
   (strength 0) and by OTIP of three strengths put before it.
 * The plane: each image is drawn as one other class. Distance is the mean squared difference from the source,
-  reconstruction that of the same controls without a class, on a third of the images, accuracy the share that a logistic regression of the
-  training images takes for the class that was asked for. RF-Inversion is swept over 40 pairs of strength and stop; so
-  is OTIP at each of three strengths put before the same 40 pulls, and OTIP without a pull over 40 pairs of its own
-  strength and stop. The front of a sweep is the lower edge of the convex hull of its points, which is reached by
-  choosing between two settings at random for each image. Behind and ahead are the largest and the least error over that
-  of RF-Inversion's front at equal accuracy. RF-Inversion pulled to other noise shows what chance alone makes of them.
+  reconstruction that of the same controls without a class, on a third of the images, and accuracy the share that a
+  logistic regression of the training images takes for the class that was asked for. RF-Inversion is swept over 40 pairs
+  of strength and stop; so is OTIP at each of three strengths put before the same 40 pulls, and OTIP without a pull over
+  40 pairs of its own strength and stop. The front of a sweep is the lower edge of the convex hull of its points, which
+  is reached by choosing between two settings at random for each image. Behind and ahead are the largest and the least
+  error over that of RF-Inversion's front at equal accuracy. RF-Inversion pulled to other noise shows what chance alone
+  makes of them.
 
 Beside the plane stand the source itself, the way back and forth without any control, fresh noise drawn as the class by
 as many evaluations, and both methods at their published settings.
