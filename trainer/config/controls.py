@@ -20,8 +20,8 @@ def _of_samples(listed: tuple[AnyConfig, ...]) -> tuple[AnyConfig, ...]:
         if needs_picture(config):
             key = "class" if isinstance(config, OwnControl) else "kind"
             raise ValueError(
-                f"{number}.{key}: {config.kind} leads to a picture, and samples begin at noise alone; remove it, or use "
-                "the edit verb, which has pictures"
+                f"{number}.{key}: {config.kind} leads to a picture, and samples have none; remove it, or use the edit "
+                "verb, which has pictures"
             )
     return listed
 
