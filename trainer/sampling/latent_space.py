@@ -62,6 +62,14 @@ class Latents(Space):
         shift, scale = self._statistics(latents.device)
         return (latents - shift) / scale
 
+    @torch.no_grad()
+    def of_images(self, images: Tensor) -> Tensor:
+        """The mean states [B, Z, h, w] of images [B, C, H, W], whatever the examples are; nothing is drawn."""
+        self._coder.to(images.device)
+        latents, _ = self._coder.encode(images)
+        shift, scale = self._statistics(latents.device)
+        return (latents - shift) / scale
+
     def decode(self, states: Tensor) -> Tensor:
         """See `Space.decode`."""
         self._coder.to(states.device)
@@ -102,6 +110,11 @@ class StoredLatents(Latents):
     def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
         mean, log_variance = examples.chunk(2, dim=1)
         return mean, log_variance
+
+
+def states_of_images(space: Space, images: Tensor) -> Tensor:
+    """The states [B, *D] of images [B, C, H, W], also where the examples of a run are latents already."""
+    return space.of_images(images) if isinstance(space, Latents) else images
 
 
 def build(config: RunConfig) -> Space:
