@@ -41,6 +41,7 @@ STRONG = f'[{{class: "{MODULE}:Towards", strength: 2}}]'
 NONE = f'[{{class: "{MODULE}:Towards", strength: 0}}]'
 ASKING = f'[{{kind: cost_gradient, cost: {{class: "{MODULE}:Predicted"}}}}]'
 SCHEMAS = ROOT / "configs" / "schemas"
+COST = f'cost: {{class: "{MODULE}:Distance"}}'
 POINTS: dict[str, Any] = {
     "data": {"kind": "toy", "name": "rings", "classes": True, "held_out": 64},
     "model": {"kind": "mlp", "hidden": 16, "num_layers": 2, "label_dropout": 0.1},
@@ -236,9 +237,13 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("--controls", f'{{class: "{MODULE}:OfPicture"}}'),
         f"--controls.0.class: {MODULE}:OfPicture leads to a picture",
     ),
-    "unknown": (("--controls", "[{kind: pul}]"), "--controls.0.kind: 'pul' is not one of "),
-    "no kind": (("--controls", "[{}]"), "--controls.0: has no kind"),
-    "a setting": (("--controls", "[{kind: cost_gradient, strngth: 1}]"), "--controls.0"),
+    "unknown": (("--controls", "[{kind: pul}]"), "--controls.0.kind: must be 'cost_gradient' ('pul')"),
+    "no kind": (("--controls", "[{}]"), "--controls.0.cost: is required but missing"),
+    "a setting": (
+        ("--controls", f'[{{class: "{MODULE}:Towards", strngth: 1}}]'),
+        "--controls.0.strngth: is not permitted here (1); write strength, or remove it",
+    ),
+    "a negative strength": (("--controls", f"[{{strength: -1, {COST}}}]"), "--controls.0.strength: must be greater"),
     "no module": (("--controls", '[{class: "nowhere:Mine"}]'), "--controls.0.class: nowhere cannot be imported"),
     "no control": (
         ("--controls", f'[{{class: "{MODULE}:Pulled"}}]'),
