@@ -15,11 +15,14 @@ counted as two calls. The rivals:
 
 * Euler, UniInv: as many steps back as forth, on finer grids as there are more calls, so that they draw with more steps
   than 10, too. In brackets: the same noise drawn with 10 steps.
-* fixed point: each of 10 steps back solves for the start of Euler's step by repeated evaluation, as ReNoise does;
-* gradient, Adam: descent on the squared error by backpropagation through the sampler, from UniInv; Adam with the best
-  of three rates, and gradient descent with the best of three step sizes. They are no black box, and a bound from above.
+* fixed point: UniInv with more evaluations in each of 10 steps back, as ReNoise does, so that Euler's steps are undone
+  exactly in the end;
+* gradient, Adam, L-BFGS: minimisation of the squared error by backpropagation through the sampler, from UniInv, the
+  first two with the best of three rates. Their direction is the exact one, but the squared slopes of the sampler decide
+  how fast they are.
 
-The last two need the field, or its gradient; the zero-order correction needs nothing but what the sampler draws.
+They ask the field at states of their own, or for its gradient; the zero-order correction asks for nothing but what the
+sampler draws.
 
 Source: Ronai, Kulikov and Michaeli, "FlowOpt: Fast Optimization Through Whole Flow Processes for Training-Free
 Editing", arXiv 2510.22010; Jiao et al., "UniEdit-Flow", arXiv 2504.13109 (UniInv); Garibi et al., "ReNoise: Real Image
@@ -32,7 +35,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
@@ -54,7 +56,7 @@ SEEDS, STEPS, ITERATIONS, TRAINED, NUM = (0, 1, 2), 10, 30, 1500, 100
 SIZES: dict[str, float | None] = {"0.1": 0.1, "0.4": 0.4, "0.8": 0.8, "1.6": 1.6, "own": None}
 REVERSE, UNI, NOISE = "reverse Euler", "UniInv", "random noise"
 BUDGETS = (40, 80, 100, 160, 320)
-RATES = {"Adam": (0.01, 0.03, 0.1), "gradient": (0.2, 0.5, 1.0)}
+RATES = {"Adam": (0.01, 0.03, 0.1), "gradient": (0.2, 0.5, 1.0), "L-BFGS": (1.0,)}
 Figures = dict[str, float]
 Tables = dict[str, Figures]
 Curve = dict[int, float]
@@ -125,30 +127,30 @@ def curve_of(run: Iterated, first_calls: int) -> Curve:
     return {first_calls + STEPS * (number + 1): decibels(error) for number, error in enumerate(best)}
 
 
-def fixed_point(of: Subject, evaluations: int) -> Tensor:
-    """The noise from which Euler's steps lead to the digits: each start is solved for by repeated evaluation."""
-    x = of.states
-    for t, s in pairwise(grid(STEPS).flip(0)):
-        start = x
-        for _ in range(evaluations):
-            start = x + (s - t) * of.field(start, s.expand(len(x)))
-        x = start
-    return x
-
-
 @torch.enable_grad()
 def descended(of: Subject, initial: Tensor, kind: str, rate: float) -> Curve:
     """PSNR by calls of a descent on the squared error, by backpropagation; the best of each digit so far."""
     z = initial.clone().requires_grad_()
-    optimizer = torch.optim.Adam([z], rate) if kind == "Adam" else torch.optim.SGD([z], rate)
-    least, found = torch.full((NUM,), math.inf), {}
-    for number in range(ITERATIONS + 1):
+    least, found = torch.full((NUM,), math.inf), Curve()
+
+    def closure() -> Tensor:
+        nonlocal least
         error = (of.drawn(z) - of.states).square()
         least = torch.minimum(least, error.detach().mean(1))
-        found[STEPS + 1 + STEPS + 3 * STEPS * number] = decibels(least.mean())
-        optimizer.zero_grad()
-        (error.sum() / 2).backward()
-        optimizer.step()
+        found[STEPS + 1 + STEPS + 3 * STEPS * len(found)] = decibels(least.mean())
+        z.grad = None
+        loss = error.sum() / 2
+        loss.backward()
+        return loss
+
+    match kind:
+        case "L-BFGS":
+            largest = {"max_iter": ITERATIONS, "max_eval": ITERATIONS + 1, "history_size": 20}
+            torch.optim.LBFGS([z], rate, line_search_fn="strong_wolfe", **largest).step(closure)
+        case _:
+            optimizer = torch.optim.Adam([z], rate) if kind == "Adam" else torch.optim.SGD([z], rate)
+            for _ in range(ITERATIONS + 1):
+                optimizer.step(closure)
     return found
 
 
@@ -162,7 +164,9 @@ def rivals(of: Subject) -> dict[str, Curve]:
             found[name][budget] = of.psnr(of.drawn(noise, budget // 2))
             on_ten[budget] = of.psnr(of.drawn(noise))
         found[f"({name}, 10 steps forth)"] = on_ten
-    found["fixed point"] = {budget: of.psnr(of.drawn(fixed_point(of, budget // STEPS - 1))) for budget in BUDGETS}
+    found["fixed point"] = {
+        budget: of.psnr(of.drawn(of.back(UniInversion(evaluations=budget // STEPS - 1)))) for budget in BUDGETS
+    }
     for kind, rates in RATES.items():
         curves = [descended(of, of.back(UniInversion()), kind, rate) for rate in rates]
         found[kind] = max(curves, key=lambda curve: max(curve.values()))

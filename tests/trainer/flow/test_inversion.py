@@ -72,6 +72,17 @@ def test_uni_inversion_is_wrong_at_second_order_and_nearer_with_any_number_of_st
         assert there_and_back(UniInversion(), steps) < 0.5 * there_and_back(Reverse(sampler.Euler(), STRAIGHT), steps)
 
 
+@pytest.mark.parametrize("evaluations", [2, 3])
+def test_each_further_evaluation_wins_an_order(evaluations):
+    errors = [there_and_back(UniInversion(evaluations=evaluations), steps) for steps in (40, 80, 160)]
+    assert errors[1] / errors[2] == pytest.approx(2 ** (1 + evaluations), rel=0.15)
+    assert errors[0] < 0.2 * there_and_back(UniInversion(evaluations=evaluations - 1), 40)
+
+
+def test_many_evaluations_undo_eulers_steps_exactly():
+    assert there_and_back(UniInversion(evaluations=60), 10) < 1e-12
+
+
 @pytest.mark.parametrize("forth", [sampler.Heun(), sampler.Segmented(sampler.Heun(), 3)])
 def test_the_sampler_of_a_run_goes_back_at_its_own_order(forth):
     """The noise of x_1 = 2 + x_0 / 2 is known."""
@@ -112,13 +123,14 @@ def test_a_pull_along_a_path_with_noise_of_its_own_is_refused():
 )
 def test_calls_are_those_of_the_field(config, a_drawing):
     flow = Counted(gaussian(2.0, 0.5), target.Velocity(STRAIGHT))
-    expected = {
-        inversion.ReverseConfig(): a_drawing,
-        inversion.UniInversionConfig(): 7 + 1,
-        inversion.ZeroOrderConfig(iterations=3): 7 + 1 + 4 * a_drawing,
-        inversion.ZeroOrderConfig(iterations=3, initial=inversion.ReverseConfig()): 5 * a_drawing,
-    }
-    for way, calls in expected.items():
+    expected: list[tuple[inversion.AnyConfig, int]] = [
+        (inversion.ReverseConfig(), a_drawing),
+        (inversion.UniInversionConfig(), 7 + 1),
+        (inversion.UniInversionConfig(evaluations=3), 3 * 7 + 1),
+        (inversion.ZeroOrderConfig(iterations=3), 7 + 1 + 4 * a_drawing),
+        (inversion.ZeroOrderConfig(iterations=3, initial=inversion.ReverseConfig()), 5 * a_drawing),
+    ]
+    for way, calls in expected:
         Counted.calls = 0
         found = inversion.build(way, sampler=config, path=STRAIGHT)
         assert found.invert(flow, states(), sampler.times(config), keys=KEYS).calls == Counted.calls == calls
@@ -177,6 +189,7 @@ def test_a_sampler_whose_noise_is_not_the_examples_own_is_refused(config, reason
         ({"kind": "zero_order", "iterations": 0}, "greater than 0"),
         ({"kind": "zero_order", "step_size": -0.1}, "greater than 0"),
         ({"kind": "zero_order", "initial": {"kind": "zero_order"}}, "does not match any of the expected tags"),
+        ({"kind": "uni_inversion", "evaluations": 0}, "greater than 0"),
         ({"kind": "reverse", "pull": 1.5}, "less than or equal to 1"),
         ({"kind": "uni_inv"}, "does not match any of the expected tags"),
     ],

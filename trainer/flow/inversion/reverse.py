@@ -21,8 +21,8 @@ class ReverseConfig(Section):
 
     kind: Literal["reverse"] = "reverse"
     pull: float = Setting(default=0.0, ge=0, le=1)
-    """Share of a pull to a noise that is drawn for each picture, 0.5 in RF-Inversion. The stronger, the more an edit may
-    change and the worse the picture is kept; 0: none, 1: the drawn noise itself."""
+    """Share of a pull to a noise that is drawn for each picture, 0.5 in RF-Inversion; 0: none, 1: that noise itself.
+    The stronger it is, the more an edit may change and the worse the picture is kept."""
 
 
 class Reverse(Inversion):
