@@ -15,6 +15,7 @@ from typing import NoReturn
 from moe.files import Unreachable
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
+from trainer.command.edit import EDIT
 from trainer.command.encode import ENCODE
 from trainer.command.encode_captions import ENCODE_CAPTIONS
 from trainer.command.encode_text import ENCODE_TEXT
@@ -48,6 +49,7 @@ VERBS = (
     CHECK,
     KEYS,
     SAMPLE,
+    EDIT,
     STEPS,
     RESTORE,
     EVALUATE,

@@ -25,6 +25,10 @@ class ClassJudge:
         points = _labelled("judge_x", x, "judge_y", y)
         self._regression = LogisticRegression(C=0.1, max_iter=2000).fit(points, y)
 
+    def classes_of(self, samples: NDArray[np.floating]) -> NDArray[np.integer]:
+        """Returns the class int [N] that the classifier assigns to each of the samples [N, ...], N >= 1."""
+        return self._regression.predict(samples.reshape(len(samples), -1).astype(np.float64))
+
     def accuracy(self, samples: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
         """Returns the share of samples that the classifier assigns to the class that was asked for, in [0, 1].
 

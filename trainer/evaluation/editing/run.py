@@ -1,0 +1,157 @@
+"""The edit verb: pictures shared out over the ranks, then figures, a file and a page."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import Tensor
+
+from trainer.config.constraints.drawing import drawable
+from trainer.evaluation.editing.figures import figures_of, judge_of
+from trainer.evaluation.editing.page import edits_page
+from trainer.evaluation.editing.results import RESULTS, results_document
+from trainer.evaluation.editing.table import edits_table
+from trainer.flow.reference import ReferenceConfig
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.editing.edits import Editor, padded
+from trainer.sampling.editing.files import EDITED, PictureEdits, write_pictures
+from trainer.sampling.editing.plan import EditPlan, planned
+from trainer.sampling.editing.request import EditRequest
+from trainer.sampling.picture_work import work_through
+from trainer.sampling.reference import Reference
+from trainer.sampling.requested_pictures import HeldOutPictures, Pictures, open_pictures
+from trainer.sampling.results_folder import ResultsFolder
+from trainer.sampling.trained import restored_flow, shared
+
+PAGE = "index.html"
+FORMAT = "flowfabric.edit/1"
+WIDTH = 100
+"""Of what is printed into a file, in characters."""
+LEAST = 4
+"""Pictures of a batch; fewer rows take other kernels on a processor, whose sums differ in the last bit."""
+SHOWN = 6
+"""Pictures whose edits the page shows."""
+
+
+def run(run_dir: Path, request: EditRequest, out: Path) -> int:
+    """Edits pictures with the averaged weights of a run's newest intact checkpoint.
+
+    Args:
+        run_dir: folder of the run.
+        request: what is asked for.
+        out: folder of the results; one that was not finished is completed.
+
+    Returns:
+        0 if all is done, 75 if the process was told to stop and wants to be started again.
+
+    Raises:
+        ValueError: the run has no complete checkpoint or draws no pictures, the request does not suit it, or the folder
+            holds other results.
+    """
+    plan = planned(request, restored_flow(run_dir)[1], labelled=isinstance(request.pictures, HeldOutPictures))
+    made_by = {"run": str(run_dir), "weights": Reference.of_run(ReferenceConfig(run=run_dir)).digest}
+    results = ResultsFolder(out, {"format": FORMAT, **made_by, **_asked(request)})
+    results.check()
+    with shared(run_dir, plan.sampler) as ranks:
+        flow, launch = ranks.flow, ranks.launch
+        pictures = open_pictures(request.pictures, flow.config, flow.parts.space, device=flow.device)
+        pictures.check_some_readable("pictures.path")
+        if launch.rank == 0:
+            results.begin()
+        dist.barrier()
+        together = max(LEAST, min(request.together, len(pictures)))
+        do = _work(flow, plan, pictures, results, together)
+        code = work_through(
+            pictures,
+            results,
+            do,
+            together=together,
+            model=flow.model,
+            launch=launch,
+            title=f"{out}: editing {len(pictures)} pictures",
+        )
+        if code:
+            return code
+        if launch.rank == 0:
+            _conclude(flow, plan, pictures, results, made_by)
+        dist.barrier()
+    return 0
+
+
+def _asked(request: EditRequest) -> dict[str, Any]:
+    """What decides the edits of a picture: neither how many there are nor how many pass through the network at once."""
+    document = request.model_dump(mode="json", exclude={"together": True, "pictures": {"num", "first"}})
+    mask = None if request.mask is None else hashlib.sha256(request.mask.read_bytes()).hexdigest()[:16]
+    return {"request": document, "mask_sha256": mask}
+
+
+def _work(
+    flow: TrainedFlow, plan: EditPlan, pictures: Pictures, results: ResultsFolder, together: int
+) -> Callable[[Tensor], Callable[[], None]]:
+    """What edits a batch of pictures and returns what writes it."""
+    editor, seed = Editor(flow, plan), plan.request.seed
+
+    def do(rows: Tensor) -> Callable[[], None]:
+        batch = padded(rows, together)
+        images, reasons = pictures.readable(batch)
+        labels = None if pictures.labels is None else pictures.labels[batch]
+        keys = (pictures.keys(batch, purpose, seed=seed) for purpose in ("inversion", "fresh"))
+        edits = editor.edits(images, plan.sources(labels, together), *keys)
+
+        def write() -> None:
+            for place, row in enumerate(rows.tolist()):
+                name, mark, problem = pictures.names[row], pictures.marks[row], reasons.get(row, "")
+                if problem:
+                    results.write(name, {}, mark, problem=problem)
+                    continue
+                own = PictureEdits.of(images, edits, place)
+                write_pictures(results.path, name, own, plan)
+                results.write(name, own.arrays(), mark)
+
+        return write
+
+    return do
+
+
+def _conclude(
+    flow: TrainedFlow, plan: EditPlan, pictures: Pictures, results: ResultsFolder, made_by: dict[str, Any]
+) -> None:
+    """Measures the edits, writes the file and the page, and prints what there is."""
+    left_out = {name: problem for name in pictures.names if (problem := results.problem(name))}
+    rows = [row for row, name in enumerate(pictures.names) if name not in left_out]
+
+    def edits(chosen: list[int]) -> Iterator[PictureEdits]:
+        return (PictureEdits.from_arrays(results.read(pictures.names[row])) for row in chosen)
+
+    labels = _labels(flow, plan, pictures)
+    with Console(stderr=True, quiet=not sys.stderr.isatty()).status(f"{results.path}: measuring the edits"):
+        judge = judge_of(flow.config, flow.parts.space) if drawable(flow.config) else None
+        figures = figures_of(edits(rows), [labels[row] for row in rows], plan, judge)
+    made_by = {**made_by, "checkpoint": flow.checkpoint, **results.record["request"]}
+    results.write_json(RESULTS, results_document(figures, plan, made_by, left_out))
+    step = max(1, len(rows) // SHOWN)
+    shown = rows[::step][:SHOWN]
+    named = [(pictures.names[row], labels[row]) for row in shown]
+    page = edits_page(figures, plan, flow.config, list(zip(named, edits(shown), strict=True)), made_by)
+    results.write_text(PAGE, page)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(edits_table(figures, plan, flow.config))
+    for problem in left_out.values():
+        print(f"{results.path}: left out {problem}")
+    count = len(rows) * len(plan.levels) * len(plan.targets)
+    print(f"{results.path / EDITED}: {count:,} edits of {len(rows)} pictures by {flow.checkpoint}")
+    print(f"{results.path / PAGE}: all of it as a page; {RESULTS} beside it holds the figures")
+
+
+def _labels(flow: TrainedFlow, plan: EditPlan, pictures: Pictures) -> list[int | None]:
+    """The class of each picture; None where it is not known."""
+    classes = flow.config.data.num_classes
+    numbers = torch.full((len(pictures),), plan.source or 0) if pictures.labels is None else pictures.labels
+    known = classes > 0 and (pictures.labels is not None or plan.source not in (None, classes))
+    return [number if known and number < classes else None for number in numbers.tolist()]

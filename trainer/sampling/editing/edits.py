@@ -1,0 +1,207 @@
+"""Pictures that are taken to noise under their class and drawn again under other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.flow import Condition, control, inversion, sampler
+from trainer.flow.control import ControlInputs, controlled
+from trainer.flow.inversion import Inverted, zero_order
+from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.question import Question
+from trainer.flow.sampler import Field
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.editing.mask import held_states
+from trainer.sampling.editing.plan import HOLD, EditPlan
+from trainer.sampling.editing.strength import scaled
+from trainer.sampling.latent_space import states_of_images
+
+ROWS = 64
+"""Edits that pass through the network at once; memory, and nothing else, depends on it."""
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What B pictures became at L levels under K classes.
+
+    Attributes:
+        edited: [B, L, K, C, H, W] the edits.
+        reconstructed: [B, C, H, W] what the class of a picture itself draws from its noise.
+        fresh: [B, K, C, H, W] what the classes draw from fresh noise, the same for all classes of a picture.
+        coded: [B, C, H, W] what the decoder makes of the states of the pictures; of states that are pixels, the
+            pictures.
+        inversion_errors: [B, I] mean squared distance of states, of each iterate of the inversion; None: it has none.
+        edit_errors: [B, K, J] the same of each corrected noise under the classes; None: noises are not corrected.
+        calls: of the network for one picture, see `Calls`.
+    """
+
+    edited: Tensor
+    reconstructed: Tensor
+    fresh: Tensor
+    coded: Tensor
+    inversion_errors: Tensor | None
+    edit_errors: Tensor | None
+    calls: Calls
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How often the network is called for one picture.
+
+    Attributes:
+        inversion: for its noise.
+        drawing: from noise, without controls.
+        levels: from its noise to one edit of each level.
+    """
+
+    inversion: int
+    drawing: int
+    levels: tuple[int, ...]
+
+
+class Editor:
+    """Edits pictures with a trained flow.
+
+    Args:
+        flow: the run, with this rank's part of the network.
+        plan: the edits.
+    """
+
+    def __init__(self, flow: TrainedFlow, plan: EditPlan) -> None:
+        self.flow, self.plan = flow, plan
+        self._sampler = sampler.build(plan.sampler, path=flow.parts.path)
+        self._times = sampler.times(plan.sampler)
+        self._inversion = inversion.build(plan.request.inversion, sampler=plan.sampler, path=flow.parts.path)
+        self._calls = 0
+
+    @torch.no_grad()
+    def edits(self, pictures: Tensor, sources: Tensor, noise_keys: Tensor, fresh_keys: Tensor) -> Edits:
+        """Edits some pictures; what becomes of one is a function of its own row.
+
+        Args:
+            pictures: [B, C, H, W] from -1 to 1.
+            sources: int64 [B] the classes that they are taken to noise under.
+            noise_keys: int64 [B] of what an inversion draws.
+            fresh_keys: int64 [B] of fresh noise.
+        """
+        flow, plan, device = self.flow, self.plan, self.flow.device
+        pictures = pictures.to(device)
+        states = torch.cat([states_of_images(flow.parts.space, one[None]) for one in pictures]) * flow.parts.data_scale
+        field, _ = self._field(sources, plan.request.guidance.source)
+        self._calls = 0
+        inverted = self._inversion.invert(field, states, self._times, keys=noise_keys.to(device))
+        inverted_by, self._calls = self._calls, 0
+        reconstructed = self._decoded(self._drawn(field, inverted.noise, noise_keys))
+        drawn_by = self._calls
+        fresh_noise = keyed_normal(states, fresh_keys, 0)
+        columns, rows = [], max(1, ROWS // len(pictures))
+        for targets in torch.tensor(plan.targets).split(rows):
+            columns.append(self._columns(targets, states, inverted, noise_keys, fresh_noise))
+        edited, fresh, errors, levels = zip(*columns, strict=True)
+        return Edits(
+            torch.cat(edited, dim=2).cpu(),
+            reconstructed.cpu(),
+            torch.cat(fresh, dim=1).cpu(),
+            self._decoded(states).cpu(),
+            None if inverted.errors is None else inverted.errors.T.cpu(),
+            None if errors[0] is None else torch.cat([part for part in errors if part is not None], dim=1).cpu(),
+            Calls(inverted_by, drawn_by, levels[0]),
+        )
+
+    def _columns(
+        self, targets: Tensor, states: Tensor, inverted: Inverted, keys: Tensor, fresh_noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, ...]]:
+        """Edits, fresh draws, errors of corrected noises and calls, for k classes of every picture."""
+        count, classes = len(states), len(targets)
+
+        def each(values: Tensor) -> Tensor:
+            return values.repeat_interleave(classes, dim=0)
+
+        def apart(values: Tensor) -> Tensor:
+            return values.unflatten(0, (count, classes))
+
+        field, condition = self._field(targets.repeat(count), self.plan.guidance)
+        inputs = ControlInputs(self.flow.parts.path, condition, self._counted, each(states))
+        noise, row_keys = each(inverted.noise), each(keys)
+        if self.plan.method is None:
+            ends, calls, errors = self._by_strength(field, inputs, noise, row_keys)
+        else:
+            ends, calls, errors = self._by_iteration(self._held(field, inputs), each(states), noise, row_keys)
+        edited = torch.stack([apart(self._decoded(end)) for end in ends], dim=1)
+        fresh = apart(self._decoded(self._drawn(field, each(fresh_noise), row_keys)))
+        return edited, fresh, None if errors is None else apart(errors), calls
+
+    def _by_strength(
+        self, field: Field, inputs: ControlInputs, noise: Tensor, keys: Tensor
+    ) -> tuple[list[Tensor], tuple[int, ...], None]:
+        """The ends of each strength of the controls, and the calls of each."""
+        ends, calls = [], []
+        for strength in self.plan.levels:
+            controls = [control.build(one, inputs) for one in scaled(self.plan.request.controls, strength)]
+            self._calls = 0
+            ends.append(self._drawn(self._held(controlled(field, controls), inputs), noise, keys))
+            calls.append(self._calls)
+        return ends, tuple(calls), None
+
+    def _by_iteration(
+        self, field: Field, states: Tensor, noise: Tensor, keys: Tensor
+    ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
+        """The ends after each number of corrections that is kept, the calls of each, and the errors of all [N, J]."""
+        method, ends, calls = self.plan.method, list[Tensor](), list[int]()
+        assert method is not None
+
+        def keep(number: int, _: Tensor, drawn: Tensor) -> None:
+            if number in method.iterations:
+                ends.append(drawn.to(noise.dtype))
+                calls.append(self._calls)
+
+        self._calls = 0
+        iterated = zero_order(
+            lambda z: self._drawn(field, z, keys), states, noise, max(method.iterations), method.step_size, keep
+        )
+        return ends, tuple(calls), iterated.errors.T
+
+    def _held(self, field: Field, inputs: ControlInputs) -> Field:
+        """The field that leads the part that a mask holds to the picture; without a mask, the field itself."""
+        held = self.plan.held
+        if held is None:
+            return field
+        mask = held_states(held, tuple(self.flow.config.state_shape)).to(self.flow.device)
+        only = ControlInputs(inputs.path, inputs.condition, inputs.network, inputs.picture, mask)
+        return controlled(field, [control.build(HOLD, only)])
+
+    def _field(self, labels: Tensor, guidance: float) -> tuple[Field, Condition]:
+        condition = Condition(label=labels.to(self.flow.device))
+        return self.flow.parts.field(self._counted, condition, guidance), condition
+
+    def _drawn(self, field: Field, noise: Tensor, keys: Tensor) -> Tensor:
+        return self._sampler.sample(field, noise, self._times, keys=keys).final
+
+    def _decoded(self, states: Tensor) -> Tensor:
+        """The images [B, C, H, W] of states at the ends of paths."""
+        return self.flow.parts.space.decode(self.flow.parts.data_of(states))
+
+    def _counted(self, x: Tensor, t: Tensor, condition: Condition, *questions: Question) -> Tensor:
+        self._calls += 1
+        return self.flow.model(x, t, condition, *questions)
+
+
+def padded(rows: Tensor, together: int) -> Tensor:
+    """Rows followed by repetitions of the last one, so that every batch is as large as the others.
+
+    Products of few rows take other kernels, whose sums differ in the last bit.
+
+    Args:
+        rows: int64 [B], B from 1 to `together`.
+        together: rows of a batch.
+    """
+    return torch.cat([rows, rows[-1:].expand(together - len(rows))])
+
+
+def calls_of(several: Sequence[Calls]) -> Calls:
+    """The calls of one picture, which are those of every other."""
+    return several[0]

@@ -1,0 +1,237 @@
+"""What a request comes to for one run, and what a run does not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from torch import Tensor
+
+from trainer.config.constraints.drawing import check_drawn_by, drawable
+from trainer.config.run import ImageSample, RunConfig
+from trainer.flow import Condition, control, inversion, path
+from trainer.flow.control import ControlInputs, OwnControl, PullConfig, TransportConfig
+from trainer.flow.sampler import AnyConfig, EulerConfig, calls
+from trainer.sampling.classes import names_or_numbers
+from trainer.sampling.editing.mask import read_held
+from trainer.sampling.editing.request import ALL, OWN, Class, EditRequest, ZeroOrderEdit
+from trainer.sampling.editing.strength import check_scalable
+from trainer.sampling.searched import euler_of, segments_of
+
+HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
+"""What leads the part of a picture that a mask holds to that part of the picture."""
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    """Edits of a run's pictures.
+
+    Attributes:
+        request: what is asked for.
+        targets: the classes that are drawn.
+        names: of these classes; where a run has none, one that is empty.
+        all_names: of all classes of the run.
+        source: class of every picture; None: each has its own.
+        sampler: that draws, and that an inversion turns round.
+        guidance: scale for the targets.
+        held: [1, 1, H, W] how much of each pixel is held, 0 to 1; None: nothing is.
+    """
+
+    request: EditRequest
+    targets: tuple[int, ...]
+    names: tuple[str, ...]
+    all_names: tuple[str, ...]
+    source: int | None
+    sampler: AnyConfig
+    guidance: float
+    held: Tensor | None
+
+    @property
+    def method(self) -> ZeroOrderEdit | None:
+        """Corrections of the noise; None: controls."""
+        return self.request.method
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Strengths of the controls, or numbers of corrections: there is an edit for each."""
+        if self.method is not None:
+            return self.method.iterations
+        return self.request.strengths if self.request.controls else (0.0,)
+
+    def class_name(self, label: int) -> str:
+        """What a class of the run is called."""
+        return self.all_names[label]
+
+    @property
+    def level_name(self) -> str:
+        """What the levels are, in the singular."""
+        return "strength" if self.method is None else "iteration"
+
+    def sources(self, labels: Tensor | None, num: int) -> Tensor:
+        """The classes that pictures are taken to noise under.
+
+        Args:
+            labels: int64 [N] own classes of the pictures; None: they are not known.
+            num: N.
+        """
+        if self.source is not None:
+            return torch.full((num,), self.source)
+        assert labels is not None
+        return labels
+
+
+def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditPlan:
+    """Reads a request as it is meant for a run.
+
+    Args:
+        request: what is asked for.
+        config: the run.
+        labelled: whether the class of each picture is known.
+
+    Raises:
+        ValueError: the run draws no pictures, has no such class, cannot be followed by such a sampler or goes back by
+            none; or a mask cannot be read. Names field, value and remedy.
+    """
+    sample, flow, classes = config.sample, config.flow, config.data.num_classes
+    if not isinstance(sample, ImageSample) or flow is None or not drawable(config):
+        raise ValueError(
+            f"run_dir: the run draws examples of shape {list(config.decoded_shape)}, which are no pictures; edit pictures "
+            "with a run that draws some"
+        )
+    for name in ("context", "captions"):
+        if getattr(flow, name) is not None:
+            raise ValueError(
+                f"run_dir: the run has flow.{name}, which a class alone does not replace; edit with a run that is "
+                "conditioned on classes or on nothing"
+            )
+    if config.source_data is not None:
+        raise ValueError(
+            "run_dir: paths of the run begin at other data, not at noise, so that a picture has no noise to be edited "
+            "from; use a run without flow.source"
+        )
+    guidance = sample.guidance if request.guidance.target is None else request.guidance.target
+    chosen = _sampler(request, sample.sampler)
+    for name, scale in (("target", guidance), ("source", request.guidance.source)):
+        try:
+            check_drawn_by(config, chosen, scale)
+        except ValueError as error:
+            field = str(error).replace("sample.guidance", f"guidance.{name}").replace("sample.sampler", "steps")
+            raise ValueError(field) from error
+    _check_inversion(request, chosen)
+    _check_controls(request, config)
+    check_scalable(request.controls, request.strengths)
+    if classes == 0:
+        targets, names = _without_classes(request), ("",)
+    else:
+        known = names_or_numbers(config)
+        targets = tuple(range(classes))
+        if request.targets != ALL:
+            targets = tuple(_number("targets", target, config) for target in request.targets)
+        if len(set(targets)) < len(targets):
+            raise ValueError(f"targets: {list(request.targets)} name a class twice; give each class once")
+        names = tuple(known[target] for target in targets)
+    held = None if request.mask is None else read_held(request.mask, tuple(config.decoded_shape))
+    return EditPlan(request, targets, names, names_or_numbers(config), _source(request, config, labelled), chosen, guidance, held)
+
+
+def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:
+    """Euler's method, segment by segment where the run's own sampler goes so; or that sampler."""
+    segments = segments_of(own)
+    match request.steps:
+        case None:
+            return own
+        case int(steps) if steps % segments:
+            near = max(1, round(steps / segments)) * segments
+            raise ValueError(f"steps: {steps} cannot be shared out over {segments} segments of time; use {near}")
+        case int(steps):
+            return euler_of(own, EulerConfig(steps=steps // segments))
+        case times if segments > 1:
+            raise ValueError(
+                f"steps: {len(times)} times are given, and the run goes through {segments} segments of time; give the "
+                "number of steps"
+            )
+        case times:
+            return EulerConfig(times=times, steps=len(times) - 1)
+
+
+def _check_inversion(request: EditRequest, chosen: AnyConfig) -> None:
+    try:
+        inversion.check_invertible(chosen)
+    except ValueError as error:
+        problem = str(error).removeprefix("sampler: ").partition("; ")[0]
+        raise ValueError(f"steps: the run's sampler {problem}; give a number of Euler's steps, such as steps=28") from error
+    if calls(chosen) is None:
+        raise ValueError(f"steps: {chosen.kind} does not say how many steps it takes; give a number of Euler's steps")
+
+
+def _check_controls(request: EditRequest, config: RunConfig) -> None:
+    """Builds each control of ours for one picture, so that what does not suit the run is said before it begins."""
+    assert config.flow is not None
+    inputs = ControlInputs(
+        path=path.build(config.flow.path),
+        condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
+        network=lambda *_: None,
+        picture=torch.zeros(1, *config.state_shape),
+    )
+    for number, section in enumerate(request.controls):
+        if isinstance(section, OwnControl):
+            continue
+        try:
+            control.build(section, inputs)
+        except ValueError as error:
+            raise ValueError(f"controls.{number}.{error}") from error
+    if request.mask is not None:
+        try:
+            control.build(HOLD, inputs)
+        except ValueError as error:
+            raise ValueError(f"mask: what is black is held by a {error}") from error
+
+
+def _without_classes(request: EditRequest) -> tuple[int, ...]:
+    if request.targets != ALL:
+        raise ValueError(f"targets: {list(request.targets)}, but the run has no classes; leave it out")
+    if request.source not in (OWN, None):
+        raise ValueError(f"source: {request.source}, but the run has no classes; leave it out")
+    return (0,)
+
+
+def _source(request: EditRequest, config: RunConfig, labelled: bool) -> int | None:
+    classes = config.data.num_classes
+    if classes == 0:
+        return 0
+    if request.source is None:
+        if getattr(config.model, "label_dropout", None) == 0:
+            raise ValueError(
+                "source: null asks the network about no class, which it never sees with model.label_dropout 0; name a "
+                "class, or use own"
+            )
+        return classes
+    if request.source == OWN and OWN not in config.data.class_names:
+        if not labelled:
+            raise ValueError(
+                "source: own needs the class of each picture, and those of a folder have none; name their class, or "
+                "write null for none"
+            )
+        return None
+    return _number("source", request.source, config)
+
+
+def _number(field: str, word: Class, config: RunConfig) -> int:
+    """The number of a class."""
+    names, count = config.data.class_names, config.data.num_classes
+    text = str(word).strip()
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < count:
+        return int(text)
+    raise ValueError(f"{field}: there is no class {text}; {_remedy(text, names, count)}")
+
+
+def _remedy(word: str, names: Sequence[str], count: int) -> str:
+    near = get_close_matches(word, names, n=1)
+    if near:
+        return f"perhaps {near[0]} is meant"
+    listed = f"one of {', '.join(names[:10])}{', ...' * (len(names) > 10)}, or " if names else ""
+    return f"give {listed}a number from 0 to {count - 1}"
