@@ -7,7 +7,7 @@ from trainer.config.shipped import SHIPPED
 from trainer.experiment.keys.table import chosen, show
 
 SCHEMAS = SHIPPED / "schemas"
-ASKED = ("restore",)
+ASKED = ("restore", "edit")
 """Verbs that are asked for something in a file: a prefix that begins with one is of the keys of that file."""
 
 

@@ -17,6 +17,7 @@ from moe.validation.own_class import OwnClass
 from moe.validation.section import sections_in
 from trainer.config.run import RunConfig
 from trainer.experiment.keys.completeness import complete
+from trainer.sampling.editing.request import EditRequest
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.restoration.request import RestoreRequest
 from trainer.sampling.steps.request import StepsRequest
@@ -28,7 +29,7 @@ DOCUMENT = f"#/$defs/{RunConfig.__name__}"
 """The sections of a configuration, each of which may be left out."""
 REQUESTS: dict[str, type[BaseModel]] = {"pairs": PairsRequest, "fit-path": FitRequest, "steps": StepsRequest}
 """What a stage that trains nothing is asked, by its verb."""
-ASKED: dict[str, type[BaseModel]] = {"restore": RestoreRequest}
+ASKED: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
 """What a verb is asked in a file of configs/requests."""
 UNITS = (
     *("bytes", "classes", "draws", "elements", "evaluations", "examples", "experts", "images", "layers", "nodes"),
