@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -43,8 +44,16 @@ class ResultsFolder:
         """Refuses a folder that holds something else; leaves nothing behind.
 
         Raises:
-            FileError: it is a file, contains other things, or results of another request.
+            FileError: it is a file, cannot be written, contains other things, or results of another request.
         """
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        try:
+            with TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            if existing != self.path or self.path.is_dir():
+                problem = f"cannot be written ({error.strerror})"
+                raise FileError(self.path, "--out", problem, "choose a writable path") from error
         if not self.path.exists():
             return
         if not self.path.is_dir():

@@ -23,6 +23,8 @@ from trainer.sampling.restoration.restoring import variance
 SOFT = "#5b6875"
 HIDDEN = "#e7a33e"
 """Colour of hidden pixels, which is no grey."""
+MOST_SAMPLES, MOST_CHARACTERS = 6, 18
+"""Samples beside each other, and letters below a picture."""
 PSEUDO_INVERSE, RESTORED, MEAN = "#d55e00", "#0072b2", "#009e73"
 
 
@@ -43,17 +45,20 @@ class Column:
     colour: str = INK
 
 
-def columns_of(found: Sequence[Mapping[str, Tensor]]) -> list[Column]:
+def columns_of(names: Sequence[str], found: Sequence[Mapping[str, Tensor]]) -> list[Column]:
     """The columns of a page.
 
     Args:
-        found: results of each picture that is shown.
+        names: of the pictures that are shown.
+        found: results of each.
     """
-    observed = [_observed(one) for one in found]
-    columns = [Column("observed", observed, [""] * len(found))]
-    titles = ["pseudo-inverse", *(f"sample {number + 1}" for number in range(len(found[0]["restored"]))), "mean"]
-    colours = [PSEUDO_INVERSE, *[RESTORED] * (len(titles) - 2), MEAN]
-    for place, (title, colour) in enumerate(zip(titles, colours, strict=True)):
+    samples = len(found[0]["restored"])
+    places = {"pseudo-inverse": (0, PSEUDO_INVERSE)}
+    places |= {f"sample {number}": (number, RESTORED) for number in range(1, min(samples, MOST_SAMPLES) + 1)}
+    if samples > 1:
+        places["mean"] = (samples + 1, MEAN)
+    columns = [Column("observed", [_observed(one) for one in found], [_short(name) for name in names])]
+    for title, (place, colour) in places.items():
         images = [_shown(one, place) for one in found]
         columns.append(Column(title, images, [_words(one, place) for one in found], colour))
     if "truth" in found[0]:
@@ -61,8 +66,18 @@ def columns_of(found: Sequence[Mapping[str, Tensor]]) -> list[Column]:
     return columns
 
 
+def _short(name: str) -> str:
+    """The end of a name, for which there is room below a picture."""
+    return name if len(name) <= MOST_CHARACTERS else f"...{name[3 - MOST_CHARACTERS :]}"
+
+
 def uncertainty_of(found: Sequence[Mapping[str, Tensor]]) -> list[NDArray[np.floating]]:
-    """The standard deviation [H, W] of the samples of each picture, over the samples and on average over channels."""
+    """The standard deviation [H, W] of the samples of each picture, over the samples and on average over channels.
+
+    Empty where there is one sample.
+    """
+    if len(found[0]["restored"]) == 1:
+        return []
     return [variance(one["restored"]).mean(0).sqrt().numpy() for one in found]
 
 
@@ -71,16 +86,17 @@ def picture_rows(columns: Sequence[Column], spreads: Sequence[NDArray[np.floatin
 
     Args:
         columns: from the left.
-        spreads: [H, W] standard deviation of the samples of each row.
+        spreads: [H, W] standard deviation of the samples of each row; empty: there is one sample.
 
     Returns:
         SVG markup.
     """
-    rows, wide = len(spreads), len(columns) + 1
+    rows, wide = len(columns[0].images), len(columns) + bool(spreads)
     inches, gap, below, above = 11.6, 0.10, 0.36, 0.30
     side = (inches - gap * (wide - 1)) / wide
-    largest = max(float(spread.max()) for spread in spreads) or 1.0
-    tall = side * spreads[0].shape[0] / spreads[0].shape[1]
+    largest = max((float(spread.max()) for spread in spreads), default=0.0) or 1.0
+    shape = next(image.shape for image in columns[1].images if image is not None)
+    tall = side * shape[1] / shape[2]
     height = above + rows * (tall + below)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(inches, height))
@@ -107,7 +123,8 @@ def picture_rows(columns: Sequence[Column], spreads: Sequence[NDArray[np.floatin
                 if image is not None:
                     axes_at(row, number).imshow(_rgb(image), interpolation="nearest", aspect="auto")
                 word(height - above - row * (tall + below) - tall - 0.03, number, words, SOFT, size=8.2)
-        word(height - 0.04, wide - 1, "uncertainty", INK, weight="bold", size=10)
+        if spreads:
+            word(height - 0.04, wide - 1, "uncertainty", INK, weight="bold", size=10)
         for row, spread in enumerate(spreads):
             axes_at(row, wide - 1).imshow(
                 spread, cmap="magma", vmin=0, vmax=largest, interpolation="nearest", aspect="auto"
