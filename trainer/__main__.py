@@ -31,6 +31,7 @@ from trainer.command.index_tars import INDEX_TARS
 from trainer.command.keys import KEYS
 from trainer.command.pairs import PAIRS
 from trainer.command.report import REPORT
+from trainer.command.restore import RESTORE
 from trainer.command.sample import SAMPLE
 from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
@@ -50,6 +51,7 @@ VERBS = (
     SAMPLE,
     EDIT,
     STEPS,
+    RESTORE,
     EVALUATE,
     FID,
     COMPARE,

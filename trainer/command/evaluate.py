@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from trainer.command.options import check_outputs, numbers_of_evaluations
+from trainer.command.options import add_controls_option, check_outputs, controls_choice, numbers_of_evaluations
 from trainer.command.verb import Verb
 
 EVALUATIONS = "1,2,3,5,10,20,100"
@@ -42,6 +42,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure Euler's method at the times of this file of the steps verb, made with --guidance 1, and all "
         "samplers at its numbers of evaluations",
     )
+    add_controls_option(parser)
     parser.add_argument(
         "--features",
         type=Path,
@@ -70,6 +71,7 @@ def _run(options: argparse.Namespace) -> int:
     check_outputs({"--out": options.out, "--page": options.page})
     if options.statistics is not None and options.features is None:
         raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
+    controls = controls_choice(options)
     if options.likelihood:
         _check_likelihood(options)
     from trainer.experiment.evaluate import run
@@ -83,6 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         steps=options.steps,
         features=options.features,
         statistics=options.statistics,
+        controls=controls,
     )
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
 

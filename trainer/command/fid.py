@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from trainer.command.options import add_drawing_options, check_outputs, request_of, sampler_choice
+from trainer.command.options import add_drawing_options, check_outputs, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 
 
@@ -59,7 +59,8 @@ def _run(options: argparse.Namespace) -> int:
     sampler = sampler_choice(options)
     from trainer.experiment.fid import FidRequest, run
 
-    return run(request_of(FidRequest, options, classes=tuple(options.classes), sampler=sampler))
+    controls = controls_choice(options)
+    return run(request_of(FidRequest, options, classes=tuple(options.classes), sampler=sampler, controls=controls))
 
 
 FID = Verb(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from trainer.flow.control import AnyConfig as AnyControl
     from trainer.sampling.chosen import SamplerChoice
 
 R = TypeVar("R", bound="DataclassInstance")
@@ -31,7 +32,7 @@ def request_of(kind: type[R], options: Namespace, **changes: Any) -> R:
 
 
 def add_drawing_options(parser: ArgumentParser) -> None:
-    """Adds what says how samples are drawn: guidance, seed, sampler and its steps."""
+    """Adds what says how samples are drawn: guidance, seed, sampler and its steps, controls."""
     parser.add_argument(
         "--guidance",
         type=float,
@@ -57,6 +58,31 @@ def add_drawing_options(parser: ArgumentParser) -> None:
         metavar="N",
         help="with a file of --steps: evaluations of the field, for which the file has times (default: the most)",
     )
+    add_controls_option(parser)
+
+
+def add_controls_option(parser: ArgumentParser) -> None:
+    """Adds what says which controls change the field on the way."""
+    parser.add_argument(
+        "--controls",
+        metavar="YAML|FILE",
+        help="change the field on the way, by a list of controls as in sample.controls such as "
+        "'[{class: \"my_module:Mine\", strength: 2}]', or by a YAML file of one (default: the run's own); '[]': by none",
+    )
+
+
+def controls_choice(options: Namespace) -> "tuple[AnyControl, ...] | None":
+    """The controls of the option of :func:`add_controls_option`; None: the run's own.
+
+    Raises:
+        FileError: their file is missing or malformed.
+        ValueError: they are malformed.
+    """
+    if options.controls is None:
+        return None
+    from trainer.sampling.chosen_controls import read_controls
+
+    return read_controls(options.controls)
 
 
 def sampler_choice(options: Namespace) -> "SamplerChoice":

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from trainer.command.options import add_drawing_options, request_of, sampler_choice
+from trainer.command.options import add_drawing_options, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 
 
@@ -91,7 +91,12 @@ def _run(options: argparse.Namespace) -> int:
     if options.features is not None:
         check_features(options.features, options.run_dir, options.statistics)
     request = request_of(
-        DrawingRequest, options, classes=tuple(options.classes), captions=tuple(options.captions), sampler=sampler
+        DrawingRequest,
+        options,
+        classes=tuple(options.classes),
+        captions=tuple(options.captions),
+        sampler=sampler,
+        controls=controls_choice(options),
     )
     with drawing(request) as draws:
         examples = draws.examples(draws.guidance, options.trace)

@@ -53,13 +53,31 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     folder = Path(examples).name
     path = located(path, folder)
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+        document = read_yaml(path, f"a YAML file such as those in {examples}")
     except OSError as error:
         remedy = f"give a YAML file, or the name of one in {examples}: {nearest(path, folder)}"
         raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+    if not isinstance(document, dict):
+        problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
+        raise FileError(path, "document", problem, "write sections such as run, model, optim")
+    return document
+
+
+def read_yaml(path: Path, wanted: str) -> Any:
+    """Reads a YAML file of whatever is in it.
+
+    Args:
+        path: the file.
+        wanted: what to give in its place, for what is said of it.
+
+    Raises:
+        OSError: it cannot be read.
+        FileError: it is malformed.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError as error:
-        remedy = f"save it as UTF-8, or give a YAML file such as those in {examples}"
-        raise FileError(path, "file", "is not UTF-8 text", remedy) from error
+        raise FileError(path, "file", "is not UTF-8 text", f"save it as UTF-8, or give {wanted}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "document"
@@ -75,10 +93,26 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     except RecursionError as error:
         raise FileError(path, "document", TOO_DEEP, "nest less") from error
     _check(path, "document", document)
-    if not isinstance(document, dict):
-        problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
-        raise FileError(path, "document", problem, "write sections such as run, model, optim")
     return document
+
+
+def parse_yaml(text: str) -> Any:
+    """Reads YAML of the command line.
+
+    Args:
+        text: the whole value.
+
+    Raises:
+        ValueError: it is malformed, or contains what no setting takes; the message says why.
+    """
+    try:
+        value = yaml.load(text, _UniqueKeys)
+    except (yaml.YAMLError, *MISTAGGED) as error:
+        raise ValueError(_syntax(getattr(error, "problem", None) or " ".join(str(error).split()))) from error
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    check_document(value)
+    return value
 
 
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:

@@ -27,6 +27,7 @@ from moe.config import MoEConfig
 from moe.validation.own_class import OwnClass
 from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.controls import Controls
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.config.guard import GuardConfig
 from trainer.config.model import (
@@ -106,6 +107,8 @@ class ImageSample(Section):
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: a cost that samples avoid, or a class of yours."""
 
 
 class TextSample(Section):
@@ -134,6 +137,8 @@ class PointSample(Section):
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: a cost that samples avoid, or a class of yours."""
 
 
 class ReconstructionSample(Section):

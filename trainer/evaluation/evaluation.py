@@ -53,7 +53,7 @@ class Measured:
 
     Attributes:
         sampler: kind of the sampler, or :data:`SEARCHED`.
-        evaluations: of the field, for each sample: its calls of the network.
+        evaluations: calls of the network for each sample: those of the field, and of the controls that ask it too.
         calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
             where it has a head that is called by itself.
         multiply_adds: of those calls, without the decoding of latents; None: not known.
@@ -92,6 +92,7 @@ class Evaluation:
             samples follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
+        controls: the settings of what changed the field of all samples, the first one first; empty: nothing did.
     """
 
     checkpoint: str
@@ -103,10 +104,15 @@ class Evaluation:
     paths: dict[str, float] | None
     monge_gap: MongeGaps | None
     bits_per_dimension: float | None
+    controls: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the document that is written as JSON, with the name and version of the format."""
-        return {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
+        """Returns the document that is written as JSON, with the name and version of the format.
+
+        Controls are written where there are some.
+        """
+        document = {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
+        return document if self.controls else {key: value for key, value in document.items() if key != "controls"}
 
 
 def evaluate(
@@ -126,7 +132,8 @@ def evaluate(
     Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
     no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity,
-    the run's own sampler alone is measured, and no paths.
+    the run's own sampler alone is measured, and no paths. All samples and paths are drawn under the controls of the
+    run; the likelihood is that of the flow without them.
 
     Args:
         flow: the run and its network.
@@ -199,6 +206,7 @@ def evaluate(
         paths=paths,
         monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
+        controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,10 +160,12 @@ def write_judgement(
     if examples is None or unguided is None:
         return
     real, real_labels = real_examples(drawing.flow.config, drawing.flow.parts.space)
-    figures: dict[str, float | str] = {
+    controls = [one.model_dump(mode="json") for one in drawing.controls]
+    figures: dict[str, Any] = {
         "num": len(examples),
         "guidance": drawing.guidance,
         "run_sha256": identity_digest(drawing.flow.config),
+        **({"controls": controls} if controls else {}),
         **judge(unguided.numpy(), real.numpy(), seed=drawing.seed),
     }
     if real_labels is not None:
@@ -181,7 +184,7 @@ def write_judgement(
     print(f"{out}: {_in_words(figures)}")
 
 
-def _in_words(figures: dict[str, float | str]) -> str:
+def _in_words(figures: dict[str, Any]) -> str:
     judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
     kind = "_on_features" if "frechet_distance_on_features_unguided" in figures else ""
     distance, least = figures[f"frechet_distance{kind}_unguided"], figures[f"frechet_distance{kind}_floor"]

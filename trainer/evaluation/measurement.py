@@ -11,7 +11,7 @@ from rich.table import Table
 
 from trainer.config.run import ImageSample, RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
-from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page
+from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page, under_controls
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 
@@ -92,7 +92,9 @@ class FlowMeasurement(Measurement):
         paths, bits = self.evaluation.paths, self.evaluation.bits_per_dimension
         if paths is None:
             return [NO_PATHS]
-        lines = [
+        under = under_controls(self.evaluation)
+        lines = [f"all samples and paths are drawn {under}"] if under else []
+        lines += [
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]

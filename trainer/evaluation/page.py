@@ -63,9 +63,16 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
         f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
         f"examples are {floor:.3g} apart.",
         sections,
-        kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}",
+        kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
+        + (f", {under}" if (under := under_controls(found)) else ""),
         footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
     )
+
+
+def under_controls(found: Evaluation) -> str:
+    """What changed the field of all samples, in words; empty: nothing did."""
+    kinds = [control.get("kind") or control["class"] for control in found.controls]
+    return f"under {' and '.join(kinds)}" if kinds else ""
 
 
 _CHART = (

@@ -11,11 +11,13 @@ from rich.console import Console
 import trainer.task
 from moe.files import replacing
 from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.judgement import check_features
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.chosen_controls import check_chosen_controls
 from trainer.sampling.reference import Reference
 from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import compared_with, opened, restored_flow
@@ -80,6 +82,11 @@ def measure_run(
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
     config = restored_flow(run_dir)[1]
+    assert isinstance(config.sample, ImageSample | PointSample)
+    controls = config.sample.controls
+    if spec.controls is not None:
+        controls, config = spec.controls, with_controls(config, spec.controls)
+        check_chosen_controls(config, config.sample.sampler, config.sample.guidance)
     if spec.likelihood:
         _check_likelihood(config)
     compared_with(config, spec.data)
@@ -89,6 +96,7 @@ def measure_run(
         sampler_of(config, spec.steps, guidance=1.0)
         check_made_of(spec.steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
     with opened(run_dir) as flow:
+        flow = flow.under(controls)
         task, networks = trainer.task.build(flow.config), TrainedNetworks(flow.model)
         if picture is not None:
             progress("drawing a picture")
@@ -106,6 +114,10 @@ def _check_likelihood(config: RunConfig) -> None:
         raise ValueError(
             f"--likelihood: samples of {config.run.dir} start at {config.source_data.kind} data, whose density nobody "
             "knows; leave it out"
+        )
+    if config.sample.controls:
+        raise ValueError(
+            "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"
         )
     own, solver = config.sample.sampler, Dopri5Config()
     if isinstance(own, SegmentedConfig):

@@ -23,6 +23,7 @@ from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_r
 from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
 from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
 from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.flow.control import AnyConfig as AnyControl
 from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.classes import chosen_classes
@@ -51,6 +52,7 @@ class FidRequest:
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of all draws.
         sampler: what draws.
+        controls: what changes the field meanwhile, the first one first; None: the run's own.
         out: JSON to write, or None.
     """
 
@@ -66,6 +68,7 @@ class FidRequest:
     guidance: float | None = None
     seed: int = 0
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    controls: tuple[AnyControl, ...] | None = None
     out: Path | None = None
 
     @property
@@ -83,6 +86,7 @@ class FidRequest:
             guidance=self.guidance,
             seed=self.seed,
             sampler=self.sampler,
+            controls=self.controls,
         )
 
     def check(self) -> None:
@@ -132,16 +136,17 @@ def run(request: FidRequest) -> int:
     check_extractor(request.features, config.decoded_shape)
     classes = chosen_classes(config, request.classes)
     guidance = request.drawing.scale(config)
-    chosen = request.sampler.resolved(request.samples, config, guidance)
+    controls, chosen = request.drawing.resolved(config)
     real = _Real.of(request, config)
     with shared(request.samples, chosen) as ranks:
-        flow = ranks.flow
+        flow = ranks.flow.under(controls)
         told = {
             "checkpoint": flow.checkpoint,
             "run_sha256": identity_digest(flow.config),
             "guidance": guidance,
             "seed": request.seed,
             "sampler": chosen.model_dump(mode="json"),
+            **({"controls": [one.model_dump(mode="json") for one in controls]} if controls else {}),
             **({"classes": classes} if classes else {}),
         }
         num = request.drawing.number(flow.config, classes)

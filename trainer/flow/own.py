@@ -66,3 +66,14 @@ class OwnOperator(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.flow.operator.Operator"
     passed: ClassVar[tuple[str, ...]] = ("shape", "numbers", "device")
+
+
+class OwnCost(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.cost.RunningCost`; its constructor may take ``network``.
+
+    The network is called with states, times, conditions and, where there is one, a question of
+    :mod:`trainer.flow.question`; without a question it returns its prediction.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"
+    passed: ClassVar[tuple[str, ...]] = ("network",)

@@ -12,6 +12,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import objective
 from trainer.flow.context import SemanticMapConfig
 from trainer.flow.sampler import AnyConfig, SegmentedConfig
+from trainer.flow.sampler import calls as calls_of
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 PASSES = 3
@@ -55,8 +56,11 @@ def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[s
         calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
 
     Returns:
-        Those of all calls, without the decoding of latents; None: those of the network are not known.
+        Those of all calls, without the decoding of latents; None: those of the network are not known, or controls of
+        the run call it besides, in ways of their own such as for a gradient.
     """
+    if getattr(config.sample, "controls", ()) and calls_of(sampler) != dict(calls):
+        return None
     network = config.model.sample_multiply_adds(
         config.state_shape,
         calls,

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from rich.table import Table
 
 from trainer.data import AnyConfig
+from trainer.flow.control import AnyConfig as AnyControl
 
 Progress = Callable[[str], None]
 """Is called with what is being done, for a person."""
@@ -27,6 +28,7 @@ class MeasurementSpec:
         checkpoint: name of the checkpoint that is measured.
         features: file of a network on whose features samples are compared too; None: there is none.
         statistics: file of statistics of the real examples on those features; None: of those that are compared.
+        controls: what changes the field of a flow on the way, as the run has it; None: the run's own.
     """
 
     evaluations: tuple[int, ...]
@@ -38,6 +40,7 @@ class MeasurementSpec:
     checkpoint: str = ""
     features: Path | None = None
     statistics: Path | None = None
+    controls: tuple[AnyControl, ...] | None = None
 
 
 class Measurement(Protocol):

@@ -33,16 +33,30 @@ def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
         raise ValueError("--class: the data of the run have no classes; leave it out")
     found: list[int] = []
     for word in (part.strip() for text in words for part in ([text] if text in names else text.split(","))):
-        if word in names:
-            number = names.index(word)
-        elif word.isdecimal() and int(word) < count:
-            number = int(word)
-        else:
-            raise ValueError(f"--class: there is no class {word}; {_remedy(word, count, names)}")
+        number = class_number(config, "--class", word)
         if number in found:
             raise ValueError(f"--class: {word} is asked for twice; give each class once")
         found.append(number)
     return tuple(found)
+
+
+def class_number(config: RunConfig, field: str, word: str) -> int:
+    """The number of a class.
+
+    Args:
+        config: a run with classes.
+        field: in which somebody asks for it.
+        word: its name or its number; a name goes before a number.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    count, names = config.data.num_classes, config.data.class_names
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and int(word) < count:
+        return int(word)
+    raise ValueError(f"{field}: there is no class {word}; {_remedy(word, count, names)}")
 
 
 def names_or_numbers(config: RunConfig) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
-from trainer.flow import Condition, sampler
+from trainer.flow import Condition, control, sampler
+from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.coupling.gather import gathered
 from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.model.network import Network
@@ -24,7 +26,9 @@ from trainer.sampling.source import keys_of, source_samples
 class TrainedFlow:
     """A flow and the network that gives its field, ready to draw.
 
-    What is drawn for example i, its start and the noise on its way, depends on the seed and on i alone.
+    What is drawn for example i, its start and the noise on its way, depends on the seed and on i alone. The field is
+    changed by the controls of the section ``sample``; what is to be drawn without them, or with others, is drawn
+    :meth:`under` those.
 
     Attributes:
         config: the run, with the data that samples are measured against.
@@ -57,6 +61,14 @@ class TrainedFlow:
         """
         sample = self.sample.model_copy(update={"sampler": chosen})
         return replace(self, config=self.config.model_copy(update={"sample": sample}))
+
+    def under(self, controls: Sequence[control.AnyConfig]) -> TrainedFlow:
+        """The same flow with other controls as its own.
+
+        Args:
+            controls: what changes the field on the way, the first one first; empty: nothing does.
+        """
+        return replace(self, config=with_controls(self.config, controls))
 
     def conditioning(self, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True) -> Conditioning:
         """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""
@@ -117,9 +129,10 @@ class TrainedFlow:
             progress: called at each evaluation of the network with their number so far.
 
         Returns:
-            The trajectory of the B examples, on the device of the network.
+            The trajectory of the B examples, on the device of the network. Its calls of the network are all there
+            were, those that controls make included.
         """
-        device = self.device
+        device, controls = self.device, self.sample.controls
         evaluations = 0
 
         def counted(x: Tensor, t: Tensor, condition: Condition, *questions: Question) -> Tensor:
@@ -130,11 +143,15 @@ class TrainedFlow:
                     progress(evaluations)
             return self.model(x, t, condition, *questions)
 
-        field = self.parts.field(counted, condition.rows(examples).to(device), guidance)
+        own = condition.rows(examples).to(device)
+        inputs = ControlInputs(self.parts.path, own, counted)
+        field = self.parts.field(counted, own, guidance)
+        field = controlled(field, [control.build(one, inputs) for one in controls])
         keys = keys_of(examples, "trajectory", seed=seed)
         x_0 = source_samples(self.config, examples, seed=seed, split=split).to(device)
         follows = sampler.build(chosen, path=self.parts.path)
-        return follows.sample(field, x_0, sampler.times(chosen), keys=keys)
+        found = follows.sample(field, x_0, sampler.times(chosen), keys=keys)
+        return replace(found, calls={**found.calls, "network": evaluations}) if controls else found
 
     def decode(self, states: Tensor, conditioning: Conditioning) -> Tensor:
         """The images or points [N, *shape] of drawn states, with the known pixels of the conditioning in place."""

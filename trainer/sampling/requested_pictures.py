@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -49,6 +49,17 @@ class FolderPictures(Section):
 
 CPU = torch.device("cpu")
 PicturesConfig = Annotated[HeldOutPictures | FolderPictures, Field(discriminator="kind")]
+
+
+def pictures_change(folder: Path | None, num: int | None) -> dict[str, Any] | None:
+    """What the options ``--images`` and ``--num`` change in a section of pictures; None: nothing.
+
+    Args:
+        folder: of the pictures.
+        num: how many at most.
+    """
+    change: dict[str, Any] = {} if folder is None else {"kind": "folder", "path": str(folder)}
+    return {**change, **({} if num is None else {"num": num})} or None
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from moe.files import FileError, replacing
@@ -18,7 +18,7 @@ RECORD = "request.json"
 """What the results are a function of."""
 ARRAYS = "arrays"
 """Sub-folder of the results."""
-OF_REQUEST, OF_PICTURE, PROBLEM = "request", "picture", "problem"
+MADE_BY, OF_REQUEST, OF_PICTURE, PROBLEM = "made_by", "request", "picture", "problem"
 """Under which a file of results says what was asked for, what tells its picture from others of that name, and why that
 picture has no results."""
 
@@ -112,22 +112,25 @@ class ResultsFolder:
             FileError: the file cannot be written.
         """
         held = {key: value.detach().cpu().contiguous() for key, value in results.items()}
-        told = {PROBLEM: problem} if problem else {}
+        told = {OF_REQUEST: self._mark, OF_PICTURE: mark, PROBLEM: problem}
         with replacing(self.file_of(name)) as temporary:
-            save_file(held, temporary, metadata={OF_REQUEST: self._mark, OF_PICTURE: mark, **told})
+            save_file(held, temporary, metadata={MADE_BY: json.dumps(told)})  # several would stand in any order
 
-    def read(self, name: str) -> dict[str, Tensor]:
+    def read(self, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """The results of a picture that there are some of.
 
         Args:
             name: of the picture.
+            wanted: names of the results that are read, as far as there are some; None: all.
 
         Raises:
             FileError: its file is missing or malformed.
         """
         file = self.file_of(name)
         try:
-            return load_file(file)
+            with safe_open(file, framework="pt") as opened:
+                names = [key for key in opened.keys() if wanted is None or key in wanted]  # noqa: SIM118  no mapping
+                return {key: opened.get_tensor(key) for key in names}
         except (OSError, SafetensorError) as error:
             raise FileError(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
 
@@ -157,8 +160,8 @@ class ResultsFolder:
         file = self.file_of(name)
         try:
             with safe_open(file, framework="pt") as opened:
-                return opened.metadata() or {}
-        except (OSError, SafetensorError) as error:
+                return json.loads((opened.metadata() or {})[MADE_BY])
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise FileError(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
 
     def file_of(self, name: str) -> Path:

@@ -11,10 +11,13 @@ from torch import Tensor
 
 from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.drawing import drawable
+from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
 from trainer.sampling.captioned import captioned
 from trainer.sampling.chosen import SamplerChoice
+from trainer.sampling.chosen_controls import check_chosen_controls
 from trainer.sampling.classes import chosen_classes, names_or_numbers
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
@@ -34,6 +37,7 @@ class Drawing:
     Attributes:
         ranks: the run, on the ranks of this launch.
         sampler: what draws.
+        controls: what changes the field meanwhile, the first one first.
         conditioning: the conditions, the classes in turn.
         guidance: scale of classifier-free guidance.
         seed: of the starting noise.
@@ -41,14 +45,15 @@ class Drawing:
 
     ranks: SharedFlow
     sampler: AnyConfig
+    controls: tuple[AnyControl, ...]
     conditioning: Conditioning
     guidance: float
     seed: int
 
     @property
     def flow(self) -> TrainedFlow:
-        """The run, drawn from by the sampler."""
-        return self.ranks.flow.drawn_by(self.sampler)
+        """The run, drawn from by the sampler under the controls."""
+        return self.ranks.flow.drawn_by(self.sampler).under(self.controls)
 
     def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
         """Draws images or points, and shows a terminal how far it is; collective.
@@ -67,7 +72,7 @@ class Drawing:
         with Console(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
 
             def show(evaluations: int) -> None:
-                status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} evaluations of the field")
+                status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} calls of the network")
 
             with nullcontext() if recorder is None else recorder.recording():
                 states = self.flow.draw(self.conditioning.condition, guidance=guidance, seed=self.seed, progress=show)
@@ -85,7 +90,8 @@ class Drawing:
             headings = self.conditioning.headings(names_or_numbers(config), columns)
             image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out, headings)
         kind = "points" if isinstance(config.sample, PointSample) else "images"
-        print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}")
+        under = f", under {' and '.join(one.kind for one in self.controls)}" if self.controls else ""
+        print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}{under}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +106,7 @@ class DrawingRequest:
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
         sampler: what draws.
+        controls: what changes the field meanwhile, the first one first; None: the run's own.
         captions: texts that are drawn in turn, by a run that reads captions; empty: those of held-out examples.
         encoder: folder of the text encoder that made the captions of the run; None: there are no texts to encode.
         shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
@@ -111,6 +118,7 @@ class DrawingRequest:
     guidance: float | None = None
     seed: int = 0
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
+    controls: tuple[AnyControl, ...] | None = None
     captions: tuple[str, ...] = ()
     encoder: Path | None = None
     shape: str | None = None
@@ -157,6 +165,25 @@ class DrawingRequest:
         assert isinstance(config.sample, ImageSample | PointSample)
         return config.sample.guidance if self.guidance is None else self.guidance
 
+    def resolved(self, config: RunConfig) -> tuple[tuple[AnyControl, ...], AnyConfig]:
+        """The controls and the sampler that draw.
+
+        Args:
+            config: the run.
+
+        Raises:
+            ValueError: they do not go with the run or with each other.
+            FileError: a file of times is missing, malformed or of another run.
+        """
+        assert isinstance(config.sample, ImageSample | PointSample)
+        scale, controls = self.scale(config), config.sample.controls
+        if self.controls is not None:
+            controls, config = self.controls, with_controls(config, self.controls)
+        chosen = self.sampler.resolved(self.run_dir, config, scale)
+        if self.controls is not None:
+            check_chosen_controls(config, chosen, scale)
+        return controls, chosen
+
     def number(self, config: RunConfig, classes: Sequence[int]) -> int:
         """How many examples are drawn.
 
@@ -197,8 +224,7 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are not pictures"
         )
     classes = chosen_classes(config, request.classes)
-    scale = request.scale(config)
-    chosen = request.sampler.resolved(run_dir, config, scale)
+    controls, chosen = request.resolved(config)
     num, asked = request.number(config, classes), None
     if request.encoder is not None:
         asked = captioned(config, num, request.captions, request.encoder)
@@ -206,4 +232,4 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
         flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
         ranks = replace(ranks, flow=flow)
         conditioning = flow.conditioning(num, seed=seed, classes=classes) if asked is None else asked
-        yield Drawing(ranks, chosen, conditioning, scale, seed)
+        yield Drawing(ranks, chosen, controls, conditioning, request.scale(config), seed)

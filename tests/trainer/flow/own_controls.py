@@ -6,6 +6,7 @@ from torch import Tensor
 
 from trainer.flow import Condition
 from trainer.flow.control import Control, Controlled
+from trainer.flow.cost import RunningCost
 from trainer.flow.path import Path
 from trainer.flow.sampler import Field
 
@@ -50,3 +51,11 @@ class TakesPicture(Wind):
 
 class NoControl:
     """Lacks the method `over`."""
+
+
+class FarOut(RunningCost):
+    """The cost of being away from 0, which grows with the time."""
+
+    def __call__(self, x: Tensor, t: Tensor, _condition: Condition, /) -> Tensor:
+        """See `RunningCost`."""
+        return (1 + t) * x.square().flatten(1).sum(1)

@@ -54,7 +54,8 @@ def built(document: dict[str, Any], flow_path: path.Path = STRAIGHT) -> control.
 
 PULL, TRANSPORT = {"kind": "pull", "strength": 0.7, "stop": 0.5}, {"kind": "transport", "strength": 0.4, "longest": 1.5}
 WIND = {"class": f"{OWN}:Wind", "strength": 0.3}
-EVERY = [PULL, TRANSPORT, WIND]
+COST = {"kind": "cost_gradient", "cost": {"class": f"{OWN}:FarOut"}, "strength": 0.2}
+EVERY = [PULL, TRANSPORT, WIND, COST]
 
 
 def network_field(guidance: float = 2.5) -> NetworkField:
@@ -204,7 +205,7 @@ def test_a_field_in_segments_stays_one_under_a_control(document):
 
 def test_single_precision_stays_so_on_a_grid_of_double_precision():
     plain = known(lambda x, _: x)
-    for document in (PULL, TRANSPORT):
+    for document in (PULL, TRANSPORT, COST):
         over = built(document).over(plain)
         assert over(draws(1).float(), torch.full((NUM,), 0.2, dtype=torch.float64)).dtype == torch.float32
 
@@ -228,7 +229,7 @@ def test_who_needs_a_picture_says_so_and_is_refused_without_one():
         assert control.needs_picture(read(document))
         with pytest.raises(ValueError, match=r"^control .*: it pulls to a picture, .*; use it in an edit$"):
             control.build(read(document), nothing)
-    for document in (WIND, own["TakesPicture"]):
+    for document in (WIND, COST, own["TakesPicture"]):
         assert not control.needs_picture(read(document))
     assert isinstance(control.build(read(own["TakesPicture"]), nothing), TakesPicture)
 

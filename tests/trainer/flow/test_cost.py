@@ -1,6 +1,7 @@
 """Costs of maps: closed forms, scipy, finite differences; settings that are refused; a user's own class."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -92,11 +93,10 @@ def test_the_blur_is_the_correlation_of_scipy(shape: tuple[int, int]) -> None:
 class Distance(RunningCost):
     """Asks the network how far it is from a place."""
 
-    def __init__(self, network: object, *, place: float = 0.0) -> None:
+    def __init__(self, network: Callable[..., Tensor], *, place: float = 0.0) -> None:
         self.network, self.place = network, place
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        assert callable(self.network)
         return (self.network(x, t, condition) - self.place).square().sum(1)
 
 

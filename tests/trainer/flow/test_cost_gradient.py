@@ -8,12 +8,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from trainer.flow import UNCONDITIONAL, Condition, path, sampler, target
+from trainer.flow import UNCONDITIONAL, Condition, path, sampler
 from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig, limited
 from trainer.flow.control.protocol import ControlInputs
 from trainer.flow.cost import RunningCost
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
+from trainer.flow.target.conversion import convert
 
 LINEAR = path.build(path.LinearConfig())
 
@@ -136,7 +137,7 @@ class Still(Field):
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
         velocity = self(x, t)
-        return tuple(target.conversion.convert(velocity, x, t, LINEAR, source="velocity", to=one) for one in quantities)
+        return tuple(convert(velocity, x, t, LINEAR, source="velocity", to=one) for one in quantities)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,13 @@ from torch import Tensor
 
 from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, gaussian, grid, known, states
 from tests.trainer.flow.unions import members
-from trainer.flow import inversion, sampler, target
+from trainer.flow import inversion, path, sampler, target
 from trainer.flow.field import NetworkField
 from trainer.flow.inversion import EulerInverse, Reverse, UniInversion
+from trainer.flow.keyed_draws import keyed_normal
 
-kinds = pytest.mark.parametrize("config", [kind() for kind in members(inversion.Config)], ids=lambda one: one.kind)
+KINDS = [kind() for kind in members(inversion.Config)]
+kinds = pytest.mark.parametrize("config", KINDS, ids=lambda one: one.kind)
 UNINVERTIBLE = [
     (sampler.Dopri5Config(), "chooses its steps by the whole batch"),
     (sampler.SegmentedConfig(within=sampler.Dopri5Config()), "chooses its steps by the whole batch"),
@@ -57,7 +59,7 @@ def there_and_back(way: inversion.Inversion, steps: int, forth: sampler.Sampler 
 
 
 def test_the_way_back_and_forth_by_euler_is_wrong_at_first_order():
-    errors = [there_and_back(Reverse(sampler.Euler()), steps) for steps in (40, 80, 160)]
+    errors = [there_and_back(Reverse(sampler.Euler(), STRAIGHT), steps) for steps in (40, 80, 160)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
 
@@ -67,7 +69,18 @@ def test_uni_inversion_is_wrong_at_second_order_and_nearer_with_any_number_of_st
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
     for steps in (5, 10, 20, 40):
-        assert there_and_back(UniInversion(), steps) < 0.5 * there_and_back(Reverse(sampler.Euler()), steps)
+        assert there_and_back(UniInversion(), steps) < 0.5 * there_and_back(Reverse(sampler.Euler(), STRAIGHT), steps)
+
+
+@pytest.mark.parametrize("evaluations", [2, 3])
+def test_each_further_evaluation_wins_an_order(evaluations):
+    errors = [there_and_back(UniInversion(evaluations=evaluations), steps) for steps in (40, 80, 160)]
+    assert errors[1] / errors[2] == pytest.approx(2 ** (1 + evaluations), rel=0.15)
+    assert errors[0] < 0.2 * there_and_back(UniInversion(evaluations=evaluations - 1), 40)
+
+
+def test_many_evaluations_undo_eulers_steps_exactly():
+    assert there_and_back(UniInversion(evaluations=60), 10) < 1e-12
 
 
 @pytest.mark.parametrize("forth", [sampler.Heun(), sampler.Segmented(sampler.Heun(), 3)])
@@ -75,10 +88,34 @@ def test_the_sampler_of_a_run_goes_back_at_its_own_order(forth):
     """The noise of x_1 = 2 + x_0 / 2 is known."""
     flow, exact = known(gaussian(2.0, 0.5)), (states() - 2) / 0.5
     errors = [
-        float((Reverse(forth).invert(flow, states(), grid(steps), keys=KEYS).noise - exact).abs().max())
+        float((Reverse(forth, STRAIGHT).invert(flow, states(), grid(steps), keys=KEYS).noise - exact).abs().max())
         for steps in (60, 120)
     ]
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_the_pull_is_that_of_the_published_loop(gamma):
+    """x <- x - h (v + gamma ((x - y) / t - v)) with a drawn noise y; all the way with gamma = 1."""
+    flow, noise = gaussian(2.0, 0.5), keyed_normal(states(), KEYS, 0)
+    x, h = states(), 1 / 7
+    for number in range(7, 0, -1):
+        t = number * h
+        velocity = flow(x, torch.full((5, 1), t))
+        x = x - h * (velocity + gamma * ((x - noise) / t - velocity))
+    way = inversion.build(inversion.ReverseConfig(pull=gamma), sampler=sampler.EulerConfig(steps=7), path=STRAIGHT)
+    found = way.invert(known(flow), states(), grid(7), keys=KEYS)
+    torch.testing.assert_close(found.noise, x)
+    assert found.calls == 7
+    if gamma == 1:
+        torch.testing.assert_close(found.noise, noise)
+
+
+def test_a_pull_along_a_path_with_noise_of_its_own_is_refused():
+    noisy = path.build(path.StochasticInterpolantConfig())
+    with pytest.raises(ValueError, match="adds noise of its own"):
+        Reverse(sampler.Euler(), noisy, 0.5)
+    Reverse(sampler.Euler(), noisy)
 
 
 @pytest.mark.parametrize(
@@ -86,13 +123,14 @@ def test_the_sampler_of_a_run_goes_back_at_its_own_order(forth):
 )
 def test_calls_are_those_of_the_field(config, a_drawing):
     flow = Counted(gaussian(2.0, 0.5), target.Velocity(STRAIGHT))
-    expected = {
-        inversion.ReverseConfig(): a_drawing,
-        inversion.UniInversionConfig(): 7 + 1,
-        inversion.ZeroOrderConfig(iterations=3): 7 + 1 + 4 * a_drawing,
-        inversion.ZeroOrderConfig(iterations=3, initial=inversion.ReverseConfig()): 5 * a_drawing,
-    }
-    for way, calls in expected.items():
+    expected: list[tuple[inversion.AnyConfig, int]] = [
+        (inversion.ReverseConfig(), a_drawing),
+        (inversion.UniInversionConfig(), 7 + 1),
+        (inversion.UniInversionConfig(evaluations=3), 3 * 7 + 1),
+        (inversion.ZeroOrderConfig(iterations=3), 7 + 1 + 4 * a_drawing),
+        (inversion.ZeroOrderConfig(iterations=3, initial=inversion.ReverseConfig()), 5 * a_drawing),
+    ]
+    for way, calls in expected:
         Counted.calls = 0
         found = inversion.build(way, sampler=config, path=STRAIGHT)
         assert found.invert(flow, states(), sampler.times(config), keys=KEYS).calls == Counted.calls == calls
@@ -151,6 +189,8 @@ def test_a_sampler_whose_noise_is_not_the_examples_own_is_refused(config, reason
         ({"kind": "zero_order", "iterations": 0}, "greater than 0"),
         ({"kind": "zero_order", "step_size": -0.1}, "greater than 0"),
         ({"kind": "zero_order", "initial": {"kind": "zero_order"}}, "does not match any of the expected tags"),
+        ({"kind": "uni_inversion", "evaluations": 0}, "greater than 0"),
+        ({"kind": "reverse", "pull": 1.5}, "less than or equal to 1"),
         ({"kind": "uni_inv"}, "does not match any of the expected tags"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.flow.test_sampler import KEYS, grid, known
+from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, grid, known
 from trainer.flow import sampler
 from trainer.flow.inversion import Reverse, ZeroOrder, contraction_bound, zero_order
 
@@ -203,8 +203,8 @@ def test_a_row_is_a_function_of_itself():
 
 def test_the_inversion_starts_from_another_and_improves_on_it():
     euler = sampler.Euler()
-    first = Reverse(euler).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
-    found = ZeroOrder(euler, Reverse(euler), 30).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
+    first = Reverse(euler, STRAIGHT).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
+    found = ZeroOrder(euler, Reverse(euler, STRAIGHT), 30).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
     assert found.errors is not None
     torch.testing.assert_close(found.errors[0].double(), (flow(first.noise) - TARGET).square().mean(1))
     torch.testing.assert_close((flow(found.noise) - TARGET).square().mean(1).float(), found.errors.amin(0))

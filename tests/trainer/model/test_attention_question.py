@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.model.test_model import configuration, dense, states, stirred
 from trainer.config.constraints.cost import check_cost
@@ -106,6 +107,28 @@ def test_the_cost_falls_while_a_network_draws(goal: str) -> None:
         found.append(asked(drawn.final, torch.ones(num), condition))
     assert float((found[1] < found[0]).float().mean()) > 0.8
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes a host wait for its device: values that Python reads, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "local_scalar" not in str(func)
+        assert "nonzero" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_the_host_does_not_wait_for_the_device() -> None:
+    model, (x, t, label) = stirred(dense()).eval(), states()
+    parts, condition = FlowParts(configuration()), Condition(label)
+    field = parts.field(model, condition, 1.5)
+    changed = CostGradient(CostGradientConfig(cost=HALVES), ControlInputs(parts.path, condition, model)).over(field)
+    expected = changed(x, t)
+    with NoWaiting():
+        assert torch.equal(changed(x, t), expected)
+        with pytest.raises(AssertionError):
+            float(x.sum())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from moe.files import FileError
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.causal import check_causal
+from trainer.config.constraints.controls import check_controls
 from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
@@ -29,6 +30,7 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
     shared |= config.engine.shards_parameters and world_size > 1
     _check_guidance(config)
     _check_grids(config)
+    check_controls(config)
     match config.sample, config.model:
         case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
             raise ValueError(
@@ -74,6 +76,7 @@ def check_drawn_by(config: RunConfig, chosen: sampler.AnyConfig, guidance: float
     check_blockwise(changed, changed.optim.global_batch)
     _check_guidance(changed)
     _check_grids(changed)
+    check_controls(changed)
     spoilt = caution(changed, (STEEP_END,))
     if spoilt is not None:
         raise ValueError(spoilt)

@@ -42,5 +42,5 @@ def _composition(config: RunConfig) -> Composition | None:
     if config.flow is None:
         return None
     assert isinstance(config.sample, ImageSample | PointSample)
-    flow = config.flow
-    return Composition(flow.coupling, flow.path, flow.target, flow.objective, config.sample.sampler)
+    flow, sample = config.flow, config.sample
+    return Composition(flow.coupling, flow.path, flow.target, flow.objective, sample.sampler, sample.controls)

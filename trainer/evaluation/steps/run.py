@@ -78,6 +78,8 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
         return 0
     Console(width=None if sys.stdout.isatty() else WIDTH).print(grids_table(file, figures))
     print(f"{out}: grids for {request.run}")
+    if flow.sample.controls:
+        print(f"{request.run}: the grids are of its flow without its sample.controls, with which they may be used")
     if page is not None and document is not None:
         with replacing(page) as temporary:
             temporary.write_text(document, encoding="utf-8")

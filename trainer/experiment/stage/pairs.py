@@ -9,6 +9,7 @@ from moe.files import FileError
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.controls import with_controls
 from trainer.config.file import load_config
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
@@ -64,7 +65,7 @@ class PairsStage(TaughtStage):
         request, teacher = self.request(), self._check_teacher(stages)
         with self._blamed():
             if teacher is not None:
-                check_drawn_by(teacher, request.sampler, request.guidance)
+                check_drawn_by(with_controls(teacher, ()), request.sampler, request.guidance)
             try:
                 request.resolved()
             except ValueError as error:

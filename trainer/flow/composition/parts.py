@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 from pydantic import BaseModel
 
 from moe.validation.own_class import OwnClass
-from trainer.flow import coupling, objective, path, sampler, target
+from trainer.flow import control, coupling, objective, path, sampler, target
 from trainer.flow.target import Quantity
 
 QUANTITIES: dict[type, tuple[Quantity, ...]] = {
@@ -22,13 +22,14 @@ QUANTITIES: dict[type, tuple[Quantity, ...]] = {
 
 @dataclass(frozen=True)
 class Composition:
-    """The parts of a flow, and the sampler that draws from it."""
+    """The parts of a flow, the sampler that draws from it, and what changes its field meanwhile."""
 
     coupling: coupling.Config
     path: path.Config
     target: target.Config
     objective: objective.Config
     sampler: sampler.AnyConfig
+    controls: tuple[control.AnyConfig, ...] = ()
 
 
 def _kinds(union: Any) -> tuple[Any, ...]:
@@ -50,6 +51,7 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
         for space in ("prediction", "data", "velocity")
     ),
     "sampler": tuple(one for one in _kinds(sampler.Config) if not isinstance(one, sampler.TransitionConfig)),
+    "controls": ((),),
 }
 """The configurations that may replace a part whatever the network is, by the name of the part."""
 
@@ -112,8 +114,10 @@ def evaluates_at_the_data(config: sampler.AnyConfig) -> bool:
     return isinstance(innermost(config), sampler.HeunConfig | sampler.Dopri5Config | sampler.StochasticHeunConfig)
 
 
-def name(config: BaseModel) -> str:
-    """The kind of a part, and the settings that differ from its defaults."""
+def name(config: BaseModel | tuple[BaseModel, ...]) -> str:
+    """The kind of a part, and the settings that differ from its defaults; of each part of a list."""
+    if isinstance(config, tuple):
+        return f"[{', '.join(map(name, config))}]"
     fields = type(config).model_fields
     kind, *settings = (getattr(config, field, None) for field in ("kind", *fields))
     changed = {

@@ -17,6 +17,7 @@ from trainer.flow.composition.parts import (
     is_independent,
     quantities_of,
 )
+from trainer.flow.target.conversion import determines
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,27 @@ def _noise_for_every_state(composition: Composition) -> str | None:
     return None
 
 
+def _velocity_to_change(composition: Composition) -> str | None:
+    if not composition.controls:
+        return None
+    if isinstance(composition.sampler, sampler.TransitionConfig | sampler.CausalTransitionConfig):
+        return "a control changes the velocity at a state, and this sampler draws by a head, which follows none"
+    return None
+
+
+def _determined_by_the_velocity(composition: Composition) -> str | None:
+    if not composition.controls:
+        return None
+    along = built(composition.path)
+    for quantity in quantities_of(composition.sampler):
+        if not determines("velocity", quantity, along):
+            return (
+                f"a control changes the velocity, and this sampler asks for the {quantity}, which the velocity leaves "
+                "open on this path"
+            )
+    return None
+
+
 RULES = (
     Rule(("objective", "path"), _chain_of_states),
     Rule(("objective", "coupling"), _noise_for_every_state),
@@ -205,6 +227,8 @@ RULES = (
     Rule(("objective", "path"), _straight_to_the_data),
     Rule(("objective", "target"), _mean_velocity),
     Rule(("sampler", "coupling"), _fresh_noise),
+    Rule(("controls", "sampler", "objective"), _velocity_to_change),
+    Rule(("controls", "sampler", "path"), _determined_by_the_velocity),
 )
 """In the order of complaints; a rule is checked only if the rules before it hold."""
 

@@ -11,8 +11,8 @@ from typing import Any
 from trainer.flow.composition.parts import ALTERNATIVES, Composition, listed, name
 from trainer.flow.composition.rules import ADVICE, RULES, Rule
 
-SECTIONS = {"sampler": "sample.sampler"}
-"""The section of a part in a configuration, if it is not in the section flow."""
+KEYS = {"sampler": "sample.sampler.kind", "controls": "sample.controls"}
+"""The key of a part in a configuration, if it is not the kind of a section of flow."""
 
 
 def complaint(composition: Composition) -> str | None:
@@ -58,4 +58,4 @@ def _message(composition: Composition, rule: Rule, verdict: str, reason: str) ->
 
 
 def _field(part: str) -> str:
-    return f"{SECTIONS.get(part, f'flow.{part}')}.kind"
+    return KEYS.get(part, f"flow.{part}.kind")

@@ -6,12 +6,13 @@ from torch import Tensor
 
 from moe.validation.contract import init_parameters
 from moe.validation.own_class import KindOrClass, build_own
+from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
 from trainer.flow.control.protocol import Control, ControlInputs, Controlled, controlled
 from trainer.flow.control.pull import Pull, PullConfig
 from trainer.flow.control.transport import Transport, TransportConfig
 from trainer.flow.own import OwnControl
 
-AnyConfig = PullConfig | TransportConfig | OwnControl
+AnyConfig = CostGradientConfig | PullConfig | TransportConfig | OwnControl
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -26,6 +27,8 @@ def build(config: AnyConfig, inputs: ControlInputs) -> Control:
         ValueError: it needs a picture and there is none, or it does not suit the path.
     """
     match config:
+        case CostGradientConfig():
+            return CostGradient(config, inputs)
         case PullConfig(end="source"):
             raise ValueError("end: source pulls to a noise, which inversions alone have; use data")
         case PullConfig():
@@ -47,6 +50,8 @@ def needs_picture(config: AnyConfig) -> bool:
     match config:
         case PullConfig() | TransportConfig():
             return True
+        case CostGradientConfig():
+            return False
         case OwnControl():
             picture = init_parameters(config.imported()).get("picture")
             return picture is not None and picture.default is picture.empty
@@ -64,6 +69,8 @@ __all__ = [
     "Control",
     "ControlInputs",
     "Controlled",
+    "CostGradient",
+    "CostGradientConfig",
     "OwnControl",
     "Pull",
     "PullConfig",

@@ -24,7 +24,8 @@ class CostGradientConfig(Section):
     cost: cost.Config
     """What is kept low: attention, or a class of your own."""
     strength: float = Setting(default=4.0, ge=0, allow_inf_nan=False)
-    """0 leaves the field as it is."""
+    """0 leaves the field as it is. A cost that changes by 1 over a unit of the state takes some units, the attention of
+    a small network hundreds: watch what the cost becomes."""
     weight: Literal["time", "memoryless", "constant"] = "time"
     """time: 1 - t, the optimal control of a deterministic path to first order. memoryless: sigma^2 (1 - t), that of the
     memoryless random path, with sigma^2 = 2 (1 - t + floor) / (t + floor). constant: 1, plain guidance."""
@@ -42,8 +43,8 @@ class CostGradient(Control):
     differentiated, under the condition of the examples alone; the field, guided or not, is asked once and without
     gradient.
 
-    Source: "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject Fidelity", 2025 (FOCUS), its
-    control at test time, v - lambda (1 - t) grad f; `memoryless` is the weight of its published code.
+    Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
+    Fidelity", arXiv 2510.02315, the control at test time (FOCUS); `memoryless` is the weight of its published code.
 
     Args:
         config: strength, weight and limit.

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.cost.attention import AttentionConfig, AttentionCost
-from trainer.flow.cost.own import OwnCost
 from trainer.flow.cost.protocol import RunningCost
 from trainer.flow.cost.separation import divergence, separation_cost
+from trainer.flow.own import OwnCost
 
 AnyConfig = AttentionConfig | OwnCost
 Config = Annotated[AnyConfig, KindOrClass()]

@@ -22,7 +22,8 @@ def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tens
     subjects with several maps; `between` is 1 - the divergence between the mean maps of the subjects. See `divergence`;
     a term that there is nothing to compute from is 0. The order of subjects, and of maps in a subject, is of no effect.
 
-    Source: "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject Fidelity", 2025 (FOCUS), its cost.
+    Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
+    Fidelity", arXiv 2510.02315, the cost of FOCUS.
 
     Args:
         subjects: for each subject its maps [B, T, H, W], 0 or more; T >= 1 may differ, the cells may not.

@@ -35,10 +35,10 @@ def build(config: AnyConfig, *, sampler: samplers.AnyConfig, path: Path) -> Inve
     check_invertible(sampler)
     match config:
         case ReverseConfig():
-            return Reverse(samplers.build(sampler, path=path))
+            return Reverse(samplers.build(sampler, path=path), path, config.pull)
         case UniInversionConfig():
             segments = sampler.segments if isinstance(sampler, samplers.SegmentedConfig) else None
-            return UniInversion(segments)
+            return UniInversion(segments, config.evaluations)
         case ZeroOrderConfig():
             initial = build(config.initial, sampler=sampler, path=path)
             return ZeroOrder(samplers.build(sampler, path=path), initial, config.iterations, config.step_size)

@@ -20,7 +20,8 @@ def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor)
     0 < eta < 2 <df, dz> / |df|^2. For a linear f with symmetric positive matrix, no pair has a smaller bound than
     2 / (largest eigenvalue), which is the bound of gradient descent.
 
-    Source: "FlowOpt", arXiv 2510.22010, the bound on the step size of section 4, for one pair.
+    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010, whose condition on the step size asks the same of
+    all pairs at once.
 
     Args:
         noise_change: [B, *D] dz between two noises of each example.

@@ -74,19 +74,22 @@ def zero_order(
 
     Inversion: f draws under the condition of the target, and the more iterations, the nearer.
 
-    Editing: f draws under *another* condition, the first noise is that of an inversion under the own one, and the
-    iterations are few (8). The first iterate is the plain edit, far from the picture; each further one brings back more
-    of the picture, as its distance falls from iteration to iteration, until in the end the edit itself is undone.
-    So `iterations` is the strength with which the picture is kept: stop early, or let `watch` keep every iterate and
-    choose afterwards.
+    Editing: f draws under *another* condition, the first noise is that of an inversion under the own one, and the run
+    is stopped early. The first iterate is the plain edit, far from the picture; with each further one the distance to
+    the picture falls, and in the end the edit itself is undone. So the number of iterations is the strength with which
+    the picture is kept. It needs a small `step_size`, 0.05 for some 8 iterations: with steps of 0.4 or of their own,
+    two iterations undo most edits (`tests/benchmarks/methods/flowopt_editing.py`). `watch` may keep every iterate, so
+    that a user can choose among them afterwards.
 
         inverted = inversion.invert(own_field, pictures, times, keys=keys)
-        edited = zero_order(lambda z: sampler.sample(new_field, z, times).final, pictures, inverted.noise, 8).drawn
+        edits = []
+        zero_order(lambda z: sampler.sample(new_field, z, times).final, pictures, inverted.noise, 8, 0.05,
+                   watch=lambda number, noise, drawn: edits.append(drawn))
 
     An example's result is a function of its own row, if that is so of f. Nothing is read back to the host.
 
-    Source: "FlowOpt: Fast Optimization Through Whole Flow Processes for Training-Free Editing", arXiv 2510.22010,
-    algorithm 1.
+    Source: Ronai, Kulikov and Michaeli, "FlowOpt: Fast Optimization Through Whole Flow Processes for Training-Free
+    Editing", arXiv 2510.22010.
 
     Args:
         drawn: f; it is called `iterations` + 1 times, without gradients.

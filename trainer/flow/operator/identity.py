@@ -11,7 +11,7 @@ from trainer.flow.operator.protocol import Operator
 
 
 class IdentityConfig(Section):
-    """Every pixel is observed; with noise in the observations, this is the removal of noise."""
+    """Every pixel is observed. With noise in the observations and a soft consistency, this is the removal of noise."""
 
     kind: Literal["identity"] = "identity"
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from moe.files import FileError, replacing
 from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.controls import with_controls
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
@@ -34,6 +35,7 @@ from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.reference import Reference
 from trainer.sampling.searched import check_made_of
 
+LEFT_OUT = "pairs are of its flow without its sample.controls, which the one that learns from them may have in turn"
 MARK = "pairs"
 """Under which a shard names what decides its pairs."""
 
@@ -68,7 +70,7 @@ def run(request: PairsRequest, out: Path) -> int:
             "noise, as whole paths and nodes do"
         )
     check_latents(config)
-    check_drawn_by(config, request.sampler, request.guidance)
+    check_drawn_by(with_controls(config, ()), request.sampler, request.guidance)
     grids = steps_file(request.sampler)
     if grids is not None:
         check_made_of(grids, teacher.digest)
@@ -90,7 +92,10 @@ def run(request: PairsRequest, out: Path) -> int:
         dist.broadcast_object_list(agreed)
         missing = [number for number, entry in enumerate(index.shards) if entry.file not in agreed[0]]
         own = missing[launch.rank :: launch.world_size]
-        flow = teacher.flow(launch.device)
+        teaching = teacher.flow(launch.device)
+        if teaching.sample.controls and launch.rank == 0:
+            print(f"{request.run}: {LEFT_OUT}", file=sys.stderr)
+        flow = teaching.under(())
         drawing = PairDrawing(flow)
         num = sum(index.shards[number].num_examples for number in own)
         with suppress(_InterruptedShard), _interrupting(flow.model, stop), _told(launch, num, out) as told:

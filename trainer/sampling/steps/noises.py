@@ -22,6 +22,8 @@ TOGETHER = 250
 class Noises:
     """What a run's paths begin at, by number; what stands for a number depends on the seed and on it alone.
 
+    The field is that of the flow, without the controls of its section ``sample``.
+
     Args:
         flow: the run and its network.
         num: noises in all.

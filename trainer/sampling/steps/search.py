@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.searched import euler_of, segments_of
@@ -62,7 +63,7 @@ def check_search(config: RunConfig, request: StepsRequest) -> None:
         raise ValueError(f"nodes: {nodes} is not a multiple of the {segments} segments of the run's sampler; {remedy}")
     for evaluations in request.evaluations:
         check_evaluations(evaluations, nodes, segments)
-    check_drawn_by(config, euler_of(own, EulerConfig()), request.guidance_for(config.sample))
+    check_drawn_by(with_controls(config, ()), euler_of(own, EulerConfig()), request.guidance_for(config.sample))
 
 
 def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: Progress = lambda _: None) -> Search:

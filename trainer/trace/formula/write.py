@@ -102,6 +102,11 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is not a number of 0 or more; use 1 for none, 1.5 for sharper images")
     check_drawn_by(config, sampler, guidance)
+    if config.sample.controls:
+        raise ValueError(
+            "sample.controls: they may call the network themselves and take its gradient, which no formula knows; "
+            "write sample.controls=[] beside the other settings"
+        )
     layout = plan_sampling(config, request.world_size, ranks_per_node=request.ranks_per_node)
     examples = request.examples
     if examples is None:

@@ -1,0 +1,404 @@
+"""Inverse problems: fixed points, posteriors in closed form, the weight, agreement, the same bits in any batch."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from scipy.linalg import cho_factor, cho_solve
+from torch import Tensor
+
+from trainer.flow.context.mask import BoxesConfig
+from trainer.flow.inverse import (
+    DecodedConsistency,
+    ExactConsistency,
+    Flair,
+    FlairConfig,
+    Weight,
+    agreeing,
+    build,
+    calibrated,
+    calibration_errors,
+    calibration_levels,
+    consistency,
+    constant,
+)
+from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
+from trainer.flow.operator import build as build_operator
+from trainer.flow.path import (
+    LinearConfig,
+    OneSidedInterpolantConfig,
+    Path,
+    TrigonometricConfig,
+    VariancePreservingConfig,
+)
+from trainer.flow.path import build as build_path
+from trainer.flow.sampler import Field
+from trainer.flow.target import Quantity
+
+SHAPE = (1, 4, 4)
+PATHS: list[Any] = [LinearConfig(), LinearConfig(sigma_min=0.05), TrigonometricConfig(), VariancePreservingConfig()]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@dataclass
+class Gaussian(Field):
+    """The exact field between N(0, I) and data N(mean, covariance), which is diagonal in given directions.
+
+    Attributes:
+        path: without noise of its own.
+        mean: [N] of the data.
+        variances: [N] of the data along the directions.
+        directions: [N, N] in columns, or None for the values themselves.
+    """
+
+    path: Path
+    mean: Tensor
+    variances: Tensor
+    directions: Tensor | None = None
+    calls: int = 0
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
+        raise AssertionError("the solver needs no velocity")
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+        self.calls += 1
+        c = self.path.coefficients(t).broadcast(x.flatten(1))
+        away = x.flatten(1) - c.b * self.mean
+        if self.directions is not None:
+            away = away @ self.directions
+        gain = c.b * self.variances / (c.b**2 * self.variances + c.a**2)
+        moved = gain * away if self.directions is None else (gain * away) @ self.directions.T
+        data = (self.mean + moved).reshape(x.shape)
+        c = c.broadcast(x)
+        known = {"data": data, "noise": (x - c.b * data) / c.a}
+        return tuple(known[quantity] for quantity in quantities)
+
+
+def smooth_prior(path: Path, variance: float = 0.3) -> tuple[Gaussian, Tensor]:
+    """A prior of images whose pixels are alike where they are near, and its covariance [16, 16]."""
+    places = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)).double()
+    covariance = variance * torch.exp(-torch.cdist(places, places) / 2)
+    variances, directions = torch.linalg.eigh(covariance)
+    return Gaussian(path, 0.2 * torch.ones(16, dtype=torch.float64), variances, directions), covariance
+
+
+def posterior(operator: Any, observed: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [B, 16] and covariance [16, 16] of a Gaussian given noiseless observations, by scipy."""
+    units = torch.eye(16, dtype=torch.float64).reshape(16, *SHAPE)
+    matrix = operator.apply(units).flatten(1).T
+    matrix = matrix[matrix.abs().sum(1) > 0]
+    seen = observed.flatten(1)
+    if seen.shape[1] != len(matrix):
+        seen = seen[:, (operator.apply(torch.ones(1, *SHAPE)).flatten() != 0)]
+    factor = cho_factor((matrix @ covariance @ matrix.T).numpy())
+    gain = torch.from_numpy(cho_solve(factor, (matrix @ covariance).numpy())).T
+    return mean + (seen - matrix @ mean) @ gain.T, covariance - gain @ matrix @ covariance
+
+
+def solved(path: Path, field: Field, agreement: Any, num: int, scale: float = 0.5, **settings: Any) -> Tensor:
+    keys = torch.arange(num)
+    weight = settings.pop("weight", None) or ramp(scale)
+    return Flair(path, weight, **settings).solve(field, agreement, keys=keys).states
+
+
+def ramp(scale: float) -> Weight:
+    """A weight in proportion to the noise level."""
+    levels = calibration_levels()
+    return Weight(levels, scale * levels, scale)
+
+
+@pytest.mark.parametrize("config", PATHS, ids=str)
+def test_a_prior_of_one_point_does_not_move_it(config: Any) -> None:
+    path = build_path(config)
+    point = drawn(16)
+    field = Gaussian(path, point, torch.zeros(16, dtype=torch.float64))
+    observed = point.reshape(1, *SHAPE).expand(3, *SHAPE)
+    operator = build_operator(IdentityConfig(), SHAPE, torch.arange(3))
+    soft = ExactConsistency(operator, observed, share=0.1)
+    torch.testing.assert_close(solved(path, field, soft, 3), observed, atol=1e-9, rtol=0)
+
+
+def test_the_identity_returns_what_was_observed() -> None:
+    path = build_path(LinearConfig())
+    field, _ = smooth_prior(path)
+    observed = drawn(3, *SHAPE)
+    operator = build_operator(IdentityConfig(), SHAPE, torch.arange(3))
+    torch.testing.assert_close(solved(path, field, ExactConsistency(operator, observed), 3), observed)
+
+
+@pytest.mark.parametrize("config", [MaskConfig(), AveragePoolConfig()], ids=str)
+def test_restorations_are_draws_from_the_posterior_and_the_adjustment_gives_them_their_spread(config: Any) -> None:
+    path, num = build_path(LinearConfig()), 500
+    field, covariance = smooth_prior(path)
+    operator = build_operator(config, SHAPE, torch.arange(num))
+    truth = 0.2 + drawn(1, 16) @ torch.linalg.cholesky(covariance).T
+    seen = operator.apply(truth.reshape(1, *SHAPE))
+    mean, spread = posterior(operator, seen, field.mean, covariance)
+    agreement = ExactConsistency(operator, seen.expand(num, *seen.shape[1:]))
+    share = {}
+    for adjusted in (True, False):
+        states = solved(path, field, agreement, num, 1.0, steps=400, last=0.05, trajectory_adjustment=adjusted)
+        assert float(agreement.residual(states).max()) < 1e-24
+        torch.testing.assert_close(states.flatten(1).mean(0), mean[0], atol=0.05, rtol=0)
+        share[adjusted] = float(states.flatten(1).var(0).sum() / spread.trace())
+    assert 0.8 < share[True] < 1.1
+    assert share[False] < 0.6
+
+
+def test_without_adjustment_the_noise_is_fresh_in_every_step() -> None:
+    path = build_path(LinearConfig())
+    field, _ = smooth_prior(path)
+    operator = build_operator(MaskConfig(), SHAPE, torch.arange(4))
+    agreement = ExactConsistency(operator, operator.apply(drawn(4, *SHAPE)))
+    seen: list[Tensor] = []
+
+    class Watched(Gaussian):
+        def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+            data, noise = super().estimate(x, t, *quantities)
+            seen.append(noise)
+            return data, noise + 100  # which a solver that does not ask for it must not feel
+
+    watched = Watched(path, field.mean, field.variances, field.directions)
+    without = solved(path, watched, agreement, 4, trajectory_adjustment=False)
+    assert torch.equal(without, solved(path, field, agreement, 4, trajectory_adjustment=False))
+    assert not torch.allclose(solved(path, watched, agreement, 4), solved(path, field, agreement, 4))
+    assert len(seen) == 100
+
+
+@pytest.mark.parametrize("config", PATHS[2:], ids=str)
+def test_a_restoration_is_the_same_on_every_path(config: Any) -> None:
+    straight, other = build_path(LinearConfig()), build_path(config)
+    operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
+    agreement = ExactConsistency(operator, operator.apply(drawn(5, *SHAPE)))
+    one, two = (solved(path, smooth_prior(path)[0], agreement, 5) for path in (straight, other))
+    torch.testing.assert_close(one, two, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("config", [LinearConfig(), VariancePreservingConfig()], ids=str)
+@pytest.mark.parametrize("kind", ["exact", "decoded"])
+def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
+    path, num = build_path(config), 6
+    field = Gaussian(path, torch.zeros(16), torch.full((16,), 0.3))
+    keys, x = torch.arange(num) + 40, drawn(num, *SHAPE).float()
+    solver = Flair(path, ramp(0.5))
+
+    def restored(rows: slice) -> Tensor:
+        operator = build_operator(MaskConfig(mask=BoxesConfig()), SHAPE, torch.arange(num)[rows], seed=2)
+        observed = operator.apply(x[rows])
+        agreement = (
+            ExactConsistency(operator, observed)
+            if kind == "exact"
+            else DecodedConsistency(operator, observed, torch.tanh, observed, iterations=2)
+        )
+        return solver.solve(field, agreement, keys=keys[rows]).states
+
+    whole = restored(slice(0, num))
+    for size in (1, 4):
+        parts = [restored(slice(first, first + size)) for first in range(0, num, size)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_an_example_follows_its_key() -> None:
+    path = build_path(LinearConfig())
+    field, _ = smooth_prior(path)
+    operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
+    observed = operator.apply(drawn(1, *SHAPE)).expand(2, *SHAPE)
+    solver = Flair(path, ramp(0.5))
+    solution = solver.solve(field, ExactConsistency(operator, observed), keys=torch.tensor([3, 4]))
+    assert not torch.allclose(solution.states[0], solution.states[1])
+    assert solution.calls == field.calls == 50
+
+
+@pytest.mark.parametrize(("variance", "largest"), [(0.05, 1.35), (0.3, 0.80)])
+def test_the_calibrated_weight_of_independent_values_is_the_one_in_closed_form(variance: float, largest: float) -> None:
+    path = build_path(LinearConfig())
+    field = Gaussian(path, torch.zeros(64, dtype=torch.float64), torch.full((64,), variance, dtype=torch.float64))
+    states = math.sqrt(variance) * drawn(256, 64)
+    errors = calibration_errors(field, states, path, torch.arange(256))
+    levels = calibration_levels()
+    expected = variance / ((1 - levels) ** 2 * variance + levels**2)
+    torch.testing.assert_close(errors.mean(0), expected, atol=0, rtol=0.05)
+    weight = calibrated(errors, 0.5)
+    assert not weight.vanished
+    assert float(weight.values.min()) == 0.0
+    assert float(weight.at(torch.tensor([variance / (1 + variance)], dtype=torch.float64))) < 0.02
+    assert Flair(path, weight).largest_ratio == pytest.approx(largest, rel=0.06)
+    torch.testing.assert_close(calibrated(errors, 1.5).values, 3 * weight.values)
+
+
+def test_calibration_is_the_same_on_every_path_and_in_any_batch() -> None:
+    states, keys = drawn(6, 16), torch.arange(6)
+    found = []
+    for config in (LinearConfig(), VariancePreservingConfig(), TrigonometricConfig()):
+        path = build_path(config)
+        field, _ = smooth_prior(path)
+        errors = calibration_errors(field, states, path, keys)
+        parts = [calibration_errors(field, states[row : row + 1], path, keys[row : row + 1]) for row in range(6)]
+        torch.testing.assert_close(torch.cat(parts), errors)
+        found.append(errors)
+    torch.testing.assert_close(found[0], found[2], rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(found[0][:, 1:-1], found[1][:, 1:-1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("variance", [1.0, 4.0])
+def test_a_weight_that_vanishes_is_replaced_by_one_that_does_not_diverge(variance: float) -> None:
+    levels = calibration_levels()
+    errors = variance / ((1 - levels) ** 2 * variance + levels**2)
+    weight = calibrated(errors[None], 0.5)
+    assert weight.vanished
+    solver = Flair(build_path(LinearConfig()), weight)
+    assert solver.vanished
+    assert solver.largest_ratio == pytest.approx(0.5)
+
+
+def test_weights_that_diverge_are_refused_and_the_scale_that_is_named_works() -> None:
+    path = build_path(LinearConfig())
+    config = FlairConfig(weight="constant", scale=0.5)
+    with pytest.raises(
+        ValueError, match=r"scale: 0.5 makes .* 2.55 x the noise level at 0.2, .* below 0.392"
+    ) as caught:
+        build(config, path=path)
+    assert "\n" not in str(caught.value)
+    assert build(config.model_copy(update={"scale": 0.391}), path=path).largest_ratio < 2
+
+
+def test_two_is_the_border_of_divergence() -> None:
+    """With a prior of one point a step multiplies the distance to it by 1 - ratio."""
+    path = build_path(LinearConfig())
+    field = Gaussian(path, torch.zeros(16, dtype=torch.float64), torch.zeros(16, dtype=torch.float64))
+    operator = build_operator(IdentityConfig(), SHAPE, torch.arange(2))
+    agreement = ExactConsistency(operator, drawn(2, *SHAPE), share=1e-12)
+    start = agreement.initial()
+    for ratio in (0.5, 1.5, 1.9):
+        states = solved(path, field, agreement, 2, weight=ramp(ratio), steps=20)
+        torch.testing.assert_close(states, start * (1 - ratio) ** 20, atol=1e-9, rtol=1e-9)
+
+
+def test_paths_with_noise_of_their_own_are_refused() -> None:
+    path = build_path(OneSidedInterpolantConfig())
+    with pytest.raises(ValueError, match="path: inverse problems need"):
+        Flair(path, constant(0.1))
+
+
+def linear_decoder(condition: float) -> Tensor:
+    """A matrix [16, 6] with singular values from 1 to 1 / condition."""
+    left, right = torch.linalg.qr(drawn(16, 6, seed=5)).Q, torch.linalg.qr(drawn(6, 6, seed=6)).Q
+    return left * torch.logspace(0, -math.log10(condition), 6, dtype=torch.float64) @ right
+
+
+@pytest.mark.parametrize("config", [MaskConfig(), AveragePoolConfig(), BlurConfig()], ids=str)
+def test_with_a_linear_decoder_the_nearest_states_that_agree_are_found(config: Any) -> None:
+    decoder = linear_decoder(10.0)
+    operator = build_operator(config, SHAPE, torch.arange(4))
+    decode = lambda states: (states @ decoder.T).reshape(-1, *SHAPE)  # noqa: E731
+    observed = operator.apply(decode(drawn(4, 6, seed=7)))
+    states = drawn(4, 6, seed=8)
+    agreement = DecodedConsistency(operator, observed, decode, states, iterations=40, tolerance=1e-16)
+    found = agreement.enforced(states, 1.0)
+    whole = operator.apply(decode(torch.eye(6, dtype=torch.float64))).flatten(1).T
+    missing = observed.flatten(1) - states @ whole.T
+    expected = states + missing @ torch.linalg.pinv(whole, rtol=1e-5).T
+    assert float(agreement.residual(found).max()) < 1e-9
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_latents_with_a_linear_decoder_are_restored_like_pixels() -> None:
+    """An orthogonal decoder turns the exact agreement of pixels into that of latents."""
+    path = build_path(LinearConfig())
+    field, covariance = smooth_prior(path)
+    assert field.directions is not None
+    turn = field.directions
+    latent = Gaussian(path, field.mean @ turn, torch.diag(turn.T @ covariance @ turn))
+    operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
+    observed = operator.apply(drawn(5, *SHAPE))
+    decode = lambda states: (states @ turn.T).reshape(-1, *SHAPE)  # noqa: E731
+    initial = operator.pseudo_inverse(observed).flatten(1) @ turn
+    decoded = DecodedConsistency(operator, observed, decode, initial, iterations=4, tolerance=0.0)
+    exact = ExactConsistency(operator, (observed.flatten(1)).reshape(observed.shape))
+
+    @dataclass
+    class InPixels(Gaussian):
+        """The field of the latents, seen in pixels, so that the noise is the same in both."""
+
+        def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+            found = super().estimate(x.flatten(1) @ turn, t, *quantities)
+            return tuple(decode(value) for value in found)
+
+    class Turned(ExactConsistency):
+        """The exact agreement, for states that are latents."""
+
+        def initial(self) -> Tensor:
+            return initial
+
+        def enforced(self, states: Tensor, weight: float, /) -> Tensor:
+            return exact.enforced(decode(states), weight).flatten(1) @ turn
+
+        def residual(self, states: Tensor, /) -> Tensor:
+            return exact.residual(decode(states))
+
+    one = solved(path, latent, decoded, 5)
+    two = solved(path, latent, Turned(operator, observed), 5)
+    torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gain", [1e-3, 1.0, 1e3])
+def test_steps_through_a_decoder_never_lead_away(gain: float) -> None:
+    decoder = linear_decoder(100.0)
+    operator = build_operator(MaskConfig(), SHAPE, torch.arange(8))
+    decode = lambda states: torch.sin(gain * states @ decoder.T).reshape(-1, *SHAPE)  # noqa: E731
+    observed = operator.apply(decode(drawn(8, 6, seed=1)))
+    make = partial(DecodedConsistency, operator, observed, decode, drawn(8, 6, seed=2), tolerance=0.0)
+    before = make(iterations=1).residual(drawn(8, 6, seed=2))
+    last = before
+    for iterations in (1, 2, 4, 8):
+        agreement = make(iterations=iterations)
+        now = agreement.residual(agreement.enforced(agreement.initial(), 1.0))
+        assert bool((now <= last).all())
+        last = now
+    assert float(last.mean()) < 0.6 * float(before.mean())
+
+
+def test_an_example_rests_once_it_is_near_enough() -> None:
+    operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
+    decode = lambda states: states.reshape(-1, *SHAPE)  # noqa: E731
+    states = drawn(2, 16)
+    observed = operator.apply(decode(states)) + torch.tensor([0.001, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)
+    found = DecodedConsistency(operator, observed, decode, states, tolerance=1e-4).enforced(states, 1.0)
+    assert torch.equal(found[0], states[0])
+    assert not torch.allclose(found[1], states[1])
+
+
+def test_decoders_keep_no_gradient() -> None:
+    decoder = torch.nn.Linear(6, 16).double()
+    operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
+    decode = lambda states: decoder(states).reshape(-1, *SHAPE)  # noqa: E731
+    agreement = DecodedConsistency(operator, torch.zeros(2, *SHAPE).double(), decode, drawn(2, 6))
+    assert not agreement.enforced(drawn(2, 6), 1.0).requires_grad
+    assert all(parameter.grad is None for parameter in decoder.parameters())
+
+
+def test_what_the_configuration_asks_for() -> None:
+    operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(3))
+    truth = drawn(3, *SHAPE)
+    observed = operator.apply(truth)
+    states = 2 * drawn(3, *SHAPE, seed=1)
+    hard, soft, gradient = (
+        consistency(FlairConfig(consistency=kind), operator, observed, scale=2.0)
+        for kind in ("hard", "soft", "gradient")
+    )
+    torch.testing.assert_close(hard.enforced(states, 1.0), 2 * agreeing(operator, observed, states / 2))
+    torch.testing.assert_close(gradient.enforced(states, 1.0), hard.enforced(states, 1.0))
+    moved = soft.enforced(states, 1.0) - states
+    torch.testing.assert_close(moved, 0.1 * (hard.enforced(states, 1.0) - states))
+    torch.testing.assert_close(hard.residual(hard.initial()), torch.zeros(3, dtype=torch.float64))
+    latents = consistency(
+        FlairConfig(consistency="soft"), operator, observed, decode=lambda x: x / 2, initial=torch.zeros_like(states)
+    )
+    torch.testing.assert_close(latents.enforced(states, 1.0), soft.enforced(states, 1.0))
+    assert torch.equal(latents.initial(), torch.zeros_like(states))

@@ -1,0 +1,1 @@
+"""What restored pictures are worth, in figures and on a page."""

@@ -1,0 +1,187 @@
+"""The page of restored pictures: what was seen, what it was taken for, how far that is from the truth, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from moe.report.page import Block, Facts, Figure, Listing, Note, Section, Table, page
+from trainer.evaluation.restoration.charts import distribution_chart, spread_chart, weight_chart
+from trainer.evaluation.restoration.figures import Figures, Kinds, power
+from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
+
+SHOWN = 8
+"""Pictures that the page shows."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a page says besides figures and pictures.
+
+    Attributes:
+        run: folder of the run.
+        checkpoint: name of its checkpoint.
+        task: what was asked for, in a few words.
+        kicker: settings, in a line.
+        request: as YAML.
+        weight: noise levels of the steps and the weights in parts of these, float64 [T] each.
+        calibration: evaluations of the network that the calibration took; 0: there was none.
+        caution: what a reader must not miss; empty: nothing.
+    """
+
+    run: str
+    checkpoint: str
+    task: str
+    kicker: str
+    request: str
+    weight: tuple[NDArray[np.float64], NDArray[np.float64]]
+    calibration: int
+    caution: str
+
+
+def restoration_page(told: Told, figures: Figures, shown: Sequence[Mapping[str, Tensor]]) -> str:
+    """Composes the page.
+
+    Args:
+        told: what it says besides figures and pictures.
+        figures: of all pictures.
+        shown: results of the first of them.
+
+    Returns:
+        HTML that needs nothing else, the same for the same results.
+    """
+    notes: list[Block] = [Note(told.caution)] if told.caution else []
+    if figures.unreadable:
+        listed = ", ".join(figures.unreadable[:5]) + ", ..." * (len(figures.unreadable) > 5)
+        notes.append(Note(f"{len(figures.unreadable)} pictures cannot be read and are left out: {listed}"))
+    sections = [
+        Section("At a glance", [Facts(_facts(told, figures)), *notes, _table(figures)]),
+        Section(
+            f"{len(shown)} of {len(figures.names)} pictures" if len(shown) < len(figures.names) else "The pictures",
+            [Figure(picture_rows(columns_of(shown), uncertainty_of(shown)), _pictures(figures, shown))],
+        ),
+        *([Section("All pictures", _charts(figures))] if figures.errors is not None else []),
+        Section(
+            "How it was asked, and what that cost",
+            [
+                Figure(weight_chart(*told.weight), _WEIGHT, half=True),
+                Listing(told.request, _cost(told, figures), half=True),
+            ],
+        ),
+    ]
+    return page(
+        f"{told.task}: {told.run}",
+        _finding(figures),
+        sections,
+        kicker=told.kicker,
+        footer="Every figure on this page is in results.json beside it; nothing is loaded from a network. Erbach et "
+        "al., Solving Inverse Problems with FLAIR, arXiv 2506.02680.",
+    )
+
+
+_PICTURES = (
+    "{hidden}Pseudo-inverse: the smallest picture that agrees with the observation. Samples: other draws for the same "
+    "observation. Mean: of the samples, which errs least and looks like none of them. Uncertainty: standard deviation "
+    "of the samples at each pixel, brighter is less certain, and its root mean square."
+)
+
+
+_TRUTH = (
+    " Error: mean squared difference to the truth. Residual: mean squared difference of what would be observed to what "
+    "was."
+)
+
+
+def _pictures(figures: Figures, shown: Sequence[Mapping[str, Tensor]]) -> str:
+    hidden = "Hidden pixels are orange. " if "hole" in shown[0] else ""
+    return _PICTURES.format(hidden=hidden) + ("" if figures.errors is None else _TRUTH)
+
+
+def _finding(figures: Figures) -> str:
+    residual, error = figures.mean_residual, figures.mean_error
+    agrees = f"agree with their observations to {power(residual.restored)}"
+    count = f"{len(figures.names)} pictures"
+    if error is None:
+        return f"The samples of {count} {agrees}, a mean square; what they add is in no observation."
+    return (
+        f"Restored samples of {count} have {_share(error.restored, error):.2f} times the squared error of the "
+        f"pseudo-inverse, their means {_share(error.mean_of_samples, error):.2f} times, and {agrees}."
+    )
+
+
+def _share(value: float, error: Kinds) -> float:
+    return value / error.pseudo_inverse if error.pseudo_inverse > 0 else 1.0
+
+
+def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
+    error, residual = figures.mean_error, figures.mean_residual
+    found = []
+    if error is not None:
+        found = [
+            (
+                "error of a sample",
+                f"{_share(error.restored, error):.2f} x",
+                f"that of the pseudo-inverse, {error.pseudo_inverse:.3f}",
+            ),
+            ("error of the mean", f"{_share(error.mean_of_samples, error):.2f} x", f"of {figures.samples} samples"),
+        ]
+    found += [
+        ("residual", power(residual.restored), "of a sample, mean square"),
+        ("largest weight", f"{float(told.weight[1].max()):.2f}", "in parts of the noise level; below 2"),
+        (
+            "evaluations",
+            f"{figures.evaluations // figures.samples}",
+            f"of the network for a sample, {figures.evaluations:,} for a picture",
+        ),
+    ]
+    if told.calibration:
+        found.append(("calibration", f"{told.calibration:,}", "evaluations, once for this folder"))
+    return found
+
+
+def _table(figures: Figures) -> Table:
+    names = ("pseudo-inverse", "a sample", "mean of the samples")
+    residual, error = figures.mean_residual, figures.mean_error
+    if error is None:
+        rows = [(name, power(value)) for name, value in zip(names, residual, strict=True)]
+        return Table(("", "residual"), rows, "Means over all pictures.")
+    rows = []
+    assert figures.errors is not None
+    better = (figures.errors < figures.errors[:, :1]).astype(float)
+    better[:, 0] = np.nan
+    shares = ("", f"{100 * better[:, 1:-1].mean():.0f} %", f"{100 * better[:, -1].mean():.0f} %")
+    for name, e, r, share in zip(names, error, residual, shares, strict=True):
+        rows.append((name, f"{e:.4f}", f"{_share(e, error):.3f}", share, power(r)))
+    least = min(range(3), key=lambda row: error[row])
+    columns = ("", "squared error", "of pseudo-inverse", "nearer than it", "residual")
+    return Table(columns, rows, "Means over all pictures; pixels from -1 (black) to 1 (white).", best={(least, 1)})
+
+
+def _charts(figures: Figures) -> list[Block]:
+    assert figures.errors is not None
+    found: list[Block] = [Figure(distribution_chart(figures.errors, "squared error"), _DISTRIBUTION, half=True)]
+    if figures.samples > 1:
+        chart = spread_chart(figures.errors[:, -1], figures.spreads, figures.samples)
+        found.append(Figure(chart, _SPREAD, half=True))
+    return found
+
+
+def _cost(told: Told, figures: Figures) -> str:
+    of_all = figures.evaluations * len(figures.names)
+    calibration = f", and {told.calibration:,} by which the weight was calibrated" if told.calibration else ""
+    return f"The request, every default written out. The network was evaluated {of_all:,} times{calibration}."
+
+
+_DISTRIBUTION = "Share of the pictures with at most this error; dots are medians. Further left is better."
+_SPREAD = (
+    "A dot for each picture. On the dashed line, the truth lies as far from the samples as these lie from each other, "
+    "so that their uncertainty can be believed; far above it, they are too sure of themselves."
+)
+_WEIGHT = (
+    "How far each step goes towards what the network expects of the noised picture. Below 1 a step does not overshoot; "
+    "from 2 on the steps grow without end, and the verb refuses."
+)

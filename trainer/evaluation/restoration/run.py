@@ -1,0 +1,232 @@
+"""The restore verb: pictures from observations of them, what they are worth, and what that cost."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from trainer.checkpoint.manifest import Manifest
+from trainer.distributed.groups import Launch
+from trainer.distributed.process.launcher import end_with_launcher
+from trainer.evaluation.restoration.figures import FORMAT, Figures, power
+from trainer.evaluation.restoration.page import SHOWN, Told, restoration_page
+from trainer.evaluation.restoration.pictures import write_pngs
+from trainer.flow.inverse import Flair, build, needs_calibration
+from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
+from trainer.flow.sampler import EulerConfig
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.latent_space import build as build_space
+from trainer.sampling.latent_space import check_latents
+from trainer.sampling.picture_work import work_through
+from trainer.sampling.requested_pictures import Pictures, open_pictures
+from trainer.sampling.restoration.calibration import CALIBRATION, EXAMPLES, measured_errors, read_errors
+from trainer.sampling.restoration.plan import RestorePlan, planned
+from trainer.sampling.restoration.request import RestoreRequest
+from trainer.sampling.restoration.restoring import Restoration
+from trainer.sampling.results_folder import ResultsFolder
+from trainer.sampling.trained import restored_flow, shared
+
+WIDTH = 100
+"""Of what is printed into a file, in characters."""
+PAGE, RESULTS, RESTORED = "index.html", "results.json", "restored"
+
+
+def run(run_dir: Path, request: RestoreRequest, out: Path) -> int:
+    """Restores pictures with the averaged weights of a run's newest intact checkpoint.
+
+    The ranks of a launch share the pictures, and the network as those of the run did; the first one writes the page.
+
+    Args:
+        run_dir: folder of the run.
+        request: what is asked for.
+        out: folder of the results. What is there already of the same request is kept.
+
+    Returns:
+        0 if all is done, 75 if the process was told to stop and wants to be started again.
+
+    Raises:
+        ValueError: the run has no whole checkpoint, or does not allow the request; there are no pictures; the folder
+            holds something else, or the weight of the prior is unstable.
+    """
+    end_with_launcher()
+    launch = Launch.from_environment()
+    folder, config = restored_flow(run_dir)
+    plan = planned(request, config)
+    check_latents(config)
+    pictures = open_pictures(
+        request.pictures, config, build_space(config), device=launch.device, shape=plan.picture_shape
+    )
+    pictures.check_some_readable("pictures")
+    results = ResultsFolder(out, _record(folder, request, pictures))
+    results.check()
+    with shared(run_dir, EulerConfig()) as found:
+        flow = found.flow
+        if flow.checkpoint != folder.name:
+            raise ValueError(f"run_dir: {run_dir} has saved {flow.checkpoint} meanwhile; start again")
+        solver, errors = _solver(plan, flow, results, launch)
+        if launch.rank == 0:
+            results.begin()
+            if errors is not None:
+                results.write_json(CALIBRATION, {"examples": EXAMPLES, "errors": errors.tolist()})
+        dist.barrier()
+        restoration = Restoration(flow, plan, pictures, solver)
+        code = work_through(
+            pictures,
+            results,
+            lambda rows: _batch(rows, restoration, pictures, results),
+            together=request.together,
+            model=flow.model,
+            launch=launch,
+            title=f"{out}: restoring",
+        )
+        if code:
+            return code
+        if launch.rank == 0:
+            figures = Figures.of(pictures, results)
+            told = _told(plan, flow, run_dir, solver, calibrated=errors is not None)
+            shown = [results.read(name) for name in figures.names[:SHOWN]]
+            results.write_text(PAGE, restoration_page(told, figures, shown))
+            results.write_json(RESULTS, _document(results, told, figures))
+            _say(out, told, figures)
+        dist.barrier()
+    return 0
+
+
+def _record(folder: Path, request: RestoreRequest, pictures: Pictures) -> dict[str, object]:
+    """Everything that the results are a function of; the folder of the run may move."""
+    return {
+        "verb": "restore",
+        "checkpoint": folder.name,
+        "weights": Manifest.read(folder).weights_sha256(),
+        "num_pictures": len(pictures),
+        "request": request.model_dump(mode="json"),
+    }
+
+
+def _solver(
+    plan: RestorePlan, flow: TrainedFlow, results: ResultsFolder, launch: Launch
+) -> tuple[Flair, Tensor | None]:
+    """The solver, and the errors that its weight is calibrated by, measured if no earlier start has; collective."""
+    request, errors = plan.request, None
+    if needs_calibration(request.method):
+        kept = [read_errors(results.path) if launch.rank == 0 else None]
+        dist.broadcast_object_list(kept)
+        errors = kept[0]
+        if errors is None:
+            quiet = launch.rank > 0 or not sys.stderr.isatty()
+            with Console(stderr=True, quiet=quiet).status(f"calibrating the weight on {EXAMPLES} examples"):
+                errors = measured_errors(
+                    flow,
+                    labelled=plan.labelled,
+                    guidance=plan.guidance,
+                    seed=request.seed,
+                    together=request.together * request.samples,
+                )
+    return build(request.method, path=flow.parts.path, errors=errors), errors
+
+
+def _batch(rows: Tensor, restoration: Restoration, pictures: Pictures, results: ResultsFolder) -> Callable[[], None]:
+    restored = restoration.restored(rows)
+
+    def write() -> None:
+        for row, one in zip(rows.tolist(), restored, strict=True):
+            name = pictures.names[row]
+            if not one.problem:
+                write_pngs(results.path / RESTORED, name, one.arrays["restored"])
+            results.write(name, one.arrays, pictures.marks[row], problem=one.problem)
+
+    return write
+
+
+def _told(plan: RestorePlan, flow: TrainedFlow, run_dir: Path, solver: Flair, *, calibrated: bool) -> Told:
+    request = plan.request
+    label = f"class {request.label}, guidance {plan.guidance:g}" if request.label is not None else "no class"
+    noise = f", noise {request.noise:g}" if request.noise else ""
+    controls = "".join(f", {section.kind}" for section in request.controls)
+    return Told(
+        run=str(run_dir),
+        checkpoint=flow.checkpoint,
+        task=_task(request),
+        kicker=f"{flow.checkpoint}; {request.method.kind}, {request.samples} samples of each picture, {label}"
+        f"{noise}{controls}, seed {request.seed}",
+        request=yaml.safe_dump(request.model_dump(mode="json"), sort_keys=False).rstrip(),
+        weight=(solver.levels.numpy(), solver.ratios.numpy()),
+        calibration=100 * EXAMPLES if calibrated else 0,
+        caution=VANISHED if solver.weight.vanished else "",
+    )
+
+
+VANISHED = (
+    "The calibrated weight of the prior is 0 at every noise level, because the run's data vary as much as noise does; "
+    "weights relative to the largest error stand in its place."
+)
+
+
+def _task(request: RestoreRequest) -> str:
+    """What is restored, in a few words."""
+    match request.operator:
+        case MaskConfig(mask=mask):
+            return f"Filling in ({mask.kind})"
+        case AveragePoolConfig(factor=factor):
+            return f"{factor} times the resolution"
+        case BlurConfig(deviation=deviation):
+            return f"Sharpening (blur of {deviation:g} pixels)"
+        case IdentityConfig():
+            return "Restoring"
+        case own:
+            return f"Restoring ({own.class_path})"
+
+
+def _document(results: ResultsFolder, told: Told, figures: Figures) -> dict[str, Any]:
+    levels, ratios = told.weight
+    return {
+        "format": FORMAT,
+        "made_by": results.record,
+        "weight": {
+            "largest": float(ratios.max()),
+            "vanished": bool(told.caution),
+            "levels": levels.tolist(),
+            "ratios": ratios.tolist(),
+        },
+        "calibration_evaluations": told.calibration,
+        **figures.to_dict(),
+    }
+
+
+def _say(out: Path, told: Told, figures: Figures) -> None:
+    """Prints the figures, and where everything is."""
+    title = f"{told.task}: {len(figures.names)} pictures, {figures.samples} samples of each; {told.run}"
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+    table.add_column("")
+    error = figures.mean_error
+    for heading in ("residual",) if error is None else ("squared error", "of pseudo-inverse", "residual"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for place, name in enumerate(("pseudo-inverse", "a sample", "mean of the samples")):
+        cells = [power(figures.mean_residual[place])]
+        if error is not None:
+            share = error[place] / error.pseudo_inverse if error.pseudo_inverse > 0 else 1.0
+            cells = [f"{error[place]:.4f}", f"{share:.3f}", *cells]
+        table.add_row(name, *cells)
+    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    largest = float(told.weight[1].max())
+    print(f"largest weight of the prior: {largest:.3f} of the noise level, which must be below 2")
+    calibration = f", and {told.calibration:,} of the calibration" if told.calibration else ""
+    print(
+        f"network evaluations: {figures.evaluations:,} a picture, {figures.evaluations // figures.samples} a sample"
+        f"{calibration}"
+    )
+    if told.caution:
+        print(told.caution)
+    if figures.unreadable:
+        listed = ", ".join(figures.unreadable)
+        print(f"{len(figures.unreadable)} pictures cannot be read and are left out: {listed}", file=sys.stderr)
+    print(f"{out / PAGE}: the pictures; {out / RESULTS}: the figures; {out / RESTORED}: a PNG for each sample")

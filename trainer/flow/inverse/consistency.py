@@ -1,0 +1,162 @@
+"""Agreement of states with observations: exact where states are images, by descent through a decoder elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from trainer.flow.inverse.protocol import Consistency
+from trainer.flow.operator import Operator
+
+Decode = Callable[[Tensor], Tensor]
+"""From states [B, *D] to images [B, C, H, W]; differentiable."""
+
+PROBE = 1e-2
+"""Length of the move along which the effect of a direction is measured, relative to the states."""
+TINY = torch.finfo(torch.float32).tiny
+"""Keeps divisions finite where there is nothing to do."""
+SHRINK = 0.25
+"""Factor of the next move of an example whose last one did not bring it nearer."""
+
+
+def agreeing(operator: Operator, observed: Tensor, images: Tensor) -> Tensor:
+    """The nearest images [B, C, H, W] that agree with observations, x + A+ (y - A x).
+
+    Args:
+        operator: A, made for the rows of the images.
+        observed: [B, *S] the observations y.
+        images: [B, C, H, W] x.
+    """
+    return images + operator.pseudo_inverse(observed - operator.apply(images))
+
+
+class ExactConsistency(Consistency):
+    """The nearest states that agree, mu + A+ (y - A mu), where states are the pixels themselves.
+
+    Args:
+        operator: A, made for the rows of the states.
+        observed: [B, *S] the observations y.
+        share: of the way that is gone, above 0 and at most 1. Below 1 the agreement is soft: what is left of the
+            difference depends on the prior.
+        scale: factor between images and states.
+    """
+
+    def __init__(self, operator: Operator, observed: Tensor, *, share: float = 1.0, scale: float = 1.0) -> None:
+        self._operator, self._observed, self._share, self._scale = operator, observed, share, scale
+
+    def initial(self) -> Tensor:
+        """See `Consistency.initial`."""
+        return self._scale * self._operator.pseudo_inverse(self._observed)
+
+    def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
+        """See `Consistency.enforced`; the weight plays no part."""
+        images = states / self._scale
+        missing = self._observed - self._operator.apply(images)
+        return self._scale * (images + self._share * self._operator.pseudo_inverse(missing))
+
+    def residual(self, states: Tensor, /) -> Tensor:
+        """See `Consistency.residual`."""
+        return (self._operator.apply(states / self._scale) - self._observed).square().flatten(1).mean(1)
+
+
+class DecodedConsistency(Consistency):
+    """States whose decoded images agree, found by nonlinear conjugate gradients on |A D(mu) - y|^2.
+
+    Each example has its own directions and step lengths. A step is as long as it would have to be if the decoder were
+    linear, which one more decoding along the direction tells; where it does not bring the example nearer, it is taken
+    back and the next one is shorter. So the difference never grows, whatever the scale of the decoder. With a linear
+    decoder these are the conjugate gradients of least squares, which end at the nearest states that agree.
+
+    An example rests when its mean squared difference is at most the tolerance.
+
+    Source: Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
+
+    Args:
+        operator: A, made for the rows of the states.
+        observed: [B, *S] the observations y.
+        decode: D.
+        initial: [B, *D] states to begin with, those of the pseudo-inverse of the observations.
+        iterations: most steps at a time, each of two decodings and one gradient.
+        tolerance: mean squared difference |A D(mu) - y|^2 / numel that is near enough.
+        share: of each step that is gone, above 0 and at most 1.
+    """
+
+    def __init__(
+        self,
+        operator: Operator,
+        observed: Tensor,
+        decode: Decode,
+        initial: Tensor,
+        *,
+        iterations: int = 15,
+        tolerance: float = 1e-4,
+        share: float = 1.0,
+    ) -> None:
+        self._operator, self._observed, self._decode, self._initial = operator, observed, decode, initial
+        self._iterations, self._tolerance, self._share = iterations, tolerance, share
+
+    def initial(self) -> Tensor:
+        """See `Consistency.initial`."""
+        return self._initial
+
+    def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
+        """See `Consistency.enforced`; the steps find their lengths themselves, and the weight plays no part."""
+        states = states.detach()
+        missing, downhill = self._difference(states)
+        direction, trust = downhill, states.new_ones(())
+        for _ in range(self._iterations):
+            active = _mean(missing) > self._tolerance
+            # The host waits here, which costs far less than decoding for examples that all rest.
+            if not bool(active.any()):
+                break
+            length = trust * self._share * self._best_length(states, missing, direction)
+            tried = states + torch.where(_like(active, states), length * direction, 0)
+            tried_missing, tried_downhill = self._difference(tried)
+            nearer = active & (_mean(tried_missing) < _mean(missing))
+            turned = _dot(tried_downhill, tried_downhill - downhill) / _dot(downhill, downhill).clamp(min=TINY)
+            conjugate = tried_downhill + turned.clamp(min=0) * direction
+            accepted = _like(nearer, states)
+            direction = torch.where(accepted, conjugate, downhill)
+            trust = torch.where(accepted, 1.0, trust * SHRINK)
+            states = torch.where(accepted, tried, states)
+            downhill = torch.where(accepted, tried_downhill, downhill)
+            missing = torch.where(_like(nearer, missing), tried_missing, missing)
+        return states
+
+    def residual(self, states: Tensor, /) -> Tensor:
+        """See `Consistency.residual`."""
+        with torch.no_grad():
+            return _mean(self._missing(states))
+
+    def _missing(self, states: Tensor) -> Tensor:
+        return self._observed - self._operator.apply(self._decode(states))
+
+    def _difference(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing of the observations, and the direction J' missing in which that falls fastest."""
+        with torch.enable_grad():
+            leaf = states.detach().requires_grad_()
+            missing = self._missing(leaf)
+            (gradient,) = torch.autograd.grad(missing.square().sum(), leaf)
+        return missing.detach(), -0.5 * gradient
+
+    def _best_length(self, states: Tensor, missing: Tensor, direction: Tensor) -> Tensor:
+        size = (_dot(states, states) / _dot(direction, direction).clamp(min=TINY)).sqrt()
+        move = PROBE * size.clamp(min=TINY)
+        with torch.no_grad():
+            effect = (missing - self._missing(states + move * direction)) / _like(move, missing)
+        best = _dot(missing, effect) / _dot(effect, effect).clamp(min=TINY)
+        return _like(best.clamp(min=0), states)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    return _like((x * y).flatten(1).sum(1), x)
+
+
+def _mean(missing: Tensor) -> Tensor:
+    return missing.square().flatten(1).mean(1)

@@ -1,0 +1,114 @@
+"""FLAIR: a flow as the prior of inverse problems, without training."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field as Setting
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from moe.validation.section import Section
+from trainer.flow.inverse.level import check_path, noise_level, time_of
+from trainer.flow.inverse.protocol import Consistency, InverseSolver, Solution
+from trainer.flow.inverse.weight import Weight
+from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.path import Path
+from trainer.flow.sampler.protocol import Field
+
+DIVERGES = 2.0
+"""A step of at least so many times the way to what the field expects leads away from it."""
+
+
+class FlairConfig(Section):
+    """Variational posterior sampling along an adjusted trajectory."""
+
+    kind: Literal["flair"] = "flair"
+    steps: PositiveInt = 50
+    """Steps, of one evaluation of the field each."""
+    last: float = Setting(default=0.18, ge=0, lt=1)
+    """Noise level at which the steps end; below it the prior knows little more than what it is shown."""
+    scale: PositiveFloat = 0.5
+    """Of the weight of the prior. A larger one brings restorations nearer to the data set and away from the mean; the
+    largest weight over noise level has to stay below 2."""
+    trajectory_adjustment: bool = True
+    """Whether the noise of a step leans towards the noise that the field expects, rather than being fresh: the
+    restorations look more like data, at a slightly larger squared error."""
+    weight: Literal["calibrated", "constant"] = "calibrated"
+    """Of the prior: measured on examples for the network, or `scale` at every noise level."""
+    consistency: Literal["hard", "gradient", "soft"] = "hard"
+    """How restorations agree with the observations: exactly, by gradients where states are latents (hard); by
+    gradients everywhere (gradient); or by moving a share of the way in every step (soft)."""
+    iterations: PositiveInt = 1
+    """Steps by gradients towards the observations after each step of the prior. An autoencoder that cannot show the
+    observations exactly is led astray by many."""
+    tolerance: float = Setting(default=1e-4, ge=0)
+    """Mean squared difference from the observations that is near enough for steps by gradients."""
+    share: float = Setting(default=0.1, gt=0, le=1)
+    """Of the way that a soft step moves."""
+
+
+class Flair(InverseSolver):
+    """Moves states mu towards what the field expects of them with noise, and then into agreement with the observations.
+
+    At falling noise levels s, with the weight lambda(s) of the prior:
+
+        x_s = (1 - s) mu + s e,   e = (1 - s) e' + sqrt(1 - (1 - s)^2) fresh noise
+        mu <- mu - lambda(s) / s (mu - x_1(x_s)),   e' <- the noise that the field expects in x_s
+        mu <- the nearest states that agree
+
+    The first update is lambda(s) times the difference between the velocity that the field gives on the straight path
+    and that from mu to e. Written in this way it holds on every path of noise and data, with states scaled to the path.
+    The field is evaluated once a step and not differentiated; guidance, conditions and controls come with it. Its
+    source must be the standard normal.
+
+    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680.
+
+    Attributes:
+        largest_ratio: largest lambda(s) / s of all steps: the share of the way to the expectation that a step goes.
+        vanished: see `Weight.vanished`.
+
+    Args:
+        path: of the flow, without noise of its own.
+        weight: lambda(s).
+        steps: number of steps.
+        last: noise level at which they end, at least 0 and below 1.
+        trajectory_adjustment: whether e' has a part in the noise; without it the noise is fresh.
+
+    Raises:
+        ValueError: the path adds noise of its own, or a ratio is 2 or more.
+    """
+
+    def __init__(
+        self, path: Path, weight: Weight, *, steps: int = 50, last: float = 0.18, trajectory_adjustment: bool = True
+    ) -> None:
+        check_path(path)
+        self._times = time_of(path, torch.linspace(1, last, steps + 2, dtype=torch.float64)[1:-1])
+        self._levels = noise_level(path, self._times)
+        self._ratios = weight.at(self._levels) / self._levels
+        self._coefficients = path.coefficients(self._times)
+        self._trajectory_adjustment = trajectory_adjustment
+        self.vanished, self.largest_ratio = weight.vanished, float(self._ratios.max())
+        if self.largest_ratio >= DIVERGES:
+            level = float(self._levels[self._ratios.argmax()])
+            limit = math.floor(1000 * weight.scale * DIVERGES / self.largest_ratio) / 1000
+            raise ValueError(
+                f"scale: {weight.scale:g} makes the weight of the prior {self.largest_ratio:.3g} x the noise level at "
+                f"{level:.2g}, and from 2 on steps diverge; use a scale below {limit:g}"
+            )
+
+    @torch.no_grad()
+    def solve(self, field: Field, consistency: Consistency, *, keys: Tensor) -> Solution:
+        """See `InverseSolver.solve`."""
+        states = consistency.initial()
+        end = keyed_normal(states, keys, 0)
+        columns = (self._times, self._levels, self._ratios, self._coefficients.a, self._coefficients.b)
+        for number, (time, level, ratio, a, b) in enumerate(zip(*(c.tolist() for c in columns), strict=True), 1):
+            kept = 1 - level if self._trajectory_adjustment else 0.0
+            noise = kept * end + math.sqrt(1 - kept**2) * keyed_normal(states, keys, number)
+            t = torch.full((len(states),), time, dtype=states.dtype, device=states.device)
+            expected, end = field.estimate(b * states + a * noise, t, "data", "noise")
+            states = consistency.enforced(states - ratio * (states - expected), ratio * level)
+        return Solution(states, consistency.residual(states), calls=len(self._times))

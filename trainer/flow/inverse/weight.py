@@ -1,0 +1,106 @@
+"""How much the prior counts at each noise level, measured by how well a network knows the data there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.flow.inverse.level import check_path, noise_level, time_of
+from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.path import Path
+from trainer.flow.sampler.protocol import Field
+
+LEVELS = 100
+"""Noise levels at which the error of a network is measured."""
+
+
+LEAST_LEFT = 0.1
+"""Share of the mean weight that has to be left when that at level 0 is taken away; with less there is no weight."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The weight lambda(s) of the prior at noise levels s.
+
+    Attributes:
+        levels: float64 [N] noise levels, increasing.
+        values: float64 [N] the weight at these, 0 or more; linear in between.
+        scale: what they are proportional to.
+        vanished: whether the calibrated weight is next to nothing, so that scale s stands here in its place.
+    """
+
+    levels: Tensor
+    values: Tensor
+    scale: float
+    vanished: bool = False
+
+    def at(self, levels: Tensor) -> Tensor:
+        """The weight, float64 [T], at noise levels, float64 [T]."""
+        return torch.from_numpy(np.interp(levels.numpy(), self.levels.numpy(), self.values.numpy()))
+
+
+def calibration_levels() -> Tensor:
+    """The noise levels of :func:`calibration_errors`, float64 [100], from 0.01 to 1."""
+    return torch.arange(1, LEVELS + 1, dtype=torch.float64) / LEVELS
+
+
+@torch.no_grad()
+def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -> Tensor:
+    """Measures the error of a field on examples, once for a run: no operator plays a part in it.
+
+    At the noise level s the state is x_s = (1 - s) x + s e with fresh noise e, and the error is the mean over the
+    values of |x - x_1(x_s)|^2 / s^2, where x_1 is what the field expects the data to be. On the straight path this is
+    the error of the velocity. On any other path the state is the same but for a factor.
+
+    Args:
+        field: of the flow, under the conditions of the examples.
+        states: [B, *D] of examples at time 1.
+        path: of the flow, without noise of its own.
+        keys: int64 [B] keys of the noise, one for each example.
+
+    Returns:
+        float64 [B, 100] at :func:`calibration_levels`; 100 evaluations of the field. Errors of several batches are
+        joined along dimension 0.
+
+    Raises:
+        ValueError: the path adds noise of its own.
+    """
+    check_path(path)
+    times = time_of(path, calibration_levels())
+    levels, c = noise_level(path, times), path.coefficients(times)
+    found = torch.empty(len(states), LEVELS, dtype=torch.float64, device=states.device)
+    for number, (time, level, a, b) in enumerate(zip(*(v.tolist() for v in (times, levels, c.a, c.b)), strict=True)):
+        t = torch.full((len(states),), time, dtype=states.dtype, device=states.device)
+        (expected,) = field.estimate(b * states + a * keyed_normal(states, keys, number), t, "data")
+        found[:, number] = (states - expected).double().square().flatten(1).mean(1) / level**2
+    return found
+
+
+def calibrated(errors: Tensor, scale: float) -> Weight:
+    """The weight of the prior: the higher, the better the field knows the data at a noise level.
+
+    It is scale (w(s) - w(0)), and 0 where this is negative; w is 1 / error, divided by its mean over the levels. So it
+    depends on the variance of the data: for independent values of variance q it is 0 up to the level 2 q / (1 + q), and
+    everywhere for q >= 1. Where less than a tenth of the weight is left, as on latents that are scaled to unit
+    variance, it is scale s instead: every step goes the same share of the way to what the field expects.
+
+    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight). The
+    substitute is this module's own.
+
+    Args:
+        errors: [N, 100] of N examples, see :func:`calibration_errors`.
+        scale: above 0.
+    """
+    levels, mean = calibration_levels(), errors.double().mean(0).cpu()
+    weight = 1 / mean
+    left = (weight / weight.mean() - weight[0] / weight.mean()).clamp(min=0)
+    vanished = float(left.mean()) < LEAST_LEFT
+    return Weight(levels, scale * (levels if vanished else left), scale, vanished)
+
+
+def constant(scale: float) -> Weight:
+    """The same weight at all noise levels."""
+    return Weight(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2,), scale).double(), scale)

@@ -1,0 +1,90 @@
+"""The controls that somebody asks for on the command line, in place of the run's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from moe.files import FileError
+from moe.validation.complaint import Complaint, first_complaint
+from moe.validation.section import Section
+from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.controls import Controls
+from trainer.config.file import parse_yaml, read_yaml
+from trainer.config.run import RunConfig
+from trainer.flow import sampler
+from trainer.flow.control import AnyConfig
+
+_OPTION = "--controls"
+_REMEDY = "give a list of controls such as '[{class: \"my_module:Mine\"}]', a YAML file of one, or '[]' for none"
+
+
+class _Asked(Section):
+    controls: Controls
+
+
+def read_controls(text: str) -> tuple[AnyConfig, ...]:
+    """The controls that a text lists, or the file that it names.
+
+    Args:
+        text: a list as YAML or JSON, the settings of a single control, or the path of a YAML file of either, in which
+            the list may stand under the key ``controls``.
+
+    Raises:
+        FileError: the file is missing or malformed, or lists no controls.
+        ValueError: the text lists none; names the option, the value and the remedy.
+    """
+    if text.lstrip()[:1] not in ("[", "{", "-", ""):
+        return _in_file(Path(text))
+    try:
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{_OPTION}: {text} cannot be read ({error}); {_REMEDY}") from error
+    if not isinstance(document, list | dict):
+        raise ValueError(f"{_OPTION}: {text!r} lists no controls; {_REMEDY}")
+    found = _validated(document)
+    if isinstance(found, Complaint):
+        raise ValueError(f"--{found.field}: {found.problem}; {found.remedy or _REMEDY}") from found.cause
+    return found
+
+
+def check_chosen_controls(config: RunConfig, drawn_by: sampler.AnyConfig, guidance: float) -> None:
+    """Refuses controls that do not go with a run or a sampler.
+
+    Args:
+        config: the run, under the controls that are asked for.
+        drawn_by: the sampler that follows the field.
+        guidance: scale of classifier-free guidance that is drawn with.
+
+    Raises:
+        ValueError: names the option and the remedy.
+    """
+    try:
+        check_drawn_by(config, drawn_by, guidance)
+    except ValueError as error:
+        raise ValueError(f"{_OPTION}: {error}") from error
+
+
+def _in_file(path: Path) -> tuple[AnyConfig, ...]:
+    try:
+        document = read_yaml(path, "another file")
+    except OSError as error:
+        raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+    if not isinstance(document, list | dict):
+        raise FileError(path, "document", "lists no controls", "write a list such as - {class: my_module:Mine}")
+    found = _validated(document)
+    if isinstance(found, Complaint):
+        raise FileError(path, found.field, found.problem, found.remedy or "correct the value") from found.cause
+    return found
+
+
+def _validated(document: list[Any] | dict[str, Any]) -> tuple[AnyConfig, ...] | Complaint:
+    if isinstance(document, dict):
+        document = document["controls"] if list(document) == ["controls"] else [document]
+    asked = {"controls": document}
+    try:
+        return _Asked.model_validate(asked).controls
+    except ValidationError as error:
+        return first_complaint(error, asked, _Asked)

@@ -1,0 +1,157 @@
+"""What a restoration comes to for one run, and what a run does not allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+import trainer.flow.operator
+from moe.files import FileError, problem_and_remedy
+from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.model import CausalTransitionConfig
+from trainer.config.run import ImageSample, RunConfig
+from trainer.flow import Condition, control, path
+from trainer.flow.inverse.level import check_path
+from trainer.sampling.classes import class_number
+from trainer.sampling.requested_pictures import FolderPictures
+from trainer.sampling.restoration.request import OWN, RestoreRequest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """A restoration of one run's kind of pictures.
+
+    Attributes:
+        request: what is asked for.
+        label: the class of all pictures; None: none, or each picture's own where the request says so.
+        guidance: scale of classifier-free guidance.
+        image_shape: (C, H, W) of a restored picture.
+        picture_shape: of the files of a folder: the images, or the observations.
+    """
+
+    request: RestoreRequest
+    label: int | None
+    guidance: float
+    image_shape: tuple[int, int, int]
+    picture_shape: tuple[int, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the network is asked about a class."""
+        return self.label is not None or self.request.label == OWN
+
+
+def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
+    """Reads a request as it is meant for a run.
+
+    Args:
+        request: what is asked for.
+        config: the run.
+
+    Raises:
+        ValueError: the run draws no pictures from noise, has no such class, or the operator or a control does not suit
+            it; names field, value and remedy.
+    """
+    shape = _image_shape(config)
+    label = _label(request, config)
+    assert isinstance(config.sample, ImageSample)
+    guidance = request.guidance
+    if guidance is None:
+        guidance = 1.0 if request.label is None else config.sample.guidance
+    check_drawn_by(config, config.sample.sampler, guidance)
+    observation = _observation_shape(request, shape)
+    picture_shape = observation if request.observed else shape
+    if request.observed and (len(observation) != 3 or observation[0] not in (1, 3)):
+        raise ValueError(
+            f"observed: observations of shape {list(observation)} are no pictures; give whole ones, of which the verb "
+            "makes observations"
+        )
+    _check_controls(request, config)
+    return RestorePlan(request, label, guidance, shape, picture_shape)
+
+
+def _image_shape(config: RunConfig) -> tuple[int, int, int]:
+    shape = tuple(config.decoded_shape)
+    if not isinstance(config.sample, ImageSample) or config.flow is None or len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(
+            f"run_dir: the run draws examples of shape {list(shape)}, which are no pictures; restore pictures with a "
+            "run that draws some"
+        )
+    if config.flow.context is not None:
+        raise ValueError(
+            "run_dir: the run has a flow.context, which it needs of every picture; draw what it hides with the sample "
+            "verb, or restore with a run without"
+        )
+    if config.source_data is not None:
+        raise ValueError(
+            "run_dir: paths of the run begin at other data, not at noise, so that it says nothing of noisy pictures; "
+            "use a run without flow.source"
+        )
+    if isinstance(config.model, CausalTransitionConfig):
+        raise ValueError(
+            f"run_dir: a {config.model.kind} draws a picture token by token, and not from one noise; use another run"
+        )
+    try:
+        check_path(path.build(config.flow.path))
+    except ValueError as error:
+        raise ValueError(f"run_dir: {error}") from error
+    return shape
+
+
+def _label(request: RestoreRequest, config: RunConfig) -> int | None:
+    classes = config.data.num_classes
+    if request.label is None:
+        if classes and getattr(config.model, "label_dropout", None) == 0:
+            raise ValueError(
+                "label: null asks the network about no class, which it never sees with model.label_dropout 0; name a "
+                "class, or use own"
+            )
+        return None
+    if classes == 0:
+        raise ValueError(f"label: {request.label}, but the run has no classes; leave it out")
+    if request.label == OWN and OWN not in config.data.class_names:
+        if isinstance(request.pictures, FolderPictures):
+            raise ValueError("label: own is known of held-out pictures alone; name a class, or use null")
+        return None
+    return class_number(config, "label", str(request.label))
+
+
+def _observation_shape(request: RestoreRequest, shape: tuple[int, int, int]) -> tuple[int, ...]:
+    """The shape of an observation, of a grey image; refuses an operator that does not suit the images."""
+    operator = _said_of("operator", lambda: trainer.flow.operator.build(request.operator, shape, torch.zeros(1).long()))
+    return tuple(operator.apply(torch.zeros(1, *shape)).shape[1:])
+
+
+def _check_controls(request: RestoreRequest, config: RunConfig) -> None:
+    """Builds each control of ours for one picture, so that what does not suit the run is said before it begins."""
+    assert config.flow is not None
+    inputs = control.ControlInputs(
+        path=path.build(config.flow.path),
+        condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
+        network=_nothing,
+        picture=torch.zeros(1, *config.state_shape),
+    )
+    for number, section in enumerate(request.controls):
+        if not isinstance(section, control.OwnControl):
+            _said_of(f"controls.{number}", lambda section=section: control.build(section, inputs))
+
+
+def _nothing(*_: object) -> Tensor:
+    return torch.zeros(0)
+
+
+def _said_of(field: str, build: Callable[[], T]) -> T:
+    """What a builder returns; its refusal names the section."""
+    try:
+        return build()
+    except FileError:
+        raise
+    except ValueError as error:
+        problem, remedy = problem_and_remedy(error)
+        raise ValueError(f"{field}.{problem}{remedy and f'; {remedy}'}") from error

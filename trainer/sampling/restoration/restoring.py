@@ -1,0 +1,160 @@
+"""Restores batches of pictures with a trained flow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import trainer.flow.control
+import trainer.flow.operator
+from moe.random.keyed import fold_in
+from trainer.flow import Condition
+from trainer.flow.inverse import DecodedConsistency, ExactConsistency
+from trainer.flow.inverse.protocol import Consistency, InverseSolver
+from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.operator import Mask, Operator
+from trainer.flow.sampler import Field
+from trainer.flow.space import Identity
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.latent_space import states_of_images
+from trainer.sampling.requested_pictures import Pictures
+from trainer.sampling.restoration.calibration import no_captions
+from trainer.sampling.restoration.plan import RestorePlan
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was made of one observation.
+
+    Attributes:
+        arrays: ``observed`` and its ``pseudo_inverse`` [C, H, W], ``restored`` [S, C, H, W], and where they are known
+            the ``truth`` [C, H, W] and the hidden pixels as ``hole`` [1, H, W]; ``residuals``, and beside a truth
+            ``errors``, are float64 [S + 2] means over the values of squared differences: of the pseudo-inverse, of each
+            sample, and of the mean of the samples. ``spread``, float64 [1], is the mean unbiased variance of the
+            samples, and ``evaluations``, int64 [1], counts those of the network for all samples.
+        problem: why there is nothing; empty: there is.
+    """
+
+    arrays: Mapping[str, Tensor]
+    problem: str = ""
+
+
+class Restoration:
+    """A run that is asked for pictures.
+
+    Args:
+        flow: the run and its network.
+        plan: what is asked for.
+        pictures: which.
+        solver: how the flow is asked.
+    """
+
+    def __init__(self, flow: TrainedFlow, plan: RestorePlan, pictures: Pictures, solver: InverseSolver) -> None:
+        self._flow, self._plan, self._pictures, self._solver = flow, plan, pictures, solver
+        self._request = plan.request
+
+    @torch.no_grad()
+    def restored(self, rows: Tensor) -> list[Restored]:
+        """Restores some of the pictures, as a function of them alone.
+
+        Args:
+            rows: int64 [B] their places in the order.
+        """
+        flow, samples = self._flow, self._request.samples
+        images, problems = self._pictures.readable(rows)
+        operator = self._operator(rows)
+        observed = self._observed(rows, images.to(flow.device), operator)
+        all_rows = rows.repeat_interleave(samples)
+        repeated = observed.repeat_interleave(samples, dim=0)
+        consistency = self._consistency(self._operator(all_rows), repeated)
+        field, evaluated = self._field(all_rows, consistency)
+        keys = self._pictures.keys(rows, "restored", seed=self._request.seed)
+        keys = fold_in(keys[:, None], torch.arange(samples)).flatten().to(flow.device)
+        states = self._solver.solve(field, consistency, keys=keys).states
+        drawn = flow.parts.space.decode(flow.parts.data_of(states)).unflatten(0, (len(rows), samples))
+        first = operator.pseudo_inverse(observed)
+        shown = torch.cat([first[:, None], drawn, drawn.mean(dim=1, keepdim=True)], dim=1)
+        missed = torch.stack([operator.apply(one) - observed for one in shown.unbind(1)], dim=1)
+        arrays = {
+            "observed": observed,
+            "pseudo_inverse": first,
+            "restored": drawn,
+            "residuals": _mean_square(missed),
+            "spread": torch.stack([variance(one).mean() for one in drawn])[:, None],
+            "evaluations": torch.full((len(rows), 1), evaluated[0] // len(rows)),
+        }
+        if not self._request.observed:
+            truth = images.to(flow.device)
+            arrays |= {"truth": truth, "errors": _mean_square(shown - truth[:, None])}
+        if isinstance(operator, Mask):
+            arrays["hole"] = operator.hole.expand(len(rows), -1, -1, -1)
+        held = {name: values.cpu() for name, values in arrays.items()}
+        return [
+            Restored({}, problems[row])
+            if row in problems
+            else Restored({name: values[place] for name, values in held.items()})
+            for place, row in enumerate(rows.tolist())
+        ]
+
+    def _operator(self, rows: Tensor) -> Operator:
+        """The operator of some pictures; what it draws for one depends on the seed and on that picture's name."""
+        numbers = self._pictures.keys(rows, "operator", seed=self._request.seed)
+        return trainer.flow.operator.build(
+            self._request.operator,
+            self._plan.image_shape,
+            numbers,
+            seed=self._request.seed,
+            device=self._flow.device,
+        )
+
+    def _observed(self, rows: Tensor, images: Tensor, operator: Operator) -> Tensor:
+        """The observations, less what no picture would show: noise in hidden pixels, or sharper than any blur."""
+        observed = images
+        if not self._request.observed:
+            observed = operator.apply(images)
+            if self._request.noise > 0:
+                keys = self._pictures.keys(rows, "noise", seed=self._request.seed)
+                observed = observed + self._request.noise * keyed_normal(observed, keys, 0)
+        return operator.apply(operator.pseudo_inverse(observed))
+
+    def _consistency(self, operator: Operator, observed: Tensor) -> Consistency:
+        parts = self._flow.parts
+        if isinstance(parts.space, Identity):
+            return ExactConsistency(operator, observed, scale=parts.data_scale)
+        first = states_of_images(parts.space, operator.pseudo_inverse(observed)) * parts.data_scale
+        return DecodedConsistency(operator, observed, lambda states: parts.space.decode(parts.data_of(states)), first)
+
+    def _field(self, rows: Tensor, consistency: Consistency) -> tuple[Field, list[int]]:
+        """The field of some rows under the request's controls, and the rows that the network has computed so far."""
+        flow = self._flow
+        label = torch.full((len(rows),), flow.parts.null_label if self._plan.label is None else self._plan.label)
+        if self._plan.label is None and self._plan.labelled:
+            assert self._pictures.labels is not None
+            label = self._pictures.labels[rows]
+        condition = Condition(label=label, caption=no_captions(flow, len(rows))).to(flow.device)
+        evaluated = [0]
+
+        def counted(x: Tensor, t: Tensor, condition: Condition, *questions: Any) -> Tensor:
+            evaluated[0] += len(x)
+            return flow.model(x, t, condition, *questions)
+
+        field = flow.parts.field(counted, condition, self._plan.guidance)
+        if not self._request.controls:
+            return field, evaluated
+        inputs = trainer.flow.control.ControlInputs(flow.parts.path, condition, counted, consistency.initial())
+        controls = [trainer.flow.control.build(config, inputs) for config in self._request.controls]
+        return trainer.flow.control.controlled(field, controls), evaluated
+
+
+def _mean_square(differences: Tensor) -> Tensor:
+    """float64 [B, K] of [B, K, *D]: the mean of the squares of each."""
+    return differences.double().square().flatten(2).mean(2)
+
+
+def variance(samples: Tensor) -> Tensor:
+    """float64 [*D] of samples [S, *D], without bias; 0 of one sample."""
+    return samples.double().var(dim=0, correction=int(len(samples) > 1))
