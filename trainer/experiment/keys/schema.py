@@ -206,7 +206,9 @@ def _with_kinds(node: Any) -> Any:
 
 
 def _or_class(node: Node) -> Node:
-    """A node, or a section that names a class of the user's and holds whatever settings it takes."""
+    """A node, or a section that names a class of the user's and holds whatever settings it takes; so in a list."""
+    if node.get("type") == "array":
+        return {**node, "items": _or_class(node["items"])}
     outer = {key: node[key] for key in ("default", "description") if key in node}
     inner = {key: value for key, value in node.items() if key not in outer}
     own = {
