@@ -58,8 +58,7 @@ def restoration_page(told: Told, figures: Figures, shown: Sequence[Mapping[str, 
     """
     notes: list[Block] = [Note(told.caution)] if told.caution else []
     if figures.unreadable:
-        listed = ", ".join(figures.unreadable[:5]) + ", ..." * (len(figures.unreadable) > 5)
-        notes.append(Note(f"{len(figures.unreadable)} pictures cannot be read and are left out: {listed}"))
+        notes.append(Note(figures.left_out))
     sections = [
         Section("At a glance", [Facts(_facts(told, figures)), *notes, *_lost(figures), *_table(figures)]),
         Section(

@@ -247,6 +247,5 @@ def _say(out: Path, told: Told, figures: Figures) -> None:
     if told.caution:
         print(told.caution)
     if figures.unreadable:
-        listed = ", ".join(figures.unreadable)
-        print(f"{len(figures.unreadable)} pictures cannot be read and are left out: {listed}", file=sys.stderr)
+        print(figures.left_out, file=sys.stderr)
     print(f"{out / PAGE}: the pictures; {out / RESULTS}: the figures; {out / RESTORED}: a PNG for each sample")
