@@ -23,6 +23,8 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from statistics import fmean
 from typing import Any
 
@@ -333,20 +335,36 @@ def bars(found: Tables) -> list[Bar]:
     ]
 
 
+def run(seed: int) -> Tables:
+    """All figures of one seed."""
+    torch.set_num_threads(1)
+    found = empty()
+    Measurement(seed, found).run()
+    print(f"seed {seed} is done", file=sys.stderr, flush=True)
+    return {table: {row: dict(figures) for row, figures in rows.items()} for table, rows in found.items()}
+
+
+def empty() -> Tables:
+    """Tables that begin when a figure is noted."""
+    return defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+
+
 def main() -> int:
     """Measures and prints.
 
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
     options = parser.parse_args()
-    found: Tables = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    for seed in options.seeds:
-        Measurement(seed, found).run()
-        print(f"seed {seed} is done", file=sys.stderr, flush=True)
+    found = empty()
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        for tables in pool.map(run, options.seeds):
+            for (table, row), figures in {(t, r): f for t, rows in tables.items() for r, f in rows.items()}.items():
+                for name, values in figures.items():
+                    found[table][row][name] += values
     *others, last = found
     for name in others:
         show(f"8 x 8 digits, {name}", found[name], [])
