@@ -341,7 +341,7 @@ def run(seed: int) -> Tables:
     found = empty()
     Measurement(seed, found).run()
     print(f"seed {seed} is done", file=sys.stderr, flush=True)
-    return {table: {row: dict(figures) for row, figures in rows.items()} for table, rows in found.items()}
+    return {table: {row: dict(figures) for row, figures in of_rows.items()} for table, of_rows in found.items()}
 
 
 def empty() -> Tables:
@@ -362,9 +362,10 @@ def main() -> int:
     found = empty()
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for tables in pool.map(run, options.seeds):
-            for (table, row), figures in {(t, r): f for t, rows in tables.items() for r, f in rows.items()}.items():
-                for name, values in figures.items():
-                    found[table][row][name] += values
+            for table, own in tables.items():
+                for row, figures in own.items():
+                    for name, values in figures.items():
+                        found[table][row][name] += values
     *others, last = found
     for name in others:
         show(f"8 x 8 digits, {name}", found[name], [])
