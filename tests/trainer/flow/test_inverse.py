@@ -269,7 +269,7 @@ def test_weights_that_diverge_are_refused_and_the_scale_that_is_named_works() ->
 
 
 def test_a_network_that_returns_no_numbers_is_refused() -> None:
-    with pytest.raises(ValueError, match="weight: .* not finite; use another checkpoint"):
+    with pytest.raises(ValueError, match=r"weight: .* not finite; use another checkpoint"):
         calibrated(torch.full((2, 100), math.nan), 0.5)
 
 
