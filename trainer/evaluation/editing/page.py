@@ -71,8 +71,8 @@ _GRID = {
     True: "Left: the picture, and below it what comes back from the noise that was found for it. Right: edits to each "
     "class (blue: the picture's own) at each share of the controls' strength; 0 is the plain sampler from that noise. "
     "Last: the classes from fresh noise, which know nothing of the picture.",
-    False: "Left: the picture, and below it what comes back from the noise that was found for it. Right: what each class "
-    "draws (blue: the picture's own) after so many corrections of the noise. Last: the classes from fresh noise, which "
+    False: "Left: the picture, and below it what comes back from the noise that was found for it. Right: what each "
+    "class draws (blue: the picture's own) after so many corrections of the noise. Last: the classes from fresh noise, which "
     "know nothing of the picture.",
 }
 _PLANE = (
