@@ -9,13 +9,14 @@ from typing import Any
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
 from trainer.experiment.keys.listing import Group, groups
-from trainer.experiment.keys.schema import run_schema
+from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAGE = CONFIGS / "README.md"
 FOLDERS = {
     "runs": "complete runs to start from: images, text, points, an autoencoder, and large ones to check and trace",
     "methods": "one file for each method of flow matching, see [methods/README.md](methods/README.md)",
+    "requests": "what a trained run is asked for: `python -m trainer restore` or `edit RUN REQUEST`",
     "examples": "your own class in a run: a coupling, a path, a task, a network, a data set",
     "scenarios": "fabrics, transports and traffic for `python -m netsim compare`",
     "sweeps": "grids of scenarios for `python -m netsim sweep`",
@@ -39,6 +40,10 @@ each file here names its schema. Copy it into your own files:
 # yaml-language-server: $schema=configs/schemas/run.schema.json
 ```
 """
+REQUESTS = """\
+`python -m trainer {verb} RUN REQUEST key=value ...` asks a trained run for what a file of [requests/](requests) says;
+`python -m trainer keys {verb}` prints this.
+"""
 SCENARIOS = """\
 Rates, sizes and durations are numbers with a unit: `bps`, `kbps`, `Mbps`, `Gbps`, `Tbps`; `B`, `KB`, `MB`, `GB`, `TB`,
 `KiB`, `MiB`, `GiB`; `ps`, `ns`, `us`, `ms`, `s`. `N` in a key is the number of a list's entry, from 0.
@@ -47,7 +52,8 @@ Rates, sizes and durations are numbers with a unit: `bps`, `kbps`, `Mbps`, `Gbps
 
 def schemas() -> dict[str, dict[str, Any]]:
     """The generated schemas by the name of their file."""
-    return {"run": run_schema(), "scenario": Scenario.schema(), "sweep": SweepConfig.schema()}
+    asked = {verb: asked_schema(verb) for verb in ASKED}
+    return {"run": run_schema(), **asked, "scenario": Scenario.schema(), "sweep": SweepConfig.schema()}
 
 
 def schema_text(schema: dict[str, Any]) -> str:
@@ -68,6 +74,7 @@ def page(of: dict[str, dict[str, Any]]) -> str:
             "by its name instead, `stages.NAME.key=value`.\n",
             groups(of["run"]),
         ),
+        *((f"Requests of {verb}", REQUESTS.format(verb=verb), groups(of[verb])) for verb in ASKED),
         ("Scenarios", SCENARIOS, groups(of["scenario"])),
         ("Sweeps", "", groups(of["sweep"])),
     )

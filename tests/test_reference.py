@@ -25,7 +25,7 @@ from trainer.__main__ import main as trainer_main
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.experiment.keys.listing import groups
-from trainer.experiment.keys.schema import REQUESTS
+from trainer.experiment.keys.schema import ASKED, REQUESTS
 from trainer.experiment.stage.kinds import KINDS
 
 MADE = schemas()
@@ -52,7 +52,7 @@ def _sections(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[ty
 
 
 @pytest.mark.parametrize(
-    "model", [RunConfig, *REQUESTS.values(), Scenario, SweepConfig], ids=lambda model: model.__name__
+    "model", [RunConfig, *REQUESTS.values(), *ASKED.values(), Scenario, SweepConfig], ids=lambda model: model.__name__
 )
 def test_every_key_has_a_meaning(model: type[BaseModel]) -> None:
     without = [

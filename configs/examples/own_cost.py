@@ -22,7 +22,7 @@ class InkOnTheRight(RunningCost):
     def __init__(self, config: Config) -> None:
         self.free = config.free
 
-    def __call__(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, _condition: Condition) -> Tensor:
         """States [B, C, H, W] and times [B] to costs [B], of operations that torch differentiates."""
         right = x[..., round(self.free * x.shape[-1]) :]
         ink = (right + t.view(-1, 1, 1, 1)).relu()

@@ -1,6 +1,6 @@
 """The keys that a JSON Schema of sections describes, in groups: one for each section, and one for each kind of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from netsim.keys.values import default_text, values_text
@@ -116,7 +116,9 @@ class _Walk:
         self._whole = whole
         self._first: dict[str, str] = {}
 
-    def object(self, node: Node, place: tuple[Part, ...], meaning: str, above: tuple[str, ...]) -> Iterator[Group]:
+    def object(
+        self, node: Node, place: tuple[Part, ...], meaning: str, above: tuple[str, ...], first: Sequence[Key] = ()
+    ) -> Iterator[Group]:
         """The group of a section, and those below it.
 
         Args:
@@ -124,8 +126,9 @@ class _Walk:
             place: where it stands.
             meaning: what it is for.
             above: names of the sections that it stands in.
+            first: keys that stand before those of the section itself.
         """
-        keys: list[Key] = []
+        keys: list[Key] = list(first)
         below: list[Group] = []
         for name, inner in node["properties"].items():
             if inner.get("deprecated") or (name == "kind" and place and place[-1].is_kind):
@@ -147,14 +150,14 @@ class _Walk:
                 keys.append(Key(dotted(here), values, default, "", told))
                 continue
             self._first[identity] = Group(here, told, ()).title
+            own = [Key(f"{dotted(here)}.class", "module:Class", "", "", _OWN)] if self._takes_class(target) else []
             if kinds is None:
                 assert section is not None
-                below += self.object(section, here, told, (*above, identity))
+                below += self.object(section, here, told, (*above, identity), own)
                 if default == "null":
                     keys.append(Key(dotted(here), "section", default, "", told))
                 continue
             choice = Key(f"{dotted(here)}.kind", EITHER.join(kinds.values()), default, "", told)
-            own = [Key(f"{dotted(here)}.class", "module:Class", "", "", _OWN)] if self._takes_class(target) else []
             below.append(Group(here, told, (choice, *own)))
             for reference, kind in kinds.items():
                 member = self._deref({"$ref": reference})
@@ -232,5 +235,5 @@ def _items(node: Node) -> Node | None:
     items = node.get("items")
     if not isinstance(items, dict):
         return None
-    described = any(name in items for name in ("discriminator", "properties", "$ref", "anyOf", "oneOf"))
+    described = any(name in items for name in ("discriminator", "properties", "$ref", "anyOf", "oneOf", "x-class"))
     return items if described and "enum" not in items else None

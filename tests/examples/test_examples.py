@@ -8,9 +8,13 @@ import torch
 import yaml
 
 from tests.forked import ROOT, command
+from tests.trainer.untrained import save_untrained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.run import RunConfig
+from trainer.flow import path as flow_path
+from trainer.flow import target
+from trainer.flow.field import NetworkField
 
 EXAMPLES = ROOT / "configs" / "examples"
 TARS = EXAMPLES / "webdataset.yaml"
@@ -48,6 +52,40 @@ def test_an_example_is_trained_and_read_again(path: Path, tmp_path: Path) -> Non
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert RunConfig.model_validate(written) == asked
     assert f"configs.examples.{path.stem}:" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["own_control", "own_cost"])
+def test_what_changes_the_field_is_drawn_under(name: str, tmp_path: Path) -> None:
+    """By the line of the file; a control of strength 0 and none at all draw the same bytes."""
+    config = load_config(EXAMPLES / f"{name}.yaml", [f"run.dir={tmp_path / 'run'}", "model.hidden=16"])
+    save_untrained(config, 10)
+    (own,) = yaml.safe_load(config.to_yaml())["sample"]["controls"]
+    asked = {"own": (), "none": ("--controls", "[]"), "zero": ("--controls", yaml.safe_dump([{**own, "strength": 0}]))}
+    for file, words in asked.items():
+        out = str(tmp_path / f"{file}.png")
+        assert main(["sample", str(tmp_path / "run"), "--num", "20", *words, "--out", out]) == 0
+    pictures = {file: (tmp_path / f"{file}.png").read_bytes() for file in asked}
+    assert pictures["none"] == pictures["zero"] != pictures["own"]
+
+
+def test_the_cost_is_that_of_ink_on_the_right() -> None:
+    """Paper at t costs nothing, whatever is on the left; ink on the right costs its square."""
+    cost = runpy.run_path(str(EXAMPLES / "own_cost.py"))["InkOnTheRight"]
+    x, t = -torch.linspace(0.1, 0.9, 3).view(3, 1, 1, 1).expand(3, 1, 8, 8).clone(), torch.linspace(0.1, 0.9, 3)
+    x[..., :4] = 1.0
+    x[1, 0, 2, 6] += 0.5
+    torch.testing.assert_close(cost(cost.Config())(x, t, None), torch.tensor([0.0, 0.25, 0.0]))
+
+
+def test_the_control_of_a_brightness_leads_there() -> None:
+    """On a field that stands still at any state, the mean of the image in sight goes to the wanted one."""
+    program = runpy.run_path(str(EXAMPLES / "own_control.py"))
+    path = flow_path.build(flow_path.LinearConfig())
+    field = NetworkField(lambda x, _t: x, target.build(target.DataConfig(), path=path))
+    wanted = program["Brightness"].Config(mean=0.25, strength=3.0)
+    x, t = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.full((5,), 0.5)
+    changed = program["Brightness"](wanted, path).over(field)(x, t) - field(x, t)
+    torch.testing.assert_close(changed, (3.0 * (0.25 - x.mean((1, 2, 3), keepdim=True))).expand_as(x))
 
 
 def test_tars_are_written_indexed_and_trained_on(tmp_path: Path) -> None:

@@ -34,7 +34,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="edit the pictures in this folder, of any size and format (default: held-out examples of the run); say "
         "what they show with source=CLASS, or source=null",
     )
-    parser.add_argument("--num", type=int, metavar="N", help="pictures at most (default: what the request says)")
+    parser.add_argument("--num",
+        "--num-pictures",
+        type=int,
+        metavar="N",
+        help="pictures at most (default: what the request says); torchrun lets the longer name alone pass",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         metavar="PREFIX",
         help="show only the keys that begin so, with all that is said of each: optim, flow.path, data.shards (the keys "
-        "of one kind of data)",
+        "of one kind of data), restore or edit (those of a request of that verb)",
     )
 
 

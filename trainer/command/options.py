@@ -66,8 +66,9 @@ def add_controls_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--controls",
         metavar="YAML|FILE",
-        help="change the field on the way, by a list of controls as in sample.controls such as "
-        "'[{class: \"my_module:Mine\", strength: 2}]', or by a YAML file of one (default: the run's own); '[]': by none",
+        help="change the field on the way by these in place of the run's sample.controls, the first one first: a list "
+        "such as '[{kind: cost_gradient, strength: 4, cost: {class: \"my_costs:Ink\"}}]', or a YAML file of one; "
+        "'[]': by none",
     )
 
 

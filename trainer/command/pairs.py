@@ -81,6 +81,6 @@ PAIRS = Verb(
     "--out runs/toy_pairs",
     _add_arguments,
     _run,
-    "The field is that of the flow, without the run's sample.controls. Another run learns from them with data={kind: pairs, path: DIR, held_out: N} and flow.coupling.kind=paired. The "
-    "same command again goes on where it was killed.",
+    "Another run learns from them with data={kind: pairs, path: DIR, held_out: N} and flow.coupling.kind=paired. The "
+    "same command again goes on where it was killed. The field is that of the flow, without the run's sample.controls.",
 )

@@ -75,6 +75,7 @@ STEPS = Verb(
     _run,
     "The averaged weights of the newest complete checkpoint are followed from noise on this process alone, classes in "
     "turn; a run that samples segment by segment keeps the edges of its segments. Distances are those of states, so "
-    "that they are of latents where a run has some. A run's sample.controls are left out of the search. sample, evaluate and pairs take the file with --steps or as times "
-    "of a sampler, and a run's own sampler with sample.sampler={kind: euler, steps: 4, times: steps.json}.",
+    "that they are of latents where a run has some. sample, evaluate and pairs take the file with --steps or as times "
+    "of a sampler, and a run's own sampler with sample.sampler={kind: euler, steps: 4, times: steps.json}. A run's "
+    "sample.controls are left out of the search; samples on its times may have some.",
 )

@@ -1,43 +1,50 @@
 """Controls of samples, as a section ``sample`` lists them."""
 
-from __future__ import annotations
+from typing import Annotated, Any
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from pydantic import AfterValidator, Field
+from moe.validation.own_class import KindOrClass, OwnClass
+from moe.validation.section import kind_of, sections_in
+from trainer.flow import control
+from trainer.flow.control import CostGradientConfig, OwnControl, needs_picture
 
-import trainer.flow.control
-from trainer.flow.control import AnyConfig, OwnControl, needs_picture
+SampleControl = CostGradientConfig | OwnControl
+"""What changes the field of samples, which have no picture to lead to."""
 
-if TYPE_CHECKING:
-    from trainer.config.run import RunConfig
+_OF_PICTURES = {kind_of(section) for section in sections_in(control.AnyConfig) if not issubclass(section, OwnClass)} - {
+    kind_of(CostGradientConfig)
+}
 
 
-def _of_samples(listed: tuple[AnyConfig, ...]) -> tuple[AnyConfig, ...]:
-    """Refuses controls that only pictures give a meaning."""
-    for number, config in enumerate(listed):
-        if needs_picture(config):
-            key = "class" if isinstance(config, OwnControl) else "kind"
-            raise ValueError(
-                f"{number}.{key}: {config.kind} leads to a picture, and samples begin at noise alone; remove it, or use "
-                "the edit verb, which has pictures"
-            )
+def _kinds_of_samples(listed: Any) -> Any:
+    """Refuses kinds that only pictures give a meaning."""
+    for number, written in enumerate(listed if isinstance(listed, list | tuple) else ()):
+        kind = written.get("kind") if isinstance(written, dict) else getattr(written, "kind", None)
+        if kind in _OF_PICTURES:
+            raise ValueError(_leads_to_a_picture(number, "kind", kind))
     return listed
 
 
+def _classes_of_samples(listed: tuple[SampleControl, ...]) -> tuple[SampleControl, ...]:
+    """Refuses classes that ask for a picture."""
+    for number, one in enumerate(listed):
+        if needs_picture(one):
+            raise ValueError(_leads_to_a_picture(number, "class", one.kind))
+    return listed
+
+
+def _leads_to_a_picture(number: int, key: str, kind: str) -> str:
+    return (
+        f"{number}.{key}: {kind} leads to a picture, and samples have none; remove it, or use the edit verb, which has "
+        "pictures"
+    )
+
+
 Controls = Annotated[
-    tuple[trainer.flow.control.Config, ...], AfterValidator(_of_samples), Field(exclude_if=lambda listed: not listed)
+    tuple[Annotated[SampleControl, KindOrClass()], ...],
+    BeforeValidator(_kinds_of_samples),
+    AfterValidator(_classes_of_samples),
+    Field(exclude_if=lambda listed: not listed),
 ]
 """Changes of the field that samples follow; an empty list is not written, so that it changes no digest of a run."""
-
-
-def with_controls(config: RunConfig, controls: Sequence[AnyConfig]) -> RunConfig:
-    """A run whose samples are drawn under other controls than its own.
-
-    Args:
-        config: a run that follows a flow.
-        controls: the first one changes the field first; empty: none.
-    """
-    sample = config.sample.model_copy(update={"controls": tuple(controls)})
-    return config.model_copy(update={"sample": sample})

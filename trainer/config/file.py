@@ -59,7 +59,8 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
         raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     if not isinstance(document, dict):
         problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
-        raise FileError(path, "document", problem, "write sections such as run, model, optim")
+        such = "run, model, optim" if folder == "runs" else f"those of the files in {examples}"
+        raise FileError(path, "document", problem, f"write sections such as {such}")
     return document
 
 

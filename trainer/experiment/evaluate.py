@@ -10,8 +10,8 @@ from rich.console import Console
 
 import trainer.task
 from moe.files import replacing
+from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.judgement import check_features
 from trainer.flow.reference import ReferenceConfig

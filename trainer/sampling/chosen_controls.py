@@ -18,7 +18,7 @@ from trainer.flow import sampler
 from trainer.flow.control import AnyConfig
 
 _OPTION = "--controls"
-_REMEDY = "give a list of controls such as '[{class: \"my_module:Mine\"}]', a YAML file of one, or '[]' for none"
+_REMEDY = "give a list such as '[{kind: cost_gradient, cost: {class: \"my_costs:Ink\"}}]' or a YAML file, '[]' for none"
 
 
 class _Asked(Section):

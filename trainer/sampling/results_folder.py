@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -16,8 +17,8 @@ from moe.files import FileError, replacing
 
 RECORD = "request.json"
 """What the results are a function of."""
-ARRAYS = "arrays"
-"""Sub-folder of the results."""
+ARRAYS, ENDING = "arrays", ".safetensors"
+"""Sub-folder of the results, and what the names of its files end with."""
 MADE_BY, OF_REQUEST, OF_PICTURE, PROBLEM = "made_by", "request", "picture", "problem"
 """Under which a file of results says what was asked for, what tells its picture from others of that name, and why that
 picture has no results."""
@@ -43,8 +44,16 @@ class ResultsFolder:
         """Refuses a folder that holds something else; leaves nothing behind.
 
         Raises:
-            FileError: it is a file, contains other things, or results of another request.
+            FileError: it is a file, cannot be written, contains other things, or results of another request.
         """
+        existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        try:
+            with TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            if existing != self.path or self.path.is_dir():
+                problem = f"cannot be written ({error.strerror})"
+                raise FileError(self.path, "--out", problem, "choose a writable path") from error
         if not self.path.exists():
             return
         if not self.path.is_dir():
@@ -156,6 +165,11 @@ class ResultsFolder:
             temporary.write_text(text, encoding="utf-8")
         return self.path / name
 
+    def names(self) -> list[str]:
+        """The pictures whose turn has come, in the order of their names."""
+        files = (self.path / ARRAYS).rglob(f"*{ENDING}")
+        return sorted(file.relative_to(self.path / ARRAYS).as_posix().removesuffix(ENDING) for file in files)
+
     def _metadata(self, name: str) -> dict[str, str]:
         file = self.file_of(name)
         try:
@@ -166,7 +180,7 @@ class ResultsFolder:
 
     def file_of(self, name: str) -> Path:
         """The file of the results of a picture."""
-        return self.path / ARRAYS / f"{name}.safetensors"
+        return self.path / ARRAYS / f"{name}{ENDING}"
 
 
 def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:

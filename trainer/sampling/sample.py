@@ -10,8 +10,8 @@ from rich.console import Console
 from torch import Tensor
 
 from trainer.config.constraints.buckets import with_shape
+from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import drawable
-from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig

@@ -227,7 +227,7 @@ def test_who_needs_a_picture_says_so_and_is_refused_without_one():
     nothing = ControlInputs(STRAIGHT, UNCONDITIONAL, lambda: None)
     for document in (PULL, TRANSPORT, own["NeedsPicture"]):
         assert control.needs_picture(read(document))
-        with pytest.raises(ValueError, match=r"^control .*: it pulls to a picture, .*; use it in an edit$"):
+        with pytest.raises(ValueError, match=r"^.*: it leads to a picture, .*; use the edit verb"):
             control.build(read(document), nothing)
     for document in (WIND, COST, own["TakesPicture"]):
         assert not control.needs_picture(read(document))
@@ -237,7 +237,7 @@ def test_who_needs_a_picture_says_so_and_is_refused_without_one():
 @pytest.mark.parametrize("document", [PULL, TRANSPORT])
 def test_paths_with_noise_of_their_own_are_refused(document):
     noisy = path.build(path.StochasticInterpolantConfig())
-    with pytest.raises(ValueError, match=r"^control (pull|transport): .* noise of its own; use a run"):
+    with pytest.raises(ValueError, match=r"^(pull|transport): .* noise of its own; use a run"):
         built(document, noisy)
 
 

@@ -73,7 +73,7 @@ _GRID = {
 }
 _PLANE = (
     "Best is the upper left: near to the picture and yet of the class asked for. Blue: the mean over all edits, with its "
-    "level beside each point; grey: single classes. An edit to the picture's own class is not counted. Class: that which "
+    "level beside each point; grey: single classes; dotted: pictures and fresh draws in any mixture. An edit to the picture's own class is not counted. Class: that which "
     "a classifier of the run's real examples sees."
 )
 _ERRORS = "Mean squared difference to the picture, over all edits; dotted: that of a draw which knows nothing of it."

@@ -40,7 +40,7 @@ def distribution_chart(values: NDArray[np.float64], what: str) -> str:
             median = float(np.median(ordered))
             axes.plot([median], [0.5], "o", color=colour, ms=6.5, mec="white", mew=1.0, zorder=3)
         axes.set(xlabel=what, ylabel="share of pictures", ylim=(0, 1.02), xlim=(0, None))
-        axes.legend(frameon=False, loc="lower right")
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=1.2)
         _plain(axes)
         return to_svg(figure)
 
@@ -69,10 +69,10 @@ def spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], samp
 
 
 def weight_chart(levels: NDArray[np.float64], ratios: NDArray[np.float64]) -> str:
-    """Draws the share of the way that each step of the prior goes, against the noise level.
+    """Draws the share of the way that a step of the prior goes, against the noise level.
 
     Args:
-        levels: float64 [T] noise levels of the steps.
+        levels: float64 [T] noise levels.
         ratios: float64 [T] weights in parts of the levels.
 
     Returns:
@@ -81,7 +81,7 @@ def weight_chart(levels: NDArray[np.float64], ratios: NDArray[np.float64]) -> st
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.7), layout="constrained")
         axes = figure.subplots()
-        axes.plot(levels, ratios, color=RESTORED, marker="o", ms=4, linewidth=1.8)
+        axes.plot(levels, ratios, color=RESTORED, linewidth=2.0)
         top = max(LIMIT * 1.08, 1.1 * float(ratios.max()))
         axes.axhspan(LIMIT, top, color=PSEUDO_INVERSE, alpha=0.12, linewidth=0)
         axes.axhline(1.0, color="#8a949e", linewidth=1.0, linestyle=(0, (4, 3)))

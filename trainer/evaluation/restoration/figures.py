@@ -13,6 +13,10 @@ from trainer.sampling.requested_pictures import Pictures
 from trainer.sampling.results_folder import ResultsFolder
 
 FORMAT = "flowfabric.restoration/1"
+MOST_NAMED = 10
+"""Pictures that cannot be read, in a line."""
+ROUNDING = 1e-12
+"""A mean square below it is what float32 makes of 0."""
 
 
 class Kinds(NamedTuple):
@@ -42,6 +46,8 @@ class Figures:
             truth.
         spreads: float64 [N] unbiased variance of the samples of a picture, on average over its values; 0 of one sample.
         evaluations: of the network for all samples of one picture.
+        decoded_residual: mean squared residual of the samples as a decoder makes them, before they are brought into
+            agreement; None: states are images.
         unreadable: pictures that could not be read, each with the reason.
     """
 
@@ -51,6 +57,7 @@ class Figures:
     errors: NDArray[np.float64] | None
     spreads: NDArray[np.float64]
     evaluations: int
+    decoded_residual: float | None
     unreadable: tuple[str, ...]
 
     @classmethod
@@ -67,7 +74,7 @@ class Figures:
         problems = [results.problem(name) for name in pictures.names]
         rows = tuple(row for row, problem in enumerate(problems) if not problem)
         names = tuple(pictures.names[row] for row in rows)
-        wanted = ("residuals", "errors", "spread", "evaluations")
+        wanted = ("residuals", "errors", "spread", "evaluations", "decoded_residuals")
         found = [results.read(name, wanted) for name in names]
         errors = np.stack([one["errors"].numpy() for one in found]) if "errors" in found[0] else None
         return cls(
@@ -77,6 +84,9 @@ class Figures:
             errors,
             np.array([float(one["spread"]) for one in found]),
             int(found[0]["evaluations"]),
+            float(np.mean([one["decoded_residuals"].numpy() for one in found]))
+            if "decoded_residuals" in found[0]
+            else None,
             tuple(problem for problem in problems if problem),
         )
 
@@ -95,6 +105,14 @@ class Figures:
         """Mean squared residual over all pictures."""
         return kinds(self.residuals)
 
+    @property
+    def left_out(self) -> str:
+        """A line about the pictures that could not be read."""
+        found, listed = len(self.unreadable), ", ".join(self.unreadable[:MOST_NAMED])
+        more = f", and {found - MOST_NAMED} more, see results.json" if found > MOST_NAMED else ""
+        total = found + len(self.names)
+        return f"{found} of {total} pictures cannot be read and are left out: {listed}{more}"
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON."""
         own = [
@@ -112,6 +130,7 @@ class Figures:
                 "residual": self.mean_residual._asdict(),
                 **({} if error is None else {"error": error._asdict()}),
                 "variance_of_samples": float(self.spreads.mean()),
+                **({} if self.decoded_residual is None else {"decoded_residual": self.decoded_residual}),
             },
             "evaluations": {"of_a_picture": self.evaluations, "of_a_sample": self.evaluations // self.samples},
             "pictures": own,
@@ -134,5 +153,7 @@ def _listed(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
 
 
 def power(value: float) -> str:
-    """A small number for a person: 3.1e-05, or 0."""
-    return f"{value:.1e}" if value else "0"
+    """A small number for a person: 3.1e-05, 0, or less than what rounding makes of it."""
+    if value == 0:
+        return "0"
+    return f"{value:.1e}" if value >= ROUNDING else f"< {ROUNDING:.0e}"

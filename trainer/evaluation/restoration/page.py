@@ -28,7 +28,8 @@ class Told:
         task: what was asked for, in a few words.
         kicker: settings, in a line.
         request: as YAML.
-        weight: noise levels of the steps and the weights in parts of these, float64 [T] each.
+        weight: noise levels and the weights of the prior in parts of these, float64 [T] each.
+        largest: of these parts, at a step.
         calibration: evaluations of the network that the calibration took; 0: there was none.
         caution: what a reader must not miss; empty: nothing.
     """
@@ -39,6 +40,7 @@ class Told:
     kicker: str
     request: str
     weight: tuple[NDArray[np.float64], NDArray[np.float64]]
+    largest: float
     calibration: int
     caution: str
 
@@ -56,13 +58,13 @@ def restoration_page(told: Told, figures: Figures, shown: Sequence[Mapping[str, 
     """
     notes: list[Block] = [Note(told.caution)] if told.caution else []
     if figures.unreadable:
-        listed = ", ".join(figures.unreadable[:5]) + ", ..." * (len(figures.unreadable) > 5)
-        notes.append(Note(f"{len(figures.unreadable)} pictures cannot be read and are left out: {listed}"))
+        notes.append(Note(figures.left_out))
+    names = figures.names[: len(shown)]
     sections = [
-        Section("At a glance", [Facts(_facts(told, figures)), *notes, _table(figures)]),
+        Section("At a glance", [Facts(_facts(told, figures)), *notes, *_lost(figures), *_table(figures)]),
         Section(
             f"{len(shown)} of {len(figures.names)} pictures" if len(shown) < len(figures.names) else "The pictures",
-            [Figure(picture_rows(columns_of(shown), uncertainty_of(shown)), _pictures(figures, shown))],
+            [Figure(picture_rows(columns_of(names, shown), uncertainty_of(shown)), _pictures(figures, shown))],
         ),
         *([Section("All pictures", _charts(figures))] if figures.errors is not None else []),
         Section(
@@ -103,18 +105,29 @@ def _pictures(figures: Figures, shown: Sequence[Mapping[str, Tensor]]) -> str:
 
 def _finding(figures: Figures) -> str:
     residual, error = figures.mean_residual, figures.mean_error
-    agrees = f"agree with their observations to {power(residual.restored)}"
+    agrees = f"have a residual of {power(residual.restored)}"
     count = f"{len(figures.names)} pictures"
     if error is None:
-        return f"The samples of {count} {agrees}, a mean square; what they add is in no observation."
+        return f"The samples of {count} {agrees}: they agree with what was observed, and no more than that is known."
     return (
         f"Restored samples of {count} have {_share(error.restored, error):.2f} times the squared error of the "
-        f"pseudo-inverse, their means {_share(error.mean_of_samples, error):.2f} times, and {agrees}."
+        f"pseudo-inverse, their means {_share(error.mean_of_samples, error):.2f} times; they {agrees}."
     )
 
 
 def _share(value: float, error: Kinds) -> float:
     return value / error.pseudo_inverse if error.pseudo_inverse > 0 else 1.0
+
+
+def _lost(figures: Figures) -> list[Block]:
+    if figures.decoded_residual is None:
+        return []
+    return [
+        Note(
+            f"States are latents. What the decoder makes of them differs from the observations by "
+            f"{power(figures.decoded_residual)}, a mean square, before what was observed is put back."
+        )
+    ]
 
 
 def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
@@ -131,7 +144,7 @@ def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
         ]
     found += [
         ("residual", power(residual.restored), "of a sample, mean square"),
-        ("largest weight", f"{float(told.weight[1].max()):.2f}", "in parts of the noise level; below 2"),
+        ("largest weight", f"{told.largest:.2f}", "in parts of the noise level; below 2"),
         (
             "evaluations",
             f"{figures.evaluations // figures.samples}",
@@ -143,22 +156,21 @@ def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
     return found
 
 
-def _table(figures: Figures) -> Table:
+def _table(figures: Figures) -> list[Block]:
     names = ("pseudo-inverse", "a sample", "mean of the samples")
     residual, error = figures.mean_residual, figures.mean_error
     if error is None:
-        rows = [(name, power(value)) for name, value in zip(names, residual, strict=True)]
-        return Table(("", "residual"), rows, "Means over all pictures.")
-    rows = []
+        return []
     assert figures.errors is not None
-    better = (figures.errors < figures.errors[:, :1]).astype(float)
-    better[:, 0] = np.nan
-    shares = ("", f"{100 * better[:, 1:-1].mean():.0f} %", f"{100 * better[:, -1].mean():.0f} %")
-    for name, e, r, share in zip(names, error, residual, shares, strict=True):
-        rows.append((name, f"{e:.4f}", f"{_share(e, error):.3f}", share, power(r)))
-    least = min(range(3), key=lambda row: error[row])
+    nearer = (figures.errors < figures.errors[:, :1]).astype(float)
+    shares = ("", f"{100 * nearer[:, 1:-1].mean():.0f} %", f"{100 * nearer[:, -1].mean():.0f} %")
+    rows = [
+        (name, f"{own:.4f}", f"{_share(own, error):.3f}", share, power(missed))
+        for name, own, share, missed in zip(names, error, shares, residual, strict=True)
+    ]
     columns = ("", "squared error", "of pseudo-inverse", "nearer than it", "residual")
-    return Table(columns, rows, "Means over all pictures; pixels from -1 (black) to 1 (white).", best={(least, 1)})
+    best = {(min(range(3), key=lambda row: error[row]), 1)}
+    return [Table(columns, rows, "Means over all pictures; pixels from -1 (black) to 1 (white).", best=best)]
 
 
 def _charts(figures: Figures) -> list[Block]:

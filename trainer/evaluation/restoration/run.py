@@ -20,7 +20,7 @@ from trainer.distributed.process.launcher import end_with_launcher
 from trainer.evaluation.restoration.figures import FORMAT, Figures, power
 from trainer.evaluation.restoration.page import SHOWN, Told, restoration_page
 from trainer.evaluation.restoration.pictures import write_pngs
-from trainer.flow.inverse import Flair, build, needs_calibration
+from trainer.flow.inverse import Flair
 from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.draw import TrainedFlow
@@ -32,8 +32,9 @@ from trainer.sampling.restoration.calibration import CALIBRATION, EXAMPLES, meas
 from trainer.sampling.restoration.plan import RestorePlan, planned
 from trainer.sampling.restoration.request import RestoreRequest
 from trainer.sampling.restoration.restoring import Restoration
+from trainer.sampling.restoration.weight import built, weights_of
 from trainer.sampling.results_folder import ResultsFolder
-from trainer.sampling.trained import restored_flow, shared
+from trainer.sampling.trained import SharedFlow, restored_flow, shared
 
 WIDTH = 100
 """Of what is printed into a file, in characters."""
@@ -68,37 +69,54 @@ def run(run_dir: Path, request: RestoreRequest, out: Path) -> int:
     pictures.check_some_readable("pictures")
     results = ResultsFolder(out, _record(folder, request, pictures))
     results.check()
+    code, refusal = 0, None
     with shared(run_dir, EulerConfig()) as found:
-        flow = found.flow
-        if flow.checkpoint != folder.name:
-            raise ValueError(f"run_dir: {run_dir} has saved {flow.checkpoint} meanwhile; start again")
-        solver, errors = _solver(plan, flow, results, launch)
-        if launch.rank == 0:
-            results.begin()
-            if errors is not None:
-                results.write_json(CALIBRATION, {"examples": EXAMPLES, "errors": errors.tolist()})
-        dist.barrier()
-        restoration = Restoration(flow, plan, pictures, solver)
-        code = work_through(
-            pictures,
-            results,
-            lambda rows: _batch(rows, restoration, pictures, results),
-            together=request.together,
-            model=flow.model,
-            launch=launch,
-            title=f"{out}: restoring",
-        )
-        if code:
-            return code
-        if launch.rank == 0:
-            figures = Figures.of(pictures, results)
-            told = _told(plan, flow, run_dir, solver, calibrated=errors is not None)
-            shown = [results.read(name) for name in figures.names[:SHOWN]]
-            results.write_text(PAGE, restoration_page(told, figures, shown))
-            results.write_json(RESULTS, _document(results, told, figures))
-            _say(out, told, figures)
-        dist.barrier()
-    return 0
+        try:
+            solver, errors = _solver(plan, found, folder, results)
+        except ValueError as error:  # the same on every rank; the process groups are left before it is said
+            refusal = error
+        else:
+            code = _restored(run_dir, plan, found, pictures, results, solver, errors)
+    if refusal is not None:
+        raise refusal
+    return code
+
+
+def _restored(
+    run_dir: Path,
+    plan: RestorePlan,
+    found: SharedFlow,
+    pictures: Pictures,
+    results: ResultsFolder,
+    solver: Flair,
+    errors: Tensor | None,
+) -> int:
+    """Restores what is left to restore, and writes the page; collective."""
+    launch = found.launch
+    if launch.rank == 0:
+        results.begin()
+        if errors is not None:
+            results.write_json(CALIBRATION, {"examples": EXAMPLES, "errors": errors.tolist()})
+    dist.barrier()
+    restoration = Restoration(found.flow, plan, pictures, solver)
+    code = work_through(
+        pictures,
+        results,
+        lambda rows: _batch(rows, restoration, pictures, results),
+        together=plan.request.together,
+        model=found.flow.model,
+        launch=launch,
+        title=f"{results.path}: restoring",
+    )
+    if code == 0 and launch.rank == 0:
+        figures = Figures.of(pictures, results)
+        told = _told(run_dir, plan, found.flow, solver, errors)
+        shown = [results.read(name) for name in figures.names[:SHOWN]]
+        results.write_text(PAGE, restoration_page(told, figures, shown))
+        results.write_json(RESULTS, _document(results, told, figures))
+        _say(results.path, told, figures)
+    dist.barrier()
+    return code
 
 
 def _record(folder: Path, request: RestoreRequest, pictures: Pictures) -> dict[str, object]:
@@ -112,17 +130,17 @@ def _record(folder: Path, request: RestoreRequest, pictures: Pictures) -> dict[s
     }
 
 
-def _solver(
-    plan: RestorePlan, flow: TrainedFlow, results: ResultsFolder, launch: Launch
-) -> tuple[Flair, Tensor | None]:
+def _solver(plan: RestorePlan, found: SharedFlow, folder: Path, results: ResultsFolder) -> tuple[Flair, Tensor | None]:
     """The solver, and the errors that its weight is calibrated by, measured if no earlier start has; collective."""
-    request, errors = plan.request, None
-    if needs_calibration(request.method):
-        kept = [read_errors(results.path) if launch.rank == 0 else None]
+    request, flow, rank, errors = plan.request, found.flow, found.launch.rank, None
+    if flow.checkpoint != folder.name:
+        raise ValueError(f"run_dir: the run has saved {flow.checkpoint} meanwhile; start again")
+    if request.method.weight == "calibrated":
+        kept = [read_errors(results.path) if rank == 0 else None]
         dist.broadcast_object_list(kept)
         errors = kept[0]
         if errors is None:
-            quiet = launch.rank > 0 or not sys.stderr.isatty()
+            quiet = rank > 0 or not sys.stderr.isatty()
             with Console(stderr=True, quiet=quiet).status(f"calibrating the weight on {EXAMPLES} examples"):
                 errors = measured_errors(
                     flow,
@@ -131,7 +149,7 @@ def _solver(
                     seed=request.seed,
                     together=request.together * request.samples,
                 )
-    return build(request.method, path=flow.parts.path, errors=errors), errors
+    return built(request.method, flow.parts.path, errors), errors
 
 
 def _batch(rows: Tensor, restoration: Restoration, pictures: Pictures, results: ResultsFolder) -> Callable[[], None]:
@@ -147,27 +165,28 @@ def _batch(rows: Tensor, restoration: Restoration, pictures: Pictures, results: 
     return write
 
 
-def _told(plan: RestorePlan, flow: TrainedFlow, run_dir: Path, solver: Flair, *, calibrated: bool) -> Told:
+def _told(run_dir: Path, plan: RestorePlan, flow: TrainedFlow, solver: Flair, errors: Tensor | None) -> Told:
     request = plan.request
     label = f"class {request.label}, guidance {plan.guidance:g}" if request.label is not None else "no class"
     noise = f", noise {request.noise:g}" if request.noise else ""
     controls = "".join(f", {section.kind}" for section in request.controls)
     return Told(
-        run=str(run_dir),
+        run=run_dir.resolve().name,
         checkpoint=flow.checkpoint,
         task=_task(request),
         kicker=f"{flow.checkpoint}; {request.method.kind}, {request.samples} samples of each picture, {label}"
         f"{noise}{controls}, seed {request.seed}",
         request=yaml.safe_dump(request.model_dump(mode="json"), sort_keys=False).rstrip(),
-        weight=(solver.levels.numpy(), solver.ratios.numpy()),
-        calibration=100 * EXAMPLES if calibrated else 0,
-        caution=VANISHED if solver.weight.vanished else "",
+        weight=weights_of(request.method, errors),
+        calibration=0 if errors is None else len(errors) * EXAMPLES,
+        largest=solver.largest_ratio,
+        caution=VANISHED if solver.vanished else "",
     )
 
 
 VANISHED = (
-    "The calibrated weight of the prior is 0 at every noise level, because the run's data vary as much as noise does; "
-    "weights relative to the largest error stand in its place."
+    "The calibrated weight of the prior vanishes, because the states of the run vary as much as noise does, as latents "
+    "of unit variance do. In its place every step goes the same share of the way, method.scale."
 )
 
 
@@ -175,11 +194,11 @@ def _task(request: RestoreRequest) -> str:
     """What is restored, in a few words."""
     match request.operator:
         case MaskConfig(mask=mask):
-            return f"Filling in ({mask.kind})"
+            return {"centre": "Filling in the centre", "boxes": "Filling in boxes"}.get(mask.kind, "Filling in a mask")
         case AveragePoolConfig(factor=factor):
             return f"{factor} times the resolution"
         case BlurConfig(deviation=deviation):
-            return f"Sharpening (blur of {deviation:g} pixels)"
+            return f"Sharpening a blur of {deviation:g} pixels"
         case IdentityConfig():
             return "Restoring"
         case own:
@@ -192,7 +211,7 @@ def _document(results: ResultsFolder, told: Told, figures: Figures) -> dict[str,
         "format": FORMAT,
         "made_by": results.record,
         "weight": {
-            "largest": float(ratios.max()),
+            "largest": told.largest,
             "vanished": bool(told.caution),
             "levels": levels.tolist(),
             "ratios": ratios.tolist(),
@@ -204,8 +223,8 @@ def _document(results: ResultsFolder, told: Told, figures: Figures) -> dict[str,
 
 def _say(out: Path, told: Told, figures: Figures) -> None:
     """Prints the figures, and where everything is."""
-    title = f"{told.task}: {len(figures.names)} pictures, {figures.samples} samples of each; {told.run}"
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+    print(f"{told.task}: {len(figures.names)} pictures, {figures.samples} samples of each, by {told.run}")
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False)
     table.add_column("")
     error = figures.mean_error
     for heading in ("residual",) if error is None else ("squared error", "of pseudo-inverse", "residual"):
@@ -217,16 +236,16 @@ def _say(out: Path, told: Told, figures: Figures) -> None:
             cells = [f"{error[place]:.4f}", f"{share:.3f}", *cells]
         table.add_row(name, *cells)
     Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
-    largest = float(told.weight[1].max())
-    print(f"largest weight of the prior: {largest:.3f} of the noise level, which must be below 2")
+    print(f"largest weight of the prior: {told.largest:.3f} of the noise level, which must be below 2")
     calibration = f", and {told.calibration:,} of the calibration" if told.calibration else ""
     print(
         f"network evaluations: {figures.evaluations:,} a picture, {figures.evaluations // figures.samples} a sample"
         f"{calibration}"
     )
+    if figures.decoded_residual is not None:
+        print(f"residual of the decoder, before what was observed is put back: {power(figures.decoded_residual)}")
     if told.caution:
         print(told.caution)
     if figures.unreadable:
-        listed = ", ".join(figures.unreadable)
-        print(f"{len(figures.unreadable)} pictures cannot be read and are left out: {listed}", file=sys.stderr)
+        print(figures.left_out, file=sys.stderr)
     print(f"{out / PAGE}: the pictures; {out / RESULTS}: the figures; {out / RESTORED}: a PNG for each sample")

@@ -6,27 +6,34 @@ from typing import Any
 from trainer.config.shipped import SHIPPED
 from trainer.experiment.keys.table import chosen, show
 
-SCHEMA = SHIPPED / "schemas" / "run.schema.json"
+SCHEMAS = SHIPPED / "schemas"
+ASKED = ("restore", "edit")
+"""Verbs that are asked for something in a file: a prefix that begins with one is of the keys of that file."""
 
 
 def run(prefix: str | None) -> int:
-    """Prints the keys of a run configuration.
+    """Prints the keys of a run configuration, or of a request.
 
     Args:
-        prefix: dotted, such as ``optim`` or ``data.shards``; None: print all, with the first sentence of each meaning.
+        prefix: dotted, such as ``optim`` or ``data.shards``; of a request, it begins with the verb, such as
+            ``restore.method``. None: print all of a run configuration, with the first sentence of each meaning.
 
     Raises:
         ValueError: no key begins so.
     """
-    show(chosen(run_schema(), prefix, "a run configuration"), whole=prefix is not None)
+    verb, _, rest = (prefix or "").partition(".")
+    if verb in ASKED:
+        show(chosen(_schema(verb), rest or None, f"a request of {verb}"), whole=bool(rest))
+    else:
+        show(chosen(_schema("run"), prefix, "a run configuration"), whole=prefix is not None)
     return 0
 
 
-def run_schema() -> dict[str, Any]:
-    """The JSON Schema of a run configuration, from its file, which needs no torch, or else from the sections."""
+def _schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of a document, from its file, which needs no torch, or else from the sections."""
     try:
-        return json.loads(SCHEMA.read_text(encoding="utf-8"))
+        return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
     except OSError:
-        from trainer.experiment.keys.schema import run_schema as made
+        from trainer.experiment.keys.schema import asked_schema, run_schema
 
-        return made()
+        return run_schema() if name == "run" else asked_schema(name)

@@ -17,7 +17,9 @@ from moe.validation.own_class import OwnClass
 from moe.validation.section import sections_in
 from trainer.config.run import RunConfig
 from trainer.experiment.keys.completeness import complete
+from trainer.sampling.editing.request import EditRequest
 from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.restoration.request import RestoreRequest
 from trainer.sampling.steps.request import StepsRequest
 from trainer.training.path_fit.request import FitRequest
 
@@ -27,6 +29,8 @@ DOCUMENT = f"#/$defs/{RunConfig.__name__}"
 """The sections of a configuration, each of which may be left out."""
 REQUESTS: dict[str, type[BaseModel]] = {"pairs": PairsRequest, "fit-path": FitRequest, "steps": StepsRequest}
 """What a stage that trains nothing is asked, by its verb."""
+ASKED: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
+"""What a verb is asked in a file of configs/requests."""
 UNITS = (
     *("bytes", "classes", "draws", "elements", "evaluations", "examples", "experts", "images", "layers", "nodes"),
     *("noises", "pairs", "pictures", "pixels", "points", "ranks", "steps", "threads", "tokens", "windows"),
@@ -59,6 +63,29 @@ def run_schema() -> Node:
         "if": {"required": ["stages"]},
         "then": {"required": ["run"]},
         "else": whole,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def asked_schema(verb: str) -> Node:
+    """The JSON Schema of the requests of a verb that takes them as files: configs/schemas/VERB.schema.json.
+
+    Args:
+        verb: one of `ASKED`.
+    """
+    request = ASKED[verb]
+    _, described = models_json_schema([(request, "validation")], schema_generator=_Generator)
+    definitions: Node = described["$defs"]
+    place = f"#/$defs/{request.__name__}/properties"
+    whole = complete(definitions[request.__name__], definitions)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"flowfabric request of python -m trainer {verb}",
+        "description": summary(request),
+        "type": "object",
+        "properties": {name: {"$ref": f"{place}/{name}"} for name in definitions[request.__name__]["properties"]},
+        "additionalProperties": False,
+        **({"allOf": [whole]} if whole else {}),
         "$defs": dict(sorted(definitions.items())),
     }
 
@@ -179,7 +206,9 @@ def _with_kinds(node: Any) -> Any:
 
 
 def _or_class(node: Node) -> Node:
-    """A node, or a section that names a class of the user's and holds whatever settings it takes."""
+    """A node, or a section that names a class of the user's and holds whatever settings it takes; so in a list."""
+    if node.get("type") == "array":
+        return {**node, "items": _or_class(node["items"])}
     outer = {key: node[key] for key in ("default", "description") if key in node}
     inner = {key: value for key, value in node.items() if key not in outer}
     own = {

@@ -8,8 +8,8 @@ from typing import Any, Self
 from moe.files import FileError
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
+from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.controls import with_controls
 from trainer.config.file import load_config
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index

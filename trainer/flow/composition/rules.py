@@ -196,8 +196,9 @@ def _velocity_to_change(composition: Composition) -> str | None:
 
 
 def _determined_by_the_velocity(composition: Composition) -> str | None:
-    if not composition.controls:
-        return None
+    no_velocity = _velocity_to_change(composition)
+    if not composition.controls or no_velocity is not None:
+        return no_velocity
     along = built(composition.path)
     for quantity in quantities_of(composition.sampler):
         if not determines("velocity", quantity, along):

@@ -59,7 +59,9 @@ def needs_picture(config: AnyConfig) -> bool:
 
 def _picture(config: AnyConfig, inputs: ControlInputs) -> Tensor:
     if inputs.picture is None:
-        raise ValueError(f"control {config.kind}: it pulls to a picture, and there is none; use it in an edit")
+        raise ValueError(
+            f"{config.kind}: it leads to a picture, and there is none; use the edit verb, which has pictures"
+        )
     return inputs.picture
 
 

@@ -125,7 +125,7 @@ def check_leads_through(end: End, path: Path, *, kind: str) -> None:
     """
     if not determines(_named(end), "velocity", path):
         raise ValueError(
-            f"control {kind}: a state and its {end} alone give no velocity on this path, which adds noise of its own; "
+            f"{kind}: a state and its {end} alone give no velocity on this path, which adds noise of its own; "
             "use a run whose path does not"
         )
 

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from moe.files import FileError, replacing
+from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.controls import with_controls
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index

@@ -17,7 +17,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.source import keys_of
 
 CALIBRATION = "calibration.json"
-EXAMPLES = 128
+EXAMPLES = 256
 """Of the training split, by which the errors are measured."""
 
 DIGITS = 6

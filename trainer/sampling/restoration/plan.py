@@ -19,6 +19,7 @@ from trainer.flow.inverse.level import check_path
 from trainer.sampling.classes import class_number
 from trainer.sampling.requested_pictures import FolderPictures
 from trainer.sampling.restoration.request import OWN, RestoreRequest
+from trainer.sampling.restoration.weight import built
 
 T = TypeVar("T")
 
@@ -73,6 +74,9 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
             "makes observations"
         )
     _check_controls(request, config)
+    if request.method.weight == "constant":
+        assert config.flow is not None
+        built(request.method, path.build(config.flow.path), None)
     return RestorePlan(request, label, guidance, shape, picture_shape)
 
 

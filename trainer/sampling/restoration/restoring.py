@@ -13,8 +13,7 @@ import trainer.flow.control
 import trainer.flow.operator
 from moe.random.keyed import fold_in
 from trainer.flow import Condition
-from trainer.flow.inverse import DecodedConsistency, ExactConsistency
-from trainer.flow.inverse.protocol import Consistency, InverseSolver
+from trainer.flow.inverse import Consistency, InverseSolver, agreeing, consistency
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.operator import Mask, Operator
 from trainer.flow.sampler import Field
@@ -35,7 +34,9 @@ class Restored:
             the ``truth`` [C, H, W] and the hidden pixels as ``hole`` [1, H, W]; ``residuals``, and beside a truth
             ``errors``, are float64 [S + 2] means over the values of squared differences: of the pseudo-inverse, of each
             sample, and of the mean of the samples. ``spread``, float64 [1], is the mean unbiased variance of the
-            samples, and ``evaluations``, int64 [1], counts those of the network for all samples.
+            samples, and ``evaluations``, int64 [1], counts those of the network for all samples. Where states are
+            latents, ``decoded_residuals``, float64 [S], are those of the decoded samples before they are brought into
+            agreement.
         problem: why there is nothing; empty: there is.
     """
 
@@ -70,12 +71,17 @@ class Restoration:
         observed = self._observed(rows, images.to(flow.device), operator)
         all_rows = rows.repeat_interleave(samples)
         repeated = observed.repeat_interleave(samples, dim=0)
-        consistency = self._consistency(self._operator(all_rows), repeated)
-        field, evaluated = self._field(all_rows, consistency)
+        wide = self._operator(all_rows)
+        agreement = self._consistency(wide, repeated)
+        field, evaluated = self._field(all_rows, agreement)
         keys = self._pictures.keys(rows, "restored", seed=self._request.seed)
         keys = fold_in(keys[:, None], torch.arange(samples)).flatten().to(flow.device)
-        states = self._solver.solve(field, consistency, keys=keys).states
-        drawn = flow.parts.space.decode(flow.parts.data_of(states)).unflatten(0, (len(rows), samples))
+        states = self._solver.solve(field, agreement, keys=keys).states
+        drawn = flow.parts.space.decode(flow.parts.data_of(states))
+        lost = _mean_square((wide.apply(drawn) - repeated)[:, None]).reshape(len(rows), samples)
+        if self._coded and self._request.method.consistency == "hard":
+            drawn = agreeing(wide, repeated, drawn)
+        drawn = drawn.unflatten(0, (len(rows), samples))
         first = operator.pseudo_inverse(observed)
         shown = torch.cat([first[:, None], drawn, drawn.mean(dim=1, keepdim=True)], dim=1)
         missed = torch.stack([operator.apply(one) - observed for one in shown.unbind(1)], dim=1)
@@ -87,6 +93,8 @@ class Restoration:
             "spread": torch.stack([variance(one).mean() for one in drawn])[:, None],
             "evaluations": torch.full((len(rows), 1), evaluated[0] // len(rows)),
         }
+        if self._coded:
+            arrays["decoded_residuals"] = lost
         if not self._request.observed:
             truth = images.to(flow.device)
             arrays |= {"truth": truth, "errors": _mean_square(shown - truth[:, None])}
@@ -121,14 +129,24 @@ class Restoration:
                 observed = observed + self._request.noise * keyed_normal(observed, keys, 0)
         return operator.apply(operator.pseudo_inverse(observed))
 
-    def _consistency(self, operator: Operator, observed: Tensor) -> Consistency:
-        parts = self._flow.parts
-        if isinstance(parts.space, Identity):
-            return ExactConsistency(operator, observed, scale=parts.data_scale)
-        first = states_of_images(parts.space, operator.pseudo_inverse(observed)) * parts.data_scale
-        return DecodedConsistency(operator, observed, lambda states: parts.space.decode(parts.data_of(states)), first)
+    @property
+    def _coded(self) -> bool:
+        """Whether states are latents."""
+        return not isinstance(self._flow.parts.space, Identity)
 
-    def _field(self, rows: Tensor, consistency: Consistency) -> tuple[Field, list[int]]:
+    def _consistency(self, operator: Operator, observed: Tensor) -> Consistency:
+        parts, method = self._flow.parts, self._request.method
+        if not self._coded:
+            return consistency(method, operator, observed, scale=parts.data_scale)
+        return consistency(
+            method,
+            operator,
+            observed,
+            decode=lambda states: parts.space.decode(parts.data_of(states)),
+            initial=states_of_images(parts.space, operator.pseudo_inverse(observed)) * parts.data_scale,
+        )
+
+    def _field(self, rows: Tensor, agreement: Consistency) -> tuple[Field, list[int]]:
         """The field of some rows under the request's controls, and the rows that the network has computed so far."""
         flow = self._flow
         label = torch.full((len(rows),), flow.parts.null_label if self._plan.label is None else self._plan.label)
@@ -145,7 +163,7 @@ class Restoration:
         field = flow.parts.field(counted, condition, self._plan.guidance)
         if not self._request.controls:
             return field, evaluated
-        inputs = trainer.flow.control.ControlInputs(flow.parts.path, condition, counted, consistency.initial())
+        inputs = trainer.flow.control.ControlInputs(flow.parts.path, condition, counted, agreement.initial())
         controls = [trainer.flow.control.build(config, inputs) for config in self._request.controls]
         return trainer.flow.control.controlled(field, controls), evaluated
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.controls import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.searched import euler_of, segments_of

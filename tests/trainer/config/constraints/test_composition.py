@@ -22,9 +22,11 @@ from trainer.config.model import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.data import build as build_data
-from trainer.flow import UNCONDITIONAL, Condition, coupling, objective, path, sampler, target
+from trainer.flow import UNCONDITIONAL, Condition, control, coupling, objective, path, sampler, target
 from trainer.flow.composition import ADVICE, ALTERNATIVES, RULES, Composition, complaint, name, partners, rules
+from trainer.flow.composition.parts import QUANTITIES
 from trainer.flow.coupling import Pairs
+from trainer.flow.target.conversion import convert
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.values import initialised
 from trainer.sampling.latent_space import Latents
@@ -472,3 +474,52 @@ def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(al
         near, far = growth(torch.tensor([abs(end - 0.012), abs(end - 0.12)], dtype=torch.float64)).tolist()
         advised = rule.complaint(composition(path=along, target=predicted, sampler=drawn)) is not None
         assert advised == (near > 6 * far and near > 30)
+
+
+CONTROL = control.CostGradientConfig.model_validate({"cost": {"subjects": [[0], [1]]}})
+
+
+@pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
+def test_controls_go_with_samplers_whose_quantities_follow_from_the_velocity(along: path.Config) -> None:
+    """What a control changes is the velocity; whether it gives the rest is found by converting one."""
+    built, x, t = path.build(along), torch.randn(4, 2, generator=generator()), torch.linspace(0.2, 0.8, 4)
+    for drawn in ALTERNATIVES["sampler"]:
+        parts = composition(
+            path=along,
+            target=target.VelocityAndNoiseConfig() if built.has_noise else target.VelocityConfig(),
+            sampler=drawn,
+        )
+        if complaint(parts) is not None:
+            continue
+        asked = QUANTITIES.get(type(drawn), ("velocity",))
+        try:
+            for quantity in asked:
+                convert(torch.ones_like(x), x, t, built, source="velocity", to=quantity)
+            possible = True
+        except ValueError:
+            possible = False
+        refusal = complaint(replace(parts, controls=(CONTROL,)))
+        assert (refusal is None) == possible
+        if refusal is not None:
+            assert refusal.startswith("sample.controls: [cost_gradient] does not go with sample.sampler.kind ")
+            assert "use sample.controls []" in refusal
+
+
+@pytest.mark.parametrize(
+    ("learned", "drawn"),
+    [
+        (objective.TransitionConfig(), sampler.TransitionConfig()),
+        (objective.CausalTransitionConfig(), sampler.CausalTransitionConfig()),
+    ],
+    ids=["transition", "causal_transition"],
+)
+def test_controls_are_refused_where_samples_follow_no_velocity(learned: Any, drawn: Any) -> None:
+    parts = composition(objective=learned, sampler=drawn)
+    assert complaint(parts) is None
+    refusal = complaint(replace(parts, controls=(CONTROL,)))
+    assert refusal is not None
+    assert "draws by a head, which follows none" in refusal
+    assert refusal.count("\n") == 0
+    assert refusal.split("; use ")[1].startswith("sample.controls []")
+    named = partners(replace(parts, controls=(CONTROL,)), RULES[-2]).get("sampler", ())
+    assert all(complaint(replace(parts, sampler=one, controls=(CONTROL,))) is None for one in named)

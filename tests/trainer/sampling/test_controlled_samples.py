@@ -1,0 +1,308 @@
+"""Samples under controls: what is drawn, what it is counted as, which verbs leave controls out, what is refused."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from tests.forked import ROOT
+from tests.trainer import own_controls
+from tests.trainer.commands import refused
+from tests.trainer.untrained import untrained_run
+from trainer.__main__ import main
+from trainer.config.digest import config_digest
+from trainer.config.file import load_config
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.flow import sampler
+from trainer.flow.sampler import AnyConfig as AnySampler
+from trainer.flow.sampler import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig, SegmentedConfig, Trajectory
+from trainer.flow.sampler.steps_file import StepsFile
+from trainer.model.flops import sample_multiply_adds
+from trainer.model.pretrained import restore
+from trainer.sampling.chosen import SamplerChoice
+from trainer.sampling.chosen_controls import read_controls
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.pairs.run import run as draw_pairs
+from trainer.sampling.preview import preview
+from trainer.sampling.sample import DrawingRequest, drawing
+from trainer.sampling.trained import opened
+
+MODULE = own_controls.__name__
+STRONG = f'[{{class: "{MODULE}:Towards", strength: 2}}]'
+NONE = f'[{{class: "{MODULE}:Towards", strength: 0}}]'
+ASKING = f'[{{kind: cost_gradient, cost: {{class: "{MODULE}:Predicted"}}}}]'
+SCHEMAS = ROOT / "configs" / "schemas"
+COST = f'cost: {{class: "{MODULE}:Distance"}}'
+POINTS: dict[str, Any] = {
+    "data": {"kind": "toy", "name": "rings", "classes": True, "held_out": 64},
+    "model": {"kind": "mlp", "hidden": 16, "num_layers": 2, "label_dropout": 0.1},
+    "sample": {"num": 16, "guidance": 1.5, "sampler": {"kind": "euler", "steps": 4}},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_run(tmp_path_factory.mktemp("plain") / "run", POINTS)
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights, in a run that has controls of its own."""
+    sample = {**POINTS["sample"], "controls": yaml.safe_load(STRONG)}
+    return untrained_run(tmp_path_factory.mktemp("controlled") / "run", {**POINTS, "sample": sample})
+
+
+def drawn(run: Path, controls: str | None = None, **asked: Any) -> Tensor:
+    chosen = None if controls is None else read_controls(controls)
+    with drawing(DrawingRequest(run_dir=run, controls=chosen, **asked)) as draws:
+        found = draws.examples(draws.guidance)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def flow(run: Path) -> TrainedFlow:
+    config = load_config(run / "checkpoints" / "step_00000010" / "config.yaml")
+    folder = run / "checkpoints" / "step_00000010"
+    return TrainedFlow(config, FlowParts(config), restore(config, Layout.single(config), folder))
+
+
+def followed(
+    flow: TrainedFlow, controls: str, chosen: AnySampler, rows: Sequence[int], told: list[int] | None = None
+) -> Trajectory:
+    condition = flow.conditioning(8, seed=3).condition
+    progress = None if told is None else told.append
+    under = flow.under(read_controls(controls))
+    return under.follow(condition, torch.tensor(rows), chosen, guidance=1.5, seed=3, progress=progress)
+
+
+def test_no_controls_and_strength_0_draw_the_bits_of_plain_sampling(run: Path, tmp_path: Path) -> None:
+    plain = drawn(run)
+    assert torch.equal(drawn(run, "[]"), plain)
+    assert torch.equal(drawn(run, NONE), plain)
+    assert not torch.allclose(drawn(run, STRONG), plain, atol=0.1)
+    for name, words in {"plain": (), "strong": ("--controls", STRONG)}.items():
+        assert main(["sample", str(run), "--num", "16", *words, "--out", str(tmp_path / f"{name}.png")]) == 0
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "strong.png").read_bytes()
+
+
+def test_an_empty_list_is_not_written_and_changes_no_digest(run: Path) -> None:
+    """So a run that began before there was the key goes on, and what was recorded of it stays its own."""
+    config = load_config(run / "checkpoints" / "step_00000010" / "config.yaml")
+    assert "controls" not in config.to_yaml()
+    document = config.model_dump(mode="json")
+    listed = RunConfig.model_validate({**document, "sample": {**document["sample"], "controls": []}})
+    assert listed == config
+    assert config_digest(listed) == config_digest(config)
+
+
+def test_a_run_with_controls_is_read_again_as_it_was(controlled: Path) -> None:
+    config = load_config(controlled / "checkpoints" / "step_00000010" / "config.yaml")
+    assert yaml.safe_load(config.to_yaml())["sample"]["controls"] == yaml.safe_load(STRONG)
+    assert RunConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_the_controls_of_a_run_are_those_that_are_asked_for(run: Path, controlled: Path, tmp_path: Path) -> None:
+    """In a list, a single section, a file of either, or a file with the key."""
+    wanted = drawn(controlled)
+    assert torch.equal(drawn(run, STRONG), wanted)
+    for number, text in enumerate((STRONG, STRONG[1:-1], f"controls: {STRONG}", f"- {STRONG[1:-1]}")):
+        (tmp_path / f"{number}.yaml").write_text(text)
+        assert read_controls(str(tmp_path / f"{number}.yaml")) == read_controls(STRONG)
+    assert read_controls(STRONG[1:-1]) == read_controls(f"- {STRONG[1:-1]}") == read_controls(STRONG)
+    assert torch.equal(drawn(controlled, "[]"), drawn(run))
+
+
+def test_controls_act_on_the_guided_field_and_on_their_own_rows(flow: TrainedFlow) -> None:
+    """Two steps of Euler's method, written out; and rows that pass through the network alone or together."""
+    together = followed(flow, STRONG, EulerConfig(steps=2), range(8))
+    condition = flow.conditioning(8, seed=3).condition
+    field, label, x = flow.parts.field(flow.model, condition, 1.5), condition.label, together.x[0]
+    assert label is not None
+    with torch.no_grad():
+        for step in range(2):
+            x = x + 0.5 * (field(x, torch.full((8,), 0.5 * step)) + 2 * (label[:, None] - x))
+    torch.testing.assert_close(together.final, x, rtol=1e-5, atol=1e-6)
+    alone = [followed(flow, STRONG, EulerConfig(steps=2), rows).final for rows in ([5, 0], [3, 6])]
+    torch.testing.assert_close(torch.cat(alone), together.final[[5, 0, 3, 6]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_cost_of_a_user_s_pulls_as_its_gradient(flow: TrainedFlow) -> None:
+    cost = f'{{kind: cost_gradient, cost: {{class: "{MODULE}:Distance"}}, strength: 2, weight: constant, limit: null}}'
+    by_cost = followed(flow, cost, HeunConfig(steps=3), range(8))
+    by_hand = followed(flow, STRONG, HeunConfig(steps=3), range(8))
+    torch.testing.assert_close(by_cost.final, by_hand.final, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [EulerConfig(steps=3), HeunConfig(steps=3), FirstOrderConfig(steps=3)])
+def test_calls_of_the_network_by_a_cost_are_counted(flow: TrainedFlow, chosen: AnySampler) -> None:
+    plain, asking = (followed(flow, controls, chosen, range(4)) for controls in (STRONG, ASKING))
+    expected = sampler.calls(chosen)
+    assert plain.calls == expected
+    assert expected is not None
+    assert asking.calls == {"network": 2 * expected["network"]}
+
+
+def test_progress_tells_the_calls_of_the_network(flow: TrainedFlow) -> None:
+    told: list[int] = []
+    found = followed(flow, ASKING, EulerConfig(steps=3), range(4), told)
+    assert told == [1, 2, 3, 4, 5, 6]
+    assert found.calls == {"network": 6}
+
+
+def test_a_sampler_that_chooses_its_steps_counts_every_call(flow: TrainedFlow) -> None:
+    plain, asking = (followed(flow, controls, Dopri5Config(), range(4)) for controls in ("[]", ASKING))
+    assert asking.calls["network"] % 2 == 0
+    assert plain.calls["network"] > 6
+
+
+def test_segments_and_files_of_times_are_followed_under_controls(flow: TrainedFlow, run: Path, tmp_path: Path) -> None:
+    segmented = SegmentedConfig(segments=2, within=EulerConfig(steps=3))
+    found = followed(flow, STRONG, segmented, range(4))
+    same = followed(flow, STRONG, EulerConfig(steps=6), range(4))
+    torch.testing.assert_close(found.final, same.final, rtol=1e-5, atol=1e-6)
+
+    grid = (0.0, 0.2, 0.7, 1.0)
+    path = tmp_path / "steps.json"
+    StepsFile(sampler="euler", segments=1, guidance=1.5, grids={3: grid}, figures={}, made_by={}).write(path)
+    from_file = drawn(run, STRONG, num=4, seed=3, sampler=SamplerChoice(steps=path))
+    written = SamplerChoice(sampler=f"{{kind: euler, steps: 3, times: {list(grid)}}}")
+    assert torch.equal(from_file, drawn(run, STRONG, num=4, seed=3, sampler=written))
+    assert not torch.allclose(from_file, drawn(run, "[]", num=4, seed=3, sampler=written), atol=0.1)
+
+
+def test_previews_are_drawn_under_the_controls(run: Path, controlled: Path, tmp_path: Path) -> None:
+    for name, folder, controls in (("plain", run, None), ("own", controlled, None), ("none", controlled, "[]")):
+        with opened(folder) as flow:
+            under = flow if controls is None else flow.under(read_controls(controls))
+            preview(under, tmp_path / f"{name}.png", seed=1)
+    plain, own, none = ((tmp_path / f"{name}.png").read_bytes() for name in ("plain", "own", "none"))
+    assert plain == none != own
+
+
+def test_evaluate_measures_what_is_drawn_and_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = {}
+    for name, controls in {"strong": STRONG, "asking": ASKING}.items():
+        out = tmp_path / f"{name}.json"
+        words = ["--evaluations", "2", "--num", "16", "--out", str(out), "--controls", controls]
+        assert main(["evaluate", str(run), *words]) == 0
+        assert "all samples and paths are drawn under " in capsys.readouterr().out
+        document = json.loads(out.read_text())
+        jsonschema.validate(document, json.loads((SCHEMAS / "evaluation.schema.json").read_text()))
+        read = [one.model_dump(mode="json") for one in read_controls(controls)]
+        assert document["controls"] == read
+        (results[name],) = document["results"]
+    config = load_config(run / "checkpoints" / "step_00000010" / "config.yaml")
+    known = sample_multiply_adds(config, EulerConfig(steps=2), {"network": 2})
+    assert (results["strong"]["evaluations"], results["strong"]["multiply_adds"]) == (2, known)
+    assert (results["asking"]["evaluations"], results["asking"]["multiply_adds"]) == (4, None)
+
+
+def test_pairs_are_those_of_the_flow_itself(run: Path, controlled: Path, tmp_path: Path, capsys: Any) -> None:
+    for name, folder in (("plain", run), ("controlled", controlled)):
+        document = {"run": folder, "num": 8, "sampler": {"kind": "euler", "steps": 2}}
+        assert draw_pairs(PairsRequest.model_validate(document), tmp_path / name) == 0
+        assert ("without its sample.controls" in capsys.readouterr().err) == (name == "controlled")
+    plain, other = ((tmp_path / name / "shard_00000.safetensors").read_bytes() for name in ("plain", "controlled"))
+    header = 8 + int.from_bytes(plain[:8], "little")
+    assert plain[header:] == other[header:]
+
+
+def test_grids_are_searched_for_the_flow_itself(run: Path, controlled: Path, tmp_path: Path, capsys: Any) -> None:
+    files = []
+    for name, folder in (("plain", run), ("controlled", controlled)):
+        words = ("--evaluations", "2", "--num", "4", "--fresh", "4", "--nodes", "6")
+        assert main(["steps", str(folder), *words, "--out", str(tmp_path / f"{name}.json")]) == 0
+        assert ("without its sample.controls" in capsys.readouterr().out) == (name == "controlled")
+        files.append(StepsFile.read(tmp_path / f"{name}.json"))
+    assert files[0].grids == files[1].grids
+    assert files[0].figures == files[1].figures
+
+
+PULL = "[{kind: pull}]"
+REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
+    "pull": (("--controls", PULL), "--controls.0.kind: pull leads to a picture, and samples have none; "),
+    "own of a picture": (
+        ("--controls", f'{{class: "{MODULE}:OfPicture"}}'),
+        f"--controls.0.class: {MODULE}:OfPicture leads to a picture",
+    ),
+    "unknown": (("--controls", "[{kind: pul}]"), "--controls.0.kind: must be 'cost_gradient' ('pul')"),
+    "no kind": (("--controls", "[{}]"), "--controls.0.cost: is required but missing"),
+    "a setting": (
+        ("--controls", f'[{{class: "{MODULE}:Towards", strngth: 1}}]'),
+        "--controls.0.strngth: is not permitted here (1); write strength, or remove it",
+    ),
+    "a negative strength": (("--controls", f"[{{strength: -1, {COST}}}]"), "--controls.0.strength: must be greater"),
+    "no module": (("--controls", '[{class: "nowhere:Mine"}]'), "--controls.0.class: nowhere cannot be imported"),
+    "no control": (
+        ("--controls", f'[{{class: "{MODULE}:Pulled"}}]'),
+        "--controls.0.class: Pulled lacks the ",
+    ),
+    "a number": (("--controls", "[3]"), "--controls.0: is not a section"),
+    "no YAML": (("--controls", "[{kind"), "--controls: [{kind cannot be read (expected ',' or '}'"),
+    "nothing": (("--controls", ""), "--controls: '' lists no controls; give a list such as "),
+    "no file": (("--controls", "pull"), "pull: file: cannot be read (No such file or directory); give a list"),
+    "asked attention": (
+        ("--controls", "[{kind: cost_gradient, cost: {kind: attention, subjects: [[0], [1]]}}]"),
+        "--controls: sample.controls.0.cost.kind: attention is what a dit tells",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_no_control_of_samples_is_refused(case: str, run: Path, tmp_path: Path, capsys: Any) -> None:
+    options, complaint = REFUSED[case]
+    assert refused(capsys, "sample", run, "--out", tmp_path / "x.png", *options).startswith(complaint)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("- {kind: pull}\n", "controls.0.kind: pull leads to a picture"),
+        ("hello\n", "document: lists no controls; write a list such as"),
+        ("[a\n", "line 2: is not YAML"),
+        ("", "document: lists no controls"),
+    ],
+)
+def test_a_file_of_no_controls_is_refused(text: str, complaint: str, run: Path, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "controls.yaml"
+    path.write_text(text)
+    said = refused(capsys, "sample", run, "--out", tmp_path / "x.png", "--controls", path)
+    assert said.startswith(f"{path}: {complaint}")
+
+
+def test_what_controls_change_has_no_likelihood_and_no_formula(controlled: Path, tmp_path: Path, capsys: Any) -> None:
+    said = refused(capsys, "evaluate", controlled, "--likelihood", "4", "--out", tmp_path / "x.json")
+    assert said == (
+        "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"
+    )
+    config = controlled / "checkpoints" / "step_00000010" / "config.yaml"
+    said = refused(capsys, "trace", config, "--world-size", "1", "--sampling", "--out", tmp_path / "x.jsonl")
+    assert said.endswith("write sample.controls=[] beside the other settings")
+    assert (
+        main(
+            [
+                "trace",
+                str(config),
+                "sample.controls=[]",
+                "--world-size",
+                "1",
+                "--sampling",
+                "--out",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 0
+    )
