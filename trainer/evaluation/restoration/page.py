@@ -59,11 +59,12 @@ def restoration_page(told: Told, figures: Figures, shown: Sequence[Mapping[str, 
     notes: list[Block] = [Note(told.caution)] if told.caution else []
     if figures.unreadable:
         notes.append(Note(figures.left_out))
+    names = figures.names[: len(shown)]
     sections = [
         Section("At a glance", [Facts(_facts(told, figures)), *notes, *_lost(figures), *_table(figures)]),
         Section(
             f"{len(shown)} of {len(figures.names)} pictures" if len(shown) < len(figures.names) else "The pictures",
-            [Figure(picture_rows(columns_of(figures.names, shown), uncertainty_of(shown)), _pictures(figures, shown))],
+            [Figure(picture_rows(columns_of(names, shown), uncertainty_of(shown)), _pictures(figures, shown))],
         ),
         *([Section("All pictures", _charts(figures))] if figures.errors is not None else []),
         Section(

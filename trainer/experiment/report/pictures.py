@@ -102,7 +102,7 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
         ]
     except (KeyError, TypeError, StopIteration, ValidationError) as error:
         raise _malformed(folder, error) from error
-    plan = planned(request, files.config, labelled=request.source == OWN)
+    plan = planned(request, _weights(files).config, labelled=request.source == OWN)
     edits = PictureEdits.from_arrays(results.read(name))
     text = (
         "A picture is followed back to the noise that leads to it, and that noise is drawn under other classes. The "
@@ -144,11 +144,15 @@ def _opened(files: RunFiles, folder: Path) -> tuple[ResultsFolder, dict[str, Any
             raise FileError(folder / name, "document", "is no mapping", "write it again")
         documents.append(document)
     record, found = documents
-    weights = Reference.of_run(ReferenceConfig(run=files.folder)).digest
+    weights = _weights(files).digest
     if record.get("weights") != weights:
         problem = f"is not that of {files.folder} ({shown(weights)})"
         raise FileError(folder / RECORD, "weights", problem, "give what was made by this run's newest checkpoint")
     return ResultsFolder(folder, record), found
+
+
+def _weights(files: RunFiles) -> Reference:
+    return Reference.of_run(ReferenceConfig(run=files.folder))
 
 
 def _malformed(folder: Path, error: Exception) -> FileError:
