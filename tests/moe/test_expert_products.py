@@ -180,9 +180,10 @@ def test_without_gradients_a_row_has_the_same_bits_however_few_are_with_it() -> 
     """Training keeps the library's own product, so that weights stay what they were."""
     generator = torch.Generator().manual_seed(0)
     rows_RD, gates_R = torch.randn(64, 64, generator=generator), torch.rand(64, generator=generator)
-    shapes = ((1, 128, 64), (1, 64, 128))
-    first_SFD, second_SDF = (torch.randn(shape, generator=generator) for shape in shapes)
-    whole = BlockedExperts.apply(rows_RD, gates_R, [64], first_SFD, second_SDF)
-    for few in range(1, 8):
-        part = BlockedExperts.apply(rows_RD[:few], gates_R[:few], [few], first_SFD, second_SDF)
-        assert torch.equal(part, whole[:few])
+    for inner in (24, 128):
+        shapes = ((1, inner, 64), (1, 64, inner))
+        first_SFD, second_SDF = (torch.randn(shape, generator=generator) for shape in shapes)
+        whole = BlockedExperts.apply(rows_RD, gates_R, [64], first_SFD, second_SDF)
+        for few in range(1, 12):
+            part = BlockedExperts.apply(rows_RD[:few], gates_R[:few], [few], first_SFD, second_SDF)
+            assert torch.equal(part, whole[:few])
