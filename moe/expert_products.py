@@ -20,8 +20,6 @@ from torch.nn import functional
 
 _BLOCK_ROWS = 512
 """Rows that are computed at once: enough for the matrix products, few enough for a cache to hold their inner layer."""
-_LEAST_ROWS = 4
-"""A processor's library computes a product of fewer rows by another kernel, whose sums differ in the last bit."""
 _ALIGNMENT_BYTES = 16
 """Of the rows of each operand of a grouped product."""
 
@@ -40,11 +38,7 @@ def takes_groups(rows_RD: Tensor, first_SFD: Tensor) -> bool:
 
 
 class BlockedExperts(Function):
-    """Takes the rows of one slot after the other, each block in place; the counts are on the host.
-
-    Where no gradient is asked for, what a row becomes depends on no other row, not even in its last bit: a sample is the
-    same in any batch and on any number of ranks.
-    """
+    """Takes the rows of one slot after the other, each block in place; the counts are on the host."""
 
     @staticmethod
     def forward(
@@ -69,15 +63,14 @@ class BlockedExperts(Function):
         scratch = _scratch(inner_RF, sizes)
         first, second = first_SFD.mT.unbind(), second_SDF.mT.unbind()
         blocks = (values.split(sizes) for values in (rows_RD, inner_RF, outputs_RD))
-        product = torch.mm if any(ctx.needs_input_grad) else _product_of_each_row
         for slot, rows, inner, outputs in zip(slots, *blocks, strict=True):
             if slot is None:
                 outputs.zero_()
                 continue
             active = scratch[: len(rows)]
-            product(rows, first[slot], out=inner)
+            torch.mm(rows, first[slot], out=inner)
             torch.ops.aten.gelu.out(inner, out=active)
-            product(active, second[slot], out=outputs)
+            torch.mm(active, second[slot], out=outputs)
         ctx.save_for_backward(rows_RD, gates_R, inner_RF, outputs_RD, first_SFD, second_SDF)
         ctx.counts = counts
         return (outputs_RD * gates_R[:, None]).to(rows_RD.dtype)
@@ -161,16 +154,6 @@ def _through_gates(gradient_RD: Tensor, gates_R: Tensor, outputs_RD: Tensor) -> 
     wide = torch.promote_types(gates_R.dtype, outputs_RD.dtype)
     gate_gradients_R = torch.linalg.vecdot(gradient_RD.to(wide), outputs_RD.to(wide)).to(gates_R.dtype)
     return gate_gradients_R, (gradient_RD * gates_R[:, None]).to(outputs_RD.dtype)
-
-
-def _product_of_each_row(rows: Tensor, matrix: Tensor, *, out: Tensor) -> None:
-    """Matrix product whose rows have the same bits however few they are."""
-    if len(rows) >= _LEAST_ROWS:
-        torch.mm(rows, matrix, out=out)
-        return
-    padded = rows.new_zeros([_LEAST_ROWS, rows.shape[1]])
-    padded[: len(rows)] = rows
-    out.copy_(torch.mm(padded, matrix)[: len(rows)])
 
 
 class _WeightGradients:

@@ -12,7 +12,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "request",
         type=Path,
         metavar="REQUEST",
-        help="YAML file that says what is edited and how; or rf_inversion, otip or flowopt, which come with the package",
+        help="YAML file that says what is edited and how; or rf_inversion, otip or flowopt, which come with the "
+        "package",
     )
     parser.add_argument(
         "overrides",
@@ -34,7 +35,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="edit the pictures in this folder, of any size and format (default: held-out examples of the run); say "
         "what they show with source=CLASS, or source=null",
     )
-    parser.add_argument("--num",
+    parser.add_argument(
+        "--num",
         "--num-pictures",
         type=int,
         metavar="N",
@@ -62,9 +64,10 @@ EDIT = Verb(
     "python -m trainer edit runs/digits_moe rf_inversion targets=[3,8] --num 20 --out edits",
     _add_arguments,
     _run,
-    "The averaged weights of the newest complete checkpoint edit. Strength 0 draws freely from the noise of the picture, "
-    "and 1 holds on to the picture as much as the controls of the request do. Each edit is a PNG in DIR/edited; "
+    "The averaged weights of the newest complete checkpoint edit. Strength 0 draws freely from the noise of the "
+    "picture, and 1 holds on to the picture as much as the controls of the request do. Each edit is a PNG in "
+    "DIR/edited; "
     "DIR/index.html shows them beside their pictures, and how far they are from them against how often a classifier of "
-    "the run's data takes them for the class asked for. Works on a run with latents too. Under torchrun the ranks share "
-    "the pictures. A folder that was not finished is completed by the same command.",
+    "the run's data takes them for the class asked for. Works on a run with latents too. Under torchrun the ranks "
+    "share the pictures. A folder that was not finished is completed by the same command.",
 )

@@ -17,6 +17,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
             "DIR",
             "collectives.jsonl of sample --trace under torchrun, and formula.jsonl of trace --sampling",
         ),
+        ("--restored", "DIR", "what restore wrote for this run"),
+        ("--edited", "DIR", "what edit wrote for this run"),
         ("--placement", "JSON", "what moe place wrote"),
         ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
         (

@@ -108,7 +108,8 @@ class ImageSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: a cost that samples avoid, or a class of yours."""
+    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
+    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
 
 
 class TextSample(Section):
@@ -138,7 +139,8 @@ class PointSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: a cost that samples avoid, or a class of yours."""
+    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
+    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
 
 
 class ReconstructionSample(Section):

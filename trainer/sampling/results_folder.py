@@ -17,8 +17,8 @@ from moe.files import FileError, replacing
 
 RECORD = "request.json"
 """What the results are a function of."""
-ARRAYS = "arrays"
-"""Sub-folder of the results."""
+ARRAYS, ENDING = "arrays", ".safetensors"
+"""Sub-folder of the results, and what the names of its files end with."""
 MADE_BY, OF_REQUEST, OF_PICTURE, PROBLEM = "made_by", "request", "picture", "problem"
 """Under which a file of results says what was asked for, what tells its picture from others of that name, and why that
 picture has no results."""
@@ -165,6 +165,11 @@ class ResultsFolder:
             temporary.write_text(text, encoding="utf-8")
         return self.path / name
 
+    def names(self) -> list[str]:
+        """The pictures whose turn has come, in the order of their names."""
+        files = (self.path / ARRAYS).rglob(f"*{ENDING}")
+        return sorted(file.relative_to(self.path / ARRAYS).as_posix().removesuffix(ENDING) for file in files)
+
     def _metadata(self, name: str) -> dict[str, str]:
         file = self.file_of(name)
         try:
@@ -175,7 +180,7 @@ class ResultsFolder:
 
     def file_of(self, name: str) -> Path:
         """The file of the results of a picture."""
-        return self.path / ARRAYS / f"{name}.safetensors"
+        return self.path / ARRAYS / f"{name}{ENDING}"
 
 
 def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:

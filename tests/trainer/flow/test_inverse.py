@@ -268,6 +268,11 @@ def test_weights_that_diverge_are_refused_and_the_scale_that_is_named_works() ->
     assert build(config.model_copy(update={"scale": 0.391}), path=path).largest_ratio < 2
 
 
+def test_a_network_that_returns_no_numbers_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"weight: .* not finite; use another checkpoint"):
+        calibrated(torch.full((2, 100), math.nan), 0.5)
+
+
 def test_two_is_the_border_of_divergence() -> None:
     """With a prior of one point a step multiplies the distance to it by 1 - ratio."""
     path = build_path(LinearConfig())

@@ -44,11 +44,15 @@ def edits_page(
     sections = [
         Section("At a glance", [Facts(_facts(figures, plan))]),
         Section(f"From the source to its edits, by {plan.level_name} and class", [Choice("picture", grids)]),
-        Section("How far from the picture, and how often of the class" if judged else "How far from the picture", plane),
+        Section(
+            "How far from the picture, and how often of the class" if judged else "How far from the picture", plane
+        ),
     ]
     lines = _iterates(figures)
     if lines:
-        sections.append(Section("What iterations bring, and what they take", [Figure(iterates_chart(lines), _ITERATES)]))
+        sections.append(
+            Section("What iterations bring, and what they take", [Figure(iterates_chart(lines), _ITERATES)])
+        )
     if judged and len(plan.targets) > 1:
         sections.append(Section("Each class by itself", [_classes_table(figures, plan)]))
     sections.append(Section("What it cost", [_cost_table(figures, plan, config)]))
@@ -57,29 +61,32 @@ def edits_page(
         _finding(figures, plan),
         sections,
         kicker=f"{made_by['checkpoint']}; {figures.num} pictures, {_inverted_by(plan)}, guidance "
-        f"{plan.request.guidance.source:g} back to noise and {plan.guidance:g} to the classes, seed {plan.request.seed}",
+        f"{plan.request.guidance.source:g} to noise and {plan.guidance:g} to the classes, seed {plan.request.seed}",
         footer="Every figure on this page is in results.json beside it; nothing is loaded from a network. "
         + _SOURCES[plan.method is None],
     )
 
 
 _GRID = {
-    True: "Left: the picture, and below it what its own class draws from the noise that was found for it. Right: edits, "
-    "each column a class (blue: the picture's own), each row a share of the controls' strength; 0 is the plain sampler "
+    True: "Left: the picture, and below it what its own class draws from the noise that was found for it. Right: "
+    "edits, each column a class (blue: the picture's own), each row a share of the controls' strength; 0 is the plain "
+    "sampler "
     "from that noise. Last row: the classes from fresh noise, which know nothing of the picture.",
     False: "Left: the picture, and below it what its own class draws from the noise that was found for it. Right: "
     "edits, each column a class (blue: the picture's own), each row the class's draw after so many corrections of the "
     "noise. Last row: the classes from fresh noise, which know nothing of the picture.",
 }
 _PLANE = (
-    "Best is the upper left: near to the picture and yet of the class asked for. Blue: the mean over all edits, with its "
-    "level beside each point; grey: single classes; dotted: pictures and fresh draws in any mixture. An edit to the picture's own class is not counted. Class: that which "
-    "a classifier of the run's real examples sees."
+    "Best is the upper left: near to the picture and yet of the class asked for. Blue: the mean over all edits, with "
+    "its level beside each point; grey: single classes; dotted: pictures and fresh draws in any mixture. An edit to "
+    "the "
+    "picture's own class is not counted. Class: that which a classifier of the run's real examples sees."
 )
 _ERRORS = "Mean squared difference to the picture, over all edits; dotted: that of a draw which knows nothing of it."
 _ITERATES = (
-    "Mean over the pictures; each iteration costs one drawing. Inversion: the noise is corrected until the picture's own "
-    "class leads it back to the picture. Edit: the same under the class asked for, so that the edit gives way to the "
+    "Mean over the pictures; each iteration costs one drawing. Inversion: the noise is corrected until the picture's "
+    "own class leads it back to the picture. Edit: the same under the class asked for, so that the edit gives way to "
+    "the "
     "picture, and one stops early."
 )
 _SOURCES = {
@@ -104,11 +111,13 @@ def _finding(figures: EditFigures, plan: EditPlan) -> str:
         first, last = figures.levels[0], figures.levels[-1]
         return (
             f"From {plan.level_name} {first.level:g} to {last.level:g} the error against the picture goes from "
-            f"{first.all.error:.3g} to {last.all.error:.3g}; a draw that knows nothing of it has {figures.fresh.error:.3g}."
+            f"{first.all.error:.3g} to {last.all.error:.3g}; a draw that knows nothing of it has "
+            f"{figures.fresh.error:.3g}."
         )
     return (
-        f"At {plan.level_name} {best.level:g}, {best.all.editability:.0%} of the edits are taken for the class asked for, "
-        f"with {best.all.error / figures.fresh.error:.2f} times the error of a draw that knows nothing of the picture "
+        f"At {plan.level_name} {best.level:g}, {best.all.editability:.0%} of the edits are taken for the class asked "
+        f"for, with {best.all.error / figures.fresh.error:.2f} times the error of a draw that knows nothing of the "
+        f"picture "
         f"({figures.fresh.editability:.0%} of the class)."
     )
 
@@ -134,7 +143,11 @@ def _facts(figures: EditFigures, plan: EditPlan) -> list[tuple[str, str, str]]:
         facts += [
             (f"Best {plan.level_name}", f"{best.level:g}", "farthest above the line from picture to fresh draw"),
             ("Of the class there", f"{best.all.editability:.0%}", f"a fresh draw: {figures.fresh.editability:.0%}"),
-            ("Error there", f"{best.all.error:.3g}", f"{best.all.psnr:.1f} dB; a fresh draw: {figures.fresh.error:.3g}"),
+            (
+                "Error there",
+                f"{best.all.error:.3g}",
+                f"{best.all.psnr:.1f} dB; a fresh draw: {figures.fresh.error:.3g}",
+            ),
         ]
     decoder = f"; the decoder alone: {figures.decoder:.2g}" if figures.decoder else ""
     back = Point(figures.reconstruction, None)
@@ -168,7 +181,7 @@ def _levels_table(figures: EditFigures, plan: EditPlan) -> Table:
 def _classes_table(figures: EditFigures, plan: EditPlan) -> Table:
     rows = []
     for one in figures.levels:
-        points = [point for point in one.classes[:MOST_CLASSES]]
+        points = one.classes[:MOST_CLASSES]
         rows.append(
             (f"{one.level:g}", *("" if point is None else f"{_percent(point)} / {point.error:.2f}" for point in points))
         )

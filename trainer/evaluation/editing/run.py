@@ -13,19 +13,21 @@ import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor
 
-from trainer.config.constraints.drawing import drawable
+from trainer.checkpoint.manifest import Manifest
+from trainer.distributed.groups import Launch
+from trainer.distributed.process.launcher import end_with_launcher
 from trainer.evaluation.editing.figures import figures_of, judge_of
 from trainer.evaluation.editing.page import edits_page
 from trainer.evaluation.editing.results import RESULTS, results_document
 from trainer.evaluation.editing.table import edits_table
-from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.editing.edits import Editor, padded
 from trainer.sampling.editing.files import EDITED, PictureEdits, write_pictures
 from trainer.sampling.editing.plan import EditPlan, planned
 from trainer.sampling.editing.request import EditRequest
+from trainer.sampling.latent_space import build as build_space
+from trainer.sampling.latent_space import check_latents
 from trainer.sampling.picture_work import work_through
-from trainer.sampling.reference import Reference
 from trainer.sampling.requested_pictures import HeldOutPictures, Pictures, open_pictures
 from trainer.sampling.results_folder import ResultsFolder
 from trainer.sampling.trained import restored_flow, shared
@@ -34,8 +36,9 @@ PAGE = "index.html"
 FORMAT = "flowfabric.edit/1"
 WIDTH = 100
 """Of what is printed into a file, in characters."""
-LEAST = 4
-"""Pictures of a batch; fewer rows take other kernels on a processor, whose sums differ in the last bit."""
+ALIKE = 4
+"""Batches hold a multiple of so many pictures: a processor's kernels treat what is left over by other instructions,
+which round otherwise."""
 SHOWN = 6
 """Pictures whose edits the page shows."""
 
@@ -55,18 +58,24 @@ def run(run_dir: Path, request: EditRequest, out: Path) -> int:
         ValueError: the run has no complete checkpoint or draws no pictures, the request does not suit it, or the folder
             holds other results.
     """
-    plan = planned(request, restored_flow(run_dir)[1], labelled=isinstance(request.pictures, HeldOutPictures))
-    made_by = {"run": str(run_dir), "weights": Reference.of_run(ReferenceConfig(run=run_dir)).digest}
+    end_with_launcher()
+    folder, config = restored_flow(run_dir)
+    plan = planned(request, config, labelled=isinstance(request.pictures, HeldOutPictures))
+    check_latents(config)
+    device = Launch.from_environment().device
+    pictures = open_pictures(request.pictures, config, build_space(config), device=device)
+    pictures.check_some_readable("pictures.path")
+    made_by = {"run": str(run_dir), "weights": Manifest.read(folder).weights_sha256()}
     results = ResultsFolder(out, {"format": FORMAT, **made_by, **_asked(request)})
     results.check()
     with shared(run_dir, plan.sampler) as ranks:
         flow, launch = ranks.flow, ranks.launch
-        pictures = open_pictures(request.pictures, flow.config, flow.parts.space, device=flow.device)
-        pictures.check_some_readable("pictures.path")
+        if flow.checkpoint != folder.name:
+            raise ValueError(f"run_dir: {run_dir} has saved {flow.checkpoint} meanwhile; start again")
         if launch.rank == 0:
             results.begin()
         dist.barrier()
-        together = max(LEAST, min(request.together, len(pictures)))
+        together = -(-min(request.together, len(pictures)) // ALIKE) * ALIKE
         do = _work(flow, plan, pictures, results, together)
         code = work_through(
             pictures,
@@ -120,6 +129,7 @@ def _work(
     return do
 
 
+@torch.no_grad()
 def _conclude(
     flow: TrainedFlow, plan: EditPlan, pictures: Pictures, results: ResultsFolder, made_by: dict[str, Any]
 ) -> None:
@@ -132,7 +142,7 @@ def _conclude(
 
     labels = _labels(flow, plan, pictures)
     with Console(stderr=True, quiet=not sys.stderr.isatty()).status(f"{results.path}: measuring the edits"):
-        judge = judge_of(flow.config, flow.parts.space) if drawable(flow.config) else None
+        judge = judge_of(flow.config, flow.parts.space)
         figures = figures_of(edits(rows), [labels[row] for row in rows], plan, judge)
     made_by = {**made_by, "checkpoint": flow.checkpoint, **results.record["request"]}
     results.write_json(RESULTS, results_document(figures, plan, made_by, left_out))

@@ -13,6 +13,8 @@ from trainer.sampling.requested_pictures import Pictures
 from trainer.sampling.results_folder import ResultsFolder
 
 FORMAT = "flowfabric.restoration/1"
+MOST_NAMED = 10
+"""Pictures that cannot be read, in a line."""
 ROUNDING = 1e-12
 """A mean square below it is what float32 makes of 0."""
 
@@ -102,6 +104,14 @@ class Figures:
     def mean_residual(self) -> Kinds:
         """Mean squared residual over all pictures."""
         return kinds(self.residuals)
+
+    @property
+    def left_out(self) -> str:
+        """A line about the pictures that could not be read."""
+        found, listed = len(self.unreadable), ", ".join(self.unreadable[:MOST_NAMED])
+        more = f", and {found - MOST_NAMED} more, see results.json" if found > MOST_NAMED else ""
+        total = found + len(self.names)
+        return f"{found} of {total} pictures cannot be read and are left out: {listed}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON."""

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from moe.files import replacing
-from moe.report.figures import INK, STYLE, to_svg
+from moe.report.figures import INK
 from trainer.evaluation.restoration.figures import power
 from trainer.sampling.restoration.restoring import variance
 
 SOFT = "#5b6875"
 HIDDEN = "#e7a33e"
 """Colour of hidden pixels, which is no grey."""
+WIDTH, GAP, ABOVE, BELOW = 1060, 9, 28, 36
+"""Of the rows of pictures, between pictures, and above and below each, in units of the markup."""
 MOST_SAMPLES, MOST_CHARACTERS = 6, 18
 """Samples beside each other, and letters below a picture."""
 PSEUDO_INVERSE, RESTORED, MEAN = "#d55e00", "#0072b2", "#009e73"
@@ -91,47 +94,50 @@ def picture_rows(columns: Sequence[Column], spreads: Sequence[NDArray[np.floatin
     Returns:
         SVG markup.
     """
-    rows, wide = len(columns[0].images), len(columns) + bool(spreads)
-    inches, gap, below, above = 11.6, 0.10, 0.36, 0.30
-    side = (inches - gap * (wide - 1)) / wide
-    largest = max((float(spread.max()) for spread in spreads), default=0.0) or 1.0
+    if spreads:
+        words = [f"{float(np.sqrt((spread**2).mean())):.3f}" for spread in spreads]
+        columns = [*columns, Column("uncertainty", _heated(spreads), words)]
+    side = (WIDTH - GAP * (len(columns) - 1)) / len(columns)
     shape = next(image.shape for image in columns[1].images if image is not None)
     tall = side * shape[1] / shape[2]
-    height = above + rows * (tall + below)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(inches, height))
+    parts = []
+    for place, column in enumerate(columns):
+        left = place * (side + GAP)
+        parts.append(_text(left + side / 2, ABOVE - 9, column.title, column.colour, size=14, weight=600))
+        for row, (image, words) in enumerate(zip(column.images, column.words, strict=True)):
+            top = ABOVE + row * (tall + BELOW)
+            if image is not None:
+                parts.append(_picture(image, left, top, side, tall))
+            for line, text in enumerate(words.splitlines()):
+                parts.append(_text(left + side / 2, top + tall + 14 + 13 * line, text, SOFT, size=11))
+    height = ABOVE + len(columns[0].images) * (tall + BELOW)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.1f}" '
+        f'font-family="system-ui, sans-serif" text-anchor="middle">{"".join(parts)}</svg>'
+    )
 
-        def axes_at(row: int, column: int) -> Axes:
-            left, bottom = column * (side + gap), height - above - row * (tall + below) - tall
-            axes = figure.add_axes((left / inches, bottom / height, side / inches, tall / height))
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set(visible=True, color="#c8d0d8", linewidth=0.6)
-            return axes
 
-        def word(row: float, column: int, text: str, colour: str, *, weight: str = "normal", size: float = 9.0) -> None:
-            middle = (column * (side + gap) + side / 2) / inches
-            figure.text(
-                middle, row / height, text, ha="center", va="top", color=colour, weight=weight, fontsize=size,
-                linespacing=1.25,
-            )  # fmt: skip
+def _picture(image: NDArray[np.floating], left: float, top: float, width: float, height: float) -> str:
+    data = base64.b64encode(_png(image)).decode("ascii")
+    box = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return (
+        f'<image {box} preserveAspectRatio="none" style="image-rendering: pixelated" '
+        f'href="data:image/png;base64,{data}"/><rect {box} fill="none" stroke="#c8d0d8" stroke-width="0.8"/>'
+    )
 
-        for number, column in enumerate(columns):
-            word(height - 0.04, number, column.title, column.colour, weight="bold", size=10)
-            for row, (image, words) in enumerate(zip(column.images, column.words, strict=True)):
-                if image is not None:
-                    axes_at(row, number).imshow(_rgb(image), interpolation="nearest", aspect="auto")
-                word(height - above - row * (tall + below) - tall - 0.03, number, words, SOFT, size=8.2)
-        if spreads:
-            word(height - 0.04, wide - 1, "uncertainty", INK, weight="bold", size=10)
-        for row, spread in enumerate(spreads):
-            axes_at(row, wide - 1).imshow(
-                spread, cmap="magma", vmin=0, vmax=largest, interpolation="nearest", aspect="auto"
-            )
-            words = f"{float(np.sqrt((spread**2).mean())):.3f}"
-            word(height - above - row * (tall + below) - tall - 0.03, wide - 1, words, SOFT, size=8.2)
-        return to_svg(figure)
+
+def _text(middle: float, base: float, text: str, colour: str, *, size: int, weight: int = 400) -> str:
+    return (
+        f'<text x="{middle:.1f}" y="{base:.1f}" fill="{colour}" font-size="{size}" font-weight="{weight}">'
+        f"{escape(text)}</text>"
+    )
+
+
+def _heated(spreads: Sequence[NDArray[np.floating]]) -> list[NDArray[np.floating] | None]:
+    """Standard deviations [H, W] as colours [3, H, W], brighter is more; the largest of all pictures is brightest."""
+    largest = max(float(spread.max()) for spread in spreads) or 1.0
+    colours = mpl.colormaps["magma"]
+    return [2 * colours(spread / largest)[..., :3].transpose(2, 0, 1) - 1 for spread in spreads]
 
 
 def write_pngs(folder: Path, name: str, restored: Tensor) -> None:
@@ -143,20 +149,16 @@ def write_pngs(folder: Path, name: str, restored: Tensor) -> None:
         restored: [S, C, H, W], -1 black and 1 full, beyond is clipped.
     """
     for number, image in enumerate(restored, start=1):
-        values = _bytes(image.numpy())
-        picture = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
         with replacing(folder / f"{name}.{number}.png") as temporary:
-            picture.save(temporary, format="PNG")
+            temporary.write_bytes(_png(image.numpy()))
 
 
-def _bytes(image: NDArray[np.floating]) -> NDArray[np.uint8]:
-    return np.round((np.nan_to_num(image).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-
-
-def _rgb(image: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """[H, W, 3] of an image of one channel or three."""
-    values = _bytes(image).transpose(1, 2, 0)
-    return values if values.shape[2] == 3 else values.repeat(3, axis=2)
+def _png(image: NDArray[np.floating]) -> bytes:
+    """The bytes of a PNG file of an image [C, H, W] of one channel or three."""
+    values = np.round((np.nan_to_num(image).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0)).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def _observed(found: Mapping[str, Tensor]) -> NDArray[np.floating] | None:

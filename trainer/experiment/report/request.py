@@ -14,6 +14,8 @@ class ReportRequest:
         quality: judgement that ``sample --quality`` wrote.
         steps: grids of times that ``steps`` wrote for the run.
         drawing: folder with collectives.jsonl of ``sample --trace`` and formula.jsonl of ``trace --sampling``.
+        restored: folder that ``restore`` wrote.
+        edited: folder that ``edit`` wrote.
         placement: placement file.
         routing: routing trace that the placement is measured on; None: the run's own.
         unplaced_run: a continuation of the run without the placement; None: the run itself.
@@ -32,6 +34,8 @@ class ReportRequest:
     quality: Path | None = None
     steps: Path | None = None
     drawing: Path | None = None
+    restored: Path | None = None
+    edited: Path | None = None
     placement: Path | None = None
     routing: Path | None = None
     unplaced_run: Path | None = None

@@ -17,6 +17,7 @@ from trainer.experiment.report.fabric import fabric_part
 from trainer.experiment.report.few_calls import drawing_part, steps_part
 from trainer.experiment.report.memory import memory_part
 from trainer.experiment.report.part import Part
+from trainer.experiment.report.pictures import edited_part, restored_part
 from trainer.experiment.report.placing import placement_part
 from trainer.experiment.report.request import ReportRequest
 from trainer.experiment.report.routing_study import routing_study_section
@@ -69,6 +70,10 @@ def _parts(request: ReportRequest) -> list[Part]:
         parts.append(steps_part(files, request.steps))
     if request.drawing is not None:
         parts.append(drawing_part(files, request.drawing))
+    if request.restored is not None:
+        parts.append(restored_part(files, request.restored, request.out))
+    if request.edited is not None:
+        parts.append(edited_part(files, request.edited, request.out))
     continued = None
     if request.placed_run is not None:
         plain = files if request.unplaced_run is None else RunFiles(request.unplaced_run)

@@ -106,10 +106,10 @@ class DecodedConsistency(Consistency):
         states = states.detach()
         missing, downhill = self._difference(states)
         direction, trust = downhill, states.new_ones(())
-        for _ in range(self._iterations):
+        for number in range(self._iterations):
             active = _mean(missing) > self._tolerance
-            # The host waits here, which costs far less than decoding for examples that all rest.
-            if not bool(active.any()):
+            # The host waits from the second step on, which costs less than decoding for examples that all rest.
+            if number and not bool(active.any()):
                 break
             length = trust * self._share * self._best_length(states, missing, direction)
             tried = states + torch.where(_like(active, states), length * direction, 0)

@@ -17,6 +17,8 @@ LEVELS = 100
 """Noise levels at which the error of a network is measured."""
 
 
+LEAST_ERROR = 1e-12
+"""Of a network that knows its data exactly."""
 LEAST_LEFT = 0.1
 """Share of the mean weight that has to be left when that at level 0 is taken away; with less there is no weight."""
 
@@ -93,14 +95,19 @@ def calibrated(errors: Tensor, scale: float) -> Weight:
     Args:
         errors: [N, 100] of N examples, see :func:`calibration_errors`.
         scale: above 0.
+
+    Raises:
+        ValueError: an error is not finite.
     """
     levels, mean = calibration_levels(), errors.double().mean(0).cpu()
-    weight = 1 / mean
-    left = (weight / weight.mean() - weight[0] / weight.mean()).clamp(min=0)
+    if not bool(mean.isfinite().all()):
+        raise ValueError("weight: what the network expects of its own data is not finite; use another checkpoint")
+    weight = 1 / mean.clamp(min=LEAST_ERROR)
+    left = ((weight - weight[0]) / weight.mean()).clamp(min=0)
     vanished = float(left.mean()) < LEAST_LEFT
     return Weight(levels, scale * (levels if vanished else left), scale, vanished)
 
 
 def constant(scale: float) -> Weight:
     """The same weight at all noise levels."""
-    return Weight(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2,), scale).double(), scale)
+    return Weight(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2,), scale, dtype=torch.float64), scale)

@@ -6,7 +6,6 @@
     mask       mask.py        the part of a picture that is held
     edits      edits.py       pictures to noise and from there to pictures of other classes
     files      files.py       what becomes of the edits of one picture
-    run        run.py         which rank edits which pictures
 
-What is measured of the edits, and the page, are in `trainer.evaluation.editing`.
+The run of the verb, what it measures and its page are in `trainer.evaluation.editing`.
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,9 +97,10 @@ class Editor:
         reconstructed = self._decoded(self._drawn(field, inverted.noise, noise_keys))
         drawn_by = self._calls
         fresh_noise = keyed_normal(states, fresh_keys, 0)
-        columns, rows = [], max(1, ROWS // len(pictures))
-        for targets in torch.tensor(plan.targets).split(rows):
-            columns.append(self._columns(targets, states, inverted, noise_keys, fresh_noise))
+        columns = [
+            self._columns(targets, states, inverted, noise_keys, fresh_noise)
+            for targets in torch.tensor(plan.targets).split(max(1, ROWS // len(pictures)))
+        ]
         edited, fresh, errors, levels = zip(*columns, strict=True)
         return Edits(
             torch.cat(edited, dim=2).cpu(),
@@ -200,8 +200,3 @@ def padded(rows: Tensor, together: int) -> Tensor:
         together: rows of a batch.
     """
     return torch.cat([rows, rows[-1:].expand(together - len(rows))])
-
-
-def calls_of(several: Sequence[Calls]) -> Calls:
-    """The calls of one picture, which are those of every other."""
-    return several[0]

@@ -31,7 +31,9 @@ def read_held(path: Path, shape: tuple[int, ...]) -> Tensor:
         remedy = "give a picture that is white where pictures are edited"
         raise ValueError(f"mask: {path} cannot be read ({reason}); {remedy}") from error
     if not bool((white > 0).any()):
-        raise ValueError(f"mask: {path} is black all over, so that nothing would be edited; make the part to edit white")
+        raise ValueError(
+            f"mask: {path} is black all over, so that nothing would be edited; make the part to edit white"
+        )
     return 1 - white[None]
 
 

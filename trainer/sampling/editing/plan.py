@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.config.constraints.drawing import check_drawn_by, drawable
 from trainer.config.run import ImageSample, RunConfig
 from trainer.flow import Condition, control, inversion, path
-from trainer.flow.control import ControlInputs, OwnControl, PullConfig, TransportConfig
+from trainer.flow.control import ControlInputs, OwnControl, PullConfig
 from trainer.flow.sampler import AnyConfig, EulerConfig, calls
 from trainer.sampling.classes import names_or_numbers
 from trainer.sampling.editing.mask import read_held
@@ -97,8 +97,8 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
     sample, flow, classes = config.sample, config.flow, config.data.num_classes
     if not isinstance(sample, ImageSample) or flow is None or not drawable(config):
         raise ValueError(
-            f"run_dir: the run draws examples of shape {list(config.decoded_shape)}, which are no pictures; edit pictures "
-            "with a run that draws some"
+            f"run_dir: the run draws examples of shape {list(config.decoded_shape)}, which are no pictures; edit "
+            "pictures with a run that draws some"
         )
     for name in ("context", "captions"):
         if getattr(flow, name) is not None:
@@ -119,7 +119,7 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
         except ValueError as error:
             field = str(error).replace("sample.guidance", f"guidance.{name}").replace("sample.sampler", "steps")
             raise ValueError(field) from error
-    _check_inversion(request, chosen)
+    _check_inversion(chosen)
     _check_controls(request, config)
     check_scalable(request.controls, request.strengths)
     if classes == 0:
@@ -133,7 +133,9 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
             raise ValueError(f"targets: {list(request.targets)} name a class twice; give each class once")
         names = tuple(known[target] for target in targets)
     held = None if request.mask is None else read_held(request.mask, tuple(config.decoded_shape))
-    return EditPlan(request, targets, names, names_or_numbers(config), _source(request, config, labelled), chosen, guidance, held)
+    return EditPlan(
+        request, targets, names, names_or_numbers(config), _source(request, config, labelled), chosen, guidance, held
+    )
 
 
 def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:
@@ -156,12 +158,14 @@ def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:
             return EulerConfig(times=times, steps=len(times) - 1)
 
 
-def _check_inversion(request: EditRequest, chosen: AnyConfig) -> None:
+def _check_inversion(chosen: AnyConfig) -> None:
     try:
         inversion.check_invertible(chosen)
     except ValueError as error:
         problem = str(error).removeprefix("sampler: ").partition("; ")[0]
-        raise ValueError(f"steps: the run's sampler {problem}; give a number of Euler's steps, such as steps=28") from error
+        raise ValueError(
+            f"steps: the run's sampler {problem}; give a number of Euler's steps, such as steps=28"
+        ) from error
     if calls(chosen) is None:
         raise ValueError(f"steps: {chosen.kind} does not say how many steps it takes; give a number of Euler's steps")
 
@@ -231,7 +235,8 @@ def _number(field: str, word: Class, config: RunConfig) -> int:
 
 def _remedy(word: str, names: Sequence[str], count: int) -> str:
     near = get_close_matches(word, names, n=1)
-    if near:
+    if near and not word.isdecimal():
         return f"perhaps {near[0]} is meant"
-    listed = f"one of {', '.join(names[:10])}{', ...' * (len(names) > 10)}, or " if names else ""
+    spoken = [name for name in names if not name.isdecimal()]
+    listed = f"one of {', '.join(spoken[:10])}{', ...' * (len(spoken) > 10)}, or " if spoken else ""
     return f"give {listed}a number from 0 to {count - 1}"

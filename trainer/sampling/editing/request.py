@@ -34,7 +34,7 @@ class ZeroOrderEdit(Section):
 
     kind: Literal["zero_order"] = "zero_order"
     iterations: tuple[NonNegativeInt, ...] = Field(default=(0, 2, 4, 8), min_length=1, max_length=MOST_LEVELS)
-    """Corrections after which an edit is kept; each costs one drawing, and the more, the nearer it is to the picture."""
+    """Corrections after which an edit is kept; each costs one drawing, and more of them bring it nearer."""
     step_size: PositiveFloat | None = None
     """Step of a correction; null: for each picture a share of the largest that its run has shown to be safe."""
 
@@ -108,7 +108,9 @@ class EditRequest(Section):
         if self.method is not None and self.controls:
             raise ValueError(f"method: {self.method.kind} is given beside controls; leave one of them out")
         if not self.controls and "strengths" in self.model_fields_set:
-            raise ValueError("strengths: there are no controls whose strength it could be; leave it out or add controls")
+            raise ValueError(
+                "strengths: there are no controls whose strength it could be; leave it out or add controls"
+            )
         return self
 
 
