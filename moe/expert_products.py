@@ -20,8 +20,6 @@ from torch.nn import functional
 
 _BLOCK_ROWS = 512
 """Rows that are computed at once: enough for the matrix products, few enough for a cache to hold their inner layer."""
-_ROWS_ALIKE = 4
-"""A processor's kernels treat fewer rows, and what is left over of more, by other instructions that round otherwise."""
 _ALIGNMENT_BYTES = 16
 """Of the rows of each operand of a grouped product."""
 
@@ -40,11 +38,7 @@ def takes_groups(rows_RD: Tensor, first_SFD: Tensor) -> bool:
 
 
 class BlockedExperts(Function):
-    """Takes the rows of one slot after the other, each block in place; the counts are on the host.
-
-    Where no gradient is asked for, what becomes of a row depends on no other row, not even in its last bit: a sample is
-    the same in any batch and on any number of ranks.
-    """
+    """Takes the rows of one slot after the other, each block in place; the counts are on the host."""
 
     @staticmethod
     def forward(
@@ -69,13 +63,9 @@ class BlockedExperts(Function):
         scratch = _scratch(inner_RF, sizes)
         first, second = first_SFD.mT.unbind(), second_SDF.mT.unbind()
         blocks = (values.split(sizes) for values in (rows_RD, inner_RF, outputs_RD))
-        learns = any(ctx.needs_input_grad)
         for slot, rows, inner, outputs in zip(slots, *blocks, strict=True):
             if slot is None:
                 outputs.zero_()
-                continue
-            if not learns and len(rows) % _ROWS_ALIKE:
-                outputs.copy_(_padded_outputs(rows, first[slot], second[slot]))
                 continue
             active = scratch[: len(rows)]
             torch.mm(rows, first[slot], out=inner)
@@ -164,13 +154,6 @@ def _through_gates(gradient_RD: Tensor, gates_R: Tensor, outputs_RD: Tensor) -> 
     wide = torch.promote_types(gates_R.dtype, outputs_RD.dtype)
     gate_gradients_R = torch.linalg.vecdot(gradient_RD.to(wide), outputs_RD.to(wide)).to(gates_R.dtype)
     return gate_gradients_R, (gradient_RD * gates_R[:, None]).to(outputs_RD.dtype)
-
-
-def _padded_outputs(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """What an expert makes of rows, computed with rows of zeros behind them."""
-    padded = rows.new_zeros([-(-len(rows) // _ROWS_ALIKE) * _ROWS_ALIKE, rows.shape[1]])
-    padded[: len(rows)] = rows
-    return (functional.gelu(padded @ first) @ second)[: len(rows)]
 
 
 class _WeightGradients:

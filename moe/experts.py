@@ -86,6 +86,4 @@ class StackedExperts(nn.Module):
         if takes_groups(rows_RD, first_SFD):
             counts_S = tokens_per_slot_S.to(rows_RD.device, non_blocking=True)
             return GroupedExperts.apply(rows_RD, gates_R, counts_S, first_SFD, second_SDF), None
-        if not torch.is_grad_enabled():  # autograd's functions are not told so otherwise
-            first_SFD, second_SDF = first_SFD.detach(), second_SDF.detach()
         return BlockedExperts.apply(rows_RD, gates_R, tokens_per_slot_S.tolist(), first_SFD, second_SDF), None

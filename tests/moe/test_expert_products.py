@@ -174,16 +174,3 @@ def test_replicas_are_computed_alike() -> None:
     for by_blocks, by_groups in (pair for found in run_ranks(both_ways, 2) for pair in (found[:2], found[2:])):
         torch.testing.assert_close(by_groups, by_blocks, rtol=1e-5, atol=1e-6)
         assert any(gradient.any() for matrices in by_groups["experts"].values() for gradient in matrices.values())
-
-
-def test_without_gradients_a_row_has_the_same_bits_however_few_are_with_it() -> None:
-    """Training keeps the library's own product, so that weights stay what they were."""
-    generator = torch.Generator().manual_seed(0)
-    rows_RD, gates_R = torch.randn(64, 64, generator=generator), torch.rand(64, generator=generator)
-    for inner in (24, 128):
-        shapes = ((1, inner, 64), (1, 64, inner))
-        first_SFD, second_SDF = (torch.randn(shape, generator=generator) for shape in shapes)
-        whole = BlockedExperts.apply(rows_RD, gates_R, [64], first_SFD, second_SDF)
-        for few in range(1, 12):
-            part = BlockedExperts.apply(rows_RD[:few], gates_R[:few], [few], first_SFD, second_SDF)
-            assert torch.equal(part, whole[:few])

@@ -34,7 +34,7 @@ def _classes_of_samples(listed: tuple[SampleControl, ...]) -> tuple[SampleContro
     return listed
 
 
-def _leads_to_a_picture(number: int, key: str, kind: str) -> str:
+def _leads_to_a_picture(number: int, key: str, kind: Any) -> str:
     return (
         f"{number}.{key}: {kind} leads to a picture, and samples have none; remove it, or use the edit verb, which has "
         "pictures"

@@ -83,10 +83,10 @@ def measure_run(
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
     config = restored_flow(run_dir)[1]
     assert isinstance(config.sample, ImageSample | PointSample)
-    controls = config.sample.controls
+    sample, controls = config.sample, config.sample.controls
     if spec.controls is not None:
         controls, config = spec.controls, with_controls(config, spec.controls)
-        check_chosen_controls(config, config.sample.sampler, config.sample.guidance)
+        check_chosen_controls(config, sample.sampler, sample.guidance)
     if spec.likelihood:
         _check_likelihood(config)
     compared_with(config, spec.data)

@@ -207,7 +207,7 @@ def run_points(seed: int) -> dict[str, Figures]:
         curve = {one: found[row(name, one)]["overlap"] for one in STRENGTHS}
         same = of_equal_overlap(x_0, wanted, curve, **settings)
         told = {"strength": same, **figures(ends(x_0, same, **settings), plain, seed)}
-        found[f"{name}, overlap of {row(OF_TIME, AT)}"] = told
+        found[f"{name} at the overlap of {row(OF_TIME, AT)}"] = told
     for num in (2, 3):
         found[f"{BEST} {num}"] = figures(best_of(num, x_0, seed), plain, seed)
     floor = apart(COMPARED, 600 + seed)
@@ -221,8 +221,8 @@ def run_points(seed: int) -> dict[str, Figures]:
 
 
 def row(name: str, strength: float) -> str:
-    """What a control is called in the table."""
-    return f"{name}, strength {strength:g}"
+    """What a control is called in the table, with its strength."""
+    return f"{name}: {strength:g}"
 
 
 def picture(table: dict[str, dict[str, list[float]]], out: Path) -> None:
@@ -235,16 +235,18 @@ def picture(table: dict[str, dict[str, list[float]]], out: Path) -> None:
             names = [PLAIN, *(row(name, strength) for strength in STRENGTHS)]
             points = [(fmean(table[one]["overlap"]), fmean(table[one][figure])) for one in names]
             axes.plot(*zip(*points, strict=True), "o--" if name == GUIDANCE else "o-", label=name, markersize=4)
-        for num in (2, 3):
+        for num, marker in ((2, "k*"), (3, "kX")):
             mean = {key: fmean(values) for key, values in table[f"{BEST} {num}"].items()}
-            axes.plot(mean["overlap"], mean[figure], "k*", label=f"{BEST} {num}" if figure == "energy" else None)
-            axes.annotate(f" best of {num}", (mean["overlap"], mean[figure]))
+            axes.plot(mean["overlap"], mean[figure], marker, label=f"{BEST} {num}", markersize=9)
         axes.set_xlabel("share of states whose subjects overlap")
         axes.set_ylabel({"energy": "energy distance to subjects apart", "moved": "moved by"}.get(figure, figure))
         axes.set_xlim(left=-0.01)
         axes.set_ylim(bottom=0)
-    drawing.axes[0].legend(frameon=False)
-    drawing.axes[0].set_ylim(0, 0.03)
+    first = drawing.axes[0]
+    first.axhline(0.01, color="grey", linestyle=":")
+    first.axvline(fmean(table[PLAIN]["overlap"]) / 2, color="grey", linestyle=":", label="bars at strength 4")
+    first.legend(frameon=False)
+    first.set_ylim(0, 0.03)
     drawing.savefig(out, dpi=120)
 
 

@@ -46,6 +46,8 @@ def test_held_out_pictures_are_the_examples_of_the_split_in_their_order(config):
     later = open_pictures(HeldOutPictures(num=4, first=3), config, Identity())
     assert later.names == whole.names[3:7]
     assert torch.equal(later.get(torch.arange(4)), whole.get(torch.arange(3, 7)))
+    assert later.labels is not None
+    assert whole.labels is not None
     assert torch.equal(later.labels, whole.labels[3:7])
     with pytest.raises(ValueError, match=r"pictures.first: 20 leaves none of the 20 held-out examples; use less"):
         open_pictures(HeldOutPictures(first=20), config, Identity())

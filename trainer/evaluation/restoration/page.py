@@ -105,13 +105,16 @@ def _pictures(figures: Figures, shown: Sequence[Mapping[str, Tensor]]) -> str:
 
 def _finding(figures: Figures) -> str:
     residual, error = figures.mean_residual, figures.mean_error
-    agrees = f"have a residual of {power(residual.restored)}"
     count = f"{len(figures.names)} pictures"
     if error is None:
-        return f"The samples of {count} {agrees}: they agree with what was observed, and no more than that is known."
+        return (
+            f"The samples of {count} have a residual of {power(residual.restored)}, their distance from what was "
+            "observed; what else they show is likely under the run, but nobody has seen it."
+        )
     return (
         f"Restored samples of {count} have {_share(error.restored, error):.2f} times the squared error of the "
-        f"pseudo-inverse, their means {_share(error.mean_of_samples, error):.2f} times; they {agrees}."
+        f"pseudo-inverse, and their means {_share(error.mean_of_samples, error):.2f} times. Their distance from what "
+        f"was observed, the residual, is {power(residual.restored)}."
     )
 
 

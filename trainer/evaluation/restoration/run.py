@@ -69,21 +69,26 @@ def run(run_dir: Path, request: RestoreRequest, out: Path) -> int:
     pictures.check_some_readable("pictures")
     results = ResultsFolder(out, _record(folder, request, pictures))
     results.check()
-    code, refusal = 0, None
+    code, refusal, said = 0, None, None
     with shared(run_dir, EulerConfig()) as found:
         try:
             solver, errors = _solver(plan, found, folder, results)
         except ValueError as error:  # the same on every rank; the process groups are left before it is said
             refusal = error
         else:
-            code = _restored(run_dir, plan, found, pictures, results, solver, errors)
+            code = _worked(plan, found, pictures, results, solver, errors)
+            if code == 0 and found.launch.rank == 0:
+                figures = Figures.of(pictures, results)
+                said = _told(run_dir, plan, found.flow, solver, errors), figures
+                _write(results, *said)
     if refusal is not None:
         raise refusal
+    if said is not None:
+        _say(out, *said)
     return code
 
 
-def _restored(
-    run_dir: Path,
+def _worked(
     plan: RestorePlan,
     found: SharedFlow,
     pictures: Pictures,
@@ -91,7 +96,7 @@ def _restored(
     solver: Flair,
     errors: Tensor | None,
 ) -> int:
-    """Restores what is left to restore, and writes the page; collective."""
+    """Restores what is left to restore; collective. Returns an exit code."""
     launch = found.launch
     if launch.rank == 0:
         results.begin()
@@ -99,7 +104,7 @@ def _restored(
             results.write_json(CALIBRATION, {"examples": EXAMPLES, "errors": errors.tolist()})
     dist.barrier()
     restoration = Restoration(found.flow, plan, pictures, solver)
-    code = work_through(
+    return work_through(
         pictures,
         results,
         lambda rows: _batch(rows, restoration, pictures, results),
@@ -108,15 +113,13 @@ def _restored(
         launch=launch,
         title=f"{results.path}: restoring",
     )
-    if code == 0 and launch.rank == 0:
-        figures = Figures.of(pictures, results)
-        told = _told(run_dir, plan, found.flow, solver, errors)
-        shown = [results.read(name) for name in figures.names[:SHOWN]]
-        results.write_text(PAGE, restoration_page(told, figures, shown))
-        results.write_json(RESULTS, _document(results, told, figures))
-        _say(results.path, told, figures)
-    dist.barrier()
-    return code
+
+
+def _write(results: ResultsFolder, told: Told, figures: Figures) -> None:
+    """Writes the page and the figures of a finished folder."""
+    shown = [results.read(name) for name in figures.names[:SHOWN]]
+    results.write_text(PAGE, restoration_page(told, figures, shown))
+    results.write_json(RESULTS, _document(results, told, figures))
 
 
 def _record(folder: Path, request: RestoreRequest, pictures: Pictures) -> dict[str, object]:
@@ -198,7 +201,7 @@ def _task(request: RestoreRequest) -> str:
         case AveragePoolConfig(factor=factor):
             return f"{factor} times the resolution"
         case BlurConfig(deviation=deviation):
-            return f"Sharpening a blur of {deviation:g} pixels"
+            return f"Sharpening a blur of {deviation:g} pixel{'s' * (deviation != 1)}"
         case IdentityConfig():
             return "Restoring"
         case own:

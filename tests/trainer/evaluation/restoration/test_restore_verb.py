@@ -119,6 +119,7 @@ def test_a_calibration_is_kept_and_a_vanished_weight_is_said(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trainer.sampling.restoration.calibration, "EXAMPLES", 16)
+    monkeypatch.setattr(trainer.evaluation.restoration.run, "SHOWN", 1)
     words = ("flair_inpainting", "--num", "2", "samples=1", "method.steps=3", "method.scale=0.1")
     out = restored(run, *words, out=tmp_path / "out")
     said = capsys.readouterr()

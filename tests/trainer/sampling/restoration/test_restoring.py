@@ -85,8 +85,9 @@ def test_a_label_is_asked_of_the_network(flow: TrainedFlow) -> None:
     asked = {"operator": HALVED, "guidance": 2}
     (own,), (three,) = restored(flow, 0, label="own", **asked), restored(flow, 0, label=3, **asked)
     assert not torch.equal(own["restored"], three["restored"])
-    number = int(open_pictures(RestoreRequest().pictures, flow.config, flow.parts.space).labels[0])  # pyright: ignore
-    (same,) = restored(flow, 0, label=str(number), **asked)
+    labels = open_pictures(RestoreRequest().pictures, flow.config, flow.parts.space).labels
+    assert labels is not None
+    (same,) = restored(flow, 0, label=str(int(labels[0])), **asked)
     assert torch.equal(own["restored"], same["restored"])
     assert int(own["evaluations"]) == 2 * 2 * 4
     for found in (own, three):
