@@ -65,7 +65,10 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
     guidance = request.guidance
     if guidance is None:
         guidance = 1.0 if request.label is None else config.sample.guidance
-    check_drawn_by(config, config.sample.sampler, guidance)
+    try:
+        check_drawn_by(config, config.sample.sampler, guidance)
+    except ValueError as error:
+        raise ValueError(str(error).replace("sample.guidance", "guidance")) from error
     observation = _observation_shape(request, shape)
     picture_shape = observation if request.observed else shape
     if request.observed and (len(observation) != 3 or observation[0] not in (1, 3)):

@@ -136,6 +136,13 @@ def test_coloured_pictures_under_a_painted_mask(tmp_path: Path) -> None:
     assert found["observed"][..., 4:].abs().max() == 0
 
 
+def test_the_example_of_an_own_operator_keeps_the_rows_that_it_shows(flow: TrainedFlow) -> None:
+    (found,) = restored(flow, 0, operator={"class": "configs.examples.own_operator:Lines", "every": 2})
+    assert torch.equal(found["observed"], found["truth"][:, ::2])
+    assert torch.equal(found["restored"][..., ::2, :], found["truth"][:, ::2].expand(2, -1, -1, -1))
+    assert not torch.equal(found["restored"][0], found["restored"][1])
+
+
 class Mirrored:
     """An autoencoder whose latents are mirror images, twice as large."""
 
