@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from moe.report.figures import STYLE, to_svg
@@ -42,7 +43,9 @@ def plane_chart(figures: EditFigures, plan: EditPlan) -> str:
         axes.set(xlabel="error against the picture (mean squared)", ylabel="taken for the class asked for")
         axes.set(xlim=(-0.03 * reach, 1.06 * reach), ylim=(-0.04, 1.1))
         _label(axes, ends[0], "the picture itself", FLOOR, (12, -1))
-        _label(axes, ends[1], "a fresh draw", FRESH, (6, 12), ha="right")
+        _label(axes, ends[1], "a fresh draw", FRESH, (6, -16), ha="right").set_bbox(
+            {"fc": "white", "ec": "none", "pad": 1}
+        )
         _label_levels(axes, figures, reach)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.yaxis.set_major_locator(FixedLocator([0, 0.2, 0.4, 0.6, 0.8, 1.0]))
@@ -107,9 +110,11 @@ def _label_levels(axes: Axes, figures: EditFigures, reach: float) -> None:
             _label(axes, (one.all.error, place[1]), f"{one.level:g}", CURVE, (-2, 8), ha="right")
 
 
-def _label(axes: Axes, place: tuple[float, float], text: str, colour: str, offset: Offset, **settings: str) -> None:
+def _label(
+    axes: Axes, place: tuple[float, float], text: str, colour: str, offset: Offset, **settings: str
+) -> Annotation:
     where = {"ha": "left", "va": "center", **settings}
-    axes.annotate(text, place, offset, textcoords="offset points", color=colour, fontsize=9.5, **where)  # pyright: ignore[reportArgumentType]
+    return axes.annotate(text, place, offset, textcoords="offset points", color=colour, fontsize=9.5, **where)  # pyright: ignore[reportArgumentType]
 
 
 def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:

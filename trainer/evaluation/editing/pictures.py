@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -16,15 +16,17 @@ from trainer.sampling.editing.plan import EditPlan
 
 MOST_COLUMNS, MOST_ROWS = 12, 8
 """Classes and levels of a grid."""
-WIDE, GAP = 11.0, 0.06
-"""Inches of a grid, and between its pictures."""
-LARGEST = 1.2
+WIDE, GAP, LEFT, WORDS = 11.0, 0.06, 1.85, 1.1
+"""Inches of a grid, between its pictures, of what is on its left, and of the words beside its rows."""
+LARGEST = 1.4
 """Inches of a picture in a grid of few."""
 SOFT, ACCENT = "#5b6875", "#0072b2"
+Image = NDArray[np.floating]
+"""[C, H, W] from -1 to 1."""
 
 
 def edit_grid(edits: PictureEdits, name: str, label: int | None, plan: EditPlan, salt: str) -> str:
-    """Draws a picture on the left, and its edits: a row for each level, a column for each class.
+    """Draws a picture on the left, and its edits: a row for each level, a column for each class; few classes are rows.
 
     Args:
         edits: of the picture.
@@ -36,48 +38,69 @@ def edit_grid(edits: PictureEdits, name: str, label: int | None, plan: EditPlan,
     Returns:
         SVG markup.
     """
-    levels, columns = spread(len(plan.levels), MOST_ROWS), spread(len(plan.targets), MOST_COLUMNS)
-    left, words, top = 1.75, 1.15, 0.34
-    ratio = edits.picture.shape[1] / edits.picture.shape[2]
-    each = min(LARGEST, (WIDE - left - words) / len(columns) - GAP)
-    tall = each * ratio
-    rows = len(levels) + 1
-    height = max(top + rows * (tall + GAP) + 0.14, 2 * (left - 0.35) * ratio + 0.9)
+    levels, classes = spread(len(plan.levels), MOST_ROWS), spread(len(plan.targets), MOST_COLUMNS)
+    named = [Heading(f"{plan.level_name} {plan.levels[level]:g}") for level in levels] + [Heading("a fresh draw", SOFT)]
+    columns = [
+        Heading(plan.names[place] or "edited", ACCENT if plan.targets[place] == label else INK) for place in classes
+    ]
+    images = [[edits.edited[level, place].numpy() for place in classes] for level in levels]
+    images.append([edits.fresh[place].numpy() for place in classes])
+    if len(columns) < len(named):
+        named, columns, images = columns, named, [list(row) for row in zip(*images, strict=True)]
+    known = "" if label is None or not plan.names[0] else f", class {plan.class_name(label)}"
+    left = [(f"source{known}", edits.picture.numpy()), ("drawn back from its noise", edits.reconstructed.numpy())]
+    return _drawn(left, named, columns, images, name, salt)
+
+
+class Heading(NamedTuple):
+    """What stands beside a row or above a column, and its colour."""
+
+    text: str
+    colour: str = INK
+
+
+def _drawn(
+    left: Sequence[tuple[str, Image]],
+    rows: Sequence[Heading],
+    columns: Sequence[Heading],
+    images: Sequence[Sequence[Image]],
+    foot: str,
+    salt: str,
+) -> str:
+    """Large images with words above them on the left, and a grid on the right."""
+    ratio = images[0][0].shape[1] / images[0][0].shape[2]
+    each = min(LARGEST, (WIDE - LEFT - WORDS) / len(columns) - GAP)
+    large, top = LEFT - 0.35, 0.34
+    height = max(top + len(rows) * (each * ratio + GAP), len(left) * (large * ratio + top)) + 0.2
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDE, height))
 
-        def put(image: NDArray[np.floating], x: float, y: float, width: float) -> Axes:
+        def put(image: Image, x: float, y: float, width: float) -> None:
             """Shows an image whose upper left corner is at inches from the upper left corner of the figure."""
             high = width * ratio
             axes = figure.add_axes((x / WIDE, (height - y - high) / height, width / WIDE, high / height))
             axes.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color="#c9d1d8", linewidth=0.6)
-            return axes
 
-        def write(text: str, x: float, y: float, **settings: object) -> None:
-            figure.text(x / WIDE, 1 - y / height, text, **{"va": "center", "fontsize": 9.5, **settings})  # pyright: ignore[reportArgumentType]
+        def write(text: str, x: float, y: float, **settings: str) -> None:
+            settings = {"va": "center", "color": INK, **settings}
+            figure.text(x / WIDE, 1 - y / height, text, fontsize=9.5, **settings)  # pyright: ignore[reportArgumentType]
 
-        large = left - 0.35
-        known = "" if label is None or not plan.names[0] else f", class {plan.class_name(label)}"
-        write(f"source{known}", 0, 0.17, color=INK, weight="bold")
-        put(edits.picture.numpy(), 0, top, large)
-        below = top + large * ratio + 0.3
-        write("drawn back from its noise", 0, below - 0.14, color=SOFT, fontsize=9)
-        put(edits.reconstructed.numpy(), 0, below, large)
+        for place, (words, image) in enumerate(left):
+            y = place * (large * ratio + top)
+            write(words, 0, y + top / 2, weight="normal" if place else "bold", color=SOFT if place else INK)
+            put(image, 0, y + top, large)
+        write(foot, 0, height - 0.08, color=SOFT)
         for place, column in enumerate(columns):
-            own = plan.targets[column] == label
             write(
-                plan.names[column] or "edited", left + words + place * (each + GAP) + each / 2, 0.17, ha="center",
-                color=ACCENT if own else INK, weight="bold" if own else "normal",
-            )  # fmt: skip
-        shown = [(f"{plan.level_name} {plan.levels[level]:g}", edits.edited[level].numpy()) for level in levels]
-        for row, (words_of, images) in enumerate([*shown, ("a fresh draw", edits.fresh.numpy())]):
-            y = top + row * (tall + GAP) + (0.08 if row == len(levels) else 0)
-            write(words_of, left + words - 0.1, y + tall / 2, ha="right", color=SOFT if row == len(levels) else INK)
-            for place, column in enumerate(columns):
-                put(images[column], left + words + place * (each + GAP), y, each)
-        figure.text(0, 0.01, name, fontsize=8, color=SOFT, va="bottom")
+                column.text, LEFT + WORDS + place * (each + GAP) + each / 2, top / 2, ha="center", color=column.colour
+            )
+        for place, (row, shown) in enumerate(zip(rows, images, strict=True)):
+            y = top + place * (each * ratio + GAP)
+            write(row.text, LEFT + WORDS - 0.1, y + each * ratio / 2, ha="right", color=row.colour)
+            for number, image in enumerate(shown):
+                put(image, LEFT + WORDS + number * (each + GAP), y, each)
         return to_svg(figure, salt)
 
 
