@@ -205,7 +205,7 @@ def _task(request: RestoreRequest) -> str:
         case IdentityConfig():
             return "Restoring"
         case own:
-            return f"Restoring ({own.class_path})"
+            return f"Restoring ({own.class_path.rpartition(':')[2]})"
 
 
 def _document(results: ResultsFolder, told: Told, figures: Figures) -> dict[str, Any]:
