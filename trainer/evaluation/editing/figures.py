@@ -140,7 +140,7 @@ def figures_of(
     inverted, corrected = list[Tensor](), list[Tensor]()
     for one, label in zip(edits, labels, strict=True):
         _add(sums, one, label, plan, judge)
-        others.append(tuple(_squared(part, one.picture) for part in (one.reconstructed, one.coded)))
+        others.append((_squared(one.reconstructed, one.picture), _squared(one.coded, one.picture)))
         if judge is not None and label is not None:
             right.append(bool(judge.classes_of(one.picture[None].numpy())[0] == label))
         inverted += [] if one.inversion_errors is None else [one.inversion_errors]
@@ -164,15 +164,16 @@ def figures_of(
     )
     reconstruction, decoder = np.mean(others, axis=0).tolist()
     return EditFigures(
-        len(errors),
-        levels,
-        *points[-2:],
-        reconstruction,
-        decoder,
-        float(np.mean(right)) if right else None,
-        _means(inverted),
-        _means(corrected),
-        last.calls,
+        num=len(errors),
+        levels=levels,
+        source=points[-2],
+        fresh=points[-1],
+        reconstruction=reconstruction,
+        decoder=decoder,
+        judged=float(np.mean(right)) if right else None,
+        inversion_errors=_means(inverted),
+        edit_errors=_means(corrected),
+        calls=last.calls,
     )
 
 

@@ -48,15 +48,16 @@ class PictureEdits:
     @classmethod
     def of(cls, pictures: Tensor, edits: Edits, row: int) -> Self:
         """Those of one row of a batch, whose pictures are [B, C, H, W]."""
-        errors = (edits.inversion_errors, edits.edit_errors)
+        inverted, corrected = edits.inversion_errors, edits.edit_errors
         return cls(
-            pictures[row],
-            edits.edited[row],
-            edits.reconstructed[row],
-            edits.fresh[row],
-            edits.coded[row],
-            *(None if values is None else values[row] for values in errors),
-            edits.calls,
+            picture=pictures[row],
+            edited=edits.edited[row],
+            reconstructed=edits.reconstructed[row],
+            fresh=edits.fresh[row],
+            coded=edits.coded[row],
+            inversion_errors=None if inverted is None else inverted[row],
+            edit_errors=None if corrected is None else corrected[row],
+            calls=edits.calls,
         )
 
     @classmethod

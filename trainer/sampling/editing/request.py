@@ -83,8 +83,9 @@ class EditRequest(Section):
     def _stand_there_once(cls, targets: tuple[Class, ...] | str) -> tuple[Class, ...] | str:
         if not targets:
             raise ValueError("it is empty; name classes, or write all")
-        for target in targets if isinstance(targets, tuple) else ():
-            if targets.count(target) > 1:
+        named = targets if isinstance(targets, tuple) else ()
+        for target in named:
+            if named.count(target) > 1:
                 raise ValueError(f"{target} is given twice; give each class once")
         return targets
 
