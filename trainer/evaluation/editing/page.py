@@ -72,8 +72,8 @@ _GRID = {
     "class (blue: the picture's own) at each share of the controls' strength; 0 is the plain sampler from that noise. "
     "Last: the classes from fresh noise, which know nothing of the picture.",
     False: "Left: the picture, and below it what comes back from the noise that was found for it. Right: what each "
-    "class draws (blue: the picture's own) after so many corrections of the noise. Last: the classes from fresh noise, which "
-    "know nothing of the picture.",
+    "class draws (blue: the picture's own) after so many corrections of the noise. Last: the classes from fresh "
+    "noise, which know nothing of the picture.",
 }
 _PLANE = (
     "Best is the upper left: near to the picture and yet of the class asked for. Blue: the mean over all edits, with "
