@@ -40,6 +40,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num",
         "--num-pictures",
         type=int,
+        metavar="N",
         help="pictures at most (default: 30 held-out examples, all of a folder); torchrun lets the longer name alone "
         "pass",
     )
@@ -59,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
 RESTORE = Verb(
     "restore",
     "restore pictures with holes, of a low resolution or out of focus with any trained flow; nothing is trained",
-    "python -m trainer restore runs/digits_moe flair_inpainting operator.mask.kind=boxes --num 30 --out restored",
+    "python -m trainer restore runs/digits_moe flair_inpainting operator.mask.kind=boxes label=own --out restored",
     _add_arguments,
     _run,
     "The request names an operator, which says what an observation shows of a picture, and a method. Observations are "

@@ -106,6 +106,12 @@ class Figures:
         return kinds(self.residuals)
 
     @property
+    def rows_told(self) -> tuple[str, ...]:
+        """What the rows of a table are called; the mean of one sample is that sample."""
+        names = ("pseudo-inverse", "a sample", "mean of the samples")
+        return names if self.samples > 1 else names[:2]
+
+    @property
     def left_out(self) -> str:
         """A line about the pictures that could not be read."""
         found, listed = len(self.unreadable), ", ".join(self.unreadable[:MOST_NAMED])

@@ -111,9 +111,10 @@ def _finding(figures: Figures) -> str:
             f"The samples of {count} have a residual of {power(residual.restored)}, their distance from what was "
             "observed; what else they show is likely under the run, but nobody has seen it."
         )
+    means = f", and their means {_share(error.mean_of_samples, error):.2f} times" if figures.samples > 1 else ""
     return (
         f"Restored samples of {count} have {_share(error.restored, error):.2f} times the squared error of the "
-        f"pseudo-inverse, and their means {_share(error.mean_of_samples, error):.2f} times. Their distance from what "
+        f"pseudo-inverse{means}. Their distance from what "
         f"was observed, the residual, is {power(residual.restored)}."
     )
 
@@ -143,8 +144,10 @@ def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
                 f"{_share(error.restored, error):.2f} x",
                 f"that of the pseudo-inverse, {error.pseudo_inverse:.3f}",
             ),
-            ("error of the mean", f"{_share(error.mean_of_samples, error):.2f} x", f"of {figures.samples} samples"),
         ]
+        if figures.samples > 1:
+            mean = f"{_share(error.mean_of_samples, error):.2f} x"
+            found.append(("error of the mean", mean, f"of {figures.samples} samples"))
     found += [
         ("residual", power(residual.restored), "of a sample, mean square"),
         ("largest weight", f"{told.largest:.2f}", "in parts of the noise level; below 2"),
@@ -160,7 +163,6 @@ def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
 
 
 def _table(figures: Figures) -> list[Block]:
-    names = ("pseudo-inverse", "a sample", "mean of the samples")
     residual, error = figures.mean_residual, figures.mean_error
     if error is None:
         return []
@@ -169,10 +171,10 @@ def _table(figures: Figures) -> list[Block]:
     shares = ("", f"{100 * nearer[:, 1:-1].mean():.0f} %", f"{100 * nearer[:, -1].mean():.0f} %")
     rows = [
         (name, f"{own:.4f}", f"{_share(own, error):.3f}", share, power(missed))
-        for name, own, share, missed in zip(names, error, shares, residual, strict=True)
+        for name, own, share, missed in zip(figures.rows_told, error, shares, residual, strict=False)
     ]
     columns = ("", "squared error", "of pseudo-inverse", "nearer than it", "residual")
-    best = {(min(range(3), key=lambda row: error[row]), 1)}
+    best = {(min(range(len(rows)), key=lambda row: error[row]), 1)}
     return [Table(columns, rows, "Means over all pictures; pixels from -1 (black) to 1 (white).", best=best)]
 
 

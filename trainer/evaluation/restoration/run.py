@@ -205,7 +205,7 @@ def _task(request: RestoreRequest) -> str:
         case IdentityConfig():
             return "Restoring"
         case own:
-            return f"Restoring ({own.class_path})"
+            return f"Restoring ({own.class_path.rpartition(':')[2]})"
 
 
 def _document(results: ResultsFolder, told: Told, figures: Figures) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _say(out: Path, told: Told, figures: Figures) -> None:
     error = figures.mean_error
     for heading in ("residual",) if error is None else ("squared error", "of pseudo-inverse", "residual"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for place, name in enumerate(("pseudo-inverse", "a sample", "mean of the samples")):
+    for place, name in enumerate(figures.rows_told):
         cells = [power(figures.mean_residual[place])]
         if error is not None:
             share = error[place] / error.pseudo_inverse if error.pseudo_inverse > 0 else 1.0

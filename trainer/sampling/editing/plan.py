@@ -11,13 +11,15 @@ from torch import Tensor
 
 from trainer.config.constraints.drawing import check_drawn_by, drawable
 from trainer.config.run import ImageSample, RunConfig
-from trainer.flow import Condition, control, inversion, path
-from trainer.flow.control import ControlInputs, OwnControl, PullConfig
+from trainer.flow import inversion, path
+from trainer.flow.control import PullConfig
+from trainer.flow.control.pull import check_leads_through
 from trainer.flow.sampler import AnyConfig, EulerConfig, calls
 from trainer.sampling.classes import names_or_numbers
 from trainer.sampling.editing.mask import read_held
 from trainer.sampling.editing.request import ALL, OWN, Class, EditRequest, ZeroOrderEdit
 from trainer.sampling.editing.strength import check_scalable
+from trainer.sampling.requested_controls import check_requested
 from trainer.sampling.searched import euler_of, segments_of
 
 HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
@@ -120,7 +122,8 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
             field = str(error).replace("sample.guidance", f"guidance.{name}").replace("sample.sampler", "steps")
             raise ValueError(field) from error
     _check_inversion(chosen)
-    _check_controls(request, config)
+    check_requested(request.controls, config, "controls")
+    _check_held(request, config)
     check_scalable(request.controls, request.strengths)
     if classes == 0:
         targets, names = _without_classes(request), ("",)
@@ -170,27 +173,14 @@ def _check_inversion(chosen: AnyConfig) -> None:
         raise ValueError(f"steps: {chosen.kind} does not say how many steps it takes; give a number of Euler's steps")
 
 
-def _check_controls(request: EditRequest, config: RunConfig) -> None:
-    """Builds each control of ours for one picture, so that what does not suit the run is said before it begins."""
+def _check_held(request: EditRequest, config: RunConfig) -> None:
     assert config.flow is not None
-    inputs = ControlInputs(
-        path=path.build(config.flow.path),
-        condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
-        network=lambda *_: None,
-        picture=torch.zeros(1, *config.state_shape),
-    )
-    for number, section in enumerate(request.controls):
-        if isinstance(section, OwnControl):
-            continue
-        try:
-            control.build(section, inputs)
-        except ValueError as error:
-            raise ValueError(f"controls.{number}.{error}") from error
-    if request.mask is not None:
-        try:
-            control.build(HOLD, inputs)
-        except ValueError as error:
-            raise ValueError(f"mask: what is black is held by a {error}") from error
+    if request.mask is None:
+        return
+    try:
+        check_leads_through(HOLD.end, path.build(config.flow.path), kind=HOLD.kind)
+    except ValueError as error:
+        raise ValueError(f"mask: what is black is held by a {error}") from error
 
 
 def _without_classes(request: EditRequest) -> tuple[int, ...]:

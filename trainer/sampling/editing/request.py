@@ -33,10 +33,10 @@ class ZeroOrderEdit(Section):
     """FlowOpt: the noise of a picture is corrected until what the target class draws from it comes near the picture."""
 
     kind: Literal["zero_order"] = "zero_order"
-    iterations: tuple[NonNegativeInt, ...] = Field(default=(0, 2, 4, 8), min_length=1, max_length=MOST_LEVELS)
+    iterations: tuple[NonNegativeInt, ...] = Field(default=(0, 2, 4, 8, 16), min_length=1, max_length=MOST_LEVELS)
     """Corrections after which an edit is kept; each costs one drawing, and more of them bring it nearer."""
-    step_size: PositiveFloat | None = None
-    """Step of a correction; null: for each picture a share of the largest that its run has shown to be safe."""
+    step_size: PositiveFloat | None = 0.05
+    """Step of a correction; null: for each picture the large one of an inversion, which undoes an edit in two."""
 
     @field_validator("iterations")
     @classmethod

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 import trainer.flow.operator
 from moe.files import FileError, problem_and_remedy
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import ImageSample, RunConfig
-from trainer.flow import Condition, control, path
+from trainer.flow import path
 from trainer.flow.inverse.level import check_path
 from trainer.sampling.classes import class_number
+from trainer.sampling.requested_controls import check_requested
 from trainer.sampling.requested_pictures import FolderPictures
 from trainer.sampling.restoration.request import OWN, RestoreRequest
 from trainer.sampling.restoration.weight import built
@@ -65,7 +65,10 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
     guidance = request.guidance
     if guidance is None:
         guidance = 1.0 if request.label is None else config.sample.guidance
-    check_drawn_by(config, config.sample.sampler, guidance)
+    try:
+        check_drawn_by(config, config.sample.sampler, guidance)
+    except ValueError as error:
+        raise ValueError(str(error).replace("sample.guidance", "guidance")) from error
     observation = _observation_shape(request, shape)
     picture_shape = observation if request.observed else shape
     if request.observed and (len(observation) != 3 or observation[0] not in (1, 3)):
@@ -73,7 +76,7 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
             f"observed: observations of shape {list(observation)} are no pictures; give whole ones, of which the verb "
             "makes observations"
         )
-    _check_controls(request, config)
+    check_requested(request.controls, config, "controls")
     if request.method.weight == "constant":
         assert config.flow is not None
         built(request.method, path.build(config.flow.path), None)
@@ -130,24 +133,6 @@ def _observation_shape(request: RestoreRequest, shape: tuple[int, int, int]) -> 
     """The shape of an observation, of a grey image; refuses an operator that does not suit the images."""
     operator = _said_of("operator", lambda: trainer.flow.operator.build(request.operator, shape, torch.zeros(1).long()))
     return tuple(operator.apply(torch.zeros(1, *shape)).shape[1:])
-
-
-def _check_controls(request: RestoreRequest, config: RunConfig) -> None:
-    """Builds each control of ours for one picture, so that what does not suit the run is said before it begins."""
-    assert config.flow is not None
-    inputs = control.ControlInputs(
-        path=path.build(config.flow.path),
-        condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
-        network=_nothing,
-        picture=torch.zeros(1, *config.state_shape),
-    )
-    for number, section in enumerate(request.controls):
-        if not isinstance(section, control.OwnControl):
-            _said_of(f"controls.{number}", lambda section=section: control.build(section, inputs))
-
-
-def _nothing(*_: object) -> Tensor:
-    return torch.zeros(0)
 
 
 def _said_of(field: str, build: Callable[[], T]) -> T:

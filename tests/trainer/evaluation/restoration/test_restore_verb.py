@@ -279,4 +279,6 @@ def test_runs_that_cannot_restore_are_refused(tmp_path: Path, capsys: pytest.Cap
     }
     for folder, words in told.items():
         assert words in refused(capsys, "restore", folder, "flair_inpainting", "--out", tmp_path / "out")
+    words = ("flair_inpainting", "label=3", "guidance=2", "--out", tmp_path / "out")
+    assert refused(capsys, "restore", always, *words).startswith("guidance: 2.0 asks the network about no class")
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
 """Batches of restored pictures: what decides them, and what they agree with."""
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from tests.trainer.untrained import untrained_run
 from trainer.data import ImageFolderConfig
 from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.latent_space import Latents
 from trainer.sampling.reference import Reference
 from trainer.sampling.requested_pictures import open_pictures
 from trainer.sampling.restoration.plan import planned
@@ -130,6 +134,40 @@ def test_coloured_pictures_under_a_painted_mask(tmp_path: Path) -> None:
     assert found["restored"].shape == (2, 3, 8, 8)
     assert torch.equal(found["restored"][..., :4], found["observed"][..., :4].expand(2, -1, -1, -1))
     assert found["observed"][..., 4:].abs().max() == 0
+
+
+def test_the_example_of_an_own_operator_keeps_the_rows_that_it_shows(flow: TrainedFlow) -> None:
+    (found,) = restored(flow, 0, operator={"class": "configs.examples.own_operator:Lines", "every": 2})
+    assert torch.equal(found["observed"], found["truth"][:, ::2])
+    assert torch.equal(found["restored"][..., ::2, :], found["truth"][:, ::2].expand(2, -1, -1, -1))
+    assert not torch.equal(found["restored"][0], found["restored"][1])
+
+
+class Mirrored:
+    """An autoencoder whose latents are mirror images, twice as large."""
+
+    def encode(self, images: Tensor) -> tuple[Tensor, None]:
+        return 2 * images.flip(3), None
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents.flip(3) / 2
+
+    def to(self, device: torch.device) -> None:
+        assert device.type == "cpu"
+
+
+@pytest.mark.parametrize("agreement", ["hard", "soft"])
+def test_pictures_of_latents_agree_where_they_are_seen(flow: TrainedFlow, agreement: str) -> None:
+    parts = copy(flow.parts)
+    parts.space = Latents(Mirrored(), shift=(0.1,), scale=(1.5,))
+    latent = replace(flow, parts=parts)
+    method = {**QUICK, "consistency": agreement}
+    (found,) = restored(latent, 0, operator={"kind": "mask"}, method=method)
+    visible = ~found["hole"][0].bool()
+    missed = (found["restored"] - found["truth"])[..., visible].abs().max()
+    assert (float(missed) < 1e-6) == (agreement == "hard")
+    if agreement == "soft":
+        assert torch.equal(found["decoded_residuals"], found["residuals"][1:-1])
 
 
 def test_the_variance_of_samples_is_without_bias_and_0_of_one() -> None:

@@ -1,0 +1,46 @@
+"""The controls of a request, held to a run before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.config.constraints.cost import check_cost
+from trainer.config.run import RunConfig
+from trainer.flow import Condition, path
+from trainer.flow.control import AnyConfig, ControlInputs, CostGradientConfig, OwnControl, build
+
+
+def check_requested(controls: Sequence[AnyConfig], config: RunConfig, field: str) -> None:
+    """Builds each built-in control for one picture, so that what does not suit the run is said at once.
+
+    Args:
+        controls: of the request.
+        config: the run.
+        field: that they are written in; it is the beginning of a message.
+
+    Raises:
+        ValueError: a control does not suit the path of the run, or asks of its network what that does not tell.
+    """
+    assert config.flow is not None
+    inputs = ControlInputs(
+        path=path.build(config.flow.path),
+        condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
+        network=_nothing,
+        picture=torch.zeros(1, *config.state_shape),
+    )
+    for number, control in enumerate(controls):
+        if isinstance(control, OwnControl):
+            continue
+        if isinstance(control, CostGradientConfig):
+            check_cost(config, control.cost, f"{field}.{number}.cost")
+        try:
+            build(control, inputs)
+        except ValueError as error:
+            raise ValueError(f"{field}.{number}.{error}") from error
+
+
+def _nothing(*_: object) -> Tensor:
+    return torch.zeros(0)
