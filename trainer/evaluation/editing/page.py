@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from moe.report.page import Block, Choice, Facts, Figure, Section, Table, page
@@ -57,7 +58,7 @@ def edits_page(
         sections.append(Section("Each class by itself", [_classes_table(figures, plan)]))
     sections.append(Section("What it cost", [_cost_table(figures, plan, config)]))
     return page(
-        f"Edits by {made_by['run']}",
+        f"Edits by {Path(made_by['run']).resolve().name}",
         _finding(figures, plan),
         sections,
         kicker=f"{made_by['checkpoint']}; {figures.num} pictures, {_inverted_by(plan)}, guidance "

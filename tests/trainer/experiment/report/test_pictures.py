@@ -1,6 +1,7 @@
 """The parts of the report about restored and edited pictures."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_the_parts_tell_the_figures_of_the_verbs_and_lead_to_their_pages(run: Pa
 
 @pytest.mark.parametrize(("part", "verb"), [(restored_part, "restore"), (edited_part, "edit")])
 def test_pictures_of_other_weights_and_unfinished_folders_are_refused(
-    part: type[Part], verb: str, run: Path, tmp_path: Path
+    part: Callable[[RunFiles, Path, Path], Part], verb: str, run: Path, tmp_path: Path
 ) -> None:
     other = untrained_run(tmp_path / "other", RUN)
     save_untrained(load_config(other / "checkpoints" / "step_00000010" / "config.yaml"), 20, seed=1)
