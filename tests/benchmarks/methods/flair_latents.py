@@ -1,4 +1,4 @@
-"""FLAIR beside a network that was trained to fill holes, on pixels and latents: python -m tests.benchmarks.methods.flair_latents
+"""FLAIR beside a network trained for holes, also in latents: python -m tests.benchmarks.methods.flair_latents
 
 The trained rival is that of tests/benchmarks/methods/latent_flow_matching.py: a perceptron of 3 x 256 that reads an
 image with a hole, taught for 2,400 steps of 256 on 1,437 digits. FLAIR has the same perceptron without anything beside
@@ -39,8 +39,9 @@ from tests.benchmarks.methods.latent_flow_matching import (
     Measurement,
     Rows,
 )
-from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_distance
+from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_distance, rows, train
 from trainer.config.model import AutoencoderConfig
+from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Digits
 from trainer.flow import Condition
 from trainer.flow.context.mask import BoxesConfig, CentreConfig
@@ -48,7 +49,9 @@ from trainer.flow.inverse import Flair, FlairConfig, agreeing, build, calibratio
 from trainer.flow.operator import Mask
 from trainer.flow.sampler import Field
 from trainer.flow.space import Identity, Space
-from trainer.task import FlowTask
+from trainer.model.autoencoder import Autoencoder
+from trainer.model.values import initialised
+from trainer.task import FlowTask, ReconstructionTask
 
 EVALUATIONS, TOLD, CALIBRATION, SAMPLES = 50, 20, 256, 4
 LATENTS = FLAT_VAE.model_copy(update={"latent_channels": 4})
@@ -182,6 +185,17 @@ class Filling(Measurement):
             distance = frechet_distance(completed.numpy(), self.images.numpy())
             self._note(name, **{ERROR: float(wrong), "Fréchet": distance})
 
+    def _trained(self, config: AutoencoderConfig) -> Autoencoder:
+        """Trains as that benchmark does, or as configs/runs/digits_autoencoder.yaml does."""
+        if config is not LATENTS:
+            return super()._trained(config)
+        coder = initialised(Autoencoder(config, shape=(1, 16, 16)), self.seed)
+        document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, "model": config.model_dump()}
+        task = ReconstructionTask(RunConfig.model_validate(document))
+        trained = train(task, rows(self.images), coder, steps=300, batch=64, lr=3e-3, seed=self.seed, ema=0.99)
+        assert isinstance(trained, Autoencoder)
+        return trained.requires_grad_(False)
+
     def _space_of(self, problem: Problem) -> Space:
         match problem.coder:
             case None:
@@ -205,7 +219,8 @@ def unlabelled(num: int) -> Condition:
 def bar(name: str, found: Rows) -> Bar:
     """FLAIR is nearer than the mean of the learned images."""
     error = {row: fmean(figures[ERROR]) for row, figures in found.items()}
-    return Bar(f"{name}: FLAIR's error, beside the mean fill ({TRAINED}: {error[TRAINED]:.3g})", error[FLAIR], error[MEAN])
+    told = f"{name}: error of FLAIR, at most that of the mean fill ({TRAINED}: {error[TRAINED]:.3g})"
+    return Bar(told, error[FLAIR], error[MEAN])
 
 
 def main() -> int:
