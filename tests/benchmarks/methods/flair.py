@@ -12,7 +12,8 @@ others are seen with a hole of 4 x 4 in the middle, or at half the resolution, a
 Then two boxes are hidden in each image, as in configs/methods/latent_inpainting.yaml but on pixels: squared error over
 the hole, beside a network of the same size that was trained on such holes and beside the mean of the learned digits.
 Last, the same restorations in the latents of a variational autoencoder (16 values of unit variance), where the
-calibrated weight vanishes: "least weight taken away" is the other substitute for it.
+calibrated weight vanishes: "least weight taken away" is the other substitute for it. Beside the trained network of
+latent_flow_matching.py, on its digits and holes: flair_latents.py.
 
 Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680. The rivals: Lugmayr et al., "RePaint",
 arXiv 2201.09865, without its repeated steps; Chung et al., "Diffusion Posterior Sampling", arXiv 2209.14687.
