@@ -21,6 +21,9 @@ TARS = EXAMPLES / "webdataset.yaml"
 OPERATOR = EXAMPLES / "own_operator.yaml"
 """Asked of a run that is trained already; see tests/trainer/sampling/restoration."""
 RUNS = sorted(set(EXAMPLES.glob("*.yaml")) - {TARS, OPERATOR})
+DRAWN_BELOW = EXAMPLES / "own_control.yaml"
+"""Whose class a shorter test reads and draws with."""
+TRAINED = [pytest.param(path, marks=pytest.mark.slow if path == DRAWN_BELOW else (), id=path.stem) for path in RUNS]
 FEW = (
     "optim.steps=3",
     "optim.warmup_steps=1",
@@ -45,7 +48,7 @@ def test_the_plain_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
     assert from_samples < from_noise / 2
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAINED)
 def test_an_example_is_trained_and_read_again(path: Path, tmp_path: Path) -> None:
     name = str(path.relative_to(ROOT))
     result = command("train", name, *FEW, f"run.dir={tmp_path / 'run'}")

@@ -83,7 +83,7 @@ def test_viterbi_and_the_programme_have_the_optimum_found_by_trying_all(
 
 @pytest.mark.parametrize(
     ("top_k", "drop"),
-    [(1, 0.0), (2, 0.4), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 0.4), (2, 0.0)])],
+    [(2, 0.4), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 0.0), (1, 0.4), (2, 0.0)])],
 )
 def test_every_search_keeps_the_limits_always(top_k: int, drop: float) -> None:
     for seed, topology in enumerate([Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 0)]):

@@ -150,17 +150,44 @@ CASES: dict[int, dict[str, Case]] = {
         "gpt, coherent, every rank": ({"precision": "bf16"}, 2, {"dispatch": "coherent", "top_k": 3}, "gpt"),
     },
 }
-FLAT = [
-    pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
-    for world_size, cases in CASES.items()
-    for name in cases
-]
-CAPPED_CASES = [
-    pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
-    for world_size, cases in CASES.items()
-    for name in cases
-    if "capped" in name
-]
+RARE = {
+    *CASES[4],
+    "ZeRO 1, small buckets",
+    "ZeRO 3, bf16",
+    "copies, every rank",
+    "capped, bf16, accumulation",
+    "home, replicas",
+    "copies, least loaded replicas, top-1",
+    "global potentials",
+    "ZeRO 3, Monge gap",
+    "ZeRO 3, segments",
+    "ZeRO 3, causal transitions of all states",
+    "ZeRO 3, transitions, computed twice",
+    "FSDP2, segments",
+    "FSDP2, transitions",
+}
+"""Those of four ranks, and those of two whose parts stand in other cases of two."""
+
+
+def cases_of(world_size: int, *, rare: bool) -> dict[str, Case]:
+    """The cases of a number of ranks that are recorded together."""
+    return {name: case for name, case in CASES[world_size].items() if is_rare(world_size, name) == rare}
+
+
+def is_rare(world_size: int, name: str) -> bool:
+    return world_size == 4 or name in RARE
+
+
+def params(part: str = "") -> list[Any]:
+    """Each case with this part in its name."""
+    return [
+        pytest.param(world_size, name, marks=pytest.mark.slow if is_rare(world_size, name) else ())
+        for world_size, cases in CASES.items()
+        for name in cases
+        if part in name
+    ]
+
+
 Recorded = tuple[TraceHeader, list[CollectiveRecord], bool]
 
 
@@ -207,13 +234,13 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     return RunConfig.model_validate(settings)
 
 
-def record_cases(rank: int, world_size: int, folder: str) -> None:
+def record_cases(rank: int, world_size: int, folder: str, rare: bool) -> None:
     """Trains a few steps of each case and leaves its recording in a folder of its own."""
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
-    for index, case in enumerate(CASES[world_size].values()):
+    for index, case in enumerate(cases_of(world_size, rare=rare).values()):
         config = configuration(world_size, case)
         layout = plan_layout(config, world_size)
         divide_ranks(2 if config.moe is None else layout.expert_parallel, 1, layout.relay_ranks)
@@ -289,20 +316,19 @@ def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRe
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Recorded]]:
-    """Every case of a number of ranks, recorded when it is first asked for."""
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str], Recorded]:
+    """Every case, recorded with those of its kind when one is first asked for."""
 
     @cache
-    def recorded(world_size: int) -> dict[str, Recorded]:
-        folder = tmp_path_factory.mktemp(f"ranks_{world_size}")
-        run_ranks(record_cases, world_size, str(folder))
-        steady = [merge(folder / str(index), world_size) for index in range(len(CASES[world_size]))]
+    def recorded(world_size: int, rare: bool) -> dict[str, Recorded]:
+        folder, names = tmp_path_factory.mktemp(f"ranks_{world_size}"), cases_of(world_size, rare=rare)
+        run_ranks(record_cases, world_size, str(folder), rare)
+        steady = [merge(folder / str(index), world_size) for index in range(len(names))]
         return {
-            name: (*read(folder / str(index) / "collectives.jsonl"), steady[index])
-            for index, name in enumerate(CASES[world_size])
+            name: (*read(folder / str(index) / "collectives.jsonl"), steady[index]) for index, name in enumerate(names)
         }
 
-    return recorded
+    return lambda world_size, name: recorded(world_size, is_rare(world_size, name))[name]
 
 
 def without_sizes(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:
@@ -317,22 +343,22 @@ def without_sizes(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object,
         yield *place, record.op, record.group, record.dtype, *sizes
 
 
-@pytest.mark.parametrize(("world_size", "name"), FLAT)
+@pytest.mark.parametrize(("world_size", "name"), params())
 def test_formula_and_recording_issue_the_same_collectives(
-    recordings: Callable[[int], dict[str, Recorded]], world_size: int, name: str
+    recordings: Callable[[int, str], Recorded], world_size: int, name: str
 ) -> None:
-    header, recorded, steady = recordings(world_size)[name]
+    header, recorded, steady = recordings(world_size, name)
     computed_header, records = computed(world_size, name)
     assert steady or name in COHERENT, "sizes that tokens decide"
     assert header.groups == computed_header.groups
     assert list(without_sizes(recorded)) == list(without_sizes(records))
 
 
-@pytest.mark.parametrize(("world_size", "name"), CAPPED_CASES)
+@pytest.mark.parametrize(("world_size", "name"), params("capped"))
 def test_capped_dispatch_sends_the_same_to_the_last_split(
-    recordings: Callable[[int], dict[str, Recorded]], world_size: int, name: str
+    recordings: Callable[[int, str], Recorded], world_size: int, name: str
 ) -> None:
-    _, recorded, _ = recordings(world_size)[name]
+    _, recorded, _ = recordings(world_size, name)
     _, records = computed(world_size, name)
     found = [
         [
@@ -358,15 +384,15 @@ def test_capped_dispatch_sends_the_same_to_the_last_split(
     assert {op for *_, op, _, _, _, _, _ in found[0]} == {"all_to_all"}
 
 
-@pytest.mark.parametrize("name", [name for name in CASES[2] if "replicas" in name])
+@pytest.mark.parametrize(("world_size", "name"), params("replicas"))
 def test_weights_of_replicas_are_the_same_to_the_last_split(
-    recordings: Callable[[int], dict[str, Recorded]], name: str
+    recordings: Callable[[int, str], Recorded], world_size: int, name: str
 ) -> None:
-    _, recorded, _ = recordings(2)[name]
-    _, records = computed(2, name)
+    _, recorded, _ = recordings(world_size, name)
+    _, records = computed(world_size, name)
     found = [list(of_replicas(trace)) for trace in (recorded, records)]
     assert found[0] == found[1]
-    precision = CASES[2][name][0].get("precision", "fp32")
+    precision = CASES[world_size][name][0].get("precision", "fp32")
     expert_bytes = 2 * HIDDEN * EXPERT_HIDDEN * (2 if precision == "bf16" else 4)
     assert {splits for *_, splits in found[0]} == {(0, expert_bytes), (expert_bytes, 0)}
 
@@ -382,11 +408,11 @@ def of_replicas(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, .
         yield from ((*key, record.dtype, record.in_splits) for record in exchanges[1::3])
 
 
-@pytest.mark.parametrize(("world_size", "name"), FLAT)
+@pytest.mark.parametrize(("world_size", "name"), params())
 def test_all_to_alls_move_the_same_bytes_over_each_group(
-    recordings: Callable[[int], dict[str, Recorded]], world_size: int, name: str
+    recordings: Callable[[int, str], Recorded], world_size: int, name: str
 ) -> None:
-    _, recorded, _ = recordings(world_size)[name]
+    _, recorded, _ = recordings(world_size, name)
     _, records = computed(world_size, name)
     assert all_to_all_totals(recorded) == all_to_all_totals(records)
 

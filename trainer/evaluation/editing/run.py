@@ -84,7 +84,7 @@ def run(run_dir: Path, request: EditRequest, out: Path) -> int:
             together=together,
             model=flow.model,
             launch=launch,
-            title=f"{out}: editing {len(pictures)} pictures",
+            title=f"editing {len(pictures)} pictures",
         )
         if code:
             return code

@@ -111,7 +111,7 @@ def _worked(
         together=plan.request.together,
         model=found.flow.model,
         launch=launch,
-        title=f"{results.path}: restoring",
+        title=f"restoring {len(pictures)} pictures",
     )
 
 
