@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from moe.files import FileError
 from moe.report.page import Block, Figure, Link, Section, Table
 from trainer.evaluation.editing.pictures import edit_grid
+from trainer.evaluation.restoration.figures import power
 from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
@@ -42,7 +43,7 @@ def restored_part(files: RunFiles, folder: Path, out: Path) -> Part:
     try:
         means, names = found["means"], [one["name"] for one in found["pictures"]]
         rows = [
-            (name, f"{means['error'][kind]:.4f}" if "error" in means else "", f"{means['residual'][kind]:.1e}")
+            (name, f"{means['error'][kind]:.4f}" if "error" in means else "", power(means["residual"][kind]))
             for kind, name in _KINDS.items()
         ]
         share = means["error"]["restored"] / means["error"]["pseudo_inverse"] if "error" in means else None
@@ -109,8 +110,8 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
         f"higher the {level}, the nearer an edit stays to its picture, and the less it is of the class asked for."
     )
     caption = (
-        "Left: the picture, and what its own class draws from the noise that was found. Right: a column for each "
-        f"class, a row for each {level}; last row: draws that know nothing of the picture."
+        "Left: the picture, and what its own class draws from the noise that was found. Right: each class at each "
+        f"{level}; last: draws that know nothing of the picture."
     )
     blocks: list[Block] = [
         Figure(edit_grid(edits, name, None, plan, "edited"), caption),
