@@ -145,10 +145,10 @@ def test_a_run_that_encodes_images_resumes_bit_for_bit_and_draws_what_is_asked(
 
     assert main(["sample", str(run), "--num", "20", "--out", str(tmp_path / "grid.png")]) == 0
     width, height = Image.open(tmp_path / "grid.png").size
-    assert height == pytest.approx(width * 6 / 10, abs=2), "twelve images, ten a row: twice what is known, drawn, given"
+    assert height == pytest.approx(width * 9 / 4, abs=2), "twelve, four a row: thrice what is known, drawn, given"
     pixels = np.asarray(Image.open(tmp_path / "grid.png"))
     if method == "latent_inpainting":
-        cell = (pixels.shape[0] - 1) // 6
+        cell = (pixels.shape[0] - 1) // 9
         known, drawn = pixels[1 : cell - 1], pixels[cell + 1 : 2 * cell - 1]
         assert (known == drawn).mean() > 0.5, "known pixels are in their places"
 
