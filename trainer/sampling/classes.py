@@ -66,7 +66,7 @@ def names_or_numbers(config: RunConfig) -> tuple[str, ...]:
 
 def _remedy(word: str, count: int, names: Sequence[str]) -> str:
     numbers = f"a number from 0 to {count - 1}"
-    if not names:
+    if not names or tuple(names) == tuple(map(str, range(count))):
         return f"give {numbers}"
     near = get_close_matches(word, names, n=1)
     if near:

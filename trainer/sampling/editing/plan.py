@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -15,9 +13,9 @@ from trainer.flow import inversion, path
 from trainer.flow.control import PullConfig
 from trainer.flow.control.pull import check_leads_through
 from trainer.flow.sampler import AnyConfig, EulerConfig, calls
-from trainer.sampling.classes import names_or_numbers
+from trainer.sampling.classes import class_number, names_or_numbers
 from trainer.sampling.editing.mask import read_held
-from trainer.sampling.editing.request import ALL, OWN, Class, EditRequest, ZeroOrderEdit
+from trainer.sampling.editing.request import ALL, OWN, EditRequest, ZeroOrderEdit
 from trainer.sampling.editing.strength import check_scalable
 from trainer.sampling.requested_controls import check_requested
 from trainer.sampling.searched import euler_of, segments_of
@@ -131,7 +129,7 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
         known = names_or_numbers(config)
         targets = tuple(range(classes))
         if request.targets != ALL:
-            targets = tuple(_number("targets", target, config) for target in request.targets)
+            targets = tuple(class_number(config, "targets", str(target).strip()) for target in request.targets)
         if len(set(targets)) < len(targets):
             raise ValueError(f"targets: {list(request.targets)} name a class twice; give each class once")
         names = tuple(known[target] for target in targets)
@@ -209,24 +207,4 @@ def _source(request: EditRequest, config: RunConfig, labelled: bool) -> int | No
                 "write null for none"
             )
         return None
-    return _number("source", request.source, config)
-
-
-def _number(field: str, word: Class, config: RunConfig) -> int:
-    """The number of a class."""
-    names, count = config.data.class_names, config.data.num_classes
-    text = str(word).strip()
-    if text in names:
-        return names.index(text)
-    if text.isdecimal() and int(text) < count:
-        return int(text)
-    raise ValueError(f"{field}: there is no class {text}; {_remedy(text, names, count)}")
-
-
-def _remedy(word: str, names: Sequence[str], count: int) -> str:
-    near = get_close_matches(word, names, n=1)
-    if near and not word.isdecimal():
-        return f"perhaps {near[0]} is meant"
-    spoken = [name for name in names if not name.isdecimal()]
-    listed = f"one of {', '.join(spoken[:10])}{', ...' * (len(spoken) > 10)}, or " if spoken else ""
-    return f"give {listed}a number from 0 to {count - 1}"
+    return class_number(config, "source", str(request.source).strip())
