@@ -28,6 +28,7 @@ class Batch:
         x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
         interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
         captions: float32 [B, W], the vector of each example's caption; None for data without.
+        sources: int64 [B] numbers of the parts of a mixture that the examples are from; None for other data.
         replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
     """
 
@@ -37,6 +38,7 @@ class Batch:
     x_0: Tensor | None = None
     interval: Tensor | None = None
     captions: Tensor | None = None
+    sources: Tensor | None = None
     replaced: tuple[str, ...] = ()
 
     def with_captions(self, captions: Tensor) -> Batch:
@@ -53,7 +55,7 @@ class Batch:
 
     def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
-        read["captions"] = self.captions
+        read |= {"captions": self.captions, "sources": self.sources}
         return replace(self, **{name: copied(values) for name, values in read.items() if values is not None})
 
 

@@ -18,12 +18,14 @@ class Condition:
         context: [B, C', *rest] values that a network reads together with the state [B, C, *rest].
         segment: number of the segment of time that the whole batch is in, if a sampler sets it; None: the times decide.
         caption: float [B, W] vectors of captions; zeros stand for no caption.
+        task: int64 [B] numbers of tasks, which routed adapters read.
     """
 
     label: Tensor | None = None
     context: Tensor | None = None
     segment: int | None = None
     caption: Tensor | None = None
+    task: Tensor | None = None
 
     def rows(self, index: Tensor) -> Condition:
         """The conditions at the rows `index`, int64 [N]."""
@@ -35,14 +37,17 @@ class Condition:
 
     def beside(self, other: Condition) -> Condition:
         """These conditions followed by those of `other`, which uses the same fields."""
-        pairs = ((self.label, other.label), (self.context, other.context), (self.caption, other.caption))
-        label, context, caption = (_joined(*pair) for pair in pairs)
-        return Condition(label, context, self.segment, caption)
+        pairs = zip(self._tensors, other._tensors, strict=True)
+        label, context, caption, task = (_joined(*pair) for pair in pairs)
+        return Condition(label, context, self.segment, caption, task)
+
+    @property
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.label, self.context, self.caption, self.task
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Condition:
-        fields = (self.label, self.context, self.caption)
-        label, context, caption = (None if value is None else change(value) for value in fields)
-        return Condition(label, context, self.segment, caption)
+        label, context, caption, task = (None if value is None else change(value) for value in self._tensors)
+        return Condition(label, context, self.segment, caption, task)
 
 
 UNCONDITIONAL = Condition()

@@ -77,3 +77,10 @@ class OwnCost(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"
     passed: ClassVar[tuple[str, ...]] = ("network",)
+
+
+class OwnReward(OwnClass, frozen=True):
+    """A class that keeps `trainer.flow.reward.Reward`; its constructor may take any part of `RewardInputs`."""
+
+    protocol: ClassVar[str] = "trainer.flow.reward.Reward"
+    passed: ClassVar[tuple[str, ...]] = ("shape", "num_classes", "labelled", "seed")

@@ -5,13 +5,13 @@ from trainer.config.run import RunConfig
 
 
 def cycle_of(config: RunConfig) -> int:
-    """Optimiser steps that share what the task of a run collects; 1 unless a task of the user's says otherwise.
+    """Optimiser steps that share what the task of a run collects.
 
     Args:
         config: the run.
     """
     if not isinstance(config.task, OwnClass):
-        return 1
+        return config.task.cycle
     return config.task.setting("cycle", getattr(config.task.imported(), "cycle", 1))
 
 

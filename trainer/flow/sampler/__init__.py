@@ -10,7 +10,14 @@ from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnSampler
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField
+from trainer.flow.sampler.diffusion import (
+    FlowGRPODiffusion,
+    build_diffusion,
+    flow_grpo_diffusion,
+    linear_diffusion,
+)
 from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
+from trainer.flow.sampler.gaussian_step import GaussianStep, mean_log_density
 from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
@@ -20,7 +27,6 @@ from trainer.flow.sampler.sde import (
     EulerMaruyamaConfig,
     StochasticHeun,
     StochasticHeunConfig,
-    linear_diffusion,
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 from trainer.flow.sampler.transition import Transition, TransitionConfig
@@ -43,7 +49,7 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
         case FirstOrderConfig():
             return FirstOrder(path)
         case EulerMaruyamaConfig():
-            return EulerMaruyama(linear_diffusion(*config.diffusion))
+            return EulerMaruyama(build_diffusion(config.diffusion))
         case StochasticHeunConfig():
             return StochasticHeun(linear_diffusion(*config.diffusion))
         case RenoiseConfig():
@@ -203,6 +209,8 @@ __all__ = [
     "Field",
     "FirstOrder",
     "FirstOrderConfig",
+    "FlowGRPODiffusion",
+    "GaussianStep",
     "Heun",
     "HeunConfig",
     "OwnSampler",
@@ -219,9 +227,12 @@ __all__ = [
     "TransitionConfig",
     "VelocityField",
     "build",
+    "build_diffusion",
     "calls",
+    "flow_grpo_diffusion",
     "follows_velocity",
     "linear_diffusion",
+    "mean_log_density",
     "steps_file",
     "times",
     "with_evaluations",

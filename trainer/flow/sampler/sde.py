@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from pydantic import Field as Setting
 from torch import Tensor
 
 from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.sampler.diffusion import Diffusion, DiffusionConfig, Rate
 from trainer.flow.sampler.fixed_step import FixedStep
 from trainer.flow.sampler.grid import GridConfig, Times
 from trainer.flow.sampler.protocol import Field
 
 NEAREST_END = 1e-3
 """The field is evaluated no nearer to t = 0 and t = 1 than this, since the score may be infinite there."""
-
-Diffusion = Callable[[Tensor], Tensor]
-"""From a time to e(t), 0 or more."""
-
-Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
 
 
 class EulerMaruyamaConfig(GridConfig):
@@ -29,14 +25,14 @@ class EulerMaruyamaConfig(GridConfig):
     Attributes:
         steps: number of steps from source to data.
         times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
-        diffusion: e at the source and at the data, linear in between. With (0, 0) this is Euler's method, except that
-            the first evaluation is at t = 0.001.
+        diffusion: e at the source and at the data, linear in between, or a section with a kind. With (0, 0) this is
+            Euler's method, except that the first evaluation is at t = 0.001.
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
     steps: int = Setting(default=100, ge=1)
     times: Times = None
-    diffusion: tuple[Rate, Rate] = (0.5, 0.0)
+    diffusion: DiffusionConfig = (0.5, 0.0)
 
 
 class StochasticHeunConfig(GridConfig):
@@ -55,11 +51,6 @@ class StochasticHeunConfig(GridConfig):
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 
 
-def linear_diffusion(source: float, data: float) -> Diffusion:
-    """The diffusion e(t) = (1 - t) source + t data."""
-    return lambda t: (1 - t) * source + t * data
-
-
 class _StochasticStep(FixedStep):
     """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
 
@@ -67,7 +58,7 @@ class _StochasticStep(FixedStep):
     follows the velocity alone.
 
     Args:
-        diffusion: e(t).
+        diffusion: e.
     """
 
     def __init__(self, diffusion: Diffusion) -> None:
@@ -91,7 +82,7 @@ class _StochasticStep(FixedStep):
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
         velocity, score = field.estimate(x, _inside(t).expand(len(x)), "velocity", "score")
-        return velocity + h.sign() * self.diffusion(t) * score
+        return velocity + h.sign() * self.diffusion(t, t + h) * score
 
 
 class EulerMaruyama(_StochasticStep):
@@ -104,7 +95,7 @@ class EulerMaruyama(_StochasticStep):
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
         """Mean [B, *D] and standard deviation (scalar) of the normal distribution of the state at `t_next`."""
         h = t_next - t
-        return x + h * self.drift(field, x, t, h), (2 * self.diffusion(t) * h.abs()).sqrt()
+        return x + h * self.drift(field, x, t, h), (2 * self.diffusion(t, t_next) * h.abs()).sqrt()
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
         """Draws from the normal distribution of :meth:`moments`."""
@@ -126,7 +117,7 @@ class StochasticHeun(_StochasticStep):
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
         """Averages the drifts at both ends of an Euler-Maruyama step; the noise has the mean diffusion of both."""
         h = t_next - t
-        noise = ((self.diffusion(t) + self.diffusion(t_next)) * h.abs()).sqrt() * z
+        noise = ((self.diffusion(t, t_next) + self.diffusion(t_next, t_next)) * h.abs()).sqrt() * z
         first = self.drift(field, x, t, h)
         second = self.drift(field, x + h * first + noise, t_next, h)
         return x + h / 2 * (first + second) + noise

@@ -3,22 +3,22 @@
 from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
-from moe.validation.section import Section
+from trainer.config.task.protocol import Calls, TaskSettings
 
 
-class FlowTaskConfig(Section):
+class FlowTaskConfig(TaskSettings):
     """The field of a flow, put together from the parts in the section ``flow``."""
 
     kind: Literal["flow"] = "flow"
 
 
-class NextTokenTaskConfig(Section):
+class NextTokenTaskConfig(TaskSettings):
     """The next token of a text."""
 
     kind: Literal["next_token"] = "next_token"
 
 
-class ReconstructionTaskConfig(Section):
+class ReconstructionTaskConfig(TaskSettings):
     """Images from their latents."""
 
     kind: Literal["reconstruction"] = "reconstruction"
@@ -33,3 +33,14 @@ class OwnTask(OwnClass, frozen=True):
 
 AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | OwnTask
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
+
+__all__ = [
+    "AnyTaskConfig",
+    "Calls",
+    "FlowTaskConfig",
+    "NextTokenTaskConfig",
+    "OwnTask",
+    "ReconstructionTaskConfig",
+    "TaskConfig",
+    "TaskSettings",
+]

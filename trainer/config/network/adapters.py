@@ -1,0 +1,55 @@
+"""Adapters: small trained matrices beside the frozen ones of another run."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from moe.validation.section import Section
+from trainer.flow.reference import RunReference
+
+
+class _Adapters(Section):
+    """What both kinds have."""
+
+    base: RunReference
+    """The run whose averaged weights are adapted, and stay as they are; its folder will do."""
+    rank: PositiveInt = 4
+    """Rank of what is added to a matrix."""
+    alpha: PositiveFloat | None = None
+    """What is added is multiplied by alpha / rank; null: by 1."""
+    on: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Linear layers that are adapted: those with one of these among the dotted parts of their names, such as qkv,
+    projection or feed_forward; empty: all inside the blocks."""
+
+
+class LowRankAdaptersConfig(_Adapters):
+    """y = W x + alpha / rank B A x, where A and B are trained.
+
+    Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1.
+    """
+
+    kind: Literal["low_rank"] = "low_rank"
+
+
+class RoutedAdaptersConfig(_Adapters):
+    """A and B are means of modules, whose weights each task learns for each head.
+
+    Source: Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.
+    """
+
+    kind: Literal["routed"] = "routed"
+    tasks: PositiveInt | None = None
+    """Tasks; null: the parts of data of kind mixture."""
+    modules: PositiveInt = 8
+    """Pairs of A and B in each layer."""
+    heads: PositiveInt = 8
+    """Slices of a layer's input and output that are routed on their own; 1 is Polytropon."""
+    init_from: Path | None = None
+    """A run with routed adapters, whose modules this run starts with; its tasks may be others."""
+    mode: Literal["all", "routing", "mean"] = "all"
+    """What is trained: modules and routing (MHR), the routing alone (MHR-z), or the mean module without routing
+    (MHR-mu)."""
+
+
+AdaptersConfig = Annotated[LowRankAdaptersConfig | RoutedAdaptersConfig, Field(discriminator="kind")]

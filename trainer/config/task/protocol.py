@@ -1,0 +1,47 @@
+"""What a run has to know of its task before it is built."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from moe.validation.section import Section
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of a network that a task makes for every micro batch, one after the other.
+
+    Attributes:
+        phase: ``rollout``, by `Task.collect` once a cycle and in evaluation mode; ``learn``, by one `Task.loss`.
+        count: how many.
+        rows: states of one call, for each example of the micro batch.
+        gradient: whether a backward pass follows each call.
+        reference: whether the network is the frozen one that the task names, and not the run's own.
+    """
+
+    phase: Literal["rollout", "learn"]
+    count: int = 1
+    rows: int = 1
+    gradient: bool = False
+    reference: bool = False
+
+
+class TaskSettings(Section):
+    """Settings of a task. A class of its own for each task says what differs from the defaults here."""
+
+    @property
+    def passes(self) -> int:
+        """Losses that a micro batch is cut into, see `trainer.training.task.Task`."""
+        return 1
+
+    @property
+    def cycle(self) -> int:
+        """Optimiser steps that share what is collected."""
+        return 1
+
+    @property
+    def calls(self) -> tuple[Calls, ...]:
+        """What the formula of collectives counts, in the order of the calls; a guided call has twice the rows.
+
+        A task whose objective has calls of its own leaves them to it, as flow matching does.
+        """
+        return (Calls("learn", gradient=True),)
