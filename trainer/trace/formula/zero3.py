@@ -132,6 +132,7 @@ class GatheredParameters:
         self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
         self.whole: set[int] = set()
         self._not_used: set[int] = set()
+        self._given_up: dict[tuple[int, tuple[int, ...]], set[int]] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -166,7 +167,13 @@ class GatheredParameters:
         self._visit += 1
 
     def release(self, used: tuple[int, ...]) -> None:
-        """Gives parameters up that no near module uses again."""
+        """Gives parameters up that no near module uses again; what the first pass gives up, all others do."""
+        if (self._visit, used) not in self._given_up:
+            self._given_up[self._visit, used] = set(used) - self._kept(used)
+        self.whole -= self._given_up[self._visit, used]
+
+    def _kept(self, used: tuple[int, ...]) -> set[int]:
+        """Parameters that one of the next modules uses, or that were to be fetched again."""
         kept = {number for number in used if self._last_visit[number] > self._visit}
         passed = 0
         for numbers in self._visits[self._visit :]:
@@ -174,4 +181,4 @@ class GatheredParameters:
                 break
             kept.update(numbers)
             passed += sum(self._sizes[number] for number in numbers)
-        self.whole -= set(used) - kept
+        return kept
