@@ -22,7 +22,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Field
-from trainer.model.build import dense_parameters, expert_parameters
+from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.network import Network
 from trainer.model.weight_files import WEIGHTS
 from trainer.sampling.draw import TrainedFlow
@@ -108,7 +108,7 @@ class Reference:
         """One line for a person: where the network is from, and how much memory it takes on a rank."""
         config = self.config
         experts = config.model.num_layers * config.moe.num_experts // config.parallel.expert if config.moe else 0
-        elements = sum(dense_parameters(config)) + experts * expert_parameters(config)
+        elements = sum(dense_parameters(config)) + frozen_parameters(config) + experts * expert_parameters(config)
         return f"reference {self.folder}: {config.model.kind}, {4 * elements / 1e6:,.1f} MB on each rank"
 
 
