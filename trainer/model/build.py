@@ -26,12 +26,14 @@ from trainer.config.model import (
 from trainer.config.run import RunConfig
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
+from trainer.model.adapted import adapt
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.bare import bare_parameters, give_memory
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.causal_transition import CausalTransition
 from trainer.model.dit import DiT
+from trainer.model.frozen import frozen_tensors
 from trainer.model.gpt import GPT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
@@ -107,6 +109,11 @@ def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
         Elements of each dense parameter on one rank, routers included and experts left out.
     """
     return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
+
+
+def frozen_parameters(config: RunConfig) -> int:
+    """Elements of the weights that adapters stand on, which every rank holds and none trains; 0 without adapters."""
+    return sum(tensor.numel() for _, tensor in frozen_tensors(meta_network(config)))
 
 
 def expert_parameters(config: RunConfig) -> int:
@@ -250,7 +257,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return network
+    return adapt(network, config.model.adapters)
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:
