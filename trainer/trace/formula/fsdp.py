@@ -1,6 +1,6 @@
 """What FSDP2 sends, whose ranks keep rows of every parameter."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -59,6 +59,14 @@ class FSDPTraffic:
         reduces = self.num_ranks > 1 and micro == self.accumulation - 1
         if reduces and phase == "backward" and place != "after" and self._rows(place):
             yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
+
+    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
+        """See the protocol: what belongs to no block is whole throughout, and so are blocks that keep parameters."""
+        blocks = {} if self.num_ranks == 1 else {place: (self._gathered(place),) for place in range(len(self.blocks))}
+        outside = {} if self.num_ranks == 1 else {"before": (self._gathered("before"),)}
+        for number in range(calls):
+            first = number == 0
+            yield {**(outside if first else {}), **(blocks if first or self.reshard_after_forward else {})}
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient."""
