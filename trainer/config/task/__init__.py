@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
 from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
 class FlowTaskConfig(TaskSettings):
@@ -31,7 +32,7 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | OwnTask
+AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | TrajectoryBalanceTaskConfig | OwnTask
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "ReconstructionTaskConfig",
     "TaskConfig",
     "TaskSettings",
+    "TrajectoryBalanceTaskConfig",
 ]
