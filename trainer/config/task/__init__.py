@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
+from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Calls, TaskSettings
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
@@ -32,13 +33,21 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | TrajectoryBalanceTaskConfig | OwnTask
+AnyTaskConfig = (
+    FlowTaskConfig
+    | GRPOConfig
+    | NextTokenTaskConfig
+    | ReconstructionTaskConfig
+    | TrajectoryBalanceTaskConfig
+    | OwnTask
+)
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
     "AnyTaskConfig",
     "Calls",
     "FlowTaskConfig",
+    "GRPOConfig",
     "NextTokenTaskConfig",
     "OwnTask",
     "ReconstructionTaskConfig",
