@@ -8,6 +8,7 @@ from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.loader import Loader, accumulation_steps
+from trainer.data.numbers import Numbers, NumbersConfig
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
@@ -24,6 +25,7 @@ from trainer.data.webdataset import WebDataset, WebDatasetConfig
 AnyConfig = (
     DigitsConfig
     | ImageFolderConfig
+    | NumbersConfig
     | PairsConfig
     | PythonSourceConfig
     | ShardsConfig
@@ -55,6 +57,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return Digits(config.held_out, config.size, config.augment, config.rotate)
         case ImageFolderConfig():
             return ImageFolder(config)
+        case NumbersConfig():
+            return Numbers(config)
         case PairsConfig():
             return PairsOfPoints(config)
         case PythonSourceConfig():
@@ -85,6 +89,8 @@ __all__ = [
     "ImageFolder",
     "ImageFolderConfig",
     "Loader",
+    "Numbers",
+    "NumbersConfig",
     "OwnDataset",
     "PairIndex",
     "PairsConfig",

@@ -20,6 +20,7 @@ from trainer.config.model import (
     GPTConfig,
     MLPConfig,
     NetworkConfig,
+    PolicyMLPConfig,
     TransitionDiTConfig,
     TransitionMLPConfig,
 )
@@ -39,6 +40,7 @@ from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
+from trainer.model.policy_mlp import PolicyMLP
 from trainer.model.transition_dit import TransitionDiT
 from trainer.model.transition_mlp import TransitionMLP
 from trainer.model.values import initialised
@@ -51,6 +53,7 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     BlockwiseConfig: Blockwise.build,
     BlockwiseMLPConfig: BlockwiseMLP.build,
     CausalTransitionConfig: CausalTransition.build,
+    PolicyMLPConfig: PolicyMLP.build,
     TransitionDiTConfig: TransitionDiT.build,
     TransitionMLPConfig: TransitionMLP.build,
 }
