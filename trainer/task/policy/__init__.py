@@ -1,0 +1,1 @@
+"""Tasks that draw from their own network and learn from what they drew."""
