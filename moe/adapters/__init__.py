@@ -1,0 +1,1 @@
+"""Adapters: small trained matrices beside the frozen one of a linear layer."""
