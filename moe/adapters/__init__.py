@@ -1,1 +1,1 @@
-"""Adapters: small trained matrices beside the frozen one of a linear layer."""
+"""Small trained matrices beside the frozen ones of a network."""

@@ -22,9 +22,11 @@ class RoutedLinear(nn.Module):
     Source: Caccia et al., "Multi-Head Adapter Routing for Cross-Task Generalization", arXiv 2211.03831, section 3.1.
 
     Attributes:
-        base: the layer that is adapted; it stays as it is.
-        down_HMIR: the modules' shares of A.
-        up_HMRO: the modules' shares of B.
+        base: the layer with W and its bias.
+        rows: where the layer learns the tasks of its rows.
+        active: whether anything is added; false: the layer is its base.
+        A_HMIR: the modules' shares of A.
+        B_HMRO: the modules' shares of B.
         routing: gives the weights of the modules.
     """
 
@@ -37,68 +39,81 @@ class RoutedLinear(nn.Module):
         num_modules: int,
         num_heads: int,
         rank: int,
-        alpha: float | None = None,
+        scale: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> None:
-        """Builds the adapter; see :meth:`reset` for its values.
+        """Wraps a layer, whose own parameters have no gradient from now on.
 
         Args:
-            base: the layer that is adapted.
+            base: any linear layer.
             rows: where the layer learns the tasks of its rows.
             num_tasks: tasks that have weights of their own.
             num_modules: M.
             num_heads: H, which divides the inputs and the outputs of the layer.
-            rank: R.
-            alpha: what is added is multiplied by alpha / rank; None: by 1.
+            rank: R, from 1 to the smaller of the inputs and outputs of a layer.
+            scale: what B_t A_t x is multiplied by.
+            generator: draws fresh modules, which add nothing yet, and fresh routing; None: they are left open, for
+                values that are written to them.
 
         Raises:
-            ValueError: the heads do not divide the layer.
+            ValueError: the heads do not divide the layer, or the rank is larger than its own.
         """
         super().__init__()
         for side, width in (("inputs", base.in_features), ("outputs", base.out_features)):
             if width % num_heads:
                 raise ValueError(f"heads: {num_heads} does not divide {width} {side} of a linear layer; use a divisor")
-        self.base, self.rows = base, rows
-        self.scale = 1.0 if alpha is None else alpha / rank
+        most = min(base.in_features, base.out_features)
+        if not 1 <= rank <= most:
+            raise ValueError(
+                f"rank: {rank} is not between 1 and {most}, all that a layer of {base.in_features} inputs "
+                f"and {base.out_features} outputs has; use {min(max(rank, 1), most)}"
+            )
+        self.base = base.requires_grad_(False)
+        self.in_features, self.out_features, self.scale, self.active = base.in_features, base.out_features, scale, True
+        self.rows = rows
         inputs, outputs = base.in_features // num_heads, base.out_features // num_heads
-        self.down_HMIR = nn.Parameter(torch.empty(num_heads, num_modules, inputs, rank))
-        self.up_HMRO = nn.Parameter(torch.empty(num_heads, num_modules, rank, outputs))
-        self.routing = TaskRouter(num_tasks, num_heads, num_modules)
-
-    @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> None:
-        """Draws fresh modules, which add nothing yet, and fresh routing."""
-        bound = 1 / math.sqrt(self.down_HMIR.shape[2])
-        self.down_HMIR.uniform_(-bound, bound, generator=generator)
-        self.up_HMRO.zero_()
-        self.routing.reset(generator)
+        like = {"device": base.weight.device, "dtype": base.weight.dtype}
+        self.A_HMIR = nn.Parameter(torch.empty(num_heads, num_modules, inputs, rank, **like))
+        self.B_HMRO = nn.Parameter(torch.zeros(num_heads, num_modules, rank, outputs, **like))
+        self.routing = TaskRouter(num_tasks, num_heads, num_modules, generator, **like)
+        if generator is not None:
+            bound = module_bound(base.in_features, num_heads)
+            nn.init.uniform_(self.A_HMIR, -bound, bound, generator=generator)
 
     def mean(self) -> tuple[Tensor, Tensor]:
         """A [R, D] and B [P, R] of the low-rank adapter that is the mean module: of A and of B, not of their products.
 
         Source: Caccia et al., section 3.2 (MHR-mu).
         """
-        return _joined(self.down_HMIR.mean(1), self.up_HMRO.mean(1))
+        return _joined(self.A_HMIR.mean(1), self.B_HMRO.mean(1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Applies the layer.
 
         Args:
-            x: [B, D], or [B, *N, D] where the rows have tokens.
+            input: [B, D], or [B, *N, D] where the rows have tokens.
 
         Returns:
             [B, *N, P].
         """
-        given, down, up = self.base(x), self.down_HMIR, self.up_HMRO
-        if down.shape[1] == 1:  # nothing to weigh
-            down_RD, up_PR = _joined(down[:, 0], up[:, 0])
-            return given + self.scale * functional.linear(functional.linear(x, down_RD), up_PR)
-        weights_BHM = self.routing(self.rows.of(len(x))).to(x.dtype)
-        x_BND = x.reshape(len(x), -1, x.shape[-1])
-        added_BNP = weighted_product(x_BND, down, up, weights_BHM)
-        return given + self.scale * added_BNP.view(given.shape)
+        given = self.base(input)
+        if not self.active:
+            return given
+        A_HMIR, B_HMRO = self.A_HMIR, self.B_HMRO
+        if A_HMIR.shape[1] == 1:  # nothing to weigh
+            A_RD, B_PR = _joined(A_HMIR[:, 0], B_HMRO[:, 0])
+            return given + self.scale * functional.linear(functional.linear(input, A_RD), B_PR)
+        weights_BHM = self.routing(self.rows.of(len(input))).to(input.dtype)
+        x_BND = input.reshape(len(input), -1, self.in_features)
+        return given + self.scale * weighted_product(x_BND, A_HMIR, B_HMRO, weights_BHM).view(given.shape)
 
 
-def weighted_product(x_BND: Tensor, down_HMIR: Tensor, up_HMRO: Tensor, weights_BHM: Tensor) -> Tensor:
+def module_bound(num_inputs: int, num_heads: int) -> float:
+    """Fresh A are uniform in +- this bound, as torch draws a linear layer with the inputs of a head."""
+    return 1 / math.sqrt(num_inputs // num_heads)
+
+
+def weighted_product(x_BND: Tensor, A_HMIR: Tensor, B_HMRO: Tensor, weights_BHM: Tensor) -> Tensor:
     """Multiplies each row by its own means of the modules.
 
     Rows with many tokens get their matrices, which are smaller than the rows then. Rows with few tokens, of which there
@@ -106,27 +121,27 @@ def weighted_product(x_BND: Tensor, down_HMIR: Tensor, up_HMRO: Tensor, weights_
 
     Args:
         x_BND: the rows.
-        down_HMIR: the modules' shares of A.
-        up_HMRO: the modules' shares of B.
+        A_HMIR: the modules' shares of A.
+        B_HMRO: the modules' shares of B.
         weights_BHM: of the modules.
 
     Returns:
         [B, N, P], the product with A and with B.
     """
-    (_, tokens, _), rank = x_BND.shape, down_HMIR.shape[-1]
+    (_, tokens, _), rank = x_BND.shape, A_HMIR.shape[-1]
     if tokens > rank:
-        down_BDR = torch.einsum("bhm,hmir->bhir", weights_BHM, down_HMIR).flatten(1, 2)
-        up_BRP = torch.einsum("bhm,hmro->brho", weights_BHM, up_HMRO).flatten(2)
-        return x_BND @ down_BDR @ up_BRP
-    x_BNHI = x_BND.unflatten(2, (len(down_HMIR), -1))
-    by_module_BNHMR = torch.einsum("bnhi,hmir->bnhmr", x_BNHI, down_HMIR)
+        A_BDR = torch.einsum("bhm,hmir->bhir", weights_BHM, A_HMIR).flatten(1, 2)
+        B_BRP = torch.einsum("bhm,hmro->brho", weights_BHM, B_HMRO).flatten(2)
+        return x_BND @ A_BDR @ B_BRP
+    x_BNHI = x_BND.unflatten(2, (len(A_HMIR), -1))
+    by_module_BNHMR = torch.einsum("bnhi,hmir->bnhmr", x_BNHI, A_HMIR)
     inner_BNR = torch.einsum("bhm,bnhmr->bnr", weights_BHM, by_module_BNHMR)
     weighed_BNHMR = torch.einsum("bhm,bnr->bnhmr", weights_BHM, inner_BNR)
-    return torch.einsum("bnhmr,hmro->bnho", weighed_BNHMR, up_HMRO).flatten(2)
+    return torch.einsum("bnhmr,hmro->bnho", weighed_BNHMR, B_HMRO).flatten(2)
 
 
-def _joined(down_HIR: Tensor, up_HRO: Tensor) -> tuple[Tensor, Tensor]:
+def _joined(A_HIR: Tensor, B_HRO: Tensor) -> tuple[Tensor, Tensor]:
     """The heads beside each other, as weights [R, D] and [P, R] of linear layers."""
-    down_RD = down_HIR.permute(2, 0, 1).flatten(1)
-    up_PR = up_HRO.permute(0, 2, 1).flatten(0, 1)
-    return down_RD.contiguous(), up_PR.contiguous()
+    A_RD = A_HIR.permute(2, 0, 1).flatten(1)
+    B_PR = B_HRO.permute(0, 2, 1).flatten(0, 1)
+    return A_RD.contiguous(), B_PR.contiguous()

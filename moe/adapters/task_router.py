@@ -3,6 +3,8 @@
 Shape suffixes: T tasks, B rows, H heads, M modules.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -46,21 +48,23 @@ class TaskRouter(nn.Module):
     Caccia et al., "Multi-Head Adapter Routing for Cross-Task Generalization", arXiv 2211.03831, section 3.1.
     """
 
-    def __init__(self, num_tasks: int, num_heads: int, num_modules: int) -> None:
-        """Builds the router; see :meth:`reset` for its values.
+    def __init__(
+        self, num_tasks: int, num_heads: int, num_modules: int, generator: torch.Generator | None = None, **like: Any
+    ) -> None:
+        """Builds the router.
 
         Args:
             num_tasks: T.
             num_heads: H.
             num_modules: M.
+            generator: draws the logits, uniform in +- `ROUTING_BOUND`; None: they are left open, for values that are
+                written to them.
+            **like: device and type of the logits.
         """
         super().__init__()
-        self.logits = nn.Parameter(torch.empty(num_tasks, num_heads, num_modules))
-
-    @torch.no_grad()
-    def reset(self, generator: torch.Generator) -> None:
-        """Draws fresh logits for every task."""
-        self.logits.uniform_(-ROUTING_BOUND, ROUTING_BOUND, generator=generator)
+        self.logits = nn.Parameter(torch.empty(num_tasks, num_heads, num_modules, **like))
+        if generator is not None:
+            nn.init.uniform_(self.logits, -ROUTING_BOUND, ROUTING_BOUND, generator=generator)
 
     def weights(self) -> Tensor:
         """Weights of all tasks, [T, H, M] in float32 or better, of which each head's sum to 1."""

@@ -11,12 +11,12 @@ from moe.adapters.task_router import RowTasks
 TASKS, INPUTS, OUTPUTS = 5, 24, 12
 
 
-def layer(*, modules: int, heads: int, rank: int = 2, alpha: float | None = None) -> RoutedLinear:
+def layer(*, modules: int, heads: int, rank: int = 2, scale: float = 1.0) -> RoutedLinear:
     """A layer in which nothing is zero, with tasks that differ."""
     generator = torch.Generator().manual_seed(0)
     base = nn.utils.skip_init(nn.Linear, INPUTS, OUTPUTS)
     found = RoutedLinear(
-        base, RowTasks(), num_tasks=TASKS, num_modules=modules, num_heads=heads, rank=rank, alpha=alpha
+        base, RowTasks(), num_tasks=TASKS, num_modules=modules, num_heads=heads, rank=rank, scale=scale
     )
     with torch.no_grad():
         for parameter in found.parameters():
@@ -36,11 +36,11 @@ def rows(*tokens: int) -> tuple[Tensor, Tensor]:
 
 def by_hand(routed: RoutedLinear, x: Tensor, task: int) -> Tensor:
     """The formula for one row [.., D], with loops over heads and modules."""
-    (heads, modules, _, rank), scale = routed.down_HMIR.shape, routed.scale
+    (heads, modules, _, rank), scale = routed.A_HMIR.shape, routed.scale
     sigmoid = 1 / (1 + torch.exp(-routed.routing.logits[task]))
     weights = sigmoid / sigmoid.sum(1, keepdim=True)
-    a = torch.cat([sum(weights[q, s] * routed.down_HMIR[q, s] for s in range(modules)) for q in range(heads)], dim=0)
-    b = torch.cat([sum(weights[q, s] * routed.up_HMRO[q, s] for s in range(modules)) for q in range(heads)], dim=1)
+    a = torch.cat([sum(weights[q, s] * routed.A_HMIR[q, s] for s in range(modules)) for q in range(heads)], dim=0)
+    b = torch.cat([sum(weights[q, s] * routed.B_HMRO[q, s] for s in range(modules)) for q in range(heads)], dim=1)
     assert a.shape == (INPUTS, rank)
     assert b.shape == (rank, OUTPUTS)
     return x @ routed.base.weight.T + routed.base.bias + scale * (x @ (a @ b))
@@ -49,7 +49,7 @@ def by_hand(routed: RoutedLinear, x: Tensor, task: int) -> Tensor:
 @pytest.mark.parametrize("tokens", [(), (1,), (2,), (9,), (3, 4)])
 @pytest.mark.parametrize(("modules", "heads"), [(4, 1), (3, 4), (1, 2), (8, 12)])
 def test_every_row_gets_the_modules_of_its_task(tokens: tuple[int, ...], modules: int, heads: int) -> None:
-    routed = layer(modules=modules, heads=heads, alpha=3.0).double()
+    routed = layer(modules=modules, heads=heads, scale=1.5).double()
     x, tasks = rows(*tokens)
     expected = torch.stack([by_hand(routed, row, int(task)) for row, task in zip(x.double(), tasks, strict=True)])
     torch.testing.assert_close(called(routed, x.double(), tasks), expected, rtol=1e-12, atol=1e-12)
@@ -59,7 +59,7 @@ def test_every_row_gets_the_modules_of_its_task(tokens: tuple[int, ...], modules
 def test_gradients_are_those_of_finite_differences(tokens: tuple[int, ...]) -> None:
     routed = layer(modules=2, heads=3, rank=1).double()
     x, tasks = rows(*tokens)
-    names = ["down_HMIR", "up_HMRO", "routing.logits"]
+    names = ["A_HMIR", "B_HMRO", "routing.logits"]
 
     def output(x: Tensor, *values: Tensor) -> Tensor:
         routed.rows.now = tasks
@@ -71,10 +71,10 @@ def test_gradients_are_those_of_finite_differences(tokens: tuple[int, ...]) -> N
 
 def test_one_module_and_one_head_are_a_low_rank_adapter_bit_for_bit() -> None:
     routed = layer(modules=1, heads=1)
-    down, up = routed.down_HMIR[0, 0].T.contiguous(), routed.up_HMRO[0, 0].T.contiguous()
+    down, up = routed.A_HMIR[0, 0].T.contiguous(), routed.B_HMRO[0, 0].T.contiguous()
     for tokens in ((), (9,)):
         x, tasks = rows(*tokens)
-        plain = routed.base(x) + functional.linear(functional.linear(x, down), up)
+        plain = routed.base(x) + routed.scale * functional.linear(functional.linear(x, down), up)
         assert torch.equal(called(routed, x, tasks), plain)
 
 
@@ -84,14 +84,14 @@ def test_a_task_that_asks_for_one_module_gets_it_alone() -> None:
     with torch.no_grad():
         routed.routing.logits.fill_(-200.0)
         routed.routing.logits[..., 2] = 200.0
-        alone.down_HMIR.copy_(routed.down_HMIR[:, 2:3])
-        alone.up_HMRO.copy_(routed.up_HMRO[:, 2:3])
+        alone.A_HMIR.copy_(routed.A_HMIR[:, 2:3])
+        alone.B_HMRO.copy_(routed.B_HMRO[:, 2:3])
         alone.base.load_state_dict(routed.base.state_dict())
     torch.testing.assert_close(called(routed, x, tasks), called(alone, x, tasks))
 
 
 def test_the_mean_module_is_what_equal_weights_make() -> None:
-    routed = layer(modules=4, heads=3, alpha=5.0)
+    routed = layer(modules=4, heads=3, scale=2.5)
     x, tasks = rows(9)
     with torch.no_grad():
         routed.routing.logits.fill_(0.7)
@@ -108,8 +108,11 @@ def test_heads_cost_no_parameters_but_those_of_the_routing(heads: int) -> None:
 
 
 def test_fresh_modules_add_nothing_and_weigh_nearly_the_same() -> None:
-    routed = layer(modules=4, heads=2)
-    routed.reset(torch.Generator().manual_seed(3))
+    base = nn.Linear(INPUTS, OUTPUTS)
+    generator = torch.Generator().manual_seed(3)
+    sizes = {"num_tasks": TASKS, "num_modules": 4, "num_heads": 2, "rank": 2}
+    routed = RoutedLinear(base, RowTasks(), generator=generator, **sizes)
+    assert routed.A_HMIR.abs().max() <= (2 / INPUTS) ** 0.5
     x, tasks = rows(9)
     assert torch.equal(called(routed, x, tasks), routed.base(x))
     torch.testing.assert_close(routed.routing.weights(), torch.full((TASKS, 2, 4), 0.25), rtol=2e-3, atol=0)
@@ -139,12 +142,12 @@ def test_agrees_with_another_implementation(heads: int) -> None:
     poly = pytest.importorskip("peft.tuners.poly.layer", reason="peft is not installed")
     from peft import PolyConfig
 
-    routed = layer(modules=4, heads=heads, rank=3, alpha=1.0)
+    routed = layer(modules=4, heads=heads, rank=3, scale=1 / 3)
     config = PolyConfig(r=3, n_tasks=TASKS, n_skills=4, n_splits=heads, init_weights=False)
     other = poly.Linear(routed.base, "default", config).eval()
     with torch.no_grad():
-        other.poly_lora_A["default"].copy_(routed.down_HMIR)
-        other.poly_lora_B["default"].copy_(routed.up_HMRO)
+        other.poly_lora_A["default"].copy_(routed.A_HMIR)
+        other.poly_lora_B["default"].copy_(routed.B_HMRO)
         other.poly_router["default"].module_logits.copy_(routed.routing.logits.flatten(1))
     x, tasks = rows(9)
     with torch.no_grad():
