@@ -52,7 +52,7 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
         return Sourced(build(config), build(source))
     match config:
         case DigitsConfig():
-            return Digits(config.held_out, config.size, config.augment)
+            return Digits(config.held_out, config.size, config.augment, config.rotate)
         case ImageFolderConfig():
             return ImageFolder(config)
         case PairsConfig():

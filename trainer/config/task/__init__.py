@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
+from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Calls, TaskSettings
 
 
@@ -31,13 +32,14 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | OwnTask
+AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | GRPOConfig | OwnTask
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
     "AnyTaskConfig",
     "Calls",
     "FlowTaskConfig",
+    "GRPOConfig",
     "NextTokenTaskConfig",
     "OwnTask",
     "ReconstructionTaskConfig",
