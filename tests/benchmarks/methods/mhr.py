@@ -1,13 +1,14 @@
-"""Multi-head adapter routing beside plain adapters, on many tasks and on new ones: python -m tests.benchmarks.methods.mhr
+"""Multi-head adapter routing beside plain adapters: python -m tests.benchmarks.methods.mhr
 
 A frozen random perceptron 32-64-32. Each of 24 tasks changes both of its matrices by a mean of 4 latent modules of rank
 2, mixed for each of 4 heads on its own: the generator is made for multi-head routing, so that the figures tell what the
 arms can represent, not what natural tasks are like. Then come 8 new tasks of the same modules, 16 examples each.
 
-Every arm has about as many parameters in its modules as four low-rank adapters of the rank of the row. Low-rank adapters
-a task cannot be that small: theirs have rank 1 at the least, and the table says how many parameters that makes. Errors
-are mean squares on fresh inputs over those of the frozen network alone; the floor is 0, for there is no noise. Few-shot
-arms take 300 steps at the best of four rates for each, by the error that is told, which favours those that overfit.
+Every arm has about as many parameters in its modules as four low-rank adapters of the rank of the table. Low-rank
+adapters a task cannot be that small: theirs have rank 1 at the least, and the table says how many parameters that
+makes. Errors are mean squares on fresh inputs over those of the frozen network alone; the floor is 0, for there is no
+noise. Few-shot arms take 300 steps at the best of four rates for each, by the error that is told, which favours those
+that overfit.
 
 The modules have rank 2: rank 1 cannot hold them, and its row has no bar. The alignment is the mean cosine between the
 gradients of two tasks after a tenth of the steps; it is told, no bar.
@@ -17,6 +18,7 @@ Source: Caccia et al., "Multi-Head Adapter Routing for Cross-Task Generalization
 
 import argparse
 import copy
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -54,7 +56,7 @@ class Perceptron(nn.Module):
         """Draws a random network."""
         super().__init__()
         self.rows = RowTasks()
-        layers = [nn.utils.skip_init(nn.Linear, *widths) for widths in zip(WIDTHS, WIDTHS[1:], strict=False)]
+        layers = [nn.utils.skip_init(nn.Linear, *widths) for widths in itertools.pairwise(WIDTHS)]
         for layer in layers:
             nn.init.normal_(layer.weight, 0.0, layer.in_features**-0.5, generator=generator)
             nn.init.zeros_(layer.bias)
@@ -149,7 +151,7 @@ def pretrain(student: Perceptron, teacher: Perceptron, seed: int) -> float:
 
 @torch.no_grad()
 def error(student: Perceptron, teacher: Perceptron, base: Perceptron, first: int, num: int) -> float:
-    """Mean square over that of the frozen network, on fresh inputs of the tasks from `first` on, the student's from 0."""
+    """Mean square over that of the frozen network; the student counts the teacher's tasks from `first` on from 0."""
     x = torch.randn(200 * num, WIDTHS[0], generator=torch.Generator().manual_seed(99))
     tasks = torch.arange(len(x)) % num
     wanted = teacher(x, first + tasks)
@@ -186,7 +188,7 @@ def with_mean_modules(trained: Perceptron, tasks: int, generator: torch.Generato
     found = trained.adapted(tasks, tasks, 1, rank, generator).alone()
     with torch.no_grad():
         for new, old in zip(found.routed, trained.routed, strict=True):
-            A_RD, B_PR = old.mean()  # noqa: N806
+            A_RD, B_PR = old.mean()
             new.A_HMIR.copy_(A_RD.T.expand_as(new.A_HMIR))
             new.B_HMRO.copy_(B_PR.T.expand_as(new.B_HMRO))
     return found
