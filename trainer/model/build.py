@@ -26,6 +26,7 @@ from trainer.config.model import (
 from trainer.config.run import RunConfig
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
+from trainer.model.adapted import adapt
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.bare import bare_parameters, give_memory
 from trainer.model.blockwise import Blockwise
@@ -250,7 +251,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return network
+    return adapt(network, config.model.adapters)
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:

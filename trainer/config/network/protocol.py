@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from moe.validation.section import Section
+from trainer.config.network.adapters import AdaptersConfig
 
 REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 """What the settings of every network have, as fields or properties."""
@@ -54,6 +57,9 @@ class NetworkConfig(Section):
         def init_from(self) -> Path | None:
             """Weights that a run starts with, or the folder of the run that has them."""
             ...
+
+    adapters: Annotated[AdaptersConfig | None, Field(exclude_if=lambda adapters: adapters is None)] = None
+    """Small matrices that are trained beside the frozen ones of another run; null: the network itself is trained."""
 
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
