@@ -14,6 +14,7 @@ from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
+from trainer.model.rates import check_rates
 from trainer.model.weights import check_meaning, check_weights
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
@@ -57,6 +58,7 @@ def preflight(
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
     check_writable(config.run.dir)
     config = pinned(config)
+    check_rates(config)
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
