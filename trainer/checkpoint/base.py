@@ -83,7 +83,9 @@ def check_base(config: RunConfig) -> None:
     written = read_document(beside).get("model") if beside.is_file() else None
     if isinstance(written, dict):
         if written.get("adapters") is not None:
-            remedy = f"python -m trainer export {config.model.adapters.base.run} --merged --out DIR, and give DIR"
+            run = config.model.adapters.base.run
+            named = run if (run / "checkpoints").is_dir() else "the run that they are from"
+            remedy = f"merge them (python -m trainer export {named} --merged --out DIR), and give DIR"
             raise FileError(beside, FIELD, "has adapters itself", remedy)
         kind = written.get("kind", written.get("class"))
         if kind != config.model.kind:

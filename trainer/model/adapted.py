@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from moe.adapters.low_rank import LowRankLinear
+from moe.adapters.low_rank import LowRankLinear, merged
 from trainer.config.network.adapters import AdaptersConfig, LowRankAdaptersConfig, RoutedAdaptersConfig
 from trainer.model.frozen import freeze, frozen_tensors, put_frozen
 from trainer.model.layer.initial import Constant, Initial, by_inputs
 from trainer.model.network import Network
-from trainer.model.weight_files import open_weights
+from trainer.model.weight_files import Weights, open_weights
 
 N = TypeVar("N", bound=Network)
 _ADAPTERS = (LowRankLinear,)
@@ -83,6 +83,22 @@ def read_base(
             put_frozen(network, name, weights.tensor(name).to(device=device, dtype=dtype))
 
 
+def merged_value(settings: AdaptersConfig, name: str, base: Weights, adapters: Weights) -> Tensor:
+    """A weight of the network without adapters that computes what the adapted one does.
+
+    Args:
+        settings: of the adapters.
+        name: of the weight.
+        base, adapters: opened weights of the base, and of the adapters.
+    """
+    layer = name.removesuffix(".weight")
+    read, written = f"{layer}.A_RI", f"{layer}.B_OR"
+    value = base.tensor(name)
+    if layer == name or read not in adapters.names:
+        return value
+    return merged(value, adapters.tensor(read), adapters.tensor(written), _scale(settings))
+
+
 class _LowRankLinear(LowRankLinear):
     """One whose first values are drawn by its name, as all of a network are."""
 
@@ -98,12 +114,16 @@ def _adapter(name: str, layer: nn.Linear, settings: AdaptersConfig) -> nn.Module
             f"model.adapters.rank: {settings.rank} is larger than {name}, a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; use at most {most}, or name other layers with model.adapters.on"
         )
-    scale = 1.0 if settings.alpha is None else settings.alpha / settings.rank
     match settings:
         case LowRankAdaptersConfig():
-            return _LowRankLinear(layer, settings.rank, scale)
+            return _LowRankLinear(layer, settings.rank, _scale(settings))
         case RoutedAdaptersConfig():
             raise AssertionError("refused by trainer.config.constraints.adapters")
+
+
+def _scale(settings: AdaptersConfig) -> float:
+    """What the product of the trained matrices is multiplied by."""
+    return 1.0 if settings.alpha is None else settings.alpha / settings.rank
 
 
 def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:

@@ -116,8 +116,8 @@ def _parameters(config: RunConfig, layout: Layout) -> str:
     if config.model.adapters is not None:
         frozen = frozen_parameters(config)
         return (
-            f"{dense:,} parameters of adapters are trained, {dense / (dense + frozen):.2%} of all; {frozen:,} are frozen, "
-            f"those of {config.model.adapters.base.run}, whole on every rank"
+            f"{dense:,} parameters of adapters are trained, {dense / (dense + frozen):.2%} of all; {frozen:,} are "
+            f"frozen, those of {config.model.adapters.base.run}, whole on every rank"
         )
     if config.moe is None:
         return f"{dense:,} parameters"
