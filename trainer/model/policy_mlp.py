@@ -78,9 +78,7 @@ class PolicyMLP(Network):
             read_BTD = block(read_BTD)
         read_BTD = functional.silu(read_BTD)
         if self.to_backward is None:
-            backward = torch.zeros(
-                *read_BTD.shape[:2], self.num_backward, dtype=torch.float32, device=read_BTD.device
-            )
+            backward = torch.zeros(*read_BTD.shape[:2], self.num_backward, dtype=torch.float32, device=read_BTD.device)
         else:
             backward = self.to_backward(read_BTD).float()
         return Policy(self.to_forward(read_BTD).float(), backward, self.log_partition(condition_BC)[:, 0].float())

@@ -34,12 +34,7 @@ class OwnTask(OwnClass, frozen=True):
 
 
 AnyTaskConfig = (
-    FlowTaskConfig
-    | GRPOConfig
-    | NextTokenTaskConfig
-    | ReconstructionTaskConfig
-    | TrajectoryBalanceTaskConfig
-    | OwnTask
+    FlowTaskConfig | GRPOConfig | NextTokenTaskConfig | ReconstructionTaskConfig | TrajectoryBalanceTaskConfig | OwnTask
 )
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 

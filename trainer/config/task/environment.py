@@ -49,7 +49,9 @@ class HyperGridConfig(Section):
         _check_distinct("objectives", self.objectives)
         planar = [name for name in self.objectives if name != "sphere"]
         if self.dimensions < 2 and planar:
-            raise ValueError(f"dimensions: {self.dimensions} is less than the 2 that {planar[0]} is a function of; use 2")
+            raise ValueError(
+                f"dimensions: {self.dimensions} is less than the 2 that {planar[0]} is a function of; use 2"
+            )
         return self
 
     @property
@@ -83,11 +85,15 @@ class NGramConfig(Section):
         for ngram in self.objectives:
             foreign = [letter for letter in ngram if letter not in self.alphabet]
             if foreign:
-                raise ValueError(f"objectives: {ngram} holds {foreign[0]}, which is not in alphabet {self.alphabet}; add it")
+                raise ValueError(
+                    f"objectives: {ngram} holds {foreign[0]}, which is not in alphabet {self.alphabet}; add it"
+                )
             if len(ngram) > self.length:
                 raise ValueError(f"objectives: {ngram} is longer than length {self.length}; use {len(ngram)} or more")
         if self.shortest > self.length:
-            raise ValueError(f"least_length: {self.least_length} exceeds length {self.length}; use at most {self.length}")
+            raise ValueError(
+                f"least_length: {self.least_length} exceeds length {self.length}; use at most {self.length}"
+            )
         return self
 
     @property
@@ -137,7 +143,9 @@ def _own_sizes(config: OwnEnvironment) -> EnvironmentSizes:
     features, actions, longest = (_count(told, environment, name, least) for name, least in counts.items())
     names: Any = environment.objectives
     if isinstance(names, str) or not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
-        raise ValueError(f"{told}.objectives is {names!r}; give names of letters, digits and underscores, such as ('size',)")
+        raise ValueError(
+            f"{told}.objectives is {names!r}; give names of letters, digits and underscores, such as ('size',)"
+        )
     _check_distinct(f"{told}.objectives", tuple(names))
     return EnvironmentSizes(features, actions, longest, tuple(names))
 

@@ -42,7 +42,9 @@ class ExponentRange(Section):
     @model_validator(mode="after")
     def _is_a_range(self) -> "ExponentRange":
         if self.most <= self.least:
-            raise ValueError(f"most: {self.most:g} is not more than least {self.least:g}; give the single exponent instead")
+            raise ValueError(
+                f"most: {self.most:g} is not more than least {self.least:g}; give the single exponent instead"
+            )
         return self
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+from trainer.checkpoint.pretrained import restored_layout
 from trainer.config.constraints.calls import calls_of, passes_of
 from trainer.config.constraints.cycle import cycle_of
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig
@@ -10,7 +11,6 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import Calls
 from trainer.model.build import tokens_per_example
-from trainer.model.pretrained import restored_layout
 from trainer.sampling.reference import Reference, references_of
 from trainer.trace.formula.collecting import Collecting, RolloutCall
 from trainer.trace.formula.network import layers
