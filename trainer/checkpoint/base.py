@@ -10,7 +10,7 @@ from moe.files import FileError
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base
-from trainer.config.constraints.routed_adapters import frozen_modules
+from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
 from trainer.config.file import read_document
 from trainer.config.run import RunConfig
 from trainer.flow.reference import ReferenceConfig
@@ -57,7 +57,8 @@ def digest_of(path: Path) -> str:
 def with_digest(config: RunConfig) -> RunConfig:
     """A run that names the digest of its base, if it has one, so that it goes on with the same one or not at all.
 
-    Modules that stay as another run left them belong to what it stands on.
+    Modules that stay as another run left them belong to what it stands on. The number of its tasks is named too, since
+    its samples may be compared with other data.
 
     Raises:
         FileError: the base has no weights, or others than the section names.
@@ -70,7 +71,8 @@ def with_digest(config: RunConfig) -> RunConfig:
         name: run.model_copy(update={"digest": digest_of(base_weights(run, f"model.adapters.{name}"))})
         for name, run in named.items()
     }
-    model = config.model.model_copy(update={"adapters": adapters.model_copy(update=pinned)})
+    tasks = {"tasks": len(task_names(config))} if routed_adapters(config) is not None else {}
+    model = config.model.model_copy(update={"adapters": adapters.model_copy(update={**pinned, **tasks})})
     return config.model_copy(update={"model": model})
 
 
