@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trainer.checkpoint.base import check_base
 from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
 from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
@@ -63,6 +64,7 @@ def preflight(
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
     check_base(config)
+    check_modules(config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)
