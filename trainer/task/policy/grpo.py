@@ -121,7 +121,7 @@ class GRPOTask(Task["Prompts | Chosen"]):
         generators: Sequence[torch.Generator],
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[Prompts]:
-        """See `Task.draw`; prompts are the labels, captions and contexts of the examples, of which nothing is hidden."""
+        """See `Task.draw`; prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
         return [self._prompts(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def collect(
@@ -232,11 +232,11 @@ class GRPOTask(Task["Prompts | Chosen"]):
             figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
         return [
             Chosen(
-                log_weight=torch.where(worth.counts.view(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
+                log_weight=torch.where(worth.counts.reshape(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
                 condition=own[0],
                 number=number,
                 choice=choice,
-                advantage=worth.advantage.view(choice.log_density.shape),
+                advantage=worth.advantage.reshape(choice.log_density.shape),
                 base_mean=base_mean,
                 figures=figures,
             )

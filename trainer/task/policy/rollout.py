@@ -6,7 +6,6 @@ N states at which a step is taken, D values of a state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
