@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -16,6 +16,10 @@ NUM_DIGITS = 1797
 SPLIT_SEED = 1797
 
 
+Rotation = Annotated[Literal[0, 90, 180, 270], Field(exclude_if=lambda degrees: degrees == 0)]
+"""0 is not written: runs from before digits could be turned keep their identity."""
+
+
 class DigitsConfig(Section):
     """Real 8x8 grey images of the digits 0 to 9; needs no download.
 
@@ -23,12 +27,14 @@ class DigitsConfig(Section):
         held_out: how many images are kept out of training.
         size: pixels a side; 16 and 32 repeat every pixel 2 and 4 times each way.
         augment: flips and crops of the images that are trained on; null: none.
+        rotate: degrees that every image is turned by, held-out ones included, against the clock.
     """
 
     kind: Literal["digits"] = "digits"
     held_out: int = Field(default=360, ge=1, le=NUM_DIGITS - 1)
     size: Literal[8, 16, 32] = 8
     augment: Augment = None
+    rotate: Rotation = 0
 
     @model_validator(mode="after")
     def _can_be_augmented(self) -> DigitsConfig:
@@ -63,15 +69,19 @@ class Digits(Dataset):
         held_out: number of images kept out of training, 1 to 1796.
         size: 8, 16 or 32 pixels a side.
         augment: what is done to those that are trained on; None: nothing.
+        rotate: degrees that all of them are turned by against the clock: 0, 90, 180 or 270.
     """
 
     num_classes = 10
 
-    def __init__(self, held_out: int, size: Literal[8, 16, 32], augment: AugmentConfig | None = None) -> None:
+    def __init__(
+        self, held_out: int, size: Literal[8, 16, 32], augment: AugmentConfig | None = None, rotate: int = 0
+    ) -> None:
         from sklearn.datasets import load_digits  # nearly a second to import, needed only here
 
         pixels, labels = load_digits(return_X_y=True)
         images = torch.from_numpy(pixels).to(torch.float32).div(8).sub(1).reshape(NUM_DIGITS, 1, 8, 8)
+        images = images.rot90(rotate // 90, (2, 3))
         self._images = images.repeat_interleave(size // 8, dim=2).repeat_interleave(size // 8, dim=3)
         self._labels = torch.from_numpy(labels).to(torch.int64)
         self.shape, self.augment = (1, size, size), augment

@@ -4,11 +4,19 @@ from typing import Any
 
 from moe.validation.own_class import build_own
 from trainer.config.run import RunConfig
-from trainer.config.task import FlowTaskConfig, GRPOConfig, NextTokenTaskConfig, OwnTask, ReconstructionTaskConfig
+from trainer.config.task import (
+    FlowTaskConfig,
+    GRPOConfig,
+    NextTokenTaskConfig,
+    OwnTask,
+    ReconstructionTaskConfig,
+    TrajectoryBalanceTaskConfig,
+)
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
 from trainer.task.policy.grpo import GRPOTask
 from trainer.task.reconstruction import ReconstructionTask
+from trainer.task.trajectory_balance import TrajectoryBalanceTask
 from trainer.training.task import Drawn, Networks, Task
 
 
@@ -25,6 +33,8 @@ def build(config: RunConfig) -> Task[Any]:
             return NextTokenTask(config)
         case ReconstructionTaskConfig():
             return ReconstructionTask(config)
+        case TrajectoryBalanceTaskConfig():
+            return TrajectoryBalanceTask(config)
         case GRPOConfig():
             return GRPOTask(config)
         case OwnTask():
@@ -40,5 +50,6 @@ __all__ = [
     "NextTokenTask",
     "ReconstructionTask",
     "Task",
+    "TrajectoryBalanceTask",
     "build",
 ]

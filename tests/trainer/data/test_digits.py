@@ -48,7 +48,23 @@ def test_the_split_ignores_the_global_seed_and_holds_every_class():
     assert torch.bincount(labels, minlength=10).min() >= 20
 
 
-@pytest.mark.parametrize("values", [{"held_out": 0}, {"held_out": 1797}, {"size": 12}, {"size": "big"}, {"train": 3}])
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_turned_digits_are_the_same_digits_turned_against_the_clock(degrees):
+    upright, turned = (data.build(DigitsConfig(size=16, rotate=each)) for each in (0, degrees))
+    one, other = (each.get(each.indices("train")[:20]) for each in (upright, turned))
+    np.testing.assert_array_equal(other.x_1[:, 0], np.rot90(one.x_1[:, 0], degrees // 90, axes=(1, 2)))
+    np.testing.assert_array_equal(other.labels, one.labels)
+    np.testing.assert_array_equal(turned.indices("held_out"), upright.indices("held_out"))
+
+
+def test_upright_digits_are_written_as_before_there_were_turned_ones():
+    assert "rotate" not in DigitsConfig().model_dump()
+    assert DigitsConfig.model_validate(DigitsConfig(rotate=90).model_dump()).rotate == 90
+
+
+@pytest.mark.parametrize(
+    "values", [{"held_out": 0}, {"held_out": 1797}, {"size": 12}, {"size": "big"}, {"train": 3}, {"rotate": 45}]
+)
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValidationError):
         DigitsConfig(**values)

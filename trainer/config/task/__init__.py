@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from moe.validation.own_class import KindOrClass, OwnClass
 from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
 class FlowTaskConfig(TaskSettings):
@@ -32,7 +33,9 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | GRPOConfig | OwnTask
+AnyTaskConfig = (
+    FlowTaskConfig | GRPOConfig | NextTokenTaskConfig | ReconstructionTaskConfig | TrajectoryBalanceTaskConfig | OwnTask
+)
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
@@ -45,4 +48,5 @@ __all__ = [
     "ReconstructionTaskConfig",
     "TaskConfig",
     "TaskSettings",
+    "TrajectoryBalanceTaskConfig",
 ]

@@ -112,7 +112,7 @@ def fitted(config: ClassifierConfig, inputs: RewardInputs) -> Classifier:
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)  # the last digits of a line search
         model.fit(((values_ND - centre_D) / scale).numpy(), labels.numpy())
-    weight_CD, bias_C = torch.from_numpy(model.coef_.copy()), torch.from_numpy(model.intercept_.copy())
+    weight_CD, bias_C = torch.as_tensor(model.coef_), torch.as_tensor(model.intercept_)
     if len(weight_CD) == 1:  # one logit for two classes
         weight_CD, bias_C = torch.cat([-weight_CD, weight_CD]) / 2, torch.cat([-bias_C, bias_C]) / 2
     weight_CD, bias_C = ((part - part.mean(0)).div(GRID).round().mul(GRID).float() for part in (weight_CD, bias_C))

@@ -28,7 +28,26 @@ class FlowGRPODiffusion(Section):
     """Scale of the noise."""
 
 
-DiffusionConfig = tuple[Rate, Rate] | FlowGRPODiffusion
+class MemorylessDiffusion(Section):
+    """e = (1 - t + floor) / (t + floor), under which a state at the data is independent of that at the source.
+
+    Fine-tuning by adjoint matching needs it. The path has to be straight. Noise and drift near t = 0 are some
+    1 / (floor steps) times as large as a state; what computes in bf16 takes a floor of 1 / steps, whose samples are 3 %
+    too wide at 40 steps.
+
+    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3, where
+    sigma^2 = 2 e.
+    """
+
+    kind: Literal["memoryless"] = "memoryless"
+    floor: float = Field(default=1e-3, gt=0.0, le=1.0)
+    """Keeps the noise finite at t = 0."""
+    step: Literal["euler", "ancestral"] = "euler"
+    """How a step is taken. ancestral: as if the state at t and the present estimate of the data were all that is known;
+    exact at t = 0, where the floor is of no effect, and too narrow in between, at 40 steps by some 7 %."""
+
+
+DiffusionConfig = tuple[Rate, Rate] | FlowGRPODiffusion | MemorylessDiffusion
 """e at the source and at the data, linear in between; or a section with a kind."""
 
 
@@ -41,6 +60,8 @@ def build_diffusion(config: DiffusionConfig) -> Diffusion:
     match config:
         case FlowGRPODiffusion(a=a):
             return flow_grpo_diffusion(a)
+        case MemorylessDiffusion(floor=floor):
+            return memoryless_diffusion(floor)
         case (source, data):
             return linear_diffusion(source, data)
 
@@ -57,3 +78,8 @@ def flow_grpo_diffusion(a: float) -> Diffusion:
         return a**2 / 2 * (1 - t) / torch.where(t > 0, t, t_next)
 
     return e
+
+
+def memoryless_diffusion(floor: float) -> Diffusion:
+    """See :class:`MemorylessDiffusion`."""
+    return lambda t, _: (1 - t + floor) / (t + floor)
