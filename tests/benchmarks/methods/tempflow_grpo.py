@@ -151,7 +151,7 @@ def path_kl(task: GRPOTask, network: nn.Module) -> float:
     """The divergence of full trajectories of a policy from those of the base, in nats."""
     keys = GroupKeys.of(random_keys(FOLLOWED, torch.Generator().manual_seed(3_000)), seeds=1, branches=1)
     own, base = (task.parts.field(one, UNCONDITIONAL, 1.0) for one in (network, Policy(None)))
-    choices, _ = full_sde(task.steps, own, keys.noise((2,)), keys)
+    choices, _ = full_sde(task.steps, network, own, keys.noise((2,)), keys)
     total = 0.0
     for number, choice in enumerate(choices):
         (mean, std), (base_mean, _) = (task.steps.moments(one, choice.x, number) for one in (own, base))
@@ -272,7 +272,7 @@ def run(work: tuple[str, float, int]) -> Curve:
     """One policy, by arm, learning rate and seed."""
     torch.set_num_threads(1)
     arm, lr, seed = work
-    curve = learned(ARMS[arm] if arm in ARMS else {**FULL, "updates": 2}, lr, seed)
+    curve = learned(ARMS.get(arm, {**FULL, "updates": 2}), lr, seed)
     told = (
         f"reward {curve.final:.2f}, path KL {curve.divergences[-1]:.1f}, clipped {curve.figures['clipped share']:.3f}"
     )
