@@ -4,9 +4,16 @@ from typing import Any
 
 from moe.validation.own_class import build_own
 from trainer.config.run import RunConfig
-from trainer.config.task import FlowTaskConfig, NextTokenTaskConfig, OwnTask, ReconstructionTaskConfig
+from trainer.config.task import (
+    AdjointMatchingConfig,
+    FlowTaskConfig,
+    NextTokenTaskConfig,
+    OwnTask,
+    ReconstructionTaskConfig,
+)
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
+from trainer.task.policy.adjoint_matching import AdjointMatching
 from trainer.task.reconstruction import ReconstructionTask
 from trainer.training.task import Drawn, Networks, Task
 
@@ -24,6 +31,8 @@ def build(config: RunConfig) -> Task[Any]:
             return NextTokenTask(config)
         case ReconstructionTaskConfig():
             return ReconstructionTask(config)
+        case AdjointMatchingConfig():
+            return AdjointMatching(config)
         case OwnTask():
             return build_own(config.task, run=config)
 

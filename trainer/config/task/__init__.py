@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
+from trainer.config.task.adjoint_matching import AdjointMatchingConfig
 from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Calls, TaskSettings
 
@@ -32,10 +33,13 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | GRPOConfig | OwnTask
+AnyTaskConfig = (
+    FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | GRPOConfig | AdjointMatchingConfig | OwnTask
+)
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
+    "AdjointMatchingConfig",
     "AnyTaskConfig",
     "Calls",
     "FlowTaskConfig",

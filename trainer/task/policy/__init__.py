@@ -1,1 +1,1 @@
-"""Tasks that draw from their own network and learn from what they drew."""
+"""Tasks that draw examples from their own network, and learn from what these are worth."""
