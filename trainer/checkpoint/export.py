@@ -15,6 +15,7 @@ from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
+from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER
@@ -22,7 +23,6 @@ from trainer.model.build import parameter_shapes
 from trainer.model.foreign import FOREIGN
 from trainer.model.foreign.document import NAME
 from trainer.model.foreign.entry import Entry
-from trainer.model.pretrained import check_restorable
 from trainer.model.weight_files import EXPORTED, WEIGHTS, Weights, copied, files_of, open_weights
 from trainer.model.weights import ROUTERS, check_weights
 

@@ -13,16 +13,17 @@ from pydantic import BaseModel
 
 from moe.files import FileError
 from moe.validation.own_class import OwnClass
+from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.pretrained import restore, restored_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Field
-from trainer.model.build import dense_parameters, expert_parameters
+from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.network import Network
-from trainer.model.pretrained import restore, restored_layout
 from trainer.model.weight_files import WEIGHTS
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -107,7 +108,7 @@ class Reference:
         """One line for a person: where the network is from, and how much memory it takes on a rank."""
         config = self.config
         experts = config.model.num_layers * config.moe.num_experts // config.parallel.expert if config.moe else 0
-        elements = sum(dense_parameters(config)) + experts * expert_parameters(config)
+        elements = sum(dense_parameters(config)) + frozen_parameters(config) + experts * expert_parameters(config)
         return f"reference {self.folder}: {config.model.kind}, {4 * elements / 1e6:,.1f} MB on each rank"
 
 
@@ -138,8 +139,10 @@ def pinned(config: RunConfig) -> RunConfig:
         config: the run.
 
     Raises:
-        FileError: a reference has no intact checkpoint, or other weights than its section names.
+        FileError: a reference, or the base of its adapters, has no intact checkpoint, or other weights than its section
+            names.
     """
+    config = with_digest(config)
     found = {
         field: value.model_copy(update={"digest": Reference.of_run(value).digest})
         for field, value in references_of(config).items()

@@ -43,6 +43,11 @@ class DrawnPoints(NamedTuple):
     condition: Condition
 
     @property
+    def sources(self) -> Tensor | None:
+        """See `OfSources`; they are the tasks of the condition, which stay with their examples."""
+        return self.condition.task
+
+    @property
     def weighted(self) -> Mapping[str, Tensor]:
         """See `Weighted`; the ends of the paths."""
         return {} if self.log_weight is None else {"data": self.sample.x_1, "source": self.sample.x_0}
@@ -128,7 +133,8 @@ class FlowTask(Task[DrawnPoints]):
             hidden = to_device(drawn, batch.x_1.device)
             labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
             captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
-        return Condition(labels, self.parts.context_of(batch.x_1, generator), caption=captions)
+        context = self.parts.context_of(batch.x_1, generator)
+        return Condition(labels, context, caption=captions, task=batch.sources)
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)

@@ -6,6 +6,7 @@ from moe.validation.own_class import KindOrClass, OwnClass
 from trainer.config.task.adjoint_matching import AdjointMatchingConfig
 from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
 class FlowTaskConfig(TaskSettings):
@@ -34,7 +35,13 @@ class OwnTask(OwnClass, frozen=True):
 
 
 AnyTaskConfig = (
-    FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | GRPOConfig | AdjointMatchingConfig | OwnTask
+    FlowTaskConfig
+    | GRPOConfig
+    | AdjointMatchingConfig
+    | NextTokenTaskConfig
+    | ReconstructionTaskConfig
+    | TrajectoryBalanceTaskConfig
+    | OwnTask
 )
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
@@ -49,4 +56,5 @@ __all__ = [
     "ReconstructionTaskConfig",
     "TaskConfig",
     "TaskSettings",
+    "TrajectoryBalanceTaskConfig",
 ]

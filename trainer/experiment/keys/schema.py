@@ -206,9 +206,12 @@ def _with_kinds(node: Any) -> Any:
 
 
 def _or_class(node: Node) -> Node:
-    """A node, or a section that names a class of the user's and holds whatever settings it takes; so in a list."""
+    """A node, or a section that names a class of the user's and holds its settings; so in a list or a mapping."""
     if node.get("type") == "array":
         return {**node, "items": _or_class(node["items"])}
+    if "patternProperties" in node:
+        named = {pattern: _or_class(inner) for pattern, inner in node["patternProperties"].items()}
+        return {**node, "patternProperties": named}
     outer = {key: node[key] for key in ("default", "description") if key in node}
     inner = {key: value for key, value in node.items() if key not in outer}
     own = {

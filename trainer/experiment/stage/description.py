@@ -15,7 +15,7 @@ from trainer.data.shard.class_names import listed
 from trainer.experiment.memory.estimate import Estimator, UnknownMemory
 from trainer.experiment.memory.fit import fit
 from trainer.experiment.memory.table import memory_table, summary
-from trainer.model.build import dense_parameters, expert_parameters
+from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.observe.units import scaled
 from trainer.sampling.reference import Reference, references_of
@@ -113,6 +113,12 @@ def _origin(begins: Path | None, steps: int) -> str:
 
 def _parameters(config: RunConfig, layout: Layout) -> str:
     dense, expert = sum(dense_parameters(config)), expert_parameters(config)
+    if config.model.adapters is not None:
+        frozen = frozen_parameters(config)
+        return (
+            f"{dense:,} parameters of adapters are trained, {dense / (dense + frozen):.2%} of all; {frozen:,} are frozen, "
+            f"those of {config.model.adapters.base.run}, whole on every rank"
+        )
     if config.moe is None:
         return f"{dense:,} parameters"
     experts = config.model.num_layers * config.moe.num_experts

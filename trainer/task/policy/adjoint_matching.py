@@ -4,8 +4,8 @@ Shape suffixes: K steps, B batch, N nodes; the values of a state follow.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,18 +13,25 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moe.host_copies import to_device
-from trainer.config.run import RunConfig
+from trainer.config.constraints.drawing import drawable
+from trainer.config.run import PointSample, RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.data import Batch
 from trainer.flow import Condition, cost
+from trainer.flow.context import Seen
 from trainer.flow.keyed_draws import keyed_normal, random_keys
 from trainer.flow.objective import LossTerms
 from trainer.flow.sampler import Memoryless
+from trainer.model.adapted import without_adapters
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
 from trainer.sampling.reference import Reference
+from trainer.sampling.trained import compared_with
 from trainer.task.flow import FlowTask
 from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
 from trainer.task.policy.reward import reward_of
+from trainer.task.policy.show import show_rewards
 from trainer.training.task import Networks, Task
 
 
@@ -35,12 +42,14 @@ class Beginnings:
     Attributes:
         keys: int64 [B], of which everything that is drawn for a path is a function.
         condition: of the B paths.
+        seen: what is visible of an image for each; None: nothing is.
         nodes: numbers of the times that are learned from, from 1 to K - 1.
         log_weight: see `Drawn`; there are none.
     """
 
     keys: Tensor
     condition: Condition
+    seen: Seen | None
     nodes: tuple[int, ...]
     log_weight: None = None
 
@@ -112,10 +121,10 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         self.config, self._chosen, self.passes = config, chosen, chosen.passes
         self.flow = FlowTask(config)
         self.parts = self.flow.parts
-        self.show = self.flow.show
         self._step = Memoryless(chosen.floor)
         self._reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
-        self._reference = None if chosen.base is None else Reference.of_run(chosen.base)
+        asks_reference = chosen.base is not None and config.model.adapters is None
+        self._reference = Reference.of_run(chosen.base) if asks_reference else None
         self._base = base
         self._frozen: Callable[..., Any] | None = None
         self._cost = None if chosen.cost is None else cost.build(chosen.cost, self._ask_frozen)
@@ -161,9 +170,27 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         figures = self._rollout(model, drawn).figures
         return {f"held_out_{name}": values for name, values in figures.items()}
 
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
+        if self._reward is None:
+            self.flow.show(networks, stem, seed=seed)
+            return
+        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
+            return
+        with networks.average() as model:
+            now = TrainedFlow(self.config, self.parts, model)
+            before = None if self._reference is None else replace(now, model=self._reference.model(now.device))
+            show_rewards(now, before, self._reward, stem.with_suffix(".png"), seed=seed)
+
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """See `Task.measure`; as any flow."""
-        return self.flow.measure(networks, spec, progress)
+        """See `Task.measure`; that of a flow, and the mean reward of what is drawn beside that of real examples."""
+        from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
+
+        with networks.average() as model:
+            compared = compared_with(self.config, spec.data)
+            parts = self.parts if spec.data is None else FlowParts(compared)
+            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
+            return FlowMeasurement.of(flow, spec, progress, self._reward)
 
     def state(self) -> dict[str, Any]:
         """See `Task.state`; the number of paths that were drawn."""
@@ -177,9 +204,9 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         device = batch.x_1.device
         keys = to_device(random_keys(len(batch.x_1), generator), device)
         chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
-        context = self.parts.context_of(batch.x_1, generator)
-        condition = Condition(batch.labels, context, caption=batch.captions, task=batch.sources)
-        return Beginnings(keys, condition, tuple(chosen.tolist()))
+        seen = self.parts.context and self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
+        condition = Condition(batch.labels, seen and seen.context, caption=batch.captions, task=batch.sources)
+        return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
         """Draws the paths of a micro batch, and follows their adjoints back; no gradient reaches the network."""
@@ -194,7 +221,7 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         like = torch.empty(len(one.keys), *self.config.state_shape, device=one.keys.device)
         start = keyed_normal(like, one.keys, self._chosen.steps)
         x = self._step.sample(noted, start, self._times[torch.device("cpu")], keys=one.keys).x
-        rewards, terminal = self._worth(x[-1], one.condition)
+        rewards, terminal = self._worth(x[-1], one)
         with self._frozen_network(network) as frozen:
             base = self.parts.field(frozen, one.condition, guidance)
             settings = {"weight": self._chosen.cost_weight}
@@ -206,13 +233,18 @@ class AdjointMatching(Task[Beginnings | Nodes]):
             figures["cost"] = adjoint.cost
         return Rollout(x, adjoint, figures)
 
-    def _worth(self, x: Tensor, condition: Condition) -> tuple[Tensor | None, Tensor]:
+    def _worth(self, x: Tensor, one: Beginnings) -> tuple[Tensor | None, Tensor]:
         """Rewards [B] of the last states, if there are any, and the gradient [B, *D] of what is paid there."""
         reward = self._reward
         if reward is None:
             return None, torch.zeros_like(x)
-        rewards, gradient = end_gradient(lambda x: reward(self.parts.space.decode(self.parts.data_of(x)), condition), x)
-        return rewards, -self._chosen.reward_weight * gradient
+
+        def rewards(x: Tensor) -> Tensor:
+            examples = self.parts.space.decode(self.parts.data_of(x))
+            return reward(examples if one.seen is None else one.seen.completed(examples), one.condition).float()
+
+        values, gradient = end_gradient(rewards, x)
+        return values, -self._chosen.reward_weight * gradient
 
     def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
         """The divergence [B] of drawn paths from those of the base, the integral of |2 / sigma (v - v_base)|^2 / 2.
@@ -253,13 +285,16 @@ class AdjointMatching(Task[Beginnings | Nodes]):
     @contextmanager
     def _frozen_network(self, network: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         """The network of the base: another run's, or the run's own without its adapters."""
-        if self._base is None:
-            assert self._reference is not None
+        if self._base is not None:
+            self._frozen, switched_off = self._base, nullcontext()
+        else:
             assert isinstance(network, nn.Module)
-            self._base = self._reference.model(next(network.parameters()).device)
-        self._frozen = self._base
+            self._frozen, switched_off = network, without_adapters(network)
+            if self._reference is not None:
+                self._frozen = self._base = self._reference.model(next(network.parameters()).device)
         try:
-            yield self._frozen
+            with switched_off:
+                yield self._frozen
         finally:
             self._frozen = None
 
