@@ -78,8 +78,9 @@ class AdjointMatchingConfig(TaskSettings):
 
         What a cost asks of the base besides is left out, and sends something only where the base has experts.
         """
+        rows = 1 if self.guidance in (0.0, 1.0) else 2
         return (
-            Calls("rollout", self.steps),
-            Calls("rollout", self.steps, gradient=True, reference=True),
-            Calls("learn", rows=self.nodes // self.passes, gradient=True),
+            Calls("rollout", self.steps, rows),
+            Calls("rollout", self.steps, rows, gradient=True, reference=True),
+            Calls("learn", rows=rows * self.nodes // self.passes, gradient=True),
         )

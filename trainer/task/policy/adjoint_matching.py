@@ -6,6 +6,7 @@ Shape suffixes: K steps, B batch, N nodes; the values of a state follow.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -144,14 +145,10 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         self, drawn: Sequence[Beginnings | Nodes], networks: Networks, ranks: dist.ProcessGroup | None = None
     ) -> list[Nodes]:
         """See `Task.collect`; draws the paths and follows their adjoints back, one micro batch after the other."""
-        collected: list[Nodes] = []
+        beginnings = [one for one in drawn if isinstance(one, Beginnings)]
+        self.paths += sum(len(one.keys) for one in beginnings) * (1 if ranks is None else ranks.size())
         with networks.current() as network:
-            for one in drawn:
-                assert isinstance(one, Beginnings)
-                rollout = self._rollout(network, one)
-                self.paths += len(one.keys) * (1 if ranks is None else ranks.size())
-                collected += self._passes(one, rollout)
-        return collected
+            return [nodes for one in beginnings for nodes in self._passes(one, self._rollout(network, one))]
 
     def loss(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> LossTerms:
         """See `Task.loss`; all nodes of the pass in one call of the network."""
