@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import check_modules
@@ -15,7 +16,6 @@ from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
-from trainer.flow.reference import ReferenceConfig
 from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.rates import check_rates
