@@ -8,6 +8,7 @@ from pydantic import (
     AliasChoices,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     TypeAdapter,
@@ -153,6 +154,24 @@ class ReconstructionSample(Section):
     """Images of a grid."""
 
 
+class ObjectSample(Section):
+    """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
+
+    They are written as lines of JSON, and as a picture where the environment is a grid of two coordinates or has more
+    than one objective.
+    """
+
+    kind: Literal["objects"] = "objects"
+    every: PositiveInt | None = None
+    """Steps between two such files while training; null: none."""
+    num: PositiveInt = 100
+    """Objects of each preference."""
+    divisions: PositiveInt = 4
+    """Preferences are all whose weights are multiples of 1 / divisions: of two objectives, divisions + 1."""
+    exponent: PositiveFloat | None = None
+    """Of the reward, where it varies; null: the largest."""
+
+
 FLOWLESS: dict[str | None, str] = {
     kind_of(settings): settings.flowless
     for settings in sections_in(AnyNetworkConfig)
@@ -219,7 +238,8 @@ class RunConfig(Section):
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
-    """Present with every model but two: a gpt predicts the next token, an autoencoder what it was shown."""
+    """Present with every model but three: a gpt predicts the next token, an autoencoder what it was shown, and a
+    policy_mlp chooses actions."""
     optim: OptimConfig
     """Optimiser, its schedule, and how many steps of how many examples."""
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
@@ -230,7 +250,9 @@ class RunConfig(Section):
     """How often the run is saved."""
     evaluate: Evaluate = Evaluate()
     """Loss on held-out examples while training."""
-    sample: Annotated[ImageSample | TextSample | PointSample | ReconstructionSample, Field(discriminator="kind")]
+    sample: Annotated[
+        ImageSample | TextSample | PointSample | ReconstructionSample | ObjectSample, Field(discriminator="kind")
+    ]
     """What is drawn while training, and how the sample verb draws."""
     trace: TraceConfig = TraceConfig()
     """Steps whose collectives and routing are recorded, for simulation and placement."""
@@ -264,6 +286,11 @@ class RunConfig(Section):
         if self.model.no_mixture is not None and self.moe is not None:
             raise ValueError(f"moe: {self.model.no_mixture}; remove the section")
         return self
+
+    @model_validator(mode="after")
+    def _the_model_knows_the_task(self) -> "RunConfig":
+        fitted = self.model.fitted(self.task)
+        return self if fitted is self.model else self.model_copy(update={"model": fitted})
 
     @model_validator(mode="after")
     def _the_sampler_knows_the_tokens(self) -> "RunConfig":

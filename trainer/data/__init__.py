@@ -11,6 +11,7 @@ from trainer.data.kinds import AnyOneConfig
 from trainer.data.loader import Loader, accumulation_steps
 from trainer.data.mixture import Mixture, MixtureConfig
 from trainer.data.mixture_file import MixtureFile, read_mixture
+from trainer.data.numbers import Numbers, NumbersConfig
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
@@ -24,7 +25,7 @@ from trainer.data.text_windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
 from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
-AnyConfig = AnyOneConfig | MixtureConfig
+AnyConfig = AnyOneConfig | MixtureConfig | NumbersConfig
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -48,6 +49,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return Digits(config.held_out, config.size, config.augment, config.rotate)
         case ImageFolderConfig():
             return ImageFolder(config)
+        case NumbersConfig():
+            return Numbers(config)
         case MixtureConfig():
             return Mixture(config, {name: build(one) for name, one in config.sources.items()})
         case PairsConfig():
@@ -89,6 +92,8 @@ __all__ = [
     "Mixture",
     "MixtureConfig",
     "MixtureFile",
+    "Numbers",
+    "NumbersConfig",
     "OwnDataset",
     "PairIndex",
     "PairsConfig",

@@ -20,23 +20,27 @@ from trainer.config.model import (
     GPTConfig,
     MLPConfig,
     NetworkConfig,
+    PolicyMLPConfig,
     TransitionDiTConfig,
     TransitionMLPConfig,
 )
 from trainer.config.run import RunConfig
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
+from trainer.model.adapted import adapt
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.bare import bare_parameters, give_memory
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.causal_transition import CausalTransition
 from trainer.model.dit import DiT
+from trainer.model.frozen import frozen_tensors
 from trainer.model.gpt import GPT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
+from trainer.model.policy_mlp import PolicyMLP
 from trainer.model.transition_dit import TransitionDiT
 from trainer.model.transition_mlp import TransitionMLP
 from trainer.model.values import initialised
@@ -49,6 +53,7 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     BlockwiseConfig: Blockwise.build,
     BlockwiseMLPConfig: BlockwiseMLP.build,
     CausalTransitionConfig: CausalTransition.build,
+    PolicyMLPConfig: PolicyMLP.build,
     TransitionDiTConfig: TransitionDiT.build,
     TransitionMLPConfig: TransitionMLP.build,
 }
@@ -107,6 +112,11 @@ def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
         Elements of each dense parameter on one rank, routers included and experts left out.
     """
     return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
+
+
+def frozen_parameters(config: RunConfig) -> int:
+    """Elements of the weights that adapters stand on, which every rank holds and none trains; 0 without adapters."""
+    return sum(tensor.numel() for _, tensor in frozen_tensors(meta_network(config)))
 
 
 def expert_parameters(config: RunConfig) -> int:
@@ -256,7 +266,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return network
+    return adapt(network, config.model.adapters)
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:

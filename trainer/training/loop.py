@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from moe.router.protocol import Router
+from trainer.checkpoint.base import write_base
 from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import step_folder, step_of
 from trainer.checkpoint.intact import newest_intact_collective
@@ -161,6 +162,7 @@ class _Training:
         self.sources = () if dataset.mix is None else tuple(dataset.mix.sources)
         check_cycle(config, task.cycle)
         self.module = bare_network(config, layout)
+        write_base(self.module, config, launch.device, trains=True)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]
         self.routers = [cast(Router, layer.router) for layer in layers]
         losses = replace(layout, accumulation=layout.accumulation * task.passes)

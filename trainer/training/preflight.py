@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.checkpoint.base import check_base
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.origin import origin
 from trainer.config.constraints.distillation import check_taught_by
@@ -61,6 +62,7 @@ def preflight(
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
+    check_base(config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)

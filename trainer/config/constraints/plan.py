@@ -2,6 +2,7 @@
 
 from moe.files import FileError
 from moe.placement.placement import Placement, objective_of
+from trainer.config.constraints.adapters import check_adapters
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.buckets import check_buckets
 from trainer.config.constraints.causal import check_causal
@@ -43,6 +44,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
             use.
     """
     check_cycle(config)
+    check_adapters(config)
     check_tensor(config, world_size)
     check_experts(config, world_size)
     check_engine(config)
@@ -95,6 +97,7 @@ def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) ->
         ValueError: the ranks or the experts do not divide, or parts of the run exclude each other.
         FileError: the placement file is malformed or made for another model or group.
     """
+    check_adapters(config)
     check_tensor(config, world_size)
     check_experts(config, world_size)
     check_composition(config)

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from moe.validation.run_reference import RunReference
 from moe.validation.section import Section
-from trainer.flow.reference import RunReference
 
 
 class _Adapters(Section):

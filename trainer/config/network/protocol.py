@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field
 
 from moe.validation.section import Section
+from trainer.config.network.adapters import AdaptersConfig
 
 REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 """What the settings of every network have, as fields or properties."""
@@ -54,6 +57,9 @@ class NetworkConfig(Section):
         def init_from(self) -> Path | None:
             """Weights that a run starts with, or the folder of the run that has them."""
             ...
+
+    adapters: Annotated[AdaptersConfig | None, Field(exclude_if=lambda adapters: adapters is None)] = None
+    """Small matrices that are trained beside the frozen ones of another run; null: the network itself is trained."""
 
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
@@ -111,6 +117,15 @@ class NetworkConfig(Section):
     def new_parameters(self) -> tuple[str, ...]:
         """What the names of parameters begin with that `init_from` need not have."""
         return ()
+
+    def fitted(self, task: Any) -> Self:
+        """These settings with what they take over from the task of the run, which a file does not say twice.
+
+        Args:
+            task: its section, a :class:`trainer.config.task.TaskSettings` or a class of a user's.
+        """
+        del task
+        return self
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
         """Widths that ranks divide among them under `parallel.tensor`, by the field that sets them; empty: it cannot.

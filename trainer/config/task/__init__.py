@@ -4,13 +4,18 @@ from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
 from trainer.config.task.grpo import GRPOConfig
-from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.protocol import Base, Calls, TaskSettings
+from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
 class FlowTaskConfig(TaskSettings):
     """The field of a flow, put together from the parts in the section ``flow``."""
 
     kind: Literal["flow"] = "flow"
+    base: Base = None
+    """A run that this one goes on from; its folder will do. The sections model, moe, flow, data and sample are those of
+    its newest checkpoint where they are not written here, and the network begins with its averaged weights, or adapts
+    them where `model.adapters` names no other base. null: the run begins on its own."""
 
 
 class NextTokenTaskConfig(TaskSettings):
@@ -32,7 +37,9 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | GRPOConfig | OwnTask
+AnyTaskConfig = (
+    FlowTaskConfig | GRPOConfig | NextTokenTaskConfig | ReconstructionTaskConfig | TrajectoryBalanceTaskConfig | OwnTask
+)
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
@@ -45,4 +52,5 @@ __all__ = [
     "ReconstructionTaskConfig",
     "TaskConfig",
     "TaskSettings",
+    "TrajectoryBalanceTaskConfig",
 ]

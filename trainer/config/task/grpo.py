@@ -113,6 +113,13 @@ class GRPOConfig(TaskSettings):
         return self.group * (self.passes if self.rollout == "branch" else 1)
 
     @property
+    def network_calls(self) -> int:
+        """States that a network is called at for a prompt, in drawing, learning and asking the base."""
+        of_a_state = 1 if self.guidance in (0.0, 1.0) else 2
+        times = {"rollout": 1, "learn": self.passes}
+        return of_a_state * sum(times[call.phase] * call.count * call.rows for call in self.calls)
+
+    @property
     def calls(self) -> tuple[Calls, ...]:
         """See `TaskSettings.calls`; rows are those without guidance."""
         drawn = (Calls("rollout", self.steps, self.group),)

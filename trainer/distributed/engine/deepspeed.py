@@ -36,6 +36,7 @@ from trainer.distributed.engine.deepspeed_state import (
     use_weights,
 )
 from trainer.distributed.engine.deepspeed_step import take_zero_step
+from trainer.distributed.engine.deepspeed_trace import unordered
 from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import STATE, StepOutcome
 from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
@@ -68,6 +69,7 @@ class DeepSpeedEngine:
         self._has_experts = config.moe is not None
         self._tensor_parallel = layout.tensor_parallel
         self._clip_norm = config.optim.clip_norm
+        self._has_learned = False
         if self._has_experts:
             mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
         self._moe_layers = [layer for layer in module.modules() if isinstance(layer, PlacedMoELayer)]
@@ -100,6 +102,7 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         """See the protocol."""
+        self._has_learned = True
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
@@ -129,7 +132,8 @@ class DeepSpeedEngine:
         """See the protocol."""
         self.module.eval()
         try:
-            yield
+            with unordered(self._optimizer) if self._stage == 3 and not self._has_learned else nullcontext():
+                yield
         finally:
             if self._stage == 3:  # it keeps some gathered weights for the next pass, which may have others by then
                 self._optimizer.empty_partition_cache()

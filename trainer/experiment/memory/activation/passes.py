@@ -19,6 +19,7 @@ from trainer.flow.coupling import IndependentConfig
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import bare_network, tokens_per_example
 from trainer.model.network import Network
+from trainer.training.networks import TrainedNetworks
 from trainer.training.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,7 +49,8 @@ def _recorded(config: RunConfig, layout: Layout, micro_batch: int, network: Netw
     recorder.storages.see([*network.parameters(), *network.buffers()])
     recorder.take()
     with even_routing(*_visits(config, layout, micro_batch)), recorder.recording():
-        (drawn,) = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
+        drawing = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
+        drawn = task.collect(drawing, TrainedNetworks(network))[0]
         size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
         recorder.take()
         computed = task.loss(network, drawn)

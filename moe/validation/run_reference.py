@@ -1,0 +1,25 @@
+"""The section that names another run whose trained network a run asks."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from moe.validation.section import Section
+
+
+class ReferenceConfig(Section):
+    """Another run, whose averaged weights are frozen."""
+
+    run: Path
+    """Folder of the run; its newest intact checkpoint is used."""
+    digest: str | None = None
+    """SHA-256 of its averaged weights; filled when the run begins, after which other weights are refused."""
+
+
+def _of_folder(written: Any) -> Any:
+    return {"run": written} if isinstance(written, str | Path) else written
+
+
+RunReference = Annotated[ReferenceConfig, BeforeValidator(_of_folder)]
+"""Another run; its folder will do in place of the section."""
