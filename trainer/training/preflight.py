@@ -8,8 +8,10 @@ from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.origin import origin
 from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
+from trainer.config.constraints.policy import check_same_states
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.task import GRPOConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
@@ -61,6 +63,9 @@ def preflight(
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
     check_base(config)
+    match config.task:
+        case GRPOConfig(base=base) if base is not None:
+            check_same_states(config, Reference.of_run(base).config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)
