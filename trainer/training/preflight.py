@@ -11,9 +11,10 @@ from trainer.checkpoint.origin import origin
 from trainer.config.constraints.adjoint_matching import check_tilted
 from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
+from trainer.config.constraints.policy import check_same_states
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.config.task import AdjointMatchingConfig
+from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
@@ -71,6 +72,8 @@ def preflight(
     match config.task:
         case AdjointMatchingConfig(base=ReferenceConfig() as base):
             check_tilted(config, Reference.of_run(base).config, world_size)
+        case GRPOConfig(base=ReferenceConfig() as base):
+            check_same_states(config, Reference.of_run(base).config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)
