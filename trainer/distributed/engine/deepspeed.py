@@ -22,6 +22,7 @@ from torch import Tensor
 from moe.layer import PlacedMoELayer
 from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
+from trainer.config.optim import OptimConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_memory import prepare, without_copies
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
@@ -38,6 +39,7 @@ from trainer.distributed.engine.deepspeed_step import take_zero_step
 from trainer.distributed.engine.deepspeed_trace import unordered
 from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import STATE, StepOutcome
+from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
 from trainer.distributed.groups import group_names
 from trainer.model.bare import is_bare
 from trainer.model.network import Network
@@ -78,7 +80,7 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
         optimizer = torch.optim.AdamW(
-            self._parameter_groups(),
+            self._parameter_groups(config.optim),
             lr=config.optim.lr,
             betas=config.optim.betas,
             weight_decay=config.optim.weight_decay,
@@ -107,8 +109,7 @@ class DeepSpeedEngine:
 
     def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         """See the protocol."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._optimizer, lr)
         if self._stage > 0:
             return take_zero_step(self._engine, self._stage, objection)
         gradients, norm = self._gradients()
@@ -188,10 +189,11 @@ class DeepSpeedEngine:
     def _stack_of(self, shard: Shard) -> NamedParameter:
         return next(named for named in self._named if named.stack is not None and shard.name in named.stack.names)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
+    def _parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        groups = groups_of_equal_rate(self._named, optim)
         if not self._has_experts:
-            return [{"params": [named.parameter for named in self._named]}]
-        everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
+            return groups
+        everything = [{**group, "name": f"parameters {number}"} for number, group in enumerate(groups)]
         found = split_params_into_different_moe_groups_for_optimizer(everything)
         return [group for group in found if group["params"]]  # one is empty if the first stack exceeds DeepSpeed's size
 

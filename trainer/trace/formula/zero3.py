@@ -34,6 +34,7 @@ class Zero3Traffic:
         bucket_elements: elements of one gradient reduction and of one gathering ahead.
         summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums
             lie in the midst of a block, between the gathers of its layers.
+        groups: of parameters in the optimiser, whose norms are added up one by one.
     """
 
     sizes: tuple[int, ...]
@@ -42,6 +43,7 @@ class Zero3Traffic:
     precision: str
     bucket_elements: int
     summed: Collective | None = None
+    groups: int = 1
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
@@ -69,9 +71,10 @@ class Zero3Traffic:
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient; parameters are gathered when they are used."""
-        yield all_reduce("data", "float64", 8)
-        if self.summed is not None:
-            yield all_reduce(self.summed.group, "float64", 8)
+        for _ in range(self.groups):
+            yield all_reduce("data", "float64", 8)
+            if self.summed is not None:
+                yield all_reduce(self.summed.group, "float64", 8)
 
     @cached_property
     def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
