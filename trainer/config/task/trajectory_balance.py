@@ -91,6 +91,24 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
         codes = len(of.objectives) + isinstance(self.exponent, ExponentRange)
         return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
 
+    def check_exponent(self, exponent: float, field: str) -> None:
+        """Refuses an exponent that is not learned.
+
+        Args:
+            exponent: that is asked for.
+            field: where, for the message.
+
+        Raises:
+            ValueError: names field, value and remedy.
+        """
+        match self.exponent:
+            case ExponentRange(least=least, most=most) if not least <= exponent <= most:
+                raise ValueError(f"{field}: {exponent:g} is not between {least:g} and {most:g}, which the run learns")
+            case float(fixed) if exponent != fixed:
+                raise ValueError(
+                    f"{field}: {exponent:g} is not the exponent {fixed:g} that the run learns; leave it out"
+                )
+
     @property
     def most_exponent(self) -> float:
         """The largest exponent that the network is asked for."""
