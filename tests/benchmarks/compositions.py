@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from trainer.__main__ import main as command
+from trainer.checkpoint.pretrained import restore
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import objective, sampler
 from trainer.flow.composition import ALTERNATIVES, Composition, complaint
-from trainer.model.pretrained import restore
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts

@@ -191,6 +191,7 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
     settings = network_settings(model)
     fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
     filled = {**{name: {} for name in fitting}, **document}
+    filled["data"] = _with_kinds_of_sources(filled["data"], settings.data_kinds[0])
     for name, fitting_kinds in {"model": (kind,), **fitting}.items():
         if isinstance(filled.get(name), dict) and "class" not in filled[name]:
             filled[name] = {"kind": fitting_kinds[0], **filled[name]}
@@ -203,6 +204,19 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
             flow = {**flow, "objective": {"kind": settings.objective_kinds[0], **objective}}
         filled["flow"] = flow
     return filled
+
+
+def _with_kinds_of_sources(data: Any, kind: str) -> Any:
+    """Data whose sources, if they are a mixture, have the kind that fits where they say none."""
+    if not (isinstance(data, dict) and data.get("kind") == "mixture" and isinstance(data.get("sources"), dict)):
+        return data
+    return {
+        **data,
+        "sources": {
+            name: {"kind": kind, **source} if isinstance(source, dict) and "class" not in source else source
+            for name, source in data["sources"].items()
+        },
+    }
 
 
 class RunConfig(Section):
@@ -254,15 +268,19 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":
-        for name, chosen, fitting in (
-            ("data", self.data.kind, self.model.data_kinds),
-            ("sample", self.sample.kind, self.model.sample_kinds),
-            ("task", self.task.kind, self.model.task_kinds),
+        data: dict[str, Any] = {"data": self.data}
+        if isinstance(self.data, trainer.data.MixtureConfig):
+            data = {f"data.sources.{name}": source for name, source in self.data.sources.items()}
+        for sections, fitting in (
+            (data, self.model.data_kinds),
+            ({"sample": self.sample}, self.model.sample_kinds),
+            ({"task": self.task}, self.model.task_kinds),
         ):
-            if chosen not in fitting and not isinstance(getattr(self, name), OwnClass):
-                raise ValueError(
-                    f"{name}.kind: {chosen} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
-                )
+            for name, section in sections.items():
+                if section.kind not in fitting and not isinstance(section, OwnClass):
+                    raise ValueError(
+                        f"{name}.kind: {section.kind} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
+                    )
         if self.model.flowless is not None and self.flow is not None:
             raise ValueError(f"flow: {self.model.flowless} and follows no flow; remove the section")
         if self.model.no_mixture is not None and self.moe is not None:

@@ -7,7 +7,10 @@ from trainer.data.captions import Captioned, CaptionsConfig
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
+from trainer.data.kinds import AnyOneConfig
 from trainer.data.loader import Loader, accumulation_steps
+from trainer.data.mixture import Mixture, MixtureConfig
+from trainer.data.mixture_file import MixtureFile, read_mixture
 from trainer.data.numbers import Numbers, NumbersConfig
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
@@ -22,18 +25,7 @@ from trainer.data.text_windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
 from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
-AnyConfig = (
-    DigitsConfig
-    | ImageFolderConfig
-    | NumbersConfig
-    | PairsConfig
-    | PythonSourceConfig
-    | ShardsConfig
-    | TextConfig
-    | ToyConfig
-    | WebDatasetConfig
-    | OwnDataset
-)
+AnyConfig = AnyOneConfig | MixtureConfig | NumbersConfig
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -59,6 +51,8 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return ImageFolder(config)
         case NumbersConfig():
             return Numbers(config)
+        case MixtureConfig():
+            return Mixture(config, {name: build(one) for name, one in config.sources.items()})
         case PairsConfig():
             return PairsOfPoints(config)
         case PythonSourceConfig():
@@ -75,9 +69,15 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return build_own(config)
 
 
+def parts_of(config: AnyConfig) -> tuple[AnyOneConfig, ...]:
+    """The sections of the data sets that examples are from: the sources of a mixture, or the section itself."""
+    return config.parts if isinstance(config, MixtureConfig) else (config,)
+
+
 __all__ = [
     "SPLITS",
     "AnyConfig",
+    "AnyOneConfig",
     "BadExamples",
     "Batch",
     "Captioned",
@@ -89,6 +89,9 @@ __all__ = [
     "ImageFolder",
     "ImageFolderConfig",
     "Loader",
+    "Mixture",
+    "MixtureConfig",
+    "MixtureFile",
     "Numbers",
     "NumbersConfig",
     "OwnDataset",
@@ -113,7 +116,9 @@ __all__ = [
     "build",
     "first_data_points",
     "in_shuffled_epochs",
+    "parts_of",
     "read_index",
+    "read_mixture",
     "source_points",
     "write_shards",
 ]

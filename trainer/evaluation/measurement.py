@@ -12,6 +12,7 @@ from rich.table import Table
 from trainer.config.run import ImageSample, RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page, under_controls
+from trainer.flow.reward import Reward
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 
@@ -32,13 +33,16 @@ class FlowMeasurement(Measurement):
     config: RunConfig
 
     @classmethod
-    def of(cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress) -> FlowMeasurement:
+    def of(
+        cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress, reward: Reward | None = None
+    ) -> FlowMeasurement:
         """Measures a flow on this process.
 
         Args:
             flow: the run and its network.
             spec: how much is drawn and measured.
             progress: is called with what is being done.
+            reward: that is measured too; None: there is none.
         """
         evaluation = evaluate(
             flow,
@@ -49,6 +53,7 @@ class FlowMeasurement(Measurement):
             steps=spec.steps,
             features=spec.features,
             statistics=spec.statistics,
+            reward=reward,
             progress=progress,
         )
         return cls(evaluation, flow.config)

@@ -15,6 +15,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
 from trainer.flow.time.segments import segment_of, share_behind, start_of
 from trainer.model.dit import Block, FeedForward
+from trainer.model.frozen import computing_dtype
 from trainer.model.layer.conditioning import modulate, steering, time_embedding
 from trainer.model.layer.initial import Initial, steered
 from trainer.model.layer.patches import PatchGrid, beside_context
@@ -137,12 +138,12 @@ class Blockwise(Network):
 
     def _read(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """What steers the blocks [B, D], and the patches [B, N, P]."""
-        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        dtype = computing_dtype(self)
         steering_BD = steering(self, t, condition.label, dtype)
         return steering_BD, self.grid.patches(beside_context(x_t, condition.context, self.read_context)).to(dtype)
 
     def _positions(self) -> Tensor:
-        return self.positions.to(next(self.parameters()).dtype)
+        return self.positions.to(computing_dtype(self))
 
     def _trunk_tokens(self, patches_BNP: Tensor) -> Tensor:
         assert self.embed_trunk is not None

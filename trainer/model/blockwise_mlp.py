@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from trainer.config.model import BlockwiseMLPConfig
 from trainer.flow.condition import Condition
+from trainer.model.frozen import computing_dtype
 from trainer.model.layer.initial import Initial, Normal, by_inputs
 from trainer.model.layer.segments import Groups, SegmentLinear
 from trainer.model.network import Network, NetworkSpec
@@ -74,7 +75,7 @@ class BlockwiseMLP(Network):
         Returns:
             float32 [B, num_fields P].
         """
-        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        dtype = computing_dtype(self)
         groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
         seen = torch.cat([x_t, t.to(x_t.dtype)[:, None]], dim=1)
         values = groups.gather(seen.to(dtype))

@@ -10,6 +10,7 @@ from torch import nn
 
 from moe.config import MoEConfig
 from moe.random.seed import derive_seed
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import (
     AutoencoderConfig,
@@ -27,12 +28,14 @@ from trainer.config.model import (
 from trainer.config.run import RunConfig
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
+from trainer.model.adapted import adapt
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.bare import bare_parameters, give_memory
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.causal_transition import CausalTransition
 from trainer.model.dit import DiT
+from trainer.model.frozen import frozen_tensors
 from trainer.model.gpt import GPT
 from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
@@ -112,6 +115,11 @@ def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
     return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
 
 
+def frozen_parameters(config: RunConfig) -> int:
+    """Elements of the weights that adapters stand on, which every rank holds and none trains; 0 without adapters."""
+    return sum(tensor.numel() for _, tensor in frozen_tensors(meta_network(config)))
+
+
 def expert_parameters(config: RunConfig) -> int:
     """Elements of one expert: two matrices between model width and expert width, no biases."""
     return sum(math.prod(shape) for shape in _expert_shapes(config).values())
@@ -133,6 +141,12 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
         for name, shape in _expert_shapes(config).items()
     }
     return {**dense_shapes(config), **experts}
+
+
+def expert_stacks(config: RunConfig) -> list[str]:
+    """Names of the parameters that hold the experts of a layer, layer by layer, without the numbers of experts."""
+    layers = range(config.model.num_layers)
+    return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in _expert_shapes(config)]
 
 
 def new_parameters(config: RunConfig) -> tuple[str, ...]:
@@ -253,7 +267,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return network
+    return adapt(network, config.model.adapters, len(task_names(config)))
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:

@@ -17,6 +17,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.past import Past
 from trainer.flow.question import NextStates, NextToken, OfToken, Question
 from trainer.model.dit import Block, FeedForward
+from trainer.model.frozen import computing_dtype
 from trainer.model.layer.conditioning import (
     modulate,
     steering,
@@ -149,7 +150,7 @@ class CausalTransition(Network):
         self, values_BSP: Tensor, t: Tensor, condition: Condition, before: int = 0, past: Past | None = None
     ) -> Tensor:
         """Features [B, S, D] of the tokens at the places of some values, of which there are others before."""
-        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        dtype = computing_dtype(self)
         steering_BD = self._steering(t, condition.label, dtype)
         after = before + values_BSP.shape[1]
         places_SD = self.positions[before:after].to(dtype) + self.embed_state(self.numbers[before:after])

@@ -15,6 +15,7 @@ from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTCon
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
 from trainer.flow.question import Question, WithAttention
+from trainer.model.frozen import computing_dtype
 from trainer.model.layer.conditioning import (
     TIME_SCALE,
     embedded_caption,
@@ -142,7 +143,7 @@ class DiT(Network):
         self, x_t: Tensor, t: Tensor, condition: Condition, asked: WithAttention | None
     ) -> tuple[Tensor, Tensor | None]:
         """The features of patches, and the attention that is asked for."""
-        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        dtype = computing_dtype(self)
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
         label_B = known_label(self, t, condition.label)
         caption_BD = embedded_caption(self.embed_caption, t, condition.caption)

@@ -14,6 +14,7 @@ from trainer.config.model import MLPConfig
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.dit import FeedForward
+from trainer.model.frozen import computing_dtype
 from trainer.model.layer.conditioning import modulate, steering, time_embedding, with_waves
 from trainer.model.layer.initial import Initial, steered
 from trainer.model.network import Network, NetworkSpec
@@ -94,7 +95,7 @@ class MLP(Network):
         Returns:
             [B, 1, D].
         """
-        dtype = next(self.parameters()).dtype  # by name, ZeRO 3 would gather the weight for it
+        dtype = computing_dtype(self)
         steering_BD = steering(self, t, condition.label, dtype)
         seen = x_t.float() if condition.context is None else torch.cat([x_t, condition.context], dim=1).float()
         tokens_B1D = self.embed_values(with_waves(seen).to(dtype))[:, None]

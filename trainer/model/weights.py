@@ -19,12 +19,13 @@ _REMEDY = "give the ema.safetensors of a run with the same model"
 _DAMAGED = "restore it from a copy, or delete the folder"
 
 
-def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str = _REMEDY) -> None:
     """Refuses weights that :func:`initialise_from` could not use, without reading their values.
 
     Args:
         path: an ``ema.safetensors``, or the index of one that is in parts.
         shapes: of every parameter of the network by its logical name.
+        remedy: what to do where they do not fit.
 
     Raises:
         FileError: the file is missing or malformed, or a parameter is missing or has another shape.
@@ -33,20 +34,21 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         with open_weights(path) as weights:
             found = {name: weights.shape(name) for name in weights.names}
     except (OSError, SafetensorError) as error:
-        raise FileError(path, "weights", f"cannot be read ({error})", _REMEDY) from error
+        raise FileError(path, "weights", f"cannot be read ({error})", remedy) from error
     for name, shape in shapes.items():
         if name not in found:
-            raise FileError(path, name, "is missing", _REMEDY)
+            raise FileError(path, name, "is missing", remedy)
         if found[name] != shape:
-            raise FileError(path, name, f"has shape {found[name]}, not {shape}", _REMEDY)
+            raise FileError(path, name, f"has shape {found[name]}, not {shape}", remedy)
 
 
-def check_meaning(path: Path, model: NetworkConfig) -> None:
+def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:
     """Refuses weights that have the right shapes and were trained to compute something else.
 
     Args:
         path: of the weights; a configuration beside them says what they compute, one without it is let through.
         model: settings of the network that is to begin with them.
+        otherwise: what to do in place of changing the setting.
 
     Raises:
         FileError: a setting differs.
@@ -62,7 +64,7 @@ def check_meaning(path: Path, model: NetworkConfig) -> None:
         theirs = written.get(name, type(model).model_fields[name].default)
         if theirs != own:
             shown = str(theirs).lower() if isinstance(theirs, bool) else theirs
-            remedy = f"set model.{name}={shown}, or begin without model.init_from"
+            remedy = f"set model.{name}={shown}, or {otherwise}"
             raise FileError(beside, f"model.{name}", f"is {shown}, and this run has {own}", remedy)
 
 

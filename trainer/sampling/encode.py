@@ -13,6 +13,7 @@ from torch import Tensor
 import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.model import AutoencoderConfig
@@ -21,7 +22,6 @@ from trainer.data.shard.index import INDEX, LatentsEntry
 from trainer.data.shard.writer import Examples
 from trainer.distributed.groups import Launch, joined
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.pretrained import check_restorable, restore
 from trainer.model.weight_files import WEIGHTS, files_of
 
 FOLDER = "autoencoder"

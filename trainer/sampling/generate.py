@@ -12,6 +12,7 @@ from moe.collective_trace import rank_path
 from moe.files import FileError, replacing
 from moe.placement.placement import Placement
 from trainer.checkpoint.intact import with_newest
+from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
 from trainer.config.digest import config_digest
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
@@ -21,7 +22,6 @@ from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
-from trainer.model.pretrained import check_restorable, check_sharing, restored_layout
 from trainer.sampling.restored import restored_together
 from trainer.sampling.text import RULE, continue_texts, readable
 from trainer.trace.clock import clock_of

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moe.files import FileError
+from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -17,7 +18,6 @@ from trainer.data.latents import LatentsConfig, read_latents
 from trainer.data.shard.index import LatentsEntry
 from trainer.flow.space import Identity, Space
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.pretrained import check_restorable, restore
 
 
 class Coder(Protocol):

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from trainer.checkpoint.intact import ATTEMPTS, is_pruned, newest_checkpoint
+from trainer.checkpoint.pretrained import restore, restored_layout
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.model.network import Network
-from trainer.model.pretrained import restore, restored_layout
 
 
 @dataclass(frozen=True)

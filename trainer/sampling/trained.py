@@ -7,6 +7,7 @@ from pathlib import Path
 
 import trainer.data
 from trainer.checkpoint.intact import with_newest
+from trainer.checkpoint.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_config
@@ -15,7 +16,6 @@ from trainer.config.run import ImageSample, ObjectSample, PointSample, RunConfig
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import sampler
-from trainer.model.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.latent_space import check_latents

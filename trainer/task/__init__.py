@@ -5,7 +5,9 @@ from typing import Any
 from moe.validation.own_class import build_own
 from trainer.config.run import RunConfig
 from trainer.config.task import (
+    AdjointMatchingConfig,
     FlowTaskConfig,
+    GRPOConfig,
     NextTokenTaskConfig,
     OwnTask,
     ReconstructionTaskConfig,
@@ -13,6 +15,8 @@ from trainer.config.task import (
 )
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
+from trainer.task.policy.adjoint_matching import AdjointMatching
+from trainer.task.policy.grpo import GRPOTask
 from trainer.task.reconstruction import ReconstructionTask
 from trainer.task.trajectory_balance import TrajectoryBalanceTask
 from trainer.training.task import Drawn, Networks, Task
@@ -33,6 +37,10 @@ def build(config: RunConfig) -> Task[Any]:
             return ReconstructionTask(config)
         case TrajectoryBalanceTaskConfig():
             return TrajectoryBalanceTask(config)
+        case GRPOConfig():
+            return GRPOTask(config)
+        case AdjointMatchingConfig():
+            return AdjointMatching(config)
         case OwnTask():
             return build_own(config.task, run=config)
 
@@ -41,6 +49,7 @@ __all__ = [
     "Drawn",
     "DrawnPoints",
     "FlowTask",
+    "GRPOTask",
     "Networks",
     "NextTokenTask",
     "ReconstructionTask",

@@ -16,7 +16,7 @@ from torch import nn
 
 @dataclass(slots=True)
 class Position:
-    """Phase (forward, backward or optimizer) and model block (None outside) that the process is in."""
+    """Phase (rollout, forward, backward or optimizer) and model block (None outside) that the process is in."""
 
     phase: str = "forward"
     layer: int | None = None
@@ -27,7 +27,7 @@ position = Position()
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Mark what runs inside as forward, backward or optimizer; no block is entered yet."""
+    """Mark what runs inside as rollout, forward, backward or optimizer; no block is entered yet."""
     outer = position.phase, position.layer
     position.phase, position.layer = name, None
     try:
@@ -52,7 +52,8 @@ def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, the forward and backward passes of each block mark its index as the layer.
 
     The backward pass enters a block when the gradient of its first output tensor is there and leaves it when the
-    gradient of its first input tensor is. What an engine does in hooks of its own around a block, such as gathering
+    gradient of its first input tensor is; where that has none, since all before the block is frozen, the block is left
+    at the end of the backward pass. What an engine does in hooks of its own around a block, such as gathering
     its parameters, belongs to the block. Values and gradients are left alone.
 
     Args:
@@ -72,17 +73,23 @@ def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _enter_forward(index: int, _block: nn.Module, inputs: tuple[Any, ...]) -> None:
-    def leave_backward(_gradient: torch.Tensor) -> None:
-        if position.layer == index:
-            position.layer = None
-
-    _when_gradient_is_known(inputs, leave_backward)
+    _when_gradient_is_known(inputs, lambda _: _leave_backward(index))
     position.layer = index
 
 
-def _enter_backward(index: int, _block: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+def _leave_backward(index: int) -> None:
+    if position.layer == index:
+        position.layer = None
+
+
+def _enter_backward(index: int, _block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    first = _first_tensor(inputs)
+    is_last = first is not None and not first.requires_grad
+
     def enter(_gradient: torch.Tensor) -> None:
         position.layer = index
+        if is_last:
+            torch.autograd.Variable._execution_engine.queue_callback(partial(_leave_backward, index))
 
     _when_gradient_is_known(output, enter)
 
@@ -99,7 +106,11 @@ def _when_gradient_is_known(values: Any, hook: Callable[[torch.Tensor], None]) -
     A block's input often is the output of the block before it, whose hook then runs first: leaving a block must not
     undo entering the next.
     """
-    candidates = values if isinstance(values, tuple | list) else (values,)
-    tensor = next((value for value in candidates if isinstance(value, torch.Tensor)), None)
+    tensor = _first_tensor(values)
     if tensor is not None and tensor.requires_grad:
         tensor.register_hook(hook)
+
+
+def _first_tensor(values: Any) -> torch.Tensor | None:
+    candidates = values if isinstance(values, tuple | list) else (values,)
+    return next((value for value in candidates if isinstance(value, torch.Tensor)), None)

@@ -16,6 +16,7 @@ from tests.trainer import own_controls
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
+from trainer.checkpoint.pretrained import restore
 from trainer.config.digest import config_digest
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
@@ -25,7 +26,6 @@ from trainer.flow.sampler import AnyConfig as AnySampler
 from trainer.flow.sampler import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig, SegmentedConfig, Trajectory
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.model.flops import sample_multiply_adds
-from trainer.model.pretrained import restore
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.chosen_controls import read_controls
 from trainer.sampling.draw import TrainedFlow

@@ -28,6 +28,8 @@ COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice", "gpt, 
 SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
 REPLICAS = "tests/files/replicas.json"
 """Two ranks of three slots: each has a replica of an expert of the other."""
+RATES = {"blocks": 2.0, "experts": 0.5, "blocks.1.feed_forward": 0.5, "bias": 2.0, "qkv": 10.0}
+"""Some parameters keep the rate of the run; two keys give one rate, and one rate is that of few parameters."""
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
 CAPPED = {"dispatch": "capped", "router": {"kind": "top_k", "capacity_factor": 1.25}}
@@ -113,6 +115,30 @@ CASES: dict[int, dict[str, Case]] = {
         "FSDP2, transitions": ({"kind": "fsdp"}, 2, None, "transition_dit"),
         "FSDP2, segments": ({"kind": "fsdp"}, 1, None, "blockwise"),
         "FSDP2, aligned segments": ({"kind": "fsdp"}, 1, None, "blockwise, aligned"),
+        "ZeRO 0, adapters": ({"zero_stage": 0}, 1, None, "dit, adapted"),
+        "ZeRO 1, adapters, bf16": ({"precision": "bf16"}, 1, None, "dit, adapted at its ends"),
+        "ZeRO 2, adapters": ({"zero_stage": 2}, 2, None, "dit, adapted"),
+        "ZeRO 3, adapters": (SMALL_ZERO_3, 1, None, "dit, adapted"),
+        "ZeRO 3, adapters at the ends, computed twice": (
+            {**SMALL_ZERO_3, "activation_checkpointing": True},
+            1,
+            None,
+            "dit, adapted at its ends",
+        ),
+        "FSDP2, adapters": ({"kind": "fsdp"}, 1, None, "dit, adapted"),
+        "FSDP2, adapters, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit, adapted"),
+        "FSDP2, adapters at the ends, computed twice": (
+            {"kind": "fsdp", "activation_checkpointing": True},
+            1,
+            None,
+            "dit, adapted at its ends",
+        ),
+        "ZeRO 1, rates": ({}, 1, {}, "dit, rates"),
+        "ZeRO 0, rates": ({"zero_stage": 0}, 1, {}, "dit, rates"),
+        "ZeRO 1, bf16, rates": ({"precision": "bf16"}, 2, None, "dit, rates"),
+        "ZeRO 2, rates, accumulation": ({"zero_stage": 2}, 2, {}, "dit, rates"),
+        "ZeRO 3, rates": (SMALL_ZERO_3, 1, None, "dit, rates"),
+        "FSDP2, rates": ({"kind": "fsdp"}, 1, None, "dit, rates"),
     },
     4: {
         "ZeRO 1": ({}, 1, {}, "dit"),
@@ -165,6 +191,15 @@ RARE = {
     "ZeRO 3, transitions, computed twice",
     "FSDP2, segments",
     "FSDP2, transitions",
+    "ZeRO 0, adapters",
+    "ZeRO 1, adapters, bf16",
+    "ZeRO 3, adapters at the ends, computed twice",
+    "FSDP2, adapters, bf16, accumulation",
+    "FSDP2, adapters at the ends, computed twice",
+    "ZeRO 0, rates",
+    "ZeRO 1, bf16, rates",
+    "ZeRO 2, rates, accumulation",
+    "FSDP2, rates",
 }
 """Those of four ranks, and those of two whose parts stand in other cases of two."""
 
@@ -200,6 +235,9 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     if kind == "gpt, 300 words":
         model["vocabulary"] = 300
     layers: dict[str, Any] = {"num_layers": LAYERS}
+    if "adapted" in kind:
+        ends = {"on": ["embed_patches", "unembed_patches"]} if kind.endswith("ends") else {}
+        layers["adapters"] = {"kind": "low_rank", "base": "unused", "rank": 2, **ends}
     heads = {} if kind == "transition_mlp" else {"num_heads": 4}
     if kind.startswith("blockwise"):
         features = (
@@ -214,6 +252,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
         "engine": engine,
     }
+    if kind.endswith("rates"):
+        settings["optim"]["rates"] = RATES
     if moe is not None:
         moe = dict(moe)
         settings["parallel"] = {"expert": moe.pop("ranks", 2)}
@@ -256,12 +296,17 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.model.build import build_model
+    from trainer.model.frozen import frozen_tensors, put_frozen
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
 
     layout = plan_layout(config, world_size)
     routers: Any = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
-    engine = build_engine(build_model(config, layout), config, layout, torch.device("cpu"))
+    model = build_model(config, layout)
+    for name, frozen in [*frozen_tensors(model)]:
+        dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+        put_frozen(model, name, torch.full(frozen.shape, 0.01, dtype=dtype))
+    engine = build_engine(model, config, layout, torch.device("cpu"))
     recorder = Recorder(
         rank_path(folder, dist.get_rank()),
         steps=STEPS,

@@ -110,10 +110,10 @@ def record_cases(rank: int, world_size: int, folder: str) -> dict[str, tuple[tor
 def record_case(rank: int, world_size: int, name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     import torch.distributed as dist
 
+    from trainer.checkpoint.pretrained import restore, restored_layout
     from trainer.config.constraints.plan import plan_sampling
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.model.build import parameter_shapes
-    from trainer.model.pretrained import restore, restored_layout
     from trainer.sampling.draw import TrainedFlow
     from trainer.sampling.flow import FlowParts
     from trainer.trace.drawing import DrawingTrace

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field
 
 from moe.validation.section import Section
+from trainer.config.network.adapters import AdaptersConfig
 
 REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 """What the settings of every network have, as fields or properties."""
@@ -55,13 +58,16 @@ class NetworkConfig(Section):
             """Weights that a run starts with, or the folder of the run that has them."""
             ...
 
+    adapters: Annotated[AdaptersConfig | None, Field(exclude_if=lambda adapters: adapters is None)] = None
+    """Small matrices that are trained beside the frozen ones of another run; null: the network itself is trained."""
+
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
     data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs", "webdataset")
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
-    task_kinds: ClassVar[tuple[str, ...]] = ("flow", "grpo")
+    task_kinds: ClassVar[tuple[str, ...]] = ("flow", "grpo", "adjoint_matching")
     """The kinds of task that it can learn, the default first."""
     objective_kinds: ClassVar[tuple[str, ...]] = ()
     """The kinds of objective that train it, the default first, which train no other network; empty: those that train

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import OwnTask
-from trainer.experiment.memory.activation.passes import record
+from trainer.experiment.memory.activation.passes import DTYPES, record
 from trainer.experiment.memory.activation.recording import Change, Event, Recording
 from trainer.experiment.memory.peak import StepMemory, step_memory
 from trainer.experiment.memory.plan import engine_memory
 from trainer.flow.objective import ConsistencyDistillationConfig, OwnObjective, VelocityDistillationConfig
+from trainer.model.build import frozen_parameters
 
 DISPATCHES = ("home", "capped", "copies")
 """Dispatch modes in which the rows of a rank are known where tokens are spread evenly."""
@@ -70,7 +71,9 @@ class Estimator:
         except RuntimeError as error:  # torch's, where an operation needs values; a user's own part may raise others
             reason = str(error).partition("\n")[0]
             raise UnknownMemory(f"a loss cannot be computed without values: {reason}") from error
-        return step_memory(recording, engine_memory(config, layout, recording), layout.accumulation)
+        engine = engine_memory(config, layout, recording)
+        frozen = frozen_parameters(config) * DTYPES[config.engine.precision].itemsize
+        return step_memory(recording, engine, layout.accumulation, frozen=frozen)
 
     def _recorded(self, config: RunConfig, layout: Layout, micro_batch: int) -> Recording:
         engine = config.engine

@@ -46,15 +46,16 @@ class StepMemory:
         return max(self.peaks.values(), key=lambda peak: peak.total)
 
 
-def step_memory(recording: Recording, engine: EngineMemory, accumulation: int) -> StepMemory:
+def step_memory(recording: Recording, engine: EngineMemory, accumulation: int, *, frozen: int = 0) -> StepMemory:
     """Follows a step.
 
     Args:
         recording: of the passes of one micro batch.
         engine: what moves the weights.
         accumulation: micro batches of the step.
+        frozen: bytes of weights that are not trained, which every rank holds whole.
     """
-    ledger = _Ledger({**engine.held(), "average": engine.average()})
+    ledger = _Ledger({**engine.held(), "frozen": frozen, "average": engine.average()})
     held = ledger.parts()
     ledger.grow([Growth("activations", accumulation * recording.drawn)])
     for number in sorted({0, 1, accumulation - 1} & set(range(accumulation))):

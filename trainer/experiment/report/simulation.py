@@ -59,7 +59,7 @@ class SimulatedCollective(BaseModel):
         group: name of the process group, or None.
         ranks: members.
         step: optimiser step, or None.
-        phase: forward, backward or optimizer, or None.
+        phase: rollout, forward, backward or optimizer, or None.
         layer: model block, or None.
         bytes: payload of all its messages.
         start_ns: when the first member came to it, ns.

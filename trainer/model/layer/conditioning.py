@@ -4,6 +4,7 @@ Shape suffixes: B batch, N tokens, D width.
 """
 
 import math
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -81,7 +82,7 @@ def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None)
         return None
     if caption is None:
         caption = torch.zeros(len(t), layer.in_features, device=t.device)
-    return layer(caption.to(next(layer.parameters()).dtype))
+    return layer(caption.to(next(chain(layer.parameters(), layer.buffers())).dtype))  # frozen weights are buffers
 
 
 def time_embedding(width: int, waves: int | None = None) -> nn.Sequential:

@@ -32,7 +32,7 @@ class SpatialRescaler(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Maps [B, num_read, H, W] to [B, num_written, H / 2^halvings, W / 2^halvings]."""
-        values = input.to(next(self.parameters()).dtype)
+        values = input.to(self.weight.dtype)
         for _ in range(self.halvings):
             values = functional.interpolate(values, scale_factor=0.5, mode="bilinear", align_corners=False)
         return super().forward(values)

@@ -1,6 +1,6 @@
 """What FSDP2 sends, whose ranks keep rows of every parameter."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -23,7 +23,7 @@ class FSDPTraffic:
     """A gathering and a reduction of each block and of what belongs to none; see the protocol's EngineTraffic.
 
     In the backward pass a block's parameters are gathered while the block behind it computes. The rows of a parameter
-    are divided evenly, the last parts filled up.
+    are divided evenly, the last parts filled up. What has no parameters, since they are frozen, sends nothing.
 
     Args:
         blocks: shapes of the parameters of each block.
@@ -48,24 +48,49 @@ class FSDPTraffic:
         if self.num_ranks == 1:
             return
         if phase == "forward":
-            if place != "after":
+            if place != "after" and self._rows(place):
                 yield self._gathered(place)
         elif self.reshard_after_forward and place != "before":
-            before = (len(self.blocks) if place == "after" else place) - 1
-            if before >= 0:
-                yield self._gathered(before)
+            for block in self._asked_for(place):
+                yield self._gathered(block)
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
         reduces = self.num_ranks > 1 and micro == self.accumulation - 1
-        if reduces and phase == "backward" and place != "after":
+        if reduces and phase == "backward" and place != "after" and self._rows(place):
             yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
+
+    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
+        """See the protocol: what belongs to no block is whole throughout, and so are blocks that keep parameters."""
+        blocks = {} if self.num_ranks == 1 else {place: (self._gathered(place),) for place in range(len(self.blocks))}
+        outside = {} if self.num_ranks == 1 else {"before": (self._gathered("before"),)}
+        for number in range(calls):
+            first = number == 0
+            yield {**(outside if first else {}), **(blocks if first or self.reshard_after_forward else {})}
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient."""
         if self.tensor_parallel > 1:
             yield all_reduce("tensor", "float32", 4)
         yield all_reduce("data", "float32", 4)
+
+    def _asked_for(self, place: Place) -> Iterator[int]:
+        """The blocks that are gathered as the backward pass reaches a place.
+
+        That is the one before it that has parameters, or the place's own where nothing behind it has asked for it.
+        """
+        number = len(self.blocks) if place == "after" else place
+        assert isinstance(number, int)
+        own = number < len(self.blocks)
+        if (
+            own
+            and self._rows(number)
+            and not self.root
+            and not any(map(self._rows, range(number + 1, len(self.blocks))))
+        ):
+            yield number
+        if self._rows(number) if own else self.root:
+            yield from [block for block in range(number) if self._rows(block)][-1:]
 
     def _gathered(self, place: Place) -> Collective:
         size = self._rows(place) * ELEMENT_BYTES[self.precision]

@@ -124,9 +124,9 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, tmp_path: 
     config = load_config(teacher / "config.yaml")
     built, task = sampler.HeunConfig(steps=4), FlowTask(config)
     from trainer.checkpoint.intact import newest_checkpoint
+    from trainer.checkpoint.pretrained import restore
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch, joined
-    from trainer.model.pretrained import restore
 
     with joined(Launch.from_environment()), torch.no_grad():
         model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))
@@ -163,9 +163,9 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
     config = load_config(teacher / "config.yaml")
     task = FlowTask(config)
     from trainer.checkpoint.intact import newest_checkpoint
+    from trainer.checkpoint.pretrained import restore
     from trainer.config.constraints.plan import plan_layout
     from trainer.distributed.groups import Launch, joined
-    from trainer.model.pretrained import restore
 
     with joined(Launch.from_environment()), torch.no_grad():
         model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))

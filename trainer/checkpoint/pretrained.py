@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from moe.placement.placement import Placement
+from trainer.checkpoint.base import check_base, write_base
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.bare import give_memory
@@ -67,8 +68,10 @@ def check_restorable(config: RunConfig, folder: Path) -> None:
         folder: the checkpoint.
 
     Raises:
-        FileError: its averaged weights are missing, malformed or those of another network.
+        FileError: its averaged weights, or those that its adapters stand on, are missing, malformed or those of another
+            network.
     """
+    check_base(config)
     check_weights(folder / WEIGHTS, parameter_shapes(config))
 
 
@@ -82,5 +85,6 @@ def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
     """
     model = bare_network(config, layout).eval()
     give_memory(model, lambda parameter: torch.empty(parameter.shape, dtype=parameter.dtype))
+    write_base(model, config, torch.device("cpu"), trains=False)
     initialise_from(model, folder / WEIGHTS)
     return model

@@ -1,0 +1,1 @@
+"""Small trained matrices beside the frozen ones of a network."""

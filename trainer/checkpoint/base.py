@@ -1,0 +1,127 @@
+"""The run whose averaged weights an adapted network stands on."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moe.files import FileError
+from moe.validation.run_reference import ReferenceConfig
+from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.manifest import NAME, Manifest
+from trainer.config.constraints.adapters import of_base
+from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
+from trainer.config.file import read_document
+from trainer.config.run import RunConfig
+from trainer.model.adapted import read_base, read_modules
+from trainer.model.build import parameter_shapes
+from trainer.model.weight_files import files_of
+from trainer.model.weights import check_meaning, check_weights
+
+FIELD = "model.adapters.base"
+_REMEDY = f"give the run with the same model settings to {FIELD}"
+
+
+def base_weights(base: ReferenceConfig, field: str = FIELD) -> Path:
+    """The averaged weights of a base.
+
+    Args:
+        base: a run, which stands for its newest intact checkpoint, or a folder that the export verb wrote.
+        field: the setting that names it.
+
+    Raises:
+        FileError: there are none, or they are others than those that the section names.
+    """
+    path = weights_file(base.run)
+    if path == base.run or not all(file.is_file() for file in files_of(path)):
+        problem = "holds neither a checkpoint nor exported weights" if base.run.is_dir() else "is no folder of a run"
+        raise FileError(base.run, field, problem, "give the run.dir of a run that has saved a checkpoint")
+    if base.digest is not None and base.digest != digest_of(path):
+        problem = f"is {digest_of(path)} but the run began with {base.digest}"
+        raise FileError(path, f"{field}.digest", problem, "bring those weights back, or start another run")
+    return path
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of averaged weights: as their checkpoint says it, or read from the files that export wrote."""
+    if (path.parent / NAME).exists():
+        return Manifest.read(path.parent).weights_sha256()
+    found = hashlib.sha256()
+    for file in files_of(path):
+        with file.open("rb") as opened:
+            found.update(hashlib.file_digest(opened, "sha256").digest())
+    return found.hexdigest()
+
+
+def with_digest(config: RunConfig) -> RunConfig:
+    """A run that names the digest of its base, if it has one, so that it goes on with the same one or not at all.
+
+    Modules that stay as another run left them belong to what it stands on. The number of its tasks is named too, since
+    its samples may be compared with other data.
+
+    Raises:
+        FileError: the base has no weights, or others than the section names.
+    """
+    adapters = config.model.adapters
+    if adapters is None:
+        return config
+    named = {"base": adapters.base} | ({"init_from": modules} if (modules := frozen_modules(config)) else {})
+    pinned = {
+        name: run.model_copy(update={"digest": digest_of(base_weights(run, f"model.adapters.{name}"))})
+        for name, run in named.items()
+    }
+    tasks = {"tasks": len(task_names(config))} if routed_adapters(config) is not None else {}
+    model = config.model.model_copy(update={"adapters": adapters.model_copy(update={**pinned, **tasks})})
+    return config.model_copy(update={"model": model})
+
+
+def check_base(config: RunConfig) -> None:
+    """Refuses a base that a run cannot adapt, without reading the values of its weights.
+
+    Args:
+        config: the run; one without adapters has no base.
+
+    Raises:
+        FileError: the base has no weights or has adapters itself, or its network is another one.
+        ValueError: the adapters fit no layers.
+    """
+    if config.model.adapters is None:
+        return
+    path = base_weights(config.model.adapters.base)
+    beside = path.parent / "config.yaml"
+    written = read_document(beside).get("model") if beside.is_file() else None
+    if isinstance(written, dict):
+        if written.get("adapters") is not None:
+            run = config.model.adapters.base.run
+            named = run if (run / "checkpoints").is_dir() else "the run that they are from"
+            remedy = f"merge them (python -m trainer export {named} --merged --out DIR), and give DIR"
+            raise FileError(beside, FIELD, "has adapters itself", remedy)
+        kind = written.get("kind", written.get("class"))
+        if kind != config.model.kind:
+            raise FileError(beside, "model.kind", f"is {kind}, not {config.model.kind}", _REMEDY)
+    parameter_shapes(config)
+    check_weights(path, parameter_shapes(of_base(config)), _REMEDY)
+    check_meaning(path, config.model, f"give another {FIELD}")
+
+
+def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, trains: bool) -> None:
+    """Fills the frozen weights of this rank's network, one after the other; nothing without adapters.
+
+    Args:
+        network: of the run.
+        config: the run.
+        device: where the network computes.
+        trains: whether an engine is going to train it, in its own type.
+
+    Raises:
+        FileError: the weights of the base are gone, or others than those that the run began with.
+    """
+    if config.model.adapters is None:
+        return
+    rounded = trains and config.engine.precision == "bf16"
+    path = base_weights(config.model.adapters.base)
+    dtype, modules = torch.bfloat16 if rounded else torch.float32, frozen_modules(config)
+    read_base(network, path, dtype, device)
+    if modules is not None:
+        read_modules(network, base_weights(modules, "model.adapters.init_from"), dtype, device)
