@@ -173,7 +173,8 @@ SAMPLE = Verb(
     "python -m trainer sample runs/digits_moe --class 3,8 --steps 20 --out grid.png",
     _add_arguments,
     _run,
-    "A run that builds objects writes FILE.jsonl and FILE.png. A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
+    "A run that builds objects writes FILE.jsonl and FILE.png. "
+    "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
     "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
     "a part of the images, and the first one writes.",
 )

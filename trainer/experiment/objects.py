@@ -89,10 +89,8 @@ class ObjectsRequest:
             return task.preferences(sample.divisions)
         names, single = task.environment.objectives, task.settings.preferences
         if isinstance(single, SingleConfig):
-            raise ValueError(
-                f"--preference: {self.run_dir} has learned {','.join(f'{one:g}' for one in single.weights)} alone; leave "
-                "the option out"
-            )
+            learned = ",".join(f"{one:g}" for one in single.weights)
+            raise ValueError(f"--preference: {self.run_dir} has learned {learned} alone; leave the option out")
         return torch.tensor([_weights(text, names) for text in self.preferences], dtype=torch.float64)
 
 
@@ -179,7 +177,8 @@ def _weights(text: str, names: tuple[str, ...]) -> list[float]:
     example = ",".join(f"{1 / len(names):.3g}" for _ in names)
     if len(weights) != len(names) or not all(0 <= weight <= 1 for weight in weights):
         raise ValueError(
-            f"--preference: {text!r} is not a number from 0 to 1 for each of {', '.join(names)}; use for example {example}"
+            f"--preference: {text!r} is not a number from 0 to 1 for each of {', '.join(names)}; use for example "
+            f"{example}"
         )
     if abs(sum(weights) - 1) > 1e-2:
         raise ValueError(
