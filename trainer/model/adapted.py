@@ -141,7 +141,8 @@ def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:
         )
     parts = {part for name in found for part in name.split(".") if not part.isdecimal()}
     if not on:
-        inside = {name: layer for name, layer in found.items() if name.startswith("blocks.")}
+        modules = {id(module) for module in network.blocks.modules()}
+        inside = {name: layer for name, layer in found.items() if id(layer) in modules}
         if not inside:
             remedy = f"name some of {', '.join(sorted(parts))}"
             raise ValueError(f"model.adapters.on: is empty, and there is no linear layer in the blocks; {remedy}")

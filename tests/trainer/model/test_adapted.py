@@ -61,11 +61,11 @@ def test_of_every_network_adapters_alone_are_parameters_and_state(kind: str) -> 
     config = with_adapters(plain)
     shapes = parameter_shapes(config)
     assert {name.rpartition(".")[2] for name in shapes} == {"A_RI", "B_OR"}
-    assert all(name.startswith("blocks.") for name in shapes)
     assert frozen_parameters(config) == sum(torch.Size(shape).numel() for shape in dense_shapes(plain).values())
     network = build_model(config, Layout.single(config))
     assert {name: tuple(one.shape) for name, one in network.named_parameters()} == shapes
     assert not {*network.state_dict()} - {*shapes}
+    assert {id(one) for one in network.parameters()} == {id(one) for one in network.blocks.parameters()}
     assert {name: tuple(one.shape) for name, one in frozen_tensors(network)} == dense_shapes(plain)
 
 
