@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe.validation.run_reference import ReferenceConfig
-from trainer.checkpoint.base import check_base
+from trainer.checkpoint.base import check_base, check_beginning
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
@@ -17,10 +17,9 @@ from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
-from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.rates import check_rates
-from trainer.model.weights import check_meaning, check_weights
+from trainer.model.weights import check_meaning
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.reference import Reference, pinned
@@ -77,7 +76,7 @@ def preflight(
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)
-        check_weights(weights, inherited_shapes(config))
+        check_beginning(weights, config)
         check_meaning(weights, config.model)
     check_latents(config)
     check_teacher(config)
