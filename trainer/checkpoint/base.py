@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from moe.files import FileError
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base
 from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
 from trainer.config.file import read_document
 from trainer.config.run import RunConfig
-from trainer.flow.reference import ReferenceConfig
 from trainer.model.adapted import read_base, read_modules
 from trainer.model.build import parameter_shapes
 from trainer.model.weight_files import files_of
@@ -93,7 +93,9 @@ def check_base(config: RunConfig) -> None:
     written = read_document(beside).get("model") if beside.is_file() else None
     if isinstance(written, dict):
         if written.get("adapters") is not None:
-            remedy = f"python -m trainer export {config.model.adapters.base.run} --merged --out DIR, and give DIR"
+            run = config.model.adapters.base.run
+            named = run if (run / "checkpoints").is_dir() else "the run that they are from"
+            remedy = f"merge them (python -m trainer export {named} --merged --out DIR), and give DIR"
             raise FileError(beside, FIELD, "has adapters itself", remedy)
         kind = written.get("kind", written.get("class"))
         if kind != config.model.kind:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from moe.adapters.low_rank import LowRankLinear
+from moe.adapters.low_rank import LowRankLinear, merged
 from moe.adapters.routed import RoutedLinear, module_bound
 from moe.adapters.task_router import ROUTING_BOUND, RowTasks
 from trainer.config.network.adapters import AdaptersConfig, RoutedAdaptersConfig
@@ -17,7 +17,7 @@ from trainer.model.frozen import freeze, freeze_some, frozen_tensors, put_frozen
 from trainer.model.layer.initial import Constant, Initial, Uniform, by_inputs
 from trainer.model.network import Network
 from trainer.model.row_tasks import tell_tasks
-from trainer.model.weight_files import open_weights
+from trainer.model.weight_files import Weights, open_weights
 
 N = TypeVar("N", bound=Network)
 _ADAPTERS = (LowRankLinear, RoutedLinear)
@@ -112,6 +112,22 @@ def _read(
             put_frozen(network, name, weights.tensor(name).to(device=device, dtype=dtype))
 
 
+def merged_value(settings: AdaptersConfig, name: str, base: Weights, adapters: Weights) -> Tensor:
+    """A weight of the network without adapters that computes what the adapted one does.
+
+    Args:
+        settings: of the adapters.
+        name: of the weight.
+        base, adapters: opened weights of the base, and of the adapters.
+    """
+    layer = name.removesuffix(".weight")
+    read, written = f"{layer}.A_RI", f"{layer}.B_OR"
+    value = base.tensor(name)
+    if layer == name or read not in adapters.names:
+        return value
+    return merged(value, adapters.tensor(read), adapters.tensor(written), _scale(settings))
+
+
 def _of_module(name: str) -> bool:
     return name.rpartition(".")[2] in MODULES
 
@@ -144,19 +160,23 @@ def _adapter(
             f"model.adapters.rank: {settings.rank} is larger than {name}, a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; use at most {most}, or name other layers with model.adapters.on"
         )
-    scale = 1.0 if settings.alpha is None else settings.alpha / settings.rank
     if not isinstance(settings, RoutedAdaptersConfig) or settings.mode == "mean":
-        return _LowRankLinear(layer, settings.rank, scale)
+        return _LowRankLinear(layer, settings.rank, _scale(settings))
     if layer.in_features % settings.heads or layer.out_features % settings.heads:
         raise ValueError(
             f"model.adapters.heads: {settings.heads} does not divide {name}, a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; use a divisor, or name other layers with model.adapters.on"
         )
     sizes = {"num_tasks": num_tasks, "num_modules": settings.modules, "num_heads": settings.heads}
-    routed = _RoutedLinear(layer, rows, **sizes, rank=settings.rank, scale=scale)
+    routed = _RoutedLinear(layer, rows, **sizes, rank=settings.rank, scale=_scale(settings))
     if settings.mode == "routing":
         freeze_some(routed, name, MODULES)
     return routed
+
+
+def _scale(settings: AdaptersConfig) -> float:
+    """What the product of the trained matrices is multiplied by."""
+    return 1.0 if settings.alpha is None else settings.alpha / settings.rank
 
 
 def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:

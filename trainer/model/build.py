@@ -143,6 +143,12 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     return {**dense_shapes(config), **experts}
 
 
+def expert_stacks(config: RunConfig) -> list[str]:
+    """Names of the parameters that hold the experts of a layer, layer by layer, without the numbers of experts."""
+    layers = range(config.model.num_layers)
+    return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in _expert_shapes(config)]
+
+
 def new_parameters(config: RunConfig) -> tuple[str, ...]:
     """What the names of parameters begin with that `model.init_from` need not have."""
     return config.model.new_parameters
