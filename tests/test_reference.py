@@ -138,6 +138,7 @@ SOUND_TOO: dict[str, dict[str, Any]] = {
     "a class of one's own": {"flow": {"coupling": {"class": "mine:Coupling", "whatever": [1]}}},
     "a model of one's own": {"model": {"class": "mine:Config", "width": 3}},
     "no experts": {"moe": None},
+    "what the base says": {"task": {"base": "runs/a"}, "model": {}, "data": {"held_out": 9}},
     "times as a file": {"sample": {"kind": "points", "sampler": {"kind": "euler", "steps": 2, "times": "steps.json"}}},
     "stages that leave things out": {
         "optim": {"lr": 0.1},

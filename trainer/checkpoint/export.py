@@ -59,6 +59,9 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32")
     if to is None and dtype != "float32":
         raise ValueError(f"--dtype: {dtype} goes with --to; a run starts from float32")
     source = _source(run_dir)
+    if to is not None and source.config.model.adapters is not None:
+        remedy = f"python -m trainer export {run_dir} --merged --out DIR, and give DIR"
+        raise ValueError(f"--to: {to} has no adapters beside a network; {remedy}")
     if to is not None:
         return _run_foreign(source, out, to, DTYPES[dtype])
     config, folder = source.config, source.weights.parent
@@ -72,7 +75,8 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32")
     card = model_card(config, source.step, elements, routers=routers, weights=first.name, parts=len(parts))
     with replacing(out / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
-    print(f"{out}: the averaged weights of step {source.step}" if source.step is not None else f"{out}: the weights")
+    what = "weights" if config.model.adapters is None else "adapters, without the weights that they stand beside,"
+    print(f"{out}: the averaged {what} of step {source.step}" if source.step is not None else f"{out}: the {what}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from trainer.checkpoint.recipe.choice import recipe_for
 from trainer.checkpoint.recipe.page import page
+from trainer.config.network.adapters import AdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.data.shard.class_names import listed
 
@@ -55,7 +56,11 @@ def model_card(
         else ""
     )
     inside = f"`{weights}`" if not parts else f"the {parts} files that `{weights}` names,"
-    return f"""# {model.kind}, {parameters:,} parameters
+    adapters = model.adapters
+    what = f"{model.kind}, {parameters:,} parameters" if adapters is None else f"Adapters of a {model.kind}"
+    experts = experts if adapters is None else f"{experts}, frozen"
+    beside += "" if adapters is None else _adapters(adapters, parameters)
+    return f"""# {what}
 
 {_history(config, step, origin)}
 
@@ -71,6 +76,16 @@ def model_card(
 {beside}
 {_recipe(config, weights)}
 A run whose network has the same sizes starts from them with `model.init_from={weights}` and the folder before it.
+"""
+
+
+def _adapters(adapters: AdaptersConfig, parameters: int) -> str:
+    digest = "" if adapters.base.digest is None else f", whose averaged weights have the SHA-256 {adapters.base.digest}"
+    names = ", ".join(adapters.on) or "all inside the blocks"
+    return f"""
+These {parameters:,} parameters are adapters alone, of kind {adapters.kind} and rank {adapters.rank} beside linear layers
+({names}). They are of no use without the weights that they were trained beside: those of the run
+`{adapters.base.run}`{digest}.
 """
 
 

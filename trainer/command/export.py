@@ -21,9 +21,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="type of the values, with --to (default: float32)",
     )
+    parser.add_argument(
+        "--merged",
+        action="store_true",
+        help="add the adapters of a run to the weights that they stand beside, and write a finished run of the network "
+        "that this makes, for sample, evaluate, model.init_from, export --to and whatever else reads a run",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.merged:
+        from trainer.checkpoint import merged
+
+        if options.to is not None:
+            remedy = f"leave it out, then export --to {options.to} the folder that --merged writes"
+            raise ValueError(f"--to: {options.to} does not go with --merged; {remedy}")
+        return merged.run(options.run_dir, options.out)
+
     from trainer.checkpoint.export import run
 
     return run(options.run_dir, options.out, options.to, options.dtype)
@@ -36,5 +50,6 @@ EXPORT = Verb(
     _add_arguments,
     _run,
     "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md "
-    "with a page of plain PyTorch that computes the same without this package.",
+    "with a page of plain PyTorch that computes the same without this package. Of a run with adapters it holds these "
+    "alone; with --merged it is that of a run of the network with the adapters in its weights.",
 )

@@ -10,6 +10,7 @@ from torch import nn
 
 from moe.config import MoEConfig
 from moe.random.seed import derive_seed
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import (
     AutoencoderConfig,
@@ -142,6 +143,12 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     return {**dense_shapes(config), **experts}
 
 
+def expert_stacks(config: RunConfig) -> list[str]:
+    """Names of the parameters that hold the experts of a layer, layer by layer, without the numbers of experts."""
+    layers = range(config.model.num_layers)
+    return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in _expert_shapes(config)]
+
+
 def new_parameters(config: RunConfig) -> tuple[str, ...]:
     """What the names of parameters begin with that `model.init_from` need not have."""
     return config.model.new_parameters
@@ -260,7 +267,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return adapt(network, config.model.adapters)
+    return adapt(network, config.model.adapters, len(task_names(config)))
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:

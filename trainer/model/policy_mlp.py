@@ -19,14 +19,14 @@ class Policy(NamedTuple):
     """What a network says of states; all float32.
 
     Attributes:
-        forward_BTA: logits of the next action, the stop last.
-        backward_BTA: logits of the action that led into the state, without the stop; [B, T, A - 1].
-        log_partition_B: logarithm of the sum of all rewards under the condition.
+        forward: [B, T, A] logits of the next action, the stop last.
+        backward: [B, T, A - 1] logits of the action that led into the state; none stops.
+        log_partition: [B] logarithm of the sum of all rewards under the condition.
     """
 
-    forward_BTA: Tensor
-    backward_BTA: Tensor
-    log_partition_B: Tensor
+    forward: Tensor
+    backward: Tensor
+    log_partition: Tensor
 
 
 class PolicyMLP(Network):

@@ -14,15 +14,18 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
-from trainer.config.run import RunConfig
+from trainer.config.run import ObjectSample, RunConfig
 from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
+from trainer.model.network import Network
 from trainer.model.policy_mlp import Policy
 from trainer.task import environment
+from trainer.task.environment import HyperGrid
 from trainer.task.environment.rollout import Walks, rollout
 from trainer.task.log_reward import LogReward, ScalarisedReward, Valued
-from trainer.task.preference import Preferences, dirichlet, thermometer
+from trainer.task.objects import Built, draw_objects, drawable, write_objects
+from trainer.task.preference import Preferences, dirichlet, lattice, thermometer
 from trainer.training.task import Networks, Task
 
 _WALK, _WEIGHTS, _EXPONENT = range(3)
@@ -103,12 +106,12 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         policy = Policy(*model(features_BTF, drawn.condition))
         allowed_BTA = self._of_states(self.environment.allowed, states_BTS)
         leading_BTA = self._of_states(self.environment.leading, states_BTS[:, 1:])
-        forward_BT = _chosen(policy.forward_BTA, allowed_BTA, actions_BT)
-        backward_BT = _chosen(policy.backward_BTA[:, 1:], leading_BTA, actions_BT[:, :-1])
+        forward_BT = _chosen(policy.forward, allowed_BTA, actions_BT)
+        backward_BT = _chosen(policy.backward[:, 1:], leading_BTA, actions_BT[:, :-1])
         forward_B = forward_BT.masked_fill(~taken_BT, 0.0).sum(1)
         backward_B = backward_BT.masked_fill(~taken_BT[:, 1:], 0.0).sum(1)
-        difference_B = policy.log_partition_B + forward_B - drawn.valued.log_reward - backward_B
-        figures = {"log_partition": policy.log_partition_B, **drawn.valued.figures}
+        difference_B = policy.log_partition + forward_B - drawn.valued.log_reward - backward_B
+        figures = {"log_partition": policy.log_partition, **drawn.valued.figures}
         terms = {name: values.detach().mean() for name, values in figures.items()}
         counts = {"reward_calls": self._reward_calls, "network_calls": self._network_calls}
         device = difference_B.device
@@ -121,6 +124,58 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         assert walked.valued is not None
         figures = {f"held_out_{name}": values for name, values in walked.valued.figures.items()}
         return {"held_out_loss": self.loss(model, walked).per_example, **figures}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """See `Task.show`; objects of some preferences, as the section ``sample`` says, and a picture of them."""
+        sample = self.config.sample
+        assert isinstance(sample, ObjectSample)
+        preferences = self.preferences(sample.divisions)
+        with networks.average() as model:
+            built = self.built(model, preferences, sample.num, exponent=sample.exponent, seed=seed)
+        if dist.get_rank() == 0:
+            write_objects(self.environment, built, stem.with_suffix(".jsonl"))
+            if drawable(self.environment):
+                draw_objects(self.environment, built, stem.with_suffix(".png"))
+
+    def preferences(self, divisions: int) -> Tensor:
+        """The preferences that are shown, float64 [N, K]: all multiples of 1 / divisions, or the only one there is."""
+        match self.settings.preferences:
+            case SingleConfig(weights=single):
+                return torch.tensor([single], dtype=torch.float64)
+            case _:
+                return lattice(len(self.environment.objectives), divisions)
+
+    def built(
+        self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
+    ) -> list[Built]:
+        """Builds objects; the same with the same weights and seed, whichever preferences stand beside each other.
+
+        Args:
+            model: the network, in evaluation mode.
+            preferences: float64 [N, K].
+            num: objects of each.
+            exponent: of the reward; None: the largest that is learned.
+            seed: of the draws.
+        """
+        device = next(model.parameters()).device
+        keys = fold_in(torch.tensor(derive_seed(seed, "objects")), torch.arange(num)).to(device)
+        found = []
+        for weights in preferences.to(device):
+            walked = self.walked(model, self.wanted(keys, weights.expand(num, -1), exponent))
+            assert walked.walks is not None
+            assert walked.valued is not None
+            asked = Preferences(weights[None], walked.asked.exponent[:1])
+            found.append(
+                Built(
+                    weights=tuple(weights.tolist()),
+                    exponent=float(asked.exponent),
+                    objects=walked.walks.objects.cpu(),
+                    rewards=self.environment.rewards(walked.walks.objects).cpu(),
+                    reward=walked.valued.figures["reward"].cpu(),
+                    wanted=self._wanted_cells(asked),
+                )
+            )
+        return found
 
     def state(self) -> dict[str, Any]:
         """See `Task.state`; what has been spent."""
@@ -153,7 +208,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         """
 
         def logits(features_BF: Tensor) -> Tensor:
-            return Policy(*model(features_BF[:, None], drawn.condition)).forward_BTA[:, 0]
+            return Policy(*model(features_BF[:, None], drawn.condition)).forward[:, 0]
 
         with torch.no_grad():
             walks = rollout(self.environment, logits, fold_in(drawn.keys, _WALK), exploration=exploration)
@@ -179,6 +234,14 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         if isinstance(self.settings.exponent, ExponentRange):
             codes.append(thermometer(asked.exponent, self.settings.bins, self.settings.most_exponent))
         return DrawnObjects(None, keys, asked, torch.cat(codes, dim=1))
+
+    def _wanted_cells(self, asked: Preferences) -> Tensor | None:
+        """The probability of each cell of a grid in the plane; None: it is none."""
+        if not (isinstance(self.environment, HyperGrid) and self.environment.dimensions == 2):
+            return None
+        cells = self.environment.cells().to(asked.weights.device)
+        every = Preferences(asked.weights.expand(len(cells), -1), asked.exponent.expand(len(cells)))
+        return self.log_reward(cells, every).log_reward.softmax(0).cpu()
 
     def _of_states(self, function: Callable[[Tensor], Tensor], states_BTS: Tensor) -> Tensor:
         """What a function of rows says of all states on the ways, [B, T, *]."""

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base
 from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
 from trainer.config.constraints.adjoint_matching import check_tilted
 from trainer.config.constraints.distillation import check_taught_by
@@ -14,9 +16,9 @@ from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
-from trainer.flow.reference import ReferenceConfig
 from trainer.model.build import inherited_shapes
 from trainer.model.feature_extractor.teacher import check_teacher
+from trainer.model.rates import check_rates
 from trainer.model.weights import check_meaning, check_weights
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
@@ -60,10 +62,12 @@ def preflight(
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
     check_writable(config.run.dir)
     config = pinned(config)
+    check_rates(config)
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
     check_base(config)
+    check_modules(config)
     match config.task:
         case AdjointMatchingConfig(base=ReferenceConfig() as base):
             check_tilted(config, Reference.of_run(base).config, world_size)

@@ -83,6 +83,9 @@ def _literal(value: Any) -> str:
 def _lacking(config: RunConfig) -> str | None:
     """What no page does of a run's network, and which module of the package does it; None: a page does everything."""
     model = config.model
+    if model.adapters is not None:
+        exported = "`python -m trainer export RUN --merged --out DIR` makes one network of both"
+        return f"these are adapters beside frozen weights, and {exported}"
     if type(model) not in (DiTConfig, MLPConfig, GPTConfig, AutoencoderConfig):
         built_by = NETWORKS.get(type(model), type(model).network)
         module = getattr(built_by, "__self__", built_by).__module__

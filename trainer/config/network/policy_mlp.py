@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import PositiveInt, PrivateAttr
 
 from trainer.config.network.protocol import Input, NetworkConfig
-from trainer.config.task import AnyTaskConfig
-from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
 @dataclass(frozen=True)
@@ -59,18 +57,15 @@ class PolicyMLPConfig(NetworkConfig):
         """
         if self._sizes is None:
             raise ValueError(
-                f"model.kind: {self.kind} needs to know the environment, which a task of kind trajectory_balance names; "
-                "use one, or a network of your own"
+                f"model.kind: {self.kind} needs to know the environment, which a task of kind trajectory_balance "
+                "names; use one, or a network of your own"
             )
         return self._sizes
 
-    def fitted(self, task: AnyTaskConfig) -> "PolicyMLPConfig":
-        """See `NetworkConfig.fitted`; it knows the sizes of the environment of its task."""
-        if not isinstance(task, TrajectoryBalanceTaskConfig):
-            return self
-        of = task.environment.sizes
-        sizes = PolicySizes(of.max_actions, of.features, task.condition, of.actions, task.backward == "learned")
-        if sizes == self._sizes:
+    def fitted(self, task: Any) -> "PolicyMLPConfig":
+        """See `NetworkConfig.fitted`; it takes over the `policy_sizes` of its task."""
+        sizes = getattr(task, "policy_sizes", None)
+        if sizes is None or sizes == self._sizes:
             return self
         fitted = self.model_copy()
         fitted._sizes = sizes

@@ -10,9 +10,6 @@ from pydantic import Field
 from moe.validation.section import Section
 from trainer.config.network.adapters import AdaptersConfig
 
-if TYPE_CHECKING:
-    from trainer.config.task import AnyTaskConfig
-
 REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 """What the settings of every network have, as fields or properties."""
 
@@ -121,11 +118,11 @@ class NetworkConfig(Section):
         """What the names of parameters begin with that `init_from` need not have."""
         return ()
 
-    def fitted(self, task: "AnyTaskConfig") -> Self:
+    def fitted(self, task: Any) -> Self:
         """These settings with what they take over from the task of the run, which a file does not say twice.
 
         Args:
-            task: of the run.
+            task: its section, a :class:`trainer.config.task.TaskSettings` or a class of a user's.
         """
         del task
         return self

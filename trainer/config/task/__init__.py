@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from moe.validation.own_class import KindOrClass, OwnClass
 from trainer.config.task.adjoint_matching import AdjointMatchingConfig
 from trainer.config.task.grpo import GRPOConfig
-from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
@@ -13,6 +13,10 @@ class FlowTaskConfig(TaskSettings):
     """The field of a flow, put together from the parts in the section ``flow``."""
 
     kind: Literal["flow"] = "flow"
+    base: Base = None
+    """A run that this one goes on from; its folder will do. The sections model, moe, flow, data and sample are those of
+    its newest checkpoint where they are not written here, and the network begins with its averaged weights, or adapts
+    them where `model.adapters` names no other base. null: the run begins on its own."""
 
 
 class NextTokenTaskConfig(TaskSettings):

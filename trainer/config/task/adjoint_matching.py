@@ -4,10 +4,10 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
+from moe.validation.run_reference import RunReference
 from trainer.config.task.protocol import Calls, TaskSettings
 from trainer.flow import cost as costs
 from trainer.flow import reward as rewards
-from trainer.flow.reference import RunReference
 
 
 class AdjointMatchingConfig(TaskSettings):

@@ -1,9 +1,15 @@
 """What a run has to know of its task before it is built."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
+
+from moe.validation.run_reference import RunReference
 from moe.validation.section import Section
+
+Base = Annotated[RunReference | None, Field(exclude_if=lambda base: base is None)]
+"""None is not written: runs from before there were any keep their identity."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from moe.validation.section import Section
+from trainer.config.network.policy_mlp import PolicySizes
 from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
 from trainer.config.task.protocol import Calls, TaskSettings
 
@@ -51,8 +52,10 @@ class ExponentRange(Section):
 class TrajectoryBalanceTaskConfig(TaskSettings):
     """A policy that builds objects x with probabilities in proportion to R(x | w)^b, for any preference w.
 
-    R weighs the objectives of the environment by w; b is the exponent. Source: Jain et al., "Multi-Objective GFlowNets",
-    2023 (preferences); Malkin et al., "Trajectory Balance: Improved Credit Assignment in GFlowNets", 2022, equation 14.
+    R weighs the objectives of the environment by w; b is the exponent.
+
+    Source: Jain et al., "Multi-Objective GFlowNets", 2023 (preferences); Malkin et al., "Trajectory Balance: Improved
+    Credit Assignment in GFlowNets", 2022, equation 14.
     """
 
     kind: Literal["trajectory_balance"] = "trajectory_balance"
@@ -82,9 +85,11 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
         return self
 
     @property
-    def condition(self) -> int:
-        """Numbers of the condition: codes of the preferences, and of the exponent where it varies."""
-        return self.bins * (len(self.environment.sizes.objectives) + isinstance(self.exponent, ExponentRange))
+    def policy_sizes(self) -> PolicySizes:
+        """What a network reads and answers; its condition codes the preferences, and the exponent where it varies."""
+        of = self.environment.sizes
+        codes = len(of.objectives) + isinstance(self.exponent, ExponentRange)
+        return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
 
     @property
     def most_exponent(self) -> float:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.config.file import load_config
+from trainer.config.merging import merged
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits
-from trainer.experiment.stage.sections import filled, merged, placed
+from trainer.experiment.stage.sections import filled, placed
 from trainer.observe.metrics import last_step
 
 if TYPE_CHECKING:

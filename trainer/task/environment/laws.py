@@ -134,7 +134,7 @@ class _Tried:
             false = set(listed.nonzero()[:, 0].tolist()) - really
             if false:
                 self.refuse(
-                    f"leading names action {min(false)} at {self.named(state[None])}, into which it leads from no state; "
+                    f"leading names action {min(false)} at {self.named(state[None])}, where it leads from nowhere; "
                     "leave it out"
                 )
 

@@ -6,10 +6,12 @@ import torch
 
 from trainer.config.constraints.buckets import several_shapes
 from trainer.config.constraints.cycle import cycle_of
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.network import causal_transition
+from trainer.config.optim import in_order
 from trainer.config.run import Flow, RunConfig
 from trainer.config.task import FlowTaskConfig
 from trainer.flow import Condition
@@ -27,7 +29,13 @@ from trainer.flow.objective import (
 )
 from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.build import dense_parameters, meta_network, tokens_per_example
+from trainer.model.build import (
+    dense_parameters,
+    dense_shapes,
+    expert_stacks,
+    meta_network,
+    tokens_per_example,
+)
 from trainer.model.causal_transition import chain_of
 from trainer.trace.formula import calls
 from trainer.trace.formula.drawing import drawing, may_communicate, weighing
@@ -157,6 +165,7 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             tensor_parallel=layout.tensor_parallel,
         )
     stage = config.engine.zero_stage
+    rates = [config.optim.rate_of(name) for name in dense_shapes(config, layout.tensor_parallel)]
     if stage == 3:
         return Zero3Traffic(
             sizes=tuple(dense_parameters(config, layout.tensor_parallel)),
@@ -165,15 +174,18 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
             summed=_sum(config, layout),
+            groups=len(in_order(rates)),
         )
     experts: list[int] = []
+    expert_rates: list[float] = []
     if config.moe is not None:
         homes = config.moe.num_experts // layout.expert_parallel
         stack = homes * config.model.hidden * config.moe.expert_hidden
         experts = [stack] * 2 * config.model.num_layers  # both matrices of all experts at home, layer by layer
+        expert_rates = [config.optim.rate_of(name) for name in expert_stacks(config)]
     return ZeroTraffic(
         stage=stage,
-        parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts),
+        parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts, rates, expert_rates),
         num_ranks={"data": layout.data_parallel, "expert_data": layout.expert_data_parallel},
         precision=config.engine.precision,
         bucket_elements=config.engine.bucket_elements,
@@ -195,7 +207,8 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
             caption = torch.empty(1, config.caption_width) if config.caption_width else None
-            inputs += [Condition(context=context, segment=0, caption=caption), *questions(config)]
+            task = torch.empty(1, dtype=torch.int64) if task_names(config) else None
+            inputs += [Condition(context=context, segment=0, caption=caption, task=task), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 

@@ -34,6 +34,7 @@ class Zero3Traffic:
         bucket_elements: elements of one gradient reduction and of one gathering ahead.
         summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums
             lie in the midst of a block, between the gathers of its layers.
+        groups: of parameters in the optimiser, whose norms are added up one by one.
     """
 
     sizes: tuple[int, ...]
@@ -42,6 +43,7 @@ class Zero3Traffic:
     precision: str
     bucket_elements: int
     summed: Collective | None = None
+    groups: int = 1
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
@@ -69,9 +71,10 @@ class Zero3Traffic:
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient; parameters are gathered when they are used."""
-        yield all_reduce("data", "float64", 8)
-        if self.summed is not None:
-            yield all_reduce(self.summed.group, "float64", 8)
+        for _ in range(self.groups):
+            yield all_reduce("data", "float64", 8)
+            if self.summed is not None:
+                yield all_reduce(self.summed.group, "float64", 8)
 
     @cached_property
     def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
@@ -132,6 +135,7 @@ class GatheredParameters:
         self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
         self.whole: set[int] = set()
         self._not_used: set[int] = set()
+        self._given_up: dict[tuple[int, tuple[int, ...]], set[int]] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -166,7 +170,13 @@ class GatheredParameters:
         self._visit += 1
 
     def release(self, used: tuple[int, ...]) -> None:
-        """Gives parameters up that no near module uses again."""
+        """Gives parameters up that no near module uses again; what the first pass gives up, all others do."""
+        if (self._visit, used) not in self._given_up:
+            self._given_up[self._visit, used] = set(used) - self._kept(used)
+        self.whole -= self._given_up[self._visit, used]
+
+    def _kept(self, used: tuple[int, ...]) -> set[int]:
+        """Parameters that one of the next modules uses, or that were to be fetched again."""
         kept = {number for number in used if self._last_visit[number] > self._visit}
         passed = 0
         for numbers in self._visits[self._visit :]:
@@ -174,4 +184,4 @@ class GatheredParameters:
                 break
             kept.update(numbers)
             passed += sum(self._sizes[number] for number in numbers)
-        self.whole -= set(used) - kept
+        return kept

@@ -16,9 +16,9 @@ PARTS: tuple[Part, ...] = (
     "dispatch",
     "buffers",
 )
-"""What the memory of a rank is made of: the weights that a network computes with and learns, and those that are frozen; gradients; AdamW's moments and
-float32 weights; the moving average; what a pass keeps and works with; tokens on the way to their experts; and what
-engines gather, reduce and copy."""
+"""What the memory of a rank is made of: the weights that a network computes with and learns, and those that are frozen;
+gradients; AdamW's moments and float32 weights; the moving average; what a pass keeps and works with; tokens on the way
+to their experts; and what engines gather, reduce and copy."""
 
 
 class Growth(NamedTuple):
