@@ -49,7 +49,7 @@ from trainer.model.values import initialised
 from trainer.task.policy.adjoint_matching import AdjointMatching
 from trainer.task.policy.grpo import GRPOTask
 
-SEEDS, NUM, BATCH, STEPS = (0, 1, 2), 20_000, 128, 250
+SEEDS, NUM, BATCH, STEPS = (0, 1, 2), 20_000, 128, 200
 MEAN, DEVIATION = torch.tensor([1.0, -0.5]), 0.6
 SLOPE, CURVATURE = torch.tensor([1.5, -1.0]), torch.tensor([4.0, 1.0])
 PATH_STEPS, NODES, LEARNING_RATE = 40, 10, 3e-3
@@ -212,6 +212,7 @@ def guided(name: str) -> Velocity:
     reward = REWARDS[name]()
 
     def velocity(x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        t = t.clamp_min(1e-3)  # at t = 0 the estimate does not depend on the state
         with torch.enable_grad():
             state = x.detach().requires_grad_()
             found = exact(state, t)
