@@ -4,7 +4,6 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from moe.validation.run_reference import RunReference
 from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.flow import cost as costs
 from trainer.flow import reward as rewards
