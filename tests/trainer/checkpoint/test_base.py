@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from moe.files import FileError
+from moe.validation.run_reference import ReferenceConfig
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.test_networks import configuration
 from tests.trainer.untrained import save_untrained, untrained_run
@@ -19,7 +20,6 @@ from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.flow.reference import ReferenceConfig
 from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
 from trainer.sampling.reference import Reference, pinned
