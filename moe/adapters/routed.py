@@ -85,7 +85,7 @@ class RoutedLinear(nn.Module):
 
         Source: Caccia et al., section 3.2 (MHR-mu).
         """
-        return _joined(self.A_HMIR.mean(1), self.B_HMRO.mean(1))
+        return mean_module(self.A_HMIR, self.B_HMRO)
 
     def forward(self, input: Tensor) -> Tensor:
         """Applies the layer.
@@ -106,6 +106,11 @@ class RoutedLinear(nn.Module):
         weights_BHM = self.routing(self.rows.of(len(input))).to(input.dtype)
         x_BND = input.reshape(len(input), -1, self.in_features)
         return given + self.scale * weighted_product(x_BND, A_HMIR, B_HMRO, weights_BHM).view(given.shape)
+
+
+def mean_module(A_HMIR: Tensor, B_HMRO: Tensor) -> tuple[Tensor, Tensor]:
+    """A [R, D] and B [P, R] of the low-rank adapter that is the mean of modules; see :meth:`RoutedLinear.mean`."""
+    return _joined(A_HMIR.mean(1), B_HMRO.mean(1))
 
 
 def module_bound(num_inputs: int, num_heads: int) -> float:

@@ -1,4 +1,4 @@
-"""The section that names another run whose trained network a run asks."""
+"""The section that names another run, whose trained network is asked and stays as it is."""
 
 from pathlib import Path
 from typing import Annotated, Any

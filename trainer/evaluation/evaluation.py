@@ -29,6 +29,7 @@ from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.searched import euler_of
+from trainer.sampling.tasks import tasks_of
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
@@ -305,9 +306,8 @@ def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
-        condition = Condition(batch.labels, parts.context_of(batch.x_1, generator), caption=batch.captions).to(
-            flow.device
-        )
+        context, task = parts.context_of(batch.x_1, generator), tasks_of(config, batch)
+        condition = Condition(batch.labels, context, caption=batch.captions, task=task).to(flow.device)
         x_1 = parts.space.encode(batch.x_1, generator=generator).to(flow.device) * parts.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
         field, ends = parts.field(flow.model, condition, 1.0), torch.tensor([0.0, 1.0])

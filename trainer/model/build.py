@@ -10,6 +10,7 @@ from torch import nn
 
 from moe.config import MoEConfig
 from moe.random.seed import derive_seed
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import (
     AutoencoderConfig,
@@ -266,7 +267,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return adapt(network, config.model.adapters)
+    return adapt(network, config.model.adapters, len(task_names(config)))
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from moe.files import FileError
 from moe.validation.own_class import OwnClass
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
@@ -20,7 +21,6 @@ from trainer.checkpoint.pretrained import restore, restored_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Field
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.network import Network

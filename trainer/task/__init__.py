@@ -5,6 +5,7 @@ from typing import Any
 from moe.validation.own_class import build_own
 from trainer.config.run import RunConfig
 from trainer.config.task import (
+    AdjointMatchingConfig,
     FlowTaskConfig,
     GRPOConfig,
     NextTokenTaskConfig,
@@ -14,6 +15,7 @@ from trainer.config.task import (
 )
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
+from trainer.task.policy.adjoint_matching import AdjointMatching
 from trainer.task.policy.grpo import GRPOTask
 from trainer.task.reconstruction import ReconstructionTask
 from trainer.task.trajectory_balance import TrajectoryBalanceTask
@@ -37,6 +39,8 @@ def build(config: RunConfig) -> Task[Any]:
             return TrajectoryBalanceTask(config)
         case GRPOConfig():
             return GRPOTask(config)
+        case AdjointMatchingConfig():
+            return AdjointMatching(config)
         case OwnTask():
             return build_own(config.task, run=config)
 

@@ -24,6 +24,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import OBJECTIVE, Reference, references_of
+from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import few_count
@@ -134,7 +135,7 @@ class FlowTask(Task[DrawnPoints]):
             labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
             captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
         context = self.parts.context_of(batch.x_1, generator)
-        return Condition(labels, context, caption=captions, task=batch.sources)
+        return Condition(labels, context, caption=captions, task=tasks_of(self.config, batch))
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)

@@ -6,6 +6,7 @@ Shape suffixes: B objects, T actions of the longest way, S integers of a state, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch

@@ -3,13 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base
 from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
+from trainer.config.constraints.adjoint_matching import check_tilted
 from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.task import AdjointMatchingConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import inherited_shapes
@@ -63,6 +67,10 @@ def preflight(
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
     check_base(config)
+    check_modules(config)
+    match config.task:
+        case AdjointMatchingConfig(base=ReferenceConfig() as base):
+            check_tilted(config, Reference.of_run(base).config, world_size)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)

@@ -120,3 +120,14 @@ def test_an_ancestral_step_has_no_way_back():
     x_0, keys = starts(3, 1)
     with pytest.raises(ValueError, match=r"^sampler.diffusion.step: ancestral .*; use euler"):
         solver.sample(known(gaussian(MEAN, STD)), x_0, times.flip(0), keys=keys)
+
+
+def test_the_step_from_the_source_is_ancestral_whatever_the_floor():
+    """There the posterior is exact, but for the spread of the data: nothing is left of x_0 and the noise is 1 - t'."""
+    x_0, zero, later = starts(4, 1)[0], torch.zeros(()).double(), torch.tensor(0.05).double()
+    field = known(gaussian(MEAN, STD))
+    for floor in (1e-3, 0.1):
+        euler, ancestral = (
+            solver.moments(field, x_0, zero, later) for solver in (sampler.Memoryless(floor), sampler.Ancestral())
+        )
+        torch.testing.assert_close(euler, ancestral, rtol=1e-12, atol=1e-12)

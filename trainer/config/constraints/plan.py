@@ -3,6 +3,7 @@
 from moe.files import FileError
 from moe.placement.placement import Placement, objective_of
 from trainer.config.constraints.adapters import check_adapters
+from trainer.config.constraints.adjoint_matching import caution_of_guidance, check_adjoint_matching
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.buckets import check_buckets
 from trainer.config.constraints.causal import check_causal
@@ -61,6 +62,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_pairing(config)
     check_source(config)
     check_distillation(config)
+    check_adjoint_matching(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch
@@ -152,7 +154,11 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     """
     tars = (part for part in parts_of(config.data) if isinstance(part, WebDatasetConfig))
     streams = next((line for part in tars if (line := part.caution(layout.data_parallel)) is not None), None)
-    lines = [line for line in (caution(config), stale_grids(config), streams) if line is not None]
+    lines = [
+        line
+        for line in (caution(config), stale_grids(config), caution_of_guidance(config), streams)
+        if line is not None
+    ]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return lines

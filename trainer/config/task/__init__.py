@@ -3,6 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
+from trainer.config.task.adjoint_matching import AdjointMatchingConfig
 from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
@@ -38,11 +39,18 @@ class OwnTask(OwnClass, frozen=True):
 
 
 AnyTaskConfig = (
-    FlowTaskConfig | GRPOConfig | NextTokenTaskConfig | ReconstructionTaskConfig | TrajectoryBalanceTaskConfig | OwnTask
+    FlowTaskConfig
+    | GRPOConfig
+    | AdjointMatchingConfig
+    | NextTokenTaskConfig
+    | ReconstructionTaskConfig
+    | TrajectoryBalanceTaskConfig
+    | OwnTask
 )
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
+    "AdjointMatchingConfig",
     "AnyTaskConfig",
     "Calls",
     "FlowTaskConfig",

@@ -4,8 +4,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from moe.validation.run_reference import RunReference
 from trainer.config.task.protocol import Calls, TaskSettings
-from trainer.flow.reference import RunReference
 from trainer.flow.reward import Config as RewardConfig
 from trainer.flow.sampler.diffusion import DiffusionConfig, FlowGRPODiffusion
 
@@ -115,16 +115,17 @@ class GRPOConfig(TaskSettings):
     @property
     def network_calls(self) -> int:
         """States that a network is called at for a prompt, in drawing, learning and asking the base."""
-        of_a_state = 1 if self.guidance in (0.0, 1.0) else 2
         times = {"rollout": 1, "learn": self.passes}
-        return of_a_state * sum(times[call.phase] * call.count * call.rows for call in self.calls)
+        return sum(times[call.phase] * call.count * call.rows for call in self.calls)
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """See `TaskSettings.calls`; rows are those without guidance."""
-        drawn = (Calls("rollout", self.steps, self.group),)
+        """See `TaskSettings.calls`."""
+        guided = 1 if self.guidance in (0.0, 1.0) else 2
+        group, seeds, states = guided * self.group, guided * self.seeds, guided * self.states
+        drawn = (Calls("rollout", self.steps, group),)
         if self.rollout == "branch":
-            to_the_steps = Calls("rollout", self.passes, self.seeds)
-            drawn = (to_the_steps, Calls("rollout", self.steps * self.passes // 2, self.group))
-        base = (Calls("rollout", self.passes, self.states, reference=True),) if self.kl else ()
-        return (*drawn, *base, Calls("learn", 1, self.states, gradient=True))
+            to_the_branches = Calls("rollout", self.passes, seeds)
+            drawn = (to_the_branches, Calls("rollout", self.steps * self.passes // 2, group))
+        base = (Calls("rollout", self.passes, states, reference=True),) if self.kl else ()
+        return (*drawn, *base, Calls("learn", 1, states, gradient=True))

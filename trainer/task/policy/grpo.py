@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.host_copies import to_device
+from moe.router.replay import replay
 from trainer.config.constraints.drawing import drawable
 from trainer.config.run import PointSample, RunConfig
 from trainer.config.task import GRPOConfig
@@ -26,6 +27,7 @@ from trainer.flow.context import Seen
 from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import LossTerms
 from trainer.flow.sampler import Field
+from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
@@ -112,7 +114,8 @@ class GRPOTask(Task["Prompts | Chosen"]):
         self.parts = FlowParts(config)
         self.steps = NoisySteps(config.task)
         self.reward = reward_of(config, config.task.reward, self.parts.space)
-        self.base = Reference.of_run(config.task.base) if config.task.base is not None else None
+        another = config.task.base if config.model.adapters is None else None
+        self.base = None if another is None else Reference.of_run(another)
         self.reward_calls = self.network_calls = 0
 
     def draw(
@@ -121,7 +124,7 @@ class GRPOTask(Task["Prompts | Chosen"]):
         generators: Sequence[torch.Generator],
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[Prompts]:
-        """See `Task.draw`; prompts are the labels, captions and contexts of the examples, of which nothing is hidden."""
+        """See `Task.draw`; prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
         return [self._prompts(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def collect(
@@ -137,6 +140,8 @@ class GRPOTask(Task["Prompts | Chosen"]):
         """See `Task.loss`; [N, M]. The terms are those of the rollouts, and how far the policy has moved since."""
         assert isinstance(drawn, Chosen)
         x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
+        assert isinstance(model, nn.Module)
+        replay(model, drawn.choice.routes)
         mean, std = self.steps.moments(self._field(model, drawn.condition), x, drawn.number)
         ratio = (self.steps.log_density(y, mean, std) - before).exp()
         clip, advantage = self.settings.clip, drawn.advantage
@@ -217,10 +222,10 @@ class GRPOTask(Task["Prompts | Chosen"]):
         own, of_group = (_each(prompts, times) for times in (settings.states, settings.group))
         field, field_of_group = (self._field(model, condition) for condition, _ in (own, of_group))
         if settings.rollout == "full_sde":
-            choices, ends = full_sde(self.steps, field, noise, keys)
+            choices, ends = full_sde(self.steps, model, field, noise, keys)
             compared = [self._compared(ends, of_group, num)] * self.passes
         else:
-            choices = to_the_branches(self.steps, field, noise, keys)
+            choices = to_the_branches(self.steps, model, field, noise, keys)
             compared = []
             for number, choice in enumerate(choices):
                 ends = self.steps.follow(field_of_group, choice.y.flatten(0, 1), number + 1, settings.steps)
@@ -232,11 +237,11 @@ class GRPOTask(Task["Prompts | Chosen"]):
             figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
         return [
             Chosen(
-                log_weight=torch.where(worth.counts.view(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
+                log_weight=torch.where(worth.counts.reshape(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
                 condition=own[0],
                 number=number,
                 choice=choice,
-                advantage=worth.advantage.view(choice.log_density.shape),
+                advantage=worth.advantage.reshape(choice.log_density.shape),
                 base_mean=base_mean,
                 figures=figures,
             )
@@ -259,8 +264,12 @@ class GRPOTask(Task["Prompts | Chosen"]):
 
     @contextmanager
     def _base(self, model: Network) -> Iterator[Network | None]:
-        """The network that the run goes on from; None: it names none."""
-        yield None if self.base is None else self.base.model(next(model.parameters()).device)
+        """The network that the run goes on from, its own without adapters where it has some; None: it names none."""
+        if self.config.model.adapters is not None:
+            with without_adapters(model):
+                yield model
+        else:
+            yield None if self.base is None else self.base.model(next(model.parameters()).device)
 
     def _field(self, model: Callable[..., Any], condition: Condition) -> Field:
         return self.parts.field(model, condition, self.settings.guidance)

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
+from moe.router.replay import Routes, record
 from trainer.config.task import GRPOConfig
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.sampler import EulerMaruyama, Field, build_diffusion, mean_log_density
@@ -30,11 +31,13 @@ class Choice:
         x: [N, *D] the states where the step is taken.
         y: [N, M, *D] the states that were chosen from each of them.
         log_density: [N, M] of each choice, by the weights that made it.
+        routes: the experts that the network chose for that.
     """
 
     x: Tensor
     y: Tensor
     log_density: Tensor
+    routes: Routes
 
 
 class NoisySteps:
@@ -82,19 +85,21 @@ class NoisySteps:
         means = mean[:, None].expand_as(y)
         return mean_log_density(y.flatten(0, 1), means.flatten(0, 1), std).view(y.shape[:2])
 
-    def choose(self, field: Field, x: Tensor, number: int, keys: Tensor) -> Choice:
+    def choose(self, network: nn.Module, field: Field, x: Tensor, number: int, keys: Tensor) -> Choice:
         """Draws choices of a step.
 
         Args:
-            field: that the step follows.
+            network: in evaluation mode.
+            field: of the network, that the step follows.
             x: [N, *D].
             number: of the step, from 0.
             keys: int64 [N, M], of which each draw is a function.
         """
-        mean, std = self.moments(field, x, number)
+        with record(network) as routes:
+            mean, std = self.moments(field, x, number)
         y = mean[:, None].expand(*keys.shape, *x.shape[1:])
         y = y + std * keyed_normal(y.flatten(0, 1), keys.flatten(), number).view_as(y)
-        return Choice(x, y, self.log_density(y, mean, std))
+        return Choice(x, y, self.log_density(y, mean, std), routes)
 
     def follow(self, field: Field, x: Tensor, first: int, last: int) -> Tensor:
         """The states [N, *D] that steps without noise lead to.
@@ -166,12 +171,15 @@ class GroupKeys:
         return keyed_normal(like, self.begin, 0)
 
 
-def full_sde(steps: NoisySteps, field: Field, noise: Tensor, keys: GroupKeys) -> tuple[list[Choice], Tensor]:
+def full_sde(
+    steps: NoisySteps, network: nn.Module, field: Field, noise: Tensor, keys: GroupKeys
+) -> tuple[list[Choice], Tensor]:
     """Trajectories of which every step but the last has noise.
 
     Args:
         steps: of the flow.
-        field: for the B S M examples.
+        network: in evaluation mode.
+        field: of the network, for the B S M examples.
         noise: [B S, *D] where they begin.
         keys: of the draws.
 
@@ -182,12 +190,14 @@ def full_sde(steps: NoisySteps, field: Field, noise: Tensor, keys: GroupKeys) ->
     x = noise[:, None].expand(*keys.choose.shape, *noise.shape[1:]).flatten(0, 1)
     choices = []
     for number in range(steps.passes):
-        choices.append(steps.choose(field, x, number, own))
+        choices.append(steps.choose(network, field, x, number, own))
         x = choices[-1].y[:, 0]
     return choices, steps.follow(field, x, steps.passes, steps.passes + 1)
 
 
-def to_the_branches(steps: NoisySteps, field: Field, noise: Tensor, keys: GroupKeys) -> list[Choice]:
+def to_the_branches(
+    steps: NoisySteps, network: nn.Module, field: Field, noise: Tensor, keys: GroupKeys
+) -> list[Choice]:
     """Trajectories without noise, and M choices that branch off each of them at each step.
 
     Step and choices are made of one call of the network.
@@ -196,7 +206,8 @@ def to_the_branches(steps: NoisySteps, field: Field, noise: Tensor, keys: GroupK
 
     Args:
         steps: of the flow.
-        field: for the B S trajectories.
+        network: in evaluation mode.
+        field: of the network, for the B S trajectories.
         noise: [B S, *D] where they begin.
         keys: of the draws.
 
@@ -206,7 +217,7 @@ def to_the_branches(steps: NoisySteps, field: Field, noise: Tensor, keys: GroupK
     x, choices = noise, []
     for number in range(steps.passes):
         known = _AskedOnce(field)
-        choices.append(steps.choose(known, x, number, keys.choose))
+        choices.append(steps.choose(network, known, x, number, keys.choose))
         x = steps.follow(known, x, number, number + 1)
     return choices
 

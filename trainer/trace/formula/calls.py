@@ -40,6 +40,8 @@ def without_formula(config: RunConfig) -> str | None:
         if one.gradient == one.reference:
             kind = "the frozen network with" if one.reference else "its own network without"
             return f"task.kind: a loss of {config.task.kind} calls {kind} gradient, which no formula knows; {_REMEDY}"
+    if getattr(config.task, "cost", None) is not None and config.moe is not None:
+        return f"task.cost: asks the experts of the base how often its class likes, which no formula knows; {_REMEDY}"
     shares = isinstance(config.engine, FSDPConfig) or config.engine.zero_stage == 3
     if not shares:
         return None
@@ -48,6 +50,8 @@ def without_formula(config: RunConfig) -> str | None:
     rollouts = [one for one in own if one.phase == "rollout"]
     if sum(one.count for one in own if one.gradient and one.phase == "learn") != 1:
         return f"engine: {name} has no formula for several calls in a loss of {config.task.kind}; {_REMEDY}"
+    if config.model.adapters is not None and any(one.reference for one in calls):
+        return f"engine: {name} has no formula for calls of the network without its adapters; {_REMEDY}"
     if any(one.gradient for one in rollouts):
         return f"engine: {name} has no formula for the gradients that {config.task.kind} takes in rollouts; {_REMEDY}"
     if rollouts and isinstance(config.engine, DeepSpeedConfig) and config.parallel.tensor > 1:

@@ -6,6 +6,7 @@ import torch
 
 from trainer.config.constraints.buckets import several_shapes
 from trainer.config.constraints.cycle import cycle_of
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
@@ -206,7 +207,8 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
             caption = torch.empty(1, config.caption_width) if config.caption_width else None
-            inputs += [Condition(context=context, segment=0, caption=caption), *questions(config)]
+            task = torch.empty(1, dtype=torch.int64) if task_names(config) else None
+            inputs += [Condition(context=context, segment=0, caption=caption, task=task), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 import trainer.task
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -93,5 +94,6 @@ def _batch(config: RunConfig, size: int) -> Batch:
     integer = any(one.integer for one in config.model.inputs(config.state_shape))
     x_1 = torch.zeros(size, *config.data.shape, dtype=torch.int64 if integer else torch.float32)
     labels = torch.zeros(size, dtype=torch.int64) if config.data.num_classes else None
-    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64))
+    tasks = torch.zeros(size, dtype=torch.int64) if task_names(config) else None
+    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64), sources=tasks)
     return batch.with_captions(torch.zeros(size, config.caption_width)) if config.caption_width else batch
