@@ -5,7 +5,7 @@ import sys
 import trainer.task.policy.grpo as policy
 from trainer.__main__ import main
 
-policy.replay = lambda *_: None
+policy.replayed = lambda *_: None
 
 if __name__ == "__main__":
     sys.exit(main())
