@@ -37,6 +37,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "for more (default: all)",
     )
     parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="draw for this task of a run with routed adapters, by its name or its number (default: the tasks in turn, "
+        "row by row)",
+    )
+    parser.add_argument(
         "--caption",
         dest="captions",
         action="append",
@@ -121,6 +127,7 @@ def _run(options: argparse.Namespace) -> int:
         DrawingRequest,
         options,
         classes=tuple(options.classes),
+        task=options.task,
         captions=tuple(options.captions),
         sampler=sampler,
         controls=controls_choice(options),

@@ -212,9 +212,7 @@ def rival(exact: Exact, draw: Callable[..., Tensor], calls: int, seed: int) -> d
     """Errors of a way to draw that has as many reward calls, for all preferences together."""
     generator = torch.Generator().manual_seed(seed)
     own = calls // len(PREFERENCES)
-    found = [
-        total_variation(exact.wanted(weights)[0], draw(exact, weights, own, generator)) for weights in PREFERENCES
-    ]
+    found = [total_variation(exact.wanted(weights)[0], draw(exact, weights, own, generator)) for weights in PREFERENCES]
     return {"TV": fmean(found), "largest TV": max(found), "reward calls": calls}
 
 
@@ -334,7 +332,9 @@ def main() -> int:
 
     bars = [
         Bar("grid: mean TV over the preferences", fmean(over("grid", "policy", "TV")), 0.12),
-        Bar("grid: largest TV of all preferences, mean of the seeds", fmean(over("grid", "policy", "largest TV")), 0.18),
+        Bar(
+            "grid: largest TV of all preferences, mean of the seeds", fmean(over("grid", "policy", "largest TV")), 0.18
+        ),
         Bar("grid: largest error of log Z, mean of the seeds", fmean(over("grid", "policy", "log Z error")), 0.4),
         Bar("words: mean TV over the preferences", fmean(over("words", "policy", "TV")), 0.15),
     ]
@@ -342,7 +342,9 @@ def main() -> int:
         least = min(over("grid", f"(0.5, 0.5), {row}", f"TV at {corner}"))
         bars.append(Bar(f"grid: (0.5, 0.5), {row}, asked for {corner}", least, 0.4, at_least=True))
     if options.torchgfn is not None:
-        bars.append(Bar("torchgfn's reward: TV of the targets", max(over("torchgfn", "policy", "TV of the targets")), 1e-6))
+        bars.append(
+            Bar("torchgfn's reward: TV of the targets", max(over("torchgfn", "policy", "TV of the targets")), 1e-6)
+        )
         bars.append(Bar("torchgfn's reward: TV of the policy", max(over("torchgfn", "policy", "TV")), 0.12))
     titles = list(of_seeds[0])
     gathered = {

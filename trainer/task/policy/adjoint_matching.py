@@ -27,9 +27,9 @@ from trainer.model.adapted import without_adapters
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
+from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
 from trainer.sampling.trained import compared_with
-from trainer.task.flow import FlowTask
 from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
 from trainer.task.policy.reward import reward_of
 from trainer.task.policy.show import show_rewards
@@ -120,8 +120,7 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         chosen = config.task
         assert isinstance(chosen, AdjointMatchingConfig)
         self.config, self._chosen, self.passes = config, chosen, chosen.passes
-        self.flow = FlowTask(config)
-        self.parts = self.flow.parts
+        self.parts = FlowParts(config)
         self._step = Memoryless(chosen.floor)
         self._reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
         asks_reference = chosen.base is not None and config.model.adapters is None
@@ -169,13 +168,13 @@ class AdjointMatching(Task[Beginnings | Nodes]):
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
         """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
-        if self._reward is None:
-            self.flow.show(networks, stem, seed=seed)
-            return
         if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
             return
         with networks.average() as model:
             now = TrainedFlow(self.config, self.parts, model)
+            if self._reward is None:
+                preview(now, stem.with_suffix(".png"), seed=seed)
+                return
             before = None if self._reference is None else replace(now, model=self._reference.model(now.device))
             show_rewards(now, before, self._reward, stem.with_suffix(".png"), seed=seed)
 
