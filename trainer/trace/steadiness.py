@@ -6,10 +6,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from moe.collective_trace import ROLLOUT
 from trainer.trace.columns import Codes, Columns, mixed, word_code
 
-_ROLLOUT = word_code(ROLLOUT.encode())
 _ALL_TO_ALL, _ALL_GATHER, _REDUCE_SCATTER = (word_code(op) for op in (b"all_to_all", b"all_gather", b"reduce_scatter"))
 
 
@@ -17,9 +15,9 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
     """Whether two or more consecutive steps were recorded and a rank issued the same operations in all of them.
 
     Sizes must be the same too, but for those that follow the routing: of all-to-alls, and of the groups that share
-    experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds. Of steps
-    that share what was collected only some have rollouts: these are compared with each other, and what else there is in
-    every step.
+    experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds. Where
+    steps share what a task collects, only the first of them has rollouts: then cycles must be alike, of which more than
+    one must have been begun.
 
     Args:
         steps: recorded steps, ascending.
@@ -29,14 +27,12 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
     if len(steps) < 2 or any(second != first + 1 for first, second in pairwise(steps)):
         return False
     signatures = _signatures(columns, groups)
-    rollouts = columns.phase == _ROLLOUT
-    learned = [signatures[(columns.step == np.uint64(step)) & ~rollouts] for step in steps]
-    collected = [signatures[(columns.step == np.uint64(step)) & rollouts] for step in steps]
-    return _equal(learned) and _equal([of_step for of_step in collected if len(of_step)])
+    found = [signatures[columns.step == np.uint64(step)] for step in steps]
+    return any(_repeats(found, cycle) for cycle in range(1, len(steps)))
 
 
-def _equal(signatures: Sequence[Codes]) -> bool:
-    return all(np.array_equal(one, signatures[0]) for one in signatures[1:])
+def _repeats(steps: Sequence[Codes], cycle: int) -> bool:
+    return all(np.array_equal(step, earlier) for step, earlier in zip(steps[cycle:], steps, strict=False))
 
 
 def _signatures(columns: Columns, groups: Iterable[str]) -> Codes:

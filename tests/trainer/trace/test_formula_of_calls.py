@@ -21,6 +21,10 @@ EVERY = {"num_experts": 4, "top_k": 4, "expert_hidden": 24}
 """A token visits every expert, so that the sizes of all messages are known to the byte."""
 SOME = EVERY | {"top_k": 2}
 DENSE: dict[str, Any] = {}
+GRPO: dict[str, Any] = {"kind": "grpo", "reward": {"kind": "ink"}, "steps": 3, "group": 4, "kl": 0.0}
+BRANCH = GRPO | {"rollout": "branch", "branches": 2, "guidance": 2.0}
+GLOBAL = EVERY | {"router": {"kind": "sparse_ot", "potentials": "global"}}
+CAPPED = EVERY | {"dispatch": "capped", "router": {"kind": "top_k", "capacity_factor": 1.25}}
 
 Case = tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]
 """Settings of the engine, of the experts (none: dense) and of the task; micro batches of a step."""
@@ -34,6 +38,13 @@ CASES: dict[int, dict[str, Case]] = {
         "two calls in a loss": ({}, EVERY, {"in_a_loss": 2}, 1),
         "gradients in rollouts": ({}, EVERY, {"differentiates": True}, 1),
         "asked experts": ({}, EVERY, {"teacher": "0"}, 1),
+        "GRPO, experts, ZeRO 0": ({"zero_stage": 0}, EVERY, GRPO, 1),
+        "GRPO, experts, ZeRO 1, its base": ({}, EVERY, GRPO | {"kl": 0.01, "base": "0", "updates": 2}, 1),
+        "GRPO, global potentials, ZeRO 2": ({"zero_stage": 2}, GLOBAL, GRPO | {"updates": 2}, 2),
+        "GRPO, branches, capped experts": ({}, CAPPED, BRANCH, 1),
+        "GRPO, dense, ZeRO 1": ({}, DENSE, GRPO | {"updates": 2}, 1),
+        "GRPO, dense, ZeRO 3": ({"zero_stage": 3, "bucket_elements": 900}, DENSE, GRPO, 1),
+        "GRPO, dense, FSDP2": ({"kind": "fsdp"}, DENSE, BRANCH, 1),
         "ZeRO 2, dense": ({"zero_stage": 2}, DENSE, {"cycle": 3}, 2),
         "ZeRO 3": ({"zero_stage": 3}, DENSE, {}, 1),
         "ZeRO 3, small buckets, one pass": ({"zero_stage": 3, "bucket_elements": 900}, DENSE, {"passes": 1}, 1),
@@ -56,6 +67,10 @@ CASES: dict[int, dict[str, Case]] = {
             1,
         ),
         "ZeRO 3, small buckets": ({"zero_stage": 3, "bucket_elements": 900}, DENSE, {"passes": 3, "cycle": 1}, 2),
+        "GRPO, experts, ZeRO 0": ({"zero_stage": 0}, SOME, GRPO, 1),
+        "GRPO, experts, ZeRO 1, its base": ({}, EVERY, GRPO | {"kl": 0.01, "base": "0"}, 1),
+        "GRPO, experts, ZeRO 2": ({"zero_stage": 2}, EVERY, BRANCH | {"updates": 2}, 2),
+        "GRPO, dense, ZeRO 1": ({}, DENSE, GRPO | {"updates": 2}, 1),
         "FSDP2": ({"kind": "fsdp"}, DENSE, {"cycle": 1}, 1),
     },
 }
@@ -73,12 +88,13 @@ def configuration(ranks: int, name: str, folder: Path) -> RunConfig:
     engine, experts, task, micros = CASES[ranks][name]
     moe = {key: value for key, value in experts.items() if key != "ranks"}
     sections: dict[str, Any] = {"moe": moe, "parallel": {"expert": experts.get("ranks", 2)}} if moe else {}
-    if "teacher" in task:
-        task = task | {"teacher": str(folder.parent / task["teacher"])}
+    for name in task.keys() & {"teacher", "base"}:
+        task = task | {name: str(folder.parent / task[name])}
+    task = task if "kind" in task else {"class": SCOUT, **task}
     return RunConfig.model_validate(
         {
             "run": {"dir": folder},
-            "task": {"class": SCOUT, **task},
+            "task": task,
             "model": {"hidden": 16, "num_layers": 2, "num_heads": 4},
             "optim": {"steps": 6, "global_batch": 3 * ranks * micros, "micro_batch": 3},
             "trace": {"steps": list(STEPS), "ranks_per_node": 2},

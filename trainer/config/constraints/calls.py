@@ -37,6 +37,24 @@ def passes_of(config: RunConfig) -> int:
     return _told(config, "passes", 1)
 
 
+def replays_of(config: RunConfig) -> bool:
+    """Whether the routers of a run's losses choose what those of its rollouts chose.
+
+    Args:
+        config: the run.
+    """
+    return _told(config, "replays", False)
+
+
+def weighs(config: RunConfig) -> bool:
+    """Whether what the task of a run collects has weights.
+
+    Args:
+        config: the run.
+    """
+    return _told(config, "weighs", False)
+
+
 def _told(config: RunConfig, name: str, default: Any) -> Any:
     """What a task says of itself by a setting, or by an attribute of a user's class."""
     if not isinstance(config.task, OwnClass):

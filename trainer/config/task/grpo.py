@@ -19,6 +19,7 @@ class GRPOConfig(TaskSettings):
     Source: Liu et al., "Flow-GRPO", arXiv 2505.05470; He et al., "TempFlow-GRPO", arXiv 2508.04324.
     """
 
+    replays: ClassVar[bool] = True
     weighs: ClassVar[bool] = True
     """Groups of equal rewards do not count, for which ranks tell each other once a step how many do."""
 

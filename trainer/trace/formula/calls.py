@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from trainer.checkpoint.pretrained import restored_layout
-from trainer.config.constraints.calls import calls_of, passes_of
+from trainer.config.constraints.calls import calls_of, passes_of, replays_of
 from trainer.config.constraints.cycle import cycle_of
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 from trainer.config.layout import Layout
@@ -46,7 +46,7 @@ def without_formula(config: RunConfig) -> str | None:
     if not shares:
         return None
     name = "fsdp" if isinstance(config.engine, FSDPConfig) else "zero_stage 3"
-    own = [one for one in calls if not one.reference]
+    own = [one for one in calls if not one.reference or _adapts(config)]
     rollouts = [one for one in own if one.phase == "rollout"]
     if sum(one.count for one in own if one.gradient and one.phase == "learn") != 1:
         return f"engine: {name} has no formula for several calls in a loss of {config.task.kind}; {_REMEDY}"
@@ -104,8 +104,9 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 
     @cache
     def own(states: int, evaluates: bool) -> Passage:
-        tokens = states * tokens_per_example(config)
-        found = layers(config, layout, tokens=tokens, precision=precision, evaluates=evaluates, sums=not zero_3)
+        tokens, replays = states * tokens_per_example(config), replays_of(config) and not evaluates
+        mode = {"evaluates": evaluates, "replays": replays, "sums": not zero_3}
+        found = layers(config, layout, tokens=tokens, precision=precision, **mode)
         return Passage(config.model.num_layers, tuple(found))
 
     @cache
@@ -115,16 +116,26 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
             return Passage(0)  # whole on every rank
         named = reference.config
         shared = restored_layout(named, reference.folder, layout.world_size)
+        if shared.expert_parallel != layout.expert_parallel:
+            raise ValueError(
+                f"parallel.expert: {layout.expert_parallel} ranks share the experts, but {shared.expert_parallel} share "
+                f"those of the run that the task asks ({reference.folder}); use {shared.expert_parallel}"
+            )
         tokens = states * tokens_per_example(named)
         found = layers(named, shared, tokens=tokens, precision="fp32", evaluates=True)
         return Passage(named.model.num_layers, tuple(found))
 
     for one in calls:
         states = one.rows * layout.micro_batch
-        if not one.reference:
+        if not one.reference or _adapts(config):
             yield own(states, one.phase == "rollout"), True
         else:
             yield frozen(states), False
+
+
+def _adapts(config: RunConfig) -> bool:
+    """Whether the frozen network is the run's own, with its adapters switched off."""
+    return config.model.adapters is not None
 
 
 def _reference(config: RunConfig) -> Reference | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from moe.validation.own_class import OwnClass
+from trainer.config.constraints.calls import weighs
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import FlowTaskConfig
@@ -42,16 +42,12 @@ def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
     """
     match _coupling(config):
         case MinibatchOTConfig(solver="unbalanced") | GibbsWeightedConfig():
-            weighs = True
+            weighed = True
         case OwnCoupling() as coupling:
-            weighs = getattr(coupling.imported(), "weighs", False)
-        case None if isinstance(config.task, OwnClass):
-            weighs = config.task.setting("weighs", getattr(config.task.imported(), "weighs", False))
-        case None:
-            weighs = getattr(config.task, "weighs", False)
+            weighed = getattr(coupling.imported(), "weighs", False)
         case _:
-            weighs = False
-    if weighs:
+            weighed = weighs(config)
+    if weighed:
         yield all_gather("world", "float64", 8, layout.world_size)
 
 

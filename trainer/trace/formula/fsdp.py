@@ -62,11 +62,10 @@ class FSDPTraffic:
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
         """See the protocol: what belongs to no block is whole throughout, and so are blocks that keep parameters."""
-        blocks = {} if self.num_ranks == 1 else {place: (self._gathered(place),) for place in range(len(self.blocks))}
-        outside = {} if self.num_ranks == 1 else {"before": (self._gathered("before"),)}
-        for number in range(calls):
-            first = number == 0
-            yield {**(outside if first else {}), **(blocks if first or self.reshard_after_forward else {})}
+        places: tuple[Place, ...] = () if self.num_ranks == 1 else ("before", *range(len(self.blocks)))
+        first = {place: (self._gathered(place),) for place in places if self._rows(place)}
+        later = {place: sent for place, sent in first.items() if self.reshard_after_forward and place != "before"}
+        yield from (later if number else first for number in range(calls))
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient."""
