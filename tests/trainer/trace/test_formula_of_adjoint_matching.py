@@ -12,7 +12,7 @@ from tests.trainer.trace.test_formula_of_calls import EVERY, issued
 from trainer.config.run import RunConfig
 
 pytestmark = pytest.mark.slow
-RANKS, STEPS = 2, (1, 2)
+RANKS, STEPS = 2, (3, 4)
 EXPERTS = {"moe": EVERY, "parallel": {"expert": 2}}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "experts": ({"zero_stage": 1}, EXPERTS),
@@ -35,10 +35,10 @@ def configuration(name: str, folder: Path, *, tilts: bool) -> RunConfig:
             "run": {"dir": folder / (f"{name} tilted" if tilts else f"{name} base")},
             "task": task,
             "model": {"hidden": 16, "num_layers": 2, "num_heads": 4},
-            "optim": {"steps": 2, "global_batch": 3 * RANKS, "micro_batch": 3},
+            "optim": {"steps": 4, "global_batch": 3 * RANKS, "micro_batch": 3},
             "trace": {"steps": list(STEPS) if tilts else [], "ranks_per_node": 2},
             "engine": engine,
-            "checkpoint": {"every": 2},
+            "checkpoint": {"every": 4},
             "evaluate": {"every": None},
             "sample": {"every": None, "guidance": 1.0},
             **sections,
