@@ -4,7 +4,6 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from moe.validation.run_reference import RunReference
 from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.flow.reward import Config as RewardConfig
 from trainer.flow.sampler.diffusion import DiffusionConfig, FlowGRPODiffusion
