@@ -54,12 +54,12 @@ def test_a_policy_that_nothing_speaks_against_is_checked(base: Path, capsys: pyt
         (
             ["flow.coupling.kind=minibatch_ot"],
             "task.kind: grpo draws by steps with noise, which do not go with flow.coupling minibatch_ot and flow.path "
-            "linear (it follows the score, which is known only where the source is normal and independent of the data); "
-            "use a base with coupling independent",
+            "linear (it follows the score, which is known only where the source is normal and independent of the data)"
+            "; use a base with coupling independent",
         ),
         (
             ["flow.objective={kind: velocity_distillation, teacher: {run: BASE}}"],
-            "task.kind: grpo follows velocities, and flow.objective.kind velocity_distillation learns steps to the data",
+            "task.kind: grpo follows velocities, and flow.objective.kind velocity_distillation learns steps to the dat",
         ),
         (
             ["flow.data_scale=2"],
