@@ -138,7 +138,6 @@ SOUND_TOO: dict[str, dict[str, Any]] = {
     "a class of one's own": {"flow": {"coupling": {"class": "mine:Coupling", "whatever": [1]}}},
     "a model of one's own": {"model": {"class": "mine:Config", "width": 3}},
     "no experts": {"moe": None},
-    "what the base says": {"task": {"base": "runs/a"}, "model": {}, "data": {"held_out": 9}},
     "times as a file": {"sample": {"kind": "points", "sampler": {"kind": "euler", "steps": 2, "times": "steps.json"}}},
     "stages that leave things out": {
         "optim": {"lr": 0.1},
@@ -174,6 +173,14 @@ WRONG: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SOUND_TOO)
 def test_the_schema_takes_what_the_loader_takes(name: str) -> None:
     jsonschema.Draft202012Validator(MADE["run"]).validate({**SOUND, **SOUND_TOO[name]})
+
+
+def test_the_schema_leaves_to_a_base_what_it_says() -> None:
+    validator = jsonschema.Draft202012Validator(MADE["run"])
+    written = {"run": {"dir": "runs/b"}, "data": {"held_out": 9}, "optim": SOUND["optim"]}
+    for base in ("runs/a", {"run": "runs/a"}):
+        validator.validate({**written, "task": {"kind": "flow", "base": base}})
+    assert not validator.is_valid({**written, "task": {"kind": "flow"}})
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -12,10 +12,10 @@ from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base
 from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
-from trainer.config.file import read_document
+from trainer.config.file import load_config, read_document
 from trainer.config.run import RunConfig
 from trainer.model.adapted import read_base, read_modules
-from trainer.model.build import parameter_shapes
+from trainer.model.build import inherited_shapes, parameter_shapes
 from trainer.model.weight_files import files_of
 from trainer.model.weights import check_meaning, check_weights
 
@@ -103,6 +103,38 @@ def check_base(config: RunConfig) -> None:
     parameter_shapes(config)
     check_weights(path, parameter_shapes(of_base(config)), _REMEDY)
     check_meaning(path, config.model, f"give another {FIELD}")
+
+
+def check_beginning(weights: Path, config: RunConfig) -> None:
+    """Refuses weights that a run cannot begin with, without reading their values.
+
+    Args:
+        weights: that `model.init_from` names; those of adapters where the run has some.
+        config: the run, with the digest of its base.
+
+    Raises:
+        FileError: they are missing or malformed, of another network, or of other adapters or beside another base.
+    """
+    adapters = config.model.adapters
+    if adapters is None:
+        check_weights(weights, inherited_shapes(config))
+        return
+    remedy = f"give a run with the same adapters to model.init_from; what they adapt goes to {FIELD}"
+    check_weights(weights, inherited_shapes(config), remedy)
+    beside = weights.parent / "config.yaml"
+    if not beside.is_file():
+        return
+    theirs = load_config(beside).model.adapters
+    assert theirs is not None, "there are weights of adapters"
+    for name, value, own in (
+        ("kind", theirs.kind, adapters.kind),
+        ("alpha", theirs.alpha, adapters.alpha),
+        ("base.digest", theirs.base.digest, adapters.base.digest),
+    ):
+        if value != own:
+            problem = f"is {value}, and this run has {own}"
+            remedy = "give a run with the same adapters of the same base, or leave model.init_from out"
+            raise FileError(beside, f"model.adapters.{name}", problem, remedy)
 
 
 def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, trains: bool) -> None:

@@ -42,6 +42,8 @@ def model_card(
         f"flow matching: {config.flow.coupling.kind} coupling, {config.flow.path.kind} path, "
         f"{config.flow.target.kind} target; time 0 is the source and time 1 the data"
         if config.flow
+        else model.flowless or ""
+        if config.task.kind != "next_token"
         else "next byte"
         if getattr(config.data, "tokenizer", None) is None
         else "next token of the tokenizer in `tokenizer.json`"
@@ -83,8 +85,8 @@ def _adapters(adapters: AdaptersConfig, parameters: int) -> str:
     digest = "" if adapters.base.digest is None else f", whose averaged weights have the SHA-256 {adapters.base.digest}"
     names = ", ".join(adapters.on) or "all inside the blocks"
     return f"""
-These {parameters:,} parameters are adapters alone, of kind {adapters.kind} and rank {adapters.rank} beside linear layers
-({names}). They are of no use without the weights that they were trained beside: those of the run
+These {parameters:,} parameters are adapters alone, of kind {adapters.kind} and rank {adapters.rank}, beside linear
+layers ({names}). They are of no use without the weights that they were trained beside: those of the run
 `{adapters.base.run}`{digest}.
 """
 

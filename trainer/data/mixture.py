@@ -12,6 +12,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from moe.files import FileError
 from moe.validation.own_class import OwnClass
 from moe.validation.section import Section
 from trainer.data.dealing import RAREST
@@ -27,14 +28,11 @@ LISTED = 50_000
 """Most examples of a source that are too many to be listed, where examples of the mixture are."""
 
 
-def _read_shares(value: Any) -> Any:
-    return read_mixture(Path(value)).shares if isinstance(value, str | Path) else value
-
-
 Shares = Annotated[
     dict[str, Share] | None,
-    BeforeValidator(_read_shares, json_schema_input_type=dict[str, Share] | Path | None),
+    BeforeValidator(lambda shares: shares, json_schema_input_type=dict[str, Share] | Path | None),
 ]
+"""A file is read before; editors are told that it may be one."""
 
 
 class MixtureConfig(Section):
@@ -44,7 +42,7 @@ class MixtureConfig(Section):
     held-out examples are those of all sources, and the metrics have the loss of each besides that of all.
     """
 
-    kind: Literal["mixture"]
+    kind: Literal["mixture"] = "mixture"
     sources: Annotated[
         dict[Name, OneConfig],
         Field(min_length=1, max_length=2**SOURCE_BITS, json_schema_extra={"x-values": "mapping to sections, as data"}),
@@ -108,6 +106,16 @@ class MixtureConfig(Section):
     def bytes_per_token(self) -> tuple[float, ...]:
         """Of the held-out documents of each source that is text; 1 of others."""
         return tuple(getattr(part, "bytes_per_token", 1.0) for part in self.parts)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_may_be_in_a_file(cls, document: Any) -> Any:
+        if not (isinstance(document, dict) and isinstance(document.get("shares"), str | Path)):
+            return document
+        try:
+            return {**document, "shares": read_mixture(Path(document["shares"])).shares}
+        except FileError as error:
+            raise ValueError(f"shares: {error}") from error
 
     @model_validator(mode="after")
     def _sources_fit_together(self) -> MixtureConfig:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
+from trainer.evaluation.by_task import TaskFigures, by_task
 from trainer.evaluation.feature_judge import FeatureJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
@@ -96,6 +97,7 @@ class Evaluation:
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
         controls: the settings of what changed the field of all samples, the first one first; empty: nothing did.
+        tasks: figures by task of routed adapters; None: the run tells no tasks apart.
     """
 
     checkpoint: str
@@ -108,14 +110,17 @@ class Evaluation:
     monge_gap: MongeGaps | None
     bits_per_dimension: float | None
     controls: tuple[dict[str, Any], ...] = ()
+    tasks: TaskFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the document that is written as JSON, with the name and version of the format.
 
-        Controls are written where there are some.
+        Controls and tasks are written where there are some.
         """
         document = {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
-        return document if self.controls else {key: value for key, value in document.items() if key != "controls"}
+        optional = {"controls": self.controls, "tasks": self.tasks and self.tasks.to_dict()}
+        without = {key: value for key, value in document.items() if key not in optional}
+        return {**without, **{key: value for key, value in optional.items() if value}}
 
 
 def evaluate(
@@ -218,6 +223,7 @@ def evaluate(
         monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
+        tasks=by_task(flow, num=num, seed=seed, distances=_distances, progress=progress),
     )
 
 

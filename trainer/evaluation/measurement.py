@@ -103,6 +103,10 @@ class FlowMeasurement(Measurement):
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]
+        if self.evaluation.tasks is not None:
+            measure = "frechet_distance" if isinstance(self.config.sample, ImageSample) else "wasserstein_2"
+            told = (f"{name} {one[measure]:.4g}" for name, one in self.evaluation.tasks.figures.items())
+            lines.append(f"{COLUMNS[measure]} by task, by the run's own sampler: {', '.join(told)}")
         gaps = self.evaluation.monge_gap
         if gaps is not None:
             lines.append(f"Monge gap {gaps.figure} {gaps.explained}")

@@ -59,6 +59,8 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
     ]
     if picture is not None:
         sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
+    if found.tasks is not None:
+        sections.append(found.tasks.section(measure, PANELS[measure]))
     return page(
         f"What {run_dir} draws",
         f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "

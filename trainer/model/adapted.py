@@ -187,19 +187,21 @@ def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:
     found = {
         name: module for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.Linear
     }
-    if not on:
-        inside = {name: layer for name, layer in found.items() if name.startswith("blocks.")}
-        if not inside:
-            raise ValueError(f"model.adapters.on: there is no linear layer in the blocks; name some of {_told(found)}")
-        return inside
+    if not found:
+        raise ValueError(
+            f"model.adapters: {type(network).__name__} has no layer of the class torch.nn.Linear, and adapters stand "
+            "beside such alone; remove the section"
+        )
     parts = {part for name in found for part in name.split(".") if not part.isdecimal()}
+    if not on:
+        modules = {id(module) for module in network.blocks.modules()}
+        inside = {name: layer for name, layer in found.items() if id(layer) in modules}
+        if not inside:
+            remedy = f"name some of {', '.join(sorted(parts))}"
+            raise ValueError(f"model.adapters.on: is empty, and there is no linear layer in the blocks; {remedy}")
+        return inside
     for part in on:
         if not any(part in name.split(".") for name in found):
             near = difflib.get_close_matches(part, sorted(parts), 3, 0) or sorted(parts)
             raise ValueError(f"model.adapters.on: {part} is in the name of no linear layer; use {' or '.join(near)}")
     return {name: layer for name, layer in found.items() if not {*on}.isdisjoint(name.split("."))}
-
-
-def _told(found: dict[str, nn.Linear]) -> str:
-    parts = sorted({part for name in found for part in name.split(".") if not part.isdecimal()})
-    return ", ".join(parts) or "your own network's, of which none is a torch.nn.Linear"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,10 @@ class Conditioning:
         """int64 [N]; where there are no classes, all 0."""
         assert self.condition.label is not None
         return self.condition.label
+
+    def of_task(self, task: int) -> Conditioning:
+        """The same conditions for one task of routed adapters."""
+        return replace(self, condition=replace(self.condition, task=torch.full_like(self.labels, task)))
 
     def completed(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""

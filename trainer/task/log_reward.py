@@ -12,9 +12,6 @@ from torch import Tensor
 from trainer.task.environment.protocol import Environment
 from trainer.task.preference import Preferences
 
-LEAST = 1e-80
-"""Rewards below count as this, so that their logarithm is a number."""
-
 Scalarisation = Literal["weighted_sum", "weighted_log_sum", "tchebycheff"]
 
 
@@ -48,22 +45,22 @@ class ScalarisedReward(LogReward):
 
     Args:
         environment: gives the objectives.
-        scalarisation: see :func:`log_scalar`.
+        scalarisation, least: see :func:`log_scalar`.
     """
 
-    def __init__(self, environment: Environment, scalarisation: Scalarisation) -> None:
-        self._environment, self._scalarisation = environment, scalarisation
+    def __init__(self, environment: Environment, scalarisation: Scalarisation, least: float) -> None:
+        self._environment, self._scalarisation, self._least = environment, scalarisation, least
 
     def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
         """See `LogReward`; figures are each objective and the reward, not raised."""
         rewards_BK = self._environment.rewards(objects_BS)
-        log_scalar_B = log_scalar(rewards_BK, asked.weights, self._scalarisation)
+        log_scalar_B = log_scalar(rewards_BK, asked.weights, self._scalarisation, self._least)
         by_name = dict(zip(self._environment.objectives, rewards_BK.unbind(1), strict=True))
         figures = {"reward": log_scalar_B.exp(), **{f"reward_{name}": values for name, values in by_name.items()}}
         return Valued(asked.exponent * log_scalar_B, figures)
 
 
-def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisation) -> Tensor:
+def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisation, least: float) -> Tensor:
     """The logarithm of one reward made of several.
 
     Args:
@@ -72,16 +69,17 @@ def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisat
         scalarisation: ``weighted_sum``: sum of w r; ``weighted_log_sum``: sum of w log r, the logarithm of their
             weighted geometric mean; ``tchebycheff``: 1 - max of w (1 - r), the published distance to the best
             of all objectives turned round, since a reward has to grow with them.
+        least: rewards below count as this, so that their logarithm is a number.
 
     Returns:
-        float64 [B], at least the logarithm of 1e-80.
+        float64 [B], at least the logarithm of `least`.
     """
     rewards_BK = rewards_BK.double()
     match scalarisation:
         case "weighted_sum":
             scalar = (weights_BK * rewards_BK).sum(1)
         case "weighted_log_sum":
-            return (weights_BK * rewards_BK.clamp(min=LEAST).log()).sum(1)
+            return (weights_BK * rewards_BK.clamp(min=least).log()).sum(1)
         case "tchebycheff":
             scalar = 1 - (weights_BK * (1 - rewards_BK)).amax(1)
-    return scalar.clamp(min=LEAST).log()
+    return scalar.clamp(min=least).log()

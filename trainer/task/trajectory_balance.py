@@ -74,7 +74,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         assert isinstance(config.task, TrajectoryBalanceTaskConfig)
         self.config, self.settings = config, config.task
         self.environment = environment.build(self.settings.environment)
-        self.log_reward = ScalarisedReward(self.environment, self.settings.scalarisation)
+        self.log_reward = ScalarisedReward(self.environment, self.settings.scalarisation, self.settings.least_reward)
         self._key = torch.tensor(derive_seed(config.run.seed, "trajectory balance"))
         self._reward_calls = self._network_calls = 0
 

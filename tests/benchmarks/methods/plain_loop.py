@@ -8,13 +8,14 @@ import copy
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
+from trainer.config.optim import OptimConfig
 from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -123,6 +124,7 @@ def train(
     ema: float | None = None,
     final_lr: float = 0.0,
     clip_norm: float | None = None,
+    rates: Mapping[str, float] | None = None,
     watch: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
     """Trains a network by Adam, its rate falling from `lr` to `final_lr` along half a cosine.
@@ -138,13 +140,14 @@ def train(
         ema: decay of the moving average of the weights, min(ema, (1 + step) / (10 + step)); None: no average.
         final_lr: learning rate at the end; `lr` keeps it constant.
         clip_norm: longest gradient; a longer one is shortened. None: none is.
+        rates: factors of the learning rate, as in `optim.rates`; None: all are 1.
         watch: called after each step with its number and the network that would be returned then.
 
     Returns:
         The network, or a copy with the averaged weights; in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(_groups(network, rates or {}), lr=lr)
     average = copy.deepcopy(network) if ema is not None else None
     shares: deque[Sequence[Drawn]] = deque()
     network.train()
@@ -152,7 +155,8 @@ def train(
         if not shares:
             shares.extend(_cycle(task, data, network, batch, generator))
         for group in optimizer.param_groups:
-            group["lr"] = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+            falling = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+            group["lr"] = group["rate"] * falling
         passes = shares.popleft()
         optimizer.zero_grad()
         for drawn, weight in zip(passes, _weights(passes), strict=True):
@@ -167,6 +171,14 @@ def train(
         if watch is not None:
             watch(step, network if average is None else average)
     return (network if average is None else average).eval()
+
+
+def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parameters, those of one factor of the learning rate together."""
+    optim, by_rate = OptimConfig(steps=1, global_batch=1, rates=dict(rates)), dict[float, list[nn.Parameter]]()
+    for name, parameter in network.named_parameters():
+        by_rate.setdefault(optim.rate_of(name), []).append(parameter)
+    return [{"params": parameters, "rate": rate} for rate, parameters in by_rate.items()]
 
 
 def _cycle(

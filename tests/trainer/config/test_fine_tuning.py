@@ -116,7 +116,7 @@ def test_a_recorded_run_is_read_without_its_base(tmp_path: Path) -> None:
     (tmp_path / "whole.yaml").write_text(config.to_yaml())
     (tmp_path / "base").rename(tmp_path / "gone")
     assert load_config(tmp_path / "whole.yaml") == config
-    with pytest.raises(FileError, match="base: task.base: does not exist"):
+    with pytest.raises(FileError, match=r"base: task.base: does not exist"):
         load_config(short(tmp_path, task={"base": {"run": str(tmp_path / "base"), "digest": "0" * 64}}))
 
 

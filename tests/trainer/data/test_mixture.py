@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,15 +15,20 @@ from moe.files import FileError
 from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
 from tests.trainer.data.test_loader import Numbers
+from trainer.config.constraints.mixture import check_mixture
+from trainer.config.constraints.plan import plan_layout
+from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import (
     BadExamples,
     Batch,
+    CaptionsConfig,
     Dataset,
     Loader,
     Mixture,
     MixtureConfig,
     MixtureFile,
+    Sourced,
     Split,
     TooManyBadExamples,
     build,
@@ -32,6 +38,8 @@ from trainer.data import (
 from trainer.data.augmentation import AugmentConfig, augmented
 from trainer.data.dealing import BLOCK, Dealing
 from trainer.data.mixture import SOURCE_BIT, id_of, source_of
+from trainer.data.run_tokenizer import run_tokenizer
+from trainer.task import NextTokenTask
 
 SCHEMA = json.loads(Path("configs/schemas/mixture.schema.json").read_text())
 SHARES = st.lists(st.integers(0, 1000), min_size=1, max_size=6).filter(any)
@@ -282,7 +290,7 @@ def test_sources_that_do_not_fit_are_refused(data: dict[str, Any], message: str)
 def test_data_sets_that_cannot_be_dealt_are_refused() -> None:
     class Distant(Numbers):
         def indices(self, split: Split) -> Tensor:
-            return torch.tensor([2**50])
+            return torch.tensor([2**50 + (split == "held_out")])
 
     class HeldOut(Numbers):
         def indices(self, split: Split) -> Tensor:
@@ -333,3 +341,59 @@ def test_a_malformed_file_of_shares_is_refused(text: str, message: str, tmp_path
     assert str(caught.value).startswith(f"{path}: {message}") or message in str(caught.value)
     with pytest.raises(FileError):
         read_mixture(tmp_path / "none.json")
+
+
+def words(**changes: Any) -> dict[str, Any]:
+    """Text whose index has been read."""
+    said = {"vocabulary": 300, "bytes_per_token": 3.0, "tokenizer": "a" * 64, "digest": "b" * 16}
+    return {"kind": "text", "path": "unused", "context": 8, **said, **changes}
+
+
+def test_text_of_several_folders_has_one_tokenizer_and_bits_by_the_bytes_of_each(tmp_path: Path) -> None:
+    document = {
+        "run": {"dir": tmp_path},
+        "model": {"kind": "gpt", "hidden": 16, "context": 8},
+        "optim": {"steps": 1, "global_batch": 8},
+        "data": {"kind": "mixture", "sources": {"a": words(), "b": words(bytes_per_token=4.0)}},
+    }
+    resolved = resolve(document)
+    assert not resolved.unresolved
+    config = RunConfig.model_validate(resolved.document)
+    assert (config.model.vocabulary, config.data.tokenizer) == (300, "a" * 64)
+    plan_layout(config, 1)
+    with pytest.raises(FileError, match="tokenizer"):
+        run_tokenizer(config.data)
+
+    tokens, sources = torch.zeros(3, 9, dtype=torch.int64), torch.tensor([1, 0, 1])
+    batch = Batch(tokens, None, torch.arange(3), sources=sources)
+    task = NextTokenTask(config)
+    (drawn,) = task.draw([batch], [torch.Generator()])
+    figures = task.examine(lambda read, _: torch.full(read.shape, 2.0), drawn)
+    expected = 2.0 / np.log(2) / np.array([4.0, 3.0, 4.0])
+    assert figures["held_out_bits_per_byte"].tolist() == pytest.approx(expected.tolist())
+    for changes, field in (({"vocabulary": 301}, "vocabulary"), ({"tokenizer": None}, "tokenizer")):
+        data = {"kind": "mixture", "sources": {"a": words(), "b": words(**changes)}}
+        with pytest.raises(ValueError, match=rf"sources\.b: its {field} is .* encode all text by one tokenizer"):
+            RunConfig.model_validate({**document, "data": data})
+
+
+def test_captions_and_source_points_are_of_one_data_set() -> None:
+    config = run(sources={"a": {}, "b": {}})
+    captions = CaptionsConfig(path=Path("captions"), width=3, digest="0" * 16)
+    for flow, message in (
+        ({"captions": captions}, r"^flow\.captions: captions has a caption for each example of one data set"),
+        ({"source": config.data}, r"^flow\.source\.kind: mixture is for data; give one data set to start at$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_mixture(config.model_copy(update={"flow": config.flow.model_copy(update=flow)}))
+
+
+def test_source_points_are_dealt_beside_a_mixture() -> None:
+    dataset = Sourced(mixed({"a": 0.5, "b": 0.5}, a=Numbers(30), b=Keyed(3000)), Numbers(20))
+    plain = mixed({"a": 0.5, "b": 0.5}, a=Numbers(30), b=Keyed(3000))
+    loaders = [Loader(one, global_batch=6, micro_batch=6, rank=0, world_size=1, seed=0) for one in (dataset, plain)]
+    sourced, alone = (loader.batch(3, 0) for loader in loaders)
+    assert torch.equal(sourced.ids, alone.ids)
+    assert sourced.x_0 is not None
+    assert set(sourced.x_0.flatten().tolist()) <= set(range(0, 20, 2))
+    assert torch.equal(sourced.sources, alone.sources)

@@ -10,8 +10,10 @@ from torch import Tensor
 
 import trainer.data
 import trainer.task
+from tests.forked import command
 from tests.ranks import run_ranks
 from tests.trainer.parallel_runs import Figures
+from tests.trainer.runs import assert_equal_folders, timeless, torchrun
 from trainer.config.run import RunConfig
 
 STEPS, SAVED, BATCH = 4, 2, 8
@@ -27,6 +29,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     "": {},
     "weights": {"coupling": {"kind": "gibbs_weighted", "epsilon": 1.0}},
     "pairs of several ranks": {"coupling": {"kind": "assignment", "scope": "global_batch"}},
+    "a loss of two terms": {"objective": {"kind": "regression", "monge_gap": {"weight": 0.5}}},
 }
 Found = dict[str, tuple[list[dict[str, float]], list[tuple[int, int]], dict[str, Tensor]]]
 """Figures of the steps, ids and sources of every example in the order of positions on this rank, final weights."""
@@ -123,3 +126,28 @@ def assert_losses_are_of_their_sources(figures: list[dict[str, float]], sources:
     held_out = {name: SOURCES[name]["held_out"] for name in SOURCES}
     total = sum(figures[-1][f"held_out_loss_{name}"] * count for name, count in held_out.items())
     assert weighted or total / sum(held_out.values()) == pytest.approx(figures[-1]["held_out_loss"], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_in_mid_epoch_ends_as_the_straight_run(tmp_path: Path) -> None:
+    settings = (
+        "configs/runs/digits_mixture.yaml",
+        "model.hidden=16",
+        "model.num_layers=1",
+        "optim.steps=12",
+        "optim.micro_batch=16",
+        "checkpoint={every: 4, keep: 9}",
+        "evaluate.every=6",
+        "sample.every=null",
+        "observe={log_every: 1, tensorboard: false}",
+    )
+    straight = command("train", *settings, f"run.dir={tmp_path / 'straight'}", ranks=2)
+    assert straight.returncode == 0, straight.stderr
+    again = "train", *settings, f"run.dir={tmp_path / 'killed'}"
+    killed = torchrun("tests/trainer/training/killed_run.py", *again, KILL_RANK="1", KILL_STEP="7")
+    assert killed.returncode == 1
+    resumed = command(*again, ranks=2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumes after step 4" in resumed.stderr
+    assert_equal_folders(*(tmp_path / run / "checkpoints" / "step_00000012" for run in ("straight", "killed")))
+    assert timeless(tmp_path / "straight" / "metrics.jsonl") == timeless(tmp_path / "killed" / "metrics.jsonl")

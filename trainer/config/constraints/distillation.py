@@ -86,7 +86,11 @@ def _guidance(chosen: Distillation) -> tuple[float, ...]:
 
 
 def states_of(config: RunConfig) -> dict[str, Any]:
-    """What a run has in common with the frozen flow that it learns from."""
+    """What a run has in common with the frozen flow of another run that it asks.
+
+    Args:
+        config: a run with a flow.
+    """
     flow = config.flow
     assert flow is not None
     return {

@@ -20,6 +20,7 @@ from trainer.config.constraints.mixture import check_mixture
 from trainer.config.constraints.objective import check_objective
 from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
+from trainer.config.constraints.policy import check_policy
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
@@ -63,6 +64,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_source(config)
     check_distillation(config)
     check_adjoint_matching(config)
+    check_policy(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch

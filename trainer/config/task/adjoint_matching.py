@@ -4,8 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from moe.validation.run_reference import RunReference
-from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.flow import cost as costs
 from trainer.flow import reward as rewards
 
@@ -21,7 +20,7 @@ class AdjointMatchingConfig(TaskSettings):
     """
 
     kind: Literal["adjoint_matching"] = "adjoint_matching"
-    base: RunReference | None = None
+    base: Base = None
     """The run whose flow is tilted, and which this one begins with; its folder will do. null: that of
     model.adapters."""
     reward: rewards.Config | None = None

@@ -67,6 +67,9 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
     """The reward R of the objectives r: sum of w r; product of r^w; 1 - max of w (1 - r)."""
     exponent: PositiveFloat | ExponentRange = 16.0
     """b, to which rewards are raised: the higher, the more often the best objects come."""
+    least_reward: float = Field(default=1e-80, gt=0, le=1)
+    """A reward below counts as this, before it is raised. Where many objects are worth nothing, 1e-3 or so learns
+    faster: what is far too rare to be built need not be exactly as rare as its reward says."""
     backward: Literal["learned", "uniform"] = "learned"
     """Probabilities of the ways to an object, backwards: learned, or all parents of a state alike."""
     exploration: float = Field(default=0.01, ge=0, lt=1)
@@ -90,6 +93,24 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
         of = self.environment.sizes
         codes = len(of.objectives) + isinstance(self.exponent, ExponentRange)
         return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
+
+    def check_exponent(self, exponent: float, field: str) -> None:
+        """Refuses an exponent that is not learned.
+
+        Args:
+            exponent: that is asked for.
+            field: where, for the message.
+
+        Raises:
+            ValueError: names field, value and remedy.
+        """
+        match self.exponent:
+            case ExponentRange(least=least, most=most) if not least <= exponent <= most:
+                raise ValueError(f"{field}: {exponent:g} is not between {least:g} and {most:g}, which the run learns")
+            case float(fixed) if exponent != fixed:
+                raise ValueError(
+                    f"{field}: {exponent:g} is not the exponent {fixed:g} that the run learns; leave it out"
+                )
 
     @property
     def most_exponent(self) -> float:

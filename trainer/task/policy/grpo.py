@@ -17,7 +17,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moe.host_copies import to_device
-from moe.router.replay import replay
 from trainer.config.constraints.drawing import drawable
 from trainer.config.run import PointSample, RunConfig
 from trainer.config.task import GRPOConfig
@@ -37,6 +36,7 @@ from trainer.sampling.trained import compared_with
 from trainer.task.policy.advantage import Compared
 from trainer.task.policy.reward import reward_of
 from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, to_the_branches
+from trainer.task.policy.routes import replayed
 from trainer.task.policy.show import show_rewards
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import FEW
@@ -141,7 +141,7 @@ class GRPOTask(Task["Prompts | Chosen"]):
         assert isinstance(drawn, Chosen)
         x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
         assert isinstance(model, nn.Module)
-        replay(model, drawn.choice.routes)
+        replayed(model, drawn.choice.routes)
         mean, std = self.steps.moments(self._field(model, drawn.condition), x, drawn.number)
         ratio = (self.steps.log_density(y, mean, std) - before).exp()
         clip, advantage = self.settings.clip, drawn.advantage

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
-from moe.router.replay import Routes, record
 from trainer.config.task import GRPOConfig
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.sampler import EulerMaruyama, Field, build_diffusion, mean_log_density
 from trainer.flow.target import Quantity
+from trainer.task.policy.routes import recorded
+
+if TYPE_CHECKING:
+    from moe.router.replay import Routes
 
 PUBLISHED = 2.25
 """Factor of the published weights sigma sqrt(h)."""
@@ -31,13 +35,13 @@ class Choice:
         x: [N, *D] the states where the step is taken.
         y: [N, M, *D] the states that were chosen from each of them.
         log_density: [N, M] of each choice, by the weights that made it.
-        routes: the experts that the network chose for that.
+        routes: the experts that the network chose for that; None: it has none.
     """
 
     x: Tensor
     y: Tensor
     log_density: Tensor
-    routes: Routes
+    routes: Routes | None
 
 
 class NoisySteps:
@@ -95,7 +99,7 @@ class NoisySteps:
             number: of the step, from 0.
             keys: int64 [N, M], of which each draw is a function.
         """
-        with record(network) as routes:
+        with recorded(network) as routes:
             mean, std = self.moments(field, x, number)
         y = mean[:, None].expand(*keys.shape, *x.shape[1:])
         y = y + std * keyed_normal(y.flatten(0, 1), keys.flatten(), number).view_as(y)
