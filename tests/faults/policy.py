@@ -137,7 +137,7 @@ def campaign(folder: Path, task: str, kills: int, seed: int) -> tuple[list[Kill]
     Returns:
         What happened, steps that had to be taken again, and what is not as it must be.
     """
-    case, last = CASES[task], -(-max(STEPS_OF_A_KILL * kills, 8) // SAVE_EVERY) * SAVE_EVERY
+    case, last = CASES[task], -(-STEPS_OF_A_KILL * kills // SAVE_EVERY) * SAVE_EVERY + 3 * SAVE_EVERY
     config, base = str(ROOT / "configs" / "runs" / "digits_moe.yaml"), folder / "base"
 
     def written(run: Path) -> list[str]:
@@ -151,7 +151,7 @@ def campaign(folder: Path, task: str, kills: int, seed: int) -> tuple[list[Kill]
     _through(written(straight))
     print(f"undisturbed: {last} steps", flush=True)
     draw = Random(f"{seed}/{task}")
-    targets = sorted(draw.choices(range(last - 1), k=kills))
+    targets = sorted(draw.choices(range(last - 2 * SAVE_EVERY), k=kills))
     happened: list[Kill] = []
     for number, target in enumerate(targets):
         kill = _killed(killed, written(killed), target, case.cycle, (DURING, WITHIN, ANYWHERE)[number % 3], draw)
@@ -206,7 +206,7 @@ def _is_time(when: str, step: int, cycle: int, mark: Path) -> bool:
 
 def _strike(ranks: ForkedRanks, draw: Random) -> str:
     """Kills one rank, and the other later as an agent does; or all at once; or tells all to stop."""
-    what = draw.choice(("one rank", "all ranks", "told to stop"))
+    what = draw.choice(("one rank", "one rank", "all ranks", "told to stop"))
     if what == "told to stop":
         ranks.send(signal.SIGTERM)
         ranks.wait(SECONDS_OF_A_START)
