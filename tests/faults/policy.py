@@ -29,6 +29,8 @@ from trainer.observe.metrics import last_step
 
 RANKS, BASE_STEPS, SAVE_EVERY, STEPS_OF_A_KILL = 2, 6, 4, 2
 SECONDS_OF_A_START = 240.0
+STARTS = 3
+"""How often ranks that do not find each other, on a machine that is busy, are started again."""
 STOPPED = 75
 """How a rank ends that was told to stop and has saved."""
 DURING, WITHIN, ANYWHERE = "while it draws", "within a cycle", "anywhere"
@@ -168,11 +170,16 @@ def campaign(folder: Path, task: str, kills: int, seed: int) -> tuple[list[Kill]
 
 def _through(arguments: list[str]) -> None:
     """Trains to the end."""
-    with ForkedRanks(arguments, RANKS) as ranks:
-        while ranks.running:
-            time.sleep(_PAUSE_S)
-        if any(ranks.codes):
-            raise RuntimeError(f"failed by itself: {ranks.said()}")
+    for _ in range(STARTS):
+        with ForkedRanks(arguments, RANKS) as ranks:
+            while ranks.running:
+                time.sleep(_PAUSE_S)
+            if not any(ranks.codes):
+                return
+            said = ranks.said()
+        if _BEGINS.search(said):
+            break
+    raise RuntimeError(f"failed by itself: {said}")
 
 
 def _killed(run: Path, arguments: list[str], target: int, cycle: int, when: str, draw: Random) -> Kill | None:
