@@ -178,6 +178,21 @@ def test_a_run_without_adapters_is_written_as_before_there_were_any() -> None:
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
 
 
+def test_yaml_does_not_make_a_truth_of_the_key_that_names_the_layers(tmp_path: Path) -> None:
+    """Since YAML reads on as true, and so it does in a file that another key of the command line changes."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "run: {dir: out}\noptim: {steps: 1, global_batch: 8}\n"
+        "model: {kind: dit, adapters: {kind: low_rank, base: unused, on: [qkv]}}\n"
+    )
+    for overrides, names in (([], ("qkv",)), (["model.adapters.on=[projection]"], ("projection",))):
+        config = load_config(path, overrides)
+        assert config.model.adapters is not None
+        assert config.model.adapters.on == names
+        (tmp_path / "again.yaml").write_text(config.to_yaml())
+        assert load_config(tmp_path / "again.yaml") == config
+
+
 @pytest.mark.slow
 def test_the_same_layer_of_peft_computes_the_same(tmp_path: Path) -> None:
     peft = pytest.importorskip("peft")
