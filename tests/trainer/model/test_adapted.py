@@ -131,7 +131,7 @@ def test_a_network_of_a_users_has_adapters_beside_its_linear_layers() -> None:
     network = build_model(config, Layout.single(config))
     assert {name for name, _ in network.named_parameters()} == {*parameter_shapes(config)}
     assert len(parameter_shapes(config)) == 2 * config.model.num_layers
-    assert network.blocks[0].get_submodule("1").A_RI.abs().max() > 0
+    assert network.get_parameter("blocks.0.1.A_RI").abs().max() > 0
     assert {*parameter_shapes(with_adapters(plain, on=["unembed"]))} == {"unembed.A_RI", "unembed.B_OR"}
 
 
@@ -139,7 +139,7 @@ def test_weights_that_are_shared_stay_shared_and_are_told_once() -> None:
     layer = nn.Linear(3, 3)
     other = nn.Linear(3, 3)
     other.weight = layer.weight
-    network = nn.Sequential(layer, other, layer)
+    network: Any = nn.Sequential(layer, other, layer)
     freeze(network)
     assert {name for name, _ in frozen_tensors(network)} == {"0.weight", "0.bias", "1.bias"}
     assert not [*network.parameters()]
