@@ -5,6 +5,9 @@ contributes and `bytes_out` what it holds afterwards: a broadcast's root has bot
 `bytes_out`; a send has only `bytes_in`, a recv only `bytes_out`. `rank`, `root` and `peer` are global ranks;
 `in_splits` and `out_splits` follow the order of the group's ranks. `seq` counts a rank's records through the
 whole file, so a `wait_seq` one past the last record of a step means "waited for by the end of the step".
+
+Version 2 of the format adds the phase rollout: calls of a network by which a step collects what it learns from. A trace
+without that phase is written as version 1, so that readers of version 1 go on reading all that they understand.
 """
 
 import json
@@ -17,10 +20,12 @@ from typing import Any, NoReturn
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 
-FORMAT = "flowfabric.collectives/1"
+FORMATS = ("flowfabric.collectives/1", "flowfabric.collectives/2")
 SOURCES = ("recorded", "formula", "replayed")
 CLOCKS = ("host", "device")
-PHASES = ("forward", "backward", "optimizer")
+ROLLOUT = "rollout"
+PHASES_OF_VERSION = {1: ("forward", "backward", "optimizer"), 2: (ROLLOUT, "forward", "backward", "optimizer")}
+PHASES = PHASES_OF_VERSION[2]
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier")
 
 
@@ -37,6 +42,7 @@ class TraceHeader:
         config_sha256: hash of the resolved configuration; None where there was none.
         torch: version of torch that issued the collectives; None for a formula.
         clock: whose time the records tell: of the host, or of the device that computed. A header without it says host.
+        version: of the format; 2 where a record is of phase rollout, else 1.
     """
 
     source: str
@@ -47,10 +53,16 @@ class TraceHeader:
     config_sha256: str | None
     torch: str | None
     clock: str = "host"
+    version: int = 1
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that its records may have."""
+        return PHASES_OF_VERSION[self.version]
 
     def to_json(self) -> str:
         """The header line, without its line end."""
-        values = {"format": FORMAT} | {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {"format": FORMATS[self.version - 1]} | {name: getattr(self, name) for name in _IN_HEADER}
         if self.clock == "host":
             del values["clock"]  # as it was before devices had one
         return json.dumps(values, separators=(",", ":"))
@@ -62,7 +74,7 @@ class CollectiveRecord:
 
     Args:
         rank, seq, step, micro: rank that issued it, its place in the rank's order, optimiser step and micro step.
-        phase: forward, backward or optimizer.
+        phase: rollout, forward, backward or optimizer.
         op: one of OPERATIONS.
         group: name in the header's group table.
         size1: the group has one rank, so nothing crosses a network.
@@ -105,6 +117,7 @@ class CollectiveRecord:
         return json.dumps({key: getattr(self, name) for key, name in _KEYS.items()}, separators=(",", ":"))
 
 
+_IN_HEADER = [field.name for field in fields(TraceHeader) if field.name != "version"]
 _KEYS = {"async" if field.name == "asynchronous" else field.name: field.name for field in fields(CollectiveRecord)}
 
 
@@ -175,7 +188,7 @@ class _Lines:
             self.fail(number, "record", f"must be an object ({values!r:.40})")
         for key in values:
             if key not in checks:
-                self.fail(number, key, f"is not a field of {FORMAT}", "remove it")
+                self.fail(number, key, "is not a field of a collective trace", "remove it")
         for key, check in checks.items():
             if key not in values:
                 if key in optional:
@@ -201,6 +214,7 @@ class _Lines:
             config_sha256=values["config_sha256"],
             torch=values["torch"],
             clock=values.get("clock", "host"),
+            version=FORMATS.index(values["format"]) + 1,
         )
 
     def records(self, header: TraceHeader) -> Iterator[CollectiveRecord]:
@@ -234,6 +248,8 @@ def _contradictions(
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
     if record.step not in steps:
         yield "step", f"is not in the header's steps ({record.step})"
+    if record.phase not in header.phases:
+        yield "phase", f"belongs to {FORMATS[-1]}, and the header says {FORMATS[header.version - 1]} ({record.phase})"
     if record.seq <= last:
         yield "seq", f"must grow from record to record of a rank ({record.seq} after {last})"
     for field, splits, total in (
@@ -297,7 +313,7 @@ _FLAG = _Check(lambda value: isinstance(value, bool), "true or false")
 _COUNTS = _Check(lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of byte counts")
 
 _HEADER = {
-    "format": _one_of((FORMAT,)),
+    "format": _one_of(FORMATS),
     "source": _one_of(SOURCES),
     "world_size": _SIZE,
     "ranks_per_node": _SIZE,

@@ -1,7 +1,8 @@
 """The collectives that a recorded run would have issued under another placement or dispatch mode.
 
 The router's choices do not depend on where the experts are, so a routing trace of the same steps says what every
-message would have carried. All other collectives stay as they were recorded.
+message would have carried. All other collectives stay as they were recorded. So do those of rollouts, of which routing
+traces hold no routes.
 
 Shape legend: T tokens of a micro batch on one rank, L MoE layers, K choices, E experts, N ranks of an expert-parallel
 group.
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.collective_trace import CollectiveRecord, TraceHeader
+from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
 from moe.dispatch.seats import seats_of
@@ -67,6 +68,17 @@ def replay(
     for of_rank in _by_rank(records):
         rewritten += _rewrite(header, of_rank, layers, groups, traffic, sizes, mode)
     return replace(header, source="replayed", groups=groups.groups), rewritten
+
+
+def kept_rollouts(header: TraceHeader) -> str | None:
+    """A line for a person about rollouts, which a replay does not rewrite; None: the trace has none.
+
+    Args:
+        header: of the trace.
+    """
+    if ROLLOUT not in header.phases:
+        return None
+    return "rollouts keep the messages of the recorded placement: their routes are not recorded"
 
 
 def _rewrite(
@@ -144,6 +156,8 @@ def _later(gap_ns: int | None, carried_ns: int) -> int | None:
 
 def _is_dispatch(header: TraceHeader, record: CollectiveRecord, layers: dict[int, int]) -> bool:
     if meaning(record.group) not in (EXPERT, *PARTS) or len(header.groups[record.group]) == 1:
+        return False
+    if record.phase == ROLLOUT:
         return False
     return record.layer in layers or (record.layer is None and record.phase != "optimizer")
 

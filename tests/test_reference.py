@@ -175,6 +175,14 @@ def test_the_schema_takes_what_the_loader_takes(name: str) -> None:
     jsonschema.Draft202012Validator(MADE["run"]).validate({**SOUND, **SOUND_TOO[name]})
 
 
+def test_the_schema_leaves_to_a_base_what_it_says() -> None:
+    validator = jsonschema.Draft202012Validator(MADE["run"])
+    written = {"run": {"dir": "runs/b"}, "data": {"held_out": 9}, "optim": SOUND["optim"]}
+    for base in ("runs/a", {"run": "runs/a"}):
+        validator.validate({**written, "task": {"kind": "flow", "base": base}})
+    assert not validator.is_valid({**written, "task": {"kind": "flow"}})
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_the_schema_refuses_what_the_loader_refuses(name: str) -> None:
     assert not jsonschema.Draft202012Validator(MADE["run"]).is_valid({**SOUND, **WRONG[name]})

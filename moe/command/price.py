@@ -1,6 +1,7 @@
 """price: what a placement saves a recorded run."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
@@ -46,9 +47,11 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from moe.collective_trace import read_header
     from moe.placement.topology import Topology
     from moe.price.price import PriceRequest, price
     from moe.price.table import print_table
+    from moe.replay import kept_rollouts
 
     rates = None
     if arguments.cost is not None:
@@ -70,6 +73,8 @@ def _run(arguments: argparse.Namespace) -> None:
         )
     )
     print_table(found)
+    if kept := kept_rollouts(read_header(arguments.source)):
+        print(f"moe price: {kept}", file=sys.stderr)
     print(f"wrote {arguments.out / 'price.json'} and {arguments.out / 'netsim' / 'report.html'}")
 
 

@@ -1,6 +1,7 @@
 """replay: a recorded trace under another placement or dispatch mode."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
@@ -35,13 +36,15 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     from moe.collective_trace import read, write
     from moe.placement.placement import Placement
-    from moe.replay import replay
+    from moe.replay import kept_rollouts, replay
     from moe.routing_trace import RoutingTrace
 
     header, records = read(arguments.source)
     routing, placement = RoutingTrace.read(arguments.routing), Placement.read(arguments.placement)
     header, records = replay(header, records, routing, placement, arguments.dispatch, arguments.replicas)
     write(arguments.out, header, records)
+    if kept := kept_rollouts(header):
+        print(f"moe replay: {kept}", file=sys.stderr)
     print(f"wrote {arguments.out}: {len(records)} collectives in {arguments.dispatch or placement.dispatch} dispatch")
 
 

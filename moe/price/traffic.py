@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.collective_trace import CollectiveRecord, TraceHeader
+from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader
 from moe.placement.cost.prediction import exchange_seconds
 from moe.placement.topology import LinkRates, Topology
 
@@ -20,7 +20,9 @@ _EXPERT_GROUP = re.compile(r"(expert|expert_rail|expert_node)(_\d+)?")
 
 @dataclass(frozen=True)
 class Traffic:
-    """Traffic of the expert layers in one optimiser step, mean over the steps of a trace.
+    """Traffic of the expert layers in one optimiser step, mean over the steps of a trace; without rollouts.
+
+    No placement changes the messages of rollouts in a replay, since their routes are not recorded.
 
     Attributes:
         rank_bytes: Bytes that leave the rank on which they were.
@@ -76,7 +78,7 @@ def _exchanges(
     parts: dict[tuple[str, int], dict[int, CollectiveRecord]] = defaultdict(dict)
     turns: dict[tuple[str, int], int] = defaultdict(int)
     for record in records:
-        if record.phase == "optimizer" or record.size1 or not _EXPERT_GROUP.fullmatch(record.group):
+        if record.phase in ("optimizer", ROLLOUT) or record.size1 or not _EXPERT_GROUP.fullmatch(record.group):
             continue
         turn = turns[record.group, record.rank]
         turns[record.group, record.rank] = turn + 1

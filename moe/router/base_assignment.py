@@ -50,7 +50,7 @@ class BaseAssignmentRouter(PortableRouter):
         map_TE = map_of(expert_T[:, None], self.num_experts)
         if counted_T is not None:
             map_TE = map_TE & counted_T[:, None]
-        return Selection(logits_TE.softmax(dim=1) * map_TE, map_TE, self.unserved(map_TE, counted_T))
+        return Selection(self.gates(logits_TE, map_TE, {}), map_TE, self.unserved(map_TE, counted_T))
 
 
 def balanced_assignment(affinity_TE: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Shape suffixes: T tokens, E experts.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from moe.dispatch.seats import seats_of
-from moe.repetition import repeats
+from moe.repetition import notes, repeats
 from moe.router.capacity import slots_of_tokens
 
 
@@ -29,6 +29,7 @@ class Selection:
         dropped: due choices that no expert took, int64 [].
         figures: further entries of the report.
         distribution: probabilities of the experts by the gate alone, [T, E]; None: they have yet to be computed.
+        constants: what :meth:`PortableRouter.gates` takes besides logits and map; without gradient.
     """
 
     probs: Tensor
@@ -36,6 +37,22 @@ class Selection:
     dropped: Tensor
     figures: Mapping[str, Tensor] = field(default_factory=dict)
     distribution: Tensor | None = None
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """The choices of one pass, without the gate values, which are computed anew where they are taken again.
+
+    Attributes:
+        map: bool [T, E].
+        dropped: due choices that no expert took, int64 [].
+        constants: what :meth:`PortableRouter.gates` takes besides logits and map.
+    """
+
+    map: Tensor
+    dropped: Tensor
+    constants: Mapping[str, Tensor]
 
 
 class PortableRouter(TopKRouter):
@@ -66,6 +83,8 @@ class PortableRouter(TopKRouter):
         assert config.num_moe_experts is not None
         self.num_experts: int = config.num_moe_experts
         self._last: tuple[Tensor, Tensor | None, Selection] | None = None
+        self._recorded: list[Route] | None = None
+        self._to_follow: Iterator[Route] | None = None
 
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """Chooses the experts of each token; each kind of router implements it.
@@ -82,6 +101,48 @@ class PortableRouter(TopKRouter):
         """
         raise NotImplementedError
 
+    def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002
+        """Gate values of choices, by which a selection is made and taken again.
+
+        Args:
+            logits_TE: the gate's logits.
+            map_TE: bool, the choices.
+            constants: of the selection.
+
+        Returns:
+            [T, E], zero outside the map and differentiable inside it.
+        """
+        return logits_TE.softmax(dim=1) * map_TE
+
+    def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:  # noqa: ARG002
+        """Takes part in balancing where choices are taken again: counts them, and attaches what balances the gate.
+
+        Args:
+            selection: the choices that are taken again.
+            logits_TE: the gate's logits.
+            counted_T: bool, false for padding; None: there is none.
+
+        Returns:
+            The selection with the same gate values and choices.
+        """
+        return selection
+
+    def record(self, routes: list[Route] | None) -> None:
+        """Notes the choices of every evaluation pass from now on.
+
+        Args:
+            routes: where to; None: nowhere.
+        """
+        self._recorded = routes
+
+    def follow(self, routes: Sequence[Route] | None) -> None:
+        """Takes the same choices again in every training pass from now on.
+
+        Args:
+            routes: of one pass after another; None: choices are made as usual.
+        """
+        self._to_follow = None if routes is None else iter(routes)
+
     def seats(self, tokens: int) -> int | None:
         """Most choices that an expert takes of a rank's tokens in training; fewer tokens never make more of them.
 
@@ -89,9 +150,9 @@ class PortableRouter(TopKRouter):
             tokens: tokens of the rank, padding included.
 
         Returns:
-            The number; None: there is no limit.
+            The number; None: there is no limit, as where choices of evaluation passes are taken again.
         """
-        if self.cap is None:
+        if self.cap is None or self._to_follow is not None:
             return None
         return seats_of(tokens, top_k=self.topk, num_experts=self.num_experts, cap=self.cap)
 
@@ -202,9 +263,42 @@ class PortableRouter(TopKRouter):
     def _select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         if len(logits_TE):
             logits_TE = self.apply_z_loss(logits_TE, None if counted_T is None else ~counted_T)
-        selection = self.select(logits_TE, counted_T)
+        route = self._route()
+        if route is None:
+            selection = self.select(logits_TE, counted_T)
+        else:
+            selection = self._taken_again(route, logits_TE, counted_T)
+        if self._recorded is not None and not self.training:
+            constants = {name: value.clone() for name, value in selection.constants.items()}  # buffers move on
+            self._recorded.append(Route(selection.map, selection.dropped, constants))
         self._last = logits_TE.detach(), counted_T, selection
         return selection
+
+    def _route(self) -> Route | None:
+        """The choices that this pass takes again; a repetition takes those of its first pass."""
+        if not self.training:
+            return None
+        left = notes()
+        if repeats() and left is not None:
+            return left.get(self)
+        if self._to_follow is None:
+            return None
+        route = next(self._to_follow, None)
+        if route is None:
+            raise RuntimeError("a training pass has no recorded evaluation pass to follow; record as many as are made")
+        if left is not None:
+            left[self] = route
+        return route
+
+    def _taken_again(self, route: Route, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
+        if route.map.shape != logits_TE.shape:
+            raise RuntimeError(
+                f"a training pass routes {len(logits_TE)} tokens, and the evaluation pass that it follows had "
+                f"{len(route.map)}; make both of the same examples"
+            )
+        probs_TE = self.gates(logits_TE, route.map, route.constants)
+        selection = Selection(probs_TE, route.map, route.dropped, constants=route.constants)
+        return self.learn(selection, logits_TE, counted_T)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}

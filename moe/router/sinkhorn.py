@@ -52,7 +52,7 @@ class SinkhornRouter(PortableRouter):
         map_TE = map_of(scores_TE.topk(self.topk, dim=1).indices, self.num_experts)
         if counted_T is not None:
             map_TE = map_TE & counted_T[:, None]
-        return Selection(logits_TE.softmax(dim=1) * map_TE, map_TE, self.unserved(map_TE, counted_T), figures)
+        return Selection(self.gates(logits_TE, map_TE, {}), map_TE, self.unserved(map_TE, counted_T), figures)
 
     @torch.no_grad()
     def _balanced(self, logits_TE: Tensor, counted_T: Tensor | None) -> tuple[Tensor, Tensor]:

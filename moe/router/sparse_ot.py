@@ -4,6 +4,7 @@ Shape suffixes: T tokens, E experts, K experts of a token.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -83,16 +84,12 @@ class SparseOTRouter(PortableRouter):
 
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """See :class:`PortableRouter`."""
-        centred_TE = logits_TE - logits_TE.mean(dim=1, keepdim=True)
         potentials_E, scale, figures = self.average_potentials, self.average_scale, {}
         tokens = self._tokens(logits_TE, counted_T)
         if self.training:
-            scale, tokens = self._spread(centred_TE.detach(), tokens)
-        scaled_TE = centred_TE / scale.to(logits_TE.dtype)
-        if self.training:
-            potentials_E, figures = self._solve(scaled_TE.detach(), tokens, counted_T)
-            self._remember(potentials_E, scale, tokens)
-        scores_TE = scaled_TE + self._less_hops(potentials_E).to(logits_TE.dtype)
+            potentials_E, scale, tokens, figures = self._balanced(logits_TE, tokens, counted_T)
+        constants = {"prices": self._less_hops(potentials_E).to(logits_TE.dtype), "scale": scale}
+        scores_TE = _scores(logits_TE, constants)
         map_TE = self._choices(scores_TE.detach(), tokens, counted_T)
         distribution_TE = logits_TE.softmax(dim=1)
         probs_TE = self._gates(distribution_TE, scores_TE, map_TE)
@@ -100,7 +97,18 @@ class SparseOTRouter(PortableRouter):
             map_TE = probs_TE.detach() > 0
         figures = {"potentials": potentials_E.float(), **figures}
         dropped = self.unserved(map_TE, counted_T)
-        return Selection(probs_TE, map_TE, dropped, figures, distribution_TE.detach())
+        return Selection(probs_TE, map_TE, dropped, figures, distribution_TE.detach(), constants)
+
+    def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+        """See :class:`PortableRouter`."""
+        if self._router.gate == "prob":
+            return super().gates(logits_TE, map_TE, constants)
+        return self._gates(logits_TE.softmax(dim=1), _scores(logits_TE, constants), map_TE)
+
+    def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
+        """See :class:`PortableRouter`; the potentials that would balance these tokens count in the average."""
+        potentials_E, _, _, figures = self._balanced(logits_TE, self._tokens(logits_TE, counted_T), counted_T)
+        return replace(selection, figures={"potentials": potentials_E.float(), **figures})
 
     def set_hops(self, hops_E: Tensor) -> None:
         """See :class:`moe.router.protocol.Router`."""
@@ -128,6 +136,16 @@ class SparseOTRouter(PortableRouter):
     @property
     def _is_global(self) -> bool:
         return self._router.potentials == "global"
+
+    def _balanced(
+        self, logits_TE: Tensor, tokens: int | Tensor, counted_T: Tensor | None
+    ) -> tuple[Tensor, Tensor, int | Tensor, Mapping[str, Tensor]]:
+        """Potentials that balance a micro batch, added to the sums of the step; scale; tokens balanced; figures."""
+        centred_TE = _centred(logits_TE.detach())
+        scale, tokens = self._spread(centred_TE, tokens)
+        potentials_E, figures = self._solve(centred_TE / scale.to(centred_TE.dtype), tokens, counted_T)
+        self._remember(potentials_E, scale, tokens)
+        return potentials_E, scale, tokens, figures
 
     def _tokens(self, logits_TE: Tensor, counted_T: Tensor | None) -> int | Tensor:
         """Number of this rank's tokens: float64 [] where a device alone knows it."""
@@ -234,3 +252,12 @@ class SparseOTRouter(PortableRouter):
 
     def _masses(self, scores_TE: Tensor) -> Tensor:
         return scores_TE.new_full([len(scores_TE)], self.topk)
+
+
+def _centred(logits_TE: Tensor) -> Tensor:
+    return logits_TE - logits_TE.mean(dim=1, keepdim=True)
+
+
+def _scores(logits_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+    """Logits around each token's mean in units of their scale, less the prices of the experts."""
+    return _centred(logits_TE) / constants["scale"].to(logits_TE.dtype) + constants["prices"]

@@ -3,6 +3,8 @@
 Shape suffixes: T tokens, E experts.
 """
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from moe.config import TopKRouterConfig
-from moe.router.capacity import keep_first, keep_largest, slots_per_expert
+from moe.router.capacity import keep_first, keep_largest, map_of, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
 
 
@@ -66,17 +68,10 @@ class PortableTopKRouter(PortableRouter):
 
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
         """See :class:`PortableRouter`."""
-        probs_TE, wanted_TE = topk_routing_with_score_function(
-            logits_TE,
-            self.topk,
-            use_pre_softmax=self.config.moe_router_pre_softmax,
-            score_function=self._router.score,
-            expert_bias=self.expert_bias,
-        )
+        probs_TE, wanted_TE, expert_TK = self._scored(logits_TE, None)
         if counted_T is not None:
             probs_TE, wanted_TE = probs_TE * counted_T[:, None], wanted_TE & counted_T[:, None]
-        if self._router.bias_rate and self.counts:
-            self.demand += wanted_TE.sum(dim=0)
+        self._demanded(wanted_TE)
         factor = self._router.capacity_factor
         if factor is None:
             map_TE, dropped = wanted_TE, wanted_TE.new_zeros([], dtype=torch.int64)
@@ -85,7 +80,22 @@ class PortableTopKRouter(PortableRouter):
             probs_TE, dropped = probs_TE * map_TE, (wanted_TE & ~map_TE).sum()
         if self.is_aux_loss_enabled() and self.learns and len(logits_TE):
             probs_TE = self._with_aux_loss(probs_TE, logits_TE, counted_T)
-        return Selection(probs_TE, map_TE, dropped)
+        return Selection(probs_TE, map_TE, dropped, constants={"experts": expert_TK})
+
+    def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
+        """See :class:`PortableRouter`; gate values that are normalised over the choices are so before any is dropped.
+
+        The order of the choices decides the last digits of their sum, so they come as they were found.
+        """
+        return self._scored(logits_TE, constants["experts"])[0] * map_TE
+
+    def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
+        """See :class:`PortableRouter`."""
+        wanted_TE = map_of(selection.constants["experts"], self.num_experts)
+        self._demanded(wanted_TE if counted_T is None else wanted_TE & counted_T[:, None])
+        if not (self.is_aux_loss_enabled() and self.learns and len(logits_TE)):
+            return selection
+        return replace(selection, probs=self._with_aux_loss(selection.probs, logits_TE, counted_T, wanted_TE))
 
     @torch.no_grad()
     def update_bias(self) -> None:
@@ -101,6 +111,24 @@ class PortableTopKRouter(PortableRouter):
         if self._router.bias_rate:
             self.demand.zero_()
 
+    def _scored(self, logits_TE: Tensor, expert_TK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate values and map [T, E] of each token's best experts, int64 [T, K], or of given ones in their place."""
+        chosen: Any = _Chosen(expert_TK)
+        probs_TE, map_TE = topk_routing_with_score_function(
+            logits_TE,
+            self.topk,
+            use_pre_softmax=self.config.moe_router_pre_softmax,
+            score_function=self._router.score,
+            expert_bias=self.expert_bias,
+            router_replay=chosen,
+        )
+        return probs_TE, map_TE, chosen.experts
+
+    def _demanded(self, wanted_TE: Tensor) -> None:
+        """Counts what tokens requested."""
+        if self._router.bias_rate and self.counts:
+            self.demand += wanted_TE.sum(dim=0)
+
     def _within_capacity(self, probs_TE: Tensor, wanted_TE: Tensor, factor: float, counted_T: Tensor | None) -> Tensor:
         if counted_T is None:
             slots = slots_per_expert(len(wanted_TE) * self.topk, self.num_experts, factor)
@@ -110,14 +138,25 @@ class PortableTopKRouter(PortableRouter):
             return keep_first(wanted_TE, slots)
         return keep_largest(probs_TE, wanted_TE, slots)
 
-    def _with_aux_loss(self, probs_TE: Tensor, logits_TE: Tensor, counted_T: Tensor | None) -> Tensor:
-        """The load-balancing loss of the tokens that are no padding; Megatron's own is NaN where all are padding."""
+    def _with_aux_loss(
+        self, probs_TE: Tensor, logits_TE: Tensor, counted_T: Tensor | None, taken_TE: Tensor | None = None
+    ) -> Tensor:
+        """The load-balancing loss of the tokens that are no padding; Megatron's own is NaN where all are padding.
+
+        Args:
+            probs_TE: gate values.
+            logits_TE: the gate's logits.
+            counted_T: bool, false for padding; None: there is none.
+            taken_TE: bool, choices that are taken again; None: the choices are those of the logits.
+        """
         if counted_T is None:
             chosen_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
-            return self._apply_aux_loss(probs_TE, scores_TE, chosen_TE)
+            return self._apply_aux_loss(probs_TE, scores_TE, chosen_TE if taken_TE is None else taken_TE)
         chosen_TE, scores_TE = compute_routing_scores_for_aux_loss(
             logits_TE, self.topk, self._router.score, padding_mask=~counted_T
         )
+        if taken_TE is not None:
+            chosen_TE = taken_TE & counted_T[:, None]
         counts: Any = get_tokens_per_expert_and_token_count(
             chosen_TE, self.tp_cp_group, self.topk, with_padding_mask=True
         )
@@ -129,3 +168,28 @@ class PortableTopKRouter(PortableRouter):
         return self.attach_and_log_load_balancing_loss(
             probs_TE, coefficient, loss, "load_balancing_loss", self.tp_cp_group
         )
+
+
+class _Chosen:
+    """What Megatron asks in place of a top-k of its own: notes the experts, or gives those of another pass.
+
+    Attributes:
+        experts: of each token, int64 [T, K].
+    """
+
+    def __init__(self, experts: Tensor | None) -> None:
+        self.experts = experts
+
+    def get_replay_topk(
+        self,
+        scores_TE: Tensor,
+        topk: int,
+        _num_groups: int | None,
+        _group_topk: int | None,
+        compute: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor]:
+        """Scores and experts of each token, [T, K]."""
+        if self.experts is None:
+            values_TK, self.experts = compute(scores_TE, topk)
+            return values_TK, self.experts
+        return scores_TE.gather(1, self.experts), self.experts

@@ -1,4 +1,4 @@
-"""The section that names another run whose trained network a run asks."""
+"""The section that names another run, whose trained network is asked and stays as it is."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,5 +21,5 @@ def _of_folder(written: Any) -> Any:
     return {"run": written} if isinstance(written, str | Path) else written
 
 
-RunReference = Annotated[ReferenceConfig, BeforeValidator(_of_folder)]
+RunReference = Annotated[ReferenceConfig, BeforeValidator(_of_folder, json_schema_input_type=ReferenceConfig | Path)]
 """Another run; its folder will do in place of the section."""

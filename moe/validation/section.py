@@ -1,6 +1,6 @@
 """What sections a pydantic model is made of, and which of them a kind chooses."""
 
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -27,14 +27,16 @@ def sections_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[typ
 
     Args:
         model: what the document is.
-        path: keys, numbers of a list, and the kinds that pydantic puts in.
+        path: keys, also those of a mapping to sections, numbers of a list, and the kinds that pydantic puts in.
     """
-    found = [model]
+    found, mapped = [model], False
     for part in path:
         chosen = [section for section in found if kind_of(section) == part]
         fields = [section.model_fields[part] for section in found if part in section.model_fields and not chosen]
         inner = [section for field in fields for section in sections_in(field.annotation)]
-        found = chosen or inner or (found if isinstance(part, int) else [])
+        named = mapped and not chosen and not fields
+        found = chosen or inner or (found if isinstance(part, int) or named else [])
+        mapped = any(get_origin(field.annotation) is dict for field in fields)
     return found
 
 

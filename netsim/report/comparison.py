@@ -14,13 +14,14 @@ from netsim.report.loads import loads_svg
 from netsim.report.operations import operations_svg
 from netsim.report.page import Section, figure, page, table
 from netsim.report.perfetto import write_trace
+from netsim.report.phases import heads, phases, phases_svg, rollout_sentence, rows
 from netsim.report.queues import has_queues, queues_svg
 from netsim.report.recorded import sentence
 from netsim.report.summary import extremes, operations, summarise
 from netsim.report.usage import usage
 from netsim.results import Results, replacing
 
-PICTURES = ("completion", "operations", "links", "loads", "flows", "queues")
+PICTURES = ("completion", "phases", "operations", "links", "loads", "flows", "queues")
 
 
 def write_report(results: Results, folder: Path, *, beside: Section | None = None) -> None:
@@ -49,6 +50,8 @@ def write_report(results: Results, folder: Path, *, beside: Section | None = Non
 def _pictures(results: Results) -> dict[str, str]:
     """Every picture that has data, as svg."""
     pictures = {"completion": completion_svg(results), "links": links_svg(results)}
+    if phases(results):
+        pictures["phases"] = phases_svg(results)
     if operations(results):
         pictures["operations"] = operations_svg(results)
     if any(usage(results, run).busiest is not None for run in results.first_runs()):
@@ -70,6 +73,7 @@ def _page(results: Results, pictures: Mapping[str, str], beside: Section | None)
         *([] if beside is None else [beside]),
         *([Section("", f'<p class="lead">{escape(sentence(results))}.</p>')] if results.recorded_ps else []),
         Section("", figure(pictures["completion"], _COMPLETION) + numbers + f'<p class="note">{escape(_NOTE)}</p>'),
+        *_phases(results, pictures),
         *_operations(results, pictures),
         Section("Where the time goes: links", _links(results, pictures)),
     ]
@@ -89,6 +93,11 @@ _NOTE = (
     "Every run has a lower bound of its own. flow p99: 99th percentile of the completion times of flows. Longest "
     "queue: the maximum over all seeds, including the packet in service. Reordered: share of the packets that arrive "
     "after a later packet of their flow. Shares are means over the seeds."
+)
+_PHASES = (
+    "Rollouts are calls of the network by which a step collects what it learns from, before its first micro batch. The "
+    "time of a phase is that in which collectives of this phase ended, each counted from the end of the one before it, "
+    "with the computation in between; the phases add up to the run. Means over the seeds."
 )
 _OPERATIONS = (
     "Time of a rank in the collectives of an operation, from its arrival at each to the end there, mean over the "
@@ -117,6 +126,16 @@ def _links(results: Results, pictures: Mapping[str, str]) -> str:
     seed = f" Seed {results.runs[0].seed}."
     drawn = figure(pictures["links"], f"{_DRAWN} {_ROWS if layout.rows else _SPREAD}{merged}{seed}")
     return drawn + (figure(pictures["loads"], _LOADS + seed) if "loads" in pictures else "")
+
+
+def _phases(results: Results, pictures: Mapping[str, str]) -> list[Section]:
+    """The section about rollouts and the other phases, if the workload has rollouts."""
+    if not phases(results):
+        return []
+    said = rollout_sentence(results)
+    lead = f"<p>{escape(said[0].upper() + said[1:])}.</p>"
+    body = lead + figure(pictures["phases"], _PHASES) + table(heads(results), rows(results))
+    return [Section("Time by phase: rollouts", body)]
 
 
 def _operations(results: Results, pictures: Mapping[str, str]) -> list[Section]:

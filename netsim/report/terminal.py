@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from netsim.report.columns import columns, table_rows
+from netsim.report.phases import rollout_sentence
 from netsim.report.recorded import sentence
 from netsim.results import Results, RunEvent
 
@@ -51,6 +52,8 @@ def print_table(results: Results) -> None:
     Console(width=None if Console().is_terminal else _WIDE).print(table)
     if recorded := sentence(results):
         print(recorded)
+    if rollouts := rollout_sentence(results):
+        print(rollouts)
 
 
 def _in_two_lines(head: str) -> str:

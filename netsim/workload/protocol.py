@@ -40,7 +40,7 @@ class Span(NamedTuple):
         group: Name of the process group.
         ranks: Number of members.
         step: Optimiser step.
-        phase: forward, backward or optimizer.
+        phase: rollout, forward, backward or optimizer.
         layer: Model block.
         bytes: Payload of all its messages.
         come: For each member, the task whose end is its arrival at the collective; empty if all arrive at time 0.

@@ -23,7 +23,7 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
     """First line of a trace.
 
     Args:
-        format: Name and version of the format.
+        format: Name and version of the format; version 2 may have records of phase rollout.
         source: Origin of the records: recorded, formula or replayed.
         world_size: Number of ranks.
         ranks_per_node: Ranks on a node of the traced run; in a simulation the scenario decides where ranks sit.
@@ -34,7 +34,7 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
         clock: Whose time the records tell: of the host, or of the device that computed.
     """
 
-    format: Literal["flowfabric.collectives/1"]
+    format: Literal["flowfabric.collectives/1", "flowfabric.collectives/2"]
     source: Literal["recorded", "formula", "replayed"]
     world_size: Annotated[int, Field(ge=1, le=MOST_RANKS)]
     ranks_per_node: Annotated[int, Field(ge=1)]
@@ -56,7 +56,7 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
     seq: Count
     step: Count
     micro: Count
-    phase: Literal["forward", "backward", "optimizer"]
+    phase: Literal["rollout", "forward", "backward", "optimizer"]
     op: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier"]
     group: str
     size1: bool
@@ -118,6 +118,8 @@ def _contradictions(header: Header, steps: frozenset[int], record: Record) -> It
         yield "rank", f"is not a member of group {record.group} ({record.rank})"
     if record.size1 != (len(ranks) == 1):
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
+    if record.phase == "rollout" and header.format != "flowfabric.collectives/2":
+        yield "phase", f"belongs to flowfabric.collectives/2, and the header says {header.format} (rollout)"
     if record.step not in steps:
         yield "step", f"is not in the header's steps ({record.step})"
     sides = (("in_splits", record.in_splits, record.bytes_in), ("out_splits", record.out_splits, record.bytes_out))

@@ -1,6 +1,6 @@
 """The formula of a step's collectives against the recorded step, for every legal combination of a small grid.
 
-    python -m tests.benchmarks.formula [--ranks 2 4]
+    python -m tests.benchmarks.formula [--ranks 2 4] [--rates with]
 
 Each combination trains a few steps of a tiny network on the real engine. The table shows how many collectives were
 recorded and either that the formula gives the same, in order and with the same bytes, or the first that differs. The
@@ -38,6 +38,8 @@ DIVISIONS: list[dict[str, Any]] = [
     {"zero_stage": 3, "bucket_elements": SMALL_BUCKET},
     *({"kind": "fsdp", "reshard_after_forward": reshard} for reshard in (True, False)),
 ]
+RATES = {"blocks": 2.0, "experts": 0.5, "blocks.1.projection": 0.5, "weight": 3.0}
+"""Few parameters are in no group but that of 1."""
 DISPATCH = (None, "home", "copies", "coherent")
 
 
@@ -52,6 +54,7 @@ class Combination:
         dispatch: how tokens reach experts, which two ranks share; None: a dense network.
         engine: section of that name.
         accumulation: micro steps of a step.
+        rates: whether parameters have learning rates of their own, `RATES`.
     """
 
     ranks: int
@@ -60,6 +63,7 @@ class Combination:
     dispatch: str | None
     engine: dict[str, Any]
     accumulation: int
+    rates: bool
 
     @property
     def config(self) -> RunConfig:
@@ -72,7 +76,12 @@ class Combination:
                 "run": {"dir": "unused"},
                 "model": {"kind": self.network, "hidden": 16, "num_layers": 2, "num_heads": 4, **window},
                 "moe": moe if self.dispatch else None,
-                "optim": {"steps": STEPS[-1], "global_batch": batch, "micro_batch": MICRO_BATCH},
+                "optim": {
+                    "steps": STEPS[-1],
+                    "global_batch": batch,
+                    "micro_batch": MICRO_BATCH,
+                    "rates": RATES if self.rates else {},
+                },
                 "engine": self.engine,
                 "parallel": {"tensor": self.tensor, "expert": 2 if self.dispatch else 1},
                 **({"data": window} if window else {}),
@@ -107,16 +116,16 @@ class Combination:
         blocks = ", ".join(way for way, taken in ways.items() if taken)
         return (
             *(str(self.ranks), self.network, str(self.tensor), self.dispatch or "dense"),
-            *(sharing, str(self.accumulation), blocks),
+            *(sharing, str(self.accumulation), blocks, "own" * self.rates),
         )
 
 
 def combinations(ranks: int) -> list[Combination]:
     """Those of the grid that a run accepts."""
     grid = [
-        Combination(ranks, network, tensor, dispatch, engine, accumulation)
-        for network, tensor, dispatch, engine, accumulation in itertools.product(
-            ("dit", "gpt"), (1, 2, 4), DISPATCH, list(_engines()), (1, 2)
+        Combination(ranks, network, tensor, dispatch, engine, accumulation, rates)
+        for network, tensor, dispatch, engine, accumulation, rates in itertools.product(
+            ("dit", "gpt"), (1, 2, 4), DISPATCH, list(_engines()), (1, 2), (False, True)
         )
     ]
     return [combination for combination in grid if _is_legal(combination)]
@@ -129,6 +138,8 @@ def _engines() -> Iterator[dict[str, Any]]:
 
 
 def _is_legal(combination: Combination) -> bool:
+    if combination.rates and (combination.engine["compile"] or combination.engine["activation_checkpointing"]):
+        return False  # how blocks compute has nothing to do with the optimiser's groups
     try:
         return combination.layout is not None
     except ValueError:
@@ -182,12 +193,29 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # pyright: ignore[reportOptionalMemberAccess]
     parser.add_argument("--ranks", type=int, nargs="+", choices=(2, 4), default=(2, 4))
+    parser.add_argument(
+        "--rates", choices=("all", "with", "without"), default="all", help="learning rates of their own"
+    )
+    options = parser.parse_args()
     table = Table(title="Formula against recording", title_justify="left")
-    for name in ("ranks", "network", "tensor", "tokens", "engine", "micro steps", "blocks", "records", "verdict"):
+    for name in (
+        "ranks",
+        "network",
+        "tensor",
+        "tokens",
+        "engine",
+        "micro steps",
+        "blocks",
+        "rates",
+        "records",
+        "verdict",
+    ):
         table.add_column(name, justify="right" if name in ("ranks", "tensor", "micro steps", "records") else "left")
     verdicts = []
-    for ranks in parser.parse_args().ranks:
-        everything = sorted(combinations(ranks), key=lambda combination: combination.division)
+    kept = {"all": (False, True), "with": (True,), "without": (False,)}[options.rates]
+    for ranks in options.ranks:
+        found = (combination for combination in combinations(ranks) if combination.rates in kept)
+        everything = sorted(found, key=lambda combination: combination.division)
         for _, alike in itertools.groupby(everything, key=lambda combination: combination.division):
             wanted = list(alike)
             with tempfile.TemporaryDirectory() as folder:

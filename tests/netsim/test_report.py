@@ -246,5 +246,5 @@ def test_the_report_is_one_file(results, tmp_path):
     write_report(results, tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r'(src|href)="(https?:|figures|/)', text)
-    assert all((tmp_path / "figures" / f"{name}.svg").exists() for name in set(PICTURES) - {"operations"})
+    assert all((tmp_path / "figures" / f"{name}.svg").exists() for name in set(PICTURES) - {"operations", "phases"})
     assert (tmp_path / "trace.json").stat().st_size < 3 * (perfetto.MOST_FLOWS + perfetto.MOST_SLICES) * 300

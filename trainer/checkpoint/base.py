@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from moe.files import FileError
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base
+from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
 from trainer.config.file import load_config, read_document
 from trainer.config.run import RunConfig
-from trainer.flow.reference import ReferenceConfig
-from trainer.model.adapted import read_base
+from trainer.model.adapted import read_base, read_modules
 from trainer.model.build import inherited_shapes, parameter_shapes
 from trainer.model.weight_files import files_of
 from trainer.model.weights import check_meaning, check_weights
@@ -22,11 +23,12 @@ FIELD = "model.adapters.base"
 _REMEDY = f"give the run with the same model settings to {FIELD}"
 
 
-def base_weights(base: ReferenceConfig) -> Path:
+def base_weights(base: ReferenceConfig, field: str = FIELD) -> Path:
     """The averaged weights of a base.
 
     Args:
         base: a run, which stands for its newest intact checkpoint, or a folder that the export verb wrote.
+        field: the setting that names it.
 
     Raises:
         FileError: there are none, or they are others than those that the section names.
@@ -34,10 +36,10 @@ def base_weights(base: ReferenceConfig) -> Path:
     path = weights_file(base.run)
     if path == base.run or not all(file.is_file() for file in files_of(path)):
         problem = "holds neither a checkpoint nor exported weights" if base.run.is_dir() else "is no folder of a run"
-        raise FileError(base.run, FIELD, problem, "give the run.dir of a run that has saved a checkpoint")
+        raise FileError(base.run, field, problem, "give the run.dir of a run that has saved a checkpoint")
     if base.digest is not None and base.digest != digest_of(path):
         problem = f"is {digest_of(path)} but the run began with {base.digest}"
-        raise FileError(path, f"{FIELD}.digest", problem, "bring those weights back, or start another run")
+        raise FileError(path, f"{field}.digest", problem, "bring those weights back, or start another run")
     return path
 
 
@@ -55,14 +57,22 @@ def digest_of(path: Path) -> str:
 def with_digest(config: RunConfig) -> RunConfig:
     """A run that names the digest of its base, if it has one, so that it goes on with the same one or not at all.
 
+    Modules that stay as another run left them belong to what it stands on. The number of its tasks is named too, since
+    its samples may be compared with other data.
+
     Raises:
         FileError: the base has no weights, or others than the section names.
     """
     adapters = config.model.adapters
     if adapters is None:
         return config
-    base = adapters.base.model_copy(update={"digest": digest_of(base_weights(adapters.base))})
-    model = config.model.model_copy(update={"adapters": adapters.model_copy(update={"base": base})})
+    named = {"base": adapters.base} | ({"init_from": modules} if (modules := frozen_modules(config)) else {})
+    pinned = {
+        name: run.model_copy(update={"digest": digest_of(base_weights(run, f"model.adapters.{name}"))})
+        for name, run in named.items()
+    }
+    tasks = {"tasks": len(task_names(config))} if routed_adapters(config) is not None else {}
+    model = config.model.model_copy(update={"adapters": adapters.model_copy(update={**pinned, **tasks})})
     return config.model_copy(update={"model": model})
 
 
@@ -143,4 +153,7 @@ def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, t
         return
     rounded = trains and config.engine.precision == "bf16"
     path = base_weights(config.model.adapters.base)
-    read_base(network, path, torch.bfloat16 if rounded else torch.float32, device)
+    dtype, modules = torch.bfloat16 if rounded else torch.float32, frozen_modules(config)
+    read_base(network, path, dtype, device)
+    if modules is not None:
+        read_modules(network, base_weights(modules, "model.adapters.init_from"), dtype, device)

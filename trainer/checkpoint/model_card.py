@@ -42,6 +42,8 @@ def model_card(
         f"flow matching: {config.flow.coupling.kind} coupling, {config.flow.path.kind} path, "
         f"{config.flow.target.kind} target; time 0 is the source and time 1 the data"
         if config.flow
+        else model.flowless or ""
+        if config.task.kind != "next_token"
         else "next byte"
         if getattr(config.data, "tokenizer", None) is None
         else "next token of the tokenizer in `tokenizer.json`"

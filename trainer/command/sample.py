@@ -1,10 +1,21 @@
-"""sample: images or points that a run draws."""
+"""sample: images or points that a run draws, or objects that it builds."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.command.options import add_drawing_options, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
+
+OF_OBJECTS = {"preferences": "--preference", "exponent": "--exponent"}
+"""Options of runs that build objects."""
+OF_FLOWS = {
+    "classes": "--class",
+    "captions": "--caption",
+    **{name: f"--{name}" for name in ("encoder", "shape", "guidance", "sampler", "steps", "evaluations", "controls")},
+    **{name: f"--{name}" for name in ("trace", "quality", "features", "statistics")},
+}
+"""Options of runs that follow a flow."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +25,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-samples",
         type=int,
         help="images or points, the classes in turn (default: of each class as many as the run's own pictures show, of "
-        "images 80 at most); torchrun lets the longer name alone pass",
+        "images 80 at most), or objects of each preference; torchrun lets the longer name alone pass",
     )
     parser.add_argument(
         "--class",
@@ -24,6 +35,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="draw this class alone, by its name or its number; give it again, or several with commas between them, "
         "for more (default: all)",
+    )
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="draw for this task of a run with routed adapters, by its name or its number (default: the tasks in turn, "
+        "row by row)",
     )
     parser.add_argument(
         "--caption",
@@ -39,11 +56,24 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shape", metavar="H,W", help="height and width, of a run that learns several (default: its largest)"
     )
     parser.add_argument(
+        "--preference",
+        dest="preferences",
+        action="append",
+        default=[],
+        metavar="W,W,...",
+        help="of a run that builds objects: how much each of its objectives counts, in their order; give it again for "
+        "more (default: those of the run's own files)",
+    )
+    parser.add_argument(
+        "--exponent", type=float, help="of a run that builds objects for several exponents of the reward: which one"
+    )
+    parser.add_argument(
         "--out",
         type=Path,
         required=True,
         metavar="PNG",
-        help="grid of images, one column a class, at most 2,000 pixels wide; or a plot of points",
+        help="grid of images, one column a class, at most 2,000 pixels wide; or a plot of points; of a run that builds "
+        "objects FILE.jsonl, with a picture beside it",
     )
     add_drawing_options(parser)
     parser.add_argument(
@@ -83,6 +113,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.statistics is not None and options.features is None:
         raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
     sampler = sampler_choice(options)
+    if _builds_objects(options.run_dir):
+        return _build(options)
+    _refuse(options, OF_OBJECTS, "draws examples and builds no objects")
     from trainer.evaluation.judgement import check_features, write_judgement
     from trainer.sampling.sample import DrawingRequest, drawing
 
@@ -94,6 +127,7 @@ def _run(options: argparse.Namespace) -> int:
         DrawingRequest,
         options,
         classes=tuple(options.classes),
+        task=options.task,
         captions=tuple(options.captions),
         sampler=sampler,
         controls=controls_choice(options),
@@ -105,6 +139,27 @@ def _run(options: argparse.Namespace) -> int:
         if options.quality is not None:
             write_judgement(draws, examples, options.features, options.quality, options.statistics)
     return 0
+
+
+def _builds_objects(run_dir: Path) -> bool:
+    from trainer.experiment.objects import builds_objects
+
+    return builds_objects(run_dir)
+
+
+def _build(options: argparse.Namespace) -> int:
+    """Builds objects, by a run that has learned a policy."""
+    _refuse(options, OF_FLOWS, "builds objects and follows no flow")
+    from trainer.experiment.objects import ObjectsRequest, run
+
+    return run(request_of(ObjectsRequest, options, preferences=tuple(options.preferences)))
+
+
+def _refuse(options: argparse.Namespace, foreign: Mapping[str, str], told: str) -> None:
+    """Refuses options of other runs."""
+    for name, option in foreign.items():
+        if getattr(options, name) not in (None, []):
+            raise ValueError(f"{option}: {options.run_dir} {told}; leave {option} out")
 
 
 def _check_unguided(steps: Path) -> None:
@@ -125,6 +180,7 @@ SAMPLE = Verb(
     "python -m trainer sample runs/digits_moe --class 3,8 --steps 20 --out grid.png",
     _add_arguments,
     _run,
+    "A run that builds objects writes FILE.jsonl and FILE.png. "
     "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
     "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
     "a part of the images, and the first one writes.",

@@ -15,6 +15,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--world-size", type=int, required=True, metavar="W", help="ranks of the run")
     parser.add_argument("--ranks-per-node", type=int, default=8, metavar="R", help="ranks on one node (default: 8)")
     parser.add_argument(
+        "--steps",
+        metavar="N,N",
+        help="optimiser steps to write (default: 1); of steps that share what a task collects only the first has "
+        "rollouts, such as 1 of 1,2 with task.updates 2",
+    )
+    parser.add_argument(
         "--sampling",
         nargs="?",
         const=OWN_SAMPLER,
@@ -41,7 +47,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--times",
         type=Path,
         metavar="JSONL",
-        help="take the mean compute by phase, operation and layer from a recording",
+        help="take the mean compute by phase, operation and layer from a recording; rollouts that it lacks "
+        "take that of forward passes, in the ratio of their tokens",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the trace to write")
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from moe.files import FileError, problem_and_remedy
 from moe.validation.complaint import first_complaint
 from moe.validation.document import TOO_DEEP, check_document
+from trainer.config.fine_tuning import with_base
 from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
 from trainer.config.shipped import located, nearest
@@ -117,7 +118,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
-    """The configuration that the sections of a file make, completed from the files that they name.
+    """The configuration that the sections of a file make, completed from the base and the files that they name.
 
     Args:
         path: of the file, for what is said of it.
@@ -131,6 +132,7 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
     if kind.startswith(("flowfabric.scenario/", "flowfabric.sweep/")):
         remedy = f"give it to python -m netsim {'sweep' if 'sweep' in kind else 'compare'}"
         raise FileError(path, "format", f"{kind} is not a run configuration", remedy)
+    document = with_base(document)
     complete, unresolved = resolve(document)
     try:
         return RunConfig.model_validate(complete)

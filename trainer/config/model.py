@@ -12,6 +12,7 @@ from trainer.config.network.dit import DiTConfig
 from trainer.config.network.gpt import GPTConfig
 from trainer.config.network.mlp import MLPConfig
 from trainer.config.network.own import own_settings, settings_class
+from trainer.config.network.policy_mlp import PolicyMLPConfig
 from trainer.config.network.protocol import REQUIRED, NetworkConfig
 from trainer.config.network.transition import TransitionDiTConfig, TransitionMLPConfig
 
@@ -23,6 +24,7 @@ AnyNetworkConfig = (
     | BlockwiseConfig
     | BlockwiseMLPConfig
     | CausalTransitionConfig
+    | PolicyMLPConfig
     | TransitionDiTConfig
     | TransitionMLPConfig
 )
@@ -84,6 +86,7 @@ __all__ = [
     "GPTConfig",
     "MLPConfig",
     "NetworkConfig",
+    "PolicyMLPConfig",
     "SegmentNetworkConfig",
     "TransitionDiTConfig",
     "TransitionMLPConfig",

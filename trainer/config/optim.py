@@ -1,5 +1,7 @@
 """The optimiser's settings."""
 
+import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -7,6 +9,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from moe.validation.section import Section
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_Rates = Annotated[
+    dict[Annotated[str, Field(pattern=r"^\w[\w.]*$")], PositiveFloat], Field(exclude_if=lambda rates: not rates)
+]
+"""None are not written: runs from before there were any keep their identity."""
 
 
 class OptimConfig(Section):
@@ -24,6 +31,9 @@ class OptimConfig(Section):
     """Steps over which the learning rate rises from 0."""
     final_lr: float = Field(default=0.0, ge=0)
     """Learning rate at the end of the cosine."""
+    rates: _Rates = Field(default_factory=dict)
+    """Factors of the learning rate of some parameters, by how a dotted part of their names begins, such as {routing:
+    100}; of several keys that fit a name the longest counts. The experts of a layer have one name, without numbers."""
     betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     """Decay rates of the first and second moments of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -32,3 +42,27 @@ class OptimConfig(Section):
     """Largest norm of the gradient over all parameters and ranks; null: no clipping."""
     ema_decay: _Decay = 0.999
     """Decay of the moving average; at step s at most (1 + s) / (10 + s)."""
+
+    def rate_of(self, name: str) -> float:
+        """The factor of the learning rate of a parameter; 1 where `rates` do not name it.
+
+        Args:
+            name: its name in the network; an expert's may have its number.
+        """
+        fitting = [key for key in self.rates if fits(key, name)]
+        return self.rates[max(fitting, key=len)] if fitting else 1.0
+
+
+def fits(key: str, name: str) -> bool:
+    """Whether a dotted part of the name of a parameter begins with a key.
+
+    Args:
+        key: of `OptimConfig.rates`.
+        name: of the parameter; the number of an expert is no part of it.
+    """
+    return f".{key}" in f".{_EXPERT.sub('.experts.', name)}"
+
+
+def in_order(rates: Iterable[float]) -> list[float]:
+    """The factors that there are, each once, in the order of the optimiser's groups: 1, then from the smallest up."""
+    return sorted(set(rates), key=lambda rate: (rate != 1, rate))

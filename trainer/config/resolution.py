@@ -95,7 +95,10 @@ def _with_vocabulary(document: dict[str, Any]) -> dict[str, Any]:
     model, data = document.get("model"), document.get("data")
     if not (isinstance(model, dict) and isinstance(data, dict)) or _kind(model) != "gpt":
         return document
-    if model.get("vocabulary") is not None or "vocabulary" not in data:
+    sources = data.get("sources")
+    if _kind(data) == "mixture" and isinstance(sources, dict) and sources:
+        data = next(iter(sources.values()))
+    if model.get("vocabulary") is not None or not isinstance(data, dict) or "vocabulary" not in data:
         return document
     return {**document, "model": {**model, "vocabulary": data["vocabulary"]}}
 

@@ -8,6 +8,7 @@ from pydantic import (
     AliasChoices,
     Field,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     SerializeAsAny,
     TypeAdapter,
@@ -153,6 +154,24 @@ class ReconstructionSample(Section):
     """Images of a grid."""
 
 
+class ObjectSample(Section):
+    """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
+
+    They are written as lines of JSON, and as a picture where the environment is a grid of two coordinates or has more
+    than one objective.
+    """
+
+    kind: Literal["objects"] = "objects"
+    every: PositiveInt | None = None
+    """Steps between two such files while training; null: none."""
+    num: PositiveInt = 100
+    """Objects of each preference."""
+    divisions: PositiveInt = 4
+    """Preferences are all whose weights are multiples of 1 / divisions: of two objectives, divisions + 1."""
+    exponent: PositiveFloat | None = None
+    """Of the reward, where it varies; null: the largest."""
+
+
 FLOWLESS: dict[str | None, str] = {
     kind_of(settings): settings.flowless
     for settings in sections_in(AnyNetworkConfig)
@@ -172,6 +191,7 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
     settings = network_settings(model)
     fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
     filled = {**{name: {} for name in fitting}, **document}
+    filled["data"] = _with_kinds_of_sources(filled["data"], settings.data_kinds[0])
     for name, fitting_kinds in {"model": (kind,), **fitting}.items():
         if isinstance(filled.get(name), dict) and "class" not in filled[name]:
             filled[name] = {"kind": fitting_kinds[0], **filled[name]}
@@ -184,6 +204,19 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
             flow = {**flow, "objective": {"kind": settings.objective_kinds[0], **objective}}
         filled["flow"] = flow
     return filled
+
+
+def _with_kinds_of_sources(data: Any, kind: str) -> Any:
+    """Data whose sources, if they are a mixture, have the kind that fits where they say none."""
+    if not (isinstance(data, dict) and data.get("kind") == "mixture" and isinstance(data.get("sources"), dict)):
+        return data
+    return {
+        **data,
+        "sources": {
+            name: {"kind": kind, **source} if isinstance(source, dict) and "class" not in source else source
+            for name, source in data["sources"].items()
+        },
+    }
 
 
 class RunConfig(Section):
@@ -205,7 +238,8 @@ class RunConfig(Section):
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
-    """Present with every model but two: a gpt predicts the next token, an autoencoder what it was shown."""
+    """Present with every model but three: a gpt predicts the next token, an autoencoder what it was shown, and a
+    policy_mlp chooses actions."""
     optim: OptimConfig
     """Optimiser, its schedule, and how many steps of how many examples."""
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
@@ -216,7 +250,9 @@ class RunConfig(Section):
     """How often the run is saved."""
     evaluate: Evaluate = Evaluate()
     """Loss on held-out examples while training."""
-    sample: Annotated[ImageSample | TextSample | PointSample | ReconstructionSample, Field(discriminator="kind")]
+    sample: Annotated[
+        ImageSample | TextSample | PointSample | ReconstructionSample | ObjectSample, Field(discriminator="kind")
+    ]
     """What is drawn while training, and how the sample verb draws."""
     trace: TraceConfig = TraceConfig()
     """Steps whose collectives and routing are recorded, for simulation and placement."""
@@ -232,20 +268,29 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":
-        for name, chosen, fitting in (
-            ("data", self.data.kind, self.model.data_kinds),
-            ("sample", self.sample.kind, self.model.sample_kinds),
-            ("task", self.task.kind, self.model.task_kinds),
+        data: dict[str, Any] = {"data": self.data}
+        if isinstance(self.data, trainer.data.MixtureConfig):
+            data = {f"data.sources.{name}": source for name, source in self.data.sources.items()}
+        for sections, fitting in (
+            (data, self.model.data_kinds),
+            ({"sample": self.sample}, self.model.sample_kinds),
+            ({"task": self.task}, self.model.task_kinds),
         ):
-            if chosen not in fitting and not isinstance(getattr(self, name), OwnClass):
-                raise ValueError(
-                    f"{name}.kind: {chosen} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
-                )
+            for name, section in sections.items():
+                if section.kind not in fitting and not isinstance(section, OwnClass):
+                    raise ValueError(
+                        f"{name}.kind: {section.kind} is not for a {self.model.kind} model; use {' or '.join(fitting)}"
+                    )
         if self.model.flowless is not None and self.flow is not None:
             raise ValueError(f"flow: {self.model.flowless} and follows no flow; remove the section")
         if self.model.no_mixture is not None and self.moe is not None:
             raise ValueError(f"moe: {self.model.no_mixture}; remove the section")
         return self
+
+    @model_validator(mode="after")
+    def _the_model_knows_the_task(self) -> "RunConfig":
+        fitted = self.model.fitted(self.task)
+        return self if fitted is self.model else self.model_copy(update={"model": fitted})
 
     @model_validator(mode="after")
     def _the_sampler_knows_the_tokens(self) -> "RunConfig":

@@ -7,7 +7,11 @@ from trainer.data.captions import Captioned, CaptionsConfig
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
+from trainer.data.kinds import AnyOneConfig
 from trainer.data.loader import Loader, accumulation_steps
+from trainer.data.mixture import Mixture, MixtureConfig
+from trainer.data.mixture_file import MixtureFile, read_mixture
+from trainer.data.numbers import Numbers, NumbersConfig
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
@@ -21,17 +25,7 @@ from trainer.data.text_windows import Text, TextConfig
 from trainer.data.toy import Toy, ToyConfig
 from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
-AnyConfig = (
-    DigitsConfig
-    | ImageFolderConfig
-    | PairsConfig
-    | PythonSourceConfig
-    | ShardsConfig
-    | TextConfig
-    | ToyConfig
-    | WebDatasetConfig
-    | OwnDataset
-)
+AnyConfig = AnyOneConfig | MixtureConfig | NumbersConfig
 Config = Annotated[AnyConfig, KindOrClass()]
 
 
@@ -55,6 +49,10 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return Digits(config.held_out, config.size, config.augment, config.rotate)
         case ImageFolderConfig():
             return ImageFolder(config)
+        case NumbersConfig():
+            return Numbers(config)
+        case MixtureConfig():
+            return Mixture(config, {name: build(one) for name, one in config.sources.items()})
         case PairsConfig():
             return PairsOfPoints(config)
         case PythonSourceConfig():
@@ -71,9 +69,15 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return build_own(config)
 
 
+def parts_of(config: AnyConfig) -> tuple[AnyOneConfig, ...]:
+    """The sections of the data sets that examples are from: the sources of a mixture, or the section itself."""
+    return config.parts if isinstance(config, MixtureConfig) else (config,)
+
+
 __all__ = [
     "SPLITS",
     "AnyConfig",
+    "AnyOneConfig",
     "BadExamples",
     "Batch",
     "Captioned",
@@ -85,6 +89,11 @@ __all__ = [
     "ImageFolder",
     "ImageFolderConfig",
     "Loader",
+    "Mixture",
+    "MixtureConfig",
+    "MixtureFile",
+    "Numbers",
+    "NumbersConfig",
     "OwnDataset",
     "PairIndex",
     "PairsConfig",
@@ -107,7 +116,9 @@ __all__ = [
     "build",
     "first_data_points",
     "in_shuffled_epochs",
+    "parts_of",
     "read_index",
+    "read_mixture",
     "source_points",
     "write_shards",
 ]

@@ -140,6 +140,10 @@ class Captioned(Dataset):
         """See `Dataset.groups`; those of the data."""
         return self._data.groups(split)
 
+    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
+        """See `Dataset.augmented`; as those of the data."""
+        return self._data.augmented(batch, positions, seed=seed)
+
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`."""
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))

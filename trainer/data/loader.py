@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from moe.random.seed import derive_seed
-from trainer.data.augmentation import augmented
 from trainer.data.interleaving import Alone, Interleaved, OneByOne, Plan
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 from trainer.data.stream import Stream, streams_of
@@ -61,7 +60,8 @@ class Loader:
     The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
     positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
-    The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers.
+    The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers. The
+    sources of a mixture share the positions out among them, and each has epochs of its own.
 
     Examples of several shapes are dealt shape by shape: all ranks see one shape at a step, in all micro batches, so
     that a step weighs its examples as any other does. Each shape then has a sequence of positions of its own, and the
@@ -108,7 +108,7 @@ class Loader:
         self._seed = seed
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
-        self._augment = dataset.augment if split == "train" else None
+        self._augments = split == "train"
         self._streams = streams_of(dataset, split, seed=seed, global_batch=global_batch)
         lengths = [stream.length for stream in self._streams]
         self._pass = OneByOne(lengths, global_batch)
@@ -149,9 +149,8 @@ class Loader:
         first = number * self._global_batch + self.global_micro(local) * self._micro_batch
         end = first + self._micro_batch
         batch = self._read(self._streams[group].ids(first, end), self._streams[group])
-        if self._augment is not None:
-            images = augmented(self._augment, batch.x_1, batch.ids, torch.arange(first, end), seed=self._seed)
-            batch = replace(batch, x_1=images)
+        if self._augments:
+            batch = self._dataset.augmented(batch, torch.arange(first, end), seed=self._seed)
         if self._source is None:
             return batch
         source = self._source.batch(step, local)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
-from trainer.data.augmentation import AugmentConfig
+from trainer.data.augmentation import AugmentConfig, augmented
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -75,6 +75,23 @@ class BadExamples(ValueError):  # noqa: N818  it is what was found
         self.reasons = dict(reasons)
 
 
+@dataclass(frozen=True)
+class Mix:
+    """Data sets whose training examples are dealt together.
+
+    Attributes:
+        sources: by their names, in the order of their numbers.
+        shares: of the positions of training that each of them takes; together 1.
+        id_of: ids of the mixture, int64, from the numbers of sources and ids of theirs.
+        source_of: numbers of sources and ids of theirs from ids of the mixture.
+    """
+
+    sources: Mapping[str, Dataset]
+    shares: tuple[float, ...]
+    id_of: Callable[[int | Tensor, Tensor], Tensor]
+    source_of: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
 class Dataset(Protocol):
     """Examples addressed by number, cut once and for all into a training and a held-out part.
 
@@ -89,6 +106,7 @@ class Dataset(Protocol):
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
         augment: what is done to each training example, anew each time that it is dealt; None: nothing.
+        mix: the sources of a mixture, each of which has its own epochs; None: these are examples of one set.
     """
 
     num_classes: int
@@ -97,6 +115,7 @@ class Dataset(Protocol):
     keyed_order: bool = False
     source: Dataset | None = None
     augment: AugmentConfig | None = None
+    mix: Mix | None = None
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""
@@ -143,3 +162,15 @@ class Dataset(Protocol):
             BadExamples: some of them cannot be read; names each.
         """
         ...
+
+    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
+        """What is learned from training examples where they are dealt: as `augment` says.
+
+        Args:
+            batch: the examples.
+            positions: int64 [B] where in the stream they stand, 0 or more.
+            seed: of the run.
+        """
+        if self.augment is None:
+            return batch
+        return replace(batch, x_1=augmented(self.augment, batch.x_1, batch.ids, positions, seed=seed))

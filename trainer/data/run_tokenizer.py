@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.files import FileError
+from trainer.data.mixture import MixtureConfig
 from trainer.data.text.index import TOKENIZER
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
 from trainer.data.text_windows import TextConfig
@@ -22,6 +23,7 @@ def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
         FileError: the file is missing, or is not the one that the text was encoded by.
         ValueError: the library is missing.
     """
+    data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:
         return ByteTokenizer()
     path = (data.path if folder is None else folder) / TOKENIZER
@@ -38,9 +40,15 @@ def tokenizer_file(data: Any) -> bytes | None:
     Raises:
         FileError: the file is missing, or is not the one that the text was encoded by.
     """
+    data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:
         return None
     return _same_content(data, data.path / TOKENIZER)
+
+
+def _one(data: Any) -> Any:
+    """The first source of a mixture, whose tokenizer is that of all."""
+    return data.parts[0] if isinstance(data, MixtureConfig) else data
 
 
 def _same_content(data: TextConfig, path: Path) -> bytes:

@@ -19,7 +19,7 @@ class Sourced(Dataset):
     def __init__(self, data: Dataset, source: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
         self.keyed_order = data.keyed_order
-        self.source, self.augment = source, data.augment
+        self.source, self.augment, self.mix = source, data.augment, data.mix
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
@@ -41,6 +41,10 @@ class Sourced(Dataset):
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
         """See `Dataset.order`; that of the data."""
         return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
+
+    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
+        """See `Dataset.augmented`; as those of the data."""
+        return self._data.augmented(batch, positions, seed=seed)
 
     def get(self, indices: Tensor) -> Batch:
         """See `Dataset.get`; without source points, which are dealt to a place and not to an example."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from moe.random.seed import derive_seed
+from trainer.data.dealing import Dealing
 from trainer.data.keyed_order import keyed_order
-from trainer.data.protocol import Dataset, Split
+from trainer.data.protocol import Dataset, Mix, Split
 
 
 class Stream(Protocol):
@@ -101,6 +102,38 @@ class KeyedEpochs(Stream):
         return next((other for other in following if other not in bad), None)
 
 
+class Mixed(Stream):
+    """The streams of several sources, each at its share of the positions and in an order of its own.
+
+    Args:
+        mix: the sources.
+        streams: of each.
+        seed: of who takes which position.
+    """
+
+    def __init__(self, mix: Mix, streams: Sequence[Stream], seed: int) -> None:
+        self.length = sum(stream.length for stream in streams)
+        self._mix, self._streams, self._dealing = mix, streams, Dealing(mix.shares, seed)
+
+    def ids(self, first: int, end: int) -> Tensor:
+        """See `Stream`."""
+        sources, places = self._dealing.places(first, end)
+        ids = torch.empty_like(places)
+        for number, stream in enumerate(self._streams):
+            own = sources == number
+            taken = places[own]  # one after the other
+            if len(taken):
+                ids[own] = self._mix.id_of(number, stream.ids(int(taken[0]), int(taken[-1]) + 1))
+        return ids
+
+    def stand_in(self, number: int, bad: Collection[int]) -> int | None:
+        """See `Stream`; the next example of the same source."""
+        source, own = (int(one) for one in self._mix.source_of(torch.tensor(number)))
+        owners, theirs = self._mix.source_of(torch.tensor(list(bad), dtype=torch.int64))
+        found = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))
+        return None if found is None else int(self._mix.id_of(source, torch.tensor(found)))
+
+
 def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) -> list[Stream]:
     """The streams of a split: one for each shape of its examples.
 
@@ -110,6 +143,12 @@ def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) 
         seed: of the orders.
         global_batch: examples of a step over all ranks.
     """
+    if split == "train" and dataset.mix is not None:
+        sources = [
+            streams_of(source, split, seed=derive_seed(seed, "source", name), global_batch=global_batch)[0]
+            for name, source in dataset.mix.sources.items()
+        ]
+        return [Mixed(dataset.mix, sources, seed)]
     if split == "train" and dataset.endless:
         return [Endless()]
     if split == "train" and dataset.keyed_order:

@@ -51,6 +51,11 @@ class ToyConfig(Section):
         return (2,)
 
     @property
+    def endless(self) -> bool:
+        """Whether no training point comes twice."""
+        return self.num_examples is None
+
+    @property
     def num_classes(self) -> int:
         """The parts, if points are labelled."""
         return PARTS[self.name] if self.classes else 0

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.random.seed import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
+from trainer.evaluation.by_task import TaskFigures, by_task
 from trainer.evaluation.feature_judge import FeatureJudge
 from trainer.evaluation.judgement import distances, parted
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
@@ -22,12 +23,14 @@ from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
 from trainer.evaluation.real import real_examples
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow import Condition, sampler
+from trainer.flow.reward import Reward
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.searched import euler_of
+from trainer.sampling.tasks import tasks_of
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
@@ -59,8 +62,9 @@ class Measured:
         multiply_adds: of those calls, without the decoding of latents; None: not known.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; where a
-            network makes features of them, ``fid``, ``precision`` and ``recall`` on these; if the data have classes,
-            also ``class_accuracy``: the share of samples drawn with the run's guidance that a classifier fitted to the
+            network makes features of them, ``fid``, ``precision`` and ``recall`` on these; of a run that learns by a
+            reward, ``reward``, its mean over samples drawn with the run's guidance; if the data have classes, also
+            ``class_accuracy``: the share of samples drawn with the run's guidance that a classifier fitted to the
             data assigns to the class that was asked for. Rows of searched grids have it only where that guidance is
             none, for which the grids were searched.
     """
@@ -93,6 +97,7 @@ class Evaluation:
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None: not asked for.
         controls: the settings of what changed the field of all samples, the first one first; empty: nothing did.
+        tasks: figures by task of routed adapters; None: the run tells no tasks apart.
     """
 
     checkpoint: str
@@ -105,14 +110,17 @@ class Evaluation:
     monge_gap: MongeGaps | None
     bits_per_dimension: float | None
     controls: tuple[dict[str, Any], ...] = ()
+    tasks: TaskFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the document that is written as JSON, with the name and version of the format.
 
-        Controls are written where there are some.
+        Controls and tasks are written where there are some.
         """
         document = {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
-        return document if self.controls else {key: value for key, value in document.items() if key != "controls"}
+        optional = {"controls": self.controls, "tasks": self.tasks and self.tasks.to_dict()}
+        without = {key: value for key, value in document.items() if key not in optional}
+        return {**without, **{key: value for key, value in optional.items() if value}}
 
 
 def evaluate(
@@ -125,6 +133,7 @@ def evaluate(
     steps: Path | None = None,
     features: Path | None = None,
     statistics: Path | None = None,
+    reward: Reward | None = None,
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures a flow on this process alone.
@@ -147,6 +156,8 @@ def evaluate(
         features: file of a network on whose features samples are compared too; None: there is none.
         statistics: file of statistics of the real examples on those features, with which ``fid`` compares; None: those
             of the real examples that all else is compared with.
+        reward: whose mean is measured too, of the real examples and of what is drawn with the run's guidance; None: of
+            nothing.
         progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
@@ -179,9 +190,12 @@ def evaluate(
         figures = _distances(samples, data, seed)
         if on_features is not None:
             figures |= on_features.figures(samples)
-        if judge is not None and (guidance == 1 or name != SEARCHED):
+        if (judge is not None or reward is not None) and (guidance == 1 or name != SEARCHED):
             guided = samples if guidance == 1 else _ends(flow, conditioning, trajectories(chosen, guidance, num))[0]
-            figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
+            if judge is not None:
+                figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
+            if reward is not None:
+                figures["reward"] = mean_reward(reward, guided, conditioning.condition, flow.device)
         multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
         results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
     paths = gaps = None
@@ -196,6 +210,8 @@ def evaluate(
     floor = _distances(*parted(data, num, seed=seed), seed)
     if on_features is not None:
         floor |= on_features.floor(*parted(on_features.real, num, seed=seed))
+    if reward is not None:
+        floor["reward"] = mean_reward(reward, data, Condition(real_labels), flow.device)
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -207,7 +223,26 @@ def evaluate(
         monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
+        tasks=by_task(flow, num=num, seed=seed, distances=_distances, progress=progress),
     )
+
+
+def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condition, device: torch.device) -> float:
+    """What examples are worth on average.
+
+    Args:
+        reward: of each.
+        examples: [N, *shape].
+        condition: that they were drawn for.
+        device: where the reward is computed.
+    """
+    parts = torch.arange(len(examples)).split(TOGETHER)
+    with torch.no_grad():
+        found = [
+            reward(torch.from_numpy(examples)[own].to(device), condition.rows(own).to(device)).double().cpu()
+            for own in parts
+        ]
+    return float(torch.cat(found).mean())
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
@@ -277,9 +312,8 @@ def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
-        condition = Condition(batch.labels, parts.context_of(batch.x_1, generator), caption=batch.captions).to(
-            flow.device
-        )
+        context, task = parts.context_of(batch.x_1, generator), tasks_of(config, batch)
+        condition = Condition(batch.labels, context, caption=batch.captions, task=task).to(flow.device)
         x_1 = parts.space.encode(batch.x_1, generator=generator).to(flow.device) * parts.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
         field, ends = parts.field(flow.model, condition, 1.0), torch.tensor([0.0, 1.0])

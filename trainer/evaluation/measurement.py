@@ -12,6 +12,7 @@ from rich.table import Table
 from trainer.config.run import ImageSample, RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page, under_controls
+from trainer.flow.reward import Reward
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 
@@ -32,13 +33,16 @@ class FlowMeasurement(Measurement):
     config: RunConfig
 
     @classmethod
-    def of(cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress) -> FlowMeasurement:
+    def of(
+        cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress, reward: Reward | None = None
+    ) -> FlowMeasurement:
         """Measures a flow on this process.
 
         Args:
             flow: the run and its network.
             spec: how much is drawn and measured.
             progress: is called with what is being done.
+            reward: that is measured too; None: there is none.
         """
         evaluation = evaluate(
             flow,
@@ -49,6 +53,7 @@ class FlowMeasurement(Measurement):
             steps=spec.steps,
             features=spec.features,
             statistics=spec.statistics,
+            reward=reward,
             progress=progress,
         )
         return cls(evaluation, flow.config)
@@ -98,6 +103,10 @@ class FlowMeasurement(Measurement):
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]
+        if self.evaluation.tasks is not None:
+            measure = "frechet_distance" if isinstance(self.config.sample, ImageSample) else "wasserstein_2"
+            told = (f"{name} {one[measure]:.4g}" for name, one in self.evaluation.tasks.figures.items())
+            lines.append(f"{COLUMNS[measure]} by task, by the run's own sampler: {', '.join(told)}")
         gaps = self.evaluation.monge_gap
         if gaps is not None:
             lines.append(f"Monge gap {gaps.figure} {gaps.explained}")

@@ -23,6 +23,7 @@ COLUMNS = {
     "energy_distance": "energy",
     "mmd": "MMD",
     "class_accuracy": "accuracy",
+    "reward": "reward",
 }
 """Figures in the order of a table, and their headings."""
 SHARES = ("class_accuracy", "precision", "recall")
@@ -58,6 +59,8 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
     ]
     if picture is not None:
         sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
+    if found.tasks is not None:
+        sections.append(found.tasks.section(measure, PANELS[measure]))
     return page(
         f"What {run_dir} draws",
         f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
@@ -117,7 +120,7 @@ def table(found: Evaluation) -> Block:
     ]
     stands_out = set()
     for column, name in enumerate(names, start=1 + len(costs)):
-        chosen = max if name in SHARES else min
+        chosen = max if name in (*SHARES, "reward") else min
         values = [one.figures.get(name) for one in found.results]
         stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
     caption = (
@@ -127,8 +130,10 @@ def table(found: Evaluation) -> Block:
     )
     if "fid" in names:
         caption += " FID: the Fréchet distance on features; precision and recall: of samples and real examples on them."
-    if "class_accuracy" in names:
-        caption += f" Accuracy is that of samples with guidance {found.guidance:g}; all else is without."
+    guided = [COLUMNS[name].capitalize() for name in ("class_accuracy", "reward") if name in names]
+    if guided:
+        are = "are those" if len(guided) > 1 else "is that"
+        caption += f" {' and '.join(guided)} {are} of samples with guidance {found.guidance:g}; all else is without."
     return Table(("sampler", *costs, *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
 
 

@@ -10,11 +10,11 @@ from rich.console import Console
 
 import trainer.task
 from moe.files import replacing
+from moe.validation.run_reference import ReferenceConfig
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.judgement import check_features
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.chosen_controls import check_chosen_controls

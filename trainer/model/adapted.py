@@ -1,7 +1,7 @@
 """A network whose own weights are frozen, with trained adapters beside some of its linear layers."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -10,18 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from moe.adapters.low_rank import LowRankLinear, merged
-from trainer.config.network.adapters import AdaptersConfig, LowRankAdaptersConfig, RoutedAdaptersConfig
-from trainer.model.frozen import freeze, frozen_tensors, put_frozen
-from trainer.model.layer.initial import Constant, Initial, by_inputs
+from moe.adapters.routed import RoutedLinear, module_bound
+from moe.adapters.task_router import ROUTING_BOUND, RowTasks
+from trainer.config.network.adapters import AdaptersConfig, RoutedAdaptersConfig
+from trainer.model.frozen import freeze, freeze_some, frozen_tensors, put_frozen
+from trainer.model.layer.initial import Constant, Initial, Uniform, by_inputs
 from trainer.model.network import Network
+from trainer.model.row_tasks import tell_tasks
 from trainer.model.weight_files import Weights, open_weights
 
 N = TypeVar("N", bound=Network)
-_ADAPTERS = (LowRankLinear,)
+_ADAPTERS = (LowRankLinear, RoutedLinear)
 """The layers that are their base where they are not active."""
+MODULES = ("A_HMIR", "B_HMRO")
+"""Names of the modules of a routed layer, which are frozen where the routing alone is trained."""
 
 
-def adapt(network: N, settings: AdaptersConfig | None) -> N:
+def adapt(network: N, settings: AdaptersConfig | None, num_tasks: int = 0) -> N:
     """Freezes a network and wraps the linear layers that settings name, in place.
 
     The values of the frozen weights are left as they are, see :func:`read_base`.
@@ -29,6 +34,7 @@ def adapt(network: N, settings: AdaptersConfig | None) -> N:
     Args:
         network: whose parameters no engine has divided.
         settings: of the adapters; None: the network stays as it is.
+        num_tasks: that routed adapters tell apart.
 
     Returns:
         The same network.
@@ -40,12 +46,15 @@ def adapt(network: N, settings: AdaptersConfig | None) -> N:
         return network
     layers = _chosen(network, settings.on)
     freeze(network)
+    rows = RowTasks()
     made: dict[int, nn.Module] = {}
     for name, layer in layers.items():
         if id(layer) not in made:
-            made[id(layer)] = _adapter(name, layer, settings)
+            made[id(layer)] = _adapter(name, layer, settings, rows, num_tasks)
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, made[id(layer)])
+    if any(isinstance(adapter, RoutedLinear) for adapter in made.values()):
+        tell_tasks(network, rows)
     return network
 
 
@@ -70,7 +79,7 @@ def without_adapters(network: nn.Module) -> Iterator[None]:
 def read_base(
     network: nn.Module, path: Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> None:
-    """Fills the frozen weights of a network, one after the other; every rank reads them whole.
+    """Fills the frozen weights of the network itself, one after the other; every rank reads them whole.
 
     Args:
         network: frozen by :func:`adapt`.
@@ -78,8 +87,28 @@ def read_base(
         dtype: that the network computes in.
         device: where it computes; None: the CPU.
     """
+    _read(network, [name for name, _ in frozen_tensors(network) if not _of_module(name)], path, dtype, device)
+
+
+def read_modules(
+    network: nn.Module, path: Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
+) -> None:
+    """Fills the modules of routed layers where these are frozen; see :func:`read_base`.
+
+    Args:
+        network: frozen by :func:`adapt`.
+        path: weights of a run with the same modules.
+        dtype: that the network computes in.
+        device: where it computes; None: the CPU.
+    """
+    _read(network, [name for name, _ in frozen_tensors(network) if _of_module(name)], path, dtype, device)
+
+
+def _read(
+    network: nn.Module, names: Collection[str], path: Path, dtype: torch.dtype, device: torch.device | None
+) -> None:
     with open_weights(path) as weights:
-        for name, _ in [*frozen_tensors(network)]:
+        for name in names:
             put_frozen(network, name, weights.tensor(name).to(device=device, dtype=dtype))
 
 
@@ -99,6 +128,10 @@ def merged_value(settings: AdaptersConfig, name: str, base: Weights, adapters: W
     return merged(value, adapters.tensor(read), adapters.tensor(written), _scale(settings))
 
 
+def _of_module(name: str) -> bool:
+    return name.rpartition(".")[2] in MODULES
+
+
 class _LowRankLinear(LowRankLinear):
     """One whose first values are drawn by its name, as all of a network are."""
 
@@ -107,18 +140,38 @@ class _LowRankLinear(LowRankLinear):
         return Constant(0.0) if name == "B_OR" else by_inputs(shape[-1])
 
 
-def _adapter(name: str, layer: nn.Linear, settings: AdaptersConfig) -> nn.Module:
+class _RoutedLinear(RoutedLinear):
+    """One whose first values are drawn by its name, as all of a network are."""
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """See :class:`trainer.model.layer.initial.StatesInitial`."""
+        del shape
+        if name == "A_HMIR":
+            return Uniform(module_bound(self.in_features, len(self.A_HMIR)))
+        return Constant(0.0) if name == "B_HMRO" else Uniform(ROUTING_BOUND)
+
+
+def _adapter(
+    name: str, layer: nn.Linear, settings: AdaptersConfig, rows: RowTasks, num_tasks: int
+) -> LowRankLinear | RoutedLinear:
     most = min(layer.in_features, layer.out_features)
     if settings.rank > most:
         raise ValueError(
             f"model.adapters.rank: {settings.rank} is larger than {name}, a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; use at most {most}, or name other layers with model.adapters.on"
         )
-    match settings:
-        case LowRankAdaptersConfig():
-            return _LowRankLinear(layer, settings.rank, _scale(settings))
-        case RoutedAdaptersConfig():
-            raise AssertionError("refused by trainer.config.constraints.adapters")
+    if not isinstance(settings, RoutedAdaptersConfig) or settings.mode == "mean":
+        return _LowRankLinear(layer, settings.rank, _scale(settings))
+    if layer.in_features % settings.heads or layer.out_features % settings.heads:
+        raise ValueError(
+            f"model.adapters.heads: {settings.heads} does not divide {name}, a layer of {layer.in_features} inputs and "
+            f"{layer.out_features} outputs; use a divisor, or name other layers with model.adapters.on"
+        )
+    sizes = {"num_tasks": num_tasks, "num_modules": settings.modules, "num_heads": settings.heads}
+    routed = _RoutedLinear(layer, rows, **sizes, rank=settings.rank, scale=_scale(settings))
+    if settings.mode == "routing":
+        freeze_some(routed, name, MODULES)
+    return routed
 
 
 def _scale(settings: AdaptersConfig) -> float:

@@ -1,7 +1,6 @@
 """How the blocks of a network compute, whatever engine moves their weights: compiled, or twice to save memory."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from moe.repetition import repetition
+from moe.repetition import passes
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 
 
@@ -33,7 +32,7 @@ def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) 
         if config.activation_checkpointing:
             # Stopping early would leave out the collectives behind the last tensor that is needed.
             compute = partial(
-                checkpoint, _asked_at_once(compute), use_reentrant=False, early_stop=False, context_fn=_passes
+                checkpoint, _asked_at_once(compute), use_reentrant=False, early_stop=False, context_fn=passes
             )
         vars(block)["forward"] = compute
 
@@ -63,8 +62,3 @@ def _asked_at_once(compute: Callable[..., Any]) -> Callable[..., Any]:
         return _Asked.apply(first), *others
 
     return asked
-
-
-def _passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds the first and the second forward pass."""
-    return nullcontext(), repetition()

@@ -10,6 +10,7 @@ from torch import nn
 
 from moe.config import MoEConfig
 from moe.random.seed import derive_seed
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import (
     AutoencoderConfig,
@@ -20,6 +21,7 @@ from trainer.config.model import (
     GPTConfig,
     MLPConfig,
     NetworkConfig,
+    PolicyMLPConfig,
     TransitionDiTConfig,
     TransitionMLPConfig,
 )
@@ -39,6 +41,7 @@ from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.mlp import MLP
 from trainer.model.network import Network, NetworkSpec
 from trainer.model.parallel.division import LinearShare, divide_blocks
+from trainer.model.policy_mlp import PolicyMLP
 from trainer.model.transition_dit import TransitionDiT
 from trainer.model.transition_mlp import TransitionMLP
 from trainer.model.values import initialised
@@ -51,6 +54,7 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     BlockwiseConfig: Blockwise.build,
     BlockwiseMLPConfig: BlockwiseMLP.build,
     CausalTransitionConfig: CausalTransition.build,
+    PolicyMLPConfig: PolicyMLP.build,
     TransitionDiTConfig: TransitionDiT.build,
     TransitionMLPConfig: TransitionMLP.build,
 }
@@ -137,6 +141,12 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
         for name, shape in _expert_shapes(config).items()
     }
     return {**dense_shapes(config), **experts}
+
+
+def expert_stacks(config: RunConfig) -> list[str]:
+    """Names of the parameters that hold the experts of a layer, layer by layer, without the numbers of experts."""
+    layers = range(config.model.num_layers)
+    return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in _expert_shapes(config)]
 
 
 def new_parameters(config: RunConfig) -> tuple[str, ...]:
@@ -257,7 +267,7 @@ def _network(
             f"model: {config.model.kind} builds a {type(network).__name__}, which is not a torch module with `blocks`; "
             "give it a torch.nn.ModuleList of its layers by that name"
         )
-    return adapt(network, config.model.adapters)
+    return adapt(network, config.model.adapters, len(task_names(config)))
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:

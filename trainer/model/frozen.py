@@ -6,7 +6,7 @@ in no state they know nothing, so a network with frozen weights is to all of the
 They cost their memory on every rank, whole: in bf16 two bytes each, 16 GB for 8 billion. No engine divides them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,21 @@ def freeze(module: nn.Module) -> None:
             part.register_buffer(name, frozen, persistent=False)
         if names:
             vars(part)[_NAMES] = names
+
+
+def freeze_some(module: nn.Module, path: str, names: Iterable[str]) -> None:
+    """Turns some of the parameters of a module itself into buffers that are in no state, in place.
+
+    Args:
+        module: in a network.
+        path: its name there.
+        names: of the parameters in the module.
+    """
+    for name in names:
+        values = module.get_parameter(name).detach()
+        delattr(module, name)
+        module.register_buffer(name, values, persistent=False)
+        vars(module).setdefault(_NAMES, {})[name] = f"{path}.{name}"
 
 
 def frozen_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -10,11 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from moe.validation.complaint import first_complaint
+from moe.validation.run_reference import ReferenceConfig
 from moe.validation.section import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow import sampler
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import (
     AnyConfig,
     CausalTransitionConfig,

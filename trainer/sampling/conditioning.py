@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from trainer.flow import Condition
 from trainer.flow.context import Seen
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.source import keys_of, source_samples
+from trainer.sampling.tasks import tasks_in_turn, tasks_of
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Conditioning:
         """int64 [N]; where there are no classes, all 0."""
         assert self.condition.label is not None
         return self.condition.label
+
+    def of_task(self, task: int) -> Conditioning:
+        """The same conditions for one task of routed adapters."""
+        return replace(self, condition=replace(self.condition, task=torch.full_like(self.labels, task)))
 
     def completed(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""
@@ -106,18 +111,19 @@ def conditioning_for(
         shown: whether a person will see the examples beside what their paths begin at, which is then drawn too.
 
     Returns:
-        The classes in turn (0 where there are none). Where the network reads a context, those of the first held-out
-        images; there may be fewer than `num`.
+        The classes in turn (0 where there are none), each turn of the next task where the run tells tasks apart. Where
+        the network reads a context, those of the first held-out images; there may be fewer than `num`.
     """
     captions = config.flow and config.flow.captions
     if parts.context is None and captions is not None:
         batch = _held_out(config, num)
         label = torch.zeros(len(batch.x_1), dtype=torch.int64) if batch.labels is None else batch.labels
-        return Conditioning(Condition(label=label, caption=batch.captions))
+        return Conditioning(Condition(label=label, caption=batch.captions, task=tasks_of(config, batch)))
     if parts.context is None:
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
         label = chosen[torch.arange(num) % len(chosen)]
-        return Conditioning(Condition(label=label), beginnings=_beginnings(config, num, seed) if shown else None)
+        condition = Condition(label=label, task=tasks_in_turn(config, num, len(chosen)))
+        return Conditioning(condition, beginnings=_beginnings(config, num, seed) if shown else None)
     batch = _held_out(config, num)
     images, labels = batch.x_1, batch.labels
     keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]
@@ -131,7 +137,8 @@ def conditioning_for(
         hole=torch.cat([one.hole for one in seen]),
     )
     label = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    condition = Condition(label=label, context=together.context, caption=batch.captions)
+    task = tasks_of(config, batch)
+    condition = Condition(label=label, context=together.context, caption=batch.captions, task=task)
     return Conditioning(condition, together, images, _beginnings(config, len(images), seed))
 
 

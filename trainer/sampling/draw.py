@@ -20,6 +20,7 @@ from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.source import keys_of, source_samples
+from trainer.sampling.tasks import with_tasks
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class TrainedFlow:
                     progress(evaluations)
             return self.model(x, t, condition, *questions)
 
-        own = condition.rows(examples).to(device)
+        own = with_tasks(self.config, condition.rows(examples), examples).to(device)
         inputs = ControlInputs(self.parts.path, own, counted)
         field = self.parts.field(counted, own, guidance)
         field = controlled(field, [control.build(one, inputs) for one in controls])

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from moe.files import FileError
 from moe.validation.own_class import OwnClass
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
@@ -20,7 +21,6 @@ from trainer.checkpoint.pretrained import restore, restored_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Field
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.network import Network
@@ -30,6 +30,8 @@ from trainer.sampling.flow import FlowParts
 
 OBJECTIVE = "flow.objective."
 """What the names of the fields of an objective begin with."""
+BASE = "task.base"
+"""The run that another one goes on from."""
 
 
 class Reference:
@@ -132,8 +134,23 @@ def references_of(config: RunConfig) -> dict[str, ReferenceConfig]:
     }
 
 
+def held_by(config: RunConfig) -> dict[str, ReferenceConfig]:
+    """The references whose networks a run asks while it learns: all but a base whose weights it only begins with.
+
+    Args:
+        config: the run.
+
+    Returns:
+        As of :func:`references_of`.
+    """
+    asks = isinstance(config.task, OwnClass) or any(call.reference for call in config.task.calls)
+    return {field: value for field, value in references_of(config).items() if field != BASE or asks}
+
+
 def pinned(config: RunConfig) -> RunConfig:
     """A run that names the digests of its references, so that it goes on with the same ones or not at all.
+
+    A base that it only began with, and whose digest is recorded, may be gone.
 
     Args:
         config: the run.
@@ -146,6 +163,7 @@ def pinned(config: RunConfig) -> RunConfig:
     found = {
         field: value.model_copy(update={"digest": Reference.of_run(value).digest})
         for field, value in references_of(config).items()
+        if field in held_by(config) or value.digest is None or value.run.exists()
     }
     changed = {"task": _updated(config.task, _in(found, "task."))}
     if config.flow is not None:

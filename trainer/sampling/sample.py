@@ -23,6 +23,7 @@ from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.preview import plot_points
+from trainer.sampling.tasks import task_number
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
 
@@ -103,6 +104,7 @@ class DrawingRequest:
         num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in
             all, or 80 where there is one class; as many points as the run's own plots show.
         classes: names or numbers of the classes that are drawn; empty: all.
+        task: name or number of the task that all are of, of a run with routed adapters; None: the tasks in turn.
         guidance: scale of classifier-free guidance; None: the run's own.
         seed: of the starting noise.
         sampler: what draws.
@@ -115,6 +117,7 @@ class DrawingRequest:
     run_dir: Path
     num: int | None = None
     classes: tuple[str, ...] = ()
+    task: str | None = None
     guidance: float | None = None
     seed: int = 0
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
@@ -224,6 +227,7 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are not pictures"
         )
     classes = chosen_classes(config, request.classes)
+    task = None if request.task is None else task_number(config, request.task)
     controls, chosen = request.resolved(config)
     num, asked = request.number(config, classes), None
     if request.encoder is not None:
@@ -232,4 +236,6 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
         flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
         ranks = replace(ranks, flow=flow)
         conditioning = flow.conditioning(num, seed=seed, classes=classes) if asked is None else asked
+        if task is not None:
+            conditioning = conditioning.of_task(task)
         yield Drawing(ranks, chosen, controls, conditioning, request.scale(config), seed)

@@ -12,7 +12,7 @@ from trainer.config.constraints.context import check_context
 from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
-from trainer.config.run import ImageSample, PointSample, RunConfig, TextSample
+from trainer.config.run import ImageSample, ObjectSample, PointSample, RunConfig, TextSample
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import sampler
@@ -39,7 +39,7 @@ def _config_of(run_dir: Path, folder: Path) -> RunConfig:
     """The configuration of a checkpoint of a run that draws images or points."""
     config = load_config(folder / "config.yaml")
     if not isinstance(config.sample, ImageSample | PointSample):
-        verb = "generate" if isinstance(config.sample, TextSample) else "encode"
+        verb = {TextSample: "generate", ObjectSample: "sample"}.get(type(config.sample), "encode")
         raise ValueError(
             f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which draws no images; use the {verb} verb"
         )

@@ -4,10 +4,21 @@ from typing import Any
 
 from moe.validation.own_class import build_own
 from trainer.config.run import RunConfig
-from trainer.config.task import FlowTaskConfig, NextTokenTaskConfig, OwnTask, ReconstructionTaskConfig
+from trainer.config.task import (
+    AdjointMatchingConfig,
+    FlowTaskConfig,
+    GRPOConfig,
+    NextTokenTaskConfig,
+    OwnTask,
+    ReconstructionTaskConfig,
+    TrajectoryBalanceTaskConfig,
+)
 from trainer.task.flow import DrawnPoints, FlowTask
 from trainer.task.next_token import NextTokenTask
+from trainer.task.policy.adjoint_matching import AdjointMatching
+from trainer.task.policy.grpo import GRPOTask
 from trainer.task.reconstruction import ReconstructionTask
+from trainer.task.trajectory_balance import TrajectoryBalanceTask
 from trainer.training.task import Drawn, Networks, Task
 
 
@@ -24,8 +35,25 @@ def build(config: RunConfig) -> Task[Any]:
             return NextTokenTask(config)
         case ReconstructionTaskConfig():
             return ReconstructionTask(config)
+        case TrajectoryBalanceTaskConfig():
+            return TrajectoryBalanceTask(config)
+        case GRPOConfig():
+            return GRPOTask(config)
+        case AdjointMatchingConfig():
+            return AdjointMatching(config)
         case OwnTask():
             return build_own(config.task, run=config)
 
 
-__all__ = ["Drawn", "DrawnPoints", "FlowTask", "Networks", "NextTokenTask", "ReconstructionTask", "Task", "build"]
+__all__ = [
+    "Drawn",
+    "DrawnPoints",
+    "FlowTask",
+    "GRPOTask",
+    "Networks",
+    "NextTokenTask",
+    "ReconstructionTask",
+    "Task",
+    "TrajectoryBalanceTask",
+    "build",
+]

@@ -24,6 +24,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import OBJECTIVE, Reference, references_of
+from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import few_count
@@ -41,6 +42,11 @@ class DrawnPoints(NamedTuple):
     log_weight: Tensor | None
     sample: PathSample
     condition: Condition
+
+    @property
+    def sources(self) -> Tensor | None:
+        """See `OfSources`; they are the tasks of the condition, which stay with their examples."""
+        return self.condition.task
 
     @property
     def weighted(self) -> Mapping[str, Tensor]:
@@ -128,7 +134,10 @@ class FlowTask(Task[DrawnPoints]):
             hidden = to_device(drawn, batch.x_1.device)
             labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
             captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
-        return Condition(labels, self.parts.context_of(batch.x_1, generator), caption=captions)
+        context = self.parts.context_of(batch.x_1, generator)
+        task = tasks_of(self.config, batch)
+        kept = batch.sources if task is None else task  # where no adapters read it, losses by source do
+        return Condition(labels, context, caption=captions, task=kept)
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)

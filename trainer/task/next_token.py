@@ -22,10 +22,12 @@ class DrawnWindows(NamedTuple):
     Attributes:
         log_weight: see `Drawn`; there are none.
         tokens: int64 [B, N + 1].
+        sources: see `OfSources`.
     """
 
     log_weight: None
     tokens: Tensor
+    sources: Tensor | None = None
 
 
 class NextTokenTask(Task[DrawnWindows]):
@@ -42,7 +44,7 @@ class NextTokenTask(Task[DrawnWindows]):
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnWindows]:
         """See `Task.draw`; nothing is drawn."""
-        return [DrawnWindows(None, batch.x_1) for batch in batches]
+        return [DrawnWindows(None, batch.x_1, batch.sources) for batch in batches]
 
     def loss(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> LossTerms:
         """See `Task.loss`."""
@@ -52,10 +54,13 @@ class NextTokenTask(Task[DrawnWindows]):
         """See `Task.examine`; in bits for each byte of the text, the loss compares with what a compressor needs.
 
         A token stands for as many bytes as the held-out documents have on average, so that the figure is that of their
-        whole text where all of them are examined. The cost of the end tokens is in it.
+        whole text where all of them are examined. The cost of the end tokens is in it. Those of a mixture have the
+        average of their source.
         """
         loss = self.loss(model, drawn).per_example
         bytes_per_token = getattr(self.config.data, "bytes_per_token", 1.0)
+        if drawn.sources is not None:
+            bytes_per_token = loss.new_tensor(bytes_per_token, dtype=torch.float64)[drawn.sources]
         return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2) / bytes_per_token}
 
     def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:

@@ -25,11 +25,13 @@ class DrawnImages(NamedTuple):
         log_weight: see `Drawn`; there are none.
         images: [B, C, H, W].
         noise: standard normal, of the shape of the latents.
+        sources: see `OfSources`.
     """
 
     log_weight: None
     images: Tensor
     noise: Tensor
+    sources: Tensor | None = None
 
 
 class ReconstructionTask(Task[DrawnImages]):
@@ -50,7 +52,7 @@ class ReconstructionTask(Task[DrawnImages]):
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnImages]:
         """See `Task.draw`; each micro batch is drawn on its own."""
-        return [self._draw(batch.x_1, generator) for batch, generator in zip(batches, generators, strict=True)]
+        return [self._draw(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def loss(self, model: Callable[..., Any], drawn: DrawnImages) -> LossTerms:
         """See `Task.loss`."""
@@ -66,7 +68,9 @@ class ReconstructionTask(Task[DrawnImages]):
             assert isinstance(model, Autoencoder)
             preview_reconstructions(self.config, model, stem.with_suffix(".png"))
 
-    def _draw(self, images: Tensor, generator: torch.Generator) -> DrawnImages:
+    def _draw(self, batch: Batch, generator: torch.Generator) -> DrawnImages:
+        images = batch.x_1
         height, width = (length // self._model.factor for length in images.shape[2:])
         shape = len(images), self._model.latent_channels, height, width
-        return DrawnImages(None, images, to_device(torch.randn(shape, generator=generator), images.device))
+        noise = to_device(torch.randn(shape, generator=generator), images.device)
+        return DrawnImages(None, images, noise, batch.sources)

@@ -16,7 +16,7 @@ from torch import nn
 
 @dataclass(slots=True)
 class Position:
-    """Phase (forward, backward or optimizer) and model block (None outside) that the process is in."""
+    """Phase (rollout, forward, backward or optimizer) and model block (None outside) that the process is in."""
 
     phase: str = "forward"
     layer: int | None = None
@@ -27,7 +27,7 @@ position = Position()
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Mark what runs inside as forward, backward or optimizer; no block is entered yet."""
+    """Mark what runs inside as rollout, forward, backward or optimizer; no block is entered yet."""
     outer = position.phase, position.layer
     position.phase, position.layer = name, None
     try:

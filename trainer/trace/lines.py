@@ -32,7 +32,7 @@ _PAD = 16
 _MOST_DIGITS = 16
 _NULL = np.uint64(int.from_bytes(b"null", "little"))
 _TRUE, _FALSE = (np.uint64(int.from_bytes(word, "little")) for word in (b"true", b"false"))
-_PHASES = np.array([word_code(word.encode()) for word in PHASES])
+_PHASES = {word: word_code(word.encode()) for word in PHASES}
 _OPERATIONS = {word: word_code(word.encode()) for word in OPERATIONS}
 _FIRST = np.array([2 ** (8 * length) - 1 for length in range(9)], np.uint64)
 """Masks of the first bytes of eight, by their number."""
@@ -78,7 +78,7 @@ def _check(columns: Columns, header: TraceHeader, rank: int, last: int, size1: N
     """That records fit the header, each other and their own fields."""
     _require(columns.rank == np.uint64(rank))
     _require(np.isin(columns.step, np.array(header.steps, np.uint64)))
-    _require(np.isin(columns.phase, _PHASES))
+    _require(np.isin(columns.phase, np.array([_PHASES[word] for word in header.phases])))
     _require(int(columns.seq[0]) > last)
     _require(columns.seq[1:] > columns.seq[:-1])
     known = {word: columns.op == code for word, code in _OPERATIONS.items()}

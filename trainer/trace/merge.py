@@ -40,7 +40,8 @@ def merge(folder: Path, world_size: int) -> bool:
     headers = [read_header(path) for path in paths]
     header = _common_header(paths, headers)
     names = canonical_names(group for own in headers for group in own.groups.items())
-    header = replace(header, groups={name: ranks for (_, ranks), name in names.items()})
+    version = max(own.version for own in headers)
+    header = replace(header, groups={name: ranks for (_, ranks), name in names.items()}, version=version)
     agreement = Agreement(header.groups)
     steady = True
     with replacing(folder / "collectives.jsonl") as unfinished, unfinished.open("wb") as merged:
@@ -76,7 +77,7 @@ def check(paths: Sequence[Path], groups: Mapping[str, Ranks], records: Sequence[
 
 
 def _common_header(paths: Sequence[Path], headers: Sequence[TraceHeader]) -> TraceHeader:
-    """The header that all files share but for their group tables."""
+    """The header that all files share but for their group tables and the version that their phases need."""
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
         for field in ("source", "world_size", "ranks_per_node", "steps", "config_sha256", "torch", "clock"):

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moe.collective_trace import CollectiveRecord, TraceHeader, read, write_lines
+from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader, read, write_lines
 from trainer.trace.clock import Clock, HostClock, Mark
 from trainer.trace.context import attach, position
 from trainer.trace.operation import NAMESPACES, WAITS, describe
@@ -75,6 +75,7 @@ class Recorder:
         self._groups: dict[str, tuple[int, ...]] = {}
         self._lines: list[str] = []
         self._written_steps: set[int] = set()
+        self._version = 1
         self._seq = 0
         self._step = -1
         self._first_micro = self._micro = 0
@@ -91,7 +92,7 @@ class Recorder:
         if not self.path.exists():
             return
         header, records = read(self.path)
-        if replace(header, groups={}, steps=()) == self.header:
+        if replace(header, groups={}, steps=(), version=1) == self.header:
             self._groups = dict(header.groups)
             kept = [record for record in records if record.step <= step]
             if kept:
@@ -113,7 +114,8 @@ class Recorder:
         """Write all records so far to the rank's file, if there are any; waits for a device to end its step."""
         self._close_step()
         if self._lines:
-            header = replace(self.header, groups=self._groups, steps=tuple(sorted(self._written_steps)))
+            steps = tuple(sorted(self._written_steps))
+            header = replace(self.header, groups=self._groups, steps=steps, version=self._version)
             write_lines(self.path, header, self._lines)
 
     @contextmanager
@@ -228,6 +230,8 @@ class Recorder:
         """Takes finished records, as the lines that will be written."""
         self._lines += [f"{record.to_json()}\n" for record in records]
         self._written_steps |= {record.step for record in records}
+        if any(record.phase == ROLLOUT for record in records):
+            self._version = 2
         self._seq = records[-1].seq + 1
 
 

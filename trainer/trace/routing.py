@@ -68,7 +68,9 @@ class RoutingRecorder:
                 self._parts = [replace(earlier, header=known, **kept_arrays)]
 
     def step(self, step: int, micro: int) -> AbstractContextManager[None]:
-        """Records the forward pass that runs inside, if `step` is sampled; collective then, where tokens move.
+        """Records the forward passes that run inside, if `step` is sampled; collective then, where tokens move.
+
+        The tokens of several passes follow one another.
 
         Args:
             step: optimiser step.
@@ -102,7 +104,9 @@ class RoutingRecorder:
             yield
         if residencies:
             chosen = [at_home(*pair, where) for pair, where in zip(chosen, residencies, strict=True)]
-        self._keep(step, micro, *(torch.stack(part, dim=1) for part in zip(*chosen, strict=True)))
+        for first in range(0, len(chosen), len(self._layers)):
+            of_call = chosen[first : first + len(self._layers)]
+            self._keep(step, micro, *(torch.stack(part, dim=1) for part in zip(*of_call, strict=True)))
 
     def _keep(self, step: int, micro: int, ids_TLK: Tensor, weights_TLK: Tensor) -> None:
         """Adds the choices of a micro batch's tokens, example by example."""

@@ -102,10 +102,10 @@ class TraceSession:
             yield
 
     def drawing(self, step: int) -> AbstractContextManager[None]:
-        """Records what a step draws for all of its micro batches, before the first of them.
+        """Records what is drawn and collected before the first micro batch of a step; routers are not recorded.
 
         Args:
-            step: optimiser step.
+            step: optimiser step, the first of those that share it.
         """
         return self._collectives.step(step, 0)
 

@@ -15,7 +15,9 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
     """Whether two or more consecutive steps were recorded and a rank issued the same operations in all of them.
 
     Sizes must be the same too, but for those that follow the routing: of all-to-alls, and of the groups that share
-    experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds.
+    experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds. Where
+    steps share what a task collects, only the first of them has rollouts: then cycles must be alike, of which more than
+    one must have been begun.
 
     Args:
         steps: recorded steps, ascending.
@@ -25,8 +27,12 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
     if len(steps) < 2 or any(second != first + 1 for first, second in pairwise(steps)):
         return False
     signatures = _signatures(columns, groups)
-    first = signatures[columns.step == np.uint64(steps[0])]
-    return all(np.array_equal(signatures[columns.step == np.uint64(step)], first) for step in steps[1:])
+    found = [signatures[columns.step == np.uint64(step)] for step in steps]
+    return any(_repeats(found, cycle) for cycle in range(1, len(steps)))
+
+
+def _repeats(steps: Sequence[Codes], cycle: int) -> bool:
+    return all(np.array_equal(step, earlier) for step, earlier in zip(steps[cycle:], steps, strict=False))
 
 
 def _signatures(columns: Columns, groups: Iterable[str]) -> Codes:

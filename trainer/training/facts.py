@@ -50,7 +50,12 @@ def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, S
         dataset: its data.
         launch: what the launcher said.
     """
-    examples = {f"number of {split.replace('_', '-')} examples": dataset.count(split) for split in SPLITS}
+    sources = {} if dataset.mix is None else {f" of {name}": one for name, one in dataset.mix.sources.items()}
+    examples = {
+        f"number of {split.replace('_', '-')} examples{of}": one.count(split)
+        for of, one in {"": dataset, **sources}.items()
+        for split in SPLITS
+    }
     return {
         "resolved settings": Subject(
             flat(config.model_dump(mode="json")), "give every node the same files beside the same settings"

@@ -47,6 +47,7 @@ from trainer.observe.stragglers import OwnWork, Stragglers
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training import tilt
+from trainer.training.by_source import means, totals
 from trainer.training.failure import RunFailed
 from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
@@ -55,7 +56,7 @@ from trainer.training.reduction import Exchange, mean_terms
 from trainer.training.schedule import learning_rate
 from trainer.training.shares import Shares, reading_ahead
 from trainer.training.start import write_initial_weights
-from trainer.training.task import Task, Weighted
+from trainer.training.task import OfSources, Task, Weighted
 from trainer.training.validation import HeldOut
 from trainer.training.weighting import effective_share
 
@@ -132,12 +133,13 @@ def train(
 @dataclass(frozen=True)
 class _StepFigures:
     """What a step leaves: mean loss of its batch, what that is made of in each micro batch, pair weights and what they
-    weigh, norm of the gradient, whether the run is to stop."""
+    weigh, sums of losses by source in each micro batch, norm of the gradient, whether the run is to stop."""
 
     loss: float
     terms: Sequence[Mapping[str, Tensor]]
     weights: Sequence[Tensor | None]
     weighted: Sequence[Mapping[str, Tensor]]
+    by_source: Sequence[Tensor]
     norm: float
     stop: bool
 
@@ -157,6 +159,7 @@ class _Training:
     ) -> None:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = task
+        self.sources = () if dataset.mix is None else tuple(dataset.mix.sources)
         check_cycle(config, task.cycle)
         self.module = bare_network(config, layout)
         write_base(self.module, config, launch.device, trains=True)
@@ -238,7 +241,7 @@ class _Training:
             seconds.append(time.perf_counter() - begun)
             for sink in self.sinks:
                 sink.stepped(step, seconds[-1])
-            if step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every):
+            if self._logs(step):
                 self._log(step, figures, fmean(seconds))
                 seconds.clear()
             if self.guard.failure is not None:
@@ -262,10 +265,16 @@ class _Training:
         self.checkpointer.wait()
         return False
 
+    def _logs(self, step: int) -> bool:
+        """Whether the figures of a step go to the sinks."""
+        config = self.config
+        return step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every)
+
     def _step(self, step: int) -> _StepFigures:
         """Takes one optimiser step, unless the guard objects."""
         losses: list[Tensor] = []
         terms: list[Mapping[str, Tensor]] = []
+        by_source: list[Tensor] = []
         self.expert_load.start()
         share = self.shares.take(step)
         for local in range(self.layout.accumulation * self.task.passes):
@@ -279,6 +288,9 @@ class _Training:
                     self.engine.backward(loss)
             losses.append(loss.detach())
             terms.append(computed.terms)
+            sources = share.drawn[local].sources if isinstance(share.drawn[local], OfSources) else None
+            if sources is not None and self.sources and self._logs(step):
+                by_source.append(totals(computed.per_example, sources, len(self.sources), share.weights[local]))
         exchange = Exchange(losses, own_s=self.own_work.take(), stop=self.stop.made)
         with self.trace.update(step, self.layout.accumulation * self.task.passes - 1), phase("optimizer"):
             outcome = self.engine.step(
@@ -295,7 +307,8 @@ class _Training:
             self._skip(step, outcome.reason, outcome.norm, losses, share.examples)
         self.stragglers.take(agreed.own_s)
         weighted = [one.weighted for one in share.drawn if isinstance(one, Weighted)]
-        return _StepFigures(fmean(agreed.losses), terms, share.weights, weighted, outcome.norm, agreed.stop)
+        loss = fmean(agreed.losses)
+        return _StepFigures(loss, terms, share.weights, weighted, by_source, outcome.norm, agreed.stop)
 
     def _skip(self, step: int, reason: str, norm: float, losses: list[Tensor], examples: list[Tensor]) -> None:
         """Forgets a step that was not taken, and writes down what it was made of; collective."""
@@ -311,9 +324,11 @@ class _Training:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         share = effective_share(figures.weights)
         tilts = tilt.tilts(figures.weighted, figures.weights, self.data_ranks)
+        terms, by_source = mean_terms(figures.terms, figures.by_source)
         values = {
             "loss": figures.loss,
-            **mean_terms(figures.terms),
+            **terms,
+            **(means(by_source, self.sources, "loss") if by_source else {}),
             "grad_norm": figures.norm,
             "lr": learning_rate(self.config.optim, step),
             "skipped_steps": self.guard.skipped,

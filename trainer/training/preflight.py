@@ -3,16 +3,22 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, check_beginning
 from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
+from trainer.config.constraints.adjoint_matching import check_tilted
 from trainer.config.constraints.distillation import check_taught_by
 from trainer.config.constraints.plan import cautions, plan_layout
+from trainer.config.constraints.policy import check_same_states
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.feature_extractor.teacher import check_teacher
+from trainer.model.rates import check_rates
 from trainer.model.weights import check_meaning
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
@@ -56,10 +62,17 @@ def preflight(
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
     check_writable(config.run.dir)
     config = pinned(config)
+    check_rates(config)
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
             check_taught_by(config, Reference.of_run(teacher).config, world_size)
     check_base(config)
+    check_modules(config)
+    match config.task:
+        case AdjointMatchingConfig(base=ReferenceConfig() as base):
+            check_tilted(config, Reference.of_run(base).config, world_size)
+        case GRPOConfig(base=ReferenceConfig() as base):
+            check_same_states(config, Reference.of_run(base).config)
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)

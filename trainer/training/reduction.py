@@ -64,15 +64,29 @@ class Exchange:
         )
 
 
-def mean_terms(terms: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Means of named scalars over all micro batches of all ranks; collective unless there are none.
+def mean_terms(
+    terms: Sequence[Mapping[str, Tensor]], totals: Sequence[Tensor] = ()
+) -> tuple[dict[str, float], list[list[float]]]:
+    """Means of named scalars over all micro batches of all ranks; collective unless there is nothing to reduce.
 
     Args:
         terms: those of each micro batch of this rank, by the same names in all.
+        totals: float64 [R, S] of each micro batch of this rank, which are added up in the same collective.
+
+    Returns:
+        The means, and the R rows of the sums; none without `totals`.
     """
     names = sorted(terms[0])
-    if not names:
-        return {}
-    mean = torch.stack([torch.stack([micro[name].double() for name in names]) for micro in terms]).mean(0)
-    dist.all_reduce(mean)
-    return dict(zip(names, (mean / dist.get_world_size()).tolist(), strict=True))
+    parts = [torch.stack([micro[name].double() for name in names]) for micro in terms if names]
+    sent = [torch.stack(parts).mean(0)] if names else []
+    sent += [torch.stack(list(totals)).sum(0).flatten()] if totals else []
+    if not sent:
+        return {}, []
+    reduced = torch.cat(sent)
+    dist.all_reduce(reduced)
+    reduced[: len(names)] /= dist.get_world_size()
+    values = reduced.tolist()
+    means = dict(zip(names, values[: len(names)], strict=True))
+    rows = len(totals[0]) if totals else 0
+    summed = values[len(names) :]
+    return means, [summed[row * len(summed) // rows : (row + 1) * len(summed) // rows] for row in range(rows)]

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from moe.collective_trace import ROLLOUT
 from trainer.data import Batch, Loader
 from trainer.data.bad_examples import BadExampleList
 from trainer.data.loading import DataLoadingConfig
@@ -69,7 +70,7 @@ class Shares:
         prefetcher: reads them ahead.
         bad_examples: takes note of what cannot be read.
         trace: records what drawing sends.
-        own_work: measures the time of drawing.
+        own_work: measures the time of drawing and collecting.
         ranks: those that see different examples.
         seed: of the run.
         device: where this rank computes.
@@ -98,25 +99,26 @@ class Shares:
         return self._coming.popleft()
 
     def _cycle(self, first: int) -> Iterator[Share]:
-        """The shares of the steps of the cycle that begins with a step."""
+        """The shares of the steps of the cycle that begins with a step, to which all that this sends belongs."""
         steps = range(first, first + self.task.cycle)
         batches = [self._read(step) for step in steps]
         drawn: list[Drawn] = []
         for step, of_step in zip(steps, batches, strict=True):
             micros = [self.loader.global_micro(local) for local in range(self.loader.accumulation)]
             generators = [micro_batch_generator(self.seed, "train", step, micro) for micro in micros]
-            with self.trace.drawing(step), phase("forward"), self.own_work.measured():
+            with self.trace.drawing(first), phase("forward"), self.own_work.measured():
                 drawn += self.task.draw(of_step, generators, self.ranks)
-        collected = self.task.collect(drawn, self.networks, self.ranks)
+        with self.trace.drawing(first), phase(ROLLOUT), self.own_work.measured():
+            collected = self.task.collect(drawn, self.networks, self.ranks)
         num = self.loader.accumulation * self.task.passes
         if len(collected) != num * len(steps):
             raise RuntimeError(
                 f"{type(self.task).__name__}.collect: gave {len(collected)} entries; {len(drawn)} micro batches in "
                 f"{self.task.passes} passes need {num * len(steps)}"
             )
-        for place, (step, of_step) in enumerate(zip(steps, batches, strict=True)):
+        for place, of_step in enumerate(batches):
             own = collected[place * num : (place + 1) * num]
-            with self.trace.drawing(step), phase("forward"):
+            with self.trace.drawing(first), phase("forward"):
                 weights = relative_weights([micro_batch.log_weight for micro_batch in own])
             yield Share([batch.ids for batch in of_step], own, weights)
 

@@ -1,9 +1,11 @@
 """The weights that a run starts with."""
 
 from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.modules import modules_weights
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.model.build import new_parameters
+from trainer.model.saved_modules import SavedModules
 from trainer.model.values import DrawnValues, SavedValues, fill, kept_weights
 from trainer.model.weight_files import open_weights
 from trainer.model.weights import load_routers
@@ -12,7 +14,8 @@ from trainer.model.weights import load_routers
 def write_initial_weights(engine: Engine, config: RunConfig) -> None:
     """Writes this rank's weights one parameter after the other; nothing is sent.
 
-    They are drawn, or what the rank keeps of those in `model.init_from` is read.
+    They are drawn, or what the rank keeps of those in `model.init_from` is read. Routed adapters may begin with the
+    modules of another run.
 
     Args:
         engine: built from :func:`trainer.model.build.bare_network`.
@@ -20,6 +23,11 @@ def write_initial_weights(engine: Engine, config: RunConfig) -> None:
     """
     kept = kept_weights(engine.shards(), engine.state(("weight",)))
     drawn = DrawnValues(engine.module, config.run.seed)
+    modules = modules_weights(config)
+    if modules is not None:
+        with open_weights(modules) as weights:
+            fill(kept, SavedModules(weights, routing=drawn))
+        return
     if config.model.init_from is None:
         fill(kept, drawn)
         return

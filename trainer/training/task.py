@@ -40,6 +40,16 @@ class Weighted(Drawn, Protocol):
 D = TypeVar("D", bound=Drawn)
 
 
+@runtime_checkable
+class OfSources(Drawn, Protocol):
+    """A drawn micro batch that tells which source of a mixture each example is from, so that each has its loss."""
+
+    @property
+    def sources(self) -> Tensor | None:
+        """int64 [B] numbers of the sources; None: the data are no mixture."""
+        ...
+
+
 class Networks(Protocol):
     """The run's own network, for calls between steps: no gradient reaches its parameters. Both calls are collective."""
 

@@ -9,9 +9,12 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
+from trainer.training.by_source import held_out_means
 from trainer.training.generators import micro_batch_generator, seed_dropout
-from trainer.training.task import Networks, Task
+from trainer.training.task import Networks, OfSources, Task
 from trainer.training.weighting import weighted_mean
+
+LOSS = "held_out_loss"
 
 
 class HeldOut:
@@ -30,6 +33,7 @@ class HeldOut:
             bad_examples: takes note of what cannot be read.
         """
         self._seed, self._bad_examples = config.run.seed, bad_examples
+        self._sources = () if dataset.mix is None else tuple(dataset.mix.sources)
         self._loader = Loader(
             dataset,
             global_batch=layout.micro_batch * layout.data_parallel,
@@ -51,10 +55,11 @@ class HeldOut:
             device: where this rank computes.
 
         Returns:
-            The mean of each figure by its name in the metrics.
+            The mean of each figure by its name in the metrics, and that of the loss for each source of a mixture.
         """
         examined: dict[str, list[Tensor]] = {}
-        log_weights = []
+        log_weights: list[Tensor | None] = []
+        sources: list[Tensor] = []
         with networks.average() as module:
             for index in range(self._loader.steps_of_pass):
                 number, counted = self._loader.counted(index, 0)
@@ -66,5 +71,9 @@ class HeldOut:
                 for name, values in task.examine(module, drawn).items():
                     examined.setdefault(name, []).append(values[own])
                 log_weights.append(None if drawn.log_weight is None else drawn.log_weight[own])
+                if isinstance(drawn, OfSources) and drawn.sources is not None:
+                    sources.append(drawn.sources[own])
         means = {name: weighted_mean(values, log_weights) for name, values in examined.items()}
+        if self._sources and sources and LOSS in examined:
+            means |= held_out_means(examined[LOSS], sources, log_weights, self._sources, LOSS)
         return {**means, **task.summarise(means)}

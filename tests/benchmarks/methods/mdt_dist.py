@@ -25,13 +25,13 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from moe.validation.run_reference import ReferenceConfig
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, follow, rows, train
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow import Condition, objective, sampler
 from trainer.flow.objective import LossTerms, Model, Objective
 from trainer.flow.path import PathSample
-from trainer.flow.reference import ReferenceConfig
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)

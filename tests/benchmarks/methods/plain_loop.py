@@ -7,13 +7,15 @@ that runs are made of.
 import copy
 import itertools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
+from trainer.config.optim import OptimConfig
 from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -21,7 +23,9 @@ from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.transport import path_energy, straightness, wasserstein_2
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, Trajectory
-from trainer.task import FlowTask, Task
+from trainer.model.network import Network
+from trainer.task import Drawn, FlowTask, Task
+from trainer.training.networks import TrainedNetworks
 
 Data = Callable[[int, torch.Generator], Batch]
 """Number of examples and generator to a batch of them."""
@@ -119,12 +123,14 @@ def train(
     seed: int,
     ema: float | None = None,
     final_lr: float = 0.0,
+    clip_norm: float | None = None,
+    rates: Mapping[str, float] | None = None,
     watch: Callable[[int, nn.Module], None] | None = None,
 ) -> nn.Module:
     """Trains a network by Adam, its rate falling from `lr` to `final_lr` along half a cosine.
 
     Args:
-        task: draws and scores.
+        task: draws, collects once a cycle, and scores.
         data: where the examples come from.
         network: is trained in place.
         steps: optimiser steps.
@@ -133,23 +139,30 @@ def train(
         seed: of the examples and of everything that the task draws.
         ema: decay of the moving average of the weights, min(ema, (1 + step) / (10 + step)); None: no average.
         final_lr: learning rate at the end; `lr` keeps it constant.
+        clip_norm: longest gradient; a longer one is shortened. None: none is.
+        rates: factors of the learning rate, as in `optim.rates`; None: all are 1.
         watch: called after each step with its number and the network that would be returned then.
 
     Returns:
         The network, or a copy with the averaged weights; in evaluation mode.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    optimizer = torch.optim.Adam(_groups(network, rates or {}), lr=lr)
     average = copy.deepcopy(network) if ema is not None else None
+    shares: deque[Sequence[Drawn]] = deque()
     network.train()
     for step in range(1, steps + 1):
+        if not shares:
+            shares.extend(_cycle(task, data, network, batch, generator))
         for group in optimizer.param_groups:
-            group["lr"] = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
-        (drawn,) = task.draw([data(batch, generator)], [generator])
-        weight = None if drawn.log_weight is None else drawn.log_weight.softmax(0) * batch
-        loss = task.loss(network, drawn).mean(weight)
+            falling = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
+            group["lr"] = group["rate"] * falling
+        passes = shares.popleft()
         optimizer.zero_grad()
-        loss.backward()
+        for drawn, weight in zip(passes, _weights(passes), strict=True):
+            (task.loss(network, drawn).mean(weight) / len(passes)).backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), clip_norm)
         optimizer.step()
         if average is not None and ema is not None:
             weight = 1 - min(ema, (1 + step) / (10 + step))
@@ -158,6 +171,35 @@ def train(
         if watch is not None:
             watch(step, network if average is None else average)
     return (network if average is None else average).eval()
+
+
+def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The parameters, those of one factor of the learning rate together."""
+    optim, by_rate = OptimConfig(steps=1, global_batch=1, rates=dict(rates)), dict[float, list[nn.Parameter]]()
+    for name, parameter in network.named_parameters():
+        by_rate.setdefault(optim.rate_of(name), []).append(parameter)
+    return [{"params": parameters, "rate": rate} for rate, parameters in by_rate.items()]
+
+
+def _cycle(
+    task: Task, data: Data, network: nn.Module, batch: int, generator: torch.Generator
+) -> Iterator[Sequence[Drawn]]:
+    """What each step of a cycle learns from, an entry for each pass."""
+    drawn = [one for _ in range(task.cycle) for one in task.draw([data(batch, generator)], [generator])]
+    network.eval()
+    collected = task.collect(drawn, TrainedNetworks(cast(Network, network)))
+    network.train()
+    for first in range(0, len(collected), task.passes):
+        yield collected[first : first + task.passes]
+
+
+def _weights(passes: Sequence[Drawn]) -> Sequence[Tensor | None]:
+    """Weights of mean 1 over all passes of a step."""
+    given = [one.log_weight for one in passes if one.log_weight is not None]
+    if not given:
+        return [None] * len(passes)
+    relative = torch.cat(given).softmax(0)
+    return (relative * len(relative)).split([len(one) for one in given])
 
 
 def rows(x: Tensor, labels: Tensor | None = None, *, x_0: Tensor | None = None, interval: Tensor | None = None) -> Data:

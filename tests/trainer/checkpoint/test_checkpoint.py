@@ -18,6 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition
 
 EXPERTS, LAYERS, STEPS, SAVED_AT = 8, 2, 6, 3
+RATES = {"experts": 0.5, "blocks.1": 3.0, "bias": 2.0}
 CASES: dict[int, dict[str, dict[str, Any]]] = {
     2: {
         "ZeRO 0": {"engine": {"zero_stage": 0}},
@@ -33,6 +34,9 @@ CASES: dict[int, dict[str, dict[str, Any]]] = {
     4: {
         "ZeRO 1": {"engine": {"zero_stage": 1}},
         "ZeRO 2": {"engine": {"zero_stage": 2}},
+        "ZeRO 2, rates": {"engine": {"zero_stage": 2}, "rates": RATES},
+        "dense, ZeRO 3, rates": {"engine": {"zero_stage": 3}, "moe": None, "rates": RATES},
+        "dense, FSDP, rates": {"engine": {"kind": "fsdp"}, "moe": None, "rates": RATES},
     },
 }
 FLAT = [
@@ -43,14 +47,21 @@ FLAT = [
 Runs = Callable[[int], tuple[Path, list[dict[str, Any]]]]
 
 
-def configuration(folder: Path, engine: dict[str, Any], moe: Any = True, micro_batch: int | None = None) -> RunConfig:
+def configuration(
+    folder: Path,
+    engine: dict[str, Any],
+    moe: Any = True,
+    micro_batch: int | None = None,
+    rates: dict[str, float] | None = None,
+) -> RunConfig:
     experts = {"num_experts": EXPERTS, "top_k": 2, "expert_hidden": 24}
+    optim = {"steps": STEPS, "global_batch": 16, "micro_batch": micro_batch, "lr": 1e-2, "clip_norm": 0.5}
     return RunConfig.model_validate(
         {
             "run": {"dir": folder},
             "model": {"hidden": 16, "num_layers": LAYERS, "num_heads": 4, "dropout": 0.1},
             "moe": experts if moe else None,
-            "optim": {"steps": STEPS, "global_batch": 16, "micro_batch": micro_batch, "lr": 1e-2, "clip_norm": 0.5},
+            "optim": {**optim, "rates": rates or {}},
             "engine": engine,
             "parallel": {"expert": 2 if moe else 1},
         }

@@ -345,6 +345,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_
 
 
 WORLD_SIZES = {
+    "digits_mixture.yaml": 2,
     "digits_moe.yaml": 2,
     "dit_moe_64.yaml": 64,
     "gpt_moe_512.yaml": 512,

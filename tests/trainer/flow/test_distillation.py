@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from moe.validation.run_reference import ReferenceConfig
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import NetworkField
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.objective.passes import at_points
 from trainer.flow.path import PathSample
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import Euler, Field, VelocityField
 
 SIZE, WIDTH, STEP = 7, 3, 0.03

@@ -8,11 +8,11 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import Tensor
 
+from moe.validation.run_reference import ReferenceConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.objective import LossTerms
-from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.reference import Reference
 from trainer.task import Networks, Task
 

@@ -7,7 +7,7 @@ from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.reduction import optimizer_groups
 from trainer.trace.formula.tokens import TokenTraffic
 from trainer.trace.formula.trace import RankGroups
-from trainer.trace.formula.training import TrainingStep
+from trainer.trace.formula.training import LossCall, TrainingStep
 from trainer.trace.formula.zero import ZeroTraffic
 
 DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
@@ -46,7 +46,9 @@ def zero_spec(
             "expert_data": RankGroups(copies, stride=expert_parallel),
         },
         program=TrainingStep(
-            passage=Passage(4, (travelling,) if moe_layers else ()), engine=engine, accumulation=accumulation
+            calls=(LossCall(Passage(4, (travelling,) if moe_layers else ())),),
+            engine=engine,
+            accumulation=accumulation,
         ),
         steps=steps,
     )

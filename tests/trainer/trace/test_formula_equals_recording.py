@@ -28,6 +28,8 @@ COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice", "gpt, 
 SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
 REPLICAS = "tests/files/replicas.json"
 """Two ranks of three slots: each has a replica of an expert of the other."""
+RATES = {"blocks": 2.0, "experts": 0.5, "blocks.1.feed_forward": 0.5, "bias": 2.0, "qkv": 10.0}
+"""Some parameters keep the rate of the run; two keys give one rate, and one rate is that of few parameters."""
 GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
 CAPPED = {"dispatch": "capped", "router": {"kind": "top_k", "capacity_factor": 1.25}}
@@ -131,6 +133,12 @@ CASES: dict[int, dict[str, Case]] = {
             None,
             "dit, adapted at its ends",
         ),
+        "ZeRO 1, rates": ({}, 1, {}, "dit, rates"),
+        "ZeRO 0, rates": ({"zero_stage": 0}, 1, {}, "dit, rates"),
+        "ZeRO 1, bf16, rates": ({"precision": "bf16"}, 2, None, "dit, rates"),
+        "ZeRO 2, rates, accumulation": ({"zero_stage": 2}, 2, {}, "dit, rates"),
+        "ZeRO 3, rates": (SMALL_ZERO_3, 1, None, "dit, rates"),
+        "FSDP2, rates": ({"kind": "fsdp"}, 1, None, "dit, rates"),
     },
     4: {
         "ZeRO 1": ({}, 1, {}, "dit"),
@@ -188,6 +196,10 @@ RARE = {
     "ZeRO 3, adapters at the ends, computed twice",
     "FSDP2, adapters, bf16, accumulation",
     "FSDP2, adapters at the ends, computed twice",
+    "ZeRO 0, rates",
+    "ZeRO 1, bf16, rates",
+    "ZeRO 2, rates, accumulation",
+    "FSDP2, rates",
 }
 """Those of four ranks, and those of two whose parts stand in other cases of two."""
 
@@ -240,6 +252,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         "optim": {"steps": 4, "global_batch": 3 * world_size * accumulation, "micro_batch": 3},
         "engine": engine,
     }
+    if kind.endswith("rates"):
+        settings["optim"]["rates"] = RATES
     if moe is not None:
         moe = dict(moe)
         settings["parallel"] = {"expert": moe.pop("ranks", 2)}

@@ -189,3 +189,31 @@ def test_a_file_of_a_larger_world_is_refused(tmp_path: Path) -> None:
     merged(tmp_path, story())
     with pytest.raises(ValueError, match="line 1, world_size: is not 1"):
         merge(tmp_path, 1)
+
+
+@pytest.mark.parametrize(("last", "steady"), [(5, True), (4, False)])
+def test_steps_that_share_rollouts_are_steady_from_the_second_cycle(last: int, steady: bool, tmp_path: Path) -> None:
+    """The first and the third step begin with a gathering that the second one lacks."""
+    headers, programs = story()
+    steps = tuple(range(3, last + 1))
+    cycles = []
+    for program in programs:
+        whole, seq, told = [record for record in program if record.step == 3], 0, []
+        for step in steps:
+            of_step = whole if step != 4 else whole[1:]
+            collected = replace(of_step[0], phase="rollout") if step != 4 else of_step[0]
+            for record in [collected, *of_step[1:]]:
+                wait = None if record.wait_seq is None else seq + record.wait_seq - record.seq
+                told.append(replace(record, step=step, seq=seq, wait_seq=wait))
+                seq += 1
+        cycles.append(told)
+    headers = [replace(header, steps=steps, version=2) for header in headers]
+    assert merged(tmp_path, (headers, cycles)) is steady
+    assert read(tmp_path / "collectives.jsonl")[0].version == 2
+
+
+def test_ranks_without_rollouts_of_their_own_take_the_version_of_the_others(tmp_path: Path) -> None:
+    headers, programs = story()
+    programs[1] = [replace(record, phase="rollout" if record.size1 else record.phase) for record in programs[1]]
+    assert merged(tmp_path, ([headers[0], replace(headers[1], version=2)], programs))
+    assert read(tmp_path / "collectives.jsonl")[0].version == 2

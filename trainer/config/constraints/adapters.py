@@ -1,6 +1,6 @@
 """What adapters cannot be combined with."""
 
-from trainer.config.network.adapters import RoutedAdaptersConfig
+from trainer.config.constraints.routed_adapters import check_routed
 from trainer.config.run import RunConfig
 
 
@@ -23,8 +23,6 @@ def check_adapters(config: RunConfig) -> None:
     adapters = config.model.adapters
     if adapters is None:
         return
-    if isinstance(adapters, RoutedAdaptersConfig):
-        raise ValueError("model.adapters.kind: routed adapters are not built yet; use low_rank")
     if config.moe is not None:
         raise ValueError(
             "moe: experts are not adapted, and adapters freeze all else; remove the section, or model.adapters"
@@ -33,3 +31,4 @@ def check_adapters(config: RunConfig) -> None:
         raise ValueError(
             f"parallel.tensor: {config.parallel.tensor} ranks cannot share frozen matrices with adapters; use 1"
         )
+    check_routed(config)

@@ -61,7 +61,7 @@ def check_taught_by(config: RunConfig, teacher: RunConfig, world_size: int) -> N
         raise ValueError(
             f"flow.objective.teacher.run: {run} follows no flow ({teacher.model.kind}); use the run of a flow"
         )
-    own, its = _states(config), _states(teacher)
+    own, its = states_of(config), states_of(teacher)
     for name, wanted in own.items():
         if its[name] != wanted:
             raise ValueError(
@@ -85,8 +85,12 @@ def _guidance(chosen: Distillation) -> tuple[float, ...]:
     return chosen.guidance if isinstance(chosen, VelocityDistillationConfig) else (chosen.guidance,)
 
 
-def _states(config: RunConfig) -> dict[str, Any]:
-    """What a student has in common with its teacher."""
+def states_of(config: RunConfig) -> dict[str, Any]:
+    """What a run has in common with the frozen flow of another run that it asks.
+
+    Args:
+        config: a run with a flow.
+    """
     flow = config.flow
     assert flow is not None
     return {

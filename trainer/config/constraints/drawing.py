@@ -8,7 +8,8 @@ from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.flow import caution, check_composition
 from trainer.config.constraints.pairing import check_source
 from trainer.config.model import GPTConfig
-from trainer.config.run import ImageSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.config.run import ImageSample, ObjectSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.data import PairsConfig
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.flow import sampler
@@ -44,6 +45,8 @@ def check_drawing(config: RunConfig, world_size: int) -> None:
                 "sample.sampler.kind: dopri5 takes another number of steps on each rank, and ranks that share weights "
                 "must take them together; use heun or euler, or sample.every=null and the sample verb afterwards"
             )
+        case ObjectSample(exponent=float(exponent)), _ if isinstance(config.task, TrajectoryBalanceTaskConfig):
+            config.task.check_exponent(exponent, "sample.exponent")
         case TextSample(every=int(), prompts=prompts, num_tokens=num_tokens), GPTConfig(context=context):
             tokenizer = run_tokenizer(config.data)
             longest = max(len(tokenizer.encode(prompt.encode())) for prompt in prompts)

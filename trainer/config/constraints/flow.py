@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trainer.config.run import ImageSample, PointSample, RunConfig
-from trainer.flow import path
+from trainer.flow import path, sampler
 from trainer.flow.composition import ADVICE, Composition, Rule, complaint, warning
 
 
@@ -16,7 +16,7 @@ def check_composition(config: RunConfig) -> None:
     Raises:
         ValueError: names a part, those that it does not go with, why, and the partners of each.
     """
-    composition = _composition(config)
+    composition = composition_of(config)
     if composition is None:
         return
     if isinstance(composition.path, path.TabulatedConfig):
@@ -33,14 +33,20 @@ def caution(config: RunConfig, advice: Sequence[Rule] = ADVICE) -> str | None:
         config: a run whose parts go together.
         advice: the rules to check.
     """
-    composition = _composition(config)
+    composition = composition_of(config)
     return None if composition is None else warning(composition, advice)
 
 
-def _composition(config: RunConfig) -> Composition | None:
-    """The parts of a run's flow; None: the run has no flow."""
+def composition_of(config: RunConfig, chosen: sampler.AnyConfig | None = None) -> Composition | None:
+    """The parts of a run's flow; None: the run has no flow.
+
+    Args:
+        config: the run.
+        chosen: a sampler in place of the run's own; None: its own.
+    """
     if config.flow is None:
         return None
     assert isinstance(config.sample, ImageSample | PointSample)
     flow, sample = config.flow, config.sample
-    return Composition(flow.coupling, flow.path, flow.target, flow.objective, sample.sampler, sample.controls)
+    drawn_by = sample.sampler if chosen is None else chosen
+    return Composition(flow.coupling, flow.path, flow.target, flow.objective, drawn_by, sample.controls)

@@ -3,6 +3,7 @@
 from moe.files import FileError
 from moe.placement.placement import Placement, objective_of
 from trainer.config.constraints.adapters import check_adapters
+from trainer.config.constraints.adjoint_matching import caution_of_guidance, check_adjoint_matching
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.buckets import check_buckets
 from trainer.config.constraints.causal import check_causal
@@ -15,14 +16,16 @@ from trainer.config.constraints.drawing import check_drawing, stale_grids
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
+from trainer.config.constraints.mixture import check_mixture
 from trainer.config.constraints.objective import check_objective
 from trainer.config.constraints.one_step import check_one_step
 from trainer.config.constraints.pairing import check_pairing, check_source, check_times
+from trainer.config.constraints.policy import check_policy
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import WebDatasetConfig, accumulation_steps
+from trainer.data import WebDatasetConfig, accumulation_steps, parts_of
 
 
 def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:
@@ -53,12 +56,15 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_context(config)
     check_buckets(config)
     check_examples(config)
+    check_mixture(config)
     check_drawing(config, world_size)
     check_dispatch(config)
     check_profile(config)
     check_pairing(config)
     check_source(config)
     check_distillation(config)
+    check_adjoint_matching(config)
+    check_policy(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch
@@ -148,8 +154,13 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     Returns:
         At most one line for each such thing.
     """
-    streams = config.data.caution(layout.data_parallel) if isinstance(config.data, WebDatasetConfig) else None
-    lines = [line for line in (caution(config), stale_grids(config), streams) if line is not None]
+    tars = (part for part in parts_of(config.data) if isinstance(part, WebDatasetConfig))
+    streams = next((line for part in tars if (line := part.caution(layout.data_parallel)) is not None), None)
+    lines = [
+        line
+        for line in (caution(config), stale_grids(config), caution_of_guidance(config), streams)
+        if line is not None
+    ]
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return lines

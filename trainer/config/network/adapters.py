@@ -1,6 +1,5 @@
 """Adapters: small trained matrices beside the frozen ones of another run."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -48,16 +47,25 @@ class RoutedAdaptersConfig(_Adapters):
 
     kind: Literal["routed"] = "routed"
     tasks: PositiveInt | None = None
-    """Tasks; null: the parts of data of kind mixture."""
+    """Tasks that have weights of their own; null: one for each source of data of kind mixture, 1 for other data."""
     modules: PositiveInt = 8
     """Pairs of A and B in each layer."""
     heads: PositiveInt = 8
     """Slices of a layer's input and output that are routed on their own; 1 is Polytropon."""
-    init_from: Path | None = None
-    """A run with routed adapters, whose modules this run starts with; its tasks may be others."""
+    init_from: RunReference | None = None
+    """A run with routed adapters on the same base, whose modules this run starts with, for tasks of its own; null: the
+    modules are drawn."""
     mode: Literal["all", "routing", "mean"] = "all"
     """What is trained: modules and routing (MHR), the routing alone (MHR-z), or the mean module without routing
-    (MHR-mu)."""
+    (MHR-mu), which then is a low-rank adapter."""
+
+    @model_validator(mode="after")
+    def _modes_begin_with_modules(self) -> "RoutedAdaptersConfig":
+        if self.mode != "all" and self.init_from is None:
+            raise ValueError(f"init_from: null with mode {self.mode}, which begins with the modules of a run; name one")
+        if self.mode == "mean" and self.tasks is not None:
+            raise ValueError(f"tasks: {self.tasks} with mode mean, which has one adapter for all; leave them out")
+        return self
 
 
 AdaptersConfig = Annotated[LowRankAdaptersConfig | RoutedAdaptersConfig, Field(discriminator="kind")]

@@ -13,6 +13,8 @@ from trainer.config.network.sizes import check_heads, check_image, check_vector,
 class SegmentNetworkConfig(NetworkConfig):
     """Settings of a network some of whose blocks exist once for each of equal parts of the time from 0 to 1."""
 
+    task_kinds = ("flow",)
+
     if TYPE_CHECKING:
 
         @property

@@ -43,6 +43,7 @@ class CausalTransitionConfig(NetworkConfig):
     sample_kinds = ("images", "points")
     takes_images = True
     objective_kinds = ("causal_transition",)
+    task_kinds = ("flow",)
     no_compilation = "a causal_transition network reads another number of kept tokens at each call that draws"
     no_mixture = (
         "the experts of a causal network would be chosen by routers that see the whole batch, tokens that come later "

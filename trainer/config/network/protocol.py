@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -67,7 +67,7 @@ class NetworkConfig(Section):
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
-    task_kinds: ClassVar[tuple[str, ...]] = ("flow",)
+    task_kinds: ClassVar[tuple[str, ...]] = ("flow", "grpo", "adjoint_matching")
     """The kinds of task that it can learn, the default first."""
     objective_kinds: ClassVar[tuple[str, ...]] = ()
     """The kinds of objective that train it, the default first, which train no other network; empty: those that train
@@ -117,6 +117,15 @@ class NetworkConfig(Section):
     def new_parameters(self) -> tuple[str, ...]:
         """What the names of parameters begin with that `init_from` need not have."""
         return ()
+
+    def fitted(self, task: Any) -> Self:
+        """These settings with what they take over from the task of the run, which a file does not say twice.
+
+        Args:
+            task: its section, a :class:`trainer.config.task.TaskSettings` or a class of a user's.
+        """
+        del task
+        return self
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
         """Widths that ranks divide among them under `parallel.tensor`, by the field that sets them; empty: it cannot.

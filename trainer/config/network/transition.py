@@ -31,6 +31,7 @@ class TransitionNetworkConfig(NetworkConfig):
     """Of a sampler that follows a velocity."""
 
     objective_kinds = ("transition",)
+    task_kinds = ("flow",)
 
     def sample_multiply_adds(
         self,

@@ -3,13 +3,20 @@
 from typing import Annotated, ClassVar, Literal
 
 from moe.validation.own_class import KindOrClass, OwnClass
-from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.adjoint_matching import AdjointMatchingConfig
+from trainer.config.task.grpo import GRPOConfig
+from trainer.config.task.protocol import Base, Calls, TaskSettings
+from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 
 class FlowTaskConfig(TaskSettings):
     """The field of a flow, put together from the parts in the section ``flow``."""
 
     kind: Literal["flow"] = "flow"
+    base: Base = None
+    """A run that this one goes on from; its folder will do. The sections model, moe, flow, data and sample are those of
+    its newest checkpoint where they are not written here, and the network begins with its averaged weights, or adapts
+    them where `model.adapters` names no other base. null: the run begins on its own."""
 
 
 class NextTokenTaskConfig(TaskSettings):
@@ -31,16 +38,27 @@ class OwnTask(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("run",)
 
 
-AnyTaskConfig = FlowTaskConfig | NextTokenTaskConfig | ReconstructionTaskConfig | OwnTask
+AnyTaskConfig = (
+    FlowTaskConfig
+    | GRPOConfig
+    | AdjointMatchingConfig
+    | NextTokenTaskConfig
+    | ReconstructionTaskConfig
+    | TrajectoryBalanceTaskConfig
+    | OwnTask
+)
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 
 __all__ = [
+    "AdjointMatchingConfig",
     "AnyTaskConfig",
     "Calls",
     "FlowTaskConfig",
+    "GRPOConfig",
     "NextTokenTaskConfig",
     "OwnTask",
     "ReconstructionTaskConfig",
     "TaskConfig",
     "TaskSettings",
+    "TrajectoryBalanceTaskConfig",
 ]

@@ -1,9 +1,15 @@
 """What a run has to know of its task before it is built."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
+from pydantic import Field
+
+from moe.validation.run_reference import RunReference
 from moe.validation.section import Section
+
+Base = Annotated[RunReference | None, Field(exclude_if=lambda base: base is None)]
+"""None is not written: runs from before there were any keep their identity."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,11 @@ class Calls:
 
 class TaskSettings(Section):
     """Settings of a task. A class of its own for each task says what differs from the defaults here."""
+
+    weighs: ClassVar[bool] = False
+    """Whether what a loss is computed from has weights, whose mean over all ranks is 1."""
+    replays: ClassVar[bool] = False
+    """Whether the routers of a loss choose what those of its rollouts chose, see `moe.router.replay`."""
 
     @property
     def passes(self) -> int:

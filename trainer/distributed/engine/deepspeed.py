@@ -22,6 +22,7 @@ from torch import Tensor
 from moe.layer import PlacedMoELayer
 from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
+from trainer.config.optim import OptimConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.deepspeed_memory import prepare, without_copies
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
@@ -35,8 +36,10 @@ from trainer.distributed.engine.deepspeed_state import (
     use_weights,
 )
 from trainer.distributed.engine.deepspeed_step import take_zero_step
+from trainer.distributed.engine.deepspeed_trace import unordered
 from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import STATE, StepOutcome
+from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
 from trainer.distributed.groups import group_names
 from trainer.model.bare import is_bare
 from trainer.model.network import Network
@@ -66,6 +69,7 @@ class DeepSpeedEngine:
         self._has_experts = config.moe is not None
         self._tensor_parallel = layout.tensor_parallel
         self._clip_norm = config.optim.clip_norm
+        self._has_learned = False
         if self._has_experts:
             mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
         self._moe_layers = [layer for layer in module.modules() if isinstance(layer, PlacedMoELayer)]
@@ -76,7 +80,7 @@ class DeepSpeedEngine:
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
         optimizer = torch.optim.AdamW(
-            self._parameter_groups(),
+            self._parameter_groups(config.optim),
             lr=config.optim.lr,
             betas=config.optim.betas,
             weight_decay=config.optim.weight_decay,
@@ -98,14 +102,14 @@ class DeepSpeedEngine:
 
     def backward(self, loss: Tensor) -> None:
         """See the protocol."""
+        self._has_learned = True
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
 
     def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
         """See the protocol."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self._optimizer, lr)
         if self._stage > 0:
             return take_zero_step(self._engine, self._stage, objection)
         gradients, norm = self._gradients()
@@ -128,7 +132,8 @@ class DeepSpeedEngine:
         """See the protocol."""
         self.module.eval()
         try:
-            yield
+            with unordered(self._optimizer) if self._stage == 3 and not self._has_learned else nullcontext():
+                yield
         finally:
             if self._stage == 3:  # it keeps some gathered weights for the next pass, which may have others by then
                 self._optimizer.empty_partition_cache()
@@ -184,10 +189,11 @@ class DeepSpeedEngine:
     def _stack_of(self, shard: Shard) -> NamedParameter:
         return next(named for named in self._named if named.stack is not None and shard.name in named.stack.names)
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
+    def _parameter_groups(self, optim: OptimConfig) -> list[dict[str, Any]]:
+        groups = groups_of_equal_rate(self._named, optim)
         if not self._has_experts:
-            return [{"params": [named.parameter for named in self._named]}]
-        everything = {"params": [named.parameter for named in self._named], "name": "parameters"}
+            return groups
+        everything = [{**group, "name": f"parameters {number}"} for number, group in enumerate(groups)]
         found = split_params_into_different_moe_groups_for_optimizer(everything)
         return [group for group in found if group["params"]]  # one is empty if the first stack exceeds DeepSpeed's size
 

@@ -18,6 +18,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
+from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
 from trainer.distributed.groups import group_names
 from trainer.model.bare import is_bare
 from trainer.model.network import Network
@@ -64,7 +65,7 @@ class FSDPEngine:
         self._named = named_parameters(module)
         self._parts_group = parallel_state.get_tensor_model_parallel_group() if layout.tensor_parallel > 1 else None
         self._optimizer = torch.optim.AdamW(
-            [named.parameter for named in self._named],
+            groups_of_equal_rate(self._named, config.optim),
             lr=config.optim.lr,
             betas=config.optim.betas,
             weight_decay=config.optim.weight_decay,
@@ -90,8 +91,7 @@ class FSDPEngine:
         if outcome.taken:
             if self._clip_norm is not None and norm > self._clip_norm:
                 torch._foreach_mul_(gradients, self._clip_norm / (norm + 1e-6))
-            for group in self._optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(self._optimizer, lr)
             self._optimizer.step()
         self._optimizer.zero_grad()
         self._micro = 0

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from rich.console import Console
 
 from moe.files import replacing
+from moe.validation.run_reference import ReferenceConfig
 from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import measured
 from trainer.evaluation.steps.page import steps_page
 from trainer.evaluation.steps.table import grids_table
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.reference import Reference
 from trainer.sampling.steps.fine import times_of

@@ -1,7 +1,7 @@
 """The JSON Schema of a run configuration, from which editors complete and :mod:`trainer.experiment.keys` prints.
 
 It takes what the loader takes: a section may leave out its kind, whatever has a default, and what the files that it
-names say; a configuration with stages may leave to them what it likes.
+names say; a configuration with stages may leave to them what it likes, and one with a base to that run.
 """
 
 import re
@@ -27,6 +27,8 @@ Node = dict[str, Any]
 
 DOCUMENT = f"#/$defs/{RunConfig.__name__}"
 """The sections of a configuration, each of which may be left out."""
+GOES_ON: Node = {"required": ["task"], "properties": {"task": {"type": "object", "required": ["base"]}}}
+"""A configuration that may leave out what its base says."""
 REQUESTS: dict[str, type[BaseModel]] = {"pairs": PairsRequest, "fit-path": FitRequest, "steps": StepsRequest}
 """What a stage that trains nothing is asked, by its verb."""
 ASKED: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
@@ -60,7 +62,7 @@ def run_schema() -> Node:
         "type": "object",
         "properties": {**properties, "stages": _stages()},
         "additionalProperties": False,
-        "if": {"required": ["stages"]},
+        "if": {"anyOf": [{"required": ["stages"]}, GOES_ON]},
         "then": {"required": ["run"]},
         "else": whole,
         "$defs": dict(sorted(definitions.items())),
@@ -206,9 +208,12 @@ def _with_kinds(node: Any) -> Any:
 
 
 def _or_class(node: Node) -> Node:
-    """A node, or a section that names a class of the user's and holds whatever settings it takes; so in a list."""
+    """A node, or a section that names a class of the user's and holds its settings; so in a list or a mapping."""
     if node.get("type") == "array":
         return {**node, "items": _or_class(node["items"])}
+    if "patternProperties" in node:
+        named = {pattern: _or_class(inner) for pattern, inner in node["patternProperties"].items()}
+        return {**node, "patternProperties": named}
     outer = {key: node[key] for key in ("default", "description") if key in node}
     inner = {key: value for key, value in node.items() if key not in outer}
     own = {

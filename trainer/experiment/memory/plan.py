@@ -1,5 +1,8 @@
 """From a configuration to what its engine holds."""
 
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -46,12 +49,13 @@ def engine_memory(
             bucket_elements=engine.bucket_elements,
             copies_input=copies_input,
         )
-    partitions = _partitions(layout, recording)
+    rates = [config.optim.rate_of(one.name) for one in parameters]
+    partitions = _partitions(layout, recording, rates)
     return ZeroMemory(
         stage=engine.zero_stage,
         partitions=partitions,
         ranks=_fullest(layout, partitions),
-        owner=_owner(recording, partitions),
+        owner=_owner(recording, partitions, rates),
         element_bytes=element_bytes,
         sum_bytes=sum_bytes,
         bucket_elements=engine.bucket_elements,
@@ -59,26 +63,28 @@ def engine_memory(
     )
 
 
-def _partitions(layout: Layout, recording: Recording) -> tuple[Partition, ...]:
-    dense, experts = ([one.size for one in recording.parameters if one.is_expert == are] for are in (False, True))
+def _partitions(layout: Layout, recording: Recording, rates: Sequence[float]) -> tuple[Partition, ...]:
     num_ranks = {"data": layout.data_parallel, "expert_data": layout.expert_data_parallel}
-    return tuple(Partition(group=group, num_ranks=num_ranks[group.group]) for group in optimizer_groups(dense, experts))
+    rated = list(zip(recording.parameters, rates, strict=True))
+    dense, experts = ([(one.size, rate) for one, rate in rated if one.is_expert == are] for are in (False, True))
+    groups = optimizer_groups(
+        [size for size, _ in dense],
+        [size for size, _ in experts],
+        [rate for _, rate in dense],
+        [rate for _, rate in experts],
+    )
+    return tuple(Partition(group=group, num_ranks=num_ranks[group.group]) for group in groups)
 
 
-def _owner(recording: Recording, partitions: tuple[Partition, ...]) -> tuple[tuple[int, int], ...]:
+def _owner(
+    recording: Recording, partitions: tuple[Partition, ...], rates: Sequence[float]
+) -> tuple[tuple[int, int], ...]:
     """Partition of each parameter, and its index there."""
-    names = {
-        kind: iter(
-            [
-                (index, place)
-                for index, partition in enumerate(partitions)
-                if (partition.group.group == "expert_data") == kind
-                for place in range(len(partition.group.sizes))
-            ]
-        )
-        for kind in (False, True)
-    }
-    return tuple(next(names[one.is_expert]) for one in recording.parameters)
+    free: dict[tuple[bool, float], deque[tuple[int, int]]] = defaultdict(deque)
+    for index, partition in enumerate(partitions):
+        group = partition.group
+        free[group.group == "expert_data", group.rate] += [(index, place) for place in range(len(group.sizes))]
+    return tuple(free[one.is_expert, rate].popleft() for one, rate in zip(recording.parameters, rates, strict=True))
 
 
 def _fullest(layout: Layout, partitions: tuple[Partition, ...]) -> tuple[int, ...]:

@@ -11,9 +11,13 @@ from matplotlib.ticker import MaxNLocator
 from moe.report.figures import STYLE, to_svg
 from trainer.observe.metrics import Record
 
+COLORS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#000000")
+HELD_OUT = "held_out_loss_"
+"""What names of the held-out losses of sources begin with."""
+
 
 def loss_curves(records: Sequence[Record]) -> str:
-    """Draws training loss, held-out loss and learning rate over the steps.
+    """Draws training loss, held-out loss and learning rate over the steps; of a mixture, also those of its sources.
 
     Args:
         records: of a metrics.jsonl, at least one.
@@ -26,12 +30,28 @@ def loss_curves(records: Sequence[Record]) -> str:
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         _line(losses, records, "loss", color="#9aa5b1", linewidth=1.2, label="training")
         _line(losses, records, "held_out_loss", color="#0072b2", marker="o", markersize=4, label="held out, averaged")
+        sources = sources_in(records)
+        for number, name in enumerate(sources):
+            color = COLORS[number % len(COLORS)]
+            _line(losses, records, f"loss_{name}", color=color, linewidth=0.7, alpha=0.4)
+            _line(losses, records, f"held_out_loss_{name}", color=color, linestyle="--", linewidth=1.2, label=name)
         losses.set(ylabel="loss", ylim=(0, None))
-        losses.legend(frameon=False)
+        losses.legend(frameon=False, **({"fontsize": "small", "ncols": 2} if sources else {}))
         _line(rates, records, "lr", color="#d55e00", linewidth=1.2)
         rates.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
         rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         return to_svg(figure)
+
+
+def sources_in(records: Sequence[Record]) -> list[str]:
+    """The names of the sources of a mixture whose held-out losses a run has measured, in the order of the alphabet.
+
+    Args:
+        records: of a metrics.jsonl.
+    """
+    return sorted(
+        {name.removeprefix(HELD_OUT) for record in records for name in record.values if name.startswith(HELD_OUT)}
+    )
 
 
 def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Sequence[float]) -> str:

@@ -1,7 +1,9 @@
 """The part about a simulation: how long a step takes on a fabric, by transport."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from moe.collective_trace import PHASES, ROLLOUT
 from moe.report.page import Block, Figure, Section, Table
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.simulation import Simulation
@@ -9,6 +11,7 @@ from trainer.experiment.report.simulation import Simulation
 NS_PER_MS = 1e6
 _PICTURES = (
     ("completion.svg", "When the last message has arrived, by transport."),
+    ("phases.svg", "What a step spends on rollouts, by which it collects what it learns from, and on learning."),
     ("operations.svg", "Time that a rank spends in the collectives of each operation, waiting for others included."),
     ("links.svg", "How busy every link of the fabric is, with the slowest and the fastest transport."),
     ("queues.svg", "Longest queue at any switch, as the time that its link needs to send it."),
@@ -51,6 +54,10 @@ def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Pa
     columns = ("transport", "level", "mean ms", "over seeds, ms", "x bound", "longest queue, MB", "reordered packets")
     caption = "Time of one step. Lossless fabric without congestion control; the bound holds for every transport."
     blocks.append(Table(columns, cells, caption))
+    rollouts = Rollouts.of(simulation)
+    if rollouts is not None:
+        blocks.append(rollouts.table)
+        rows.append((f"rollouts in the simulated step, {rollouts.transport}", rollouts.shares))
     hops = max(run.packet_hops for run in simulation.runs)
     amount = "one step" if steps == 1 else f"{steps} steps, one after the other,"
     text = f"The collectives of {amount} replayed in program order, at most {hops:,} packet-hops a run."
@@ -74,6 +81,10 @@ def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Pa
         facts.append(("ecmp behind ethereal", f"{behind:+.0%}", f"on the {where}"))
         finding = f"on the simulated fabric ecmp is {behind:.0%} behind ethereal on the {where}{aside}"
         finding = finding if behind > 0 else "on the simulated fabric ecmp is not behind ethereal"
+    if rollouts is not None:
+        facts.append(("Rollouts", f"{rollouts.time:.0%}", "of the simulated step's time"))
+        said = f"rollouts take {rollouts.shares} of the simulated step"
+        finding = f"{finding}; {said}" if finding else said
     if of_the_run:
         return Part(rows, facts, [Section("The step on the fabric", blocks, text)], finding)
     ranks = max((collective.ranks for collective in simulation.collectives), default=0)
@@ -81,3 +92,54 @@ def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Pa
     remark = f"This is not the run above: the traffic of another one{size}, to show what a fabric does to it. {text}"
     rows = [(f"another run, {name}", value) for name, value in rows]
     return Part(rows, [], [Section(f"On a fabric: another run{size}", blocks, remark)])
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What the rollouts of simulated steps take, with the transport that completes first.
+
+    Attributes:
+        transport: its name.
+        time: share of the time, 0 to 1.
+        payload: share of the bytes, 0 to 1.
+        table: time and bytes of each phase.
+    """
+
+    transport: str
+    time: float
+    payload: float
+    table: Table
+
+    @classmethod
+    def of(cls, simulation: Simulation) -> "Rollouts | None":
+        """Adds up the phases of a simulation; None: it has no rollouts, or does not tell of phases."""
+        payloads = simulation.phase_bytes()
+        if ROLLOUT not in payloads:
+            return None
+        packets = [name for name, runs in simulation.by_transport().items() if runs[0].engine != "fluid"]
+        transport = min(packets or simulation.by_transport(), key=simulation.mean_completion_ns)
+        times = simulation.phase_times_ns(transport)
+        whole, payload = sum(times.values()) or 1.0, sum(payloads.values()) or 1
+        order = [*(phase for phase in PHASES if phase in payloads), *sorted(payloads.keys() - set(PHASES))]
+        steps = simulation.steps
+        cells = [
+            (
+                phase,
+                f"{times[phase] / NS_PER_MS / steps:.3f}",
+                f"{times[phase] / whole:.1%}",
+                f"{payloads[phase] / 1e6 / steps:,.1f}",
+                f"{payloads[phase] / payload:.1%}",
+            )
+            for phase in order
+        ]
+        caption = (
+            f"Phases of one step under {transport}. Rollouts are calls of the network by which a step collects what it "
+            "learns from; each collective counts from the end of the one before it."
+        )
+        columns = ("phase", "ms", "of the time", "MB", "of the bytes")
+        return cls(transport, times[ROLLOUT] / whole, payloads[ROLLOUT] / payload, Table(columns, cells, caption))
+
+    @property
+    def shares(self) -> str:
+        """Both shares in words."""
+        return f"{self.time:.1%} of the time and {self.payload:.1%} of the bytes"

@@ -7,11 +7,11 @@ from moe.files import FileError
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
 from moe.report.page import Block, Figure, Section, Table
+from moe.validation.run_reference import ReferenceConfig
 from trainer.evaluation.steps.charts import errors_chart
 from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.reference import Reference
 from trainer.sampling.searched import check_made_of

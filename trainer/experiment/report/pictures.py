@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from moe.files import FileError
 from moe.report.page import Block, Figure, Link, Section, Table
+from moe.validation.run_reference import ReferenceConfig
 from trainer.evaluation.editing.pictures import edit_grid
 from trainer.evaluation.restoration.figures import power
 from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
-from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.editing.files import PictureEdits
 from trainer.sampling.editing.plan import planned
 from trainer.sampling.editing.request import OWN, EditRequest

@@ -59,7 +59,7 @@ class SimulatedCollective(BaseModel):
         group: name of the process group, or None.
         ranks: members.
         step: optimiser step, or None.
-        phase: forward, backward or optimizer, or None.
+        phase: rollout, forward, backward or optimizer, or None.
         layer: model block, or None.
         bytes: payload of all its messages.
         start_ns: when the first member came to it, ns.
@@ -194,6 +194,31 @@ class Simulation(BaseModel):
             if (collective.transport, collective.op) == (transport, op)
         ]
         return sum(times) / len(self.by_transport()[transport])
+
+    def phase_times_ns(self, transport: str) -> dict[str, float]:
+        """Time of each phase of all steps, ns, mean over the seeds of a transport; empty where the folder has none.
+
+        A collective takes from the end of the one before it to its own end, with the compute in between, so that the
+        phases add up to the end of the last collective.
+        """
+        times: dict[str, float] = defaultdict(float)
+        for run in self.by_transport()[transport]:
+            ended = 0.0
+            for one in sorted(self._of(run), key=lambda one: (one.end_ns, one.collective)):
+                times[one.phase or "other"] += one.end_ns - ended
+                ended = one.end_ns
+        return {phase: time / len(self.by_transport()[transport]) for phase, time in times.items()}
+
+    def phase_bytes(self) -> dict[str, int]:
+        """Payload of each phase of all steps."""
+        payloads: dict[str, int] = defaultdict(int)
+        for one in self._of(self.runs[0]):
+            payloads[one.phase or "other"] += one.bytes
+        return dict(payloads)
+
+    def _of(self, run: SimulatedRun) -> list[SimulatedCollective]:
+        """The collectives of a run."""
+        return [one for one in self.collectives if (one.transport, one.seed) == (run.transport, run.seed)]
 
     def behind(self, transport: str, other: str, op: str) -> float | None:
         """How much longer a transport spends in an operation than another, as a part of the other's time.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moe.report.page import Block, Figure, Listing, Section, Table
 from trainer.evaluation.judgement_file import compared, headline, read_judgement
-from trainer.experiment.report.curves import loss_curves
+from trainer.experiment.report.curves import HELD_OUT, loss_curves, sources_in
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles
 from trainer.observe.metrics import Record
@@ -31,6 +31,8 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
         loss = f"{held_out[-1].values['held_out_loss']:.4f}"
         rows.append(("held-out loss", loss))
         facts.append(("Held-out loss", loss, f"averaged weights, step {held_out[-1].step:,}"))
+        of_sources = sources_in(held_out[-1:])
+        rows += [(f"held-out loss of {name}", f"{held_out[-1].values[HELD_OUT + name]:.4f}") for name in of_sources]
         bits = held_out[-1].values.get("held_out_bits_per_byte")
         if bits is not None:
             rows.append(("bits a held-out byte", f"{bits:.3f}"))

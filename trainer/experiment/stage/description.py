@@ -18,7 +18,7 @@ from trainer.experiment.memory.table import memory_table, summary
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.observe.units import scaled
-from trainer.sampling.reference import Reference, references_of
+from trainer.sampling.reference import Reference, held_by
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
 from trainer.training.preflight import preflight
@@ -52,7 +52,7 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     teacher = describe_teacher(config)
     if teacher is not None:
         console.print(teacher, soft_wrap=True)
-    for reference in references_of(config).values():
+    for reference in held_by(config).values():
         console.print(Reference.of_run(reference).describe(), soft_wrap=True)
     console.print(_origin(checked.newest, config.optim.steps), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from trainer.config.merging import merged
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage
-from trainer.experiment.stage.sections import filled, merged
+from trainer.experiment.stage.sections import filled
 from trainer.flow.path.table import read_table
 from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to, without_path
 

@@ -1,20 +1,10 @@
-"""The sections of a configuration with stages: how a stage changes them, and folders beside each other in them."""
+"""The sections of a configuration with stages: folders beside each other in them."""
 
 from pathlib import Path
 from typing import Any
 
 BASE = "{run.dir}"
 """Stands in a string for the folder of all stages together."""
-
-
-def merged(document: Any, changes: Any) -> Any:
-    """A document with some values changed; a section of another kind replaces the one before."""
-    if not isinstance(document, dict) or not isinstance(changes, dict):
-        return changes
-    if any(name in changes and changes[name] != document.get(name) for name in ("kind", "class")):
-        return changes
-    changed = {key: merged(document[key], value) if key in document else value for key, value in changes.items()}
-    return {**document, **changed}
 
 
 def filled(value: Any, base: str) -> Any:

@@ -104,9 +104,17 @@ def quantities_of(config: sampler.AnyConfig) -> tuple[Quantity, ...]:
 def follows_score(config: sampler.AnyConfig) -> bool:
     """Whether a sampler adds noise, which it balances by a drift along the score."""
     match innermost(config):
+        case sampler.EulerMaruyamaConfig(diffusion=sampler.FlowGRPODiffusion() | sampler.MemorylessDiffusion()):
+            return True
         case sampler.EulerMaruyamaConfig(diffusion=diffusion) | sampler.StochasticHeunConfig(diffusion=diffusion):
             return any(diffusion)
     return False
+
+
+def is_memoryless(config: sampler.AnyConfig) -> bool:
+    """Whether the states that a sampler ends at are independent of those that it starts at."""
+    chosen = innermost(config)
+    return isinstance(chosen, sampler.EulerMaruyamaConfig) and isinstance(chosen.diffusion, sampler.MemorylessDiffusion)
 
 
 def evaluates_at_the_data(config: sampler.AnyConfig) -> bool:

@@ -15,6 +15,7 @@ from trainer.flow.composition.parts import (
     has_one_step_map,
     innermost,
     is_independent,
+    is_memoryless,
     quantities_of,
 )
 from trainer.flow.target.conversion import determines
@@ -187,6 +188,12 @@ def _noise_for_every_state(composition: Composition) -> str | None:
     return None
 
 
+def _straight_without_memory(composition: Composition) -> str | None:
+    if not is_memoryless(composition.sampler) or composition.path == path.LinearConfig():
+        return None
+    return "its noise is memoryless, which is written for the straight path that ends at the data alone"
+
+
 def _velocity_to_change(composition: Composition) -> str | None:
     if not composition.controls:
         return None
@@ -225,6 +232,7 @@ RULES = (
     Rule(("sampler", "objective"), _trained_head),
     Rule(("sampler", "target", "path"), _followed_quantities),
     Rule(("sampler", "coupling", "path"), _score_as_drift),
+    Rule(("sampler", "path"), _straight_without_memory),
     Rule(("objective", "path"), _straight_to_the_data),
     Rule(("objective", "target"), _mean_velocity),
     Rule(("sampler", "coupling"), _fresh_noise),

@@ -13,7 +13,7 @@ from moe.validation.section import Section
 from trainer.flow import cost
 from trainer.flow.condition import Condition
 from trainer.flow.control.protocol import Control, ControlInputs, Controlled
-from trainer.flow.cost import RunningCost
+from trainer.flow.cost import RunningCost, differentiable_values
 from trainer.flow.sampler.protocol import Field
 
 
@@ -99,18 +99,7 @@ class AlongCost(Controlled):
     def _gradient(self, x: Tensor, t: Tensor) -> Tensor:
         with torch.enable_grad():
             state = x.detach().requires_grad_()
-            values = self.cost(state, t, self.condition)
-            name = type(self.cost).__name__
-            if values.shape != (len(x),):
-                raise ValueError(
-                    f"cost: {name} returns the shape {tuple(values.shape)} for {len(x)} examples; return one value for "
-                    f"each, ({len(x)},)"
-                )
-            if not values.requires_grad:
-                raise ValueError(
-                    f"cost: {name} does not depend on the state by operations that torch differentiates; compute it "
-                    "from x without detach, numpy or no_grad"
-                )
+            values = differentiable_values(self.cost, state, t, self.condition)
             (gradient,) = torch.autograd.grad(values.sum(), state, allow_unused=True, materialize_grads=True)
         return gradient
 

@@ -10,6 +10,7 @@ from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.cost.attention import AttentionConfig, AttentionCost
 from trainer.flow.cost.protocol import RunningCost
 from trainer.flow.cost.separation import divergence, separation_cost
+from trainer.flow.cost.values import differentiable_values
 from trainer.flow.own import OwnCost
 
 AnyConfig = AttentionConfig | OwnCost
@@ -41,6 +42,7 @@ __all__ = [
     "OwnCost",
     "RunningCost",
     "build",
+    "differentiable_values",
     "divergence",
     "separation_cost",
 ]

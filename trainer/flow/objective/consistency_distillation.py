@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
+from moe.validation.run_reference import ReferenceConfig
 from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.passes import at_points, not_learning
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.teacher_step import TeacherStep
 from trainer.flow.path.protocol import PathSample
-from trainer.flow.reference import ReferenceConfig
 
 
 class ConsistencyDistillationConfig(Section):

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from moe.validation.run_reference import ReferenceConfig
 from moe.validation.section import Section
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
@@ -15,7 +16,6 @@ from trainer.flow.objective.passes import Point, at_points, not_learning
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.teacher_step import TeacherStep
 from trainer.flow.path.protocol import PathSample
-from trainer.flow.reference import ReferenceConfig
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LEAST_NORM = 0.1

@@ -1,6 +1,77 @@
-"""Rewards of drawn examples: the protocol, its implementations, their configuration, `build`."""
+"""Rewards of drawn examples: the protocol, its implementations, their configuration, `build`.
 
+reward = build(config, RewardInputs(shape=(1, 8, 8), num_classes=10, labelled=read, seed=0))
+rewards = reward(examples, condition)  # [B]
+"""
+
+from typing import Annotated
+
+from moe.validation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnReward
+from trainer.flow.reward.checked import CheckedReward
+from trainer.flow.reward.classifier import Classifier, ClassifierConfig, fitted
+from trainer.flow.reward.distance import Distance, DistanceConfig, target_of
+from trainer.flow.reward.ink import Ink, InkConfig
 from trainer.flow.reward.protocol import Reward, RewardInputs
 
-__all__ = ["OwnReward", "Reward", "RewardInputs"]
+AnyConfig = InkConfig | DistanceConfig | ClassifierConfig | OwnReward
+Config = Annotated[AnyConfig, KindOrClass()]
+
+
+def build(config: AnyConfig, inputs: RewardInputs) -> CheckedReward:
+    """Returns the reward that `config.kind` or `config.class` names, held to the protocol in every call.
+
+    Args:
+        config: its settings.
+        inputs: what it may be built from.
+
+    Raises:
+        FileError: a picture cannot be read.
+        ValueError: it does not fit the examples, or a user's class refuses its settings.
+    """
+    return CheckedReward(_built(config, inputs), config.kind, differentiable=is_differentiable(config))
+
+
+def is_differentiable(config: AnyConfig) -> bool:
+    """Whether a reward has a gradient in the examples; a class of a user's may say ``differentiable = False``.
+
+    Args:
+        config: its settings.
+    """
+    return not isinstance(config, OwnReward) or bool(getattr(config.imported(), "differentiable", True))
+
+
+def _built(config: AnyConfig, inputs: RewardInputs) -> Reward:
+    match config:
+        case InkConfig():
+            return Ink(config)
+        case DistanceConfig():
+            return Distance(target_of(config, inputs))
+        case ClassifierConfig():
+            return fitted(config, inputs)
+        case OwnReward():
+            return build_own(
+                config,
+                shape=inputs.shape,
+                num_classes=inputs.num_classes,
+                labelled=inputs.labelled,
+                seed=inputs.seed,
+            )
+
+
+__all__ = [
+    "AnyConfig",
+    "CheckedReward",
+    "Classifier",
+    "ClassifierConfig",
+    "Config",
+    "Distance",
+    "DistanceConfig",
+    "Ink",
+    "InkConfig",
+    "OwnReward",
+    "Reward",
+    "RewardInputs",
+    "build",
+    "is_differentiable",
+]

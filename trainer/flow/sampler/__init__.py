@@ -12,6 +12,7 @@ from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField
 from trainer.flow.sampler.diffusion import (
     FlowGRPODiffusion,
+    MemorylessDiffusion,
     build_diffusion,
     flow_grpo_diffusion,
     linear_diffusion,
@@ -19,6 +20,7 @@ from trainer.flow.sampler.diffusion import (
 from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
 from trainer.flow.sampler.gaussian_step import GaussianStep, mean_log_density
 from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
+from trainer.flow.sampler.memoryless import Ancestral, Memoryless
 from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
 from trainer.flow.sampler.renoise import Renoise, RenoiseConfig
@@ -48,6 +50,10 @@ def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
             return Dopri5(config.rtol, config.atol)
         case FirstOrderConfig():
             return FirstOrder(path)
+        case EulerMaruyamaConfig(diffusion=MemorylessDiffusion(step="ancestral")):
+            return Ancestral()
+        case EulerMaruyamaConfig(diffusion=MemorylessDiffusion(floor=floor)):
+            return Memoryless(floor)
         case EulerMaruyamaConfig():
             return EulerMaruyama(build_diffusion(config.diffusion))
         case StochasticHeunConfig():
@@ -196,6 +202,7 @@ def _equal(steps: int) -> Tensor:
 
 
 __all__ = [
+    "Ancestral",
     "AnyConfig",
     "CausalTransitionConfig",
     "CausalTransitionSampler",
@@ -213,6 +220,8 @@ __all__ = [
     "GaussianStep",
     "Heun",
     "HeunConfig",
+    "Memoryless",
+    "MemorylessDiffusion",
     "OwnSampler",
     "Renoise",
     "RenoiseConfig",

@@ -51,7 +51,24 @@ class StochasticHeunConfig(GridConfig):
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 
 
-class _StochasticStep(FixedStep):
+def noise_of_steps(x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
+    """The standard normal draws [B, *D] of each step of a random sampler; None: it ends at t = 0 or t = 1.
+
+    Args:
+        x_init: [B, *D] the first states, whose shape and type the draws have.
+        times: [T] the grid.
+        keys: int64 [B] of the examples; the draws of a step are a function of them and of its number.
+
+    Raises:
+        ValueError: there are no keys.
+    """
+    if keys is None:
+        raise ValueError("keys: None, and this sampler draws noise; give one for each example")
+    for number, time in enumerate(times[1:].tolist()):
+        yield None if time in (0.0, 1.0) else keyed_normal(x_init, keys, number)
+
+
+class StochasticStep(FixedStep):
     """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
 
     Each has the marginals of dX = v dt for every e(t) of 0 or more. A step that ends at t = 0 or t = 1 has no noise and
@@ -69,23 +86,16 @@ class _StochasticStep(FixedStep):
         """See `FixedStep.noisy_step`."""
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-        """See `FixedStep.noise`; the draws of a step are a function of the keys of the examples and its number.
-
-        Raises:
-            ValueError: there are no keys.
-        """
-        if keys is None:
-            raise ValueError("keys: None, and this sampler draws noise; give one for each example")
-        for number, time in enumerate(times[1:].tolist()):
-            yield None if time in (0.0, 1.0) else keyed_normal(x_init, keys, number)
+        """See `FixedStep.noise` and :func:`noise_of_steps`."""
+        return noise_of_steps(x_init, times, keys)
 
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
-        velocity, score = field.estimate(x, _inside(t).expand(len(x)), "velocity", "score")
+        velocity, score = field.estimate(x, inside(t).expand(len(x)), "velocity", "score")
         return velocity + h.sign() * self.diffusion(t, t + h) * score
 
 
-class EulerMaruyama(_StochasticStep):
+class EulerMaruyama(StochasticStep):
     """x + h drift + sqrt(2 e |h|) z; weak order 1.
 
     Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 10.2; Albergo,
@@ -104,10 +114,10 @@ class EulerMaruyama(_StochasticStep):
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Euler's step."""
-        return x + (t_next - t) * field(x, _inside(t).expand(len(x)))
+        return x + (t_next - t) * field(x, inside(t).expand(len(x)))
 
 
-class StochasticHeun(_StochasticStep):
+class StochasticHeun(StochasticStep):
     """x + h (drift at x + drift at x') / 2 + noise, where x' is the Euler-Maruyama step; weak order 2.
 
     Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 15.1, equation
@@ -125,10 +135,11 @@ class StochasticHeun(_StochasticStep):
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         """Heun's step."""
         h = t_next - t
-        first = field(x, _inside(t).expand(len(x)))
-        second = field(x + h * first, _inside(t_next).expand(len(x)))
+        first = field(x, inside(t).expand(len(x)))
+        second = field(x + h * first, inside(t_next).expand(len(x)))
         return x + h / 2 * (first + second)
 
 
-def _inside(t: Tensor) -> Tensor:
+def inside(t: Tensor) -> Tensor:
+    """The nearest time where a random sampler evaluates a field."""
     return t.clamp(NEAREST_END, 1 - NEAREST_END)

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from moe.files import FileError, replacing
+from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
@@ -27,7 +28,6 @@ from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.verdict import conclude
-from trainer.flow.reference import ReferenceConfig
 from trainer.flow.sampler import steps_file
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing

@@ -1,5 +1,26 @@
-"""What objects are built from, one action after the other, and what they are worth."""
+"""Environments in which objects are built action by action: the protocol, its implementations, and `build`."""
 
+from moe.validation.own_class import build_own
+from trainer.config.task.environment import AnyEnvironmentConfig, HyperGridConfig, NGramConfig, OwnEnvironment
+from trainer.task.environment.hypergrid import HyperGrid
+from trainer.task.environment.laws import check_laws
+from trainer.task.environment.ngram import NGram
 from trainer.task.environment.protocol import Environment
 
-__all__ = ["Environment"]
+
+def build(config: AnyEnvironmentConfig) -> Environment:
+    """Returns the environment that `config.kind` or `config.class` names.
+
+    Args:
+        config: its section.
+    """
+    match config:
+        case HyperGridConfig():
+            return HyperGrid(config)
+        case NGramConfig():
+            return NGram(config)
+        case OwnEnvironment():
+            return build_own(config)
+
+
+__all__ = ["Environment", "HyperGrid", "NGram", "build", "check_laws"]

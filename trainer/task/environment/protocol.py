@@ -6,7 +6,8 @@ Shape suffixes: B states, S integers of a state, A actions, F features, K object
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -58,3 +59,7 @@ class Environment(Protocol):
     def rewards(self, states_BS: Tensor) -> Tensor:
         """What an object that stops in each state is worth by each objective, float64 [B, K], in [0, 1]."""
         ...
+
+    def described(self, states_BS: Tensor) -> Sequence[Any]:
+        """What a person reads of each object, of what JSON can say. The default gives the integers of the states."""
+        return states_BS.tolist()

@@ -3,37 +3,52 @@
 from collections.abc import Iterator
 from math import prod
 
+from trainer.config.constraints.calls import weighs
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.task import FlowTaskConfig
 from trainer.flow.coupling import AssignmentConfig, Coupling, GibbsWeightedConfig, MinibatchOTConfig, OwnCoupling
 from trainer.trace.formula.protocol import Collective, all_gather, broadcast
 
 
 def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
-    """The collectives of one step before its first micro step, in order.
+    """The collectives of one step before anything is collected, in order; tasks but that of a flow pair nothing.
 
     Args:
         config: the run.
         layout: how it is laid out.
     """
-    coupling = None if config.flow is None else config.flow.coupling
-    match coupling:
+    match _coupling(config):
         case MinibatchOTConfig(scope="global_batch") | AssignmentConfig(scope="global_batch"):
             points = 4 * layout.micro_batch * layout.accumulation * prod(config.state_shape)
             for _ in ("data", "source"):
                 yield all_gather("data", "float32", points, layout.data_parallel)
             yield broadcast("data", "int64", 8 * config.optim.global_batch)
-    match coupling:
-        case MinibatchOTConfig(solver="unbalanced", scope=scope):
-            if scope == "global_batch":
-                yield broadcast("data", "float32", 4 * config.optim.global_batch)
-            yield _sum_of_weights(layout)
-        case GibbsWeightedConfig(epsilon=epsilon):
-            if epsilon == "auto":
-                yield all_gather("data", "float32", 4 * layout.micro_batch * layout.accumulation, layout.data_parallel)
-            yield _sum_of_weights(layout)
-        case OwnCoupling() if getattr(coupling.imported(), "weighs", False):
-            yield _sum_of_weights(layout)
+    match _coupling(config):
+        case MinibatchOTConfig(solver="unbalanced", scope="global_batch"):
+            yield broadcast("data", "float32", 4 * config.optim.global_batch)
+        case GibbsWeightedConfig(epsilon="auto"):
+            yield all_gather("data", "float32", 4 * layout.micro_batch * layout.accumulation, layout.data_parallel)
+
+
+def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
+    """The collectives of one step by which weights get a mean of 1 over the global batch, behind the rollouts.
+
+    A task says by an attribute ``weighs`` of its settings, or of a user's class, whether what it collects has weights.
+
+    Args:
+        config: the run.
+        layout: how it is laid out.
+    """
+    match _coupling(config):
+        case MinibatchOTConfig(solver="unbalanced") | GibbsWeightedConfig():
+            weighed = True
+        case OwnCoupling() as coupling:
+            weighed = getattr(coupling.imported(), "weighs", False)
+        case _:
+            weighed = weighs(config)
+    if weighed:
+        yield all_gather("world", "float64", 8, layout.world_size)
 
 
 def may_communicate(coupling: OwnCoupling) -> bool:
@@ -46,5 +61,7 @@ def may_communicate(coupling: OwnCoupling) -> bool:
     return draws_steps or not isinstance(getattr(own, "weighs", None), bool)
 
 
-def _sum_of_weights(layout: Layout) -> Collective:
-    return all_gather("world", "float64", 8, layout.world_size)
+def _coupling(config: RunConfig) -> object:
+    """What pairs source and data where the task learns a flow; None: nothing does."""
+    learns_flow = isinstance(config.task, FlowTaskConfig)
+    return config.flow.coupling if learns_flow and config.flow is not None else None

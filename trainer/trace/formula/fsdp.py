@@ -1,6 +1,6 @@
 """What FSDP2 sends, whose ranks keep rows of every parameter."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -59,6 +59,13 @@ class FSDPTraffic:
         reduces = self.num_ranks > 1 and micro == self.accumulation - 1
         if reduces and phase == "backward" and place != "after" and self._rows(place):
             yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
+
+    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
+        """See the protocol: what belongs to no block is whole throughout, and so are blocks that keep parameters."""
+        places: tuple[Place, ...] = () if self.num_ranks == 1 else ("before", *range(len(self.blocks)))
+        first = {place: (self._gathered(place),) for place in places if self._rows(place)}
+        later = {place: sent for place, sent in first.items() if self.reshard_after_forward and place != "before"}
+        yield from (later if number else first for number in range(calls))
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient."""

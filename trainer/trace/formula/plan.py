@@ -1,19 +1,19 @@
 """From a configuration to what its trace depends on."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
-from moe.config import MoEConfig, SparseOTRouterConfig
-from moe.dispatch.messages import Borrowing
-from moe.ot import summed_elements
 from trainer.config.constraints.buckets import several_shapes
+from trainer.config.constraints.cycle import cycle_of
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.network import causal_transition
+from trainer.config.optim import in_order
 from trainer.config.run import Flow, RunConfig
-from trainer.config.task import OwnTask
+from trainer.config.task import FlowTaskConfig
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import (
@@ -29,17 +29,24 @@ from trainer.flow.objective import (
 )
 from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.block_transforms import prepare_blocks
-from trainer.model.build import dense_parameters, expert_parameters, meta_network, tokens_per_example
+from trainer.model.build import (
+    dense_parameters,
+    dense_shapes,
+    expert_stacks,
+    meta_network,
+    tokens_per_example,
+)
 from trainer.model.causal_transition import chain_of
-from trainer.trace.formula.drawing import drawing, may_communicate
+from trainer.trace.formula import calls
+from trainer.trace.formula.drawing import drawing, may_communicate, weighing
 from trainer.trace.formula.fsdp import FSDPTraffic
+from trainer.trace.formula.network import layers
 from trainer.trace.formula.passes import Passage
-from trainer.trace.formula.protocol import Collective, EngineTraffic, LayerTraffic
+from trainer.trace.formula.protocol import Collective, EngineTraffic
 from trainer.trace.formula.reduction import optimizer_groups
-from trainer.trace.formula.tensor import TensorTraffic, tensor_sum
-from trainer.trace.formula.tokens import TokenTraffic
+from trainer.trace.formula.tensor import tensor_sum
 from trainer.trace.formula.trace import RankGroups, TraceSpec
-from trainer.trace.formula.training import TrainingStep
+from trainer.trace.formula.training import LossCall, TrainingStep
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
@@ -54,7 +61,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         config: the run.
         layout: how it is laid out.
         ranks_per_node: ranks on one node.
-        steps: optimiser steps to write.
+        steps: optimiser steps to write; the first of a cycle collects for all of its steps.
 
     Returns:
         The specification.
@@ -65,19 +72,24 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
     missing = without_formula(config)
     if missing is not None:
         raise ValueError(missing)
-    engine = _engine(config, layout)
+    collecting, cycle = calls.collecting(config, layout), cycle_of(config)
+    micro_steps = replace(layout, accumulation=calls.losses(config, layout))
     step = TrainingStep(
-        passage=Passage(config.model.num_layers, tuple(_layers(config, layout, engine))),
-        engine=engine,
+        calls=_of_flow(config, layout) if _learns_flow(config) else calls.loss_calls(config, layout),
+        engine=_engine(config, micro_steps),
         repeats_forward=config.engine.activation_checkpointing,
-        accumulation=layout.accumulation,
-        drawing=tuple(drawing(config, layout)),
+        accumulation=micro_steps.accumulation,
+        drawing=tuple(drawing(config, layout)) * cycle,
+        collecting=collecting,
+        weighing=tuple(weighing(config, layout)) * cycle,
     )
     return TraceSpec(
         world_size=layout.world_size,
         ranks_per_node=ranks_per_node,
         groups=rank_groups(layout),
         program=step,
+        later=replace(step, drawing=(), collecting=None, weighing=()) if cycle > 1 else None,
+        cycle=cycle,
         steps=steps,
         config_sha256=config_digest(config),
     )
@@ -102,7 +114,7 @@ def without_formula(config: RunConfig) -> str | None:
 
     Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do
     not run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task
-    may call the network any number of times.
+    may call the network any number of times, unless the task says how often.
     """
     if several_shapes(config):
         return (
@@ -110,8 +122,9 @@ def without_formula(config: RunConfig) -> str | None:
             "give images of one shape"
         )
     remedy = "record such a run with trace.steps"
-    if isinstance(config.task, OwnTask):
-        return f"task.class: {config.task.class_path} may call the network in other ways than training does; {remedy}"
+    missing = calls.without_formula(config)
+    if missing is not None or not _learns_flow(config):
+        return missing
     match config.flow:
         case Flow(objective=FeatureResidualConfig()):
             return (
@@ -133,6 +146,11 @@ def without_formula(config: RunConfig) -> str | None:
     return None
 
 
+def _learns_flow(config: RunConfig) -> bool:
+    """Whether the objective of a flow calls the network, and not a task that says how."""
+    return isinstance(config.task, FlowTaskConfig)
+
+
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     if isinstance(config.engine, FSDPConfig):
         network = meta_network(config, layout.tensor_parallel)
@@ -147,6 +165,7 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             tensor_parallel=layout.tensor_parallel,
         )
     stage = config.engine.zero_stage
+    rates = [config.optim.rate_of(name) for name in dense_shapes(config, layout.tensor_parallel)]
     if stage == 3:
         return Zero3Traffic(
             sizes=tuple(dense_parameters(config, layout.tensor_parallel)),
@@ -155,15 +174,18 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
             summed=_sum(config, layout),
+            groups=len(in_order(rates)),
         )
     experts: list[int] = []
+    expert_rates: list[float] = []
     if config.moe is not None:
         homes = config.moe.num_experts // layout.expert_parallel
         stack = homes * config.model.hidden * config.moe.expert_hidden
         experts = [stack] * 2 * config.model.num_layers  # both matrices of all experts at home, layer by layer
+        expert_rates = [config.optim.rate_of(name) for name in expert_stacks(config)]
     return ZeroTraffic(
         stage=stage,
-        parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts),
+        parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts, rates, expert_rates),
         num_ranks={"data": layout.data_parallel, "expert_data": layout.expert_data_parallel},
         precision=config.engine.precision,
         bucket_elements=config.engine.bucket_elements,
@@ -185,13 +207,14 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
         if config.flow is not None:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
             caption = torch.empty(1, config.caption_width) if config.caption_width else None
-            inputs += [Condition(context=context, segment=0, caption=caption), *questions(config)]
+            task = torch.empty(1, dtype=torch.int64) if task_names(config) else None
+            inputs += [Condition(context=context, segment=0, caption=caption, task=task), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
 def questions(config: RunConfig) -> tuple[Question, ...]:
     """The questions that the objective of a run puts to its network."""
-    match config.flow and config.flow.objective:
+    match config.flow and _learns_flow(config) and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
         case CausalTransitionConfig(draws=draws) if isinstance(config.model, causal_transition.CausalTransitionConfig):
@@ -217,54 +240,12 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
     return tensor_sum(_tokens_of_a_loss(config, layout), config.model.hidden, config.engine.precision)
 
 
-def _layers(config: RunConfig, layout: Layout, engine: EngineTraffic) -> Iterator[LayerTraffic]:
-    """Sums over divided layers are left to the engine that knows their places among its gathers."""
-    found = layers(config, layout, tokens=_tokens_of_a_loss(config, layout), precision=config.engine.precision)
-    return (one for one in found if not (isinstance(engine, Zero3Traffic) and isinstance(one, TensorTraffic)))
-
-
-def layers(
-    config: RunConfig, layout: Layout, *, tokens: int, precision: str, evaluates: bool = False
-) -> Iterator[LayerTraffic]:
-    """What the layers of a network send in its passes.
-
-    Args:
-        config: the run.
-        layout: how its ranks share the network.
-        tokens: that a rank gives its network in one call.
-        precision: element type of tokens, fp32 or bf16.
-        evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
-    """
-    if layout.tensor_parallel > 1:
-        summed = tensor_sum(tokens, config.model.hidden, precision)
-        yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
-    if config.moe is not None:
-        yield _tokens(config, config.moe, layout, tokens, precision, evaluates=evaluates)
-
-
-def _tokens(
-    config: RunConfig, moe: MoEConfig, layout: Layout, tokens: int, precision: str, *, evaluates: bool
-) -> TokenTraffic:
-    balances = layout.world_size > 1 and not evaluates
-    return TokenTraffic(
-        expert_parallel=layout.expert_parallel,
-        num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
-        moe_layers=tuple(range(config.model.num_layers)),
-        dispatch="home" if evaluates and moe.dispatch == "capped" else moe.dispatch,
-        num_experts=moe.num_experts,
-        top_k=moe.top_k,
-        most_choices=moe.most_choices,
-        key_value_width=config.model.key_value_width,
-        target_bytes=config.model.token_bytes,
-        dropout=config.model.keyed_dropout and not evaluates,
-        router_sums=_router_sums(moe) if balances else (),
-        tokens=tokens,
-        hidden=config.model.hidden,
-        precision=precision,
-        borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
-        expert_elements=expert_parameters(config),
-        seats=moe.seats(tokens),
-    )
+def _of_flow(config: RunConfig, layout: Layout) -> tuple[LossCall, ...]:
+    """The only call of a loss of a flow; sums over divided layers are left to an engine that gathers between them."""
+    tokens = _tokens_of_a_loss(config, layout)
+    shares = not isinstance(config.engine, FSDPConfig) and config.engine.zero_stage == 3
+    found = layers(config, layout, tokens=tokens, precision=config.engine.precision, sums=not shares)
+    return (LossCall(Passage(config.model.num_layers, tuple(found))),)
 
 
 def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
@@ -275,12 +256,3 @@ def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
         case _:
             states = 1
     return states * layout.micro_batch * tokens_per_example(config)
-
-
-def _router_sums(moe: MoEConfig) -> tuple[tuple[str, int], ...]:
-    """Spread of the logits, each evaluation of the potentials, and the choices of each expert."""
-    match moe.router:
-        case SparseOTRouterConfig(potentials="global", evaluations=evaluations):
-            solve = (("float32", 4 * elements) for elements in summed_elements(moe.num_experts, evaluations))
-            return ("float64", 16), *solve, ("int64", 8 * moe.num_experts)
-    return ()

@@ -1,6 +1,6 @@
 """What the parts of a run say about the collectives that they issue."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -67,7 +67,7 @@ class Operation:
 
     Attributes:
         micro: number of the micro step, from 0.
-        phase: forward, backward or optimizer.
+        phase: rollout, forward, backward or optimizer.
         layer: index of the block; None outside the blocks.
         collective: what every rank issues.
     """
@@ -109,6 +109,17 @@ class EngineTraffic(Protocol):
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective]:
         """Collectives after a pass has computed in a place."""
+        ...
+
+    def evaluating(self, calls: int, /) -> Iterable[Mapping[Place, Sequence[Collective]]]:
+        """Collectives of forward passes in evaluation mode between two steps, without gradient.
+
+        Args:
+            calls: passes from taking the network to giving it back.
+
+        Returns:
+            For each pass, what comes before it computes in a place; places before which nothing comes may be missing.
+        """
         ...
 
     def update(self) -> Iterable[Collective]:

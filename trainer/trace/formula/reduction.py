@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+from trainer.config.optim import in_order
+
 _STAGE_0_ELEMENTS = 500_000_000
 _EXPERT_GROUP_ELEMENTS = 178_956_971
 _ALIGNMENT = 2
@@ -22,10 +24,12 @@ class ParameterGroup:
     Args:
         group: process group over which its gradients are reduced and its optimiser state is sharded.
         sizes: elements of each parameter on one rank, in the optimiser's order.
+        rate: factor of their learning rate.
     """
 
     group: Literal["data", "expert_data"]
     sizes: tuple[int, ...]
+    rate: float = 1.0
 
     def padded_elements(self, num_ranks: int) -> int:
         """Elements of the flat buffer that `num_ranks` ranks share: a multiple of twice their number."""
@@ -33,22 +37,37 @@ class ParameterGroup:
         return -(-sum(self.sizes) // unit) * unit
 
 
-def optimizer_groups(dense: Sequence[int], expert: Sequence[int]) -> tuple[ParameterGroup, ...]:
+def optimizer_groups(
+    dense: Sequence[int],
+    expert: Sequence[int],
+    dense_rates: Sequence[float] | None = None,
+    expert_rates: Sequence[float] | None = None,
+) -> tuple[ParameterGroup, ...]:
     """The optimiser's parameter groups: the dense parameters, then the experts in groups of limited size.
 
     Args:
         dense: elements of each dense parameter, in the order of the model.
         expert: elements of each expert parameter of one rank, in the order of the model; empty without experts.
+        dense_rates: factor of the learning rate of each dense parameter; None: all 1.
+        expert_rates: of each expert parameter.
 
     Returns:
-        The groups in the order in which DeepSpeed splits them.
+        The groups in the order in which DeepSpeed splits them; each has parameters of one rate.
     """
-    groups: list[list[int]] = []
-    for size in expert:
-        if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
-            groups.append([])
-        groups[-1].append(size)
-    return ParameterGroup("data", tuple(dense)), *(ParameterGroup("expert_data", tuple(sizes)) for sizes in groups)
+    dense_rates, expert_rates = dense_rates or [1.0] * len(dense), expert_rates or [1.0] * len(expert)
+    found = [ParameterGroup("data", tuple(_of_rate(rate, dense, dense_rates)), rate) for rate in in_order(dense_rates)]
+    for rate in in_order(expert_rates):
+        groups: list[list[int]] = []
+        for size in _of_rate(rate, expert, expert_rates):
+            if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
+                groups.append([])
+            groups[-1].append(size)
+        found += [ParameterGroup("expert_data", tuple(sizes), rate) for sizes in groups]
+    return tuple(found)
+
+
+def _of_rate(rate: float, sizes: Sequence[int], rates: Sequence[float]) -> list[int]:
+    return [size for size, own in zip(sizes, rates, strict=True) if own == rate]
 
 
 def gradient_reductions(

@@ -8,8 +8,9 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
 from trainer.flow import sampler as samplers
 from trainer.model.build import tokens_per_example
+from trainer.trace.formula.network import layers
 from trainer.trace.formula.passes import Passage
-from trainer.trace.formula.plan import layers, rank_groups
+from trainer.trace.formula.plan import rank_groups
 from trainer.trace.formula.protocol import all_gather
 from trainer.trace.formula.sampling import Sampling
 from trainer.trace.formula.trace import TraceSpec

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from moe.collective_trace import CollectiveRecord, TraceHeader
+from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader
 from trainer.trace.formula.gaps import Gaps
 from trainer.trace.formula.protocol import Operation, Program
 from trainer.trace.groups import canonical_names
@@ -35,7 +35,9 @@ class TraceSpec:
         world_size: number of ranks.
         ranks_per_node: ranks on one node.
         groups: meaning to how the ranks are cut into such groups.
-        program: what every rank does in a step.
+        program: what every rank does in a step; in the first step of a cycle, where steps share what was collected.
+        later: the same in the other steps of a cycle; None: all steps are alike.
+        cycle: steps of a cycle; the first one begins with step 1.
         steps: steps to write, ascending.
         config_sha256: hash of the resolved configuration, for the header.
     """
@@ -44,8 +46,14 @@ class TraceSpec:
     ranks_per_node: int
     groups: Mapping[str, RankGroups]
     program: Program
+    later: Program | None = None
+    cycle: int = 1
     steps: tuple[int, ...] = (1,)
     config_sha256: str | None = None
+
+    def begins_cycle(self, step: int) -> bool:
+        """Whether a step is the first of a cycle, in which the ranks draw and collect for all of its steps."""
+        return self.later is None or (step - 1) % self.cycle == 0
 
 
 def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Iterator[CollectiveRecord]]:
@@ -58,8 +66,11 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
     Returns:
         The header and the records, rank after rank, made while they are read.
     """
-    operations = list(spec.program.operations())
-    used = {operation.collective.group for operation in operations}
+    first, later = (list(program.operations()) if program else [] for program in _programs(spec))
+    programs = {step: first if spec.begins_cycle(step) else later for step in spec.steps}
+    issued = {id(operations): operations for operations in programs.values()}.values()
+    used = {operation.collective.group for operations in issued for operation in operations}
+    collects = any(operation.phase == ROLLOUT for operations in issued for operation in operations)
     own = [
         {meaning: groups.of(rank) for meaning, groups in spec.groups.items() if meaning in used}
         for rank in range(spec.world_size)
@@ -73,20 +84,26 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
         steps=spec.steps,
         config_sha256=spec.config_sha256,
         torch=None,
+        version=2 if collects else 1,
     )
-    return header, _records(spec, operations, own, names, gaps or (lambda _record: None))
+    return header, _records(programs, own, names, gaps or (lambda _record: None))
+
+
+def _programs(spec: TraceSpec) -> tuple[Program | None, Program | None]:
+    """The programs of the first and of the later steps of a cycle, where a step of that kind is written."""
+    begins = {spec.begins_cycle(step) for step in spec.steps}
+    return spec.program if True in begins else None, spec.later if False in begins else None
 
 
 def _records(
-    spec: TraceSpec,
-    operations: list[Operation],
+    programs: Mapping[int, list[Operation]],
     groups: list[dict[str, tuple[int, ...]]],
     names: dict[tuple[str, tuple[int, ...]], str],
     gaps: Gaps,
 ) -> Iterator[CollectiveRecord]:
     for rank, own in enumerate(groups):
         seq = 0
-        for step in spec.steps:
+        for step, operations in programs.items():
             for operation in operations:
                 meaning = operation.collective.group
                 ranks = own[meaning]

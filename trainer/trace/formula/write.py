@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe import collective_trace
+from moe.collective_trace import ROLLOUT
+from trainer.config.constraints.calls import calls_of
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.constraints.plan import plan_layout, plan_sampling
 from trainer.config.file import load_config
-from trainer.config.run import ImageSample, PointSample
+from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.formula.plan import trace_spec
 from trainer.trace.formula.sampling_plan import sampling_spec
@@ -26,6 +28,7 @@ class TraceRequest:
         world_size: ranks of the run.
         ranks_per_node: ranks on one node.
         gap_ns: compute before each collective, ns; None: unknown.
+        steps: optimiser steps to write, parted by commas; None: the first.
         sampling: sampler in YAML that draws, or empty for the run's own; None: a step of training is written.
         examples: that each data rank draws; None: as many as in a training step's pass.
         guidance: scale of classifier-free guidance of a drawing; None: the run's own.
@@ -37,6 +40,7 @@ class TraceRequest:
     overrides: Sequence[str]
     world_size: int
     ranks_per_node: int
+    steps: str | None
     sampling: str | None
     examples: int | None
     guidance: float | None
@@ -80,14 +84,36 @@ def _training(request: TraceRequest) -> tuple[TraceSpec, str]:
     for name, value in (("--examples", request.examples), ("--guidance", request.guidance)):
         if value is not None:
             raise ValueError(f"{name}: {value:g} is about drawing, and a step of training is written; add --sampling")
+    steps = (1,) if request.steps is None else _steps(request.steps)
     config = load_config(request.config, request.overrides)
     layout = plan_layout(config, request.world_size, ranks_per_node=request.ranks_per_node)
-    spec = trace_spec(config, layout, ranks_per_node=request.ranks_per_node)
-    return spec, f"one step of {request.world_size} ranks"
+    spec = trace_spec(config, layout, ranks_per_node=request.ranks_per_node, steps=steps)
+    written = "one step" if len(steps) == 1 else f"{len(steps)} steps"
+    return spec, f"{written} of {request.world_size} ranks{_collected(config, spec)}"
+
+
+def _steps(written: str) -> tuple[int, ...]:
+    """The steps that a person names."""
+    numbers = [part.strip() for part in written.split(",")]
+    if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers):
+        raise ValueError(f"--steps: {written!r} does not list steps; give numbers of 1 or more, such as 1,2")
+    return tuple(sorted({int(number) for number in numbers}))
+
+
+def _collected(config: RunConfig, spec: TraceSpec) -> str:
+    """Which of the written steps have rollouts; empty where the task has none."""
+    if not any(one.phase == ROLLOUT for one in calls_of(config) or ()):
+        return ""
+    steps = [step for step in spec.steps if spec.begins_cycle(step)]
+    if not steps:
+        return f"; none has rollouts, which are in the first of every {spec.cycle} steps"
+    return f"; rollouts in step{'s' * (len(steps) > 1)} {', '.join(map(str, steps))}"
 
 
 def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     """A drawing, and what it is in words."""
+    if request.steps is not None:
+        raise ValueError(f"--steps: {request.steps} are steps of training, and a drawing is written; leave it out")
     config = load_config(request.config, request.overrides)
     if not isinstance(config.sample, ImageSample | PointSample):
         raise ValueError(

@@ -1,6 +1,6 @@
 """What DeepSpeed sends while every rank holds all parameters: ZeRO 0, 1 and 2."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,10 @@ class ZeroTraffic:
             overlaps=self.precision == "bf16",
         ):
             yield all_reduce(group, "float32", elements * ELEMENT_BYTES["fp32"])
+
+    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
+        """See the protocol: all parameters are whole."""
+        yield from ({} for _ in range(calls))
 
     def update(self) -> Iterator[Collective]:
         """See the protocol: overflow check, gradient norm and, where the optimiser is sharded, the new parameters.

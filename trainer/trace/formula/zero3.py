@@ -1,7 +1,7 @@
 """What DeepSpeed sends while every rank holds a part of each parameter: ZeRO 3."""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,6 +34,7 @@ class Zero3Traffic:
         bucket_elements: elements of one gradient reduction and of one gathering ahead.
         summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums
             lie in the midst of a block, between the gathers of its layers.
+        groups: of parameters in the optimiser, whose norms are added up one by one.
     """
 
     sizes: tuple[int, ...]
@@ -42,6 +43,7 @@ class Zero3Traffic:
     precision: str
     bucket_elements: int
     summed: Collective | None = None
+    groups: int = 1
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
         """See the protocol."""
@@ -51,11 +53,28 @@ class Zero3Traffic:
         """See the protocol."""
         yield from self._collectives[phase, place]
 
+    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
+        """See the protocol: parameters that a pass leaves whole are not gathered again by the next one."""
+        parameters = GatheredParameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
+        for _ in range(calls):
+            parameters.begin()
+            sent: dict[Place, list[Collective]] = defaultdict(list)
+            for use in self.walk.forward:
+                if use.kind == "enter" and self.num_ranks > 1:
+                    sent[use.place].extend(self._gathered(numbers) for numbers in parameters.fetch(use.parameters))
+                elif use.kind == "leave" and self.num_ranks > 1:
+                    parameters.release(use.parameters)
+                elif use.kind == "sum":
+                    assert self.summed is not None
+                    sent[use.place].append(self.summed)
+            yield sent
+
     def update(self) -> Iterator[Collective]:
         """See the protocol: the norm of the gradient; parameters are gathered when they are used."""
-        yield all_reduce("data", "float64", 8)
-        if self.summed is not None:
-            yield all_reduce(self.summed.group, "float64", 8)
+        for _ in range(self.groups):
+            yield all_reduce("data", "float64", 8)
+            if self.summed is not None:
+                yield all_reduce(self.summed.group, "float64", 8)
 
     @cached_property
     def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
@@ -114,14 +133,23 @@ class GatheredParameters:
         """
         self._sizes, self._ahead_elements = sizes, ahead_elements
         self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
+        self.whole: set[int] = set()
+        self._not_used: set[int] = set()
+        self._given_up: dict[tuple[int, tuple[int, ...]], set[int]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins a pass; what was fetched ahead and never used is given up, what else is whole remains so."""
+        self.whole -= self._not_used
+        self._not_used.clear()
         self._queue = deque((number, visit) for visit, numbers in enumerate(self._visits) for number in numbers)
         self._last_visit: dict[int, int] = defaultdict(lambda: -1)
-        self.whole: set[int] = set()
         self._visit = 0
 
     def fetch(self, needed: tuple[int, ...]) -> Iterator[list[int]]:
         """What is gathered together when a module starts: its own parameters, then those of the next ones."""
         missing = [number for number in needed if number not in self.whole]
+        self._not_used.difference_update(needed)
         if missing:
             self.whole.update(missing)
             yield missing
@@ -135,13 +163,20 @@ class GatheredParameters:
             self._last_visit[number] = max(self._last_visit[number], visit)
             if number not in self.whole:
                 self.whole.add(number)
+                self._not_used.add(number)
                 ahead.append(number)
         if ahead:
             yield ahead
         self._visit += 1
 
     def release(self, used: tuple[int, ...]) -> None:
-        """Gives parameters up that no near module uses again."""
+        """Gives parameters up that no near module uses again; what the first pass gives up, all others do."""
+        if (self._visit, used) not in self._given_up:
+            self._given_up[self._visit, used] = set(used) - self._kept(used)
+        self.whole -= self._given_up[self._visit, used]
+
+    def _kept(self, used: tuple[int, ...]) -> set[int]:
+        """Parameters that one of the next modules uses, or that were to be fetched again."""
         kept = {number for number in used if self._last_visit[number] > self._visit}
         passed = 0
         for numbers in self._visits[self._visit :]:
@@ -149,4 +184,4 @@ class GatheredParameters:
                 break
             kept.update(numbers)
             passed += sum(self._sizes[number] for number in numbers)
-        self.whole -= set(used) - kept
+        return kept

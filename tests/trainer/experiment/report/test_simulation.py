@@ -307,3 +307,21 @@ def test_a_cut_off_table_and_one_that_is_no_text_are_one_line_and_status_2(run_d
     path.unlink()
     path.mkdir()
     assert "collectives.csv: file: cannot be read (Is a directory)" in refused(capsys, run_dir, folder)
+
+
+def test_the_page_tells_the_share_of_rollouts(run_dir, tmp_path, capsys):
+    """Under ethereal, the first: the first exchange ends at 1 ms, the sum at 3.5 ms, the second exchange at 5 ms."""
+    lines = [line.replace(",0,all_to_all,expert,8,1,forward,", ",0,all_to_all,expert,8,1,rollout,") for line in table()]
+    folder = write(tmp_path / "netsim", results(), lines)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "phases.svg").write_text('<?xml version="1.0"?>\n<svg id="by-phase"></svg>')
+    simulation = Simulation.read(folder)
+    assert simulation.phase_times_ns("ethereal") == {"rollout": 1_000_000, "backward": 4_000_000}
+    assert simulation.phase_bytes() == {"rollout": 64_000, "backward": 65_000}
+    status, out = report(run_dir, folder)
+    assert status == 0
+    page, printed = out.read_text(), " ".join(capsys.readouterr().out.split())
+    assert '<svg id="by-phase">' in page
+    assert "<dt>Rollouts</dt><dd>20%<small>of the simulated step&#x27;s time</small>" in page
+    assert "rollouts take 20.0% of the time and 49.6% of the bytes of the simulated step" in page
+    assert "rollouts in the simulated" in printed

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from moe.validation.run_reference import ReferenceConfig
 from tests.trainer.untrained import untrained_run
 from trainer.data import ImageFolderConfig
-from trainer.flow.reference import ReferenceConfig
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.latent_space import Latents
 from trainer.sampling.reference import Reference

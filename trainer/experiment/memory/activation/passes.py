@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 import trainer.task
+from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -19,6 +20,7 @@ from trainer.flow.coupling import IndependentConfig
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import bare_network, tokens_per_example
 from trainer.model.network import Network
+from trainer.training.networks import TrainedNetworks
 from trainer.training.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -48,7 +50,8 @@ def _recorded(config: RunConfig, layout: Layout, micro_batch: int, network: Netw
     recorder.storages.see([*network.parameters(), *network.buffers()])
     recorder.take()
     with even_routing(*_visits(config, layout, micro_batch)), recorder.recording():
-        (drawn,) = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
+        drawing = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
+        drawn = task.collect(drawing, TrainedNetworks(network))[0]
         size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
         recorder.take()
         computed = task.loss(network, drawn)
@@ -91,5 +94,6 @@ def _batch(config: RunConfig, size: int) -> Batch:
     integer = any(one.integer for one in config.model.inputs(config.state_shape))
     x_1 = torch.zeros(size, *config.data.shape, dtype=torch.int64 if integer else torch.float32)
     labels = torch.zeros(size, dtype=torch.int64) if config.data.num_classes else None
-    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64))
+    tasks = torch.zeros(size, dtype=torch.int64) if task_names(config) else None
+    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64), sources=tasks)
     return batch.with_captions(torch.zeros(size, config.caption_width)) if config.caption_width else batch

@@ -60,11 +60,13 @@ class Owned:
         shape: on this rank.
         place: block that it belongs to; "before" for none.
         is_expert: whether it is a stack of experts.
+        name: in the network; of experts, without their numbers.
     """
 
     shape: tuple[int, ...]
     place: Place
     is_expert: bool
+    name: str
 
     @property
     def size(self) -> int:
@@ -117,11 +119,20 @@ class Recorder:
     @property
     def owned(self) -> tuple[Owned, ...]:
         """The parameters of the network."""
-        layers = [module for module in self._network.modules() if isinstance(module, HoldsExperts)]
-        stacks = {id(parameter) for layer in layers for parameter in layer.expert_stacks().values()}
+        layers = [(path, one) for path, one in self._network.named_modules() if isinstance(one, HoldsExperts)]
+        stacks = {
+            id(parameter): f"{path}.experts.{name}"
+            for path, layer in layers
+            for name, parameter in layer.expert_stacks().items()
+        }
         return tuple(
-            Owned(tuple(parameter.shape), self._owners.get(number, "before"), id(parameter) in stacks)
-            for number, parameter in enumerate(self._network.parameters())
+            Owned(
+                tuple(parameter.shape),
+                self._owners.get(number, "before"),
+                id(parameter) in stacks,
+                stacks.get(id(parameter), name),
+            )
+            for number, (name, parameter) in enumerate(self._network.named_parameters())
         )
 
     @contextmanager

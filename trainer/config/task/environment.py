@@ -1,0 +1,163 @@
+"""Settings of environments, in whose states objects are built action by action."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from moe.validation.own_class import KindOrClass, OwnClass, build_own
+from moe.validation.section import Section
+
+
+@dataclass(frozen=True)
+class EnvironmentSizes:
+    """What a network and its formulas have to know of an environment.
+
+    Attributes:
+        features: that a network reads of a state.
+        actions: the stop included.
+        max_actions: of a way from the start to an object, the stop included.
+        objectives: names of the rewards of an object.
+    """
+
+    features: int
+    actions: int
+    max_actions: int
+    objectives: tuple[str, ...]
+
+
+GridObjective = Literal["branin", "currin", "shubert", "sphere", "beale"]
+
+
+class HyperGridConfig(Section):
+    """A grid on the unit cube: an action adds one to a coordinate, and an object is the cell where it stops.
+
+    Objectives are functions of the place of the cell, with values from 0 to 1.
+    """
+
+    kind: Literal["hypergrid"] = "hypergrid"
+    side: int = Field(default=16, ge=2)
+    """Cells of a coordinate."""
+    dimensions: PositiveInt = 2
+    """Coordinates; all objectives but sphere are functions of the first two."""
+    objectives: Annotated[tuple[GridObjective, ...], Field(min_length=1)] = ("branin", "currin")
+    """What an object is worth; 1 is best."""
+
+    @model_validator(mode="after")
+    def _functions_have_arguments(self) -> "HyperGridConfig":
+        _check_distinct("objectives", self.objectives)
+        planar = [name for name in self.objectives if name != "sphere"]
+        if self.dimensions < 2 and planar:
+            raise ValueError(
+                f"dimensions: {self.dimensions} is less than the 2 that {planar[0]} is a function of; use 2"
+            )
+        return self
+
+    @property
+    def sizes(self) -> EnvironmentSizes:
+        """What a network has to know."""
+        return EnvironmentSizes(
+            features=self.side * self.dimensions,
+            actions=self.dimensions + 1,
+            max_actions=self.dimensions * (self.side - 1) + 1,
+            objectives=self.objectives,
+        )
+
+
+class NGramConfig(Section):
+    """Words, written letter by letter from the left, that are worth what n-grams they hold."""
+
+    kind: Literal["ngram"] = "ngram"
+    alphabet: Annotated[str, Field(min_length=2, pattern=r"^[A-Za-z]+$")] = "ABCD"
+    """The letters, each once; capital and small ones differ."""
+    length: PositiveInt = 6
+    """Letters of the longest word."""
+    least_length: PositiveInt | None = None
+    """Letters of the shortest word, at which it may stop; null: all words have `length`."""
+    objectives: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("AB", "CA")
+    """N-grams: a word is worth how often it holds each, overlaps included, over how often a word of `length` can."""
+
+    @model_validator(mode="after")
+    def _n_grams_can_be_written(self) -> "NGramConfig":
+        _check_distinct("alphabet", tuple(self.alphabet))
+        _check_distinct("objectives", self.objectives)
+        for ngram in self.objectives:
+            foreign = [letter for letter in ngram if letter not in self.alphabet]
+            if foreign:
+                raise ValueError(
+                    f"objectives: {ngram} holds {foreign[0]}, which is not in alphabet {self.alphabet}; add it"
+                )
+            if len(ngram) > self.length:
+                raise ValueError(f"objectives: {ngram} is longer than length {self.length}; use {len(ngram)} or more")
+        if self.shortest > self.length:
+            raise ValueError(
+                f"least_length: {self.least_length} exceeds length {self.length}; use at most {self.length}"
+            )
+        return self
+
+    @property
+    def shortest(self) -> int:
+        """Letters at which a word may stop."""
+        return self.least_length or self.length
+
+    @property
+    def sizes(self) -> EnvironmentSizes:
+        """What a network has to know."""
+        return EnvironmentSizes(
+            features=self.length * len(self.alphabet),
+            actions=len(self.alphabet) + 1,
+            max_actions=self.length + 1,
+            objectives=self.objectives,
+        )
+
+
+class OwnEnvironment(OwnClass, frozen=True):
+    """A class that keeps `trainer.task.environment.Environment`; it is tried on random walks before a run starts."""
+
+    protocol: ClassVar[str] = "trainer.task.environment.Environment"
+
+    @property
+    def sizes(self) -> EnvironmentSizes:
+        """What a network has to know, read off an instance.
+
+        Raises:
+            ValueError: there can be none, or it does not say.
+        """
+        return _own_sizes(self)
+
+
+AnyEnvironmentConfig = HyperGridConfig | NGramConfig | OwnEnvironment
+EnvironmentConfig = Annotated[AnyEnvironmentConfig, KindOrClass()]
+
+
+@lru_cache(maxsize=16)
+def _own_sizes(config: OwnEnvironment) -> EnvironmentSizes:
+    told = f"task.environment.class: {config.class_path}"
+    try:
+        environment = build_own(config)
+    except Exception as error:  # whatever the code of a user's class leads to
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{told} cannot be made of its settings ({reason}); correct them or its __init__") from error
+    counts = {"num_features": 1, "num_actions": 2, "max_actions": 1}
+    features, actions, longest = (_count(told, environment, name, least) for name, least in counts.items())
+    names: Any = environment.objectives
+    if isinstance(names, str) or not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
+        raise ValueError(
+            f"{told}.objectives is {names!r}; give names of letters, digits and underscores, such as ('size',)"
+        )
+    _check_distinct(f"{told}.objectives", tuple(names))
+    return EnvironmentSizes(features, actions, longest, tuple(names))
+
+
+def _count(told: str, environment: Any, name: str, least: int) -> int:
+    value = getattr(environment, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{told}.{name} is {value!r}; set a whole number of {least} or more")
+    return value
+
+
+def _check_distinct(field: str, values: tuple[str, ...]) -> None:
+    twice = [value for number, value in enumerate(values) if value in values[:number]]
+    if twice:
+        raise ValueError(f"{field}: {twice[0]} stands there twice; leave one out")

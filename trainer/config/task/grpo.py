@@ -1,0 +1,131 @@
+"""Settings of group relative policy optimisation of a flow."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from trainer.config.task.protocol import Base, Calls, TaskSettings
+from trainer.flow.reward import Config as RewardConfig
+from trainer.flow.sampler.diffusion import DiffusionConfig, FlowGRPODiffusion
+
+
+class GRPOConfig(TaskSettings):
+    """Examples with a larger reward become more likely: group relative policy optimisation of a flow.
+
+    A trained flow draws a group of examples for each label or caption of a micro batch by steps with noise, and learns
+    from how much the reward of each differs from those of its group. An example of `optim.global_batch` is a prompt.
+
+    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470; He et al., "TempFlow-GRPO", arXiv 2508.04324.
+    """
+
+    replays: ClassVar[bool] = True
+    weighs: ClassVar[bool] = True
+    """Groups of equal rewards do not count, for which ranks tell each other once a step how many do."""
+
+    kind: Literal["grpo"] = "grpo"
+    base: Base = None
+    """The run that this one goes on from, and which `kl` keeps it near; its folder will do."""
+    reward: RewardConfig
+    """How good a drawn example is."""
+    steps: int = Field(default=10, ge=2)
+    """Equal steps from noise to data. All but the last add noise, and each of these is learned."""
+    a: PositiveFloat = 0.7
+    """Scale of the noise: sigma^2 = a^2 (1 - t) / t."""
+    diffusion: DiffusionConfig | None = None
+    """Other noise than that of `a`: e = sigma^2 / 2 at source and data, linear in between; null: that of `a`."""
+    group: int = Field(default=24, ge=2)
+    """Examples that are drawn for a prompt."""
+    branches: PositiveInt = 1
+    """Examples of a group that begin at the same noise; they are divided into groups of as many seeds."""
+    rollout: Literal["full_sde", "branch"] = "full_sde"
+    """full_sde: all steps but the last of a trajectory have noise, and share its reward. branch: for each step, the
+    trajectories before and after it have none, so that the reward is that of this step; `steps` / 2 times as many
+    calls of the network, and `steps` - 1 times as many rewards."""
+    groups: Literal["prompt", "seed"] = "prompt"
+    """What rewards are compared among: all examples of a prompt, or those that begin at the same noise."""
+    weight: Literal["none", "noise_mean_one", "noise_scaled"] = "none"
+    """Weight of a step in the loss: 1; proportional to the deviation sigma sqrt(h) of its noise, 1 on average over the
+    steps; 2.25 sigma sqrt(h), as published."""
+    clip: PositiveFloat = 0.2
+    """How far the ratio of new to old probability may leave 1 and still gain. Its logarithm is the mean, not the sum,
+    over the values of a state, so that a ratio of the whole state leaves 1 the faster the more values it has; for
+    images of many values 1e-4 and less are usual."""
+    kl: NonNegativeFloat = 0.004
+    """Weight of the divergence of each step from that of the base, a mean over the values of a state; 0: the base is
+    not asked."""
+    advantage_limit: PositiveFloat = 5.0
+    """Largest size of an advantage, in deviations of the rewards of its group."""
+    updates: PositiveInt = 1
+    """Optimiser steps that share what is drawn with the weights before the first of them."""
+    guidance: NonNegativeFloat = 1.0
+    """Classifier-free guidance, in drawing and in learning alike; 1 and 0 need one call of the network, others two."""
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        if self.group % self.branches:
+            raise ValueError(
+                f"branches: {self.branches} do not divide a group of {self.group}; use a divisor of task.group"
+            )
+        if self.groups == "seed" and self.branches == 1:
+            raise ValueError(
+                "groups: seed compares examples that begin at the same noise, and with branches 1 there is one; use "
+                "branches of 2 or more, as a rule 6"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_step_has_noise(self) -> Self:
+        if isinstance(self.diffusion, tuple) and not self.diffusion[0]:
+            raise ValueError(
+                "diffusion: 0 at the source leaves the first step without noise, and nothing to choose; use a rate "
+                "above 0 there, or null"
+            )
+        return self
+
+    @property
+    def noise(self) -> DiffusionConfig:
+        """The diffusion of the steps."""
+        return FlowGRPODiffusion(a=self.a) if self.diffusion is None else self.diffusion
+
+    @property
+    def seeds(self) -> int:
+        """Noises that the examples of a group begin at."""
+        return self.group // self.branches
+
+    @property
+    def states(self) -> int:
+        """States of a prompt at which one step is learned."""
+        return self.seeds if self.rollout == "branch" else self.group
+
+    @property
+    def passes(self) -> int:
+        """See `TaskSettings.passes`; the steps with noise."""
+        return self.steps - 1
+
+    @property
+    def cycle(self) -> int:
+        """See `TaskSettings.cycle`."""
+        return self.updates
+
+    @property
+    def rewards(self) -> int:
+        """Rewards that are asked for a prompt."""
+        return self.group * (self.passes if self.rollout == "branch" else 1)
+
+    @property
+    def network_calls(self) -> int:
+        """States that a network is called at for a prompt, in drawing, learning and asking the base."""
+        times = {"rollout": 1, "learn": self.passes}
+        return sum(times[call.phase] * call.count * call.rows for call in self.calls)
+
+    @property
+    def calls(self) -> tuple[Calls, ...]:
+        """See `TaskSettings.calls`."""
+        guided = 1 if self.guidance in (0.0, 1.0) else 2
+        group, seeds, states = guided * self.group, guided * self.seeds, guided * self.states
+        drawn = (Calls("rollout", self.steps, group),)
+        if self.rollout == "branch":
+            to_the_branches = Calls("rollout", self.passes, seeds)
+            drawn = (to_the_branches, Calls("rollout", self.steps * self.passes // 2, group))
+        base = (Calls("rollout", self.passes, states, reference=True),) if self.kl else ()
+        return (*drawn, *base, Calls("learn", 1, states, gradient=True))

@@ -1,0 +1,123 @@
+"""Settings of policies that build objects as often as they are worth it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from moe.validation.section import Section
+from trainer.config.network.policy_mlp import PolicySizes
+from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
+from trainer.config.task.protocol import Calls, TaskSettings
+
+
+class DirichletConfig(Section):
+    """Preferences drawn for each object from a Dirichlet distribution."""
+
+    kind: Literal["dirichlet"] = "dirichlet"
+    concentration: PositiveFloat = 1.0
+    """Of every objective: 1 draws all preferences alike, less those near a single objective more often."""
+
+
+class SingleConfig(Section):
+    """One preference for all objects."""
+
+    kind: Literal["single"] = "single"
+    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    """Of the objectives, in their order; they sum to 1."""
+
+    @model_validator(mode="after")
+    def _weights_sum_to_one(self) -> "SingleConfig":
+        if abs(sum(self.weights) - 1) > 1e-6:
+            raise ValueError(f"weights: {list(self.weights)} sum to {sum(self.weights):g}; divide them by that")
+        return self
+
+
+class ExponentRange(Section):
+    """Exponents drawn for each object, evenly between two numbers; the network is told which."""
+
+    least: PositiveFloat
+    """The smallest."""
+    most: PositiveFloat
+    """The largest, more than `least`."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "ExponentRange":
+        if self.most <= self.least:
+            raise ValueError(
+                f"most: {self.most:g} is not more than least {self.least:g}; give the single exponent instead"
+            )
+        return self
+
+
+class TrajectoryBalanceTaskConfig(TaskSettings):
+    """A policy that builds objects x with probabilities in proportion to R(x | w)^b, for any preference w.
+
+    R weighs the objectives of the environment by w; b is the exponent.
+
+    Source: Jain et al., "Multi-Objective GFlowNets", 2023 (preferences); Malkin et al., "Trajectory Balance: Improved
+    Credit Assignment in GFlowNets", 2022, equation 14.
+    """
+
+    kind: Literal["trajectory_balance"] = "trajectory_balance"
+    environment: EnvironmentConfig = HyperGridConfig()
+    """In whose states objects are built."""
+    preferences: Annotated[DirichletConfig | SingleConfig, Field(discriminator="kind")] = DirichletConfig()
+    """How much each objective counts."""
+    scalarisation: Literal["weighted_sum", "weighted_log_sum", "tchebycheff"] = "weighted_sum"
+    """The reward R of the objectives r: sum of w r; product of r^w; 1 - max of w (1 - r)."""
+    exponent: PositiveFloat | ExponentRange = 16.0
+    """b, to which rewards are raised: the higher, the more often the best objects come."""
+    least_reward: float = Field(default=1e-80, gt=0, le=1)
+    """A reward below counts as this, before it is raised. Where many objects are worth nothing, 1e-3 or so learns
+    faster: what is far too rare to be built need not be exactly as rare as its reward says."""
+    backward: Literal["learned", "uniform"] = "learned"
+    """Probabilities of the ways to an object, backwards: learned, or all parents of a state alike."""
+    exploration: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the actions that are drawn evenly among those that are possible, while training."""
+    bins: PositiveInt = 50
+    """Numbers in which a network reads a preference of an objective, and the exponent."""
+
+    @model_validator(mode="after")
+    def _each_objective_has_a_weight(self) -> "TrajectoryBalanceTaskConfig":
+        objectives = self.environment.sizes.objectives
+        if isinstance(self.preferences, SingleConfig) and len(self.preferences.weights) != len(objectives):
+            raise ValueError(
+                f"preferences.weights: {list(self.preferences.weights)} are {len(self.preferences.weights)}, and the "
+                f"objectives are {', '.join(objectives)}; give {len(objectives)}"
+            )
+        return self
+
+    @property
+    def policy_sizes(self) -> PolicySizes:
+        """What a network reads and answers; its condition codes the preferences, and the exponent where it varies."""
+        of = self.environment.sizes
+        codes = len(of.objectives) + isinstance(self.exponent, ExponentRange)
+        return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
+
+    def check_exponent(self, exponent: float, field: str) -> None:
+        """Refuses an exponent that is not learned.
+
+        Args:
+            exponent: that is asked for.
+            field: where, for the message.
+
+        Raises:
+            ValueError: names field, value and remedy.
+        """
+        match self.exponent:
+            case ExponentRange(least=least, most=most) if not least <= exponent <= most:
+                raise ValueError(f"{field}: {exponent:g} is not between {least:g} and {most:g}, which the run learns")
+            case float(fixed) if exponent != fixed:
+                raise ValueError(
+                    f"{field}: {exponent:g} is not the exponent {fixed:g} that the run learns; leave it out"
+                )
+
+    @property
+    def most_exponent(self) -> float:
+        """The largest exponent that the network is asked for."""
+        return self.exponent.most if isinstance(self.exponent, ExponentRange) else self.exponent
+
+    @property
+    def calls(self) -> tuple[Calls, ...]:
+        """See `TaskSettings.calls`; the last action of the longest way is the stop, which nobody is asked for."""
+        return (Calls("rollout", count=self.environment.sizes.max_actions - 1), Calls("learn", gradient=True))

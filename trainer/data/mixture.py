@@ -1,0 +1,357 @@
+"""Several data sets that a run learns from together, each at a share of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+
+from moe.files import FileError
+from moe.validation.own_class import OwnClass
+from moe.validation.section import Section
+from trainer.data.dealing import RAREST
+from trainer.data.kinds import AnyOneConfig, OneConfig
+from trainer.data.latents import latents_of
+from trainer.data.mixture_file import Name, Share, check_sum, read_mixture
+from trainer.data.pairs import PairsConfig
+from trainer.data.protocol import BadExamples, Batch, Dataset, Mix, Split
+
+SOURCE_BIT, SOURCE_BITS = 48, 14
+"""Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""
+LISTED = 50_000
+"""Most examples of a source that are too many to be listed, where examples of the mixture are."""
+
+
+Shares = Annotated[
+    dict[str, Share] | None,
+    BeforeValidator(lambda shares: shares, json_schema_input_type=dict[str, Share] | Path | None),
+]
+"""A file is read before; editors are told that it may be one."""
+
+
+class MixtureConfig(Section):
+    """Several data sets in one: each position of training takes an example of one of them.
+
+    Which one depends on the seed and the position alone, and each source is dealt in shuffled epochs of its own. The
+    held-out examples are those of all sources, and the metrics have the loss of each besides that of all.
+    """
+
+    kind: Literal["mixture"] = "mixture"
+    sources: Annotated[
+        dict[Name, OneConfig],
+        Field(min_length=1, max_length=2**SOURCE_BITS, json_schema_extra={"x-values": "mapping to sections, as data"}),
+    ]
+    """The data sets by names of letters, digits and underscores; their examples have one shape."""
+    shares: Shares = None
+    """Of the positions of training that each source takes, such as {photos: 0.7, drawings: 0.3}, or a mixture.json;
+    null: by the number of its training examples."""
+    labels: Annotated[Literal["own", "source"], Field(exclude_if=lambda labels: labels == "own")] = "own"
+    """own: labels are those of the sources, which have the same classes; source: the class of an example is its source.
+    """
+
+    @classmethod
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        """The section with what its sources leave out taken from their files.
+
+        Args:
+            document: as it was written; whatever else is wrong with it is left for its validation.
+
+        Raises:
+            ValueError: the files of a source are missing or malformed, or hold latents.
+        """
+        sources = document.get("sources")
+        if not isinstance(sources, dict):
+            return document
+        return {**document, "sources": {name: _resolved(name, source) for name, source in sources.items()}}
+
+    @property
+    def parts(self) -> tuple[AnyOneConfig, ...]:
+        """The sections of the sources, in the order of their numbers."""
+        return tuple(self.sources.values())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example of any source."""
+        return tuple(self.parts[0].shape)
+
+    @property
+    def num_classes(self) -> int:
+        """Those of every source, or the sources themselves."""
+        return self.parts[0].num_classes if self.labels == "own" else len(self.parts)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ...: those of the first source that has some, or the names of the sources."""
+        if self.labels == "source":
+            return tuple(self.sources)
+        return next((names for part in self.parts if (names := tuple(part.class_names))), ())
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Tokens of sources that are text are 0 to vocabulary - 1; None: they are no text."""
+        return getattr(self.parts[0], "vocabulary", None)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """SHA-256 of the tokenizer of sources that are text; None: tokens are bytes, or they are no text."""
+        return getattr(self.parts[0], "tokenizer", None)
+
+    @property
+    def bytes_per_token(self) -> tuple[float, ...]:
+        """Of the held-out documents of each source that is text; 1 of others."""
+        return tuple(getattr(part, "bytes_per_token", 1.0) for part in self.parts)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares_may_be_in_a_file(cls, document: Any) -> Any:
+        if not (isinstance(document, dict) and isinstance(document.get("shares"), str | Path)):
+            return document
+        try:
+            return {**document, "shares": read_mixture(Path(document["shares"])).shares}
+        except FileError as error:
+            raise ValueError(f"shares: {error}") from error
+
+    @model_validator(mode="after")
+    def _sources_fit_together(self) -> MixtureConfig:
+        first_name, first = next(iter(self.sources.items()))
+        for name, source in self.sources.items():
+            if isinstance(source, PairsConfig):
+                raise ValueError(
+                    f"sources.{name}.kind: pairs have source points of their own, and a mixture deals examples alone; "
+                    "give images, points or text"
+                )
+            if len(getattr(source, "shapes", ())) > 1:
+                raise ValueError(f"sources.{name}: its images have several shapes, and a mixture has one; give squares")
+            for what, remedy in (
+                ("shape", "give examples of one shape"),
+                ("vocabulary", "encode all text by one tokenizer"),
+                ("tokenizer", "encode all text by one tokenizer"),
+                *(
+                    [("num_classes", "give sources of the same classes, or set labels: source")]
+                    * (self.labels == "own")
+                ),
+            ):
+                own, other = (getattr(section, what, None) for section in (source, first))
+                own, other = (list(one) if isinstance(one, tuple) else one for one in (own, other))
+                if own != other:
+                    raise ValueError(
+                        f"sources.{name}: its {what} is {own}, and that of {first_name} is {other}; {remedy}"
+                    )
+            names = tuple(source.class_names)
+            if self.labels == "own" and names and names != self.class_names:
+                other = next(pair for pair in zip(names, self.class_names, strict=True) if pair[0] != pair[1])
+                raise ValueError(
+                    f"sources.{name}: its class {other[0]} is {other[1]} in other sources; give sources of the same "
+                    "classes, or set labels: source"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_are_those_of_the_sources(self) -> MixtureConfig:
+        if self.shares is None:
+            endless = next((name for name, source in self.sources.items() if getattr(source, "endless", False)), None)
+            if endless is not None:
+                raise ValueError(_sizeless(endless).removeprefix("data."))
+            return self
+        for name in self.shares:
+            if name not in self.sources:
+                near = get_close_matches(name, self.sources, n=1)
+                raise ValueError(
+                    f"shares.{name}: is no source; "
+                    + (f"write {near[0]}" if near else f"use {', '.join(self.sources)}")
+                )
+        for name in self.sources:
+            if name not in self.shares:
+                raise ValueError(f"shares: {name} has none; give each source one, 0 to leave it out of training")
+        check_sum(self.shares)
+        _check_rarest(self.shares, "shares")
+        return self
+
+
+class Mixture(Dataset):
+    """Examples of several data sets.
+
+    The id of an example is its id in its source, with the number of the source from bit `SOURCE_BIT` on.
+
+    Args:
+        config: which sources, and their shares.
+        sources: the data sets by name, opened.
+
+    Raises:
+        ValueError: a source cannot be dealt with others; names it and the remedy.
+    """
+
+    def __init__(self, config: MixtureConfig, sources: Mapping[str, Dataset]) -> None:
+        for name, source in sources.items():
+            _check_source(name, source)
+        self.shape, self.num_classes = config.shape, config.num_classes
+        self._by_source = config.labels == "source"
+        self._sources = tuple(sources.values())
+        shares = config.shares or _by_size(sources)
+        for name, source in sources.items():
+            if shares[name] > 0 and not source.endless and source.count("train") == 0:
+                raise ValueError(f"data.sources.{name}: has no training example; give it the share 0, or leave it out")
+        total = sum(shares.values())
+        self.mix = Mix(sources, tuple(shares[name] / total for name in sources), id_of, source_of)
+
+    def indices(self, split: Split) -> Tensor:
+        """See `Dataset.indices`; those of each source, one source after the other, without endless ones' training."""
+        return torch.cat([id_of(number, source.indices(split)) for number, source in enumerate(self._sources)])
+
+    def count(self, split: Split) -> int:
+        """See `Dataset.count`."""
+        return sum(source.count(split) for source in self._sources)
+
+    def data_points(self, split: Split) -> Tensor:
+        """See `Dataset.data_points`; so ordered that the first of them are a mixture as all of them are.
+
+        Of training they are as many as there are in the shares of the mixture without one coming twice; of sources
+        that are too large to be listed, the first `LISTED` count.
+        """
+        listed = [_listed(source, split) for source in self._sources]
+        shares = self.mix.shares if split == "train" else [len(ids) for ids in listed]
+        mixed = [(id_of(n, ids), share) for n, (ids, share) in enumerate(zip(listed, shares, strict=True)) if share > 0]
+        places = torch.cat([(torch.arange(len(ids), dtype=torch.float64) + 0.5) / share for ids, share in mixed])
+        full = min(len(ids) / share for ids, share in mixed)
+        order = places.argsort(stable=True)
+        return torch.cat([ids for ids, _ in mixed])[order[places[order] < full]]
+
+    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
+        """See `Dataset.augmented`; each example as its source says."""
+        sources, _ = source_of(batch.ids)
+        x_1 = batch.x_1.clone()
+        for number in sources.unique().tolist():
+            own = sources == number
+            labels = None if batch.labels is None else batch.labels[own]
+            part = Batch(batch.x_1[own], labels, batch.ids[own])
+            x_1[own] = self._sources[number].augmented(part, positions[own], seed=seed).x_1
+        return replace(batch, x_1=x_1)
+
+    def get(self, indices: Tensor) -> Batch:
+        """See `Dataset.get`."""
+        sources, own = source_of(indices)
+        parts: list[Batch] = []
+        rows: list[Tensor] = []
+        bad: dict[int, str] = {}
+        for number in sources.unique().tolist():
+            rows.append((sources == number).nonzero().flatten())
+            try:
+                parts.append(self._sources[number].get(own[rows[-1]]))
+            except BadExamples as error:
+                bad |= {int(id_of(number, torch.tensor(one))): reason for one, reason in error.reasons.items()}
+        if bad:
+            raise BadExamples(bad)
+        order = torch.cat(rows).argsort()
+        labels = sources if self._by_source else _joined("labels", [part.labels for part in parts], order)
+        return Batch(
+            torch.cat([part.x_1 for part in parts])[order],
+            labels,
+            indices,
+            _joined("source points", [part.x_0 for part in parts], order),
+            _joined("times", [part.interval for part in parts], order),
+            _joined("captions", [part.captions for part in parts], order),
+            sources,
+        )
+
+
+def id_of(source: int | Tensor, own: Tensor) -> Tensor:
+    """Ids in a mixture, int64.
+
+    Args:
+        source: number of the source.
+        own: int64, ids in it.
+    """
+    return own | (torch.as_tensor(source) << SOURCE_BIT)
+
+
+def source_of(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the sources of ids in a mixture, and the ids in these, both int64 like `ids`."""
+    source = (ids >> SOURCE_BIT) & (2**SOURCE_BITS - 1)
+    return source, ids ^ (source << SOURCE_BIT)
+
+
+KINDS = {
+    get_args(one.model_fields["kind"].annotation)[0]: one
+    for one in get_args(AnyOneConfig)
+    if not issubclass(one, OwnClass)
+}
+
+
+def _resolved(name: str, source: Any) -> Any:
+    if not isinstance(source, dict):
+        return source
+    if latents_of(source) is not None:
+        raise ValueError(
+            f"sources.{name}.path: holds latents, whose scale is that of one folder; give images, or encode all as one"
+        )
+    resolved = getattr(KINDS.get(str(source.get("kind"))), "resolved", None)
+    if resolved is None:
+        return source
+    try:
+        return resolved(source)
+    except ValueError as error:
+        raise ValueError(f"sources.{name}.{error}") from error
+
+
+def _check_source(name: str, source: Dataset) -> None:
+    """Refuses what no mixture can deal."""
+    if source.mix is not None or source.source is not None:
+        raise ValueError(f"data.sources.{name}: is a mixture, or has source points, itself; give its parts as sources")
+    if not (source.endless or source.keyed_order):
+        if sum(len(group) > 0 for group in source.groups("train")) > 1:
+            raise ValueError(f"data.sources.{name}: its examples have several shapes; give examples of one shape")
+        _check_ids(name, source.indices("train"))
+    _check_ids(name, source.indices("held_out"))
+
+
+def _check_ids(name: str, ids: Tensor) -> None:
+    taken = (2**SOURCE_BITS - 1) << SOURCE_BIT
+    if bool(((ids & taken) != 0).any() or (ids < 0).any()):
+        raise ValueError(
+            f"data.sources.{name}: an id of it, {int(ids[((ids & taken) != 0) | (ids < 0)][0])}, is negative or 2**"
+            f"{SOURCE_BIT} or more, and a mixture numbers its sources there; number its examples from 0 on"
+        )
+
+
+def _by_size(sources: Mapping[str, Dataset]) -> dict[str, float]:
+    """Shares by the numbers of training examples."""
+    for name, source in sources.items():
+        if source.endless:
+            raise ValueError(_sizeless(name))
+    counts = {name: source.count("train") for name, source in sources.items()}
+    shares = {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
+    _check_rarest(shares, "data.shares: by size")
+    return shares
+
+
+def _sizeless(name: str) -> str:
+    return f"data.shares: {name} is endless and has no size; give each source a share"
+
+
+def _check_rarest(shares: Mapping[str, float], field: str) -> None:
+    rarest = min((share, name) for name, share in shares.items() if share > 0)
+    if rarest[0] < RAREST:
+        raise ValueError(
+            f"{field}: {rarest[1]} has {rarest[0]:g}, and less than {RAREST:g} is not dealt; give it more, or 0"
+        )
+
+
+def _listed(source: Dataset, split: Split) -> Tensor:
+    if split == "train" and source.endless:
+        return torch.arange(LISTED)
+    if split == "train" and source.keyed_order:
+        return torch.arange(min(LISTED, source.count(split)))
+    return source.data_points(split)
+
+
+def _joined(what: str, parts: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    if given and len(given) < len(parts):
+        raise ValueError(f"data.sources: examples of some sources have {what}, and those of others have none")
+    return torch.cat(given)[order] if given else None

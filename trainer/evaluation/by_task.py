@@ -1,0 +1,122 @@
+"""How well a flow draws each of the tasks that its routed adapters tell apart, and which modules each uses."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import trainer.data
+from moe.adapters.routed import RoutedLinear
+from moe.random.seed import derive_seed
+from moe.report.page import Facts, Figure, Section, Table
+from moe.report.task_maps import task_maps
+from trainer.config.constraints.routed_adapters import task_names
+from trainer.evaluation.judgement import parted
+from trainer.evaluation.real import JUDGED
+from trainer.model.frozen import frozen_tensors
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.tasks import tasks_of
+
+TOGETHER = 250
+"""Samples that are drawn at once."""
+
+Distances = Callable[[NDArray[np.floating], NDArray[np.floating], int], dict[str, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class TaskFigures:
+    """Figures by task, and what the adapters are.
+
+    Attributes:
+        figures: by the name of a task, distances of its samples to its real examples.
+        floors: the same of two sets of its real examples.
+        parameters: numbers of ``trained`` parameters, of those of the ``routing`` among them, and of ``frozen`` ones.
+        weights: by the name of a layer, the weights [tasks, heads, modules] of its modules.
+    """
+
+    figures: Mapping[str, dict[str, float]]
+    floors: Mapping[str, dict[str, float]]
+    parameters: Mapping[str, int]
+    weights: Mapping[str, NDArray[np.float32]] = field(repr=False)
+
+    def to_dict(self) -> dict[str, object]:
+        """Figures and parameters as they are written as JSON."""
+        return {"figures": dict(self.figures), "floors": dict(self.floors), "parameters": dict(self.parameters)}
+
+    def section(self, measure: str, title: str) -> Section:
+        """A section of a page.
+
+        Args:
+            measure: the figure that the table shows.
+            title: what that is called.
+        """
+        rows = [
+            (name, f"{figures[measure]:.4g}", f"{self.floors[name][measure]:.4g}")
+            for name, figures in self.figures.items()
+        ]
+        counted = self.parameters
+        share = counted["trained"] / (counted["trained"] + counted["frozen"])
+        facts = [
+            ("Trained", f"{counted['trained']:,}", f"{share:.2%} of all parameters"),
+            ("Routing", f"{counted['routing']:,}", "of them, the only ones that a task has for itself"),
+        ]
+        table = Table(("task", title, "real examples"), rows, "Drawn by the run's own sampler, without guidance.")
+        maps = Figure(
+            task_maps(tuple(self.figures), self.weights),
+            "Weights of the modules of each layer: a row a task, between the lines the modules of one head. Equal rows "
+            "are tasks that share all.",
+        )
+        return Section("Tasks and their modules", [Facts(facts), table, maps])
+
+
+def by_task(
+    flow: TrainedFlow, *, num: int, seed: int, distances: Distances, progress: Callable[[str], None]
+) -> TaskFigures | None:
+    """Measures the run's own sampler task by task.
+
+    Args:
+        flow: the run and its network.
+        num: samples of all tasks together, of each 2 or more.
+        seed: of all draws.
+        distances: between samples and real examples, given a seed.
+        progress: called with a line of text about the progress.
+
+    Returns:
+        The figures; None: the run tells no tasks apart, or draws for contexts of held-out examples.
+    """
+    names, config = task_names(flow.config), flow.config
+    if not names or flow.parts.context is not None:
+        return None
+    dataset = trainer.data.build(config.data)
+    batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))
+    generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "shown"))
+    real, tasks = flow.parts.space.shown(batch.x_1, generator=generator), tasks_of(config, batch)
+    assert tasks is not None
+    figures, floors, of_each = {}, {}, max(2, num // len(names))
+    for number, name in enumerate(names):
+        own = real[tasks == number].numpy()
+        if len(own) < 4:
+            continue
+        progress(f"drawing {of_each} of task {name}, {number + 1} of {len(names)}")
+        conditioning = flow.conditioning(of_each, seed=seed, shown=False).of_task(number)
+        drawn = [
+            flow.follow(conditioning.condition, some, flow.sample.sampler, guidance=1.0, seed=seed).final.cpu()
+            for some in torch.arange(of_each).split(TOGETHER)
+        ]
+        samples = flow.decode(flow.parts.data_of(torch.cat(drawn)), conditioning).numpy()
+        figures[name] = distances(samples, own, seed)
+        floors[name] = distances(*parted(own, of_each, seed=seed), seed)
+    layers = {name: module for name, module in flow.model.named_modules() if isinstance(module, RoutedLinear)}
+    learns = {name: parameter.numel() for name, parameter in flow.model.named_parameters()}
+    return TaskFigures(
+        figures,
+        floors,
+        {
+            "trained": sum(learns.values()),
+            "routing": sum(size for name, size in learns.items() if ".routing." in name),
+            "frozen": sum(values.numel() for _, values in frozen_tensors(flow.model)),
+        },
+        {name: layer.routing.weights().detach().float().cpu().numpy() for name, layer in layers.items()},
+    )

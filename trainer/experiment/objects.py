@@ -1,0 +1,187 @@
+"""Objects that a trained policy builds: the sample verb of such runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from torch import Tensor
+
+from trainer.checkpoint.intact import with_newest
+from trainer.config.file import load_config
+from trainer.config.layout import Layout
+from trainer.config.run import ObjectSample, RunConfig
+from trainer.config.task.trajectory_balance import SingleConfig
+from trainer.distributed.groups import Launch, joined
+from trainer.model.network import Network
+from trainer.model.pretrained import check_restorable, restore
+from trainer.task import TrajectoryBalanceTask
+from trainer.task.objects import draw_objects, drawable, write_objects
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A policy that no longer learns.
+
+    Attributes:
+        config: the run.
+        task: what it has learned.
+        model: the averaged weights, in evaluation mode.
+        checkpoint: name of the checkpoint that they are from.
+    """
+
+    config: RunConfig
+    task: TrajectoryBalanceTask
+    model: Network
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectsRequest:
+    """What is built by a run.
+
+    Attributes:
+        run_dir: folder of the run.
+        num: objects of each preference; None: as many as the run's own files have.
+        preferences: weights of the objectives with commas between them; empty: those of the run's own files.
+        exponent: of the reward; None: the run's own, or the largest that it has learned.
+        seed: of the draws.
+        out: file of the lines; a picture has the same name with another ending.
+    """
+
+    run_dir: Path
+    num: int | None = None
+    preferences: tuple[str, ...] = ()
+    exponent: float | None = None
+    seed: int = 0
+    out: Path
+
+    def check(self) -> None:
+        """Refuses what no run could do.
+
+        Raises:
+            ValueError: names the option and the remedy.
+        """
+        if self.num is not None and self.num < 1:
+            raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        if self.out.suffix not in (".jsonl", ".png"):
+            raise ValueError(
+                f"--out: {self.out} does not end in .jsonl; the objects are lines of JSON, and their picture FILE.png "
+                f"stands beside FILE.jsonl; use {self.out.with_suffix('.jsonl')}"
+            )
+
+    def weights(self, task: TrajectoryBalanceTask, sample: ObjectSample) -> Tensor:
+        """The preferences, float64 [N, K].
+
+        Args:
+            task: of the run.
+            sample: how the run itself shows objects.
+
+        Raises:
+            ValueError: the run was not asked for such a preference.
+        """
+        if not self.preferences:
+            return task.preferences(sample.divisions)
+        names, single = task.environment.objectives, task.settings.preferences
+        if isinstance(single, SingleConfig):
+            learned = ",".join(f"{one:g}" for one in single.weights)
+            raise ValueError(f"--preference: {self.run_dir} has learned {learned} alone; leave the option out")
+        return torch.tensor([_weights(text, names) for text in self.preferences], dtype=torch.float64)
+
+
+def builds_objects(run_dir: Path) -> bool:
+    """Whether a run has learned to build objects.
+
+    Args:
+        run_dir: folder of the run.
+
+    Raises:
+        FileError: there is no checkpoint, or its configuration is malformed.
+    """
+    return isinstance(with_newest(run_dir, _config).sample, ObjectSample)
+
+
+@contextmanager
+def opened_policy(run_dir: Path) -> Iterator[TrainedPolicy]:
+    """Restores the averaged weights of a run's newest intact checkpoint, whole on each process.
+
+    Args:
+        run_dir: folder of the run, for which :func:`builds_objects` holds.
+
+    Yields:
+        The policy; inside, process groups are joined.
+
+    Raises:
+        ValueError: the run has no complete checkpoint.
+    """
+
+    def checked(folder: Path) -> RunConfig:
+        config = _config(folder)
+        check_restorable(config, folder)
+        return config
+
+    config, launch = with_newest(run_dir, checked), Launch.from_environment()
+    with joined(launch):
+        folder, model = with_newest(run_dir, lambda folder: (folder, restore(config, Layout.single(config), folder)))
+        yield TrainedPolicy(config, TrajectoryBalanceTask(config), model.to(launch.device), folder.name)
+
+
+def run(request: ObjectsRequest) -> int:
+    """Builds objects and writes them as lines of JSON, and as a picture where they make one.
+
+    Args:
+        request: what is built.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: the run has no complete checkpoint, or has not learned what is asked for.
+    """
+    request.check()
+    with opened_policy(request.run_dir) as policy:
+        task, sample = policy.task, policy.config.sample
+        assert isinstance(sample, ObjectSample)
+        preferences, num = request.weights(task, sample), request.num or sample.num
+        exponent = sample.exponent if request.exponent is None else request.exponent
+        if exponent is not None:
+            task.settings.check_exponent(exponent, "--exponent")
+        with Console(stderr=True, quiet=dist.get_rank() > 0).status(f"building {num} objects of each preference"):
+            built = task.built(policy.model, preferences, num, exponent=exponent, seed=request.seed)
+        if dist.get_rank() > 0:
+            return 0
+        lines, picture = request.out.with_suffix(".jsonl"), request.out.with_suffix(".png")
+        write_objects(task.environment, built, lines)
+        print(f"{lines}: {num * len(built)} objects of {policy.checkpoint}, {num} for each of {len(built)} preferences")
+        if drawable(task.environment):
+            draw_objects(task.environment, built, picture)
+            print(f"{picture}: the same as a picture")
+    return 0
+
+
+def _config(folder: Path) -> RunConfig:
+    return load_config(folder / "config.yaml")
+
+
+def _weights(text: str, names: tuple[str, ...]) -> list[float]:
+    """Reads the weights of the objectives, by their order."""
+    try:
+        weights = [float(word) for word in text.split(",")]
+    except ValueError:
+        weights = []
+    example = ",".join(f"{1 / len(names):.3g}" for _ in names)
+    if len(weights) != len(names) or not all(0 <= weight <= 1 for weight in weights):
+        raise ValueError(
+            f"--preference: {text!r} is not a number from 0 to 1 for each of {', '.join(names)}; use for example "
+            f"{example}"
+        )
+    if abs(sum(weights) - 1) > 1e-2:
+        raise ValueError(
+            f"--preference: {text} sums to {sum(weights):g}; give weights that sum to 1, such as {example}"
+        )
+    return [weight / sum(weights) for weight in weights]

@@ -1,0 +1,125 @@
+"""A grid on the unit cube.
+
+Shape suffixes: B states, S coordinates, A actions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.config.task.environment import GridObjective, HyperGridConfig
+from trainer.task.environment.protocol import Environment
+
+
+class HyperGrid(Environment):
+    """Cells of a grid; an action adds one to a coordinate, the last one stops, and every cell is an object.
+
+    Source: Bengio et al., "Flow Network Based Generative Models for Non-Iterative Diverse Candidate Generation", 2021,
+    section 4.1 (the states); Jain et al., "Multi-Objective GFlowNets", 2023, section 5.1 (the objectives).
+
+    Args:
+        config: sizes and objectives.
+    """
+
+    def __init__(self, config: HyperGridConfig) -> None:
+        sizes = config.sizes
+        self.num_actions, self.num_features, self.max_actions = sizes.actions, sizes.features, sizes.max_actions
+        self.objectives = config.objectives
+        self.side, self.dimensions = config.side, config.dimensions
+        self._functions = [FUNCTIONS[name] for name in config.objectives]
+
+    def start(self, num: int) -> Tensor:
+        """See `Environment.start`; the corner at 0."""
+        return torch.zeros(num, self.dimensions, dtype=torch.int64)
+
+    def step(self, states_BS: Tensor, actions_B: Tensor) -> Tensor:
+        """See `Environment.step`."""
+        return states_BS + (torch.arange(self.dimensions, device=states_BS.device) == actions_B[:, None])
+
+    def allowed(self, states_BS: Tensor) -> Tensor:
+        """See `Environment.allowed`; a coordinate ends at the side, and every cell may be the object."""
+        return functional.pad(states_BS < self.side - 1, (0, 1), value=True)
+
+    def leading(self, states_BS: Tensor) -> Tensor:
+        """See `Environment.leading`; a coordinate of 0 has not been added to."""
+        return states_BS > 0
+
+    def features(self, states_BS: Tensor) -> Tensor:
+        """See `Environment.features`; one number for each cell of each coordinate, 1 where the state is."""
+        cells = torch.arange(self.side, device=states_BS.device)
+        return (states_BS[..., None] == cells).flatten(1).float()
+
+    def rewards(self, states_BS: Tensor) -> Tensor:
+        """See `Environment.rewards`."""
+        places = states_BS.double() / (self.side - 1)
+        return torch.stack([function.scaled(places) for function in self._functions], dim=1)
+
+    def cells(self) -> Tensor:
+        """All objects, int64 [side^dimensions, S]; the last coordinate varies fastest."""
+        return torch.tensor(list(itertools.product(range(self.side), repeat=self.dimensions)))
+
+
+class Function(NamedTuple):
+    """A test function of optimisation, on the unit cube.
+
+    Attributes:
+        value: from places float64 [B, S] in [0, 1] to values [B].
+        worst: of its values on the cube, which becomes 0.
+        best: of its values on the cube, which becomes 1.
+    """
+
+    value: Callable[[Tensor], Tensor]
+    worst: float
+    best: float
+
+    def scaled(self, places: Tensor) -> Tensor:
+        """Values [B] from 0, the worst, to 1, the best."""
+        return ((self.value(places) - self.worst) / (self.best - self.worst)).clamp(0.0, 1.0)
+
+
+def _branin(places: Tensor) -> Tensor:
+    """Three equal minima; on [-5, 10] x [0, 15]."""
+    x, y = 15 * places[:, 0] - 5, 15 * places[:, 1]
+    valley = y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6
+    return valley**2 + 10 * (1 - 1 / (8 * math.pi)) * x.cos() + 10
+
+
+def _currin(places: Tensor) -> Tensor:
+    """One maximum on the edge; Currin, Mitchell, Morris and Ylvisaker, 1991."""
+    x, y = places[:, 0], places[:, 1]
+    ratio = (2300 * x**3 + 1900 * x**2 + 2092 * x + 60) / (100 * x**3 + 500 * x**2 + 4 * x + 20)
+    return (1 - (-0.5 / y).exp()) * ratio
+
+
+def _shubert(places: Tensor) -> Tensor:
+    """18 equal minima; on [-10, 10] x [-10, 10]."""
+    x, factors = 20 * places[:, :2] - 10, torch.arange(1, 6, device=places.device)
+    return (factors * ((factors + 1) * x[..., None] + factors).cos()).sum(-1).prod(-1)
+
+
+def _sphere(places: Tensor) -> Tensor:
+    """Mean square of all coordinates, on [-1, 1] each; its minimum is in the middle."""
+    return (2 * places - 1).square().mean(1)
+
+
+def _beale(places: Tensor) -> Tensor:
+    """A long valley; on [-1, 1] x [-1, 1], where the other values do not dwarf it."""
+    x, y = 2 * places[:, 0] - 1, 2 * places[:, 1] - 1
+    return (1.5 - x + x * y) ** 2 + (2.25 - x + x * y**2) ** 2 + (2.625 - x + x * y**3) ** 2
+
+
+FUNCTIONS: dict[GridObjective, Function] = {
+    "branin": Function(_branin, worst=308.12909601160663, best=0.39788735772976835),
+    "currin": Function(_currin, worst=1.180408020862099, best=13.798722044728434),
+    "shubert": Function(_shubert, worst=210.4822940155042, best=-186.7309088310239),
+    "sphere": Function(_sphere, worst=1.0, best=0.0),
+    "beale": Function(_beale, worst=38.703125, best=4.368527115970509),
+}
+"""Extremes are those on the whole cube; a grid may miss them."""

@@ -1,0 +1,170 @@
+"""The laws of environments, tried on random walks, and on all states where there are few.
+
+Shape suffixes: B states, S integers of a state, A actions, F features, K objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.task.environment.protocol import Environment
+
+WALKS = 64
+MOST_STATES = 4096
+"""States up to which all are looked at."""
+
+
+def check_laws(environment: Environment, *, name: str) -> None:
+    """Tries an environment on random walks.
+
+    Args:
+        environment: what is tried.
+        name: of its class, for the message.
+
+    Raises:
+        ValueError: it fails, or breaks a law; one line names class, method, law and remedy.
+    """
+    tried = _Tried(environment, f"task.environment.class: {name}")
+    begun = tried.start()
+    if bool(tried.leading(begun).any()):
+        tried.refuse("leading names actions that lead into the start, where all begin; return none there")
+    if not bool(tried.allowed(begun)[:, :-1].any(1).all()):
+        tried.refuse("allowed leaves only the stop at the start, so that there is one object; allow an action there")
+    states, generator = begun, torch.Generator().manual_seed(0)
+    for _ in range(environment.max_actions):
+        allowed = tried.allowed(states)
+        tried.valued(states[allowed[:, -1]])
+        chances = torch.rand(allowed.shape, generator=generator) * allowed
+        chosen = chances.argmax(1)
+        goes = chosen < environment.num_actions - 1
+        if not bool(goes.any()):
+            break
+        tried.children(states)
+        states = tried.step(states[goes], chosen[goes])
+    else:
+        left = tried.named(states)
+        tried.refuse(
+            f"of {WALKS} random walks, one has not stopped after max_actions = {environment.max_actions}, at {left}; "
+            "allow nothing but the stop there, or raise max_actions"
+        )
+    tried.all_states(begun[:1])
+
+
+class _Tried:
+    def __init__(self, environment: Environment, told: str) -> None:
+        self._environment, self._told = environment, told
+
+    def refuse(self, problem: str) -> None:
+        raise ValueError(f"{self._told}: {problem}")
+
+    def named(self, states: Tensor, place: int = 0) -> str:
+        return f"state {states[place].tolist()}"
+
+    def start(self) -> Tensor:
+        begun = self._asked("start", WALKS)
+        if begun.ndim != 2 or len(begun) != WALKS or begun.dtype != torch.int64:
+            self._refuse_shape("start", begun, f"int64 [{WALKS}, S]")
+        if not bool((begun == begun[0]).all()):
+            self.refuse("start returns rows that differ; all objects begin at one state")
+        return begun
+
+    def allowed(self, states: Tensor) -> Tensor:
+        found = self._of_rows("allowed", states, self._environment.num_actions, (torch.bool,))
+        if not bool(found.any(1).all()):
+            stuck = int(found.any(1).int().argmin())
+            self.refuse(f"allowed names no action at {self.named(states, stuck)}; allow the stop there")
+        return found
+
+    def leading(self, states: Tensor) -> Tensor:
+        return self._of_rows("leading", states, self._environment.num_actions - 1, (torch.bool,))
+
+    def valued(self, objects: Tensor) -> None:
+        """Looks at the features and rewards of objects; nothing, where there are none."""
+        if not len(objects):
+            return
+        floats = (torch.float32, torch.float64)
+        self._of_rows("features", objects, self._environment.num_features, floats)
+        rewards = self._of_rows("rewards", objects, len(self._environment.objectives), floats)
+        if bool(((rewards < 0) | (rewards > 1)).any()):
+            place = int(((rewards < 0) | (rewards > 1)).any(1).int().argmax())
+            self.refuse(
+                f"rewards are {rewards[place].tolist()} at {self.named(objects, place)}; scale them to lie in [0, 1]"
+            )
+
+    def step(self, states: Tensor, actions: Tensor) -> Tensor:
+        found = self._asked("step", states, actions)
+        if found.shape != states.shape or found.dtype != torch.int64:
+            self._refuse_shape("step", found, f"int64 {list(states.shape)}")
+        return found
+
+    def children(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """All states that actions lead to, [N, S], which must list the actions; and the actions [N]."""
+        parents, actions = self.allowed(states)[:, :-1].nonzero(as_tuple=True)
+        children = self.step(states[parents], actions)
+        listed = self.leading(children).gather(1, actions[:, None])[:, 0]
+        if not bool(listed.all()):
+            place = int(listed.int().argmin())
+            self.refuse(
+                f"action {int(actions[place])} is allowed at {self.named(states[parents], place)} and leads to "
+                f"{self.named(children, place)}, for which leading does not name it; correct allowed, step or leading"
+            )
+        return children, actions
+
+    def all_states(self, begun: Tensor) -> None:
+        """Compares what leads into each state with what does lead there, unless there are too many states."""
+        into: dict[tuple[int, ...], set[int]] = {tuple(begun[0].tolist()): set()}
+        found = begun
+        while len(found):
+            children, actions = self.children(found)
+            fresh: list[Sequence[int]] = []
+            for child, action in zip(map(tuple, children.tolist()), actions.tolist(), strict=True):
+                if child not in into:
+                    into[child] = set()
+                    fresh.append(child)
+                into[child].add(action)
+            if len(into) > MOST_STATES:
+                return
+            found = torch.tensor(fresh, dtype=torch.int64).reshape(len(fresh), begun.shape[1])
+        states = torch.tensor(list(into))
+        for state, listed, really in zip(states, self.leading(states), into.values(), strict=True):
+            false = set(listed.nonzero()[:, 0].tolist()) - really
+            if false:
+                self.refuse(
+                    f"leading names action {min(false)} at {self.named(state[None])}, where it leads from nowhere; "
+                    "leave it out"
+                )
+
+    def _of_rows(self, method: str, states: Tensor, columns: int, types: Sequence[torch.dtype]) -> Tensor:
+        """What a method says of states, which must be finite, of the right shape, and the same for a state alone."""
+        found = self._asked(method, states)
+        if found.shape != (len(states), columns) or found.dtype not in types:
+            named = " or ".join(str(one).removeprefix("torch.") for one in types)
+            self._refuse_shape(method, found, f"{named} [{len(states)}, {columns}]")
+        if not bool(found.isfinite().all()):
+            place = int(found.isfinite().all(1).int().argmin())
+            self.refuse(f"{method} are not finite at {self.named(states, place)}; make them finite")
+        if not bool(torch.isclose(self._asked(method, states[-1:]), found[-1:], rtol=1e-4).all()):
+            self.refuse(
+                f"{method} differ for {self.named(states, -1)} alone and among other states; make each row a function "
+                "of its own state"
+            )
+        return found
+
+    def _asked(self, method: str, *arguments: Any) -> Tensor:
+        call: Callable[..., Tensor] = getattr(self._environment, method)
+        try:
+            answer = call(*arguments)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{self._told}: {method} fails ({reason}); correct it") from error
+        if not isinstance(answer, Tensor):
+            self.refuse(f"{method} returns {type(answer).__name__}; return a tensor")
+        return answer
+
+    def _refuse_shape(self, method: str, found: Tensor, wanted: str) -> None:
+        told = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
+        self.refuse(f"{method} returns {told}; return {wanted}")

@@ -1,0 +1,310 @@
+"""Fine-tuning of a flow by adjoint matching.
+
+Shape suffixes: K steps, B batch, N nodes; the values of a state follow.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from moe.host_copies import to_device
+from trainer.config.constraints.drawing import drawable
+from trainer.config.run import PointSample, RunConfig
+from trainer.config.task import AdjointMatchingConfig
+from trainer.data import Batch
+from trainer.flow import Condition, cost
+from trainer.flow.context import Seen
+from trainer.flow.keyed_draws import keyed_normal, random_keys
+from trainer.flow.objective import LossTerms
+from trainer.flow.sampler import Memoryless
+from trainer.model.adapted import without_adapters
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.preview import preview
+from trainer.sampling.reference import Reference
+from trainer.sampling.trained import compared_with
+from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
+from trainer.task.policy.reward import reward_of
+from trainer.task.policy.show import show_rewards
+from trainer.training.task import Networks, Task
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """What the paths of a micro batch begin with.
+
+    Attributes:
+        keys: int64 [B], of which everything that is drawn for a path is a function.
+        condition: of the B paths.
+        seen: what is visible of an image for each; None: nothing is.
+        nodes: numbers of the times that are learned from, from 1 to K - 1.
+        log_weight: see `Drawn`; there are none.
+    """
+
+    keys: Tensor
+    condition: Condition
+    seen: Seen | None
+    nodes: tuple[int, ...]
+    log_weight: None = None
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """States on drawn paths, and what should be learned there.
+
+    Attributes:
+        x: [B, N, *D] states.
+        t: [N] their times.
+        velocity: [B, N, *D] the base's velocities.
+        adjoint: [B, N, *D] see `LeanAdjoint`.
+        condition: of the B paths.
+        terms: scalars of the whole micro batch, for the metrics.
+        log_weight: see `Drawn`; there are none.
+    """
+
+    x: Tensor
+    t: Tensor
+    velocity: Tensor
+    adjoint: Tensor
+    condition: Condition
+    terms: Mapping[str, Tensor]
+    log_weight: None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Paths that the network drew, and what they are worth.
+
+    Attributes:
+        x: [K + 1, B, *D] states.
+        adjoint: along them.
+        figures: [B] each: ``reward``, ``cost`` where there are any, and ``path_kl``.
+    """
+
+    x: Tensor
+    adjoint: LeanAdjoint
+    figures: Mapping[str, Tensor]
+
+
+class AdjointMatching(Task[Beginnings | Nodes]):
+    """The velocity of a flow whose distribution is that of a base, times exp(reward - running cost), both weighted.
+
+    Paths are drawn by memoryless steps of the current network. The lean adjoint a of what they will still pay is taken
+    back along them through the frozen base, and at some of their times
+
+        | 2 / sigma (v - v_base) + sigma a |^2,  sigma^2 = 2 (1 - t + floor) / (t + floor)
+
+    is minimised in v, whose optimum is v_base - sigma^2 / 2 a; the loss is a mean over the values of a state. A cost
+    that asks a network asks the base, so that it is the same throughout. A mixture of experts draws in evaluation mode
+    and learns in training mode, where its routers may choose otherwise: this is a regression, as flow matching is, and
+    compares no probabilities between the two.
+
+    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching: Fine-tuning Flow and Diffusion Generative
+    Models with Memoryless Stochastic Optimal Control", arXiv 2409.08861, algorithm 1.
+    """
+
+    def __init__(self, config: RunConfig, base: Callable[..., Any] | None = None) -> None:
+        """Builds reward and parts of the flow, and names the base.
+
+        Args:
+            config: the run.
+            base: the frozen network of another flow, in place of the run that the section names.
+        """
+        chosen = config.task
+        assert isinstance(chosen, AdjointMatchingConfig)
+        self.config, self._chosen, self.passes = config, chosen, chosen.passes
+        self.parts = FlowParts(config)
+        self._step = Memoryless(chosen.floor)
+        self._reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
+        named = chosen.base if config.model.adapters is None else None
+        self._reference = None if named is None else Reference.of_run(named)
+        self._base = base
+        self._frozen: Callable[..., Any] | None = None
+        self._cost = None if chosen.cost is None else cost.build(chosen.cost, self._ask_frozen)
+        self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, chosen.steps + 1)}
+        self.paths = 0
+
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> list[Beginnings]:
+        """See `Task.draw`; labels are never hidden."""
+        return [self._beginnings(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+
+    def collect(
+        self, drawn: Sequence[Beginnings | Nodes], networks: Networks, ranks: dist.ProcessGroup | None = None
+    ) -> list[Nodes]:
+        """See `Task.collect`; draws the paths and follows their adjoints back, one micro batch after the other."""
+        beginnings = [one for one in drawn if isinstance(one, Beginnings)]
+        self.paths += sum(len(one.keys) for one in beginnings) * (1 if ranks is None else ranks.size())
+        with networks.current() as network:
+            return [nodes for one in beginnings for nodes in self._passes(one, self._rollout(network, one))]
+
+    def loss(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> LossTerms:
+        """See `Task.loss`; all nodes of the pass in one call of the network."""
+        assert isinstance(drawn, Nodes)
+        num, at_once = drawn.x.shape[:2]
+        rows = torch.arange(num, device=drawn.x.device).repeat_interleave(at_once)
+        field = self.parts.field(model, drawn.condition.rows(rows), self._chosen.guidance)
+        velocity = field(drawn.x.flatten(0, 1), drawn.t.expand(num, at_once).flatten()).unflatten(0, (num, at_once))
+        sigma = (2 * self._step.diffusion(drawn.t, drawn.t)).sqrt().view(-1, *(1,) * (drawn.x.ndim - 2))
+        error = 2 / sigma * (velocity - drawn.velocity) + sigma * drawn.adjoint
+        return LossTerms(error.square(), dict(drawn.terms))
+
+    def examine(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> Mapping[str, Tensor]:
+        """See `Task.examine`; what paths of the averaged weights are worth, for the labels of held-out examples."""
+        assert isinstance(drawn, Beginnings)
+        figures = self._rollout(model, drawn).figures
+        return {f"held_out_{name}": values for name, values in figures.items()}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
+        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
+            return
+        with networks.average() as model:
+            now = TrainedFlow(self.config, self.parts, model)
+            if self._reward is None:
+                preview(now, stem.with_suffix(".png"), seed=seed)
+                return
+            before = None if self._reference is None else replace(now, model=self._reference.model(now.device))
+            show_rewards(now, before, self._reward, stem.with_suffix(".png"), seed=seed)
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """See `Task.measure`; that of a flow, and the mean reward of what is drawn beside that of real examples."""
+        from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
+
+        with networks.average() as model:
+            compared = compared_with(self.config, spec.data)
+            parts = self.parts if spec.data is None else FlowParts(compared)
+            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
+            return FlowMeasurement.of(flow, spec, progress, self._reward)
+
+    def state(self) -> dict[str, Any]:
+        """See `Task.state`; the number of paths that were drawn."""
+        return {"paths": self.paths}
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """See `Task.load`."""
+        self.paths = 0 if state is None else state["paths"]
+
+    def _beginnings(self, batch: Batch, generator: torch.Generator) -> Beginnings:
+        device = batch.x_1.device
+        keys = to_device(random_keys(len(batch.x_1), generator), device)
+        chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
+        reads, seen = self.parts.context, None
+        if reads is not None:
+            seen = reads.draw(batch.x_1, self.parts.space, generator=generator)
+        context = None if seen is None else seen.context
+        condition = Condition(batch.labels, context, caption=batch.captions, task=batch.sources)
+        return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
+
+    def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
+        """Draws the paths of a micro batch, and follows their adjoints back; no gradient reaches the network."""
+        times, guidance = self._times_on(one.keys.device), self._chosen.guidance
+        velocities: list[Tensor] = []
+        field = self.parts.field(network, one.condition, guidance)
+
+        def noted(x: Tensor, t: Tensor) -> Tensor:
+            velocities.append(field(x, t))
+            return velocities[-1]
+
+        like = torch.empty(len(one.keys), *self.config.state_shape, device=one.keys.device)
+        start = keyed_normal(like, one.keys, self._chosen.steps)
+        x = self._step.sample(noted, start, self._times[torch.device("cpu")], keys=one.keys).x
+        rewards, terminal = self._worth(x[-1], one)
+        with self._frozen_network(network) as frozen:
+            base = self.parts.field(frozen, one.condition, guidance)
+            settings = {"weight": self._chosen.cost_weight}
+            adjoint = lean_adjoint(base, self._step, x, times, terminal, one.condition, self._cost, **settings)
+        figures = {"path_kl": self._path_kl(torch.stack(velocities[1:]) - adjoint.velocity, times)}
+        if rewards is not None:
+            figures["reward"] = rewards
+        if self._cost is not None:
+            figures["cost"] = adjoint.cost
+        return Rollout(x, adjoint, figures)
+
+    def _worth(self, x: Tensor, one: Beginnings) -> tuple[Tensor | None, Tensor]:
+        """Rewards [B] of the last states, if there are any, and the gradient [B, *D] of what is paid there."""
+        reward = self._reward
+        if reward is None:
+            return None, torch.zeros_like(x)
+
+        def rewards(x: Tensor) -> Tensor:
+            examples = self.parts.space.decode(self.parts.data_of(x))
+            return reward(examples if one.seen is None else one.seen.completed(examples), one.condition).float()
+
+        values, gradient = end_gradient(rewards, x)
+        return values, -self._chosen.reward_weight * gradient
+
+    def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
+        """The divergence [B] of drawn paths from those of the base, the integral of |2 / sigma (v - v_base)|^2 / 2.
+
+        The step from t = 0 is left out; its noise is so large that it adds less than `floor` h |v - v_base|^2.
+
+        Args:
+            difference: [K - 1, B, *D] of the velocities at the times between the steps.
+            times: [K + 1].
+        """
+        t, h = times[1:-1], times[2:] - times[1:-1]
+        weight = (h / self._step.diffusion(t, t))[:, None]
+        return (weight * difference.square().flatten(2).sum(-1)).sum(0)
+
+    def _passes(self, one: Beginnings, rollout: Rollout) -> Iterator[Nodes]:
+        terms = {name: values.mean() for name, values in rollout.figures.items()} | self._spent(one.keys.device)
+        at_once = len(one.nodes) // self.passes
+        times = self._times_on(one.keys.device)
+
+        def at(values: Tensor, numbers: Sequence[int], first: int) -> Tensor:
+            return torch.stack([values[number - first] for number in numbers], dim=1)
+
+        for place in range(0, len(one.nodes), at_once):
+            numbers = one.nodes[place : place + at_once]
+            t = torch.stack([times[number] for number in numbers])
+            velocity = at(rollout.adjoint.velocity, numbers, 1)
+            adjoint = at(rollout.adjoint.adjoint, numbers, 1)
+            yield Nodes(at(rollout.x, numbers, 0), t, velocity, adjoint, one.condition, terms)
+
+    def _spent(self, device: torch.device) -> dict[str, Tensor]:
+        """Calls of rewards and of networks so far, for one state each, over all ranks."""
+        chosen = self._chosen
+        a_call = 1 if chosen.guidance in (0.0, 1.0) else 2
+        spent = {"network_calls": self.paths * (2 * chosen.steps + chosen.nodes) * a_call}
+        if chosen.reward is not None:
+            spent["reward_calls"] = self.paths
+        return {name: torch.full((), count, dtype=torch.float64, device=device) for name, count in spent.items()}
+
+    @contextmanager
+    def _frozen_network(self, network: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+        """The network of the base: another run's, or the run's own without its adapters."""
+        if self._base is not None:
+            self._frozen, switched_off = self._base, nullcontext()
+        else:
+            assert isinstance(network, nn.Module)
+            self._frozen, switched_off = network, without_adapters(network)
+            if self._reference is not None:
+                self._frozen = self._base = self._reference.model(next(network.parameters()).device)
+        try:
+            with switched_off:
+                yield self._frozen
+        finally:
+            self._frozen = None
+
+    def _ask_frozen(self, *asked: Any) -> Any:
+        """The base's network, for a cost; it is there while adjoints are followed back."""
+        assert self._frozen is not None
+        return self._frozen(*asked)
+
+    def _times_on(self, device: torch.device) -> Tensor:
+        """The times of the steps, [K + 1], copied once to a device."""
+        if device not in self._times:
+            self._times[device] = to_device(self._times[torch.device("cpu")], device)
+        return self._times[device]

@@ -1,0 +1,292 @@
+"""Group relative policy optimisation of a flow.
+
+Shape suffixes: B prompts, S noises that the examples of a prompt begin at, M examples that begin at the same noise,
+N states at which a step is taken, D values of a state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from moe.host_copies import to_device
+from trainer.config.constraints.drawing import drawable
+from trainer.config.run import PointSample, RunConfig
+from trainer.config.task import GRPOConfig
+from trainer.data import Batch
+from trainer.flow import Condition
+from trainer.flow.context import Seen
+from trainer.flow.keyed_draws import random_keys
+from trainer.flow.objective import LossTerms
+from trainer.flow.sampler import Field
+from trainer.model.adapted import without_adapters
+from trainer.model.network import Network
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.reference import Reference
+from trainer.sampling.trained import compared_with
+from trainer.task.policy.advantage import Compared
+from trainer.task.policy.reward import reward_of
+from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, to_the_branches
+from trainer.task.policy.routes import replayed
+from trainer.task.policy.show import show_rewards
+from trainer.training.task import Networks, Task
+from trainer.training.weighting import FEW
+
+NOT_COUNTED = -1e4
+"""Logarithm of the weight of a group that does not count; finite, so that a batch of such groups has weights too."""
+
+
+class Prompts(NamedTuple):
+    """What groups are drawn for.
+
+    Attributes:
+        log_weight: see `Drawn`; each prompt counts alike.
+        condition: of the B prompts.
+        keys: int64 [B] of all draws for a prompt.
+        seen: what is visible of an image for each; None: nothing is.
+    """
+
+    log_weight: None
+    condition: Condition
+    keys: Tensor
+    seen: Seen | None
+
+
+class Chosen(NamedTuple):
+    """What was chosen at one step, and what it was worth.
+
+    Attributes:
+        log_weight: see `Drawn`; [N], of which those count whose rewards differ from others of their group.
+        condition: of the N states.
+        number: of the step.
+        choice: the states, what was chosen from them, and how likely that was.
+        advantage: [N, M] how much better than its group each choice was.
+        base_mean: [N, *D] of the base's choices from the same states; None: the base is not asked.
+        figures: scalars about the rollouts, for the metrics.
+    """
+
+    log_weight: Tensor
+    condition: Condition
+    number: int
+    choice: Choice
+    advantage: Tensor
+    base_mean: Tensor | None
+    figures: Mapping[str, Tensor]
+
+
+class GRPOTask(Task["Prompts | Chosen"]):
+    """Group relative policy optimisation of a flow: the clipped ratio objective over the steps of its trajectories.
+
+    A step from state x at time t_k is a choice of the next state y from a normal distribution. Its loss is
+
+        -w_k min(r A, clip(r, 1 - clip, 1 + clip) A) + kl |mean - mean_base|^2 / (2 std^2),
+
+    where log r is the mean over the values of y of the log-density less that of the weights that made the choice, A
+    the reward in deviations from the mean of the group, and the square a mean over values. Losses are averaged over
+    choices, steps and the groups whose rewards are not all equal.
+
+    The rollouts of a cycle are made once; a group lies in one micro batch, so that ranks exchange nothing for it but
+    how many groups count. States of all steps are kept in float32 until their losses are computed: a state that was
+    rounded would have another mean than the one that its choice was drawn from.
+
+    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470, equations 4 to 12; He et al., "TempFlow-GRPO", arXiv 2508.04324,
+    section 4.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        """Builds the flow, the reward and the base that the configuration names.
+
+        Args:
+            config: the run.
+        """
+        assert isinstance(config.task, GRPOConfig)
+        self.config, self.settings = config, config.task
+        self.passes, self.cycle = config.task.passes, config.task.cycle
+        self.parts = FlowParts(config)
+        self.steps = NoisySteps(config.task)
+        self.reward = reward_of(config, config.task.reward, self.parts.space)
+        another = config.task.base if config.model.adapters is None else None
+        self.base = None if another is None else Reference.of_run(another)
+        self.reward_calls = self.network_calls = 0
+
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> list[Prompts]:
+        """See `Task.draw`; prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
+        return [self._prompts(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+
+    def collect(
+        self, drawn: Sequence[Prompts | Chosen], networks: Networks, ranks: dist.ProcessGroup | None = None
+    ) -> list[Chosen]:
+        """See `Task.collect`; draws the groups, rewards them and asks the base."""
+        with networks.current() as model:
+            collected = [self._rolled_out(prompts, model) for prompts in drawn if isinstance(prompts, Prompts)]
+        self._count(sum(len(prompts.keys) for prompts in drawn if isinstance(prompts, Prompts)), ranks)
+        return [chosen for of_prompts in collected for chosen in of_prompts]
+
+    def loss(self, model: Callable[..., Any], drawn: Prompts | Chosen) -> LossTerms:
+        """See `Task.loss`; [N, M]. The terms are those of the rollouts, and how far the policy has moved since."""
+        assert isinstance(drawn, Chosen)
+        x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
+        assert isinstance(model, nn.Module)
+        replayed(model, drawn.choice.routes)
+        mean, std = self.steps.moments(self._field(model, drawn.condition), x, drawn.number)
+        ratio = (self.steps.log_density(y, mean, std) - before).exp()
+        clip, advantage = self.settings.clip, drawn.advantage
+        gain, limited = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
+        values = -self.steps.weights[drawn.number] * torch.minimum(gain, limited)
+        moved = ratio.detach() - 1
+        terms = {
+            **drawn.figures,
+            "clipped_share": (limited < gain).double().mean(),
+            "ratio_deviation": moved.abs().max(),
+            "reward_calls": moved.new_full((), self.reward_calls, dtype=torch.float64),
+            "network_calls": moved.new_full((), self.network_calls, dtype=torch.float64),
+        }
+        if drawn.base_mean is not None:
+            divergence = ((mean - drawn.base_mean) / std).square().flatten(1).mean(1) / 2
+            values = values + self.settings.kl * divergence[:, None]
+            terms["kl"] = divergence.detach().mean()
+            terms["path_kl"] = terms["kl"] * (x[0].numel() * self.passes)
+        return LossTerms(values, terms)
+
+    def examine(self, model: Callable[..., Any], drawn: Prompts | Chosen) -> Mapping[str, Tensor]:
+        """See `Task.examine`; the reward of one example of each prompt, drawn without noise on the way."""
+        assert isinstance(drawn, Prompts)
+        noise = GroupKeys.of(drawn.keys, seeds=1, branches=1).noise(self.config.state_shape)
+        ends = self.steps.follow(self._field(model, drawn.condition), noise, 0, self.settings.steps)
+        return {"held_out_reward": self._rewards(ends, drawn.condition, drawn.seen)}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
+        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
+            return
+        with networks.average() as model:
+            now = TrainedFlow(self.config, self.parts, model)
+            with self._base(model) as base:
+                before = replace(now, model=base) if base is not None else None
+                show_rewards(now, before, self.reward, stem.with_suffix(".png"), seed=seed)
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """See `Task.measure`; that of a flow, and the mean reward of what is drawn beside that of real examples."""
+        from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
+
+        with networks.average() as model:
+            compared = compared_with(self.config, spec.data)
+            parts = self.parts if spec.data is None else FlowParts(compared)
+            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
+            return FlowMeasurement.of(flow, spec, progress, self.reward)
+
+    def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
+        """See `Task.cautions`; groups without a difference teach nothing."""
+        share = figures.get("effective_share", 1.0)
+        if share >= FEW:
+            return {}
+        return {
+            "effective_share": f"only {share:.1%} of the groups have rewards that differ (effective_share); a larger "
+            "task.group, more noise or another reward tells examples apart"
+        }
+
+    def state(self) -> dict[str, Any]:
+        """See `Task.state`; what was spent so far."""
+        return {"reward_calls": self.reward_calls, "network_calls": self.network_calls}
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        """See `Task.load`."""
+        self.reward_calls, self.network_calls = (
+            (0, 0) if state is None else (state["reward_calls"], state["network_calls"])
+        )
+
+    def _prompts(self, batch: Batch, generator: torch.Generator) -> Prompts:
+        seen = self.parts.context and self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
+        condition = Condition(batch.labels, seen and seen.context, caption=batch.captions, task=batch.sources)
+        return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
+
+    def _rolled_out(self, prompts: Prompts, model: Network) -> list[Chosen]:
+        """Draws the groups of some prompts, and asks the base; what each step chose."""
+        settings, num = self.settings, len(prompts.keys)
+        keys = GroupKeys.of(prompts.keys, seeds=settings.seeds, branches=settings.branches)
+        noise = keys.noise(self.config.state_shape)
+        own, of_group = (_each(prompts, times) for times in (settings.states, settings.group))
+        field, field_of_group = (self._field(model, condition) for condition, _ in (own, of_group))
+        if settings.rollout == "full_sde":
+            choices, ends = full_sde(self.steps, model, field, noise, keys)
+            compared = [self._compared(ends, of_group, num)] * self.passes
+        else:
+            choices = to_the_branches(self.steps, model, field, noise, keys)
+            compared = []
+            for number, choice in enumerate(choices):
+                ends = self.steps.follow(field_of_group, choice.y.flatten(0, 1), number + 1, settings.steps)
+                compared.append(self._compared(ends, of_group, num))
+        base_means = self._base_means(choices, own[0], model)
+        figures = {name: torch.stack([getattr(one, name) for one in compared]).mean() for name in ("reward", "spread")}
+        figures = {"reward": figures["reward"], "reward_spread": figures["spread"]}
+        if settings.rollout == "branch":
+            figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
+        return [
+            Chosen(
+                log_weight=torch.where(worth.counts.reshape(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
+                condition=own[0],
+                number=number,
+                choice=choice,
+                advantage=worth.advantage.reshape(choice.log_density.shape),
+                base_mean=base_mean,
+                figures=figures,
+            )
+            for number, (choice, worth, base_mean) in enumerate(zip(choices, compared, base_means, strict=True))
+        ]
+
+    def _compared(self, ends: Tensor, of_group: tuple[Condition, Seen | None], num: int) -> Compared:
+        """What examples of `num` groups, [B S M, *D], are worth beside each other."""
+        rewards = self._rewards(ends, *of_group).view(num, self.settings.seeds, self.settings.branches)
+        return Compared.of(rewards, among=self.settings.groups, limit=self.settings.advantage_limit)
+
+    def _base_means(self, choices: Sequence[Choice], condition: Condition, model: Network) -> list[Tensor | None]:
+        """Means [N, *D] of the base's steps from the same states; None each where it is not asked."""
+        if not self.settings.kl:
+            return [None] * len(choices)
+        with self._base(model) as base:
+            assert base is not None
+            field = self._field(base, condition)
+            return [self.steps.moments(field, choice.x, number)[0] for number, choice in enumerate(choices)]
+
+    @contextmanager
+    def _base(self, model: Network) -> Iterator[Network | None]:
+        """The network that the run goes on from, its own without adapters where it has some; None: it names none."""
+        if self.config.model.adapters is not None:
+            with without_adapters(model):
+                yield model
+        else:
+            yield None if self.base is None else self.base.model(next(model.parameters()).device)
+
+    def _field(self, model: Callable[..., Any], condition: Condition) -> Field:
+        return self.parts.field(model, condition, self.settings.guidance)
+
+    def _rewards(self, ends: Tensor, condition: Condition, seen: Seen | None) -> Tensor:
+        """Rewards [N] of states at the ends of trajectories, [N, *D]."""
+        examples = self.parts.space.decode(self.parts.data_of(ends))
+        return self.reward(examples if seen is None else seen.completed(examples), condition).float()
+
+    def _count(self, num: int, ranks: dist.ProcessGroup | None) -> None:
+        """Takes note of what so many prompts of each rank cost."""
+        num *= 1 if ranks is None else ranks.size()
+        self.reward_calls += num * self.settings.rewards
+        self.network_calls += num * self.settings.network_calls
+
+
+def _each(prompts: Prompts, times: int) -> tuple[Condition, Seen | None]:
+    """Condition and visible part of each prompt, so many times one after the other."""
+    index = torch.arange(len(prompts.keys), device=prompts.keys.device).repeat_interleave(times)
+    return prompts.condition.rows(index), prompts.seen and prompts.seen.rows(index)

@@ -1,0 +1,241 @@
+"""Trajectories of a flow whose steps are choices, and what they choose.
+
+Shape suffixes: B prompts, S noises that the examples of a prompt begin at, M examples that begin at the same noise,
+N states at which a step is taken, D values of a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from moe.random.keyed import fold_in
+from trainer.config.task import GRPOConfig
+from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.sampler import EulerMaruyama, Field, build_diffusion, mean_log_density
+from trainer.flow.target import Quantity
+from trainer.task.policy.routes import recorded
+
+if TYPE_CHECKING:
+    from moe.router.replay import Routes
+
+PUBLISHED = 2.25
+"""Factor of the published weights sigma sqrt(h)."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What trajectories chose at one step.
+
+    Attributes:
+        x: [N, *D] the states where the step is taken.
+        y: [N, M, *D] the states that were chosen from each of them.
+        log_density: [N, M] of each choice, by the weights that made it.
+        routes: the experts that the network chose for that; None: it has none.
+    """
+
+    x: Tensor
+    y: Tensor
+    log_density: Tensor
+    routes: Routes | None
+
+
+class NoisySteps:
+    """The steps of a flow from noise to data, all but the last of them normally distributed.
+
+    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470, section 4.2.
+    """
+
+    def __init__(self, config: GRPOConfig) -> None:
+        """Takes what matters for steps.
+
+        Args:
+            config: of the task.
+        """
+        self.passes = config.passes
+        self._step = EulerMaruyama(build_diffusion(config.noise))
+        self._weight = config.weight
+        self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, config.steps + 1)}
+
+    def times(self, device: torch.device) -> Tensor:
+        """The times that steps lead from and to, [steps + 1], copied once to a device."""
+        if device not in self._times:
+            self._times[device] = self._times[torch.device("cpu")].to(device)
+        return self._times[device]
+
+    def moments(self, field: Field, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """Mean [N, *D] and standard deviation, a scalar, of the states that a step leads to.
+
+        Args:
+            field: that the step follows.
+            x: [N, *D].
+            number: of the step, from 0.
+        """
+        times = self.times(x.device)
+        return self._step.moments(field, x, times[number], times[number + 1])
+
+    def log_density(self, y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+        """Mean over the values of a state of the logarithms of the densities of choices, [N, M].
+
+        Args:
+            y: [N, M, *D] choices.
+            mean: [N, *D] of the choices from each state.
+            std: scalar.
+        """
+        means = mean[:, None].expand_as(y)
+        return mean_log_density(y.flatten(0, 1), means.flatten(0, 1), std).view(y.shape[:2])
+
+    def choose(self, network: nn.Module, field: Field, x: Tensor, number: int, keys: Tensor) -> Choice:
+        """Draws choices of a step.
+
+        Args:
+            network: in evaluation mode.
+            field: of the network, that the step follows.
+            x: [N, *D].
+            number: of the step, from 0.
+            keys: int64 [N, M], of which each draw is a function.
+        """
+        with recorded(network) as routes:
+            mean, std = self.moments(field, x, number)
+        y = mean[:, None].expand(*keys.shape, *x.shape[1:])
+        y = y + std * keyed_normal(y.flatten(0, 1), keys.flatten(), number).view_as(y)
+        return Choice(x, y, self.log_density(y, mean, std), routes)
+
+    def follow(self, field: Field, x: Tensor, first: int, last: int) -> Tensor:
+        """The states [N, *D] that steps without noise lead to.
+
+        Args:
+            field: that they follow.
+            x: [N, *D].
+            first: number of the first step.
+            last: number of the step before which they end.
+        """
+        times = self.times(x.device)
+        for number in range(first, last):
+            x = self._step.step(field, x, times[number], times[number + 1])
+        return x
+
+    @cached_property
+    def deviations(self) -> Tensor:
+        """Standard deviations sigma sqrt(h) of the steps with noise, [passes] on the CPU."""
+        t, t_next = self.times(torch.device("cpu"))[:-1].unfold(0, 2, 1).unbind(1)
+        return (2 * self._step.diffusion(t, t_next) * (t_next - t)).sqrt()
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """What the gain of each step with noise is multiplied by, see `GRPOConfig.weight`."""
+        match self._weight:
+            case "none":
+                return (1.0,) * self.passes
+            case "noise_mean_one":
+                return tuple((self.deviations / self.deviations.mean()).tolist())
+            case "noise_scaled":
+                return tuple((PUBLISHED * self.deviations).tolist())
+
+
+@dataclass(frozen=True)
+class GroupKeys:
+    """Keys of what is drawn for the groups of B prompts.
+
+    Every draw is a function of the key of its prompt, its place in the group and the number of the step, whatever else
+    is drawn beside it.
+
+    Attributes:
+        begin: int64 [B S], of the noises that examples begin at.
+        choose: int64 [B S, M], of the choices of each example.
+    """
+
+    begin: Tensor
+    choose: Tensor
+
+    @classmethod
+    def of(cls, prompts: Tensor, *, seeds: int, branches: int) -> GroupKeys:
+        """Derives them.
+
+        Args:
+            prompts: int64 [B] keys of prompts.
+            seeds: S.
+            branches: M.
+        """
+        device = prompts.device
+        begin = fold_in(prompts[:, None], torch.arange(seeds, device=device)).flatten()
+        return cls(begin, fold_in(begin[:, None], torch.arange(1, branches + 1, device=device)))
+
+    def noise(self, shape: tuple[int, ...]) -> Tensor:
+        """The noises that examples begin at, float32 [B S, *D].
+
+        Args:
+            shape: D, of a state.
+        """
+        like = torch.empty(len(self.begin), *shape, device=self.begin.device)
+        return keyed_normal(like, self.begin, 0)
+
+
+def full_sde(
+    steps: NoisySteps, network: nn.Module, field: Field, noise: Tensor, keys: GroupKeys
+) -> tuple[list[Choice], Tensor]:
+    """Trajectories of which every step but the last has noise.
+
+    Args:
+        steps: of the flow.
+        network: in evaluation mode.
+        field: of the network, for the B S M examples.
+        noise: [B S, *D] where they begin.
+        keys: of the draws.
+
+    Returns:
+        What each step with noise chose, of one choice from each of B S M states; and the ends, [B S M, *D].
+    """
+    own = keys.choose.flatten()[:, None]
+    x = noise[:, None].expand(*keys.choose.shape, *noise.shape[1:]).flatten(0, 1)
+    choices = []
+    for number in range(steps.passes):
+        choices.append(steps.choose(network, field, x, number, own))
+        x = choices[-1].y[:, 0]
+    return choices, steps.follow(field, x, steps.passes, steps.passes + 1)
+
+
+def to_the_branches(
+    steps: NoisySteps, network: nn.Module, field: Field, noise: Tensor, keys: GroupKeys
+) -> list[Choice]:
+    """Trajectories without noise, and M choices that branch off each of them at each step.
+
+    Step and choices are made of one call of the network.
+
+    Source: He et al., "TempFlow-GRPO", arXiv 2508.04324, section 4.1.
+
+    Args:
+        steps: of the flow.
+        network: in evaluation mode.
+        field: of the network, for the B S trajectories.
+        noise: [B S, *D] where they begin.
+        keys: of the draws.
+
+    Returns:
+        What each step with noise chose; :meth:`NoisySteps.follow` leads the choices on to their ends.
+    """
+    x, choices = noise, []
+    for number in range(steps.passes):
+        known = _AskedOnce(field)
+        choices.append(steps.choose(network, known, x, number, keys.choose))
+        x = steps.follow(known, x, number, number + 1)
+    return choices
+
+
+class _AskedOnce(Field):
+    """A field at one state and time, for which it is evaluated once."""
+
+    def __init__(self, field: Field) -> None:
+        self._field, self._known = field, ()
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        return self.estimate(x, t, "velocity")[0]
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+        self._known = self._known or self._field.estimate(x, t, "velocity", "score")
+        known = dict(zip(("velocity", "score"), self._known, strict=True))
+        return tuple(known[quantity] for quantity in quantities)

@@ -1,0 +1,144 @@
+"""From the calls that a task makes to what they send."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from trainer.checkpoint.pretrained import restored_layout
+from trainer.config.constraints.calls import calls_of, passes_of, replays_of
+from trainer.config.constraints.cycle import cycle_of
+from trainer.config.engine import DeepSpeedConfig, FSDPConfig
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.config.task import Calls
+from trainer.model.build import tokens_per_example
+from trainer.sampling.reference import Reference, references_of
+from trainer.trace.formula.collecting import Collecting, RolloutCall
+from trainer.trace.formula.network import layers
+from trainer.trace.formula.passes import Passage
+from trainer.trace.formula.training import LossCall
+
+_TASK = "task."
+_REMEDY = "record such a run with trace.steps"
+
+
+def without_formula(config: RunConfig) -> str | None:
+    """Why no formula gives the collectives of what a task calls, with the remedy; None: one does.
+
+    ZeRO 3 and FSDP send parameters and gradients around each call, so that their order depends on what is called.
+
+    Args:
+        config: the run.
+    """
+    calls = calls_of(config)
+    if calls is None:
+        return (
+            f"task.class: {config.task.kind} may call the network in other ways than training does; {_REMEDY}, or give "
+            "the class an attribute calls, a tuple of trainer.config.task.Calls"
+        )
+    learn = [one for one in calls if one.phase == "learn"]
+    for one in learn:
+        if one.gradient == one.reference:
+            kind = "the frozen network with" if one.reference else "its own network without"
+            return f"task.kind: a loss of {config.task.kind} calls {kind} gradient, which no formula knows; {_REMEDY}"
+    if getattr(config.task, "cost", None) is not None and config.moe is not None:
+        return f"task.cost: asks the experts of the base how often its class likes, which no formula knows; {_REMEDY}"
+    shares = isinstance(config.engine, FSDPConfig) or config.engine.zero_stage == 3
+    if not shares:
+        return None
+    name = "fsdp" if isinstance(config.engine, FSDPConfig) else "zero_stage 3"
+    own = [one for one in calls if not one.reference or _adapts(config)]
+    rollouts = [one for one in own if one.phase == "rollout"]
+    if sum(one.count for one in own if one.gradient and one.phase == "learn") != 1:
+        return f"engine: {name} has no formula for several calls in a loss of {config.task.kind}; {_REMEDY}"
+    if config.model.adapters is not None and any(one.reference for one in calls):
+        return f"engine: {name} has no formula for calls of the network without its adapters; {_REMEDY}"
+    if any(one.gradient for one in rollouts):
+        return f"engine: {name} has no formula for the gradients that {config.task.kind} takes in rollouts; {_REMEDY}"
+    if rollouts and isinstance(config.engine, DeepSpeedConfig) and config.parallel.tensor > 1:
+        return f"parallel.tensor: has no formula for rollouts under {name} ({config.parallel.tensor}); {_REMEDY}"
+    return None
+
+
+def collecting(config: RunConfig, layout: Layout) -> Collecting | None:
+    """The rollouts of a cycle; None: the task has none.
+
+    Args:
+        config: the run, whose :func:`without_formula` is None.
+        layout: how it is laid out.
+    """
+    calls = [one for one in calls_of(config) or () if one.phase == "rollout"]
+    if not calls:
+        return None
+    made = tuple(
+        RolloutCall(passage, one.count, one.gradient, own=own)
+        for one, (passage, own) in zip(calls, _passages(config, layout, calls), strict=True)
+    )
+    return Collecting(calls=made, micro_batches=layout.accumulation * cycle_of(config))
+
+
+def loss_calls(config: RunConfig, layout: Layout) -> tuple[LossCall, ...]:
+    """The calls of one loss.
+
+    Args:
+        config: the run, whose :func:`without_formula` is None.
+        layout: how it is laid out.
+    """
+    calls = [one for one in calls_of(config) or () if one.phase == "learn"]
+    passages = _passages(config, layout, calls)
+    return tuple(
+        LossCall(passage, own=one.gradient)
+        for one, (passage, _) in zip(calls, passages, strict=True)
+        for _ in range(one.count)
+    )
+
+
+def losses(config: RunConfig, layout: Layout) -> int:
+    """Micro steps of a rank in an optimiser step, each of them a loss."""
+    return layout.accumulation * passes_of(config)
+
+
+def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iterator[tuple[Passage, bool]]:
+    """What the layers send in each call, and whether they are those of the run's own network."""
+    precision = config.engine.precision
+    zero_3 = isinstance(config.engine, DeepSpeedConfig) and config.engine.zero_stage == 3
+
+    @cache
+    def own(states: int, evaluates: bool) -> Passage:
+        tokens, replays = states * tokens_per_example(config), replays_of(config) and not evaluates
+        mode = {"evaluates": evaluates, "replays": replays, "sums": not zero_3}
+        found = layers(config, layout, tokens=tokens, precision=precision, **mode)
+        return Passage(config.model.num_layers, tuple(found))
+
+    @cache
+    def frozen(states: int) -> Passage:
+        reference = _reference(config)
+        if reference is None or reference.config.moe is None:
+            return Passage(0)  # whole on every rank
+        named = reference.config
+        shared = restored_layout(named, reference.folder, layout.world_size)
+        if shared.expert_parallel != layout.expert_parallel:
+            raise ValueError(
+                f"parallel.expert: {layout.expert_parallel} ranks share the experts, but {shared.expert_parallel} "
+                f"share those of the run that the task asks ({reference.folder}); use {shared.expert_parallel}"
+            )
+        tokens = states * tokens_per_example(named)
+        found = layers(named, shared, tokens=tokens, precision="fp32", evaluates=True)
+        return Passage(named.model.num_layers, tuple(found))
+
+    for one in calls:
+        states = one.rows * layout.micro_batch
+        if not one.reference or _adapts(config):
+            yield own(states, one.phase == "rollout"), True
+        else:
+            yield frozen(states), False
+
+
+def _adapts(config: RunConfig) -> bool:
+    """Whether the frozen network is the run's own, with its adapters switched off."""
+    return config.model.adapters is not None
+
+
+def _reference(config: RunConfig) -> Reference | None:
+    """The run whose network a task asks; None: the task names none."""
+    named = [value for name, value in references_of(config).items() if name.startswith(_TASK)]
+    return Reference.of_run(named[0]) if named else None
