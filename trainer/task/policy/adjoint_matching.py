@@ -27,9 +27,9 @@ from trainer.model.adapted import without_adapters
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
+from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
 from trainer.sampling.trained import compared_with
-from trainer.task.flow import FlowTask
 from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
 from trainer.task.policy.reward import reward_of
 from trainer.task.policy.show import show_rewards
@@ -120,12 +120,11 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         chosen = config.task
         assert isinstance(chosen, AdjointMatchingConfig)
         self.config, self._chosen, self.passes = config, chosen, chosen.passes
-        self.flow = FlowTask(config)
-        self.parts = self.flow.parts
+        self.parts = FlowParts(config)
         self._step = Memoryless(chosen.floor)
         self._reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
-        asks_reference = chosen.base is not None and config.model.adapters is None
-        self._reference = Reference.of_run(chosen.base) if asks_reference else None
+        named = chosen.base if config.model.adapters is None else None
+        self._reference = None if named is None else Reference.of_run(named)
         self._base = base
         self._frozen: Callable[..., Any] | None = None
         self._cost = None if chosen.cost is None else cost.build(chosen.cost, self._ask_frozen)
@@ -169,13 +168,13 @@ class AdjointMatching(Task[Beginnings | Nodes]):
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
         """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
-        if self._reward is None:
-            self.flow.show(networks, stem, seed=seed)
-            return
         if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
             return
         with networks.average() as model:
             now = TrainedFlow(self.config, self.parts, model)
+            if self._reward is None:
+                preview(now, stem.with_suffix(".png"), seed=seed)
+                return
             before = None if self._reference is None else replace(now, model=self._reference.model(now.device))
             show_rewards(now, before, self._reward, stem.with_suffix(".png"), seed=seed)
 
@@ -201,8 +200,11 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         device = batch.x_1.device
         keys = to_device(random_keys(len(batch.x_1), generator), device)
         chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
-        seen = self.parts.context and self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
-        condition = Condition(batch.labels, seen and seen.context, caption=batch.captions, task=batch.sources)
+        reads, seen = self.parts.context, None
+        if reads is not None:
+            seen = reads.draw(batch.x_1, self.parts.space, generator=generator)
+        context = None if seen is None else seen.context
+        condition = Condition(batch.labels, context, caption=batch.captions, task=batch.sources)
         return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
@@ -267,8 +269,9 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         for place in range(0, len(one.nodes), at_once):
             numbers = one.nodes[place : place + at_once]
             t = torch.stack([times[number] for number in numbers])
-            found = (at(values, numbers, 1) for values in (rollout.adjoint.velocity, rollout.adjoint.adjoint))
-            yield Nodes(at(rollout.x, numbers, 0), t, *found, one.condition, terms)
+            velocity = at(rollout.adjoint.velocity, numbers, 1)
+            adjoint = at(rollout.adjoint.adjoint, numbers, 1)
+            yield Nodes(at(rollout.x, numbers, 0), t, velocity, adjoint, one.condition, terms)
 
     def _spent(self, device: torch.device) -> dict[str, Tensor]:
         """Calls of rewards and of networks so far, for one state each, over all ranks."""
