@@ -47,7 +47,7 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        labels = [f"{name} {value:.2f}" for name in examples for value in rewards[name].tolist()]
+        labels = [f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}") for name in examples for value in rewards[name].tolist()]
         told = with_labels(torch.cat([*examples.values()]), labels).chunk(len(examples))
         rows = zip(*(one.split(columns) for one in told), strict=True)
         headings = conditioning.headings(config.data.class_names, columns)
