@@ -145,9 +145,8 @@ class _RoutedLinear(RoutedLinear):
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         """See :class:`trainer.model.layer.initial.StatesInitial`."""
-        del shape
         if name == "A_HMIR":
-            return Uniform(module_bound(self.in_features, len(self.A_HMIR)))
+            return Uniform(module_bound(self.in_features, shape[0]))  # ZeRO 3 leaves the parameter itself no shape
         return Constant(0.0) if name == "B_HMRO" else Uniform(ROUTING_BOUND)
 
 
