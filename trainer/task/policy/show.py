@@ -47,8 +47,12 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        labels = [f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}") for name in examples for value in rewards[name].tolist()]
-        told = with_labels(torch.cat([*examples.values()]), labels).chunk(len(examples))
+        words = [
+            f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}")
+            for name, own in rewards.items()
+            for value in own.tolist()
+        ]
+        told = with_words(torch.cat([*examples.values()]), words).chunk(len(examples))
         rows = zip(*(one.split(columns) for one in told), strict=True)
         headings = conditioning.headings(config.data.class_names, columns)
         image_grid(torch.cat([row for pair in rows for row in pair]).numpy(), columns, path, headings)
@@ -56,12 +60,12 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
         _plot(now, examples, rewards, path)
 
 
-def with_labels(images: Tensor, labels: Sequence[str]) -> Tensor:
-    """Images above a strip in which their labels are written; small ones are enlarged first.
+def with_words(images: Tensor, words: Sequence[str]) -> Tensor:
+    """Images above strips of one height in which words are written; small images are enlarged first.
 
     Args:
         images: [N, C, H, W] on the CPU.
-        labels: N lines.
+        words: those of each image.
 
     Returns:
         [N, C, H', W'].
@@ -69,7 +73,7 @@ def with_labels(images: Tensor, labels: Sequence[str]) -> Tensor:
     factor = max(1, CELL_PIXELS // max(images.shape[-2:]))
     enlarged = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     num, channels, _, width = enlarged.shape
-    strip = headings_above(labels, width, 0, num * width)
+    strip = headings_above(words, width, 0, num * width)
     values = torch.from_numpy(strip.astype(np.float32)) / 127.5 - 1
     cells = values.view(-1, num, width).transpose(0, 1)[:, None].expand(-1, channels, -1, -1)
     return torch.cat([enlarged, cells], dim=2)
