@@ -55,7 +55,9 @@ def command(
         together = [{**launch, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks or 0)]
         outputs = [Path(name) / str(rank) for rank in range(ranks or 1)]
         processes = [
-            mp.get_context("forkserver").Process(target=_run, args=(program, arguments, environment | own, output))
+            mp.get_context("forkserver").Process(
+                target=run_command, args=(program, arguments, environment | own, output)
+            )
             for own, output in zip(together or [{}], outputs, strict=True)
         ]
         ends = time.monotonic() + TIMEOUT_S
@@ -71,7 +73,15 @@ def command(
     return CompletedProcess(arguments, next((code for code in codes if code), 0), *said)
 
 
-def _run(program: Path | None, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
+def run_command(program: Path | None, arguments: tuple[str, ...], environment: dict[str, str], output: Path) -> None:
+    """One rank of a command, in a process of its own; see :func:`command`.
+
+    Args:
+        program: file to run in place of the trainer's own.
+        arguments: the command line.
+        environment: variables that it gets besides.
+        output: where it writes, without `.out` and `.err`.
+    """
     for stream, path in ((1, f"{output}.out"), (2, f"{output}.err")):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(ROOT)
