@@ -61,7 +61,8 @@ written to DIR, each file complete or not at all (and to DIR/against for the tra
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
   report.html             a page with tables and pictures. The pictures are also in figures/: completion, links, loads,
-                          flows, queues and operations.svg; a picture without data is left out
+                          flows, queues and operations.svg, and phases.svg for traces with rollouts, whose share
+                          is printed, too; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
 Files (except wall_s) and printed results (except progress) do not depend on the number of processes.
 

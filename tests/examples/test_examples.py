@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from tests.forked import ROOT, command
-from tests.trainer.untrained import save_untrained
+from tests.trainer.untrained import save_untrained, untrained_run
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.run import RunConfig
@@ -20,7 +20,9 @@ EXAMPLES = ROOT / "configs" / "examples"
 TARS = EXAMPLES / "webdataset.yaml"
 OPERATOR = EXAMPLES / "own_operator.yaml"
 """Asked of a run that is trained already; see tests/trainer/sampling/restoration."""
-RUNS = sorted(set(EXAMPLES.glob("*.yaml")) - {TARS, OPERATOR})
+REWARD = EXAMPLES / "own_reward.yaml"
+"""Goes on from a run that is trained already."""
+RUNS = sorted(set(EXAMPLES.glob("*.yaml")) - {TARS, OPERATOR, REWARD})
 DRAWN_BELOW = EXAMPLES / "own_control.yaml"
 """Whose class a shorter test reads and draws with."""
 TRAINED = [pytest.param(path, marks=pytest.mark.slow if path == DRAWN_BELOW else (), id=path.stem) for path in RUNS]
@@ -35,7 +37,7 @@ FEW = (
 
 def test_every_module_has_its_configuration() -> None:
     modules = {path.stem for path in EXAMPLES.glob("*.py")} - {"plain_loop"}
-    assert modules == {path.stem for path in (*RUNS, TARS, OPERATOR)}
+    assert modules == {path.stem for path in (*RUNS, TARS, OPERATOR, REWARD)}
 
 
 def test_the_plain_loop_learns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +82,32 @@ def test_the_cost_is_that_of_ink_on_the_right() -> None:
     x[..., :4] = 1.0
     x[1, 0, 2, 6] += 0.5
     torch.testing.assert_close(cost(cost.Config())(x, t, None), torch.tensor([0.0, 0.25, 0.0]))
+
+
+def test_the_reward_is_that_of_mirror_images() -> None:
+    """0 for what is its own mirror image, the squared difference otherwise; its gradient makes both halves alike."""
+    reward = runpy.run_path(str(EXAMPLES / "own_reward.py"))["MirrorImage"]
+    images = torch.zeros(2, 1, 8, 8)
+    images[1, 0, 2, 1] = 1.0
+    images.requires_grad_()
+    rewards = reward(reward.Config(weight=4.0))(images, None)
+    torch.testing.assert_close(rewards, torch.tensor([0.0, -4.0 * 2 / 64]))
+    (gradient,) = torch.autograd.grad(rewards.sum(), images)
+    assert float(gradient[1, 0, 2, 1]) < 0 < float(gradient[1, 0, 2, 6])
+
+
+@pytest.mark.slow
+def test_an_own_reward_tilts_a_base(tmp_path: Path) -> None:
+    base = untrained_run(
+        tmp_path / "base", {"model": {"hidden": 16, "num_layers": 1}, "data": {"kind": "digits", "held_out": 64}}
+    )
+    few = ("optim.steps=2", "optim.warmup_steps=1", "optim.global_batch=8", "task.steps=4", "task.nodes=2")
+    saved = ("checkpoint.every=1", "evaluate.every=2", "sample.every=null", f"task.base={base}")
+    folder = f"run.dir={tmp_path / 'run'}"
+    result = command("train", str(REWARD.relative_to(ROOT)), *few, *saved, folder)
+    assert result.returncode == 0, result.stderr
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["model"]["hidden"] == 16, "what the file leaves out is that of the base"
 
 
 def test_the_control_of_a_brightness_leads_there() -> None:

@@ -16,6 +16,7 @@ from trainer.trace.formula import formula
 
 SCHEMA = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
 GOLDEN = Path("tests/files/collectives.jsonl")
+ROLLOUTS = Path("tests/files/collectives_rollout.jsonl")
 CONFIG = "configs/runs/digits_moe.yaml"
 
 Lines = list[dict[str, Any]]
@@ -61,6 +62,8 @@ def test_reading_gives_back_what_was_written(tmp_path: Path) -> None:
 def test_the_same_trace_is_the_same_bytes(tmp_path: Path) -> None:
     write(tmp_path / "again.jsonl", *read(GOLDEN))
     assert (tmp_path / "again.jsonl").read_bytes() == GOLDEN.read_bytes()
+    write(tmp_path / "rollouts.jsonl", *read(ROLLOUTS))
+    assert (tmp_path / "rollouts.jsonl").read_bytes() == ROLLOUTS.read_bytes()
 
 
 def test_golden_written_and_computed_traces_satisfy_the_schema(tmp_path: Path) -> None:
@@ -68,7 +71,7 @@ def test_golden_written_and_computed_traces_satisfy_the_schema(tmp_path: Path) -
     written(tmp_path / "written.jsonl")
     spec = zero_spec(world_size=4, expert_parallel=2, precision="bf16", bucket_elements=100)
     write(tmp_path / "computed.jsonl", *formula(spec))
-    for path in (GOLDEN, tmp_path / "written.jsonl", tmp_path / "computed.jsonl"):
+    for path in (GOLDEN, ROLLOUTS, tmp_path / "written.jsonl", tmp_path / "computed.jsonl"):
         assert satisfies_schema(path), path
 
 
@@ -78,6 +81,12 @@ def test_a_header_may_say_that_its_times_are_those_of_a_device(tmp_path: Path) -
     write(tmp_path / "device.jsonl", replace(header, clock="device"), records)
     assert satisfies_schema(tmp_path / "device.jsonl")
     assert read(tmp_path / "device.jsonl")[0].clock == "device"
+
+
+def test_rollouts_are_read_in_version_2_and_in_no_other() -> None:
+    versions = [read(path)[0].version for path in (GOLDEN, ROLLOUTS)]
+    assert versions == [1, 2]
+    assert {record.phase for record in read(ROLLOUTS)[1]} == {"rollout", "backward", "optimizer"}
 
 
 def test_nothing_half_written_stays_behind(tmp_path: Path) -> None:

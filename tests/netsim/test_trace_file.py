@@ -157,7 +157,9 @@ def test_a_trace_may_tell_the_time_of_a_device(tmp_path):
 
 def test_the_golden_trace_and_the_tests_own_satisfy_the_schema():
     schema = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
-    golden = Path("tests/files/collectives.jsonl")
-    for line in [*golden.read_text().splitlines(), *sound().lines()]:
+    golden, rollouts = Path("tests/files/collectives.jsonl"), Path("tests/files/collectives_rollout.jsonl")
+    for line in [*golden.read_text().splitlines(), *rollouts.read_text().splitlines(), *sound().lines()]:
         jsonschema.validate(json.loads(line), schema)
     assert read_trace(golden).header.world_size == 2
+    phases = [record.phase for _, record in read_trace(rollouts).programs[0]]
+    assert phases[:4] == ["rollout", "rollout", "rollout", "backward"]

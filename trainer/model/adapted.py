@@ -167,8 +167,15 @@ def _adapter(
             f"model.adapters.heads: {settings.heads} does not divide {name}, a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; use a divisor, or name other layers with model.adapters.on"
         )
-    sizes = {"num_tasks": num_tasks, "num_modules": settings.modules, "num_heads": settings.heads}
-    routed = _RoutedLinear(layer, rows, **sizes, rank=settings.rank, scale=_scale(settings))
+    routed = _RoutedLinear(
+        layer,
+        rows,
+        num_tasks=num_tasks,
+        num_modules=settings.modules,
+        num_heads=settings.heads,
+        rank=settings.rank,
+        scale=_scale(settings),
+    )
     if settings.mode == "routing":
         freeze_some(routed, name, MODULES)
     return routed

@@ -135,7 +135,9 @@ class FlowTask(Task[DrawnPoints]):
             labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
             captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
         context = self.parts.context_of(batch.x_1, generator)
-        return Condition(labels, context, caption=captions, task=tasks_of(self.config, batch))
+        task = tasks_of(self.config, batch)
+        kept = batch.sources if task is None else task  # where no adapters read it, losses by source do
+        return Condition(labels, context, caption=captions, task=kept)
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)

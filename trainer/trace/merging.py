@@ -74,8 +74,8 @@ class Merging:
         if not answer["steady"]:
             print(
                 f"{self._folder}: the recorded steps are not alike, so none may be typical; "
-                "give two or more steps in a row (trace.steps), not the first two; where steps share rollouts, those of a "
-                "cycle and one more",
+                "give two or more steps in a row (trace.steps), not the first two; "
+                "where steps share rollouts, those of a cycle and one more",
                 file=sys.stderr,
             )
 

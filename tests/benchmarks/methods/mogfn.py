@@ -297,7 +297,7 @@ def beside_torchgfn(folder: Path, seed: int) -> Rows:
     weights = torch.ones(1, dtype=torch.float64)
     ours, log_z = exact.wanted(weights)
     place = theirs.get_terminating_states_indices(states)
-    differs = total_variation(ours, theirs.true_dist[place].double())
+    differs = total_variation(ours, theirs.true_dist()[place].double())
     shifted = abs(log_z + float(rewards.max().log()) - float(theirs.log_partition()))
     variation, error = exact.errors(trained(task, seed), weights)
     return {"policy": {"TV": variation, "log Z error": error, "TV of the targets": differs, "log Z differs": shifted}}

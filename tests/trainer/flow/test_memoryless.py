@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ MEAN, STD, DEVIATION = 1.0, 0.6, 0.25
 CENTRES = 3 * torch.stack([(torch.arange(8) * math.pi / 4).cos(), (torch.arange(8) * math.pi / 4).sin()], 1).double()
 
 
-def built(steps: int, **diffusion: object) -> tuple[sampler.Sampler, Tensor]:
+def built(steps: int, **diffusion: object) -> tuple[Any, Tensor]:
     config = sampler.EulerMaruyamaConfig.model_validate(
         {"steps": steps, "diffusion": {"kind": "memoryless", **diffusion}}
     )
@@ -38,13 +39,13 @@ def eight(x: Tensor, t: Tensor) -> Tensor:
     return (weight * (CENTRES + (t * DEVIATION**2 - (1 - t)) / variance * away)).sum(1)
 
 
-def reached(solver: sampler.GaussianStep, times: Tensor) -> tuple[float, float, float]:
+def reached(solver: Any, times: Tensor) -> tuple[float, float, float]:
     """Mean, deviation and what is left of x_0 at the data, for a linear field, whose steps map moments to moments."""
     mean, variance, kept = 0.0, 1.0, 1.0
     for t, t_next in pairwise(times):
         x = torch.tensor([[mean], [mean + 1]], dtype=torch.float64)
         if t_next == 1:
-            (at, up), noise = solver.step(known(gaussian(MEAN, STD)), x, t, t_next)[:, 0].tolist(), 0.0  # type: ignore
+            (at, up), noise = solver.step(known(gaussian(MEAN, STD)), x, t, t_next)[:, 0].tolist(), 0.0
         else:
             moments, std = solver.moments(known(gaussian(MEAN, STD)), x, t, t_next)
             (at, up), noise = moments[:, 0].tolist(), float(std)

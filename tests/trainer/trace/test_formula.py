@@ -220,6 +220,15 @@ def test_gaps_are_constant_recorded_or_unknown() -> None:
     assert gaps(last) is None  # recorded without a time
 
 
+def test_compute_of_rollouts_is_their_own_or_that_of_forward_passes_by_their_bytes() -> None:
+    exchange = next(record for record in computed(SPEC) if record.op == "all_to_all" and record.phase == "forward")
+    rollout = replace(exchange, phase="rollout", bytes_in=3 * exchange.bytes_in)
+    gaps = recorded_gaps([replace(exchange, gap_ns=100)])
+    assert gaps(rollout) == 300
+    assert gaps(replace(rollout, op="all_gather")) is None
+    assert recorded_gaps([replace(exchange, gap_ns=100), replace(rollout, gap_ns=70)])(rollout) == 70
+
+
 def test_recorded_gaps_of_a_real_trace_fill_a_computed_one() -> None:
     filled = computed(SPEC, gaps=recorded_gaps(read(GOLDEN)[1]))
     assert {record.gap_ns is None for record in filled if record.op == "all_to_all"} == {True, False}

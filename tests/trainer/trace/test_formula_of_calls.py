@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
+from moe.placement.placement import Placement
+from moe.price.traffic import Traffic
+from moe.replay import kept_rollouts, replay
 from moe.routing_trace import RoutingTrace
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
@@ -214,6 +217,19 @@ def test_routes_of_rollouts_are_not_mixed_into_a_step(recordings: Callable[[int,
     passes, rows, examples, of_an_example = 2, 2, 2 * 3, 16
     assert tokens == passes * rows * examples * of_an_example
     assert set(np.unique(routing.step).tolist()) == set(STEPS)
+
+
+def test_a_replay_leaves_rollouts_as_they_were(recordings: Callable[[int, str], Recorded]) -> None:
+    """Under the placement of the run all else is as recorded, too; and their messages have no price."""
+    header, recorded, folder = recordings(*FAST)
+    routing = RoutingTrace.read(folder / "traces" / "routing.npz")
+    replayed_header, replayed = replay(header, recorded, routing, Placement.contiguous(2, 4, 1, 2))
+    assert replayed_header.version == 2
+    assert [issued(record, True) for record in replayed] == [issued(record, True) for record in recorded]
+    learned = [record for record in recorded if record.phase != "rollout"]
+    assert Traffic.of(header, recorded, 1) == Traffic.of(header, learned, 1)
+    assert kept_rollouts(header) is not None
+    assert kept_rollouts(replace(header, version=1)) is None
 
 
 def test_a_later_step_of_a_cycle_alone_has_no_rollouts(tmp_path: Path) -> None:

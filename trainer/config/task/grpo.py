@@ -4,8 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from moe.validation.run_reference import RunReference
-from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.flow.reward import Config as RewardConfig
 from trainer.flow.sampler.diffusion import DiffusionConfig, FlowGRPODiffusion
 
@@ -24,7 +23,7 @@ class GRPOConfig(TaskSettings):
     """Groups of equal rewards do not count, for which ranks tell each other once a step how many do."""
 
     kind: Literal["grpo"] = "grpo"
-    base: RunReference | None = None
+    base: Base = None
     """The run that this one goes on from, and which `kl` keeps it near; its folder will do."""
     reward: RewardConfig
     """How good a drawn example is."""

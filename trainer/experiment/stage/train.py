@@ -9,6 +9,7 @@ from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.config.file import load_config
 from trainer.config.merging import merged
 from trainer.config.run import RunConfig
+from trainer.config.task.environment import OwnEnvironment
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits
 from trainer.experiment.stage.sections import filled, placed
@@ -65,7 +66,9 @@ class TrainStage(ConfiguredStage):
 
             return trainer.task.build(config)
 
-        return run(self.config(), launch, task)
+        config = self.config()
+        _try_environment(config)
+        return run(config, launch, task)
 
     def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
         """Prints the run; only which stage it waits for, where its configuration cannot be read before."""
@@ -73,7 +76,9 @@ class TrainStage(ConfiguredStage):
 
         awaited = self.awaited(stages)
         try:
-            describe_run(self.config(), world_size)
+            config = self.config()
+            _try_environment(config)
+            describe_run(config, world_size)
         except ValueError as error:
             missed = awaits(error, awaited)
             if missed is None:
@@ -93,6 +98,15 @@ class TrainStage(ConfiguredStage):
         root = self.folder / "checkpoints"
         path = step_folder(root, complete_steps(root)[-1]) / "config.yaml"
         return Provenance(path, _what_decides(load_config(path)), _what_decides(pinned(self.config())))
+
+
+def _try_environment(config: RunConfig) -> None:
+    """Refuses an environment of a user's that breaks a law, before anything is written."""
+    own = getattr(config.task, "environment", None)
+    if isinstance(own, OwnEnvironment):
+        from trainer.task.environment import build, check_laws  # brings torch
+
+        check_laws(build(own), name=own.class_path)
 
 
 def _what_decides(config: RunConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
+from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
 from trainer.task.policy.reward import reward_of
@@ -123,8 +124,8 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         self.parts = FlowParts(config)
         self._step = Memoryless(chosen.floor)
         self._reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
-        asks_reference = chosen.base is not None and config.model.adapters is None
-        self._reference = Reference.of_run(chosen.base) if asks_reference else None
+        named = chosen.base if config.model.adapters is None else None
+        self._reference = None if named is None else Reference.of_run(named)
         self._base = base
         self._frozen: Callable[..., Any] | None = None
         self._cost = None if chosen.cost is None else cost.build(chosen.cost, self._ask_frozen)
@@ -200,8 +201,11 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         device = batch.x_1.device
         keys = to_device(random_keys(len(batch.x_1), generator), device)
         chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
-        seen = self.parts.context and self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
-        condition = Condition(batch.labels, seen and seen.context, caption=batch.captions, task=batch.sources)
+        reads, seen = self.parts.context, None
+        if reads is not None:
+            seen = reads.draw(batch.x_1, self.parts.space, generator=generator)
+        context = None if seen is None else seen.context
+        condition = Condition(batch.labels, context, caption=batch.captions, task=tasks_of(self.config, batch))
         return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
@@ -266,8 +270,9 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         for place in range(0, len(one.nodes), at_once):
             numbers = one.nodes[place : place + at_once]
             t = torch.stack([times[number] for number in numbers])
-            found = (at(values, numbers, 1) for values in (rollout.adjoint.velocity, rollout.adjoint.adjoint))
-            yield Nodes(at(rollout.x, numbers, 0), t, *found, one.condition, terms)
+            velocity = at(rollout.adjoint.velocity, numbers, 1)
+            adjoint = at(rollout.adjoint.adjoint, numbers, 1)
+            yield Nodes(at(rollout.x, numbers, 0), t, velocity, adjoint, one.condition, terms)
 
     def _spent(self, device: torch.device) -> dict[str, Tensor]:
         """Calls of rewards and of networks so far, for one state each, over all ranks."""

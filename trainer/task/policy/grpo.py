@@ -32,6 +32,7 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.reference import Reference
+from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.task.policy.advantage import Compared
 from trainer.task.policy.reward import reward_of
@@ -210,8 +211,11 @@ class GRPOTask(Task["Prompts | Chosen"]):
         )
 
     def _prompts(self, batch: Batch, generator: torch.Generator) -> Prompts:
-        seen = self.parts.context and self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
-        condition = Condition(batch.labels, seen and seen.context, caption=batch.captions, task=batch.sources)
+        seen = None
+        if self.parts.context is not None:
+            seen = self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
+        context, task = None if seen is None else seen.context, tasks_of(self.config, batch)
+        condition = Condition(batch.labels, context, caption=batch.captions, task=task)
         return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
 
     def _rolled_out(self, prompts: Prompts, model: Network) -> list[Chosen]:
@@ -289,4 +293,4 @@ class GRPOTask(Task["Prompts | Chosen"]):
 def _each(prompts: Prompts, times: int) -> tuple[Condition, Seen | None]:
     """Condition and visible part of each prompt, so many times one after the other."""
     index = torch.arange(len(prompts.keys), device=prompts.keys.device).repeat_interleave(times)
-    return prompts.condition.rows(index), prompts.seen and prompts.seen.rows(index)
+    return prompts.condition.rows(index), None if prompts.seen is None else prompts.seen.rows(index)

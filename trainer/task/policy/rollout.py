@@ -128,13 +128,10 @@ class NoisySteps:
     @cached_property
     def weights(self) -> tuple[float, ...]:
         """What the gain of each step with noise is multiplied by, see `GRPOConfig.weight`."""
-        match self._weight:
-            case "none":
-                return (1.0,) * self.passes
-            case "noise_mean_one":
-                return tuple((self.deviations / self.deviations.mean()).tolist())
-            case "noise_scaled":
-                return tuple((PUBLISHED * self.deviations).tolist())
+        if self._weight == "none":
+            return (1.0,) * self.passes
+        scale = PUBLISHED if self._weight == "noise_scaled" else 1 / self.deviations.mean()
+        return tuple((scale * self.deviations).tolist())
 
 
 @dataclass(frozen=True)
@@ -230,12 +227,13 @@ class _AskedOnce(Field):
     """A field at one state and time, for which it is evaluated once."""
 
     def __init__(self, field: Field) -> None:
-        self._field, self._known = field, ()
+        self._field = field
+        self._known: tuple[Tensor, ...] = ()
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         return self.estimate(x, t, "velocity")[0]
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
         self._known = self._known or self._field.estimate(x, t, "velocity", "score")
-        known = dict(zip(("velocity", "score"), self._known, strict=True))
+        known: dict[Quantity, Tensor] = dict(zip(("velocity", "score"), self._known, strict=True))
         return tuple(known[quantity] for quantity in quantities)

@@ -35,7 +35,7 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     images = isinstance(sample, ImageSample)
     columns = config.data.num_classes or (sample.per_class if images else 1)
     conditioning = now.conditioning(columns * sample.per_class if images else sample.num, seed=seed, shown=False)
-    flows = {"the base": before, "now": now}
+    flows = {"base": before, "now": now}
     drawn = {
         name: flow.draw(conditioning.condition, guidance=sample.guidance, seed=seed)
         for name, flow in flows.items()
@@ -46,7 +46,7 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        told = [with_rewards(shown, rewards[name]) for name, shown in examples.items()]
+        told = [with_rewards(shown, rewards[name], name) for name, shown in examples.items()]
         rows = zip(*(one.split(columns) for one in told), strict=True)
         headings = conditioning.headings(config.data.class_names, columns)
         image_grid(torch.cat([row for pair in rows for row in pair]).numpy(), columns, path, headings)
@@ -54,12 +54,13 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
         _plot(now, examples, rewards, path)
 
 
-def with_rewards(images: Tensor, rewards: Tensor) -> Tensor:
+def with_rewards(images: Tensor, rewards: Tensor, name: str) -> Tensor:
     """Images above a strip in which their rewards are written; small ones are enlarged first.
 
     Args:
         images: [N, C, H, W] on the CPU.
         rewards: [N].
+        name: of what drew them, written before the reward.
 
     Returns:
         [N, C, H', W'].
@@ -67,7 +68,7 @@ def with_rewards(images: Tensor, rewards: Tensor) -> Tensor:
     factor = max(1, CELL_PIXELS // max(images.shape[-2:]))
     enlarged = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     num, channels, _, width = enlarged.shape
-    strip = headings_above([f"{value:.3g}" for value in rewards.tolist()], width, 0, num * width)
+    strip = headings_above([f"{name} {value:.2f}" for value in rewards.tolist()], width, 0, num * width)
     values = torch.from_numpy(strip.astype(np.float32)) / 127.5 - 1
     cells = values.view(-1, num, width).transpose(0, 1)[:, None].expand(-1, channels, -1, -1)
     return torch.cat([enlarged, cells], dim=2)

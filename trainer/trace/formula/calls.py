@@ -118,8 +118,8 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
         shared = restored_layout(named, reference.folder, layout.world_size)
         if shared.expert_parallel != layout.expert_parallel:
             raise ValueError(
-                f"parallel.expert: {layout.expert_parallel} ranks share the experts, but {shared.expert_parallel} share "
-                f"those of the run that the task asks ({reference.folder}); use {shared.expert_parallel}"
+                f"parallel.expert: {layout.expert_parallel} ranks share the experts, but {shared.expert_parallel} "
+                f"share those of the run that the task asks ({reference.folder}); use {shared.expert_parallel}"
             )
         tokens = states * tokens_per_example(named)
         found = layers(named, shared, tokens=tokens, precision="fp32", evaluates=True)

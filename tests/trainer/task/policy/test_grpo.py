@@ -226,7 +226,7 @@ def test_a_few_groups_that_differ_are_told() -> None:
 
 def test_rewards_are_written_below_images() -> None:
     images = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
-    shown = with_rewards(images, torch.tensor([0.25, -12.5, 3.0]))
+    shown = with_rewards(images, torch.tensor([0.25, -12.5, 3.0]), "now")
     assert shown.shape[:2] == (3, 1)
     assert shown.shape[3] == 64
     assert torch.equal(shown[:, :, 4:64:8, 4::8], images)
