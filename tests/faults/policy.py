@@ -29,6 +29,8 @@ from trainer.observe.metrics import last_step
 
 RANKS, BASE_STEPS, SAVE_EVERY, STEPS_OF_A_KILL = 2, 6, 4, 2
 SECONDS_OF_A_START = 240.0
+STARTS = 3
+"""How often ranks that do not find each other, on a machine that is busy, are started again."""
 STOPPED = 75
 """How a rank ends that was told to stop and has saved."""
 DURING, WITHIN, ANYWHERE = "while it draws", "within a cycle", "anywhere"
@@ -137,7 +139,7 @@ def campaign(folder: Path, task: str, kills: int, seed: int) -> tuple[list[Kill]
     Returns:
         What happened, steps that had to be taken again, and what is not as it must be.
     """
-    case, last = CASES[task], -(-max(STEPS_OF_A_KILL * kills, 8) // SAVE_EVERY) * SAVE_EVERY
+    case, last = CASES[task], -(-STEPS_OF_A_KILL * kills // SAVE_EVERY) * SAVE_EVERY + 3 * SAVE_EVERY
     config, base = str(ROOT / "configs" / "runs" / "digits_moe.yaml"), folder / "base"
 
     def written(run: Path) -> list[str]:
@@ -151,7 +153,7 @@ def campaign(folder: Path, task: str, kills: int, seed: int) -> tuple[list[Kill]
     _through(written(straight))
     print(f"undisturbed: {last} steps", flush=True)
     draw = Random(f"{seed}/{task}")
-    targets = sorted(draw.choices(range(last - 1), k=kills))
+    targets = sorted(draw.choices(range(last - 2 * SAVE_EVERY), k=kills))
     happened: list[Kill] = []
     for number, target in enumerate(targets):
         kill = _killed(killed, written(killed), target, case.cycle, (DURING, WITHIN, ANYWHERE)[number % 3], draw)
@@ -168,11 +170,16 @@ def campaign(folder: Path, task: str, kills: int, seed: int) -> tuple[list[Kill]
 
 def _through(arguments: list[str]) -> None:
     """Trains to the end."""
-    with ForkedRanks(arguments, RANKS) as ranks:
-        while ranks.running:
-            time.sleep(_PAUSE_S)
-        if any(ranks.codes):
-            raise RuntimeError(f"failed by itself: {ranks.said()}")
+    for _ in range(STARTS):
+        with ForkedRanks(arguments, RANKS) as ranks:
+            while ranks.running:
+                time.sleep(_PAUSE_S)
+            if not any(ranks.codes):
+                return
+            said = ranks.said()
+        if _BEGINS.search(said):
+            break
+    raise RuntimeError(f"failed by itself: {said}")
 
 
 def _killed(run: Path, arguments: list[str], target: int, cycle: int, when: str, draw: Random) -> Kill | None:
@@ -206,7 +213,7 @@ def _is_time(when: str, step: int, cycle: int, mark: Path) -> bool:
 
 def _strike(ranks: ForkedRanks, draw: Random) -> str:
     """Kills one rank, and the other later as an agent does; or all at once; or tells all to stop."""
-    what = draw.choice(("one rank", "all ranks", "told to stop"))
+    what = draw.choice(("one rank", "one rank", "all ranks", "told to stop"))
     if what == "told to stop":
         ranks.send(signal.SIGTERM)
         ranks.wait(SECONDS_OF_A_START)

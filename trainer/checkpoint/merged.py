@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from moe.files import FileError, replacing
-from trainer.checkpoint.base import base_weights, check_base
+from trainer.checkpoint.base import base_weights
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import step_folder, step_of
 from trainer.checkpoint.intact import newest_checkpoint
@@ -20,6 +20,7 @@ from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.constraints.adapters import of_base
+from trainer.config.constraints.routed_adapters import routed_adapters
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -49,7 +50,9 @@ def run(run_dir: Path, out: Path) -> int:
     config = load_config(folder / "config.yaml")
     if config.model.adapters is None:
         raise FileError(folder / "config.yaml", "model.adapters", "is not there to be merged", "leave --merged out")
-    check_base(config)
+    if routed_adapters(config) is not None:
+        problem = "is routed, which makes another network of the base for each task"
+        raise FileError(folder / "config.yaml", "model.adapters.kind", problem, "leave --merged out")
     check_restorable(config, folder)
     step = step_of(folder)
     whole = _finished(config, out, step)

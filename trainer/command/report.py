@@ -19,6 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
         ("--restored", "DIR", "what restore wrote for this run"),
         ("--edited", "DIR", "what edit wrote for this run"),
+        ("--policy", "DIR", "a run that goes on from this one and learns from a reward (task.base)"),
         ("--placement", "JSON", "what moe place wrote"),
         ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
         (

@@ -177,6 +177,9 @@ def test_exports_that_make_no_sense_are_refused(
     line = refused(capsys, "export", run, "--merged", "--to", "diffusers", "--out", out)
     assert "does not go with --merged; leave it out" in line
     assert "model.adapters: is not there to be merged" in refused(capsys, "export", base, "--merged", "--out", out)
+    routed = untrained_run(base.parent / "routed", {**SECTIONS, "model": adapting(base, kind="routed")})
+    line = refused(capsys, "export", routed, "--merged", "--out", out)
+    assert "model.adapters.kind: is routed, which makes another network of the base for each task; leave" in line
     assert "already holds checkpoints" in refused(capsys, "export", run, "--merged", "--out", base)
     assert contents(tmp_path) == {}
 

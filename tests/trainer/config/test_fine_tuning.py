@@ -164,3 +164,19 @@ def test_a_stage_may_go_on_from_an_earlier_one(tmp_path: Path) -> None:
     config = second.config()  # pyright: ignore[reportAttributeAccessIssue]
     assert (config.model.init_from, config.model.hidden) == (tmp_path / "all/first", 32)
     assert config.flow.data_scale == 1.0
+
+
+def test_a_base_that_a_run_only_began_with_may_be_gone(tmp_path: Path) -> None:
+    """Its digest stays; a run that asks its base, or has yet to pin it, needs it."""
+    from trainer.sampling.reference import pinned
+
+    recorded(tmp_path / "base")
+    named = {"run": str(tmp_path / "base"), "digest": "0" * 64}
+    began = load_config(short(tmp_path, task={"kind": "flow", "base": named}))
+    asks = load_config(short(tmp_path, task={"kind": "grpo", "base": named, "reward": {"kind": "ink"}, "kl": 0.1}))
+    fresh = load_config(short(tmp_path))
+    (tmp_path / "base").rename(tmp_path / "gone")
+    assert pinned(began) == began
+    for config in (asks, fresh):
+        with pytest.raises(FileError, match=r"base: run_dir: does not exist"):
+            pinned(config)

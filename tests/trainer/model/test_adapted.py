@@ -131,7 +131,7 @@ def test_a_network_of_a_users_has_adapters_beside_its_linear_layers() -> None:
     network = build_model(config, Layout.single(config))
     assert {name for name, _ in network.named_parameters()} == {*parameter_shapes(config)}
     assert len(parameter_shapes(config)) == 2 * config.model.num_layers
-    assert network.blocks[0].get_submodule("1").A_RI.abs().max() > 0
+    assert network.get_parameter("blocks.0.1.A_RI").abs().max() > 0
     assert {*parameter_shapes(with_adapters(plain, on=["unembed"]))} == {"unembed.A_RI", "unembed.B_OR"}
 
 
@@ -139,7 +139,7 @@ def test_weights_that_are_shared_stay_shared_and_are_told_once() -> None:
     layer = nn.Linear(3, 3)
     other = nn.Linear(3, 3)
     other.weight = layer.weight
-    network = nn.Sequential(layer, other, layer)
+    network: Any = nn.Sequential(layer, other, layer)
     freeze(network)
     assert {name for name, _ in frozen_tensors(network)} == {"0.weight", "0.bias", "1.bias"}
     assert not [*network.parameters()]
@@ -176,6 +176,21 @@ def test_a_run_without_adapters_is_written_as_before_there_were_any() -> None:
     assert "adapters" not in configuration(DIT).to_yaml()
     config = with_adapters(configuration(DIT))
     assert RunConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_yaml_does_not_make_a_truth_of_the_key_that_names_the_layers(tmp_path: Path) -> None:
+    """Since YAML reads on as true, and so it does in a file that another key of the command line changes."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "run: {dir: out}\noptim: {steps: 1, global_batch: 8}\n"
+        "model: {kind: dit, adapters: {kind: low_rank, base: unused, on: [qkv]}}\n"
+    )
+    for overrides, names in (([], ("qkv",)), (["model.adapters.on=[projection]"], ("projection",))):
+        config = load_config(path, overrides)
+        assert config.model.adapters is not None
+        assert config.model.adapters.on == names
+        (tmp_path / "again.yaml").write_text(config.to_yaml())
+        assert load_config(tmp_path / "again.yaml") == config
 
 
 @pytest.mark.slow

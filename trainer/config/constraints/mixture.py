@@ -18,8 +18,8 @@ def check_mixture(config: RunConfig) -> None:
         return
     if isinstance(config.data, MixtureConfig) and flow.captions is not None:
         raise ValueError(
-            f"flow.captions: {flow.captions.path} has a caption for each example of one data set, and data.kind mixture "
-            "has several; leave it out, or learn from one"
+            f"flow.captions: {flow.captions.path} has a caption for each example of one data set, and data.kind "
+            "mixture has several; leave it out, or learn from one"
         )
     if isinstance(flow.source, MixtureConfig):
         raise ValueError("flow.source.kind: mixture is for data; give one data set to start at")

@@ -1,6 +1,6 @@
 """Adapters: small trained matrices beside the frozen ones of another run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -20,6 +20,14 @@ class _Adapters(Section):
     on: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Linear layers that are adapted: those with one of these among the dotted parts of their names, such as qkv,
     projection or feed_forward; empty: all inside the blocks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_name(cls, document: Any) -> Any:
+        """YAML reads the key `on` as true."""
+        if not isinstance(document, dict) or True not in document:
+            return document
+        return {"on" if key is True else key: value for key, value in document.items()}
 
 
 class LowRankAdaptersConfig(_Adapters):

@@ -171,6 +171,9 @@ def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[s
 def _check_task(own: dict[str, Any], base: Base) -> None:
     """Refuses a method that has other data, another condition or another latent space than the comparison."""
     data, flow = own.get("data") or {}, own.get("flow") or {}
+    kind = (own.get("model") or {}).get("kind")
+    if kind in FLOWLESS:
+        raise ValueError(f"model.kind: {FLOWLESS[kind]} and follows no flow")
     if data.get("kind") == "shards" and base.config.data.kind != "shards":
         raise ValueError(
             f"it learns from the files in {data.get('path')}, which are not what is compared; compare on them with "

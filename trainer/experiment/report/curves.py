@@ -43,6 +43,32 @@ def loss_curves(records: Sequence[Record]) -> str:
         return to_svg(figure)
 
 
+def reward_curves(records: Sequence[Record]) -> str:
+    """Draws the reward of what a run drew against what it asked for, and against how far it went from its base.
+
+    Args:
+        records: of a metrics.jsonl, some of which have a reward; without calls of the reward, the steps stand for them.
+
+    Returns:
+        SVG markup.
+    """
+    told = [record for record in records if "reward" in record.values]
+    spent = [record.values.get("reward_calls", float(record.step)) for record in told]
+    counts = "reward_calls" in told[-1].values
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(11.0, 3.0), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        panels[0].plot(spent, [record.values["reward"] for record in told], color="#9aa5b1", linewidth=1.4)
+        held_out = [(x, one.values) for x, one in zip(spent, told, strict=True) if "held_out_reward" in one.values]
+        averaged = {"color": "#0072b2", "marker": "o", "markersize": 4}
+        panels[0].plot([x for x, _ in held_out], [one["held_out_reward"] for _, one in held_out], **averaged)
+        panels[0].set(xlabel="rewards asked for" if counts else "optimiser step", ylabel="mean reward")
+        away = [one.values for one in told if "path_kl" in one.values]
+        panels[1].plot([one["path_kl"] for one in away], [one["reward"] for one in away], color="#9aa5b1", marker=".")
+        panels[1].set(xlabel="divergence of a path from the base, nats")
+        return to_svg(figure)
+
+
 def sources_in(records: Sequence[Record]) -> list[str]:
     """The names of the sources of a mixture whose held-out losses a run has measured, in the order of the alphabet.
 

@@ -16,6 +16,7 @@ class ReportRequest:
         drawing: folder with collectives.jsonl of ``sample --trace`` and formula.jsonl of ``trace --sampling``.
         restored: folder that ``restore`` wrote.
         edited: folder that ``edit`` wrote.
+        policy: a run that goes on from this one and learns from a reward.
         placement: placement file.
         routing: routing trace that the placement is measured on; None: the run's own.
         unplaced_run: a continuation of the run without the placement; None: the run itself.
@@ -36,6 +37,7 @@ class ReportRequest:
     drawing: Path | None = None
     restored: Path | None = None
     edited: Path | None = None
+    policy: Path | None = None
     placement: Path | None = None
     routing: Path | None = None
     unplaced_run: Path | None = None

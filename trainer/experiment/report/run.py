@@ -19,6 +19,7 @@ from trainer.experiment.report.memory import memory_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.pictures import edited_part, restored_part
 from trainer.experiment.report.placing import placement_part
+from trainer.experiment.report.policy import policy_part
 from trainer.experiment.report.request import ReportRequest
 from trainer.experiment.report.routing_study import routing_study_section
 from trainer.experiment.report.run_files import RunFiles
@@ -74,6 +75,8 @@ def _parts(request: ReportRequest) -> list[Part]:
         parts.append(restored_part(files, request.restored, request.out))
     if request.edited is not None:
         parts.append(edited_part(files, request.edited, request.out))
+    if request.policy is not None:
+        parts.append(policy_part(files, RunFiles(request.policy)))
     continued = None
     if request.placed_run is not None:
         plain = files if request.unplaced_run is None else RunFiles(request.unplaced_run)

@@ -47,7 +47,11 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        words = [f"{name} {value:.2f}" for name, own in rewards.items() for value in own.tolist()]
+        words = [
+            f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}")
+            for name, own in rewards.items()
+            for value in own.tolist()
+        ]
         told = with_words(torch.cat([*examples.values()]), words).chunk(len(examples))
         rows = zip(*(one.split(columns) for one in told), strict=True)
         headings = conditioning.headings(config.data.class_names, columns)

@@ -63,7 +63,9 @@ class FSDPTraffic:
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
         """See the protocol: what belongs to no block is whole throughout, and so are blocks that keep parameters."""
         places: tuple[Place, ...] = () if self.num_ranks == 1 else ("before", *range(len(self.blocks)))
-        first = {place: (self._gathered(place),) for place in places if self._rows(place)}
+        first: dict[Place, Sequence[Collective]] = {
+            place: (self._gathered(place),) for place in places if self._rows(place)
+        }
         later = {place: sent for place, sent in first.items() if self.reshard_after_forward and place != "before"}
         yield from (later if number else first for number in range(calls))
 
