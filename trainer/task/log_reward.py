@@ -49,7 +49,8 @@ class ScalarisedReward(LogReward):
     """
 
     def __init__(self, environment: Environment, scalarisation: Scalarisation, least: float) -> None:
-        self._environment, self._scalarisation, self._least = environment, scalarisation, least
+        self._environment, self._least = environment, least
+        self._scalarisation: Scalarisation = scalarisation
 
     def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
         """See `LogReward`; figures are each objective and the reward, not raised."""

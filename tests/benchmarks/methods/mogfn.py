@@ -293,7 +293,8 @@ def beside_torchgfn(folder: Path, seed: int) -> Rows:
     rewards = theirs.reward(states).double()
     table = torch.zeros(side, side, dtype=torch.float64)
     table[tuple(exact.known.states.T)] = rewards / rewards.max()
-    task.environment.rewards = lambda states: table[tuple(states.T)][:, None]
+    environment: Any = task.environment
+    environment.rewards = lambda states: table[tuple(states.T)][:, None]
     weights = torch.ones(1, dtype=torch.float64)
     ours, log_z = exact.wanted(weights)
     place = theirs.get_terminating_states_indices(states)
