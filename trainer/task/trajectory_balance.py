@@ -21,6 +21,7 @@ from trainer.data import Batch
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.model.policy_mlp import Policy
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.task import environment
 from trainer.task.environment import HyperGrid
 from trainer.task.environment.rollout import Walks, rollout
@@ -138,6 +139,22 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
             if drawable(self.environment):
                 draw_objects(self.environment, built, stem.with_suffix(".png"))
 
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """See `Task.measure`; objects of a lattice of preferences, and exact distributions where all are known."""
+        from trainer.task.pareto import measured
+
+        with networks.average() as model:
+            return measured(self, model, spec, progress)
+
+    def rewards(self, objects_BS: Tensor) -> Tensor:
+        """What objects are worth by each objective, float64 [B, K], before a preference weighs them."""
+        return self.environment.rewards(objects_BS)
+
+    @property
+    def rewards_are(self) -> str:
+        """What :meth:`rewards` gives, if not the objectives themselves; empty: they are."""
+        return ""
+
     def preferences(self, divisions: int) -> Tensor:
         """The preferences that are shown, float64 [N, K]: all multiples of 1 / divisions, or the only one there is."""
         match self.settings.preferences:
@@ -171,7 +188,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
                     weights=tuple(weights.tolist()),
                     exponent=float(asked.exponent),
                     objects=walked.walks.objects.cpu(),
-                    rewards=self.environment.rewards(walked.walks.objects).cpu(),
+                    rewards=self.rewards(walked.walks.objects).cpu(),
                     reward=walked.valued.figures["reward"].cpu(),
                     wanted=self._wanted_cells(asked),
                 )
