@@ -17,7 +17,8 @@ FOLDERS = {
     "runs": "complete runs to start from: images, text, points, an autoencoder, and large ones to check and trace",
     "methods": "one file for each method of flow matching, see [methods/README.md](methods/README.md)",
     "requests": "what a trained run is asked for: `python -m trainer restore` or `edit RUN REQUEST`",
-    "examples": "your own class: a coupling, a path, a task, a network, a data set, a control, a cost, an operator",
+    "examples": "your own class: a coupling, a path, a task, a network, a data set, an environment, a control, a cost, "
+    "an operator",
     "scenarios": "fabrics, transports and traffic for `python -m netsim compare`",
     "sweeps": "grids of scenarios for `python -m netsim sweep`",
     "topologies": "fabrics as graphs, which scenarios name",

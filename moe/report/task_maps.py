@@ -31,7 +31,7 @@ def task_maps(tasks: Sequence[str], weights: Mapping[str, NDArray[np.floating]])
         x, y = left + number % _PER_ROW * (width + _GAP), number // _PER_ROW * (height + 34) + 30
         heads = of_layer.shape[1]
         drawing.text(x, y - 8, layer, size=12)
-        drawing.image(x, y, width, height, png(of_layer.reshape(len(of_layer), -1) / most, AMOUNTS))
+        drawing.image(x, y, width, height, png(of_layer.reshape(len(of_layer), -1).astype(np.float64) / most, AMOUNTS))
         edges = [x + width * head / heads for head in range(1, heads)]
         drawing.segments([(edge, y, edge, y + height) for edge in edges], PAPER, width=2)
         drawing.segments([(edge, y, edge, y + height) for edge in edges], RULE)

@@ -14,6 +14,8 @@ from tests.pretend.process import on_device
 from tests.pretend.synchronisation import Watch
 from tests.ranks import run_ranks
 from trainer.distributed.engine.norm import sum_of_squares
+from trainer.flow import UNCONDITIONAL, Condition
+from trainer.flow.reward import CheckedReward
 from trainer.observe.stragglers import OwnWork, Stragglers
 from trainer.training.reduction import Agreement, Exchange
 
@@ -94,7 +96,32 @@ def norms() -> None:
     assert watch.operations.total() < 10
 
 
-@pytest.mark.parametrize("case", [own_work_on_the_device, copies, norms])
+def rewards() -> None:
+    """A reward that is not finite is told by the first call after the host has waited anyway, or at last."""
+
+    def of(examples: torch.Tensor, _: Condition) -> torch.Tensor:
+        return examples.sum(1)
+
+    good = torch.ones(3, 2, device=pretend())
+    bad = torch.tensor([[1.0, torch.nan], [0.0, 1.0], [torch.inf, 0.0]]).to(pretend())
+    told = r"^reward mine is not finite for 2 of 3 examples; return"
+    for settles in (False, True):
+        reward = CheckedReward(of, "mine", differentiable=True)
+        with Watch() as watch:
+            for examples in (good, bad, good):
+                reward(examples, UNCONDITIONAL)
+        assert not watch.waits
+        if settles:
+            with pytest.raises(ValueError, match=told):
+                reward.settle()
+        else:
+            torch.ones((), device=pretend()).item()  # the norm
+            with Watch() as watch, pytest.raises(ValueError, match=told):
+                reward(good, UNCONDITIONAL)
+            assert not watch.waits
+
+
+@pytest.mark.parametrize("case", [own_work_on_the_device, copies, norms, rewards])
 def test_on_the_device(case: Callable[[], None]) -> None:
     on_device(case, 1)
 

@@ -11,13 +11,13 @@ from rich.console import Console
 from torch import Tensor
 
 from trainer.checkpoint.intact import with_newest
+from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import ObjectSample, RunConfig
 from trainer.config.task.trajectory_balance import SingleConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.model.network import Network
-from trainer.model.pretrained import check_restorable, restore
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.objects import draw_objects, drawable, write_objects
 

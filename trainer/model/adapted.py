@@ -145,9 +145,8 @@ class _RoutedLinear(RoutedLinear):
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         """See :class:`trainer.model.layer.initial.StatesInitial`."""
-        del shape
         if name == "A_HMIR":
-            return Uniform(module_bound(self.in_features, len(self.A_HMIR)))
+            return Uniform(module_bound(self.in_features, shape[0]))  # ZeRO 3 leaves the parameter itself no shape
         return Constant(0.0) if name == "B_HMRO" else Uniform(ROUTING_BOUND)
 
 
@@ -167,8 +166,15 @@ def _adapter(
             f"model.adapters.heads: {settings.heads} does not divide {name}, a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; use a divisor, or name other layers with model.adapters.on"
         )
-    sizes = {"num_tasks": num_tasks, "num_modules": settings.modules, "num_heads": settings.heads}
-    routed = _RoutedLinear(layer, rows, **sizes, rank=settings.rank, scale=_scale(settings))
+    routed = _RoutedLinear(
+        layer,
+        rows,
+        num_tasks=num_tasks,
+        num_modules=settings.modules,
+        num_heads=settings.heads,
+        rank=settings.rank,
+        scale=_scale(settings),
+    )
     if settings.mode == "routing":
         freeze_some(routed, name, MODULES)
     return routed

@@ -55,7 +55,7 @@ def _told(kind: type[nn.Module]) -> type[nn.Module]:
 
     class Told(kind):
         def forward(self, *arguments: Any, tasks_of_rows: Tensor | None, **named: Any) -> Any:
-            rows = self.row_tasks
+            rows: RowTasks = vars(self)["row_tasks"]
             before, rows.now = rows.now, tasks_of_rows
             try:
                 return super().forward(*arguments, **named)

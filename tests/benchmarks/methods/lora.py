@@ -46,7 +46,7 @@ BASE_STEPS, STEPS, BATCH = 1200, 600, 64
 MODEL: dict[str, Any] = {"kind": "dit", "hidden": 128, "num_layers": 1, "num_heads": 4, "patch_size": 4}
 EVERYWHERE = ("blocks", "embed_patches", "unembed_patches", "final_modulation")
 RATES: dict[str, float] = {
-    "full": 1e-3,
+    "full": 3e-3,
     "LoRA, rank 4": 1e-2,
     "LoRA in the block, rank 4": 1e-2,
     "last layers": 3e-3,

@@ -61,7 +61,7 @@ class Perceptron(nn.Module):
     def __init__(self, generator: torch.Generator, widths: Sequence[int] = WIDTHS) -> None:
         super().__init__()
         self.rows = RowTasks()
-        layers = [nn.utils.skip_init(nn.Linear, *sides) for sides in itertools.pairwise(widths)]
+        layers = [nn.Linear(*sides) for sides in itertools.pairwise(widths)]
         for layer in layers:
             nn.init.normal_(layer.weight, 0.0, layer.in_features**-0.5, generator=generator)
             nn.init.zeros_(layer.bias)
@@ -254,7 +254,7 @@ def run(seed: int) -> dict[int, dict[str, Figures]]:
     tables = {}
     for rank in RANKS:
         tables[rank] = of_rank(base, teacher, rank, seed)
-        print(f"seed {seed}: rank {rank} is done", file=sys.stderr, flush=True)
+        print(f"seed {seed}, rank {rank}: {told(tables[rank])}", file=sys.stderr, flush=True)
     return tables
 
 
@@ -300,6 +300,13 @@ def of_rank(base: Perceptron, teacher: Perceptron, rank: int, seed: int) -> dict
     figures = {"trained a task": trained, "share, %": 100 * trained / of_one}
     rows[f"{MHR}, all, new tasks together"] = {"error, 16 shots": on_shots(whole), **figures}
     return rows
+
+
+def told(rows: Mapping[str, Figures]) -> str:
+    """Figures of one seed in a line."""
+    return "; ".join(
+        f"{arm} {', '.join(f'{name} {one:.3g}' for name, one in row.items())}" for arm, row in rows.items()
+    )
 
 
 def learned(network: nn.Module) -> int:

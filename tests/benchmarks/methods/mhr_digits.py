@@ -34,6 +34,7 @@ from tests.benchmarks.methods.mhr import (
     learned,
     on_new_tasks,
     optimiser,
+    told,
     with_mean_modules,
 )
 from tests.benchmarks.methods.plain_loop import Data, flow_task, follow, frechet_distance
@@ -151,13 +152,14 @@ def run(seed: int) -> dict[str, Figures]:
         train(student, old, steps=STEPS, lr=LR, seed=seed)
         found = distance(student, old, seed)
         rows[name] = {"FD, tasks": fmean(found), "worst task": max(found), "parameters": parameters}
-        print(f"seed {seed}: {name} is done", file=sys.stderr, flush=True)
+        print(f"seed {seed}, {told({name: rows[name]})}", file=sys.stderr, flush=True)
     rows[SCRATCH] = few(fresh(NEW_TASKS, NEW_TASKS, 1, RANK).alone())
     for name in (POLY, MHR):
         with frozen(on_new_tasks(arms[name], NEW_TASKS, drawn()), ("A_", "B_")) as routing:
             rows[f"{name}-z"] = few(routing)
         rows[f"{name}-mu"] = few(with_mean_modules(arms[name], NEW_TASKS, drawn()))
-    rows[f"{MHR}, all"] = few(on_new_tasks(arms[MHR], NEW_TASKS, drawn()))
+    rows[f"{MHR}, all, new tasks together"] = few(on_new_tasks(arms[MHR], NEW_TASKS, drawn()))
+    print(f"seed {seed}, {told(rows)}", file=sys.stderr, flush=True)
     return rows
 
 

@@ -14,7 +14,7 @@ TASKS, INPUTS, OUTPUTS = 5, 24, 12
 def layer(*, modules: int, heads: int, rank: int = 2, scale: float = 1.0) -> RoutedLinear:
     """A layer in which nothing is zero, with tasks that differ."""
     generator = torch.Generator().manual_seed(0)
-    base = nn.utils.skip_init(nn.Linear, INPUTS, OUTPUTS)
+    base = nn.Linear(INPUTS, OUTPUTS)
     found = RoutedLinear(
         base, RowTasks(), num_tasks=TASKS, num_modules=modules, num_heads=heads, rank=rank, scale=scale
     )
@@ -39,8 +39,12 @@ def by_hand(routed: RoutedLinear, x: Tensor, task: int) -> Tensor:
     (heads, modules, _, rank), scale = routed.A_HMIR.shape, routed.scale
     sigmoid = 1 / (1 + torch.exp(-routed.routing.logits[task]))
     weights = sigmoid / sigmoid.sum(1, keepdim=True)
-    a = torch.cat([sum(weights[q, s] * routed.A_HMIR[q, s] for s in range(modules)) for q in range(heads)], dim=0)
-    b = torch.cat([sum(weights[q, s] * routed.B_HMRO[q, s] for s in range(modules)) for q in range(heads)], dim=1)
+
+    def mixed(of_modules: Tensor, head: int) -> Tensor:
+        return torch.stack([weights[head, s] * of_modules[head, s] for s in range(modules)]).sum(0)
+
+    a = torch.cat([mixed(routed.A_HMIR, head) for head in range(heads)], dim=0)
+    b = torch.cat([mixed(routed.B_HMRO, head) for head in range(heads)], dim=1)
     assert a.shape == (INPUTS, rank)
     assert b.shape == (rank, OUTPUTS)
     return x @ routed.base.weight.T + routed.base.bias + scale * (x @ (a @ b))
@@ -140,10 +144,8 @@ def test_layers_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("heads", [1, 4])
 def test_agrees_with_another_implementation(heads: int) -> None:
     poly = pytest.importorskip("peft.tuners.poly.layer", reason="peft is not installed")
-    from peft import PolyConfig
-
     routed = layer(modules=4, heads=heads, rank=3, scale=1 / 3)
-    config = PolyConfig(r=3, n_tasks=TASKS, n_skills=4, n_splits=heads, init_weights=False)
+    config = poly.PolyConfig(r=3, n_tasks=TASKS, n_skills=4, n_splits=heads, init_weights=False)
     other = poly.Linear(routed.base, "default", config).eval()
     with torch.no_grad():
         other.poly_lora_A["default"].copy_(routed.A_HMIR)

@@ -126,6 +126,9 @@ CASES: dict[int, dict[str, Case]] = {
             "dit, adapted at its ends",
         ),
         "FSDP2, adapters": ({"kind": "fsdp"}, 1, None, "dit, adapted"),
+        "ZeRO 2, routed adapters": ({"zero_stage": 2}, 1, None, "dit, routed"),
+        "ZeRO 3, routed adapters": (SMALL_ZERO_3, 1, None, "dit, routed"),
+        "FSDP2, routed adapters": ({"kind": "fsdp"}, 1, None, "dit, routed"),
         "FSDP2, adapters, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit, adapted"),
         "FSDP2, adapters at the ends, computed twice": (
             {"kind": "fsdp", "activation_checkpointing": True},
@@ -192,6 +195,9 @@ RARE = {
     "FSDP2, segments",
     "FSDP2, transitions",
     "ZeRO 0, adapters",
+    "ZeRO 2, routed adapters",
+    "ZeRO 3, routed adapters",
+    "FSDP2, routed adapters",
     "ZeRO 1, adapters, bf16",
     "ZeRO 3, adapters at the ends, computed twice",
     "FSDP2, adapters, bf16, accumulation",
@@ -238,6 +244,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     if "adapted" in kind:
         ends = {"on": ["embed_patches", "unembed_patches"]} if kind.endswith("ends") else {}
         layers["adapters"] = {"kind": "low_rank", "base": "unused", "rank": 2, **ends}
+    if "routed" in kind:
+        layers["adapters"] = {"kind": "routed", "base": "unused", "rank": 2, "modules": 2, "heads": 2}
     heads = {} if kind == "transition_mlp" else {"num_heads": 4}
     if kind.startswith("blockwise"):
         features = (
@@ -337,7 +345,8 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
         return model(tokens_BN, tokens_BN).mean()
     x_t = torch.randn(micro_batch, *config.data.shape, generator=generator)
     told = config.context_shape and torch.randn(micro_batch, *config.context_shape, generator=generator)
-    t, condition = torch.rand(micro_batch, generator=generator), Condition(context=told)
+    tasks = torch.zeros(micro_batch, dtype=torch.int64)
+    t, condition = torch.rand(micro_batch, generator=generator), Condition(context=told, task=tasks)
     if config.flow is not None and config.flow.objective.kind == "aligned":
         predicted, projected = model(x_t, t, condition, WithProjection())
         return (predicted - x_t).square().mean() + projected.square().mean()

@@ -13,7 +13,7 @@ GRPO = "task={kind: grpo, reward: {kind: ink}, steps: 4, group: 6, updates: 2, k
 
 
 def traced(out: Path, *options: str) -> int:
-    return main(["trace", DIGITS, "--world-size", "4", *options, GRPO, "--out", str(out)])
+    return main(["trace", DIGITS, "--world-size", "4", *options, GRPO, "model.init_from=unused", "--out", str(out)])
 
 
 def test_the_first_step_of_a_cycle_is_written_unless_others_are_asked_for(

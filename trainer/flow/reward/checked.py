@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,7 +33,7 @@ class CheckedReward(Reward):
         """
         self.name, self.differentiable = name, differentiable
         self._reward = reward
-        self._pending: list[tuple[Tensor, int, torch.Event]] = []
+        self._pending: list[tuple[Tensor, int, Any]] = []
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
         """See `Reward`.
@@ -77,8 +79,8 @@ class CheckedReward(Reward):
         if rewards.device.type == "cpu":
             self._judge(int(bad), len(rewards))
             return
-        on_host = torch.empty_like(bad, device="cpu", pin_memory=True).copy_(bad, non_blocking=True)
-        copied = torch.Event(rewards.device)
+        on_host = bad.to("cpu", non_blocking=True)
+        copied = torch.get_device_module(rewards.device).Event()
         copied.record()
         self._pending.append((on_host, len(rewards), copied))
 

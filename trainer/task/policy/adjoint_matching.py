@@ -29,6 +29,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
+from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
 from trainer.task.policy.reward import reward_of
@@ -204,7 +205,7 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         if reads is not None:
             seen = reads.draw(batch.x_1, self.parts.space, generator=generator)
         context = None if seen is None else seen.context
-        condition = Condition(batch.labels, context, caption=batch.captions, task=batch.sources)
+        condition = Condition(batch.labels, context, caption=batch.captions, task=tasks_of(self.config, batch))
         return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:

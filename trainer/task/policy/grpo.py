@@ -32,6 +32,7 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.reference import Reference
+from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.task.policy.advantage import Compared
 from trainer.task.policy.reward import reward_of
@@ -213,8 +214,8 @@ class GRPOTask(Task["Prompts | Chosen"]):
         seen = None
         if self.parts.context is not None:
             seen = self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
-        context = None if seen is None else seen.context
-        condition = Condition(batch.labels, context, caption=batch.captions, task=batch.sources)
+        context, task = None if seen is None else seen.context, tasks_of(self.config, batch)
+        condition = Condition(batch.labels, context, caption=batch.captions, task=task)
         return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
 
     def _rolled_out(self, prompts: Prompts, model: Network) -> list[Chosen]:

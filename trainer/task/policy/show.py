@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,12 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        told = [with_rewards(shown, rewards[name], name) for name, shown in examples.items()]
+        words = [
+            f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}")
+            for name, own in rewards.items()
+            for value in own.tolist()
+        ]
+        told = with_words(torch.cat([*examples.values()]), words).chunk(len(examples))
         rows = zip(*(one.split(columns) for one in told), strict=True)
         headings = conditioning.headings(config.data.class_names, columns)
         image_grid(torch.cat([row for pair in rows for row in pair]).numpy(), columns, path, headings)
@@ -54,13 +60,12 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
         _plot(now, examples, rewards, path)
 
 
-def with_rewards(images: Tensor, rewards: Tensor, name: str) -> Tensor:
-    """Images above a strip in which their rewards are written; small ones are enlarged first.
+def with_words(images: Tensor, words: Sequence[str]) -> Tensor:
+    """Images above strips of one height in which words are written; small images are enlarged first.
 
     Args:
         images: [N, C, H, W] on the CPU.
-        rewards: [N].
-        name: of what drew them, written before the reward.
+        words: those of each image.
 
     Returns:
         [N, C, H', W'].
@@ -68,7 +73,7 @@ def with_rewards(images: Tensor, rewards: Tensor, name: str) -> Tensor:
     factor = max(1, CELL_PIXELS // max(images.shape[-2:]))
     enlarged = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     num, channels, _, width = enlarged.shape
-    strip = headings_above([f"{name} {value:.2f}" for value in rewards.tolist()], width, 0, num * width)
+    strip = headings_above(words, width, 0, num * width)
     values = torch.from_numpy(strip.astype(np.float32)) / 127.5 - 1
     cells = values.view(-1, num, width).transpose(0, 1)[:, None].expand(-1, channels, -1, -1)
     return torch.cat([enlarged, cells], dim=2)

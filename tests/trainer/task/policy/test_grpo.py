@@ -17,7 +17,7 @@ from trainer.model.network import Network
 from trainer.sampling.reference import Reference
 from trainer.task.policy.advantage import Compared
 from trainer.task.policy.grpo import Chosen, GRPOTask, Prompts
-from trainer.task.policy.show import with_rewards
+from trainer.task.policy.show import with_words
 from trainer.training.networks import TrainedNetworks
 
 
@@ -224,9 +224,9 @@ def test_a_few_groups_that_differ_are_told() -> None:
     assert "only 5.0% of the groups" in task.cautions({"effective_share": 0.05})["effective_share"]
 
 
-def test_rewards_are_written_below_images() -> None:
+def test_words_are_written_below_images_in_strips_of_one_height() -> None:
     images = torch.linspace(-1, 1, 3 * 64).view(3, 1, 8, 8)
-    shown = with_rewards(images, torch.tensor([0.25, -12.5, 3.0]), "now")
+    shown = with_words(images, ["now 0.25", "a line that is far too wide for one", "base -3.00"])
     assert shown.shape[:2] == (3, 1)
     assert shown.shape[3] == 64
     assert torch.equal(shown[:, :, 4:64:8, 4::8], images)
