@@ -109,6 +109,7 @@ class ParetoMeasurement(Measurement):
     def to_dict(self) -> dict[str, Any]:
         """See `Measurement.to_dict`."""
         return {
+            "format": "flowfabric.objects/1",
             "checkpoint": self.checkpoint,
             "objectives": list(self.names),
             "num": self.num,

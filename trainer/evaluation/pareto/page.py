@@ -181,7 +181,7 @@ def _front_panel(
     if len(found.names) == 2:
         if found.reachable is not None:
             axes.plot(*_staircase(found.reachable).T, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=4)
-        axes.plot(*_staircase(points).T, color=INK, linewidth=1.6, zorder=2)
+        axes.plot(*_staircase(points).T, color=INK, linewidth=1.1, zorder=5)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
 
@@ -228,7 +228,7 @@ def _legend(figure: Drawing, names: Sequence[str]) -> None:
         )
         for number, name in enumerate(names)
     ]
-    figure.axes[0].legend(handles=handles, frameon=False, loc="lower left")
+    figure.axes[0].legend(handles=handles, frameon=False, loc="best")
 
 
 def _mixed(weights: NDArray[np.float64]) -> NDArray[np.float64]:
