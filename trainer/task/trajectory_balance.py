@@ -28,6 +28,7 @@ from trainer.task.environment.rollout import Walks, rollout
 from trainer.task.log_reward import LogReward, ScalarisedReward, Valued
 from trainer.task.objects import Built, draw_objects, drawable, write_objects
 from trainer.task.preference import Preferences, dirichlet, lattice, thermometer
+from trainer.task.surrogate import Surrogate
 from trainer.training.task import Networks, Task
 
 _WALK, _WEIGHTS, _EXPONENT = range(3)
@@ -75,7 +76,11 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         assert isinstance(config.task, TrajectoryBalanceTaskConfig)
         self.config, self.settings = config, config.task
         self.environment = environment.build(self.settings.environment)
-        self.log_reward = ScalarisedReward(self.environment, self.settings.scalarisation, self.settings.least_reward)
+        chosen = self.settings.log_reward
+        self._surrogate = None if chosen is None else Surrogate(self.environment, chosen.read(), chosen.deviations)
+        self.log_reward = ScalarisedReward(
+            self.rewards, self.environment.objectives, self.settings.scalarisation, self.settings.least_reward
+        )
         self._key = torch.tensor(derive_seed(config.run.seed, "trajectory balance"))
         self._reward_calls = self._network_calls = 0
 
@@ -95,7 +100,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         with networks.current() as model:
             collected = [self.walked(model, one, exploration=self.settings.exploration) for one in drawn]
         objects = sum(len(one.keys) for one in drawn) * (1 if ranks is None else ranks.size())
-        self._reward_calls += objects
+        self._reward_calls += objects if self._surrogate is None else 0
         self._network_calls += objects * (2 * self.environment.max_actions - 1)
         return collected
 
@@ -147,13 +152,16 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
             return measured(self, model, spec, progress)
 
     def rewards(self, objects_BS: Tensor) -> Tensor:
-        """What objects are worth by each objective, float64 [B, K], before a preference weighs them."""
-        return self.environment.rewards(objects_BS)
+        """What objects are worth by each objective, float64 [B, K], before a preference weighs them.
+
+        Where the run learns from a surrogate, the objectives of the environment are not asked.
+        """
+        return (self.environment if self._surrogate is None else self._surrogate).rewards(objects_BS)
 
     @property
     def rewards_are(self) -> str:
         """What :meth:`rewards` gives, if not the objectives themselves; empty: they are."""
-        return ""
+        return "" if self._surrogate is None else str(self._surrogate)
 
     def preferences(self, divisions: int) -> Tensor:
         """The preferences that are shown, float64 [N, K]: all multiples of 1 / divisions, or the only one there is."""
