@@ -52,7 +52,8 @@ class ScalarisedReward(LogReward):
     def __init__(
         self, rewards: Callable[[Tensor], Tensor], names: Sequence[str], scalarisation: Scalarisation, least: float
     ) -> None:
-        self._rewards, self._names, self._scalarisation, self._least = rewards, names, scalarisation, least
+        self._rewards, self._names, self._least = rewards, names, least
+        self._scalarisation: Scalarisation = scalarisation
 
     def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
         """See `LogReward`; figures are each objective and the reward, not raised."""

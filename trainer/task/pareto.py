@@ -6,33 +6,72 @@ Shape suffixes: N objects, K objectives, C condition.
 from __future__ import annotations
 
 from math import comb
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
-from trainer.config.run import ObjectSample
+from trainer.config.run import ObjectSample, RunConfig
+from trainer.config.task import TrajectoryBalanceTaskConfig
+from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures
 from trainer.evaluation.pareto.indicators import best_distinct, mean_pairwise
-from trainer.evaluation.pareto.measurement import BEST, OfPreference, ParetoMeasurement
 from trainer.model.network import Network
 from trainer.model.policy_mlp import Policy
 from trainer.observe.measurement import MeasurementSpec, Progress
+from trainer.task.environment import Environment
 from trainer.task.environment.enumeration import States, enumerated
 from trainer.task.environment.rollout import rollout
-from trainer.task.objects import is_plane
+from trainer.task.log_reward import LogReward
+from trainer.task.objects import Built, is_plane
 from trainer.task.preference import Preferences
-
-if TYPE_CHECKING:
-    from trainer.task.trajectory_balance import TrajectoryBalanceTask
 
 MOST_PREFERENCES, MOST_DIVISIONS = 15, 10
 
 
-def measured(
-    task: TrajectoryBalanceTask, model: Network, spec: MeasurementSpec, progress: Progress
-) -> ParetoMeasurement:
+class Conditioned(Protocol):
+    """Objects that are asked for."""
+
+    @property
+    def condition(self) -> Tensor:
+        """[B, C] what the network reads of them."""
+        ...
+
+
+class BuildingTask(Protocol):
+    """What is asked here of a task whose policy builds objects."""
+
+    config: RunConfig
+    settings: TrajectoryBalanceTaskConfig
+    environment: Environment
+    log_reward: LogReward
+
+    @property
+    def rewards_are(self) -> str:
+        """What the rewards are, if not the objectives of the environment; empty: they are."""
+        ...
+
+    def rewards(self, objects_BS: Tensor) -> Tensor:
+        """What objects are worth by each objective, float64 [B, K]."""
+        ...
+
+    def preferences(self, divisions: int) -> Tensor:
+        """The preferences that are shown, float64 [N, K]."""
+        ...
+
+    def built(
+        self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
+    ) -> list[Built]:
+        """Builds objects of each preference."""
+        ...
+
+    def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> Conditioned:
+        """Objects of chosen preferences."""
+        ...
+
+
+def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress: Progress) -> ParetoFigures:
     """Builds objects for each preference of a lattice and measures them.
 
     Args:
@@ -64,10 +103,10 @@ def measured(
                 best=float(values[best].mean()),
                 diversity=mean_pairwise(environment.distances(built.objects[torch.from_numpy(best)]).numpy()),
                 even=float(figures.mean()),
-                **({} if known is None else known.figures(weights, exponent)),
+                exact=None if known is None else known.exact(weights, exponent),
             )
         )
-    return ParetoMeasurement(
+    return ParetoFigures(
         names=tuple(environment.objectives),
         rewards_are=task.rewards_are,
         checkpoint=spec.checkpoint,
@@ -91,7 +130,7 @@ def divisions(num: int) -> int:
     return max(few, default=1)
 
 
-def even_objects(task: TrajectoryBalanceTask, num: int, seed: int) -> Tensor:
+def even_objects(task: BuildingTask, num: int, seed: int) -> Tensor:
     """Objects that even choices among the possible actions lead to, int64 [`num`, S].
 
     Args:
@@ -107,18 +146,18 @@ def even_objects(task: TrajectoryBalanceTask, num: int, seed: int) -> Tensor:
 class _Known:
     """An environment all of whose states are known."""
 
-    def __init__(self, task: TrajectoryBalanceTask, model: Network, states: States) -> None:
+    def __init__(self, task: BuildingTask, model: Network, states: States) -> None:
         self._task, self._model, self._states = task, model, states
         self.objects = states.states[states.stops]
 
     @classmethod
-    def of(cls, task: TrajectoryBalanceTask, model: Network) -> _Known | None:
+    def of(cls, task: BuildingTask, model: Network) -> _Known | None:
         """Finds the states; None: there are too many."""
         states = enumerated(task.environment)
         return None if states is None else cls(task, model, states)
 
-    def figures(self, weights: Tensor, exponent: float) -> dict[str, object]:
-        """How far the policy is from what is wanted for a preference [K]; fields of `OfPreference`."""
+    def exact(self, weights: Tensor, exponent: float) -> Exact:
+        """How far the policy is from what is wanted for a preference [K]."""
         task, (states, _, allowed, _), stops = self._task, self._states, self._states.stops
         num = len(self.objects)
         asked = Preferences(weights.expand(num, -1), torch.full((num,), exponent, dtype=torch.float64))
@@ -131,9 +170,9 @@ class _Known:
         said = Policy(*self._model(features[:, None], condition))
         logits = said.forward[:, 0].double().cpu().masked_fill(~allowed, -torch.inf)
         built = self._states.terminating(logits.softmax(1))[stops]
-        return {
-            "wanted": float(wanted @ valued.figures["reward"]),
-            "wanted_rewards": tuple((wanted @ task.rewards(self.objects).double()).tolist()),
-            "total_variation": float((wanted - built).abs().sum()) / 2,
-            "log_partition_error": abs(float(said.log_partition[0]) - float(valued.log_reward.logsumexp(0))),
-        }
+        return Exact(
+            wanted=float(wanted @ valued.figures["reward"]),
+            wanted_rewards=tuple((wanted @ task.rewards(self.objects).double()).tolist()),
+            total_variation=float((wanted - built).abs().sum()) / 2,
+            log_partition_error=abs(float(said.log_partition[0]) - float(valued.log_reward.logsumexp(0))),
+        )

@@ -110,8 +110,7 @@ class Surrogate:
 
     def __str__(self) -> str:
         return (
-            f"expectations of a surrogate of {self._num} measured objects, and {self._deviations:g} of its standard "
-            "deviations"
+            f"expectations plus {self._deviations:g} standard deviations of a surrogate of {self._num} measured objects"
         )
 
 

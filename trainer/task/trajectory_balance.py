@@ -18,6 +18,7 @@ from moe.random.seed import derive_seed
 from trainer.config.run import ObjectSample, RunConfig
 from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig
 from trainer.data import Batch
+from trainer.evaluation.pareto.measurement import ParetoMeasurement
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.model.policy_mlp import Policy
@@ -27,6 +28,7 @@ from trainer.task.environment import HyperGrid
 from trainer.task.environment.rollout import Walks, rollout
 from trainer.task.log_reward import LogReward, ScalarisedReward, Valued
 from trainer.task.objects import Built, draw_objects, drawable, write_objects
+from trainer.task.pareto import measured
 from trainer.task.preference import Preferences, dirichlet, lattice, thermometer
 from trainer.task.surrogate import Surrogate
 from trainer.training.task import Networks, Task
@@ -146,10 +148,8 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
         """See `Task.measure`; objects of a lattice of preferences, and exact distributions where all are known."""
-        from trainer.task.pareto import measured
-
         with networks.average() as model:
-            return measured(self, model, spec, progress)
+            return ParetoMeasurement(measured(self, model, spec, progress))
 
     def rewards(self, objects_BS: Tensor) -> Tensor:
         """What objects are worth by each objective, float64 [B, K], before a preference weighs them.

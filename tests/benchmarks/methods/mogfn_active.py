@@ -76,7 +76,7 @@ def of_policy(cells: list[Cell], num: int, seed: int) -> tuple[list[Cell], float
         measured(cells).write(file)
         surrogate = {"kind": "surrogate", "measured": str(file)}
         task = task_of(seed, environment=CONFIG.model_dump(), exponent=16.0, log_reward=surrogate)
-    network = trained(task, seed, UPDATES).eval()
+        network = trained(task, seed, UPDATES).eval()
     request = MeasureRequest(environment=CONFIG, num=num, seed=seed)
     policy = TrainedPolicy(task.config, task, network, "")
     return rows(new_objects(request, GRID, policy, cells)), task.state()["network_calls"] / 1000

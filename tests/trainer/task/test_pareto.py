@@ -42,12 +42,14 @@ def test_an_exact_policy_is_as_wanted() -> None:
     logits, log_z = known.flows(valued.log_reward)
     model = OfStates(known, logits.clamp(min=-1e5), log_z)
     model.register_parameter("unused", torch.nn.Parameter(torch.zeros(1)))
-    (one,) = (found := measured(task, model)).preferences
-    assert one.total_variation == pytest.approx(0.0, abs=1e-9)
-    assert one.log_partition_error == pytest.approx(0.0, abs=1e-9)
+    found = measured(task, model).figures
+    (one,) = found.preferences
+    assert one.exact is not None
+    assert one.exact.total_variation == pytest.approx(0.0, abs=1e-9)
+    assert one.exact.log_partition_error == pytest.approx(0.0, abs=1e-9)
     wanted, _ = known.wanted(valued.log_reward)
-    assert one.wanted == pytest.approx(float(wanted @ valued.figures["reward"]))
-    assert one.reward == pytest.approx(one.wanted, abs=0.1)
+    assert one.exact.wanted == pytest.approx(float(wanted @ valued.figures["reward"]))
+    assert one.reward == pytest.approx(one.exact.wanted, abs=0.1)
     assert found.indicators["built"]["hypervolume"] <= found.indicators["all"]["hypervolume"]
 
 
@@ -56,23 +58,28 @@ def test_figures_table_and_page(environment: dict[str, Any], capsys: pytest.Capt
     """An untrained policy builds what even choices lead to; its distance is that by enumeration."""
     config = run_config(environment=environment)
     task = TrajectoryBalanceTask(config)
-    found = measured(task, build_model(config, plan_layout(config, 1)).eval())
+    measurement = measured(task, build_model(config, plan_layout(config, 1)).eval())
+    found = measurement.figures
     known, names = Enumerated.of(task.environment), task.environment.objectives
-    built = known.terminating(action_probabilities(known, lambda features: torch.zeros(len(features), task.environment.num_actions)))
+    built = known.terminating(
+        action_probabilities(known, lambda features: torch.zeros(len(features), task.environment.num_actions))
+    )
     assert len(found.preferences) == (11 if len(names) == 2 else 15)
     for one in found.preferences:
+        assert one.exact is not None
         weights = torch.tensor([one.weights], dtype=torch.float64).expand(len(known.states), -1)
         asked = Preferences(weights, torch.full((len(weights),), 3.0, dtype=torch.float64))
         wanted, log_z = known.wanted(task.log_reward(known.states, asked).log_reward)
-        assert one.total_variation == pytest.approx(total_variation(built, wanted), abs=1e-6)
-        assert one.log_partition_error == pytest.approx(abs(log_z), abs=1e-6), "its log Z is 0"
+        assert one.exact.total_variation == pytest.approx(total_variation(built, wanted), abs=1e-6)
+        assert one.exact.log_partition_error == pytest.approx(abs(log_z), abs=1e-6), "its log Z is 0"
         assert one.reward == pytest.approx(float((one.rewards @ np.array(one.weights)).mean()))
         assert one.best >= one.reward
-    Console(width=100).print(found.table())
+    Console(width=100).print(measurement.table())
     shown = capsys.readouterr().out
     assert f"{found.preferences[0].reward:.4f}" in shown
     assert "…" not in shown, "nothing is cut off"
-    page = found.page(ROOT / "runs" / "grid", None)
+    page = measurement.page(ROOT / "runs" / "grid", None)
+    assert page is not None
     assert all(f">{name}</" in page for name in names)
     assert f"{found.indicators['built']['hypervolume']:.4f}" in page
 

@@ -18,6 +18,7 @@ from trainer.__main__ import main
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.task.environment import HyperGridConfig
 from trainer.config.task.measured import MeasuredFile, MeasureRequest
+from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 from trainer.experiment import measuring
 from trainer.experiment.stage import MeasureStage, TrainStage, check_stages, load_stages
 from trainer.model.build import build_model
@@ -28,6 +29,7 @@ from trainer.training.networks import TrainedNetworks
 
 CONFIG = HyperGridConfig(side=4)
 GRID = HyperGrid(CONFIG)
+FIXED: dict[str, Any] = {"optimizer": None}
 STAGES: dict[str, Any] = {
     "model": {"kind": "policy_mlp", "hidden": 16, "num_layers": 1},
     "task": {"environment": {"kind": "hypergrid", "side": 4}, "exponent": 4.0},
@@ -67,11 +69,13 @@ def test_the_process_is_that_of_scikit_learn() -> None:
     for objective in range(2):
         scaled = (values[:, objective] - values[:, objective].mean()) / values[:, objective].std()
         fitted = [
-            GaussianProcessRegressor(Matern(length * unit, nu=2.5), alpha=NOISE, optimizer=None).fit(places, scaled)
+            GaussianProcessRegressor(Matern(length * unit, (1e-5, 1e5), 2.5), alpha=NOISE, **FIXED).fit(places, scaled)
             for length in LENGTHS
         ]
-        best = max(fitted, key=lambda one: one.log_marginal_likelihood_value_)
-        assert float(process.lengths[objective]) == pytest.approx(best.kernel_.length_scale)
+        likelihoods = [one.log_marginal_likelihood_value_ for one in fitted]
+        number = likelihoods.index(max(likelihoods))
+        best = fitted[number]
+        assert float(process.lengths[objective]) == pytest.approx(LENGTHS[number] * unit)
         mean, deviation = best.predict(others, return_std=True)
         of_values = values[:, objective]
         assert expected[:, objective].numpy() == pytest.approx(of_values.mean() + of_values.std() * mean, rel=1e-6)
@@ -123,6 +127,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"environment.side: is 5, and task.environment.side of the run is 4; measure"):
         plan_layout(config, 1)
     measured([[0, 0]]).write(path)
+    assert isinstance(config.task, TrajectoryBalanceTaskConfig)
     assert config.task.log_reward is not None
     pinned = run_config(log_reward=config.task.log_reward.pinned().model_dump())
     plan_layout(pinned, 1)

@@ -10,12 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure as Drawing
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from moe.report.figures import INK, STYLE, to_svg
 from moe.report.page import Block, Facts, Figure, Section, Table, page
+from trainer.evaluation.pareto.figures import BEST, ParetoFigures, cell, preference
 from trainer.evaluation.pareto.indicators import Points, front
-from trainer.evaluation.pareto.measurement import BEST, ParetoMeasurement, cell, preference
 
 HUES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Of the single objectives; between them colours are mixed."""
@@ -24,7 +25,7 @@ MOST_PANELS = 3
 """Pairs of objectives that are drawn."""
 
 
-def pareto_page(found: ParetoMeasurement, *, run_dir: str, picture: bytes | None) -> str:
+def pareto_page(found: ParetoFigures, *, run_dir: str, picture: bytes | None) -> str:
     """Composes the page.
 
     Args:
@@ -59,9 +60,12 @@ _CELLS = (
 )
 
 
-def _finding(found: ParetoMeasurement) -> str:
+def _finding(found: ParetoFigures) -> str:
     reward, even = found.mean(lambda one: one.reward), found.mean(lambda one: one.even)
-    variation, wanted = found.mean(lambda one: one.total_variation), found.mean(lambda one: one.wanted)
+    variation, wanted = (
+        found.mean(lambda one: one.exact and one.exact.total_variation),
+        found.mean(lambda one: one.exact and one.exact.wanted),
+    )
     said = f"Its objects are worth {reward:.3f} by the preference they were asked for; those of even choices {even:.3f}"
     if variation is None:
         return f"{said}."
@@ -71,7 +75,7 @@ def _finding(found: ParetoMeasurement) -> str:
     )
 
 
-def _facts(found: ParetoMeasurement) -> list[tuple[str, str, str]]:
+def _facts(found: ParetoFigures) -> list[tuple[str, str, str]]:
     built, even, whole = (found.indicators.get(name) for name in ("built", "even", "all"))
     assert built is not None
     assert even is not None
@@ -82,15 +86,15 @@ def _facts(found: ParetoMeasurement) -> list[tuple[str, str, str]]:
         ("Front", f"{built['front']:,}", "points" + ("" if whole is None else f", of {whole['front']:,} there are")),
         ("Diversity", f"{found.mean(lambda one: one.diversity):.3g}", f"distance between the best {BEST}"),
     ]
-    variations = [one.total_variation for one in found.preferences if one.total_variation is not None]
-    if variations:
-        off = max(one.log_partition_error or 0.0 for one in found.preferences)
+    exact = [one.exact for one in found.preferences if one.exact is not None]
+    if exact:
+        variations, off = [one.total_variation for one in exact], max(one.log_partition_error for one in exact)
         facts.append(("Total variation", f"{np.mean(variations):.3f}", f"exact; at most {max(variations):.3f}"))
         facts.append(("log Z off by", f"{off:.3f}", "at most"))
     return facts
 
 
-def _table(found: ParetoMeasurement) -> Block:
+def _table(found: ParetoFigures) -> Block:
     """All figures of all preferences."""
     columns = found.columns()
     rows = [
@@ -113,7 +117,7 @@ def _table(found: ParetoMeasurement) -> Block:
     return Table(("preference", *found.names, *columns), rows, caption, dense=len(columns) + len(found.names) > 9)
 
 
-def _front_caption(found: ParetoMeasurement) -> str:
+def _front_caption(found: ParetoFigures) -> str:
     known = "" if found.reachable is None else " Grey: all objects there are."
     lines = "The line bounds what is dominated, whose area is the hypervolume" if len(found.names) == 2 else ""
     whole = ", and the dashed line the same of all objects" if lines and known else ""
@@ -123,7 +127,7 @@ def _front_caption(found: ParetoMeasurement) -> str:
     ).strip()
 
 
-def _answers_caption(found: ParetoMeasurement) -> str:
+def _answers_caption(found: ParetoFigures) -> str:
     known = "" if found.reachable is None else " Crosses: under the distribution that is wanted, exact."
     return (
         f"Mean of each objective over the objects of a preference, against the weight of that objective.{known} "
@@ -131,7 +135,7 @@ def _answers_caption(found: ParetoMeasurement) -> str:
     )
 
 
-def _fronts(found: ParetoMeasurement) -> str:
+def _fronts(found: ParetoFigures) -> str:
     """For two objectives a panel of what was built and one of even choices; for more, a panel for each pair."""
     pairs = list(itertools.combinations(range(len(found.names)), 2))[:MOST_PANELS]
     weights = np.repeat([one.weights for one in found.preferences], found.num, axis=0)
@@ -158,7 +162,7 @@ def _fronts(found: ParetoMeasurement) -> str:
 
 def _front_panel(
     axes: Axes,
-    found: ParetoMeasurement,
+    found: ParetoFigures,
     points: Points,
     weights: NDArray[np.float64] | None,
     pair: tuple[int, int],
@@ -195,14 +199,14 @@ def _staircase(points: Points) -> Points:
     return np.array([*corners, (0.0, corners[-1][1])])
 
 
-def _answers(found: ParetoMeasurement) -> str:
+def _answers(found: ParetoFigures) -> str:
     """A panel for each objective: its mean against its weight."""
     with mpl.rc_context(STYLE):
         figure = Drawing(figsize=(11.0, 3.6), layout="constrained")
         weights = np.array([one.weights for one in found.preferences])
         means = np.array([one.means for one in found.preferences])
         panels: Sequence[Axes] = figure.subplots(1, len(found.names), squeeze=False)[0]
-        wanted = [one.wanted_rewards for one in found.preferences if one.wanted_rewards is not None]
+        wanted = [one.exact.wanted_rewards for one in found.preferences if one.exact is not None]
         for number, (axes, name) in enumerate(zip(panels, found.names, strict=True)):
             order = np.argsort(weights[:, number], kind="stable")
             at, colour = weights[order, number], HUES[number % len(HUES)]
@@ -223,9 +227,7 @@ def _answers(found: ParetoMeasurement) -> str:
 def _legend(figure: Drawing, names: Sequence[str]) -> None:
     """Says which colour stands for which single objective."""
     handles = [
-        mpl.lines.Line2D(
-            [], [], color=HUES[number % len(HUES)], marker="o", linestyle="none", label=f"asked for {name}"
-        )
+        Line2D([], [], color=HUES[number % len(HUES)], marker="o", linestyle="none", label=f"asked for {name}")
         for number, name in enumerate(names)
     ]
     figure.axes[0].legend(handles=handles, frameon=False, loc="best")
