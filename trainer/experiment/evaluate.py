@@ -16,7 +16,7 @@ from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.judgement import check_features
-from trainer.experiment.objects import builds_objects, opened_policy
+from trainer.experiment.built.objects import builds_objects, opened_policy
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.chosen_controls import check_chosen_controls

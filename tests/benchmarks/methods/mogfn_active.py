@@ -36,13 +36,14 @@ from tests.benchmarks.methods.mogfn import task_of, trained
 from trainer.config.task.environment import HyperGridConfig
 from trainer.config.task.measured import MeasuredFile, MeasureRequest
 from trainer.evaluation.pareto.indicators import hypervolume, r2
-from trainer.experiment.measuring import new_objects
-from trainer.experiment.objects import TrainedPolicy
+from trainer.experiment.built.measuring import new_objects
+from trainer.experiment.built.objects import TrainedPolicy
 from trainer.task.environment import HyperGrid
 from trainer.task.preference import lattice
 from trainer.task.surrogate import Surrogate
 
 SEEDS, ROUNDS, BATCH, UPDATES = (0, 1, 2), 4, 12, 300
+DEVIATIONS = 0.5
 CONFIG = HyperGridConfig(side=32)
 GRID = HyperGrid(CONFIG)
 CELLS = GRID.cells()
@@ -74,7 +75,7 @@ def of_policy(cells: list[Cell], num: int, seed: int) -> tuple[list[Cell], float
     with TemporaryDirectory() as folder:
         file = Path(folder) / "measured.json"
         measured(cells).write(file)
-        surrogate = {"kind": "surrogate", "measured": str(file)}
+        surrogate = {"kind": "surrogate", "measured": str(file), "deviations": DEVIATIONS}
         task = task_of(seed, environment=CONFIG.model_dump(), exponent=16.0, log_reward=surrogate)
         network = trained(task, seed, UPDATES).eval()
     request = MeasureRequest(environment=CONFIG, num=num, seed=seed)
@@ -84,7 +85,7 @@ def of_policy(cells: list[Cell], num: int, seed: int) -> tuple[list[Cell], float
 
 def by_bound(cells: list[Cell], num: int, seed: int) -> list[Cell]:
     """Cells of all whose upper confidence bound is largest by drawn preferences."""
-    bounds = Surrogate(GRID, measured(cells), 2.0).rewards(CELLS)
+    bounds = Surrogate(GRID, measured(cells), DEVIATIONS).rewards(CELLS)
     generator, found = np.random.default_rng(seed), list(cells)
     for weight in generator.uniform(size=num):
         order = (bounds @ torch.tensor([weight, 1 - weight])).argsort(descending=True)

@@ -67,7 +67,7 @@ class MeasureStage(TaughtStage):
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the work asks the launcher itself
         """See the base class."""
-        from trainer.experiment.measuring import run as measure
+        from trainer.experiment.built.measuring import run as measure
 
         return measure(self.request(), self.file)
 
@@ -77,7 +77,7 @@ class MeasureStage(TaughtStage):
 
     def provenance(self) -> Provenance:
         """See the base class; the file is the record, and the weights of the policy decide too."""
-        from trainer.experiment.measuring import weights_of
+        from trainer.experiment.built.measuring import weights_of
 
         request = self.request()
         return Provenance(self.file, MeasuredFile.read(self.file).made_by, request.what_decides(weights_of(request)))
