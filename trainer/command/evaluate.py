@@ -1,4 +1,4 @@
-"""evaluate: what a trained flow can do, in figures."""
+"""evaluate: what a trained network can do, in figures."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"function evaluations of a sample, with commas between them (default: {EVALUATIONS})",
     )
     parser.add_argument(
-        "--num", type=int, default=1000, help="samples of each set, the classes in turn (default: 1000)"
+        "--num",
+        type=int,
+        default=1000,
+        help="samples of each set, the classes in turn; objects of each preference (default: 1000)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of all draws (default: 0)")
     parser.add_argument(
@@ -72,6 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.statistics is not None and options.features is None:
         raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
     controls = controls_choice(options)
+    _check_run(options)
     if options.likelihood:
         _check_likelihood(options)
     from trainer.experiment.evaluate import run
@@ -88,6 +92,18 @@ def _run(options: argparse.Namespace) -> int:
         controls=controls,
     )
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
+
+
+def _check_run(options: argparse.Namespace) -> None:
+    """Refuses options that are about flows for a run that builds objects."""
+    names = ("likelihood", "data_from", "steps", "controls", "features", "statistics")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name, None)]
+    if options.evaluations != EVALUATIONS:
+        given.append("--evaluations")
+    if given:
+        from trainer.experiment.evaluate import check_options
+
+        check_options(options.run_dir, given)
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:
@@ -110,11 +126,14 @@ def _check_likelihood(options: argparse.Namespace) -> None:
 
 EVALUATE = Verb(
     "evaluate",
-    "measure a flow: quality against function evaluations for the run's own sampler and Euler's, beside that of real "
-    "examples; straightness, path energy, likelihood",
+    "measure a run. A flow: quality against function evaluations for the run's own sampler and Euler's, beside that of "
+    "real examples; straightness, path energy, likelihood. A policy that builds objects: its Pareto front and how it "
+    "follows preferences",
     "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json --page evaluation.html",
     _add_arguments,
     _run,
     "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are measured "
-    "on samples without guidance, class accuracy on samples with the run's own guidance.",
+    "on samples without guidance, class accuracy on samples with the run's own guidance. Of a policy that builds "
+    "objects, --num are built for each of a lattice of preferences: hypervolume, R2, diversity, and where all objects "
+    "can be listed how far the policy's distribution is from the one that it is to learn, exactly.",
 )

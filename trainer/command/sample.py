@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _builds_objects(run_dir: Path) -> bool:
-    from trainer.experiment.objects import builds_objects
+    from trainer.experiment.built.objects import builds_objects
 
     return builds_objects(run_dir)
 
@@ -150,7 +150,7 @@ def _builds_objects(run_dir: Path) -> bool:
 def _build(options: argparse.Namespace) -> int:
     """Builds objects, by a run that has learned a policy."""
     _refuse(options, OF_FLOWS, "builds objects and follows no flow")
-    from trainer.experiment.objects import ObjectsRequest, run
+    from trainer.experiment.built.objects import ObjectsRequest, run
 
     return run(request_of(ObjectsRequest, options, preferences=tuple(options.preferences)))
 

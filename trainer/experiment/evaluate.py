@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.judgement import check_features
+from trainer.experiment.built.objects import builds_objects, opened_policy
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.chosen_controls import check_chosen_controls
@@ -81,6 +83,8 @@ def measure_run(
     for name, value, least in (("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    if builds_objects(run_dir):
+        return _measure_objects(run_dir, spec, picture, progress)
     config = restored_flow(run_dir)[1]
     assert isinstance(config.sample, ImageSample | PointSample)
     sample, controls = config.sample, config.sample.controls
@@ -105,6 +109,32 @@ def measure_run(
     if measurement is None:
         raise ValueError(f"run_dir: the task of {run_dir} has nothing to measure; write its method measure")
     return measurement
+
+
+def check_options(run_dir: Path, given: Sequence[str]) -> None:
+    """Refuses options that say how a flow is measured, for a run that follows none.
+
+    Args:
+        run_dir: folder of the run.
+        given: such options as are given.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    if given and builds_objects(run_dir):
+        raise ValueError(
+            f"{given[0]}: {run_dir} builds objects and follows no flow; leave it out (--num and --seed are read)"
+        )
+
+
+def _measure_objects(run_dir: Path, spec: MeasurementSpec, picture: Path | None, progress: Progress) -> Measurement:
+    """Measures a run that builds objects."""
+    with opened_policy(run_dir) as policy:
+        networks = TrainedNetworks(policy.model)
+        if picture is not None:
+            progress("drawing a picture")
+            policy.task.show(networks, picture, seed=policy.config.run.seed)
+        return policy.task.measure(networks, replace(spec, checkpoint=policy.checkpoint), progress)
 
 
 def _check_likelihood(config: RunConfig) -> None:

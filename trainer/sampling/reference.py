@@ -20,6 +20,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.pretrained import restore, restored_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
+from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.flow import Condition
 from trainer.flow.sampler import Field
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
@@ -166,6 +167,9 @@ def pinned(config: RunConfig) -> RunConfig:
         if field in held_by(config) or value.digest is None or value.run.exists()
     }
     changed = {"task": _updated(config.task, _in(found, "task."))}
+    if isinstance(config.task, TrajectoryBalanceTaskConfig) and config.task.log_reward is not None:
+        measured = config.task.log_reward.pinned()
+        return config.model_copy(update={"task": config.task.model_copy(update={"log_reward": measured})})
     if config.flow is not None:
         objective = _updated(config.flow.objective, _in(found, OBJECTIVE))
         changed["flow"] = config.flow.model_copy(update={"objective": objective})

@@ -5,11 +5,11 @@ Shape suffixes: B objects, S integers of a state, K objectives.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from trainer.task.environment.protocol import Environment
 from trainer.task.preference import Preferences
 
 Scalarisation = Literal["weighted_sum", "weighted_log_sum", "tchebycheff"]
@@ -41,22 +41,25 @@ class LogReward(Protocol):
 
 
 class ScalarisedReward(LogReward):
-    """The objectives of an environment, weighed by a preference and raised to an exponent.
+    """Several rewards, weighed by a preference and raised to an exponent.
 
     Args:
-        environment: gives the objectives.
+        rewards: from objects [B, S] to rewards by each objective [B, K].
+        names: of the objectives.
         scalarisation, least: see :func:`log_scalar`.
     """
 
-    def __init__(self, environment: Environment, scalarisation: Scalarisation, least: float) -> None:
-        self._environment, self._least = environment, least
+    def __init__(
+        self, rewards: Callable[[Tensor], Tensor], names: Sequence[str], scalarisation: Scalarisation, least: float
+    ) -> None:
+        self._rewards, self._names, self._least = rewards, names, least
         self._scalarisation: Scalarisation = scalarisation
 
     def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
         """See `LogReward`; figures are each objective and the reward, not raised."""
-        rewards_BK = self._environment.rewards(objects_BS)
+        rewards_BK = self._rewards(objects_BS)
         log_scalar_B = log_scalar(rewards_BK, asked.weights, self._scalarisation, self._least)
-        by_name = dict(zip(self._environment.objectives, rewards_BK.unbind(1), strict=True))
+        by_name = dict(zip(self._names, rewards_BK.unbind(1), strict=True))
         figures = {"reward": log_scalar_B.exp(), **{f"reward_{name}": values for name, values in by_name.items()}}
         return Valued(asked.exponent * log_scalar_B, figures)
 

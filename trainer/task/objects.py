@@ -59,7 +59,7 @@ def write_objects(environment: Environment, built: Sequence[Built], path: Path) 
 
 def drawable(environment: Environment) -> bool:
     """Whether objects make a picture: they lie on a grid in the plane, or have two rewards to be plotted by."""
-    return _is_plane(environment) or len(environment.objectives) > 1
+    return is_plane(environment) or len(environment.objectives) > 1
 
 
 def draw_objects(environment: Environment, built: Sequence[Built], path: Path) -> None:
@@ -73,7 +73,7 @@ def draw_objects(environment: Environment, built: Sequence[Built], path: Path) -
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = 2 if _is_plane(environment) else 1
+    rows = 2 if is_plane(environment) else 1
     size = PANEL_INCHES * len(built), PANEL_INCHES * rows + TITLE_INCHES
     figure = Figure(figsize=size, dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -103,5 +103,6 @@ def draw_objects(environment: Environment, built: Sequence[Built], path: Path) -
         figure.savefig(temporary, format="png")
 
 
-def _is_plane(environment: Environment) -> bool:
+def is_plane(environment: Environment) -> bool:
+    """Whether objects are the cells of a grid in the plane."""
     return isinstance(environment, HyperGrid) and environment.dimensions == 2

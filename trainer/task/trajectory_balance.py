@@ -18,15 +18,19 @@ from moe.random.seed import derive_seed
 from trainer.config.run import ObjectSample, RunConfig
 from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig
 from trainer.data import Batch
+from trainer.evaluation.pareto.measurement import ParetoMeasurement
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.model.policy_mlp import Policy
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.task import environment
 from trainer.task.environment import HyperGrid
 from trainer.task.environment.rollout import Walks, rollout
 from trainer.task.log_reward import LogReward, ScalarisedReward, Valued
 from trainer.task.objects import Built, draw_objects, drawable, write_objects
+from trainer.task.pareto import measured
 from trainer.task.preference import Preferences, dirichlet, lattice, thermometer
+from trainer.task.surrogate import Surrogate
 from trainer.training.task import Networks, Task
 
 _WALK, _WEIGHTS, _EXPONENT = range(3)
@@ -74,7 +78,11 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         assert isinstance(config.task, TrajectoryBalanceTaskConfig)
         self.config, self.settings = config, config.task
         self.environment = environment.build(self.settings.environment)
-        self.log_reward = ScalarisedReward(self.environment, self.settings.scalarisation, self.settings.least_reward)
+        chosen = self.settings.log_reward
+        self._surrogate = None if chosen is None else Surrogate(self.environment, chosen.read(), chosen.deviations)
+        self.log_reward = ScalarisedReward(
+            self.rewards, self.environment.objectives, self.settings.scalarisation, self.settings.least_reward
+        )
         self._key = torch.tensor(derive_seed(config.run.seed, "trajectory balance"))
         self._reward_calls = self._network_calls = 0
 
@@ -94,7 +102,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         with networks.current() as model:
             collected = [self.walked(model, one, exploration=self.settings.exploration) for one in drawn]
         objects = sum(len(one.keys) for one in drawn) * (1 if ranks is None else ranks.size())
-        self._reward_calls += objects
+        self._reward_calls += objects if self._surrogate is None else 0
         self._network_calls += objects * (2 * self.environment.max_actions - 1)
         return collected
 
@@ -138,6 +146,23 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
             if drawable(self.environment):
                 draw_objects(self.environment, built, stem.with_suffix(".png"))
 
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """See `Task.measure`; objects of a lattice of preferences, and exact distributions where all are known."""
+        with networks.average() as model:
+            return ParetoMeasurement(measured(self, model, spec, progress))
+
+    def rewards(self, objects_BS: Tensor) -> Tensor:
+        """What objects are worth by each objective, float64 [B, K], before a preference weighs them.
+
+        Where the run learns from a surrogate, the objectives of the environment are not asked.
+        """
+        return (self.environment if self._surrogate is None else self._surrogate).rewards(objects_BS)
+
+    @property
+    def rewards_are(self) -> str:
+        """What :meth:`rewards` gives, if not the objectives themselves; empty: they are."""
+        return "" if self._surrogate is None else str(self._surrogate)
+
     def preferences(self, divisions: int) -> Tensor:
         """The preferences that are shown, float64 [N, K]: all multiples of 1 / divisions, or the only one there is."""
         match self.settings.preferences:
@@ -171,7 +196,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
                     weights=tuple(weights.tolist()),
                     exponent=float(asked.exponent),
                     objects=walked.walks.objects.cpu(),
-                    rewards=self.environment.rewards(walked.walks.objects).cpu(),
+                    rewards=self.rewards(walked.walks.objects).cpu(),
                     reward=walked.valued.figures["reward"].cpu(),
                     wanted=self._wanted_cells(asked),
                 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
+from tests.trainer.commands import refused
 from tests.trainer.runs import timeless, torchrun
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from trainer.__main__ import main
@@ -210,3 +211,18 @@ def test_two_ranks_learn_as_one_and_a_stopped_run_goes_on(tmp_path: Path) -> Non
     assert main(["sample", str(tmp_path / "alone"), "--preference", "1,0", "--num", "3", "--out", str(out)]) == 0
     assert out.read_text().splitlines() == lines[:3]
     assert out.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_a_trained_policy_is_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, out, page = tmp_path / "run", tmp_path / "figures.json", tmp_path / "page.html"
+    assert main(settings(tmp_path, f"run.dir={run}")) == 0
+    for option, value in (("--evaluations", "1,2"), ("--likelihood", "3"), ("--controls", "[]")):
+        line = refused(capsys, "evaluate", run, option, value, "--out", out)
+        assert line == f"{option}: {run} builds objects and follows no flow; leave it out (--num and --seed are read)"
+    assert "--num: 1 is below 2" in refused(capsys, "evaluate", run, "--num", "1", "--out", out)
+    assert not out.exists()
+    assert main(["evaluate", str(run), "--num", "20", "--out", str(out), "--page", str(page)]) == 0
+    assert "20 objects of step_00000004 for each preference, exponent 4" in capsys.readouterr().out
+    assert len(json.loads(out.read_text())["preferences"]) == 11
+    assert "data:image/png;base64," in page.read_text(), "which cells are built"

@@ -23,6 +23,7 @@ from trainer.config.constraints.pairing import check_pairing, check_source, chec
 from trainer.config.constraints.policy import check_policy
 from trainer.config.constraints.profile import check_profile
 from trainer.config.constraints.replicas import with_homes_first
+from trainer.config.constraints.surrogate import check_surrogate
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import WebDatasetConfig, accumulation_steps, parts_of
@@ -65,6 +66,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     check_distillation(config)
     check_adjoint_matching(config)
     check_policy(config)
+    check_surrogate(config)
     expert = config.parallel.expert
     data_parallel = world_size // config.parallel.tensor
     micro_batch = config.optim.micro_batch

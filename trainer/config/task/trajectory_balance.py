@@ -7,6 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from moe.validation.section import Section
 from trainer.config.network.policy_mlp import PolicySizes
 from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
+from trainer.config.task.measured import SurrogateConfig
 from trainer.config.task.protocol import Calls, TaskSettings
 
 
@@ -70,6 +71,9 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
     least_reward: float = Field(default=1e-80, gt=0, le=1)
     """A reward below counts as this, before it is raised. Where many objects are worth nothing, 1e-3 or so learns
     faster: what is far too rare to be built need not be exactly as rare as its reward says."""
+    log_reward: SurrogateConfig | None = Field(default=None, exclude_if=lambda chosen: chosen is None)
+    """What rewards by each objective are; null: the objectives of the environment. A surrogate, fitted to objects that
+    were measured, spares their calls: see the stage measure."""
     backward: Literal["learned", "uniform"] = "learned"
     """Probabilities of the ways to an object, backwards: learned, or all parents of a state alike."""
     exploration: float = Field(default=0.01, ge=0, lt=1)

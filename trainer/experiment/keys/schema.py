@@ -16,6 +16,7 @@ from moe.validation.meaning import meanings, summary
 from moe.validation.own_class import OwnClass
 from moe.validation.section import sections_in
 from trainer.config.run import RunConfig
+from trainer.config.task.measured import MeasureRequest
 from trainer.experiment.keys.completeness import complete
 from trainer.sampling.editing.request import EditRequest
 from trainer.sampling.pairs.request import PairsRequest
@@ -29,7 +30,12 @@ DOCUMENT = f"#/$defs/{RunConfig.__name__}"
 """The sections of a configuration, each of which may be left out."""
 GOES_ON: Node = {"required": ["task"], "properties": {"task": {"type": "object", "required": ["base"]}}}
 """A configuration that may leave out what its base says."""
-REQUESTS: dict[str, type[BaseModel]] = {"pairs": PairsRequest, "fit-path": FitRequest, "steps": StepsRequest}
+REQUESTS: dict[str, type[BaseModel]] = {
+    "pairs": PairsRequest,
+    "fit-path": FitRequest,
+    "steps": StepsRequest,
+    "measure": MeasureRequest,
+}
 """What a stage that trains nothing is asked, by its verb."""
 ASKED: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
 """What a verb is asked in a file of configs/requests."""
@@ -99,6 +105,7 @@ def _stages() -> Node:
         "pairs": "Draw pairs of source and data points with the network of an earlier stage.",
         "fit-path": "Fit the path of least kinetic energy to the data.",
         "steps": "Search times at which few steps lead where many lead.",
+        "measure": "Ask the true objectives of objects that a policy builds, for a surrogate to be fitted to.",
     }
     return {
         "description": "Stages that run one after the other, each in its own folder below run.dir.",

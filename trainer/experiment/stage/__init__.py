@@ -1,6 +1,7 @@
 """Runs that follow one another: a teacher, the pairs that it draws, the student that learns from them.
 
-Or a path that is fitted to data, and the run along it; or the times at which few steps of a teacher are best. A
+Or a path that is fitted to data, and the run along it; or the times at which few steps of a teacher are best; or
+objects that a policy builds, whose measured objectives the next policy learns from. A
 configuration with a list ``stages`` stands for several runs in folders below its ``run.dir``. What a stage does not say
 itself is in the other sections of the file, and ``{run.dir}`` in a string is the folder of all stages together. Each
 kind of stage is a file of its own, listed in ``kinds``; ``reading`` makes them of a file, ``running`` runs them one
@@ -8,6 +9,7 @@ after the other.
 """
 
 from trainer.experiment.stage.fit_path import FitPathStage
+from trainer.experiment.stage.measure import MeasureStage
 from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import ConfiguredStage, Stage
 from trainer.experiment.stage.provenance import check_read, difference
@@ -19,6 +21,7 @@ from trainer.experiment.stage.train import TrainStage
 __all__ = [
     "ConfiguredStage",
     "FitPathStage",
+    "MeasureStage",
     "PairsStage",
     "Stage",
     "StepsStage",

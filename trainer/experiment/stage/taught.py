@@ -1,9 +1,7 @@
 """Stages that ask a trained network."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from moe.files import FileError
 from trainer.checkpoint.directory import check_possible, complete_steps
@@ -14,11 +12,6 @@ from trainer.experiment.stage.protocol import ConfiguredStage, Stage
 @dataclass(frozen=True)
 class TaughtStage(Stage):
     """A stage that asks the network of an earlier stage, or of a run that is there already."""
-
-    @property
-    @abstractmethod
-    def teacher(self) -> Path:
-        """See the base class."""
 
     def _check_teacher(self, stages: Sequence[Stage]) -> RunConfig | None:
         """Refuses a teacher that nobody trains.
@@ -32,15 +25,17 @@ class TaughtStage(Stage):
         Raises:
             FileError: neither an earlier stage nor a run that is there already is the teacher.
         """
-        check_possible(self.teacher / "checkpoints")
+        teacher = self.teacher
+        assert teacher is not None
+        check_possible(teacher / "checkpoints")
         earlier = [
             stage for stage in stages[: stages.index(self)] if isinstance(stage, ConfiguredStage) and stage.trains
         ]
         for stage in earlier:
-            if stage.folder == self.teacher:
+            if stage.folder == teacher:
                 return None if stage.awaited(stages) else stage.config()
-        if complete_steps(self.teacher / "checkpoints"):
+        if complete_steps(teacher / "checkpoints"):
             return None
         named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
         remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
-        raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {self.teacher}", remedy)
+        raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)

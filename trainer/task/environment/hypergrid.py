@@ -58,8 +58,12 @@ class HyperGrid(Environment):
 
     def rewards(self, states_BS: Tensor) -> Tensor:
         """See `Environment.rewards`."""
-        places = states_BS.double() / (self.side - 1)
+        places = self.coordinates(states_BS)
         return torch.stack([function.scaled(places) for function in self._functions], dim=1)
+
+    def coordinates(self, states_BS: Tensor) -> Tensor:
+        """See `Environment.coordinates`; the place of a cell in the unit cube."""
+        return states_BS.double() / (self.side - 1)
 
     def cells(self) -> Tensor:
         """All objects, int64 [side^dimensions, S]; the last coordinate varies fastest."""

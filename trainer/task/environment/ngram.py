@@ -64,6 +64,11 @@ class NGram(Environment):
         """See `Environment.rewards`."""
         return torch.stack([self._share(states_BS, ngram) for ngram in self._ngrams], dim=1)
 
+    def distances(self, states_BS: Tensor) -> Tensor:
+        """See `Environment.distances`; letters that are put in, left out or changed, as few as possible."""
+        words = self.described(states_BS)
+        return torch.tensor([[edit_distance(one, other) for other in words] for one in words], dtype=torch.float64)
+
     def described(self, states_BS: Tensor) -> list[str]:
         """See `Environment.described`; the words."""
         return ["".join(self.alphabet[letter] for letter in row if letter != EMPTY) for row in states_BS.tolist()]
@@ -88,3 +93,22 @@ def most_often(ngram: Sequence[int], length: int) -> int:
     size = len(ngram)
     period = next(shift for shift in range(1, size + 1) if ngram[shift:] == ngram[: size - shift])
     return 1 + (length - size) // period
+
+
+def edit_distance(one: str, other: str) -> int:
+    """How many letters have to be put in, left out or changed to make one word of another.
+
+    Source: Levenshtein, "Binary Codes Capable of Correcting Deletions, Insertions, and Reversals", 1966; Wagner and
+    Fischer, "The String-to-String Correction Problem", 1974 (the table).
+
+    Args:
+        one, other: the words.
+    """
+    above = list(range(len(other) + 1))
+    for row, letter in enumerate(one, start=1):
+        current = [row]
+        for column, wanted in enumerate(other, start=1):
+            changed = above[column - 1] + (letter != wanted)
+            current.append(min(changed, above[column] + 1, current[-1] + 1))
+        above = current
+    return above[-1]

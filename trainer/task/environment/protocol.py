@@ -60,6 +60,14 @@ class Environment(Protocol):
         """What an object that stops in each state is worth by each objective, float64 [B, K], in [0, 1]."""
         ...
 
+    def coordinates(self, states_BS: Tensor) -> Tensor:
+        """Where objects lie among others, float [B, C]: what is near is likely worth as much. The default: features."""
+        return self.features(states_BS)
+
+    def distances(self, states_BS: Tensor) -> Tensor:
+        """How different objects are, float64 [B, B]. The default adds up the differences of the integers."""
+        return (states_BS[:, None] - states_BS).abs().sum(-1).double()
+
     def described(self, states_BS: Tensor) -> Sequence[Any]:
         """What a person reads of each object, of what JSON can say. The default gives the integers of the states."""
         return states_BS.tolist()

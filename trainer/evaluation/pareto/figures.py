@@ -1,0 +1,163 @@
+"""The figures of a policy that builds objects, for several preferences.
+
+Shape suffixes: N objects, K objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trainer.evaluation.pareto.indicators import Points, front, hypervolume, r2
+
+BEST = 10
+"""Distinct objects of a preference that count as its best."""
+
+
+class Exact(NamedTuple):
+    """A policy for one preference beside the distribution that is wanted, all of whose objects are known.
+
+    Attributes:
+        wanted: mean reward under the wanted distribution.
+        wanted_rewards: [K] means of the objectives under it.
+        total_variation: between it and the policy's own.
+        log_partition_error: of the network's log Z, absolute.
+    """
+
+    wanted: float
+    wanted_rewards: tuple[float, ...]
+    total_variation: float
+    log_partition_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class OfPreference:
+    """Objects that were built for one preference.
+
+    Attributes:
+        weights: [K] of the objectives.
+        rewards: [N, K] by each objective.
+        reward: mean by the preference, not raised to the exponent.
+        best: the same of the best distinct objects.
+        diversity: mean distance between any two of these.
+        even: mean reward, by the preference, of objects that even choices lead to.
+        exact: beside what is wanted; None: there are too many objects to know it.
+    """
+
+    weights: tuple[float, ...]
+    rewards: Points = field(repr=False)
+    reward: float
+    best: float
+    diversity: float
+    even: float
+    exact: Exact | None = None
+
+    @property
+    def means(self) -> list[float]:
+        """Mean of each objective, [K]."""
+        return self.rewards.mean(axis=0).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class ParetoFigures:
+    """The figures of a policy, for a lattice of preferences.
+
+    Attributes:
+        names: of the objectives.
+        rewards_are: what the rewards are, if not the objectives themselves; empty: they are.
+        checkpoint: name of the checkpoint that was measured.
+        num: objects of each preference.
+        seed: of all draws.
+        exponent: that rewards are raised to.
+        preferences: what was built for each.
+        even: [N, K] rewards of as many objects as all preferences have together, which even choices lead to.
+        reachable: [N, K] rewards of all objects; None: there are too many.
+        has_picture: whether the run's own picture says more than the page does: which cells of a grid are built.
+    """
+
+    names: tuple[str, ...]
+    rewards_are: str
+    checkpoint: str
+    num: int
+    seed: int
+    exponent: float
+    preferences: Sequence[OfPreference]
+    even: Points = field(repr=False)
+    reachable: Points | None = field(repr=False, default=None)
+    has_picture: bool = False
+
+    @cached_property
+    def built(self) -> Points:
+        """Rewards of all objects that were built, [N, K]."""
+        return np.concatenate([one.rewards for one in self.preferences])
+
+    @cached_property
+    def indicators(self) -> dict[str, dict[str, float]]:
+        """Hypervolume, R2 and size of the front: ``built``, of ``even`` choices, of ``all`` where they are known."""
+        weights = np.array([one.weights for one in self.preferences])
+        sets = {"built": self.built, "even": self.even, "all": self.reachable}
+        return {
+            name: {"hypervolume": hypervolume(points), "r2": r2(points, weights), "front": len(front(points))}
+            for name, points in sets.items()
+            if points is not None
+        }
+
+    def mean(self, figure: Callable[[OfPreference], float | None]) -> float | None:
+        """Mean of a figure over the preferences; None where it is not known."""
+        values = [value for value in map(figure, self.preferences) if value is not None]
+        return fmean(values) if values else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as they are written as JSON."""
+        return {
+            "format": "flowfabric.objects/1",
+            "checkpoint": self.checkpoint,
+            "objectives": list(self.names),
+            "num": self.num,
+            "seed": self.seed,
+            "exponent": self.exponent,
+            "best": BEST,
+            "indicators": self.indicators,
+            "preferences": [
+                {
+                    "weights": list(one.weights),
+                    "rewards": dict(zip(self.names, one.means, strict=True)),
+                    "reward": one.reward,
+                    "best_reward": one.best,
+                    "diversity": one.diversity,
+                    "even_reward": one.even,
+                    "wanted_reward": one.exact and one.exact.wanted,
+                    "total_variation": one.exact and one.exact.total_variation,
+                    "log_partition_error": one.exact and one.exact.log_partition_error,
+                }
+                for one in self.preferences
+            ],
+        }
+
+    def columns(self) -> dict[str, Callable[[OfPreference], float | None]]:
+        """Headings of a table, and what stands below them; without what no preference has."""
+        columns: dict[str, Callable[[OfPreference], float | None]] = {
+            "reward": lambda one: one.reward,
+            "wanted": lambda one: one.exact and one.exact.wanted,
+            "even": lambda one: one.even,
+            f"best {BEST}": lambda one: one.best,
+            "diversity": lambda one: one.diversity,
+            "TV": lambda one: one.exact and one.exact.total_variation,
+            "log Z off": lambda one: one.exact and one.exact.log_partition_error,
+        }
+        return {name: figure for name, figure in columns.items() if self.mean(figure) is not None}
+
+
+def preference(one: OfPreference) -> str:
+    """The weights of a preference in a few letters."""
+    return " ".join(f"{weight:.3g}" for weight in one.weights)
+
+
+def cell(value: float | None) -> str:
+    """A figure as a table shows it; empty where there is none."""
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""What trained policies build: objects for a person, and objects whose objectives are asked."""
