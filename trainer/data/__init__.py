@@ -69,7 +69,7 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
             return build_own(config)
 
 
-def parts_of(config: AnyConfig) -> tuple[AnyOneConfig, ...]:
+def parts_of(config: AnyConfig) -> tuple[AnyConfig, ...]:
     """The sections of the data sets that examples are from: the sources of a mixture, or the section itself."""
     return config.parts if isinstance(config, MixtureConfig) else (config,)
 

@@ -214,6 +214,7 @@ class Mixture(Dataset):
         Of training they are as many as there are in the shares of the mixture without one coming twice; of sources
         that are too large to be listed, the first `LISTED` count.
         """
+        assert self.mix is not None
         listed = [_listed(source, split) for source in self._sources]
         shares = self.mix.shares if split == "train" else [len(ids) for ids in listed]
         mixed = [(id_of(n, ids), share) for n, (ids, share) in enumerate(zip(listed, shares, strict=True)) if share > 0]

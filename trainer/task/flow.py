@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from trainer.config.constraints.drawing import drawable
-from trainer.config.model import AutoencoderConfig, GPTConfig
+from trainer.config.model import AutoencoderConfig, GPTConfig, PolicyMLPConfig
 from trainer.config.run import PointSample, RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, coupling, objective, time
@@ -60,7 +60,7 @@ class FlowTask(Task[DrawnPoints]):
     def __init__(self, config: RunConfig) -> None:
         """Builds the parts that the configuration names."""
         assert config.flow is not None
-        assert not isinstance(config.model, GPTConfig | AutoencoderConfig)
+        assert not isinstance(config.model, GPTConfig | AutoencoderConfig | PolicyMLPConfig)
         self.config = config
         self.parts = FlowParts(config)
         self.coupling = coupling.build(config.flow.coupling)

@@ -279,16 +279,17 @@ class _Training:
         share = self.shares.take(step)
         for local in range(self.layout.accumulation * self.task.passes):
             micro = self.loader.global_micro(0) * self.task.passes + local
+            drawn = share.drawn[local]
             with self.trace.step(step, local, micro):
                 with self.own_work.measured(), phase("forward"):
                     seed_dropout(self.config.run.seed, "train", step, micro)
-                    computed = self.task.loss(self.engine.model, share.drawn[local])
+                    computed = self.task.loss(self.engine.model, drawn)
                     loss = computed.mean(share.weights[local])
                 with phase("backward"):
                     self.engine.backward(loss)
             losses.append(loss.detach())
             terms.append(computed.terms)
-            sources = share.drawn[local].sources if isinstance(share.drawn[local], OfSources) else None
+            sources = drawn.sources if isinstance(drawn, OfSources) else None
             if sources is not None and self.sources and self._logs(step):
                 by_source.append(totals(computed.per_example, sources, len(self.sources), share.weights[local]))
         exchange = Exchange(losses, own_s=self.own_work.take(), stop=self.stop.made)

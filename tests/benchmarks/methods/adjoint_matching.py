@@ -198,7 +198,7 @@ def grouped(name: str, seed: int, network_calls: float) -> tuple[Beside, Figures
     reward = REWARDS[name]()(drawn(exact, WAYS["ODE"]), UNCONDITIONAL)
     settings = {"kind": "grpo", "steps": GRPO_STEPS, "group": GROUP, "kl": float(1 / reward.std())}
     task = GRPOTask(configured({**settings, "reward": {"class": _class(name)}}))
-    task.base = cast(Any, SimpleNamespace(model=lambda _device: exact))
+    task.reference = cast(Any, SimpleNamespace(model=lambda _device: exact))
     network = Beside(exact, 2, 64, seed)
     of_a_step = PROMPTS * GROUP * (GRPO_STEPS + 2 * (GRPO_STEPS - 1))
     steps = round(network_calls / of_a_step)

@@ -59,11 +59,11 @@ PREFERENCES = lattice(2, DIVISIONS)
 Rows = dict[str, dict[str, float]]
 
 
-def task_of(seed: int, **settings: Any) -> TrajectoryBalanceTask:
+def task_of(seed: int, *, layers: int = 1, **settings: Any) -> TrajectoryBalanceTask:
     """The task of a run with these settings."""
     document = {
         "run": {"dir": "unused", "seed": seed},
-        "model": {"kind": "policy_mlp", "hidden": 96, "num_layers": 1},
+        "model": {"kind": "policy_mlp", "hidden": 96, "num_layers": layers},
         "task": settings,
         "optim": {"steps": 1, "global_batch": 1},
     }
@@ -255,7 +255,7 @@ def on_grid(seed: int) -> Rows:
 
 def of_words(seed: int) -> Rows:
     """The words."""
-    exact = Exact.of(task_of(seed, **WORDS))
+    exact = Exact.of(task_of(seed, layers=2, **WORDS))
     network = trained(exact.task, seed)
     fresh = build_model(exact.task.config, plan_layout(exact.task.config, 1))
     calls = exact.task.state()["reward_calls"]
@@ -293,7 +293,8 @@ def beside_torchgfn(folder: Path, seed: int) -> Rows:
     rewards = theirs.reward(states).double()
     table = torch.zeros(side, side, dtype=torch.float64)
     table[tuple(exact.known.states.T)] = rewards / rewards.max()
-    task.environment.rewards = lambda states: table[tuple(states.T)][:, None]
+    environment: Any = task.environment
+    environment.rewards = lambda states: table[tuple(states.T)][:, None]
     weights = torch.ones(1, dtype=torch.float64)
     ours, log_z = exact.wanted(weights)
     place = theirs.get_terminating_states_indices(states)

@@ -77,7 +77,7 @@ class Spoiled(Numbers):
         return super().get(indices)
 
 
-def mixed(shares: dict[str, float] | None, **sources: Dataset) -> Mixture:
+def mixed(shares: dict[str, float] | None, **sources: Dataset) -> Any:
     section = {name: {"kind": "digits"} for name in sources}
     config = MixtureConfig.model_validate({"kind": "mixture", "sources": section, "shares": shares})
     return Mixture(config, sources)
@@ -238,7 +238,7 @@ def test_each_source_is_augmented_in_its_own_way() -> None:
     assert torch.equal(batch.sources, plain.sources)
 
 
-def run(**data: Any) -> RunConfig:
+def run(**data: Any) -> Any:
     document = {"run": {"dir": "r"}, "optim": {"steps": 1, "global_batch": 8}, "data": {"kind": "mixture", **data}}
     return RunConfig.model_validate({**document, "model": {"kind": "mlp" if "toy" in str(data) else "dit"}})
 

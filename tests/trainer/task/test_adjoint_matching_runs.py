@@ -26,7 +26,8 @@ BASE = (
     "observe.tensorboard=false",
 )
 TILT = """
-task: {{kind: adjoint_matching, base: {base}, reward: {{kind: distance, target: [2.0, 2.0]}}, steps: 8, nodes: 4, at_once: 2}}
+task:
+  {{kind: adjoint_matching, base: {base}, reward: {{kind: distance, target: [2, 2]}}, steps: 8, nodes: 4, at_once: 2}}
 optim: {{steps: 6, global_batch: 32, micro_batch: 8, lr: 1.0e-3, warmup_steps: 0, ema_decay: 0.9}}
 checkpoint: {{every: 2, keep: 9}}
 evaluate: {{every: 2}}

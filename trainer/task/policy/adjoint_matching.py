@@ -5,17 +5,15 @@ Shape suffixes: K steps, B batch, N nodes; the values of a state follow.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe.host_copies import to_device
-from trainer.config.constraints.drawing import drawable
-from trainer.config.run import PointSample, RunConfig
+from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.data import Batch
 from trainer.flow import Condition, cost
@@ -23,18 +21,10 @@ from trainer.flow.context import Seen
 from trainer.flow.keyed_draws import keyed_normal, random_keys
 from trainer.flow.objective import LossTerms
 from trainer.flow.sampler import Memoryless
-from trainer.model.adapted import without_adapters
-from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
-from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.flow import FlowParts
-from trainer.sampling.preview import preview
-from trainer.sampling.reference import Reference
-from trainer.sampling.tasks import tasks_of
-from trainer.sampling.trained import compared_with
+from trainer.model.network import Network
 from trainer.task.policy.lean_adjoint import LeanAdjoint, end_gradient, lean_adjoint
-from trainer.task.policy.reward import reward_of
-from trainer.task.policy.show import show_rewards
-from trainer.training.task import Networks, Task
+from trainer.task.policy.policy import PolicyTask
+from trainer.training.task import Networks
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,7 @@ class Rollout:
     figures: Mapping[str, Tensor]
 
 
-class AdjointMatching(Task[Beginnings | Nodes]):
+class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     """The velocity of a flow whose distribution is that of a base, times exp(reward - running cost), both weighted.
 
     Paths are drawn by memoryless steps of the current network. The lean adjoint a of what they will still pay is taken
@@ -120,12 +110,9 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         """
         chosen = config.task
         assert isinstance(chosen, AdjointMatchingConfig)
-        self.config, self._chosen, self.passes = config, chosen, chosen.passes
-        self.parts = FlowParts(config)
+        super().__init__(config, chosen)
+        self._chosen, self.passes = chosen, chosen.passes
         self._step = Memoryless(chosen.floor)
-        self._reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
-        named = chosen.base if config.model.adapters is None else None
-        self._reference = None if named is None else Reference.of_run(named)
         self._base = base
         self._frozen: Callable[..., Any] | None = None
         self._cost = None if chosen.cost is None else cost.build(chosen.cost, self._ask_frozen)
@@ -155,7 +142,7 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         assert isinstance(drawn, Nodes)
         num, at_once = drawn.x.shape[:2]
         rows = torch.arange(num, device=drawn.x.device).repeat_interleave(at_once)
-        field = self.parts.field(model, drawn.condition.rows(rows), self._chosen.guidance)
+        field = self.field(model, drawn.condition.rows(rows))
         velocity = field(drawn.x.flatten(0, 1), drawn.t.expand(num, at_once).flatten()).unflatten(0, (num, at_once))
         sigma = (2 * self._step.diffusion(drawn.t, drawn.t)).sqrt().view(-1, *(1,) * (drawn.x.ndim - 2))
         error = 2 / sigma * (velocity - drawn.velocity) + sigma * drawn.adjoint
@@ -166,28 +153,6 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         assert isinstance(drawn, Beginnings)
         figures = self._rollout(model, drawn).figures
         return {f"held_out_{name}": values for name, values in figures.items()}
-
-    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
-        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
-            return
-        with networks.average() as model:
-            now = TrainedFlow(self.config, self.parts, model)
-            if self._reward is None:
-                preview(now, stem.with_suffix(".png"), seed=seed)
-                return
-            before = None if self._reference is None else replace(now, model=self._reference.model(now.device))
-            show_rewards(now, before, self._reward, stem.with_suffix(".png"), seed=seed)
-
-    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """See `Task.measure`; that of a flow, and the mean reward of what is drawn beside that of real examples."""
-        from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
-
-        with networks.average() as model:
-            compared = compared_with(self.config, spec.data)
-            parts = self.parts if spec.data is None else FlowParts(compared)
-            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
-            return FlowMeasurement.of(flow, spec, progress, self._reward)
 
     def state(self) -> dict[str, Any]:
         """See `Task.state`; the number of paths that were drawn."""
@@ -201,18 +166,14 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         device = batch.x_1.device
         keys = to_device(random_keys(len(batch.x_1), generator), device)
         chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
-        reads, seen = self.parts.context, None
-        if reads is not None:
-            seen = reads.draw(batch.x_1, self.parts.space, generator=generator)
-        context = None if seen is None else seen.context
-        condition = Condition(batch.labels, context, caption=batch.captions, task=tasks_of(self.config, batch))
+        condition, seen = self.asked(batch, generator)
         return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
         """Draws the paths of a micro batch, and follows their adjoints back; no gradient reaches the network."""
-        times, guidance = self._times_on(one.keys.device), self._chosen.guidance
+        times = self._times_on(one.keys.device)
         velocities: list[Tensor] = []
-        field = self.parts.field(network, one.condition, guidance)
+        field = self.field(network, one.condition)
 
         def noted(x: Tensor, t: Tensor) -> Tensor:
             velocities.append(field(x, t))
@@ -223,7 +184,7 @@ class AdjointMatching(Task[Beginnings | Nodes]):
         x = self._step.sample(noted, start, self._times[torch.device("cpu")], keys=one.keys).x
         rewards, terminal = self._worth(x[-1], one)
         with self._frozen_network(network) as frozen:
-            base = self.parts.field(frozen, one.condition, guidance)
+            base = self.field(frozen, one.condition)
             settings = {"weight": self._chosen.cost_weight}
             adjoint = lean_adjoint(base, self._step, x, times, terminal, one.condition, self._cost, **settings)
         figures = {"path_kl": self._path_kl(torch.stack(velocities[1:]) - adjoint.velocity, times)}
@@ -235,15 +196,9 @@ class AdjointMatching(Task[Beginnings | Nodes]):
 
     def _worth(self, x: Tensor, one: Beginnings) -> tuple[Tensor | None, Tensor]:
         """Rewards [B] of the last states, if there are any, and the gradient [B, *D] of what is paid there."""
-        reward = self._reward
-        if reward is None:
+        if self.reward is None:
             return None, torch.zeros_like(x)
-
-        def rewards(x: Tensor) -> Tensor:
-            examples = self.parts.space.decode(self.parts.data_of(x))
-            return reward(examples if one.seen is None else one.seen.completed(examples), one.condition).float()
-
-        values, gradient = end_gradient(rewards, x)
+        values, gradient = end_gradient(lambda ends: self.rewards(ends, one.condition, one.seen), x)
         return values, -self._chosen.reward_weight * gradient
 
     def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
@@ -286,18 +241,13 @@ class AdjointMatching(Task[Beginnings | Nodes]):
     @contextmanager
     def _frozen_network(self, network: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
         """The network of the base: another run's, or the run's own without its adapters."""
-        if self._base is not None:
-            self._frozen, switched_off = self._base, nullcontext()
-        else:
-            assert isinstance(network, nn.Module)
-            self._frozen, switched_off = network, without_adapters(network)
-            if self._reference is not None:
-                self._frozen = self._base = self._reference.model(next(network.parameters()).device)
-        try:
-            with switched_off:
-                yield self._frozen
-        finally:
-            self._frozen = None
+        with self.base_of(cast(Network, network)) if self._base is None else nullcontext(self._base) as frozen:
+            assert frozen is not None, "settings without a base are refused"
+            self._frozen = frozen
+            try:
+                yield frozen
+            finally:
+                self._frozen = None
 
     def _ask_frozen(self, *asked: Any) -> Any:
         """The base's network, for a cost; it is there while adjoints are followed back."""

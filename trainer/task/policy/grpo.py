@@ -6,10 +6,7 @@ N states at which a step is taken, D values of a state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,29 +14,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from moe.host_copies import to_device
-from trainer.config.constraints.drawing import drawable
-from trainer.config.run import PointSample, RunConfig
+from trainer.config.run import RunConfig
 from trainer.config.task import GRPOConfig
 from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.context import Seen
 from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import LossTerms
-from trainer.flow.sampler import Field
-from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
-from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
-from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.flow import FlowParts
-from trainer.sampling.reference import Reference
-from trainer.sampling.tasks import tasks_of
-from trainer.sampling.trained import compared_with
 from trainer.task.policy.advantage import Compared
-from trainer.task.policy.reward import reward_of
+from trainer.task.policy.policy import PolicyTask
 from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, to_the_branches
 from trainer.task.policy.routes import replayed
-from trainer.task.policy.show import show_rewards
-from trainer.training.task import Networks, Task
+from trainer.training.task import Networks
 from trainer.training.weighting import FEW
 
 NOT_COUNTED = -1e4
@@ -84,7 +71,7 @@ class Chosen(NamedTuple):
     figures: Mapping[str, Tensor]
 
 
-class GRPOTask(Task["Prompts | Chosen"]):
+class GRPOTask(PolicyTask["Prompts | Chosen"]):
     """Group relative policy optimisation of a flow: the clipped ratio objective over the steps of its trajectories.
 
     A step from state x at time t_k is a choice of the next state y from a normal distribution. Its loss is
@@ -110,13 +97,10 @@ class GRPOTask(Task["Prompts | Chosen"]):
             config: the run.
         """
         assert isinstance(config.task, GRPOConfig)
-        self.config, self.settings = config, config.task
+        super().__init__(config, config.task)
+        self.settings = config.task
         self.passes, self.cycle = config.task.passes, config.task.cycle
-        self.parts = FlowParts(config)
         self.steps = NoisySteps(config.task)
-        self.reward = reward_of(config, config.task.reward, self.parts.space)
-        another = config.task.base if config.model.adapters is None else None
-        self.base = None if another is None else Reference.of_run(another)
         self.reward_calls = self.network_calls = 0
 
     def draw(
@@ -143,7 +127,7 @@ class GRPOTask(Task["Prompts | Chosen"]):
         x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
         assert isinstance(model, nn.Module)
         replayed(model, drawn.choice.routes)
-        mean, std = self.steps.moments(self._field(model, drawn.condition), x, drawn.number)
+        mean, std = self.steps.moments(self.field(model, drawn.condition), x, drawn.number)
         ratio = (self.steps.log_density(y, mean, std) - before).exp()
         clip, advantage = self.settings.clip, drawn.advantage
         gain, limited = ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage
@@ -167,28 +151,8 @@ class GRPOTask(Task["Prompts | Chosen"]):
         """See `Task.examine`; the reward of one example of each prompt, drawn without noise on the way."""
         assert isinstance(drawn, Prompts)
         noise = GroupKeys.of(drawn.keys, seeds=1, branches=1).noise(self.config.state_shape)
-        ends = self.steps.follow(self._field(model, drawn.condition), noise, 0, self.settings.steps)
-        return {"held_out_reward": self._rewards(ends, drawn.condition, drawn.seen)}
-
-    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
-        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
-            return
-        with networks.average() as model:
-            now = TrainedFlow(self.config, self.parts, model)
-            with self._base(model) as base:
-                before = replace(now, model=base) if base is not None else None
-                show_rewards(now, before, self.reward, stem.with_suffix(".png"), seed=seed)
-
-    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """See `Task.measure`; that of a flow, and the mean reward of what is drawn beside that of real examples."""
-        from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
-
-        with networks.average() as model:
-            compared = compared_with(self.config, spec.data)
-            parts = self.parts if spec.data is None else FlowParts(compared)
-            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
-            return FlowMeasurement.of(flow, spec, progress, self.reward)
+        ends = self.steps.follow(self.field(model, drawn.condition), noise, 0, self.settings.steps)
+        return {"held_out_reward": self.rewards(ends, drawn.condition, drawn.seen)}
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
         """See `Task.cautions`; groups without a difference teach nothing."""
@@ -211,11 +175,7 @@ class GRPOTask(Task["Prompts | Chosen"]):
         )
 
     def _prompts(self, batch: Batch, generator: torch.Generator) -> Prompts:
-        seen = None
-        if self.parts.context is not None:
-            seen = self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
-        context, task = None if seen is None else seen.context, tasks_of(self.config, batch)
-        condition = Condition(batch.labels, context, caption=batch.captions, task=task)
+        condition, seen = self.asked(batch, generator)
         return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
 
     def _rolled_out(self, prompts: Prompts, model: Network) -> list[Chosen]:
@@ -224,7 +184,7 @@ class GRPOTask(Task["Prompts | Chosen"]):
         keys = GroupKeys.of(prompts.keys, seeds=settings.seeds, branches=settings.branches)
         noise = keys.noise(self.config.state_shape)
         own, of_group = (_each(prompts, times) for times in (settings.states, settings.group))
-        field, field_of_group = (self._field(model, condition) for condition, _ in (own, of_group))
+        field, field_of_group = (self.field(model, condition) for condition, _ in (own, of_group))
         if settings.rollout == "full_sde":
             choices, ends = full_sde(self.steps, model, field, noise, keys)
             compared = [self._compared(ends, of_group, num)] * self.passes
@@ -254,34 +214,17 @@ class GRPOTask(Task["Prompts | Chosen"]):
 
     def _compared(self, ends: Tensor, of_group: tuple[Condition, Seen | None], num: int) -> Compared:
         """What examples of `num` groups, [B S M, *D], are worth beside each other."""
-        rewards = self._rewards(ends, *of_group).view(num, self.settings.seeds, self.settings.branches)
+        rewards = self.rewards(ends, *of_group).view(num, self.settings.seeds, self.settings.branches)
         return Compared.of(rewards, among=self.settings.groups, limit=self.settings.advantage_limit)
 
     def _base_means(self, choices: Sequence[Choice], condition: Condition, model: Network) -> list[Tensor | None]:
         """Means [N, *D] of the base's steps from the same states; None each where it is not asked."""
         if not self.settings.kl:
             return [None] * len(choices)
-        with self._base(model) as base:
+        with self.base_of(model) as base:
             assert base is not None
-            field = self._field(base, condition)
+            field = self.field(base, condition)
             return [self.steps.moments(field, choice.x, number)[0] for number, choice in enumerate(choices)]
-
-    @contextmanager
-    def _base(self, model: Network) -> Iterator[Network | None]:
-        """The network that the run goes on from, its own without adapters where it has some; None: it names none."""
-        if self.config.model.adapters is not None:
-            with without_adapters(model):
-                yield model
-        else:
-            yield None if self.base is None else self.base.model(next(model.parameters()).device)
-
-    def _field(self, model: Callable[..., Any], condition: Condition) -> Field:
-        return self.parts.field(model, condition, self.settings.guidance)
-
-    def _rewards(self, ends: Tensor, condition: Condition, seen: Seen | None) -> Tensor:
-        """Rewards [N] of states at the ends of trajectories, [N, *D]."""
-        examples = self.parts.space.decode(self.parts.data_of(ends))
-        return self.reward(examples if seen is None else seen.completed(examples), condition).float()
 
     def _count(self, num: int, ranks: dist.ProcessGroup | None) -> None:
         """Takes note of what so many prompts of each rank cost."""

@@ -20,6 +20,9 @@ from trainer.sampling.headings import headings_above
 from trainer.sampling.image_grid import image_grid
 from trainer.sampling.scatter import scatter_plot
 
+MINUS = "\N{MINUS SIGN}"
+"""Lines break behind a hyphen."""
+
 
 def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, path: Path, *, seed: int) -> None:
     """Draws what the section ``sample`` of a flow asks for; rank 0 writes it with the rewards; collective.

@@ -66,7 +66,9 @@ class FSDPTraffic:
         first: dict[Place, Sequence[Collective]] = {
             place: (self._gathered(place),) for place in places if self._rows(place)
         }
-        later = {place: sent for place, sent in first.items() if self.reshard_after_forward and place != "before"}
+        later: dict[Place, Sequence[Collective]] = {
+            place: sent for place, sent in first.items() if self.reshard_after_forward and place != "before"
+        }
         yield from (later if number else first for number in range(calls))
 
     def update(self) -> Iterator[Collective]:

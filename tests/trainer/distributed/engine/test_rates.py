@@ -28,8 +28,9 @@ def rated(engine: str, rates: dict[str, float]) -> RunConfig:
 
 def trained(engine: str, rates: dict[str, float], world_size: int, lr: float = 1e-2) -> dict[str, Any]:
     run = Run(rated(engine, rates), world_size)
-    step = run.engine.step
-    run.engine.step = lambda _, objection: step(lr, objection)
+    engine: Any = run.engine
+    step = engine.step
+    engine.step = lambda _, objection: step(lr, objection)
     norms = [run.step(number)[1] for number in range(1, STEPS + 1)]
     return {"last": run.pieces(), "norms": norms}
 
@@ -102,7 +103,7 @@ def written_out(rates: dict[str, float]) -> tuple[dict[str, torch.Tensor], list[
             norms.append(norm)
             return StepOutcome(norm, None)
 
-    run = Run.__new__(Run)
+    run: Any = Run.__new__(Run)
     run.config, run.world_size, run.layout = config, 1, layout
     run.engine = engine = Plain()
     for step in range(1, STEPS + 1):

@@ -58,7 +58,7 @@ def task_of(network: Field, **changes: Any) -> GRPOTask:
         "task": chosen,
     }
     task = GRPOTask(RunConfig.model_validate(resolve(document).document))
-    task.base = Frozen(copy.deepcopy(network))
+    task.reference = Frozen(copy.deepcopy(network))
     return task
 
 
@@ -161,7 +161,7 @@ def test_groups_of_equal_rewards_leave_the_count(form: dict[str, Any], monkeypat
 def test_the_calls_are_those_that_the_settings_name(form: dict[str, Any], guidance: float) -> None:
     network = Field()
     task = task_of(network, **form, guidance=guidance)
-    base = cast(Field, cast(Frozen, task.base).network)
+    base = cast(Field, cast(Frozen, task.reference).network)
     chosen = collected(task, network, num=2)
     told = {True: base.rows, False: network.rows}
     for reference, rows in told.items():
