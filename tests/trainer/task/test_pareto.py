@@ -23,6 +23,7 @@ from trainer.training.networks import TrainedNetworks
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "objects.schema.json").read_text())
 SPEC = MeasurementSpec((1,), num=60, checkpoint="step_00000001")
+GRID = {"kind": "hypergrid", "side": 4}
 WORDS = {"kind": "ngram", "alphabet": "AB", "length": 4, "least_length": 2, "objectives": ["AB", "BB", "BA"]}
 
 
@@ -53,7 +54,7 @@ def test_an_exact_policy_is_as_wanted() -> None:
     assert found.indicators["built"]["hypervolume"] <= found.indicators["all"]["hypervolume"]
 
 
-@pytest.mark.parametrize("environment", [{"kind": "hypergrid", "side": 4}, WORDS], ids=["grid", "words"])
+@pytest.mark.parametrize("environment", [GRID, WORDS], ids=["grid", "words"])
 def test_figures_table_and_page(environment: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     """An untrained policy builds what even choices lead to; its distance is that by enumeration."""
     config = run_config(environment=environment)
@@ -78,10 +79,17 @@ def test_figures_table_and_page(environment: dict[str, Any], capsys: pytest.Capt
     shown = capsys.readouterr().out
     assert f"{found.preferences[0].reward:.4f}" in shown
     assert "…" not in shown, "nothing is cut off"
+
+
+@pytest.mark.parametrize("environment", [GRID, pytest.param(WORDS, marks=pytest.mark.slow)], ids=["grid", "words"])
+def test_the_page_holds_the_figures(environment: dict[str, Any]) -> None:
+    config = run_config(environment=environment)
+    task = TrajectoryBalanceTask(config)
+    measurement = measured(task, build_model(config, plan_layout(config, 1)).eval())
     page = measurement.page(ROOT / "runs" / "grid", None)
-    assert page is not None
-    assert all(f">{name}</" in page for name in names)
-    assert f"{found.indicators['built']['hypervolume']:.4f}" in page
+    assert all(f">{name}</" in page for name in task.environment.objectives)
+    assert f"{measurement.figures.indicators['built']['hypervolume']:.4f}" in page
+    assert "What it builds, cell by cell" not in page, "there is no picture"
 
 
 def test_there_are_few_preferences() -> None:
