@@ -36,6 +36,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "sample": {"every": 4, "num": 6, "sampler": SEGMENTED},
         **TWO_SEGMENTS,
     },
+    "policy_mlp": {
+        "model": {"kind": "policy_mlp", "hidden": 16, "num_layers": 1},
+        "task": {"kind": "trajectory_balance", "environment": {"kind": "hypergrid", "side": 4}},
+        "sample": {"every": 4, "num": 4},
+    },
 }
 """A small run of every network."""
 

@@ -235,7 +235,7 @@ def rivals(seed: int) -> dict[str, dict[str, float]]:
     keys = random_keys(NUM, torch.Generator().manual_seed(4_000 + seed))
 
     def worth(x: Tensor) -> Tensor:
-        return task.reward(x, UNCONDITIONAL)
+        return task.rewards(x, UNCONDITIONAL, None)
 
     many = GroupKeys.of(keys, seeds=CALLS, branches=1).noise((2,))
     best = worth(task.steps.follow(own, many, 0, STEPS)).view(NUM, CALLS).amax(1)

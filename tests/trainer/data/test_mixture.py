@@ -228,10 +228,12 @@ def test_each_source_is_augmented_in_its_own_way() -> None:
 
     dataset = mixed({"a": 0.5, "b": 0.5}, a=Cropped(40), b=Plain(40))
     loader = Loader(dataset, global_batch=30, micro_batch=30, rank=0, world_size=1, seed=5)
-    batch, positions = loader.batch(4, 0), torch.arange(120, 150)
+    batch: Any = loader.batch(4, 0)
+    positions = torch.arange(120, 150)
     plain = dataset.get(batch.ids)
     first = plain.sources == 0
     assert torch.equal(batch.x_1[~first], plain.x_1[~first])
+    assert Cropped.augment is not None
     changed = augmented(Cropped.augment, plain.x_1[first], batch.ids[first], positions[first], seed=5)
     assert torch.equal(batch.x_1[first], changed)
     assert not torch.equal(changed, plain.x_1[first])
@@ -249,12 +251,12 @@ def test_sources_of_a_model_have_its_kind_and_labels_may_be_their_numbers() -> N
     assert (config.data.num_classes, config.data.class_names) == (2, ("small", "few"))
     again = RunConfig.model_validate(config.model_dump(mode="json"))
     assert again == config
-    dataset = build(config.data)
+    dataset: Any = build(config.data)
     batch = dataset.get(dataset.indices("train")[:2000])
     assert batch.labels is not None
     assert torch.equal(batch.labels, batch.sources)
-    own = build(run(sources={"small": {}, "few": {"held_out": 900}}).data)
-    digits = build(run(sources={"small": {}}).data)
+    own: Any = build(run(sources={"small": {}, "few": {"held_out": 900}}).data)
+    digits: Any = build(run(sources={"small": {}}).data)
     assert torch.equal(own.get(own.indices("train")[:1437]).labels, digits.get(digits.indices("train")).labels)
 
 
@@ -318,7 +320,8 @@ def test_a_file_gives_the_shares(tmp_path: Path) -> None:
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)
     config = run(sources={"a": {}, "b": {}}, shares=str(path))
     path.unlink()
-    assert RunConfig.model_validate(config.model_dump(mode="json")).data.shares == {"a": 0.25, "b": 0.75}
+    again: Any = RunConfig.model_validate(config.model_dump(mode="json"))
+    assert again.data.shares == {"a": 0.25, "b": 0.75}
 
 
 @pytest.mark.parametrize(
@@ -358,7 +361,7 @@ def test_text_of_several_folders_has_one_tokenizer_and_bits_by_the_bytes_of_each
     }
     resolved = resolve(document)
     assert not resolved.unresolved
-    config = RunConfig.model_validate(resolved.document)
+    config: Any = RunConfig.model_validate(resolved.document)
     assert (config.model.vocabulary, config.data.tokenizer) == (300, "a" * 64)
     plan_layout(config, 1)
     with pytest.raises(FileError, match="tokenizer"):
@@ -396,4 +399,6 @@ def test_source_points_are_dealt_beside_a_mixture() -> None:
     assert torch.equal(sourced.ids, alone.ids)
     assert sourced.x_0 is not None
     assert set(sourced.x_0.flatten().tolist()) <= set(range(0, 20, 2))
+    assert sourced.sources is not None
+    assert alone.sources is not None
     assert torch.equal(sourced.sources, alone.sources)

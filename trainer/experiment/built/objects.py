@@ -95,7 +95,7 @@ class ObjectsRequest:
 
 
 def builds_objects(run_dir: Path) -> bool:
-    """Whether a run has learned to build objects.
+    """Whether a run has learned to build objects; one that has no folder has not.
 
     Args:
         run_dir: folder of the run.
@@ -103,6 +103,8 @@ def builds_objects(run_dir: Path) -> bool:
     Raises:
         FileError: there is no checkpoint, or its configuration is malformed.
     """
+    if not run_dir.exists():
+        return False
     return isinstance(with_newest(run_dir, _config).sample, ObjectSample)
 
 

@@ -174,6 +174,8 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
     kind = (own.get("model") or {}).get("kind")
     if kind in FLOWLESS:
         raise ValueError(f"model.kind: {FLOWLESS[kind]} and follows no flow")
+    for stage in own.get("stages") or ():
+        _check_stage(stage)
     if data.get("kind") == "shards" and base.config.data.kind != "shards":
         raise ValueError(
             f"it learns from the files in {data.get('path')}, which are not what is compared; compare on them with "
@@ -182,6 +184,16 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
     for name in ("latent", "context"):
         if flow.get(name) is not None and flow[name] != base.task.get(name):
             raise ValueError(f"flow.{name}: it solves another task than the comparison; give it to --base too")
+
+
+def _check_stage(stage: dict[str, Any]) -> None:
+    """Refuses a stage that learns from something else than the data of the comparison."""
+    trained = stage.get("train") or {}
+    place, task = f"stages.{stage.get('name')}", (trained.get("task") or {}).get("kind", "flow")
+    if task != "flow":
+        raise ValueError(f"{place}.task.kind: {task} learns from a reward, and methods are compared by their data")
+    if (trained.get("model") or {}).get("adapters") is not None:
+        raise ValueError(f"{place}.model.adapters: it adapts a run to other data than those of the comparison")
 
 
 def _model(own: Any, base: Base) -> dict[str, Any]:

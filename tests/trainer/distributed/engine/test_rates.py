@@ -28,9 +28,9 @@ def rated(engine: str, rates: dict[str, float]) -> RunConfig:
 
 def trained(engine: str, rates: dict[str, float], world_size: int, lr: float = 1e-2) -> dict[str, Any]:
     run = Run(rated(engine, rates), world_size)
-    engine: Any = run.engine
-    step = engine.step
-    engine.step = lambda _, objection: step(lr, objection)
+    own: Any = run.engine
+    step = own.step
+    own.step = lambda _, objection: step(lr, objection)
     norms = [run.step(number)[1] for number in range(1, STEPS + 1)]
     return {"last": run.pieces(), "norms": norms}
 

@@ -139,7 +139,7 @@ def test_advantages_are_deviations_within_a_group(among: Any) -> None:
 def test_groups_of_equal_rewards_leave_the_count(form: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     network = Field()
     task = task_of(network, **form, kl=0.0)
-    plain = task.reward
+    plain: Any = task.reward
 
     def equal_for_one(examples: Tensor, condition: Condition) -> Tensor:
         rewards = plain(examples, condition).clone()
