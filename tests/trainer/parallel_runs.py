@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import trainer.data
 import trainer.task
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, Split
@@ -167,7 +168,8 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     figures = Figures()
-    _Training(config, layout, launch, trainer.task.build(config), Noise(config), [figures], None).run()
+    dataset = trainer.data.build(config.data) if config.data.kind == "numbers" else Noise(config)
+    _Training(config, layout, launch, trainer.task.build(config), dataset, [figures], None).run()
     unite_ranks()
     weights = load_file(config.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
     return figures.values, weights
