@@ -27,6 +27,8 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 RUN := runs/demo
 MIXTURE := configs/runs/digits_moe.yaml moe.top_k=2 moe.dispatch=copies
 LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[617,618,619] observe.log_every=1
+POLICY := "task={kind: grpo, base: $(RUN), reward: {kind: ink}, steps: 8, group: 12, clip: 0.01, kl: 0.01}" optim.steps=12 optim.global_batch=8 optim.lr=0.0006 \
+  optim.warmup_steps=0 optim.ema_decay=0.9 checkpoint.every=12 evaluate.every=4 sample.every=12 sample.per_class=2 trace.steps=[2,3,4] observe.log_every=1
 GPT := configs/runs/gpt_moe.yaml moe.dispatch=coherent model.hidden=64 "data={kind: text, path: $(RUN)_text, context: 64}" optim.steps=150 optim.global_batch=32 \
   checkpoint.every=150 evaluate.every=150 sample.every=null trace.steps=[148,149,150]
 METHODS := flow_matching ot_cfm weighted_cfm dtm
@@ -36,44 +38,46 @@ PLACE := $(PY) -m moe place --nodes 2 --ranks-per-node 1
 DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num-tokens 24 --out $(RUN)_gpt/texts.txt
 
 demo: $(VENV)/.runtime
-	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt $(RUN)_text
-	@echo "1/11  tell the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
+	@rm -rf $(RUN) $(RUN)_policy $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt $(RUN)_text
+	@echo "1/12  tell the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
 	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 | sed -n '/^memory of a rank/,/^a rank needs/p'
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)
-	@echo "2/11  draw 16 images of each digit and judge them"
+	@echo "2/12  draw 16 images of each digit and judge them"
 	@$(PY) -m trainer sample $(RUN) --num 160 --guidance 1.5 --out $(RUN)/samples/demo.png --quality $(RUN)/quality.json
-	@echo "3/11  search times for few steps, draw with four of them on two ranks, and record what drawing sends"
+	@echo "3/12  search times for few steps, draw with four of them on two ranks, and record what drawing sends"
 	@$(PY) -m trainer steps $(RUN) --evaluations 2,4,6 --out $(RUN)/steps.json --page $(RUN)/report/steps.html
 	@$(TORCHRUN) sample $(RUN) --num-samples 160 --steps $(RUN)/steps.json --evaluations 4 --out $(RUN)/samples/four_calls.png --trace $(RUN)/drawing
 	@$(PY) -m trainer trace $(RUN)/config.yaml --world-size 2 --ranks-per-node 1 --sampling '{kind: euler, steps: 4}' \
 	  --examples 80 --guidance 1.5 --out $(RUN)/drawing/formula.jsonl
-	@echo "4/11  restore held-out digits with a hole, and turn others into other digits, without any training for it"
+	@echo "4/12  restore held-out digits with a hole, and turn others into other digits, without any training for it"
 	@$(PY) -m trainer restore $(RUN) flair_inpainting label=own --num 12 --out $(RUN)/restored
 	@$(PY) -m trainer edit $(RUN) rf_inversion targets=[3,8] --num 12 --out $(RUN)/edited
-	@echo "5/11  place the experts by where the tokens went, for 2 nodes x 1 rank and the run's own dispatch, under a cap on the load"
+	@echo "5/12  go on from the run as a policy: what it draws is rewarded for its ink, on both ranks, with the experts that it drew with"
+	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_policy $(POLICY)
+	@echo "6/12  place the experts by where the tokens went, for 2 nodes x 1 rank and the run's own dispatch, under a cap on the load"
 	@$(PLACE) $(RUN)/traces/routing.npz --out $(RUN)/placement.json --report $(RUN)/report/placement.html
-	@echo "6/11  train on from the checkpoint, with the experts where they were and under the placement, and record both"
+	@echo "7/12  train on from the checkpoint, with the experts where they were and under the placement, and record both"
 	@for kind in unplaced placed; do mkdir -p $(RUN)_$$kind && cp -r $(RUN)/checkpoints $(RUN)_$$kind/; done
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_unplaced $(LONGER)
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_placed $(LONGER) moe.placement=$(RUN)/placement.json
-	@echo "7/11  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
+	@echo "8/12  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
 	@$(PY) -m moe price $(RUN)_unplaced/traces/collectives.jsonl --routing $(RUN)_unplaced/traces/routing.npz \
 	  --placement $(RUN)/placement.json --scenario configs/scenarios/two_nodes.yaml --out $(RUN)/price
-	@echo "8/11  second act: this checkout as shards of text, a small language model that learns it, and decodes with its experts where they were and placed"
+	@echo "9/12  second act: this checkout as shards of text, a small language model that learns it, and decodes with its experts where they were and placed"
 	@$(PY) -m trainer encode-text trainer moe netsim --ending .py --held-out 0.05 --out $(RUN)_text
 	@$(TORCHRUN) train $(GPT) run.dir=$(RUN)_gpt
 	@$(PLACE) $(RUN)_gpt/traces/routing.npz --out $(RUN)_gpt/placement.json
 	@$(PY) -c "$$WRITE_PROMPTS" $(RUN)_gpt/prompts.txt
 	@$(DECODE) --record $(RUN)_gpt/decoding/contiguous
 	@$(DECODE) --record $(RUN)_gpt/decoding/placed --placement $(RUN)_gpt/placement.json
-	@echo "9/11  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric under seven transports"
+	@echo "10/12  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric under seven transports"
 	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
 	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
-	@echo "10/11  compare four methods of flow matching on points in the plane, all at a time"
+	@echo "11/12  compare four methods of flow matching on points in the plane, all at a time"
 	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 3 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
-	@echo "11/11  one page"
+	@echo "12/12  one page"
 	@$(PY) -m trainer report $(RUN) --memory --quality $(RUN)/quality.json --steps $(RUN)/steps.json --drawing $(RUN)/drawing \
-	  --restored $(RUN)/restored --edited $(RUN)/edited \
+	  --restored $(RUN)/restored --edited $(RUN)/edited --policy $(RUN)_policy \
 	  --placement $(RUN)/placement.json --price $(RUN)/price \
 	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --decoding $(RUN)_gpt/decoding \
 	  --other-simulation $(RUN)/netsim --comparison $(RUN)/comparison --out $(RUN)/report/index.html
