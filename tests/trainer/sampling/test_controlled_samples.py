@@ -108,6 +108,7 @@ def test_a_run_with_controls_is_read_again_as_it_was(controlled: Path) -> None:
     assert RunConfig.model_validate(yaml.safe_load(config.to_yaml())) == config
 
 
+@pytest.mark.slow
 def test_the_controls_of_a_run_are_those_that_are_asked_for(run: Path, controlled: Path, tmp_path: Path) -> None:
     """In a list, a single section, a file of either, or a file with the key."""
     wanted = drawn(controlled)
@@ -162,6 +163,7 @@ def test_a_sampler_that_chooses_its_steps_counts_every_call(flow: TrainedFlow) -
     assert plain.calls["network"] > 6
 
 
+@pytest.mark.slow
 def test_segments_and_files_of_times_are_followed_under_controls(flow: TrainedFlow, run: Path, tmp_path: Path) -> None:
     segmented = SegmentedConfig(segments=2, within=EulerConfig(steps=3))
     found = followed(flow, STRONG, segmented, range(4))
