@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from moe.files import FileError, replacing
-from moe.validation.complaint import first_complaint
-from moe.validation.document import check_document, parse_json
+from moe.files import FileError
+from moe.validation.json_file import JsonFile
 from moe.validation.section import Section
 from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
-
-REMEDY = "write it with a stage of kind measure"
 
 
 class MeasureRequest(Section):
@@ -45,7 +42,7 @@ class MeasureRequest(Section):
         return {**own, "weights": weights, "before": before}
 
 
-class MeasuredFile(Section):
+class MeasuredFile(JsonFile):
     """Objects and their rewards, those of all rounds so far.
 
     Attributes:
@@ -58,6 +55,7 @@ class MeasuredFile(Section):
         made_by: what decided the last round: digests of policy and earlier file, seed and numbers.
     """
 
+    remedy: ClassVar[str] = "write it with a stage of kind measure"
     format: Literal["flowfabric.measured/1"] = "flowfabric.measured/1"
     environment: EnvironmentConfig
     objectives: tuple[str, ...]
@@ -85,37 +83,6 @@ class MeasuredFile(Section):
         """SHA-256 of everything that it holds."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-    @classmethod
-    def read(cls, path: Path) -> MeasuredFile:
-        """Reads a file.
-
-        Args:
-            path: the file.
-
-        Raises:
-            FileError: it is missing or malformed.
-        """
-        try:
-            document = parse_json(path.read_text(encoding="utf-8"))
-            check_document(document)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
-            raise FileError(path, "file", f"cannot be read ({reason})", REMEDY) from error
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            found = first_complaint(error, document)
-            raise FileError(path, found.field, found.problem, found.remedy or REMEDY) from found.cause or error
-
-    def write(self, path: Path) -> None:
-        """Writes the file.
-
-        Args:
-            path: its place.
-        """
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
 class SurrogateConfig(Section):

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from moe.files import FileError, replacing
-from moe.validation.complaint import first_complaint
-from moe.validation.document import check_document, parse_json
-from moe.validation.section import Section
+from moe.validation.json_file import JsonFile
 
 FORMAT = "flowfabric.steps/1"
-REMEDY = "write it with python -m trainer steps"
 SAME_TIME = 1e-6
 """A time that is nearer to an edge of a segment counts as the edge."""
 
 
-class StepsFile(Section):
+class StepsFile(JsonFile):
     """Grids of times for one sampler, by the number of evaluations that each takes.
 
     Attributes:
@@ -33,6 +27,7 @@ class StepsFile(Section):
         made_by: what decided the grids: digest of the weights, search, seed and numbers.
     """
 
+    remedy: ClassVar[str] = "write it with python -m trainer steps"
     format: Literal["flowfabric.steps/1"] = FORMAT
     sampler: str
     segments: int = Field(default=1, ge=1)
@@ -53,37 +48,6 @@ class StepsFile(Section):
                     f"{evaluations} evaluations do not divide among {len(times) - 1} steps; correct either"
                 )
         return grids
-
-    @classmethod
-    def read(cls, path: Path) -> StepsFile:
-        """Reads a file.
-
-        Args:
-            path: the file.
-
-        Raises:
-            FileError: it is missing or malformed.
-        """
-        try:
-            document = parse_json(path.read_text(encoding="utf-8"))
-            check_document(document)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
-            raise FileError(path, "file", f"cannot be read ({reason})", REMEDY) from error
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            found = first_complaint(error, document)
-            raise FileError(path, found.field, found.problem, found.remedy or REMEDY) from found.cause or error
-
-    def write(self, path: Path) -> None:
-        """Writes the file.
-
-        Args:
-            path: its place.
-        """
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
 def check_grid(times: tuple[float, ...]) -> None:
