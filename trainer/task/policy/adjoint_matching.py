@@ -156,7 +156,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
 
     def state(self) -> dict[str, Any]:
         """See `Task.state`; the number of paths that were drawn."""
-        return {"paths": self.paths}
+        return super().state() | {"paths": self.paths}
 
     def load(self, state: dict[str, Any] | None) -> None:
         """See `Task.load`."""

@@ -166,7 +166,7 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
 
     def state(self) -> dict[str, Any]:
         """See `Task.state`; what was spent so far."""
-        return {"reward_calls": self.reward_calls, "network_calls": self.network_calls}
+        return super().state() | {"reward_calls": self.reward_calls, "network_calls": self.network_calls}
 
     def load(self, state: dict[str, Any] | None) -> None:
         """See `Task.load`."""

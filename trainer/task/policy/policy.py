@@ -17,6 +17,7 @@ from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.context import Seen
+from trainer.flow.reward import CheckedReward
 from trainer.flow.sampler import Field
 from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
@@ -78,6 +79,12 @@ class PolicyTask(Task[D]):
             parts = self.parts if spec.data is None else FlowParts(compared)
             flow = TrainedFlow(compared, parts, model, spec.checkpoint)
             return FlowMeasurement.of(flow, spec, progress, self.reward)
+
+    def state(self) -> dict[str, Any]:
+        """See `Task.state`; no checkpoint is saved after a reward that is not finite."""
+        if isinstance(self.reward, CheckedReward):
+            self.reward.settle()
+        return {}
 
     def field(self, model: Callable[..., Any], condition: Condition) -> Field:
         """The field that the task draws and learns by, with its guidance."""
