@@ -24,7 +24,10 @@ def means_us(name: str, *overrides: str) -> dict[str, float]:
     return {t: mean(run.completion_ps for run in found.runs if run.transport == t) / 1e6 for t in transports}
 
 
-@pytest.mark.parametrize(("name", "bound_us"), [("all_to_all_64", 325.52), ("all_to_all_256", 655.76)])
+@pytest.mark.parametrize(
+    ("name", "bound_us"),
+    [("all_to_all_64", 325.52), pytest.param("all_to_all_256", 655.76, marks=pytest.mark.slow)],
+)
 def test_direct_all_to_all_with_queue_pairs_in_turn(name, bound_us):
     us = means_us(name)
     assert bound_us <= us["ethereal-staggered"] <= us["ethereal"] <= us["spray_random"] < us["ecmp"]
@@ -88,7 +91,7 @@ def test_hot_experts_leave_little_to_the_routing():
     assert max(us.values()) <= 1.02 * min(us.values())
 
 
-@pytest.mark.parametrize("recovery", ["go_back_n", "selective"])
+@pytest.mark.parametrize("recovery", ["go_back_n", pytest.param("selective", marks=pytest.mark.slow)])
 def test_with_congestion_control_and_loss_recovery(recovery):
     """The published gains are in halving-doubling, over random spraying; go-back-N and spraying do not go well."""
     chosen = f"recovery.kind={recovery}", "transports=[spray_random, drb, reps, ethereal]"

@@ -55,6 +55,7 @@ def test_hash_is_over_the_canonical_run_as_anyone_can_compute_it():
         assert hashlib.sha256(text.encode()).hexdigest() == run["sha256"]
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(written, tmp_path):
     events = []
     simulate(GOLDEN_SCENARIO, jobs=4, progress=events.append).write(tmp_path)

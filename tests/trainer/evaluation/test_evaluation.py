@@ -51,6 +51,7 @@ def timeless(found: Evaluation) -> Evaluation:
     return replace(found, results=tuple(replace(one, seconds_per_sample=0.0) for one in found.results))
 
 
+@pytest.mark.slow
 def test_what_does_not_move_has_the_figures_of_its_start():
     config, found = measured(TOY, evaluations=(1, 2), likelihood=150, seed=5)
     assert [(one.sampler, one.evaluations) for one in found.results] == [
@@ -150,6 +151,7 @@ def test_a_map_of_one_step_is_measured_in_its_only_step():
     assert [(one.sampler, one.evaluations) for one in found.results] == [("euler", 1)]
 
 
+@pytest.mark.slow
 def test_scaled_data_are_measured_in_their_own_units():
     config, found = measured({**TOY, "flow": {"data_scale": 2.0}}, evaluations=(1,), likelihood=50)
     noise = source_samples(config, torch.arange(300), seed=0).numpy()
@@ -184,6 +186,7 @@ def test_what_follows_no_velocity_is_measured_by_its_own_sampler_and_has_no_path
     assert found.results[0].figures["wasserstein_2"] > 3 * found.floor["wasserstein_2"]
 
 
+@pytest.mark.slow
 def test_equal_evaluations_differ_in_time_alone():
     sections = {**TOY, "sample": {"sampler": {"kind": "euler_maruyama"}}}
     one, other = (timeless(measured(sections, evaluations=(3,), seed=1)[1]) for _ in range(2))

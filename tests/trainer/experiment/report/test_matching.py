@@ -157,6 +157,7 @@ def test_a_placement_for_another_mode_claims_nothing(runs: Path, tmp_path: Path)
     assert "placing the experts" not in page
 
 
+@pytest.mark.slow
 def test_price_refuses_a_trace_of_another_placement(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

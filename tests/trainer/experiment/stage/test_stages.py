@@ -114,7 +114,7 @@ def test_a_new_kind_of_stage_is_one_class_and_one_line(
     assert (tmp_path / "run" / "own" / "note").read_text() == "hello"
     line = refused(capsys, "check", path, "stages.own.text=good-bye")
     assert "note: text: stage own was made with hello, and the configuration now asks for good-bye" in line
-    assert "give it exactly one of train, pairs, fit-path, steps or note" in refused(
+    assert "give it exactly one of train, pairs, fit-path, steps, measure or note" in refused(
         capsys, "check", written(tmp_path, stages=[{"name": "own"}])
     )
 
