@@ -124,7 +124,7 @@ class Told(GRPOTask):
             "task": task,
         }
         super().__init__(RunConfig.model_validate(resolve(document).document))
-        self.base = Base()
+        self.reference = Base()
         self.told: list[Mapping[str, Tensor]] = []
 
     def loss(self, model: Any, drawn: Prompts | Chosen) -> LossTerms:
