@@ -10,6 +10,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+def check_rank(base: nn.Linear, rank: int) -> None:
+    """Refuses a rank that a layer does not have.
+
+    Args:
+        base: the layer.
+        rank: of what is added to it.
+
+    Raises:
+        ValueError: it is below 1 or above the smaller of the layer's inputs and outputs.
+    """
+    most = min(base.in_features, base.out_features)
+    if not 1 <= rank <= most:
+        raise ValueError(
+            f"rank: {rank} is not between 1 and {most}, all that a layer of {base.in_features} inputs and "
+            f"{base.out_features} outputs has; use {min(max(rank, 1), most)}"
+        )
+
+
 class LowRankLinear(nn.Module):
     """y = W x + b + scale B A x, where A and B alone are trained.
 
@@ -40,12 +58,7 @@ class LowRankLinear(nn.Module):
             ValueError: the rank is larger than that of the layer.
         """
         super().__init__()
-        most = min(base.in_features, base.out_features)
-        if not 1 <= rank <= most:
-            raise ValueError(
-                f"rank: {rank} is not between 1 and {most}, all that a layer of {base.in_features} inputs and "
-                f"{base.out_features} outputs has; use {min(max(rank, 1), most)}"
-            )
+        check_rank(base, rank)
         self.base = base.requires_grad_(False)
         self.in_features, self.out_features, self.scale, self.active = base.in_features, base.out_features, scale, True
         like = {"device": base.weight.device, "dtype": base.weight.dtype}

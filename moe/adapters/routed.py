@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moe.adapters.low_rank import check_rank
 from moe.adapters.task_router import RowTasks, TaskRouter
 
 
@@ -62,12 +63,7 @@ class RoutedLinear(nn.Module):
         for side, width in (("inputs", base.in_features), ("outputs", base.out_features)):
             if width % num_heads:
                 raise ValueError(f"heads: {num_heads} does not divide {width} {side} of a linear layer; use a divisor")
-        most = min(base.in_features, base.out_features)
-        if not 1 <= rank <= most:
-            raise ValueError(
-                f"rank: {rank} is not between 1 and {most}, all that a layer of {base.in_features} inputs "
-                f"and {base.out_features} outputs has; use {min(max(rank, 1), most)}"
-            )
+        check_rank(base, rank)
         self.base = base.requires_grad_(False)
         self.in_features, self.out_features, self.scale, self.active = base.in_features, base.out_features, scale, True
         self.rows = rows
