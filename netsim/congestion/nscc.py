@@ -2,9 +2,9 @@
 
 Ultra Ethernet Specification 1.0, section 3.6.13, network-signalled congestion control. Marks and delay make four cases.
 Neither: the window grows in proportion to how far the delay is below its target, and quickly while there is none. Delay
-alone: it grows slowly, for fairness. Both: it shrinks with the average delay, once a round trip. A mark alone: the queue
-is short-lived, and a transport that sprays takes other paths. Once a round trip and target, after losses or very long
-delays, the window becomes what has got through in that time (quick adapt).
+alone: it grows slowly, for fairness. Both: it shrinks with the average delay, once a round trip. A mark alone: the
+queue is short-lived, and a transport that sprays takes other paths. After losses or very long delays the window becomes
+what has got through in a round trip and target (quick adapt).
 """
 
 from typing import Annotated, Literal
@@ -44,7 +44,7 @@ class NsccConfig(Section, frozen=True):
         round_trip: Round trip of the whole network without queues; auto: of each flow's own path.
         target: Queueing delay that a flow aims at; auto: 3/4 of the network's round trip where switches trim, else all.
         gate: Quick adapt needs that less than 1/2**gate of the largest window has got through.
-        mark_from: Queue above which packets are marked with growing probability; auto: 20 % of topology.queue, or 35 kB.
+        mark_from: Queue above which some packets are marked, the more the longer; auto: 20 % of topology.queue, or 35 kB.
         mark_all: Queue above which all are marked; auto: 80 % of topology.queue, or 140 kB.
         state: queue_pair: a message goes on from where the latest one between the same ranks stands; message: afresh.
     """

@@ -186,7 +186,7 @@ def test_random_scenes(seed):
 def test_state_of_queue_pairs(kind, transport):
     """Messages between the same ranks, some of which overlap, and two ranks a host."""
     control = CONGESTION[kind].model_copy(update={"state": "queue_pair"})
-    tasks = [flow(src, turn % 3 // 2, 60_000, 6_000_000 * turn) for turn in range(5) for src in range(3, 8)]
+    tasks = [flow(src, turn % 3 // 2, 160_000, 16_000_000 * turn) for turn in range(3) for src in range(3, 8)]
     what = scene(fabric(2, 2, 2, ranks_per_host=2), tasks)
     what = what._replace(congestion=control, recovery=SELECTIVE, queue_bytes=24_000)
     kept = both(what, transport)
