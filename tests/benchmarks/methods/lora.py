@@ -20,18 +20,16 @@ in those of the network.
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
 """
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import nn
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_distance, rows, train
 from trainer.config.layout import Layout
@@ -41,7 +39,7 @@ from trainer.model.build import build_model
 from trainer.model.frozen import frozen_tensors, put_frozen
 from trainer.task import FlowTask
 
-SEEDS, UNMEASURED = (0, 1, 2), 9
+UNMEASURED = 9
 BASE_STEPS, STEPS, BATCH = 1200, 1200, 64
 MODEL: dict[str, Any] = {"kind": "dit", "hidden": 128, "num_layers": 1, "num_heads": 4, "patch_size": 2}
 EVERYWHERE = ("blocks", "embed_patches", "unembed_patches", "final_modulation")
@@ -162,16 +160,13 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
+    parser = by_seed.parser(__doc__)
     parser.add_argument("--search", action="store_true", help="try the learning rates on another seed, and end")
     options = parser.parse_args()
     if options.search:
         search()
         return 0
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds))
+    of_seeds = by_seed.for_seeds(options, run)
     table = {
         way: {figure: [rows[way][figure] for rows in of_seeds] for figure in figures}
         for way, figures in of_seeds[0].items()
