@@ -7,7 +7,8 @@ in several ways:
 * full: all of its weights;
 * LoRA, rank r: adapters beside every linear layer of the block, those that steer it included, and beside those that
   read patches, write them and steer the output, but not beside the embeddings of time and class;
-* LoRA in the block, rank r: the same in the block alone;
+* LoRA in the block, rank r: the same in the block alone, up to ranks that no longer save much, to tell whether it is
+  the rank that limits the quality;
 * last layers: the two layers behind the blocks alone;
 * from scratch: a new network, in as many steps;
 * base: nothing.
@@ -47,6 +48,8 @@ RATES: dict[str, float] = {
     "full": 3e-3,
     "LoRA, rank 4": 2e-2,
     "LoRA in the block, rank 4": 2e-2,
+    "LoRA in the block, rank 16": 1e-2,
+    "LoRA in the block, rank 64": 5e-3,
     "last layers": 3e-3,
     "from scratch": 3e-3,
 }
