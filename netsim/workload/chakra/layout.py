@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 
+from netsim.collective.columns import message_columns
 from netsim.workload.chakra.dependencies import reversed_needs
 from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Attribute
@@ -164,7 +165,7 @@ class Layout:
         operation = combine(nodes, members)
         come = [gathering.come[rank][1] for rank in members]
         ranks = [self._ranks[member] for member in members]
-        messages = self._schedules(operation, ranks)
+        messages = message_columns(self._schedules(operation, ranks))
         over = self._program.carry_out(messages, ranks, come)
         for rank, task in zip(members, over, strict=True):
             self._states[rank].finish(gathering.come[rank][0], task)
@@ -172,7 +173,7 @@ class Layout:
         name = _text(attributes.get("pg_desc")) or gathering.about.group or None
         step, layer = _number(attributes.get("step")), _number(attributes.get("layer"))
         about = (operation.op, name, len(members), step, _text(attributes.get("phase")), layer)
-        self._program.spans.append(Span(*about, sum(message.bytes for message in messages), come, over))
+        self._program.spans.append(Span(*about, messages.payload, come, over))
 
     def _refuse(self, gathering: _Gathering, absent: int) -> None:
         rank, (place, _) = next(iter(gathering.come.items()))
