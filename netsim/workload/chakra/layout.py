@@ -170,9 +170,9 @@ class Layout:
         return gathering.waiting + woken
 
     def _send(self) -> Iterator[int]:
-        """Adds the messages whose receivers have not arrived; returns the ranks that this unblocks, their senders.
+        """Adds the messages whose receivers have not arrived; returns the ranks that this unblocks: their senders.
 
-        Called when no rank can proceed otherwise, so that tasks are numbered alike whichever side of a pair comes first.
+        Called when no rank can proceed otherwise, so that tasks keep their numbers where both sides come by themselves.
         """
         sent, self._unreceived = self._unreceived, []
         for gathering in sent:
