@@ -144,7 +144,7 @@ def _operations(results: Results, pictures: Mapping[str, str]) -> list[Section]:
     if not kinds:
         return []
     fastest, _ = extremes(summaries)
-    head = ("transport", *(f"{kind.op}, mean [min, max]" for kind in kinds))
+    head = ("transport", *(f"{kind.name}, mean [min, max]" for kind in kinds))
     rows = [
         (transport_name(summary), *(spread(kind.times_us[summary.name]) for kind in kinds)) for summary in summaries
     ]
