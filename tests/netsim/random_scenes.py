@@ -154,7 +154,10 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
     if not lossy and not found.rates.lossy and random.random() < 0.5:
         recovery = NoRecoveryConfig()
     trim = TrimConfig.model_validate({"kind": "trim", "header": random.choice(["64B", "80B", "200B"])})
-    answer = {"size": random.choice(["64B", "84B", "500B"]), "lane": random.choice(["control", "control", "data"])}
+    answer = {
+        "size": random.choice(["64B", "84B", "500B"]),
+        "lane": random.choice(["control", "control", "priority", "data"]),
+    }
     return found._replace(
         queue_bytes=random.choice([12_000, 20_000, 40_000]) if lossy else None,
         congestion=congestion,

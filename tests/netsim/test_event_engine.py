@@ -93,7 +93,7 @@ def test_drops_and_what_goes_again(transport):
     assert outcome.losses.retransmitted > 0
 
 
-@pytest.mark.parametrize("lane", ["control", "data"])
+@pytest.mark.parametrize("lane", ["control", "priority", "data"])
 @pytest.mark.parametrize("recovery", RECOVERY)
 @pytest.mark.parametrize("congestion", CONGESTION)
 def test_congestion_control_and_recovery(congestion, recovery, lane):
@@ -186,7 +186,7 @@ def test_random_scenes(seed):
 def test_state_of_queue_pairs(kind, transport):
     """Messages between the same ranks, some of which overlap, and two ranks a host."""
     control = CONGESTION[kind].model_copy(update={"state": "queue_pair"})
-    tasks = [flow(src, turn % 3 // 2, 160_000, 16_000_000 * turn) for turn in range(3) for src in range(3, 8)]
+    tasks = [flow(src, turn % 3 // 2, 60_000, 90_000_000 * turn) for turn in range(3) for src in range(3, 8)]
     what = scene(fabric(2, 2, 2, ranks_per_host=2), tasks)
     what = what._replace(congestion=control, recovery=SELECTIVE, queue_bytes=24_000)
     kept = both(what, transport)

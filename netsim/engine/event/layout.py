@@ -102,6 +102,7 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
         packet.payload + packet.header,
     )
     rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
+    rules["answers_take_time"] = answer.lane == "priority"
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
     rules["room_bytes"] = -1 if scene.queue_bytes is None else scene.queue_bytes

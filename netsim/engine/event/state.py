@@ -118,6 +118,7 @@ FLOW_STATE = _record(
 
 LINK_STATE = _record(
     free_ps=_WHOLE,
+    lane_free_ps=_WHOLE,
     delay_ps=_WHOLE,
     rate_bps=_WHOLE,
     # At that rate: service of a full packet and of an answer; room and thresholds of marking.
@@ -178,6 +179,7 @@ RULES = _record(
     full_wire=_WHOLE,
     answer_wire=_WHOLE,
     answers_queue=_YES,
+    answers_take_time=_YES,
     trims=_YES,
     trimmed_wire=_WHOLE,
     room_bytes=_WHOLE,

@@ -124,7 +124,7 @@ class Feedback:
         path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
         size = scene.acknowledgement.size
         news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
-        news.passes = scene.acknowledgement.lane == "control"
+        news.passes = scene.acknowledgement.lane != "data"
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
