@@ -138,17 +138,19 @@ def _add_recovery(rules: np.void, scene: Scene) -> None:
 
 def _add_congestion(rules: np.void, scene: Scene) -> None:
     config = scene.congestion
-    rules["notify_ps"] = -1
+    rules["notify_ps"], rules["first_alpha"] = -1, 1.0
     window = 2**31 - 1 if isinstance(config, NoneConfig) else getattr(config, "window", 1)
     rules["fixed_window"] = window if isinstance(window, int) else -1
     match config:
         case DctcpConfig():
-            rules["congestion"], rules["gain"] = DCTCP, config.gain
+            rules["congestion"], rules["gain"], rules["first_alpha"] = DCTCP, config.gain, config.alpha
         case SwiftConfig():
             rules["congestion"], rules["queueing_ps"] = SWIFT, config.queueing
             rules["increase"], rules["decrease"] = config.increase, config.decrease
             rules["largest_decrease"] = config.largest_decrease
             rules["smallest_window"] = config.smallest_window
+            rules["hop_ps"], rules["flow_range"] = config.hop_scaling, config.flow_scaling
+            rules["flow_gain"], rules["flow_offset"] = config.flow_curve()
         case NsccConfig():
             rules["congestion"], rules["gate"] = NSCC, 1 << config.gate
             rules["trim_share"] = 0.75 if scene.flow_control.kind == "trim" else 1.0
