@@ -21,8 +21,8 @@ class SwiftConfig(Section, frozen=True):
         window: Packets under way at the start.
         queueing: Queueing delay that the flow aims at; the target is this plus the round trip of an empty network.
         hop_scaling: Added to the target for each link of the path (section 3.2).
-        flow_scaling: At most so much is added to the target of a flow with a small window, since many small windows make
-            long queues (section 3.2); 0: nothing.
+        flow_scaling: At most so much is added to the target of a flow with a small window, since many small windows
+            make long queues (section 3.2); 0: nothing.
         scaled_from: Packets; at and below this window all of `flow_scaling` is added (fs_min_cwnd).
         scaled_to: Packets; from this window on nothing is added (fs_max_cwnd).
         increase: Packets added to the window in a round trip below the target (ai).
