@@ -40,6 +40,7 @@ class EventEngine:
         columns = scene.tasks.columns()
         self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
+        self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
         self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
         self._flows: list[Flow] = []
@@ -115,16 +116,17 @@ class EventEngine:
         record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
 
     def _settle_timeout(self) -> int:
-        """Lets the transport choose another path after a timeout; returns the flow unless it is cut off for good."""
+        """Lets the transport choose another path after a timeout, and gives the flow up if it is cut off for good."""
         network, hosts = self._state.network, self._state.hosts
         index, now_ps = int(network.totals["asks"][0]), int(network.totals["now_ps"][0])
         record = hosts.flows[index]
-        path, usable = int(record["path"]), self._usable(record, now_ps)
+        usable = self._usable(record, now_ps)
         if self._cuts:
+            path = int(record["path"])
             record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
-        record["fruitless"] = record["fruitless"] + 1 if record["path"] == path else 0
-        patient = record["fruitless"] < PATIENCE or not self._is_cut_off(record, usable, now_ps)
-        return index if patient else -1
+        if record["fruitless"] >= PATIENCE and self._is_cut_off(record, usable, now_ps):
+            record["given_up"] = True
+        return index
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -136,7 +138,7 @@ class EventEngine:
             time, rate = changes[link][-1] if link in changes else (0, 1)
             return not rate and time <= now_ps
 
-        taken = usable if record["path"] < 0 else (int(record["path"]),)
+        taken = usable if record["path"] < 0 or self._moves else (int(record["path"]),)
         return all(any(map(dead, paths[index])) for index in taken)
 
     def _usable(self, record: np.void, now_ps: int) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ def arrive(state: State, lane: int, now: int) -> None:
 
 @compiled
 def run_out(state: State, now: int) -> Whole:
-    """The first timer runs out, or a delayed flow starts; returns a flow that needs a new path, or -1."""
+    """The first timer runs out, or a delayed flow starts; returns a flow about which Python decides, or -1."""
     network, hosts = state.network, state.hosts
     index, key = hosts.timers[1].what, hosts.timers[1].key
     flow = hosts.flows[index]
@@ -70,6 +70,8 @@ def _hear(state: State, news: Record, flow: Record, now: int) -> None:
         newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     else:
         newly = acknowledged(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
+    if newly:
+        flow.fruitless = 0
     if newly or news.refusal:
         flow.deadline_ps = now + rules.timeout_ps
     on_ack(rules, flow, newly, news.marked, news.notified, now - news.sent_ps, now)
@@ -88,8 +90,8 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     on_timeout(rules, flow, now)
     if rules.choice == REPS:
         flow.frozen_ps = now + rules.freeze_ps
-    if rules.asks_after_timeout or flow.fruitless + 1 >= PATIENCE:
-        return index
     flow.fruitless += 1
+    if rules.asks_after_timeout or flow.fruitless >= PATIENCE:
+        return index
     resume(network, hosts, index, now)
     return np.int64(-1)

@@ -15,8 +15,8 @@ _NEVER = np.int64(-1)
 
 @compiled
 def is_open(flow: Record) -> bool:
-    """Whether there is a packet to send and the window has room for it."""
-    pending = flow.lost > 0 or flow.next < flow.packets
+    """Whether there is a packet to send, the window has room for it, and the flow is not given up."""
+    pending = not flow.given_up and (flow.lost > 0 or flow.next < flow.packets)
     return pending and flow.in_flight < flow.window and not (flow.alone and flow.in_flight)
 
 

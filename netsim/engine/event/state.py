@@ -39,6 +39,7 @@ FLOW_STATE = _record(
     in_ring=_YES,
     timer_runs=_YES,
     alone=_YES,
+    given_up=_YES,
     fruitless=_INDEX,
     next_in_ring=_INDEX,
     next_ps=_WHOLE,
