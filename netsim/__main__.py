@@ -44,7 +44,7 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn or swift}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
   recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
   flow_control {kind: [none], trim or pfc}
   engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)

@@ -9,6 +9,7 @@ from pydantic import Field
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
+from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
@@ -20,7 +21,7 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig, Field(discriminator="kind")
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig, Field(discriminator="kind")
 ]
 
 
@@ -99,6 +100,11 @@ class Scene(NamedTuple):
     def listens(self) -> bool:
         """Whether something besides the transport needs acknowledgements."""
         return self.congestion.kind != "none" or self.recovery.kind != "none" or self.flow_control.kind == "trim"
+
+
+def keeps_state(scene: Scene) -> bool:
+    """Whether congestion control keeps its state over the messages of a queue pair."""
+    return getattr(scene.congestion, "state", "message") == "queue_pair"
 
 
 FLOW = np.dtype(

@@ -74,7 +74,7 @@ def _hear(state: State, news: Record, flow: Record, now: int) -> None:
         flow.fruitless = 0
     if newly or news.refusal:
         flow.deadline_ps = now + rules.timeout_ps
-    on_ack(rules, flow, newly, news.marked, news.notified, now - news.sent_ps, now)
+    on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
     if rules.choice == REPS and not news.marked:
         came_through(rules, state.routing, flow, index, news.way - flow.first_way)
     resume(network, hosts, index, now)

@@ -78,8 +78,8 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
 
 @compiled
 def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole, Whole]:
-    """Sends a packet of the control lane over a link: it waits for no packet, and none waits for it; see `join`."""
-    totals, link = network.totals[0], network.links[index]
+    """Sends a packet of the control lane over a link: see `netsim.congestion.flow_control`."""
+    rules, totals, link = network.rules[0], network.totals[0], network.links[index]
     if link.varies:
         rate = rate_at(network, index, now)
         service = service_ps(packet.wire, rate) if rate else np.int64(0)
@@ -88,9 +88,14 @@ def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole
             return LOST, now
     else:
         service = service_ps(packet.wire, link.rate_bps)
+    leaves = now + service
+    if rules.answers_take_time:
+        link.lane_free_ps = leaves = max(link.lane_free_ps, now) + service
+        link.free_ps = max(link.free_ps, now) + service
+        link.busy_ps += service
     link.bytes += packet.wire
     totals.control_hops += 1
-    return GOES, now + service
+    return GOES, leaves
 
 
 @compiled

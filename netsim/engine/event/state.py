@@ -90,6 +90,22 @@ FLOW_STATE = _record(
     timer_steps=_WHOLE,
     byte_steps=_WHOLE,
     counted_bytes=_WHOLE,
+    # NSCC; see `netsim.congestion.nscc`, whose names these are. `alpha` above is the scale there.
+    window_bytes=_REAL,
+    average_ps=_REAL,
+    rise=_REAL,
+    most=_REAL,
+    achieved=_REAL,
+    received=_REAL,
+    ignored=_REAL,
+    to_ignore=_REAL,
+    prompt=_REAL,
+    base_ps=_WHOLE,
+    network_ps=_WHOLE,
+    adapts_ps=_WHOLE,
+    adjusted_ps=_WHOLE,
+    fast=_YES,
+    trimmed=_YES,
     # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
     flowlet_ps=_WHOLE,
     flowlet_path=_INDEX,
@@ -103,6 +119,7 @@ FLOW_STATE = _record(
 
 LINK_STATE = _record(
     free_ps=_WHOLE,
+    lane_free_ps=_WHOLE,
     delay_ps=_WHOLE,
     rate_bps=_WHOLE,
     # At that rate: service of a full packet and of an answer; room and thresholds of marking.
@@ -163,6 +180,7 @@ RULES = _record(
     full_wire=_WHOLE,
     answer_wire=_WHOLE,
     answers_queue=_YES,
+    answers_take_time=_YES,
     trims=_YES,
     trimmed_wire=_WHOLE,
     room_bytes=_WHOLE,
@@ -198,6 +216,12 @@ RULES = _record(
     decrease=_REAL,
     largest_decrease=_REAL,
     smallest_window=_REAL,
+    keeps=_YES,
+    places=_WHOLE,
+    trim_share=_REAL,
+    network_ps=_WHOLE,
+    target_ps=_WHOLE,
+    gate=_WHOLE,
     # Transport.
     choice=_INDEX,
     switch=_INDEX,
@@ -251,6 +275,8 @@ class Program(NamedTuple):
         end_ps: When it was done.
         released: Tasks released in this instant; `TOTALS` has their number.
         stack: Scratch space for tasks that begin at once.
+        queue_pair: Row of `latest` of the first flow of each task's messages; empty if no state is kept.
+        latest: Latest flow of each queue pair, -1 if there is none.
     """
 
     begins: Array
@@ -265,6 +291,8 @@ class Program(NamedTuple):
     end_ps: Array
     released: Array
     stack: Array
+    queue_pair: Array
+    latest: Array
 
 
 class Routing(NamedTuple):
