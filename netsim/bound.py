@@ -1,6 +1,7 @@
 """A lower bound of the completion time for any packet-level transport, from tasks, fabric and injection order alone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -8,6 +9,10 @@ from numba import njit
 from netsim.engine.protocol import Scene
 from netsim.passages import Passages, passages_of
 from netsim.units import PICOSECONDS_PER_SECOND
+
+_compile: Callable[..., Any] = njit
+_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "forceinline": True}
+_called, _inlined = _compile(**_OPTIONS, cache=True), _compile(**_OPTIONS)
 
 
 class Bound:
@@ -37,8 +42,9 @@ class Bound:
     def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False) -> None:
         columns, links = scene.tasks.columns(), len(scene.topology.links)
         passages = passages_of(scene, frozenset(parts), anywhere)
-        start = np.zeros(len(columns.src), dtype=np.int64)
-        done = _longest_chain(columns, passages, start, links)
+        start, end = (np.zeros(len(columns.src), dtype=np.int64) for _ in range(2))
+        queues = np.zeros((3, 2 * links), dtype=np.int64)
+        done = _longest_chain(columns, passages, start, end, queues, np.arange(len(start)))
         self._sent_from = np.full(links, -1, dtype=np.int64)
         _earliest_end(columns.src, passages, start, self._sent_from)
         self.ps = max(int(done), _leaves_ps(scene, passages.crossing))
@@ -63,18 +69,22 @@ def _leaves_ps(scene: Scene, crossing: np.ndarray) -> int:
     return longest
 
 
-@njit(cache=True)
-def _longest_chain(columns, passages, start, links):
-    """Earliest end of all tasks; fills in the earliest start of each."""
-    tasks = len(columns.delay_ps)
-    end = np.zeros(tasks, dtype=np.int64)
-    arrives = np.zeros(2 * links, dtype=np.int64)
-    service, rest = np.zeros_like(arrives), np.zeros_like(arrives)
-    everything = np.arange(tasks)
+@_called
+def _longest_chain(columns, passages, start, end, queues, everything):
+    """Earliest end of all tasks; fills in the earliest start and end of each.
+
+    Args:
+        columns: Tasks.
+        passages: Their messages.
+        start: [tasks] is filled in.
+        end: [tasks] is filled in.
+        queues: [3, first and last links] arrival, service and remaining passage; scratch, service 0 on entry.
+        everything: All tasks.
+    """
     kinds = passages.kinds
-    for task in range(tasks):
+    for task in range(len(columns.delay_ps)):
         awaited = columns.after[columns.after_begin[task] : columns.after_begin[task + 1]]
-        start[task] = _all_done(awaited, columns, passages, start, end, arrives, service, rest) + columns.delay_ps[task]
+        start[task] = _all_done(awaited, columns, passages, start, end, queues) + columns.delay_ps[task]
         alone = np.int64(0)
         kind = passages.kind[task]
         if kind >= 0:
@@ -83,39 +93,35 @@ def _longest_chain(columns, passages, start, links):
                 kinds.head_ps[kind] + kinds.last_ps[kind] + kinds.end_ps[kind],
             )
         end[task] = start[task] + alone
-    return _all_done(everything, columns, passages, start, end, arrives, service, rest)
+    return _all_done(everything, columns, passages, start, end, queues)
 
 
-@njit(cache=True)
-def _all_done(awaited, columns, passages, start, end, arrives, service, rest):
-    """Earliest end of some tasks; scratch arrays: an entry for each first and each last link, service 0 on entry."""
-    done = np.int64(0)
-    links, kinds = len(arrives) // 2, passages.kinds
+@_inlined
+def _all_done(awaited, columns, passages, start, end, queues):
+    """Earliest end of some tasks; a message alone in its queues ends no later than on its own."""
+    done, messages = np.int64(0), 0
+    links, kinds = queues.shape[1] // 2, passages.kinds
     for task in awaited:
         done = max(done, end[task])
+        messages += passages.kind[task] >= 0
+    if messages < 2:
+        return done
+    for task in awaited:
         kind = passages.kind[task]
         if kind < 0:
             continue
         first, last = _links(task, columns, passages)
-        _join(first, start[task], kinds.first_ps[kind], kinds.tail_ps[kind], arrives, service, rest)
+        _join(queues, first, start[task], kinds.first_ps[kind], kinds.tail_ps[kind])
         if last != first:
-            comes = start[task] + kinds.head_ps[kind]
-            _join(links + last, comes, kinds.last_ps[kind], kinds.end_ps[kind], arrives, service, rest)
+            _join(queues, links + last, start[task] + kinds.head_ps[kind], kinds.last_ps[kind], kinds.end_ps[kind])
     for task in awaited:
-        if passages.kind[task] < 0:
-            continue
-        first, last = _links(task, columns, passages)
-        last += links
-        if service[first]:
-            done = max(done, arrives[first] + service[first] + rest[first])
-            service[first] = 0
-        if service[last]:
-            done = max(done, arrives[last] + service[last] + rest[last])
-            service[last] = 0
+        if passages.kind[task] >= 0:
+            first, last = _links(task, columns, passages)
+            done = max(done, _emptied(queues, first), _emptied(queues, links + last))
     return done
 
 
-@njit(cache=True)
+@_inlined
 def _links(task, columns, passages):
     """First and last link of a task's message."""
     ends, src = passages.ends, columns.src[task]
@@ -124,14 +130,24 @@ def _links(task, columns, passages):
     return ends.up[src], ends.down[columns.dst[task]]
 
 
-@njit(cache=True)
-def _join(queue, arrives_ps, service_ps, rest_ps, arrives, service, rest):
+@_inlined
+def _join(queues, queue, arrives_ps, service_ps, rest_ps):
     """Adds a message to a queue: arrival, positive service time, and remaining passage `rest_ps` after it."""
-    if not service[queue] or arrives_ps < arrives[queue]:
-        arrives[queue] = arrives_ps
-    if not service[queue] or rest_ps < rest[queue]:
-        rest[queue] = rest_ps
-    service[queue] += service_ps
+    if not queues[1, queue]:
+        queues[0, queue], queues[2, queue] = arrives_ps, rest_ps
+    queues[0, queue] = min(queues[0, queue], arrives_ps)
+    queues[2, queue] = min(queues[2, queue], rest_ps)
+    queues[1, queue] += service_ps
+
+
+@_inlined
+def _emptied(queues, queue):
+    """Earliest end of the messages of a queue, which is empty afterwards; 0 if it is empty."""
+    if not queues[1, queue]:
+        return np.int64(0)
+    done = queues[0, queue] + queues[1, queue] + queues[2, queue]
+    queues[1, queue] = 0
+    return done
 
 
 @njit(cache=True)
