@@ -20,8 +20,10 @@ from netsim.transport.config import SubflowsConfig, TransportConfig
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
+from netsim.workload.goal.workload import GoalConfig, GoalWorkload
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
 from netsim.workload.protocol import Program, Span, TraceOrigin, Workload
+from netsim.workload.simccl import SimcclConfig, SimcclWorkload
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 
@@ -128,6 +130,10 @@ def _workload(config: WorkloadConfig) -> Workload:
             return FlowsWorkload(config)
         case MatrixConfig():
             return MatrixWorkload(config)
+        case GoalConfig():
+            return GoalWorkload(config)
+        case SimcclConfig():
+            return SimcclWorkload(config)
         case ChakraConfig():
             return ChakraWorkload(config)
 
