@@ -60,9 +60,9 @@ written to DIR, each file complete or not at all (and to DIR/against for the tra
   results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
-  report.html             a page with tables and pictures. The pictures are also in figures/: completion, links, loads,
-                          flows, queues and operations.svg, and phases.svg for traces with rollouts, whose share
-                          is printed, too; a picture without data is left out
+  report.html             a page with tables and pictures. The pictures are also in figures/: completion, timeline,
+                          operations, links, loads, queues and flows.svg, and phases.svg for traces with rollouts,
+                          whose share is printed, too; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
 Files (except wall_s) and printed results (except progress) do not depend on the number of processes.
 

@@ -22,13 +22,16 @@ from netsim.units import Duration
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
+from netsim.workload.goal.workload import GoalConfig
 from netsim.workload.matrix import MatrixConfig
+from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
 from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
-    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig, Field(discriminator="kind")
+    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig | GoalConfig | SimcclConfig,
+    Field(discriminator="kind"),
 ]
 
 

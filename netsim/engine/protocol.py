@@ -87,14 +87,18 @@ class Scene(NamedTuple):
     @property
     def most_paths(self) -> int:
         """Largest number of paths between two hosts that talk to each other."""
-        columns = self.tasks.columns()
-        moves = columns.bytes > 0
-        hosts, topology = np.asarray(self.hosts, dtype=np.int64), self.topology
-        leaf = np.array([topology.leaf(host) for host in range(topology.hosts)], dtype=np.int64)
-        src, dst = hosts[columns.src[moves]], hosts[columns.dst[moves]]
-        leaves = len(topology.tiers[0])
-        pairs = np.unique(leaf[src] * leaves + leaf[dst]).tolist()
-        return max((len(topology.between(*divmod(pair, leaves))) for pair in pairs), default=1)
+        leaves, pairs = len(self.topology.tiers[0]), np.flatnonzero(self.talking).tolist()
+        return max((len(self.topology.between(*divmod(pair, leaves))) for pair in pairs), default=1)
+
+    @property
+    def talking(self) -> np.ndarray:
+        """Whether messages go from a leaf to another: entry first leaf * leaves + second leaf."""
+        columns, topology = self.tasks.columns(), self.topology
+        moves, leaves = columns.bytes > 0, len(topology.tiers[0])
+        leaf = np.array([topology.leaf(host) for host in self.hosts], dtype=np.int64)
+        talking = np.zeros(leaves * leaves, dtype=bool)
+        talking[leaf[columns.src[moves]] * leaves + leaf[columns.dst[moves]]] = True
+        return talking
 
     @property
     def listens(self) -> bool:

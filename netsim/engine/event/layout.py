@@ -25,6 +25,8 @@ from netsim.engine.event.state import (
     PACKET,
     RULES,
     TOTALS,
+    TRANSMISSION,
+    Flight,
     Hosts,
     Network,
     Program,
@@ -68,16 +70,18 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = -1
     totals["undone"] = len(scene.tasks)
-    lanes = np.full(2 * len(links), -1, dtype=LANE)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    calendar, longest = heap(2 * len(links) + len(links)), np.zeros(INTERVALS, dtype=np.int64)
-    network = Network(rules, totals, links, lanes, packets(0), calendar, *changes, longest)
+    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
     rings = np.zeros(len(links), dtype=HOST_RING)
-    rings["first"] = rings["last"] = rings["last_flow"] = -1
-    nothing = np.empty(0, dtype=np.int64)
-    memory = nothing.astype(np.uint8), nothing, nothing, nothing
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), *memory)
+    rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
+    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport))
+
+
+def flight_of(state: State) -> Flight:
+    """An empty calendar without packets in flight, for the links of a state."""
+    links = len(state.network.links)
+    return Flight(heap(3 * links), np.full(2 * links, -1, dtype=LANE), packets(0))
 
 
 def packets(used: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
 PATIENCE = 64
-"""Number of timeouts in a row, on one path or on any, after which a flow is checked for being cut off for good."""
+"""Number of timeouts in a row without progress after which a flow is checked for being cut off for good."""
 
 
 class Feedback:
@@ -44,6 +44,7 @@ class Feedback:
     ) -> None:
         self._scene, self._transport, self._calendar = scene, transport, calendar
         self._arrive, self._delivered, self._offer = arrive, delivered, offer
+        self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._listens = scene.listens or transport.needs_acknowledgements
         self._timeout_ps = None if scene.recovery.kind == "none" else scene.recovery.timeout
         congestion = scene.congestion
@@ -142,6 +143,8 @@ class Feedback:
         recovery = connection.recovery
         settle = recovery.refused if news.refusal else recovery.acknowledged
         newly = settle(news.sequence, news.serial, news.expected)
+        if newly:
+            connection.fruitless = 0
         if (newly or news.refusal) and connection.timeout_ps is not None:
             connection.deadline_ps = now + connection.timeout_ps
         in_flight = recovery.in_flight
@@ -181,11 +184,11 @@ class Feedback:
         connection.congestion.on_timeout(now)
         flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
         usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
-        path = self._transport.on_timeout(flow, connection.path, usable, now)
-        connection.fruitless = connection.fruitless + 1 if path == connection.path else 0
-        connection.path = path
-        if connection.fruitless < PATIENCE or not self._cut_off(connection, usable, now):
-            self._continue(connection)
+        connection.path = self._transport.on_timeout(flow, connection.path, usable, now)
+        connection.fruitless += 1
+        if connection.fruitless >= PATIENCE and self._cut_off(connection, usable, now):
+            connection.given_up = True
+        self._continue(connection)
 
     def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -197,5 +200,5 @@ class Feedback:
             time, rate = changes[link][-1] if link in changes else (0, 1)
             return not rate and time <= now
 
-        taken = usable if connection.path is None else (connection.path,)
+        taken = usable if connection.path is None or self._moves else (connection.path,)
         return all(any(map(dead, paths[index])) for index in taken)
