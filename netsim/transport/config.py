@@ -37,7 +37,22 @@ class _Transport(Section, frozen=True):
 class PlainConfig(_Transport, frozen=True):
     """Transports without options."""
 
-    kind: Literal["spray_round_robin", "spray_random", "drb", "adaptive_flow", "ideal"]
+    kind: Literal["spray_round_robin", "drb", "adaptive_flow", "ideal"]
+
+
+Entropies = Annotated[int, Field(ge=1, le=2**16)] | None
+
+
+class SprayConfig(_Transport, frozen=True):
+    """See `netsim.transport.spray`.
+
+    Args:
+        entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches' hashes
+            decide, so that some paths have many and others none. null: one for each path.
+    """
+
+    kind: Literal["spray_random"]
+    entropies: Entropies = None
 
 
 class EcmpConfig(_Transport, frozen=True):
@@ -79,12 +94,20 @@ class RepsConfig(_Transport, frozen=True):
     Args:
         cache: Entries of a flow's ring of paths.
         freeze: How long a flow does not explore after a timeout.
+        explore: After a freeze the ring is emptied and so many packets explore, and timeouts do not freeze again before
+            that is over; 0: the ring stays as it is.
+        entropies: Values of the header field that a flow draws from; each leads to a path that switches' hashes decide,
+            so that some paths have many and others none. null: one for each path.
+        forgive_last_link: A packet trimmed in front of its receiver's own link says nothing against its path.
         mark_above: Queue above which packets are marked, unless the congestion control sets a threshold.
     """
 
     kind: Literal["reps"]
     cache: Annotated[int, Field(ge=1, le=64)] = 8
     freeze: Duration = 10**9
+    explore: Annotated[int, Field(ge=0, le=2**20)] = 0
+    entropies: Entropies = None
+    forgive_last_link: bool = False
     mark_above: Annotated[Size, Field(gt=0)] = 100_000
 
 
@@ -164,6 +187,7 @@ class OwnConfig(Section, frozen=True):
 
 KINDS = (
     PlainConfig,
+    SprayConfig,
     EcmpConfig,
     SubflowsConfig,
     FlowletConfig,
@@ -195,6 +219,7 @@ def _entry(value: object) -> object:
 
 _AnyKind = (
     PlainConfig
+    | SprayConfig
     | EcmpConfig
     | SubflowsConfig
     | FlowletConfig

@@ -60,7 +60,7 @@ def hear(state: State, news: Record, now: int) -> None:
     if newly or news.refusal:
         flow.deadline_ps = now + rules.timeout_ps
     on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
-    if rules.choice == REPS and not news.marked:
+    if rules.choice == REPS and news.marked != 1:
         came_through(rules, state.routing, flow, index, news.way - flow.first_way)
     resume(network, hosts, index, now)
 
@@ -73,7 +73,7 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     flow.timer_runs = 0
     timed_out(rules, flow, hosts)
     on_timeout(rules, flow, now)
-    if rules.choice == REPS:
+    if rules.choice == REPS and not (rules.explore and (flow.frozen_ps or flow.exploring)):
         flow.frozen_ps = now + rules.freeze_ps
     flow.fruitless += 1
     if rules.asks_after_timeout or flow.fruitless >= PATIENCE:

@@ -172,10 +172,12 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
     rules["step_ps"] = 1
+    rules["forgives_last_link"] = transport.forgives_last_link
+    rules["entropy_draws"] = stream(transport.seed, Purpose.ENTROPY_PATH)
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
     match transport:
         case SprayRandom():
-            rules["choice"] = SPRAY_RANDOM
+            rules["choice"], rules["entropies"] = SPRAY_RANDOM, transport.entropies or 0
         case SprayRoundRobin():
             rules["choice"] = SPRAY_ROUND_ROBIN
         case DestinationRotation():
@@ -184,6 +186,7 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
             rules["choice"], rules["gap_ps"] = FLOWLET, transport.gap_ps
         case Reps():
             rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
+            rules["explore"], rules["entropies"] = transport.explore, transport.entropies or 0
         case JoinShortestQueue():
             rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
         case Drill():
