@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from netsim.section import Section
 from netsim.transport.ecmp import Hash
 from netsim.transport.ethereal import Order, Pieces
+from netsim.transport.switched import Ties
 from netsim.units import Duration, Size
 
 Label = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
@@ -94,6 +95,8 @@ class RepsConfig(_Transport, frozen=True):
     Args:
         cache: Entries of a flow's ring of paths.
         freeze: How long a flow does not explore after a timeout.
+        every: Of so many acknowledgements without a mark one adds its path, as where receivers acknowledge several
+            packets at once.
         explore: After a freeze the ring is emptied and so many packets explore, and timeouts do not freeze again before
             that is over; 0: the ring stays as it is.
         entropies: Values of the header field that a flow draws from; each leads to a path that switches' hashes decide,
@@ -105,6 +108,7 @@ class RepsConfig(_Transport, frozen=True):
     kind: Literal["reps"]
     cache: Annotated[int, Field(ge=1, le=64)] = 8
     freeze: Duration = 10**9
+    every: Annotated[int, Field(ge=1, le=2**20)] = 1
     explore: Annotated[int, Field(ge=0, le=2**20)] = 0
     entropies: Entropies = None
     forgive_last_link: bool = False
@@ -129,10 +133,13 @@ class JsqConfig(_Transport, frozen=True):
 
     Args:
         step: Queues are told apart in steps of so much work; 0: exactly.
+        ties: Among queues that are equally short. turn: the next after the switch's last choice, so that switches which
+            see the same queues may choose alike; drawn: any of them.
     """
 
     kind: Literal["jsq"]
     step: Duration = 0
+    ties: Ties = "turn"
 
 
 class EtherealConfig(_Transport, frozen=True):

@@ -4,7 +4,7 @@ Bonato et al.: REPS: Recycled Entropy Packet Spraying for Adaptive Load Balancin
 2407.21625: a ring of eight entries a connection; here an entropy is a path.
 """
 
-from collections import deque
+from collections import Counter, deque
 
 from netsim.draws import Draws, Purpose
 from netsim.transport.protocol import Flow, Transport
@@ -22,6 +22,7 @@ class Reps(Transport):
         cache: Entries of a flow's ring.
         freeze: How long a flow does not explore after a timeout, in picoseconds.
         mark_above: Queue in bytes above which packets are marked, unless the congestion control sets a threshold.
+        every: Of so many acknowledgements without a mark one adds its path.
         explore: Packets that explore after a freeze, with an empty ring; 0: the ring is kept.
         entropies: Header values that a flow draws from, each of which leads to a path of its own draw. None: it draws
             paths.
@@ -37,6 +38,7 @@ class Reps(Transport):
         cache: int,
         freeze: int,
         mark_above: int,
+        every: int = 1,
         explore: int = 0,
         entropies: int | None = None,
         forgive_last_link: bool = False,
@@ -44,9 +46,11 @@ class Reps(Transport):
         super().__init__(seed, most_paths)
         self.mark_above = mark_above
         self.entries, self.freeze_ps = cache, freeze
+        self.every = every
         self.explore, self.entropies, self.forgives_last_link = explore, entropies, forgive_last_link
         self._draws = Draws(seed, Purpose.REPS_PATH)
         self._paths = Draws(seed, Purpose.ENTROPY_PATH)
+        self._unmarked: Counter[int] = Counter()
         self._exploring: dict[int, int] = {}
         self._valid: dict[int, deque[int]] = {}
         self._ring: dict[int, deque[int]] = {}
@@ -92,6 +96,9 @@ class Reps(Transport):
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
         """A path without a mark becomes the newest entry; the oldest one goes if there is no room."""
         if marked:
+            return
+        self._unmarked[flow.id] += 1
+        if self._unmarked[flow.id] % self.every:
             return
         for entries in (self._valid, self._ring):
             kept = entries.setdefault(flow.id, deque(maxlen=self.entries))

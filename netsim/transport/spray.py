@@ -18,6 +18,7 @@ class SprayRandom(Transport):
     def __init__(self, seed: int, most_paths: int, entropies: int | None = None) -> None:
         super().__init__(seed, most_paths)
         self.entropies = entropies
+        self.needs_packets = entropies is not None
         self._draws = Draws(seed, Purpose.SPRAY_PATH)
         self._paths = Draws(seed, Purpose.ENTROPY_PATH)
 

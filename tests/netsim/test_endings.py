@@ -10,9 +10,8 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
 from netsim.transport.protocol import Transport
 from tests.netsim.closed_loop import transport_of
-from tests.netsim.scenes import all_to_all, fabric
+from tests.netsim.scenes import all_to_all, fabric, scene
 from tests.netsim.test_failures import failing
-from tests.netsim.scenes import scene
 
 BOTH_SPINES = [{"switch": f"spine{number}", "at": "10us"} for number in range(2)]
 

@@ -61,7 +61,9 @@ def hear(state: State, news: Record, now: int) -> None:
         flow.deadline_ps = now + rules.timeout_ps
     on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
     if rules.choice == REPS and news.marked != 1:
-        came_through(rules, state.routing, flow, index, news.way - flow.first_way)
+        flow.unmarked += 1
+        if flow.unmarked % rules.every == 0:
+            came_through(rules, state.routing, flow, index, news.way - flow.first_way)
     resume(network, hosts, index, now)
 
 

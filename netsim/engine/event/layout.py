@@ -33,7 +33,7 @@ from netsim.engine.event.state import (
     Routing,
     State,
 )
-from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, Tree, tree
+from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
@@ -52,6 +52,7 @@ _DRAWS = {
     Flowlet: Purpose.FLOWLET_PATH,
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
+    JoinShortestQueue: Purpose.JSQ_TIE,
 }
 
 
@@ -187,8 +188,11 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case Reps():
             rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
             rules["explore"], rules["entropies"] = transport.explore, transport.entropies or 0
+            rules["every"] = transport.every
         case JoinShortestQueue():
             rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
+            if transport.draws_ties:
+                rules["switch"] = SHORTEST_DRAWN
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory

@@ -116,6 +116,7 @@ FLOW_STATE = _record(
     chosen=_INDEX,
     frozen_ps=_WHOLE,
     exploring=_WHOLE,
+    unmarked=_WHOLE,
 )
 
 LINK_STATE = _record(
@@ -253,6 +254,7 @@ RULES = _record(
     entries=_WHOLE,
     freeze_ps=_WHOLE,
     explore=_WHOLE,
+    every=_WHOLE,
     entropies=_WHOLE,
     forgives_last_link=_YES,
     step_ps=_WHOLE,

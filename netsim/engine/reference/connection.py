@@ -134,6 +134,7 @@ class Packet(simpy.Event):
     """
 
     __slots__ = (
+        "blames",
         "callbacks",
         "came_ps",
         "choice",
@@ -144,7 +145,6 @@ class Packet(simpy.Event):
         "hop",
         "key",
         "links",
-        "blames",
         "marked",
         "notified",
         "passes",
