@@ -12,6 +12,7 @@ from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlCon
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.engine.limits import LimitsConfig
 from netsim.section import Section
 from netsim.topology.failure import Rates
 from netsim.topology.protocol import Topology
@@ -68,6 +69,7 @@ class Scene(NamedTuple):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
     """
 
     topology: Topology
@@ -82,6 +84,7 @@ class Scene(NamedTuple):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
 
     @property
     def most_paths(self) -> int:

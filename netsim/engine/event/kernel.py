@@ -8,9 +8,11 @@ from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices are full."""
+the arrays of packets or of choices are full; Python may look at the clock; the simulated time is limited to now."""
+
+_EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
@@ -33,7 +35,11 @@ def run(arrays: tuple[tuple[Array, ...], ...], admitted: Array, resumed: int) ->
     if resumed >= 0:
         resume(network, state.hosts, resumed, totals.now_ps)
     choices = len(state.routing.chosen)
+    events = 0
     while True:
+        events += 1
+        if events == _EVENTS_BETWEEN_PAUSES:
+            return PAUSED
         close(calendar)
         time_ps, key, what = first_time(calendar), calendar[1].key, calendar[1].what
         timer_ps, from_timers = first_time(timers), False
@@ -45,6 +51,9 @@ def run(arrays: tuple[tuple[Array, ...], ...], admitted: Array, resumed: int) ->
                 return RELEASED
             admit_whole(state)
             continue
+        if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
+            totals.now_ps = network.rules[0].end_ps
+            return IN_TIME
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take_first, timer_key
+from netsim.engine.event.calendar import SEND, arrival_key, move_up, push, replace, take_first, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
-from netsim.engine.event.recovery import take
+from netsim.engine.event.recovery import take, timeout_ps
 from netsim.engine.event.state import Hosts, Network, Record, State, Whole
 from netsim.engine.event.transit import enter
 
@@ -56,6 +56,12 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
+def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
+    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+
+
+@compiled
 def look(state: State, link: int, now: int) -> Whole:
     """Sends the next packet of a host's link; returns a flow that needs another path first, or -1."""
     network, hosts, routing = state.network, state.hosts, state.routing
@@ -91,8 +97,8 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now:
     network, hosts, routing = state.network, state.hosts, state.routing
     rules, totals = network.rules[0], network.totals[0]
     serial = flow.serial
-    if not flow.in_flight:
-        flow.deadline_ps = now + rules.timeout_ps
+    if rules.timeout_ps >= 0 and not flow.in_flight:
+        flow.deadline_ps = now + timeout_ps(rules, flow)
     sequence = take(rules, flow, hosts)
     place = totals.free_packet
     packet = network.packets[place]
