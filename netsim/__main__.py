@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError, listed, nearest
+from netsim.errors import InputError, LimitReached, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -45,8 +45,11 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
   congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
-  recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
+  recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
+               for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}
+  limits      {simulated: [none] or 10ms, wall: [none] or 60s, fruitless: [256] timeouts of a flow in a row}; a run that
+              reaches one ends with exit status 1 and a line that says who waits for what
   engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
   seeds       a list; every transport runs once with each
 Paths are relative to the working directory. configs/scenarios has examples, configs/schemas lists every key.
@@ -91,7 +94,8 @@ same. No other process may write to DIR meanwhile.
 written to DIR, each file and each cell whole or not at all:
   cells/KEY/    a finished cell: results.json, links.csv, flows.csv and collectives.csv, as from compare
   unfinished/   finished runs of unfinished cells
-  summary.csv   a row for every finished run: its cell's KEY, the cell's values, the results; updated once a second
+  summary.csv   a row for every run that is over: its cell's KEY, the cell's values, the results, or the problem of a
+                run that failed; updated once a second
   index.html    all finished cells on one page, at the end
 Files (except wall_s) do not depend on the number of processes or machines, or on how often a sweep was stopped.
 
@@ -157,6 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return arguments.run(arguments)
+    except LimitReached as error:
+        return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)
     except KeyboardInterrupt as error:
