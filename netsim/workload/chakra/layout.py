@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 
+from netsim.collective.columns import message_columns
 from netsim.workload.chakra.dependencies import reversed_needs
 from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Attribute
@@ -206,11 +207,11 @@ class Layout:
         operation = combine(nodes, members)
         come = [gathering.come[rank][1] for rank in members]
         ranks = [self._ranks[member] for member in members]
-        messages = self._schedules(operation, ranks)
+        messages = message_columns(self._schedules(operation, ranks))
         over = self._program.carry_out(messages, ranks, come)
         for rank, task in zip(members, over, strict=True):
             self._states[rank].finish(gathering.come[rank][0], task)
-        self._note(gathering, operation.op, sum(message.bytes for message in messages), over)
+        self._note(gathering, operation.op, messages.payload, over)
 
     def _note(self, gathering: _Gathering, op: str, payload: int, over: Sequence[int | None]) -> None:
         """Notes an operation at which all ranks have arrived, for the results."""
