@@ -123,6 +123,20 @@ example:
 chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
 """
 
+_IMPORT = """\
+Turns what another tool recorded into a collective trace, for workload: {kind: trace, path: FILE}.
+
+example:
+  python -m netsim import kineto profiles --out trace.jsonl
+
+kineto: a folder with the profile of every rank, .json or .json.gz, as torch.profiler writes it with export_chrome_trace
+or tensorboard_trace_handler. Needed are NCCL and the events record_param_comms, which say of each collective its name,
+elements, dtype, splits and process group. The time between two collectives of a rank becomes the gap of computation
+before the second. The kernels' times count where the profile has them. Profiles of gloo do not say the sizes.
+
+FILE is written whole or not at all, after a check that all ranks call the same collectives.
+"""
+
 _KEYS = """\
 Lists every key of a scenario: what it takes, its default, its unit and what it means. One line a key where the output
 is piped, for grep. The same is on the page configs/README.md; editors complete keys from
@@ -224,6 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    importing = verb("import", "a collective trace from what another tool recorded", _IMPORT, _import)
+    importing.add_argument("kind", metavar="FORMAT", help="kineto")
+    importing.add_argument("path", type=Path, metavar="DIR", help="what was recorded")
+    importing.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trace to write, JSON lines")
     keys = verb("keys", "every key of a scenario: what it takes, its default and what it means", _KEYS, _keys)
     keys.add_argument("prefix", nargs="?", metavar="PREFIX", help="show only the keys that begin so")
     return parser
@@ -332,6 +350,20 @@ def _export(arguments: argparse.Namespace) -> int:
     trace = read_trace(arguments.trace)
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")
+    return DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from netsim.workload.kineto.convert import import_kineto
+
+    if arguments.kind != "kineto":
+        raise InputError("command line", "FORMAT", f"no format is called {arguments.kind}", "write kineto")
+    if arguments.out.is_dir():
+        raise InputError("command line", "--out", f"is a folder ({arguments.out})", "name a file")
+    converted = import_kineto(arguments.path, arguments.out)
+    for notice in converted.notices:
+        print(f"netsim import: {notice}", file=sys.stderr)
+    print(f"{converted.records} collectives of {converted.ranks} ranks: {arguments.out}")
     return DONE
 
 
