@@ -10,9 +10,11 @@ from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Routing, State, Whole
 from netsim.engine.event.transit import GONE, enter, next_link, receive
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices are full."""
+the arrays of packets or of choices are full; Python may look at the clock; the simulated time is limited to now."""
+
+_EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
@@ -40,7 +42,11 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
         resume(network, hosts, resumed, totals.now_ps)
         schedule_look(flight, hosts, hosts.flows[resumed].up)
     choices = len(state.routing.chosen)
+    events = 0
     while True:
+        events += 1
+        if events == _EVENTS_BETWEEN_PAUSES:
+            return PAUSED
         close(calendar)
         time_ps, key, what = first_time(calendar), calendar[1].key, calendar[1].what
         timer_ps, from_timers = first_time(timers), False
@@ -54,6 +60,9 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
             admit_whole(state)
             _schedule_admitted(state, flight, flows)
             continue
+        if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
+            totals.now_ps = network.rules[0].end_ps
+            return IN_TIME
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED

@@ -7,6 +7,7 @@ from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.timeout import AUTO
 from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import stream
@@ -37,6 +38,7 @@ from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
+from netsim.engine.reference.feedback import PATIENCE
 from netsim.topology.protocol import sources
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
@@ -130,12 +132,17 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
 
 
 def _add_recovery(rules: np.void, scene: Scene) -> None:
+    config, limits = scene.recovery, scene.limits
     rules["timeout_ps"] = rules["reordering"] = -1
-    match scene.recovery:
-        case GoBackNConfig(timeout=timeout):
-            rules["recovery"], rules["timeout_ps"] = GO_BACK_N, timeout
-        case SelectiveConfig(timeout=timeout, reordering=reordering):
-            rules["recovery"], rules["timeout_ps"] = SELECTIVE, timeout
+    rules["patience"], rules["end_ps"] = min(PATIENCE, limits.fruitless), limits.simulated
+    if config.kind != "none":
+        rules["timeout_ps"], rules["longest_timeout_ps"] = config.first_ps, config.longest_timeout
+        rules["estimates"] = config.timeout == AUTO
+    match config:
+        case GoBackNConfig():
+            rules["recovery"] = GO_BACK_N
+        case SelectiveConfig(reordering=reordering):
+            rules["recovery"] = SELECTIVE
             rules["reordering"] = -1 if reordering is None else reordering
         case _:
             rules["recovery"] = SELECTIVE if scene.flow_control.kind == "trim" else NOTHING_LOST
