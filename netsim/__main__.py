@@ -44,7 +44,7 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn or swift}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
   recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
                for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}
@@ -63,9 +63,9 @@ written to DIR, each file complete or not at all (and to DIR/against for the tra
   results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
-  report.html             a page with tables and pictures. The pictures are also in figures/: completion, links, loads,
-                          flows, queues and operations.svg, and phases.svg for traces with rollouts, whose share
-                          is printed, too; a picture without data is left out
+  report.html             a page with tables and pictures. The pictures are also in figures/: completion, timeline,
+                          operations, links, loads, queues and flows.svg, and phases.svg for traces with rollouts,
+                          whose share is printed, too; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
 Files (except wall_s) and printed results (except progress) do not depend on the number of processes.
 
@@ -121,6 +121,20 @@ example:
   python -m netsim export runs/demo/traces/collectives.jsonl --to chakra runs/demo/chakra
 
 chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
+"""
+
+_IMPORT = """\
+Turns what another tool recorded into a collective trace, for workload: {kind: trace, path: FILE}.
+
+example:
+  python -m netsim import kineto profiles --out trace.jsonl
+
+kineto: a folder with the profile of every rank, .json or .json.gz, as torch.profiler writes it with export_chrome_trace
+or tensorboard_trace_handler. Needed are NCCL and the events record_param_comms, which say of each collective its name,
+elements, dtype, splits and process group. The time between two collectives of a rank becomes the gap of computation
+before the second. The kernels' times count where the profile has them. Profiles of gloo do not say the sizes.
+
+FILE is written whole or not at all, after a check that all ranks call the same collectives.
 """
 
 _KEYS = """\
@@ -224,6 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    importing = verb("import", "a collective trace from what another tool recorded", _IMPORT, _import)
+    importing.add_argument("kind", metavar="FORMAT", help="kineto")
+    importing.add_argument("path", type=Path, metavar="DIR", help="what was recorded")
+    importing.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trace to write, JSON lines")
     keys = verb("keys", "every key of a scenario: what it takes, its default and what it means", _KEYS, _keys)
     keys.add_argument("prefix", nargs="?", metavar="PREFIX", help="show only the keys that begin so")
     return parser
@@ -332,6 +350,20 @@ def _export(arguments: argparse.Namespace) -> int:
     trace = read_trace(arguments.trace)
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")
+    return DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from netsim.workload.kineto.convert import import_kineto
+
+    if arguments.kind != "kineto":
+        raise InputError("command line", "FORMAT", f"no format is called {arguments.kind}", "write kineto")
+    if arguments.out.is_dir():
+        raise InputError("command line", "--out", f"is a folder ({arguments.out})", "name a file")
+    converted = import_kineto(arguments.path, arguments.out)
+    for notice in converted.notices:
+        print(f"netsim import: {notice}", file=sys.stderr)
+    print(f"{converted.records} collectives of {converted.ranks} ranks: {arguments.out}")
     return DONE
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
-from netsim.engine.event.layout import state_of
+from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
 from netsim.engine.event.state import State
@@ -63,6 +63,7 @@ class EventEngine:
             packets = int((-(-messages // scene.packet.payload)).sum())
             state = with_room_for_flows(state, len(messages), packets)
         self._keep(state)
+        self._prepare()
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
@@ -71,7 +72,7 @@ class EventEngine:
             InputError: Some never are, or the run has reached a limit.
         """
         admitted, resumed, stops = _NOBODY, -1, 0
-        while (why := kernel.run(self._arrays, admitted, resumed)) != kernel.FINISHED:
+        while (why := self._go_on(admitted, resumed)) != kernel.FINISHED:
             admitted, resumed, stops = _NOBODY, -1, stops + 1
             if why == kernel.PAUSED or not stops % _STOPS_BETWEEN_LOOKS:
                 self._look_at_clock()
@@ -85,10 +86,23 @@ class EventEngine:
                 case kernel.IN_TIME:
                     raise self._reached("simulated")
                 case kernel.NEEDS_ROOM:
-                    self._keep(with_room_for_choices(with_room_for_packets(self._state)))
+                    self._keep(with_room_for_choices(self._state))
+                    self._make_room()
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
         return outcome_of(self._scene, self._state)
+
+    def _prepare(self) -> None:
+        """Makes the calendar."""
+        self._flight = flight_of(self._state)
+
+    def _go_on(self, admitted: np.ndarray, resumed: int) -> int:
+        """Simulates until the compiled loop stops; see `kernel.run`."""
+        return kernel.run(self._arrays, tuple(self._flight), admitted, resumed)
+
+    def _make_room(self) -> None:
+        """Makes room for packets in flight."""
+        self._flight = with_room_for_packets(self._flight, self._state)
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""

@@ -1,5 +1,6 @@
 """Acknowledgements from receivers, and the reaction of senders to them and to timeouts."""
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -7,9 +8,9 @@ import simpy
 
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.dcqcn import DcqcnConfig
-from netsim.congestion.protocol import RoundTrip
+from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
-from netsim.engine.protocol import Scene
+from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.errors import InputError
@@ -52,6 +53,8 @@ class Feedback:
         self._patience = min(PATIENCE, scene.limits.fruitless)
         congestion = scene.congestion
         self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
+        self._keeps = keeps_state(scene)
+        self._kept: dict[tuple[int, int, int], Congestion] = {}
         self._round_trip = cache(self._round_trip_of)
         self.on_receipt = [self._receive]
         self.on_news = [self._hear]
@@ -61,10 +64,23 @@ class Feedback:
         path = flow.message.paths[flow.message.usable[0]]
         if not self._listens or len(path) == 1:
             return None
-        congestion = congestion_of(self._scene.congestion, self._round_trip(path), now_ps + flow.delay_ps)
+        congestion = self._control(flow, path, now_ps + flow.delay_ps)
         recovery = recovery_of(self._scene.recovery, packets)
         timeout = None if self._scene.recovery.kind == "none" else Timeout(self._scene.recovery)
         return Listener(flow, packets, now_ps, congestion, recovery, timeout)
+
+    def _control(self, flow: Flow, path: Path, start_ps: int) -> Congestion:
+        """The congestion control of a flow: new, or as the latest flow of its queue pair has it now."""
+        message = flow.message
+        queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
+        if (latest := self._kept.get(queue_pair)) is not None:
+            control = copy.copy(latest)
+        else:
+            trims = self._scene.flow_control.kind == "trim"
+            control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)
+        if self._keeps:
+            self._kept[queue_pair] = control
+        return control
 
     def sent(self, connection: Listener, packet: Packet) -> None:
         """Called when a packet has left its host, before the flow takes its next turn in the ring."""
@@ -114,7 +130,7 @@ class Feedback:
         path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
         size = scene.acknowledgement.size
         news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
-        news.passes = scene.acknowledgement.lane == "control"
+        news.passes = scene.acknowledgement.lane != "data"
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
@@ -134,7 +150,10 @@ class Feedback:
         newly = settle(news.sequence, news.serial, news.expected)
         if connection.timeout is not None:
             self._note_news(connection, connection.timeout, news, newly > 0)
-        connection.congestion.on_ack(newly, news.marked, news.notified, now - news.sent_ps, now)
+        in_flight = recovery.in_flight
+        connection.congestion.on_ack(
+            newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
+        )
         if news.choice is not None:
             self._transport.on_ack(connection.flow, news.choice, news.marked)
         self._continue(connection)
