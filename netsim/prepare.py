@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from netsim.bound import Bound
-from netsim.collective.build import Schedules
+from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal
 from netsim.errors import InputError
@@ -36,6 +36,7 @@ class Prepared:
         notices: Remarks for the user on how the workloads were read.
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         traces: The traces among the workloads, in the order of the jobs.
+        algorithms: How often collectives of one size took each algorithm.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class Prepared:
         notices: Sequence[str] = (),
         recorded_ps: Mapping[int, int] | None = None,
         traces: Sequence[TraceOrigin] = (),
+        algorithms: Mapping[Use, int] | None = None,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
         self.engine: Engine = engine
         self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
+        self.algorithms = algorithms or {}
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -82,7 +85,8 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
     hosts = _hosts(scenario, source, places, topology.ranks_per_host)
     program = Program()
     notices: list[str] = []
-    schedules = Schedules(scenario.algorithms, hosts, source)
+    packet = scenario.packet
+    schedules = Schedules(scenario.algorithms, hosts, source, topology, packet.payload, packet.header)
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -111,7 +115,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.acknowledgement,
     )
     _refuse_unreachable(scene, source)
-    known = notices, program.recorded_ps, program.traces
+    known = notices, program.recorded_ps, program.traces, schedules.used
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared

@@ -49,7 +49,7 @@ def simulate(
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    known = prepared.recorded_ps, prepared.notices, prepared.traces
+    known = prepared.recorded_ps, prepared.notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
