@@ -38,10 +38,11 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
               {kind: trace, path: collectives.jsonl, steps: [all] or a list, gaps: [null] or a trace of equal structure
-               whose gaps of computation are taken}
+               whose gaps of computation are taken, device: [null] or h100, h200, a100, b200, ... which computes the
+               work of a trace without gaps}
               {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
-  algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...},
+  algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
               auto: the fastest by estimates from rates and delays; nccl: as NCCL chooses; {table: FILE}: your own
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
@@ -196,6 +197,11 @@ def _parser() -> argparse.ArgumentParser:
         "--against", metavar="TRACE|KEY=VALUE", help="a second trace in place of the scenario's, or a second scenario"
     )
     compare.add_argument(
+        "--device",
+        metavar="NAME",
+        help="what computes where a trace has work and no gaps, such as h100: workload.device=NAME",
+    )
+    compare.add_argument(
         "--gaps",
         choices=("shared", "own"),
         default="shared",
@@ -256,7 +262,13 @@ def _compare(arguments: argparse.Namespace) -> int:
                 untold = False
             show(event)
 
-        source, overrides, how = arguments.scenario, arguments.overrides, {"jobs": arguments.jobs, "progress": progress}
+        source, overrides, how = (
+            arguments.scenario,
+            list(arguments.overrides),
+            {"jobs": arguments.jobs, "progress": progress},
+        )
+        if arguments.device is not None:
+            overrides.append(f"workload.device={arguments.device}")
         pair = None
         if arguments.against is None:
             results = simulate(source, overrides=overrides, **how)

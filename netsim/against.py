@@ -54,8 +54,12 @@ def simulate_change(
     one, other = ([transport.name for transport in read.transports] for read in both)
     if one != other:
         problem = f"{change} leaves other transports to compare ({', '.join(other)}; before {', '.join(one)})"
-        raise InputError("command line", "--against", problem, "change something else; one scenario compares transports")
-    first, second = (simulate(scenario, overrides=these, jobs=jobs, progress=progress) for these in (overrides, changed))
+        raise InputError(
+            "command line", "--against", problem, "change something else; one scenario compares transports"
+        )
+    first, second = (
+        simulate(scenario, overrides=these, jobs=jobs, progress=progress) for these in (overrides, changed)
+    )
     names = Path(scenario).stem, change
     return Pair(first, second, names, f"The second is the same scenario with {change}.")
 

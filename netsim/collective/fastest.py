@@ -1,8 +1,8 @@
 """The fastest algorithm of a collective on a fabric, by estimates from rates and delays.
 
 Each estimate adds up the rounds of the algorithm, each with the passage of a message through an empty fabric or, where
-it is longer, the load of the busiest link. It takes paths to be free of collisions. Direct algorithms of reductions and
-gatherings, in which all ranks send to all others at once, are no candidates: libraries do not have them.
+it is longer, the load of the busiest link, with an allowance for collisions between switches. Direct algorithms of
+reductions and gatherings, in which all ranks send to all others at once, are no candidates: libraries lack them.
 """
 
 from collections.abc import Callable

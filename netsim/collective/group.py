@@ -10,6 +10,9 @@ from netsim.collective.protocol import Operation
 from netsim.topology.protocol import Topology, paths
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps
 
+COLLISIONS = 1.4
+"""How much longer links out of a full leaf take under spraying than evenly loaded: 1.3 to 1.6 in halving-doubling."""
+
 
 def size_of(operation: Operation) -> int:
     """Bytes of an operation, as tables of algorithms and NCCL count them.
@@ -80,7 +83,7 @@ class Group:
         return np.array([self._topology.leaf(host) for host in self.hosts.tolist()], dtype=np.int64)
 
     @cached_property
-    def _pattern(self):  # noqa: ANN202
+    def _pattern(self):
         return cache(self._loads_and_pairs)
 
     def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int], int]]]:
@@ -99,7 +102,8 @@ class Group:
             busiest = max(busiest, count / topology.links[topology.inside(host)].rate_bps)
         away = leaves[0] != leaves[1]
         for leaf, count in zip(*map(np.ndarray.tolist, np.unique(leaves[0][away], return_counts=True)), strict=True):
-            busiest = max(busiest, count / self._leaf_bps(leaf, int(leaves[1][away][leaves[0][away] == leaf][0])))
+            other = int(leaves[1][away][leaves[0][away] == leaf][0])
+            busiest = max(busiest, COLLISIONS * count / self._leaf_bps(leaf, other))
         alike = np.stack([leaves[0], leaves[1], apart])
         _, where, counts = np.unique(alike, axis=1, return_index=True, return_counts=True)
         pairs = [(int(ends[0][at]), int(ends[1][at])) for at in where]

@@ -62,7 +62,7 @@ def simulator_sha256() -> str:
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Every file named by `path`, `groups`, `gaps`, `table` or `class`: the file, all of a folder, or all with that prefix."""
+    """Every file named by `path`, `groups`, `gaps`, `table` or `class`: the file, all of a folder, or by prefix."""
     files: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":

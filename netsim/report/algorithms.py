@@ -9,8 +9,8 @@ from netsim.units import format_size
 
 _NOTE = (
     "Size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's whole input, of "
-    "broadcast the buffer, of all_to_all the largest input of a rank. A row stands for neighbouring sizes that took the "
-    "same algorithm."
+    "broadcast the buffer, of all_to_all the largest input of a rank. A row stands for neighbouring sizes that "
+    "took the same algorithm."
 )
 _CHOSEN = {
     "auto": "auto: the least estimate from the rates and delays of this fabric",

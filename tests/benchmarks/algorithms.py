@@ -1,7 +1,7 @@
 """Chosen algorithms of collectives beside the best of all that are simulated.
 
-``python -m tests.benchmarks.algorithms`` simulates every candidate of `auto` for sizes from 4 B to 1 GB, and says how far
-the chosen one is from the fastest. Exit status 1: a choice is further than the bar.
+``python -m tests.benchmarks.algorithms`` simulates every candidate of `auto` for sizes from 4 B to 1 GB, and says how
+far the chosen one is from the fastest. Exit status 1: a choice is further than the bar.
 """
 
 import argparse
