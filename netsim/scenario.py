@@ -12,6 +12,7 @@ from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlCon
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
+from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
 from netsim.keys.schema import described
@@ -22,13 +23,16 @@ from netsim.units import Duration
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
+from netsim.workload.goal.workload import GoalConfig
 from netsim.workload.matrix import MatrixConfig
+from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
 from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
-    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig, Field(discriminator="kind")
+    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig | GoalConfig | SimcclConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -69,6 +73,7 @@ class Scenario(Section, frozen=True):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
         engine: Engine; auto chooses for each transport.
         seeds: Each transport runs once with each seed.
     """
@@ -86,6 +91,7 @@ class Scenario(Section, frozen=True):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
     engine: Engine = "auto"
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
@@ -117,6 +123,8 @@ class Scenario(Section, frozen=True):
             largest = max(largest, self.acknowledgement.size)
         if queue is not None and control.kind != "pfc" and queue < largest:
             raise ValueError(f"topology.queue has no room for a packet of {largest} B; raise it")
+        if self.acknowledgement.lane == "priority" and control.kind == "pfc":
+            raise ValueError("acknowledgement.lane priority is not for flow_control pfc; write control or data")
         if self.recovery.kind == "none" and control.kind == "pfc" and not lossless:
             raise ValueError("flow_control.headroom may be too small to lose nothing; write auto, or set recovery.kind")
         if self.flow_control.kind == "trim" and (self.topology.queue is None or self.recovery.kind != "selective"):

@@ -17,11 +17,12 @@ from netsim.collective import (
     tree,
     two_phase,
 )
+from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
 from netsim.collective.config import Algorithms
 from netsim.collective.fastest import fastest
 from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import nccl
-from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
+from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table
 from netsim.errors import InputError
 from netsim.topology.protocol import Topology
@@ -108,7 +109,7 @@ class Schedules:
         self.used: Counter[Use] = Counter()
         """How often each algorithm was taken for operations of one size."""
 
-    def __call__(self, operation: Operation, ranks: Sequence[int]) -> list[Message]:
+    def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
         """The messages of an operation.
 
         Args:
@@ -162,11 +163,12 @@ def _first(op: str) -> str:
     return Algorithms.model_fields[op].default
 
 
-def _schedule(operation: Operation, name: str) -> list[Message]:
+def _schedule(operation: Operation, name: str) -> MessageColumns:
     match operation.op:
         case "send":
-            return direct.send(operation)
+            return message_columns(direct.send(operation))
         case "barrier":
-            return barrier.barrier(operation)
+            return message_columns(barrier.barrier(operation))
         case op:
-            return ALGORITHMS[op][name](operation)
+            in_columns = IN_COLUMNS.get((op, name))
+            return in_columns(operation) if in_columns else message_columns(ALGORITHMS[op][name](operation))

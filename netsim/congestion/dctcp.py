@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netsim.congestion.protocol import RoundTrip
-from netsim.congestion.window import Packets, initial
+from netsim.congestion.window import Packets, StateOf, initial
 from netsim.section import Section
 from netsim.units import Size
 
@@ -18,21 +18,26 @@ class DctcpConfig(Section, frozen=True):
 
     Args:
         gain: Weight of the newest window in the estimate of the marked share; 1/16 in the paper.
+        alpha: Estimate of the marked share at the start. 1: the first mark halves the window, as the paper has it; 0: a
+            window falls only by what its own acknowledgements have shown.
         window: Packets under way at the start.
         mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
             400 Gbps; the default is in proportion for 100 Gbps.
+        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
     """
 
     kind: Literal["dctcp"]
     gain: Annotated[float, Field(gt=0, le=1)] = 1 / 16
+    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     window: Packets = "bdp"
     mark_above: Size = 200_000
+    state: StateOf = "message"
 
 
 class Dctcp:
     """One flow under DCTCP.
 
-    Once a window of acknowledgements the estimate, 1 at first, moves to alpha = (1 - g) alpha + g F with F the marked
+    Once a window of acknowledgements the estimate moves to alpha = (1 - g) alpha + g F with F the marked
     share of that window, and the window gains a packet if nothing was marked. The first mark cuts it at once by
     alpha / 2; marks of packets that left before the last cut do not cut again. After a timeout it is one packet.
 
@@ -44,7 +49,7 @@ class Dctcp:
     def __init__(self, config: DctcpConfig, round_trip: RoundTrip) -> None:
         self._gain = config.gain
         self.packets = float(initial(config.window, round_trip))
-        self.alpha = 1.0
+        self.alpha = config.alpha
         self._seen = self._marked = 0
         self._cut_ps = 0
 
@@ -56,7 +61,16 @@ class Dctcp:
         """Packets follow each other at once."""
         return 0
 
-    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
+    def on_ack(
+        self,
+        packets: int,
+        marked: bool,
+        notified: bool,  # noqa: ARG002
+        round_trip_ps: int,
+        now_ps: int,
+        refused: bool = False,  # noqa: ARG002
+        in_flight: int = 0,  # noqa: ARG002
+    ) -> None:
         """Cuts at a mark, counts, and adapts at the end of a window."""
         counted = max(packets, int(marked))
         self._seen += counted

@@ -78,6 +78,8 @@ ALL_TO_ALL = "{kind: collective, op: all_to_all, bytes_per_rank: 4KB}"
 SCENARIOS = {
     "flows.csv": _fabric(SPINES, "{kind: flows, path: flows.csv}"),
     "htsim.cm": _fabric(SPINES, "{kind: matrix, path: htsim.cm}"),
+    "schedule.goal": _fabric(SPINES, "{kind: goal, path: schedule.goal}"),
+    "simccl.csv": _fabric(SPINES, "{kind: simccl, path: simccl.csv}"),
     "htsim.topo": _fabric("{kind: htsim, path: htsim.topo}", ALL_TO_ALL),
     "fabric.json": _fabric("{kind: graph, path: fabric.json}", ALL_TO_ALL),
     "collectives.jsonl": _fabric(SPINES, "{kind: trace, path: collectives.jsonl}"),
@@ -122,6 +124,11 @@ def _write_chakra(*names: str) -> Callable[[], None]:
     return write
 
 
+def _write_kineto() -> None:
+    Path("kineto").mkdir()
+    copied(*((f"tests/files/kineto/rank{rank}.json", f"kineto/rank{rank}.json") for rank in range(2)))()
+
+
 def readers() -> Iterator[Reader]:
     """All of them."""
     yield Reader(
@@ -139,6 +146,10 @@ def readers() -> Iterator[Reader]:
     yield Reader("sweep", {"sweep.yaml": "yaml"}, written(scenario__yaml=SMALL, sweep__yaml=SWEEP), reading(read_sweep))
     yield Reader("flows", {"flows.csv": "words"}, _write_file("flows.csv"), _through("flows.csv"))
     yield Reader("matrix of htsim", {"htsim.cm": "words"}, _write_file("htsim.cm"), _through("htsim.cm"))
+    yield Reader(
+        "schedule in GOAL", {"schedule.goal": "words"}, _write_file("schedule.goal"), _through("schedule.goal")
+    )
+    yield Reader("flows of SimCCL", {"simccl.csv": "words"}, _write_file("simccl.csv"), _through("simccl.csv"))
     yield Reader("topology of htsim", {"htsim.topo": "words"}, _write_file("htsim.topo"), _through("htsim.topo"))
     yield Reader("fabric as a graph", {"fabric.json": "json"}, _write_file("fabric.json"), _through("fabric.json"))
     trace: dict[str, Format] = {"collectives.jsonl": "jsonl"}
@@ -148,6 +159,12 @@ def readers() -> Iterator[Reader]:
         trace,
         copied("tests/files/collectives.jsonl"),
         lambda file: main(["export", str(file), "--to", "chakra", "exported"]),
+    )
+    yield Reader(
+        "profile of Kineto",
+        {"kineto/rank0.json": "json"},
+        _write_kineto,
+        lambda _: main(["import", "kineto", "kineto", "--out", "imported.jsonl"]),
     )
     yield Reader(
         "Chakra trace",

@@ -5,23 +5,27 @@ the messages into flows. As in the reference engine, it also chooses another pat
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
-from netsim.engine.event.layout import state_of
+from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
 from netsim.engine.event.state import State
+from netsim.engine.limits import Clock, Pulse, Waiting, missing, not_begun, reached
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference.feedback import PATIENCE
 from netsim.engine.stalled import stalled
+from netsim.errors import InputError
 from netsim.topology.protocol import places
 from netsim.transport.protocol import Flow, Release, Transport
 
 _NOBODY = np.empty((0, 5), dtype=np.int64)
+_STOPS_BETWEEN_LOOKS = 1024
+"""Returns of the compiled loop, which may be short, from one look at the clock to the next."""
 
 
 class EventEngine:
@@ -32,14 +36,24 @@ class EventEngine:
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
         fabric: The scene's fabric as arrays; None: they are made.
+        report: Called now and then with how far the run is.
     """
 
-    def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        transport: Transport,
+        seed: int,
+        fabric: FabricArrays | None = None,
+        report: Callable[[Pulse], None] | None = None,
+    ) -> None:
         self._scene, self._transport = scene, transport
+        self._clock = Clock(scene.limits, report)
         state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
         columns = scene.tasks.columns()
         self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
+        self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
         self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
         self._flows: list[Flow] = []
@@ -49,16 +63,19 @@ class EventEngine:
             packets = int((-(-messages // scene.packet.payload)).sum())
             state = with_room_for_flows(state, len(messages), packets)
         self._keep(state)
+        self._prepare()
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are.
+            InputError: Some never are, or the run has reached a limit.
         """
-        admitted, resumed = _NOBODY, -1
-        while (why := kernel.run(self._arrays, admitted, resumed)) != kernel.FINISHED:
-            admitted, resumed = _NOBODY, -1
+        admitted, resumed, stops = _NOBODY, -1, 0
+        while (why := self._go_on(admitted, resumed)) != kernel.FINISHED:
+            admitted, resumed, stops = _NOBODY, -1, stops + 1
+            if why == kernel.PAUSED or not stops % _STOPS_BETWEEN_LOOKS:
+                self._look_at_clock()
             match why:
                 case kernel.RELEASED:
                     admitted = self._admit()
@@ -66,11 +83,26 @@ class EventEngine:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
                     resumed = self._settle_timeout()
-                case _:
-                    self._keep(with_room_for_choices(with_room_for_packets(self._state)))
+                case kernel.IN_TIME:
+                    raise self._reached("simulated")
+                case kernel.NEEDS_ROOM:
+                    self._keep(with_room_for_choices(self._state))
+                    self._make_room()
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
         return outcome_of(self._scene, self._state)
+
+    def _prepare(self) -> None:
+        """Makes the calendar."""
+        self._flight = flight_of(self._state)
+
+    def _go_on(self, admitted: np.ndarray, resumed: int) -> int:
+        """Simulates until the compiled loop stops; see `kernel.run`."""
+        return kernel.run(self._arrays, tuple(self._flight), admitted, resumed)
+
+    def _make_room(self) -> None:
+        """Makes room for packets in flight."""
+        self._flight = with_room_for_packets(self._flight, self._state)
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
@@ -115,16 +147,52 @@ class EventEngine:
         record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
 
     def _settle_timeout(self) -> int:
-        """Lets the transport choose another path after a timeout; returns the flow unless it is cut off for good."""
+        """Lets the transport choose another path after a timeout, and gives the flow up if it is cut off for good."""
         network, hosts = self._state.network, self._state.hosts
         index, now_ps = int(network.totals["asks"][0]), int(network.totals["now_ps"][0])
         record = hosts.flows[index]
-        path, usable = int(record["path"]), self._usable(record, now_ps)
+        usable = self._usable(record, now_ps)
         if self._cuts:
+            path = int(record["path"])
             record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
-        record["fruitless"] = record["fruitless"] + 1 if record["path"] == path else 0
-        patient = record["fruitless"] < PATIENCE or not self._is_cut_off(record, usable, now_ps)
-        return index if patient else -1
+        if record["fruitless"] >= self._state.network.rules["patience"][0]:
+            record["given_up"] = self._is_hopeless(record, usable, now_ps)
+        return index
+
+    def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
+
+        Raises:
+            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+        """
+        if self._is_cut_off(record, usable, now_ps):
+            return True
+        if record["fruitless"] < self._scene.limits.fruitless:
+            return False
+        if record["left"]:
+            raise self._reached("fruitless", int(record["task"]))
+        return True
+
+    def _look_at_clock(self) -> None:
+        if self._clock.is_over(self._pulse()) and self._state.network.totals["undone"][0]:
+            raise self._reached("wall")
+
+    def _pulse(self) -> Pulse:
+        totals, tasks = self._state.network.totals[0], len(self._scene.tasks)
+        return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
+
+    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+        """The error for a limit that was reached; without a task the first that waits is named."""
+        totals, program = self._state.network.totals[0], self._state.program
+        index = int(np.flatnonzero(program.waits_for == 0)[0]) if task is None else task
+        flows = self._state.hosts.flows[: totals["flows"]]
+        flows = flows[flows["task"] == index]
+        timeouts = int(flows["fruitless"][flows["left"] > 0].max(initial=0))
+        why = missing(int(flows["left"].sum()), int(flows["packets"].sum()), timeouts)
+        waits = self._scene.tasks[index]
+        if not len(flows):
+            why = not_begun(waits.delay_ps)
+        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -136,7 +204,7 @@ class EventEngine:
             time, rate = changes[link][-1] if link in changes else (0, 1)
             return not rate and time <= now_ps
 
-        taken = usable if record["path"] < 0 else (int(record["path"]),)
+        taken = usable if record["path"] < 0 or self._moves else (int(record["path"]),)
         return all(any(map(dead, paths[index])) for index in taken)
 
     def _usable(self, record: np.void, now_ps: int) -> tuple[int, ...]:

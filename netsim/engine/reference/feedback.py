@@ -1,5 +1,6 @@
 """Acknowledgements from receivers, and the reaction of senders to them and to timeouts."""
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -7,15 +8,17 @@ import simpy
 
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.dcqcn import DcqcnConfig
-from netsim.congestion.protocol import RoundTrip
-from netsim.engine.protocol import Scene
+from netsim.congestion.protocol import Congestion, RoundTrip
+from netsim.congestion.timeout import Timeout
+from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
+from netsim.errors import InputError
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
 PATIENCE = 64
-"""Number of timeouts in a row, on one path or on any, after which a flow is checked for being cut off for good."""
+"""Number of timeouts in a row without progress after which a flow is checked for being cut off for good."""
 
 
 class Feedback:
@@ -30,6 +33,7 @@ class Feedback:
         arrive: Sends a packet onto its next link.
         delivered: Called when a flow is complete at its receiver.
         offer: Called when a flow may have something to send.
+        impatient: The error for a flow that has timed out as often in a row as the limits allow.
     """
 
     def __init__(
@@ -40,13 +44,17 @@ class Feedback:
         arrive: Callable[[simpy.Event], None],
         delivered: Callable[[Connection, int], None],
         offer: Callable[[Connection], None],
+        impatient: Callable[[Listener], InputError],
     ) -> None:
         self._scene, self._transport, self._calendar = scene, transport, calendar
-        self._arrive, self._delivered, self._offer = arrive, delivered, offer
+        self._arrive, self._delivered, self._offer, self._impatient = arrive, delivered, offer, impatient
+        self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._listens = scene.listens or transport.needs_acknowledgements
-        self._timeout_ps = None if scene.recovery.kind == "none" else scene.recovery.timeout
+        self._patience = min(PATIENCE, scene.limits.fruitless)
         congestion = scene.congestion
         self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
+        self._keeps = keeps_state(scene)
+        self._kept: dict[tuple[int, int, int], Congestion] = {}
         self._round_trip = cache(self._round_trip_of)
         self.on_receipt = [self._receive]
         self.on_news = [self._hear]
@@ -56,15 +64,29 @@ class Feedback:
         path = flow.message.paths[flow.message.usable[0]]
         if not self._listens or len(path) == 1:
             return None
-        congestion = congestion_of(self._scene.congestion, self._round_trip(path), now_ps + flow.delay_ps)
+        congestion = self._control(flow, path, now_ps + flow.delay_ps)
         recovery = recovery_of(self._scene.recovery, packets)
-        return Listener(flow, packets, now_ps, congestion, recovery, self._timeout_ps)
+        timeout = None if self._scene.recovery.kind == "none" else Timeout(self._scene.recovery)
+        return Listener(flow, packets, now_ps, congestion, recovery, timeout)
+
+    def _control(self, flow: Flow, path: Path, start_ps: int) -> Congestion:
+        """The congestion control of a flow: new, or as the latest flow of its queue pair has it now."""
+        message = flow.message
+        queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
+        if (latest := self._kept.get(queue_pair)) is not None:
+            control = copy.copy(latest)
+        else:
+            trims = self._scene.flow_control.kind == "trim"
+            control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)
+        if self._keeps:
+            self._kept[queue_pair] = control
+        return control
 
     def sent(self, connection: Listener, packet: Packet) -> None:
         """Called when a packet has left its host, before the flow takes its next turn in the ring."""
         now = self._calendar.now
         connection.next_ps = now + connection.congestion.gap_ps(packet.wire_bytes, now)
-        if connection.timeout_ps is not None and not connection.timer_runs:
+        if connection.timeout is not None and not connection.timer_runs:
             self._await_progress(connection)
 
     def keep_pace(self, connection: Listener) -> None:
@@ -108,7 +130,7 @@ class Feedback:
         path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
         size = scene.acknowledgement.size
         news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
-        news.passes = scene.acknowledgement.lane == "control"
+        news.passes = scene.acknowledgement.lane != "data"
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
@@ -126,12 +148,27 @@ class Feedback:
         recovery = connection.recovery
         settle = recovery.refused if news.refusal else recovery.acknowledged
         newly = settle(news.sequence, news.serial, news.expected)
-        if (newly or news.refusal) and connection.timeout_ps is not None:
-            connection.deadline_ps = now + connection.timeout_ps
-        connection.congestion.on_ack(newly, news.marked, news.notified, now - news.sent_ps, now)
+        if connection.timeout is not None:
+            self._note_news(connection, connection.timeout, news, newly > 0)
+        in_flight = recovery.in_flight
+        connection.congestion.on_ack(
+            newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
+        )
         if news.choice is not None:
             self._transport.on_ack(connection.flow, news.choice, news.marked)
         self._continue(connection)
+
+    def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
+        """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""
+        now, doubled = self._calendar.now, timeout.fruitless > 0
+        if not news.refusal:
+            timeout.measure(now - news.sent_ps)
+        if progress:
+            timeout.fruitless = 0
+        if progress or news.refusal:
+            connection.deadline_ps = now + timeout.lasts_ps()
+        if progress and doubled and connection.timer_runs and connection.timer_ps > connection.deadline_ps:
+            self._await_progress(connection)
 
     def _continue(self, connection: Listener) -> None:
         """Resumes a flow that is outside its host's ring, as soon as its pace allows."""
@@ -145,13 +182,15 @@ class Feedback:
         self._continue(connection)
 
     def _await_progress(self, connection: Listener) -> None:
-        connection.timer_runs = True
+        connection.timer_runs, connection.timer_ps = True, connection.deadline_ps
         late = Event(self._calendar, partial(self._look_at_progress, connection))
         late.schedule(timer(connection.flow.id, pace=False), connection.deadline_ps)
 
     def _look_at_progress(self, connection: Listener) -> None:
-        """Called when the retransmission timer runs out; its deadline may have moved, or the flow be complete."""
-        now = self._calendar.now
+        """Called when a retransmission timer runs out; its deadline may have moved, or the flow be complete."""
+        now, timeout = self._calendar.now, connection.timeout
+        if timeout is None or not connection.timer_runs or connection.timer_ps != now:
+            return
         connection.timer_runs = False
         if not connection.recovery.in_flight:
             return
@@ -162,11 +201,25 @@ class Feedback:
         connection.congestion.on_timeout(now)
         flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
         usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
-        path = self._transport.on_timeout(flow, connection.path, usable, now)
-        connection.fruitless = connection.fruitless + 1 if path == connection.path else 0
-        connection.path = path
-        if connection.fruitless < PATIENCE or not self._cut_off(connection, usable, now):
-            self._continue(connection)
+        connection.path = self._transport.on_timeout(flow, connection.path, usable, now)
+        timeout.fruitless += 1
+        if timeout.fruitless >= self._patience:
+            connection.given_up = self._is_hopeless(connection, timeout, usable, now)
+        self._continue(connection)
+
+    def _is_hopeless(self, connection: Listener, timeout: Timeout, usable: tuple[int, ...], now: int) -> bool:
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
+
+        Raises:
+            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+        """
+        if self._cut_off(connection, usable, now):
+            return True
+        if timeout.fruitless < self._scene.limits.fruitless:
+            return False
+        if connection.left:
+            raise self._impatient(connection)
+        return True
 
     def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -178,5 +231,5 @@ class Feedback:
             time, rate = changes[link][-1] if link in changes else (0, 1)
             return not rate and time <= now
 
-        taken = usable if connection.path is None else (connection.path,)
+        taken = usable if connection.path is None or self._moves else (connection.path,)
         return all(any(map(dead, paths[index])) for index in taken)
