@@ -11,6 +11,7 @@ from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal
 from netsim.errors import InputError
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
@@ -83,12 +84,12 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         raise InputError(source, field, *problem.split("; ", 1)) from None
     _refuse_own_transports(scenario, source)
     routes = Routes(topology, rates)
-    places = topology.hosts * topology.ranks_per_host
-    hosts = _hosts(scenario, source, places, topology.ranks_per_host)
+    seats = seats_of(topology, _places(scenario, source, room(topology)))
+    hosts = seats.hosts
     program = Program()
     notices: list[str] = []
     packet = scenario.packet
-    schedules = Schedules(scenario.algorithms, hosts, source, topology, packet.payload, packet.header)
+    schedules = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header)
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -106,8 +107,8 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         topology,
         rates,
         routes,
-        hosts,
-        program.tasks,
+        seats.ends,
+        with_gpu_links(program.tasks, seats),
         scenario.packet,
         scenario.nic,
         scenario.topology.queue,
@@ -180,8 +181,8 @@ def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
             raise InputError(source, "engine", problem, "write engine: auto, or take the transport out")
 
 
-def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
-    """Host of each rank."""
+def _places(scenario: Scenario, source: str, places: int) -> list[int]:
+    """Place of each rank."""
     order = scenario.rank_order or tuple(range(places))
     if len(order) > places:
         problem = f"lists {len(order)} ranks, {places} fit"
@@ -190,7 +191,7 @@ def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) ->
         absent = min(set(range(len(order))) - set(order))
         raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
     place = {rank: position for position, rank in enumerate(order)}
-    return [place[rank] // ranks_per_host for rank in range(len(order))]
+    return [place[rank] for rank in range(len(order))]
 
 
 class _WholeFabric(NamedTuple):

@@ -25,6 +25,7 @@ from netsim.collective.nccl import nccl
 from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table
 from netsim.errors import InputError
+from netsim.seats import Seats
 from netsim.topology.protocol import Topology
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
@@ -83,7 +84,7 @@ class Schedules:
 
     Args:
         algorithms: How each collective is carried out.
-        hosts: Host of each rank.
+        seats: Where each rank sits.
         source: Name of the scenario in messages.
         topology: The fabric.
         payload: Largest payload of a packet, in bytes.
@@ -96,13 +97,13 @@ class Schedules:
     def __init__(
         self,
         algorithms: Algorithms,
-        hosts: Sequence[int],
+        seats: Seats,
         source: str,
         topology: Topology,
         payload: int = 4000,
         header: int = 0,
     ) -> None:
-        self._algorithms, self._hosts, self._source = algorithms, hosts, source
+        self._algorithms, self._seats, self._source = algorithms, seats, source
         self._topology, self._packet = topology, (payload, header)
         self._table: Table | None = None if algorithms.table is None else read_table(Path(algorithms.table))
         self._once, self._group, self._chosen = cache(_schedule), cache(self._new_group), cache(self._choose)
@@ -128,7 +129,7 @@ class Schedules:
             self.used[Use(operation.op, operation.size, size_of(operation), name)] += 1
         if name == "hierarchical":
             numbers: dict[int, int] = {}
-            shared = tuple(numbers.setdefault(self._hosts[rank], len(numbers)) for rank in ranks)
+            shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
         try:
             return self._once(operation, name)
@@ -143,19 +144,19 @@ class Schedules:
             return name
         if operation.size == 1:
             return _first(operation.op)
-        hosts = tuple(self._hosts[rank] for rank in ranks)
-        return self._chosen(name, operation.op, size_of(operation), hosts)
+        return self._chosen(name, operation.op, size_of(operation), tuple(ranks))
 
-    def _choose(self, by: str, op: str, size_bytes: int, hosts: tuple[int, ...]) -> str:
-        group = self._group(hosts)
+    def _choose(self, by: str, op: str, size_bytes: int, ranks: tuple[int, ...]) -> str:
+        group = self._group(ranks)
         if by == "auto":
             return fastest(op, group, size_bytes)
         if by == "nccl":
             return nccl(op, group, size_bytes)
         return (self._table.algorithm(op, group, size_bytes) if self._table else None) or _first(op)
 
-    def _new_group(self, hosts: tuple[int, ...]) -> Group:
-        return Group(self._topology, hosts, *self._packet)
+    def _new_group(self, ranks: tuple[int, ...]) -> Group:
+        seats = Seats(*(tuple(part[rank] for rank in ranks) if part else () for part in self._seats))
+        return Group(self._topology, seats, *self._packet)
 
 
 def _first(op: str) -> str:

@@ -121,7 +121,7 @@ def _hierarchical(within: int, between: int) -> Estimate:
     """Rings within hosts, then rings between them among participants of one local index."""
 
     def estimate(group: Group, size_bytes: int) -> float:
-        order = np.argsort(group.hosts, kind="stable")
+        order = np.argsort(group.machines, kind="stable")
         grid = order.reshape(len(group.by_host), -1)
         hosts, local = grid.shape
         near, far = np.roll(grid, -1, axis=1), np.roll(grid, -1, axis=0)

@@ -1,12 +1,12 @@
 """The ranks of a collective on a fabric: who shares what, and how fast a message passes."""
 
 from collections import Counter
-from collections.abc import Sequence
 from functools import cache, cached_property
 
 import numpy as np
 
 from netsim.collective.protocol import Operation
+from netsim.seats import Seats
 from netsim.topology.protocol import Topology, paths
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps
 
@@ -28,32 +28,40 @@ class Group:
 
     Args:
         topology: The fabric; every link counts at its nominal rate.
-        hosts: Host of each participant.
+        seats: Where each participant sits.
         payload: Largest payload of a packet, in bytes.
         header: Bytes added to each packet.
     """
 
-    def __init__(self, topology: Topology, hosts: Sequence[int], payload: int, header: int) -> None:
+    def __init__(self, topology: Topology, seats: Seats, payload: int, header: int) -> None:
         self._topology, self._payload, self._header = topology, payload, header
-        self.hosts = np.array(hosts, dtype=np.int64)
-        self.ranks = len(hosts)
+        self.seats, self.ranks = seats, len(seats.hosts)
+        self._hosts, self.machines, self._gpus = (np.array(part, dtype=np.int64) for part in seats)
+        self._leaf = cache(topology.leaf)
+        self._pattern = cache(self._loads_and_pairs)
         self.passage_ps = cache(self._passage_ps)
 
     @cached_property
     def by_host(self) -> Counter[int]:
-        """Participants of each host."""
-        return Counter(self.hosts.tolist())
+        """Participants of each machine."""
+        return Counter(self.machines.tolist())
 
     @property
     def adapter_bps(self) -> int:
-        """Rate of the slowest host's way out of it."""
-        return min(self._topology.links[self._topology.up(host)].rate_bps for host in self.by_host)
+        """Rate of all ways out of a machine that its participants use, on the slowest one."""
+        rates: Counter[int] = Counter()
+        for machine, host in {*zip(self.seats.machines, self.seats.hosts, strict=True)}:
+            rates[machine] += self._topology.links[self._topology.up(host)].rate_bps
+        return min(rates.values())
 
     @property
     def inside_bps(self) -> int:
-        """Rate at which a rank sends to another of its host while all others do, on the slowest host."""
-        inside = ((self._topology.inside(host), count) for host, count in self.by_host.items())
-        return min(self._topology.links[link].rate_bps // count for link, count in inside)
+        """Rate at which a rank sends to another of its machine while all others do, on the slowest machine."""
+        topology = self._topology
+        if self.seats.gpus:
+            return min(topology.links[topology.up(gpu)].rate_bps for gpu in self.seats.gpus)
+        inside = ((topology.inside(host), count) for host, count in self.by_host.items())
+        return min(topology.links[link].rate_bps // count for link, count in inside)
 
     def wire(self, size_bytes: int) -> int:
         """Bytes of a message with its headers."""
@@ -78,33 +86,30 @@ class Group:
         passage = max(passages) if most else float(np.average(passages, weights=counts))
         return max(passage, loads * 8 * PICOSECONDS_PER_SECOND * self.wire(size_bytes))
 
-    @cached_property
-    def _leaves(self) -> np.ndarray:
-        return np.array([self._topology.leaf(host) for host in self.hosts.tolist()], dtype=np.int64)
-
-    @cached_property
-    def _pattern(self):
-        return cache(self._loads_and_pairs)
+    def _ends(self, src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hosts of the fabric between which messages go."""
+        if not len(self._gpus):
+            return self._hosts[src], self._hosts[dst]
+        near = self.machines[src] == self.machines[dst]
+        return tuple(np.where(near, self._gpus[side], self._hosts[side]) for side in (src, dst))  # type: ignore[return-value]
 
     def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int], int]]]:
         """Messages a bit per second of the busiest link, and pairs of hosts that stand for all, each with its number.
 
         Pairs of equal leaves have equal passages.
         """
-        first, second = np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64)
-        ends, leaves = (self.hosts[first], self.hosts[second]), (self._leaves[first], self._leaves[second])
-        apart = ends[0] != ends[1]
-        topology, busiest = self._topology, 0.0
-        for link_of, hosts in ((topology.up, ends[0][apart]), (topology.down, ends[1][apart])):
-            for host, count in zip(*map(np.ndarray.tolist, np.unique(hosts, return_counts=True)), strict=True):
+        ends = self._ends(np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64))
+        leaves = [np.array([self._leaf(host) for host in side.tolist()], dtype=np.int64) for side in ends]
+        apart, topology, busiest = ends[0] != ends[1], self._topology, 0.0
+        sides = (topology.up, ends[0][apart]), (topology.down, ends[1][apart]), (topology.inside, ends[0][~apart])
+        for link_of, hosts in sides:
+            for host, count in _counts(hosts):
                 busiest = max(busiest, count / topology.links[link_of(host)].rate_bps)
-        for host, count in zip(*map(np.ndarray.tolist, np.unique(ends[0][~apart], return_counts=True)), strict=True):
-            busiest = max(busiest, count / topology.links[topology.inside(host)].rate_bps)
         away = leaves[0] != leaves[1]
-        for leaf, count in zip(*map(np.ndarray.tolist, np.unique(leaves[0][away], return_counts=True)), strict=True):
+        for leaf, count in _counts(leaves[0][away]):
             other = int(leaves[1][away][leaves[0][away] == leaf][0])
             busiest = max(busiest, COLLISIONS * count / self._leaf_bps(leaf, other))
-        alike = np.stack([leaves[0], leaves[1], apart])
+        alike = np.stack([*leaves, apart])
         _, where, counts = np.unique(alike, axis=1, return_index=True, return_counts=True)
         pairs = [(int(ends[0][at]), int(ends[1][at])) for at in where]
         return busiest, list(zip(pairs, counts.tolist(), strict=True))
@@ -121,3 +126,9 @@ class Group:
         first = min(size_bytes, self._payload) + self._header
         head = sum(service_ps(first, link.rate_bps) + link.delay_ps for link in links)
         return head + service_ps(max(0, self.wire(size_bytes) - first), min(link.rate_bps for link in links))
+
+
+def _counts(values: np.ndarray) -> list[tuple[int, int]]:
+    """Distinct values, and how often each occurs."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return list(zip(distinct.tolist(), counts.tolist(), strict=True))

@@ -11,10 +11,17 @@ from netsim.__main__ import main
 from netsim.collective.fastest import estimates, fastest
 from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import candidates, nccl
+from netsim.seats import room, seats_of
+from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
 from tests.netsim.scenes import fabric
 
 PAYLOAD = 4000
+
+
+def group_of(topology: Topology) -> Group:
+    """All ranks of a fabric."""
+    return Group(topology, seats_of(topology, range(room(topology))), PAYLOAD, 0)
 
 
 def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: object) -> dict[str, object]:
@@ -34,7 +41,7 @@ def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: obj
 @pytest.mark.parametrize("size_bytes", [4, 1000, 64_000, 500_000])
 def test_the_choice_is_near_the_best_of_all_simulated_candidates(op, size_bytes):
     """Eight ranks; `python -m tests.benchmarks.algorithms` has 64 ranks and sizes up to 1 GB."""
-    group = Group(fabric(2, 4, 4), range(8), PAYLOAD, 0)
+    group = group_of(fabric(2, 4, 4))
     whole = size_of(operation(op, 8, size_bytes))
     times = {
         name: simulate(scenario(8, op, f"{size_bytes}B", {op: name})).runs[0].completion_ps
@@ -45,20 +52,20 @@ def test_the_choice_is_near_the_best_of_all_simulated_candidates(op, size_bytes)
 
 def test_estimates_of_rounds_without_contention_are_exact():
     """Recursive doubling of 4 B among 8: one round inside each pair of a leaf, one more in the leaf, one across."""
-    group = Group(fabric(2, 4, 4), range(8), PAYLOAD, 0)
+    group = group_of(fabric(2, 4, 4))
     service, delay = 320, 500_000
     near, far = 2 * (service + delay), 4 * (service + delay)
     assert estimates("all_reduce", group, 4)["recursive_doubling"] == 2 * near + far
 
 
 def test_small_sums_of_1024_ranks_take_under_150_us():
-    group = Group(fabric(32, 32, 32), range(1024), PAYLOAD, 0)
+    group = group_of(fabric(32, 32, 32))
     found = estimates("all_reduce", group, 4)
     assert max(found[fastest("all_reduce", group, 4)], found[nccl("all_reduce", group, 4)]) < 150e6 < found["ring"]
 
 
 def test_nccl_takes_the_tree_for_small_and_the_ring_for_large_vectors():
-    group = Group(fabric(2, 4, 4), range(8), PAYLOAD, 0)
+    group = group_of(fabric(2, 4, 4))
     assert [nccl("all_reduce", group, size) for size in (4, 10**9)] == ["double_tree", "ring"]
     small = {(c.algorithm, c.protocol): c.time_us for c in candidates("all_reduce", group, 4)}
     # 6.8 us of LL and up and down three network steps of 5 us; 6.6 us and 14 steps of the ring, at the tree's latency
@@ -86,7 +93,7 @@ def test_the_shipped_table_says_what_nccl_computes():
     shape = {"ranks_per_host": 8, "host_rate": "3200Gbps", "intra_host_rate": "28800Gbps"}
     for hosts in (1, 2, 4, 8, 32):
         topology = fabric(1, 1, hosts, **shape)
-        group = Group(topology, [rank // 8 for rank in range(8 * hosts)], PAYLOAD, 0)
+        group = group_of(topology)
         table = read_shipped()
         for size in (4, 10**5, 10**7, 10**11):
             assert table.algorithm("all_reduce", group, size) == nccl("all_reduce", group, size)
