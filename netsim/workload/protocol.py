@@ -1,6 +1,7 @@
 """The protocol of workloads: each becomes a directed acyclic graph of tasks."""
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -23,6 +24,8 @@ class Task(NamedTuple):
         bytes: Payload.
         delay_ps: Picoseconds between the last of `after` and the start.
         after: Earlier tasks, by index.
+        traffic_class: Class of its packets; those with smaller numbers go first.
+        background: Whether the run may end without it.
     """
 
     src: int
@@ -30,6 +33,8 @@ class Task(NamedTuple):
     bytes: int
     delay_ps: int
     after: tuple[int, ...]
+    traffic_class: int = 0
+    background: bool = False
 
 
 class Span(NamedTuple):
@@ -117,8 +122,10 @@ class Tasks(Sequence[Task]):
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._src, self._dst, self._bytes, self._delay_ps = array("q"), array("q"), array("q"), array("q")
         self._after_begin, self._after = array("q", (0,)), array("q")
+        self._marks = [(0, 0, False)]
         for task in tasks:
-            self.append(*task)
+            self.mark(task.traffic_class, task.background)
+            self.append(*task[:5])
 
     def append(self, src: int, dst: int, size_bytes: int, delay_ps: int, after: Iterable[int]) -> int:
         """Adds a task and returns its index."""
@@ -130,6 +137,25 @@ class Tasks(Sequence[Task]):
         self._after_begin.append(len(self._after))
         return len(self._src) - 1
 
+    def mark(self, traffic_class: int, background: bool = False) -> None:
+        """Sets the class of the tasks that are added from now on, and whether the run may end without them."""
+        if self._marks[-1][1:] != (traffic_class, background):
+            self._marks.append((len(self), traffic_class, background))
+
+    @property
+    def traffic_classes(self) -> np.ndarray:
+        """The class of each task, int8."""
+        return np.repeat(np.array([mark[1] for mark in self._marks], dtype=np.int8), self._marked())
+
+    @property
+    def in_background(self) -> np.ndarray:
+        """Of each task, whether the run may end without it."""
+        return np.repeat(np.array([mark[2] for mark in self._marks], dtype=bool), self._marked())
+
+    def _marked(self) -> np.ndarray:
+        """Number of tasks after each mark and before the next."""
+        return np.diff([*(mark[0] for mark in self._marks), len(self)])
+
     def columns(self) -> TaskColumns:
         """A copy of all tasks as arrays."""
         parts = (self._src, self._dst, self._bytes, self._delay_ps, self._after_begin, self._after)
@@ -140,7 +166,8 @@ class Tasks(Sequence[Task]):
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
         after = tuple(self._after[self._after_begin[index] : self._after_begin[index + 1]])
-        return Task(self._src[index], self._dst[index], self._bytes[index], self._delay_ps[index], after)
+        mark = self._marks[bisect_right(self._marks, index, key=lambda mark: mark[0]) - 1]
+        return Task(self._src[index], self._dst[index], self._bytes[index], self._delay_ps[index], after, *mark[1:])
 
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))

@@ -30,6 +30,7 @@ class Connection:
         "retransmitted",
         "serial",
         "start_ps",
+        "traffic_class",
     )
 
     def __init__(self, flow: Flow, packets: int, start_ps: int) -> None:
@@ -41,6 +42,7 @@ class Connection:
         self.reordered = self.retransmitted = 0
         self.in_ring = False
         self.start_ps = self.end_ps = start_ps
+        self.traffic_class = 0
 
     def ready(self, now_ps: int) -> bool:  # noqa: ARG002
         """A packet may leave now."""
@@ -150,7 +152,6 @@ class Packet(simpy.Event):
         "sent_ps",
         "sequence",
         "serial",
-        "source",
         "trimmed",
         "usable",
         "wire_bytes",
