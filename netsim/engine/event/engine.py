@@ -1,4 +1,4 @@
-"""The event engine: the semantics of the reference engine except priority flow control, in compiled code.
+"""The event engine: the semantics of the reference engine, in compiled code.
 
 The compiled loop runs from one release of messages to the next. At a release the Python object of the transport cuts
 the messages into flows. As in the reference engine, it also chooses another path for a flow whose path has failed.
@@ -13,7 +13,12 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.outcome import outcome_of
-from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
+from netsim.engine.event.room import (
+    with_room_for_choices,
+    with_room_for_flows,
+    with_room_for_packets,
+    with_room_for_words,
+)
 from netsim.engine.event.state import State
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.feedback import PATIENCE
@@ -67,7 +72,7 @@ class EventEngine:
                 case kernel.ASKS_AFTER_TIMEOUT:
                     resumed = self._settle_timeout()
                 case _:
-                    self._keep(with_room_for_choices(with_room_for_packets(self._state)))
+                    self._keep(with_room_for_words(with_room_for_choices(with_room_for_packets(self._state))))
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
         return outcome_of(self._scene, self._state)
@@ -75,7 +80,7 @@ class EventEngine:
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
         self._state = state
-        self._arrays = tuple(tuple(part) for part in state)
+        self._arrays = tuple(None if part is None else tuple(part) for part in state)
 
     def _admit(self) -> np.ndarray:
         """Hands the messages released in this instant to the transport, and returns its flows."""

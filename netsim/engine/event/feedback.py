@@ -36,7 +36,7 @@ def arrive(state: State, lane: int, now: int) -> None:
         if packet.control or not receive(state, packet, flow, now):
             drop(network, index)
             return
-    enter(state, index, next_link(state, packet, flow, now), now)
+    enter(state, index, next_link(state, packet, flow, now), lane >> 1, now)
 
 
 @compiled
@@ -48,10 +48,10 @@ def run_out(state: State, now: int) -> Whole:
     take_first(hosts.timers)
     close(hosts.timers)
     if phase(key) == RELEASE:
-        enter_ring(network, hosts, index, now)
+        enter_ring(state, index, now)
     elif key & 1:
         flow.wake_ps = -1
-        resume(network, hosts, index, now)
+        resume(state, index, now)
     elif not flow.in_flight:
         flow.timer_runs = 0
     elif now < flow.deadline_ps:
@@ -75,7 +75,7 @@ def _hear(state: State, news: Record, flow: Record, now: int) -> None:
     on_ack(rules, flow, newly, news.marked, news.notified, now - news.sent_ps, now)
     if rules.choice == REPS and not news.marked:
         came_through(rules, state.routing, flow, index, news.way - flow.first_way)
-    resume(network, hosts, index, now)
+    resume(state, index, now)
 
 
 @compiled
@@ -91,5 +91,5 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     if rules.asks_after_timeout or flow.fruitless + 1 >= PATIENCE:
         return index
     flow.fruitless += 1
-    resume(network, hosts, index, now)
+    resume(state, index, now)
     return np.int64(-1)

@@ -15,6 +15,7 @@ from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, SWIFT
+from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
     FLOW_STATE,
@@ -69,14 +70,15 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["undone"] = len(scene.tasks)
     lanes = np.full(2 * len(links), -1, dtype=LANE)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    calendar, longest = heap(2 * len(links) + len(links)), np.zeros(INTERVALS, dtype=np.int64)
+    queued = queued_of(scene, links) if scene.queues else None
+    calendar, longest = heap(4 * len(links) + (6 * len(queued.queues) if queued else 0) + 16), np.zeros(INTERVALS, dtype=np.int64)
     network = Network(rules, totals, links, lanes, packets(0), calendar, *changes, longest)
-    rings = np.zeros(len(links), dtype=HOST_RING)
+    rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = -1
     nothing = np.empty(0, dtype=np.int64)
     memory = nothing.astype(np.uint8), nothing, nothing, nothing
     hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), *memory)
-    return State(network, hosts, _program(scene), _routing(scene, fabric, links, transport))
+    return State(network, hosts, _program(scene), _routing(scene, fabric, links, transport), queued)
 
 
 def packets(used: int) -> np.ndarray:
@@ -103,7 +105,8 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
-    rules["room_bytes"] = -1 if scene.queue_bytes is None else scene.queue_bytes
+    rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes
+    add_queues(rules[0], scene)
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
@@ -213,6 +216,7 @@ def _program(scene: Scene) -> Program:
         delay_ps=columns.delay_ps,
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
+        traffic_class=scene.tasks.traffic_classes,
         next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
         next=waiting[by_earlier],
         waits_for=waits_for,

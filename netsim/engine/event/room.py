@@ -4,6 +4,7 @@ import numpy as np
 
 from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.layout import packets
+from netsim.engine.event.queued import lacks_room
 from netsim.engine.event.recovery import SELECTIVE
 from netsim.engine.event.state import State
 
@@ -30,7 +31,18 @@ def with_room_for_packets(state: State) -> State:
         return state
     used = len(network.packets)
     totals["free_packet"] = used
+    if state.queued is not None:
+        state = state._replace(queued=state.queued._replace(waiting=_longer(state.queued.waiting, 2 * used)))
     return state._replace(network=network._replace(packets=np.concatenate([network.packets, packets(used)])))
+
+
+def with_room_for_words(state: State) -> State:
+    """The state with a longer calendar, if the words of one event might not fit into it."""
+    network, queued = state.network, state.queued
+    if not lacks_room(network, queued):
+        return state
+    calendar = longer_heap(network.calendar, len(network.calendar) + len(queued.queues) + 16)
+    return state._replace(network=network._replace(calendar=calendar))
 
 
 def with_room_for_choices(state: State) -> State:

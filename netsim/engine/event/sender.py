@@ -6,6 +6,7 @@ from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take_
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
+from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
 from netsim.engine.event.recovery import take
 from netsim.engine.event.state import Hosts, Network, Record, State, Whole
 from netsim.engine.event.transit import enter
@@ -21,10 +22,12 @@ def is_open(flow: Record) -> bool:
 
 
 @compiled
-def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
+def enter_ring(state: State, index: int, now: int) -> None:
     """Adds a flow to the end of its host's ring; the link looks for a packet as soon as it is free."""
+    network, hosts = state.network, state.hosts
     flow = hosts.flows[index]
-    ring = hosts.rings[flow.up]
+    place = ring_of(state.queued, network.rules[0], flow)
+    ring = hosts.rings[place]
     flow.in_ring = 1
     flow.next_in_ring = -1
     if ring.first < 0:
@@ -32,18 +35,25 @@ def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
     else:
         hosts.flows[ring.last].next_in_ring = index
     ring.last = index
-    if not ring.looks:
-        ring.looks = 1
-        push(network.calendar, max(now, network.links[flow.up].free_ps), SEND | flow.up, np.int64(flow.up))
+    if not ring.looks and not is_stopped(state.queued, place):
+        look_at(network, ring, flow.up, place, now)
 
 
 @compiled
-def resume(network: Network, hosts: Hosts, index: int, now: int) -> None:
+def look_at(network: Network, ring: Record, link: int, place: int, now: int) -> None:
+    """The ring looks for a packet as soon as its link is free."""
+    ring.looks = 1
+    push(network.calendar, max(now, network.links[link].free_ps), SEND | place, place)
+
+
+@compiled
+def resume(state: State, index: int, now: int) -> None:
     """Resumes a flow that is outside its host's ring, as soon as its pace allows."""
+    hosts = state.hosts
     flow = hosts.flows[index]
     if not flow.in_ring and is_open(flow):
         if now >= flow.next_ps:
-            enter_ring(network, hosts, index, now)
+            enter_ring(state, index, now)
         else:
             _keep_pace(hosts, flow, index)
 
@@ -56,12 +66,17 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
-def look(state: State, link: int, now: int) -> Whole:
-    """Sends the next packet of a host's link; returns a flow that needs another path first, or -1."""
+def look(state: State, place: int, now: int) -> Whole:
+    """Sends the next packet of a ring of a host's link; returns a flow that needs another path first, or -1."""
     network, hosts, routing = state.network, state.hosts, state.routing
-    ring, rules = hosts.rings[link], network.rules[0]
+    ring, rules = hosts.rings[place], network.rules[0]
+    link = link_of(state.queued, rules, place)
+    if is_stopped(state.queued, place):
+        ring.looks = 0
+        take_first(network.calendar)
+        return _NEVER
     if network.links[link].free_ps > now:
-        replace(network.calendar, network.links[link].free_ps, SEND | link, np.int64(link))
+        replace(network.calendar, network.links[link].free_ps, SEND | place, np.int64(place))
         return _NEVER
     while ring.first >= 0 and not _is_ready(hosts.flows[ring.first], now):
         _leave_ring(hosts, ring)
@@ -78,7 +93,7 @@ def look(state: State, link: int, now: int) -> Whole:
             return np.int64(index)
     _send(state, ring, flow, index, epoch, now)
     if ring.first >= 0:
-        replace(network.calendar, max(now, network.links[link].free_ps), SEND | link, np.int64(link))
+        replace(network.calendar, max(now, network.links[link].free_ps), SEND | place, np.int64(place))
     else:
         ring.looks = 0
         take_first(network.calendar)
@@ -114,9 +129,10 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now:
         path = choose_path(rules, hosts, routing, index, serial, now, epoch)
     if path >= 0:
         packet.way = flow.first_way + path
-    ring.last_flow, ring.last_path, ring.last_wire, ring.last_epoch = index, path, wire, epoch
+    last = hosts.rings[first_ring(state.queued, rules, flow.up)]
+    last.last_flow, last.last_path, last.last_wire, last.last_epoch = index, path, wire, epoch
     totals.packets += 1
-    enter(state, np.int64(place), np.int64(flow.up), now)
+    enter(state, np.int64(place), np.int64(flow.up), _NEVER, now)
     if flow.listens:
         flow.next_ps = now + gap_ps(rules, flow, wire, now)
         if rules.timeout_ps >= 0 and not flow.timer_runs:

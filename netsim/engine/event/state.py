@@ -33,6 +33,7 @@ FLOW_STATE = _record(
     path=_INDEX,
     source=_INDEX,
     leaf=_INDEX,
+    traffic_class=_YES,
     listens=_YES,
     express=_YES,
     # In its host's ring, and its timers.
@@ -156,6 +157,37 @@ PACKET = _record(
 )
 """A packet, or its acknowledgement. `way` is a row of `FabricArrays.way_links` that agrees with its path so far."""
 
+QUEUE = _record(
+    # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
+    # that is on the link.
+    first=_INDEX,
+    last=_INDEX,
+    waiting_ps=_WHOLE,
+    length=_WHOLE,
+    # Whether the switch behind the link has stopped the queue, since when, and for how long in all.
+    stopped=_YES,
+    stopped_ps=_WHOLE,
+    paused_ps=_WHOLE,
+    # What that switch holds of its packets, how much it may hold, and whether it has told the queue to stop.
+    told=_YES,
+    held=_WHOLE,
+    most=_WHOLE,
+    news_ps=_WHOLE,
+)
+"""Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
+
+WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX)
+"""What a packet in a queue remembers: when it came, what it found there, its service time, the queue it came from."""
+
+SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later.
+
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers.
+"""
+
+SWITCH = _record(used=_WHOLE, pool=_WHOLE)
+"""Bytes that a switch holds, and its memory without headroom."""
+
 RULES = _record(
     payload=_WHOLE,
     header=_WHOLE,
@@ -176,6 +208,16 @@ RULES = _record(
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
+    # Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # switches pause links, and by thresholds that follow the memory; when they resume.
+    classes=_WHOLE,
+    memory_bytes=_WHOLE,
+    alpha=_WHOLE,
+    pauses=_YES,
+    dynamic=_YES,
+    pause_above=_WHOLE,
+    resume_at=_WHOLE,
+    resume_below=_WHOLE,
     # Recovery.
     recovery=_INDEX,
     timeout_ps=_WHOLE,
@@ -243,6 +285,7 @@ class Program(NamedTuple):
         delay_ps: Of each task.
         src_host: Of each task.
         dst_host: Of each task.
+        traffic_class: Of each task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
         waits_for: How many tasks it still waits for; less than 0 once it is done.
@@ -257,6 +300,7 @@ class Program(NamedTuple):
     delay_ps: Array
     src_host: Array
     dst_host: Array
+    traffic_class: Array
     next_begin: Array
     next: Array
     waits_for: Array
@@ -350,6 +394,24 @@ class Network(NamedTuple):
     longest: Array
 
 
+class Queued(NamedTuple):
+    """Links with queues, in which a pause or a packet of a better class may delay a departure.
+
+    Args:
+        queues: Records of `QUEUE`.
+        waiting: Records of `WAITING`, by packet.
+        served: Records of `SERVED`, by link.
+        endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
+        switches: Records of `SWITCH`, by node.
+    """
+
+    queues: Array
+    waiting: Array
+    served: Array
+    endings: Array
+    switches: Array
+
+
 class Hosts(NamedTuple):
     """Senders and receivers of flows.
 
@@ -375,9 +437,10 @@ class Hosts(NamedTuple):
 
 
 class State(NamedTuple):
-    """The whole state of a run."""
+    """The whole state of a run. `queued` is None where links need no queues, and the loop has no code for them then."""
 
     network: Network
     hosts: Hosts
     program: Program
     routing: Routing
+    queued: Queued | None

@@ -5,29 +5,49 @@ import numpy as np
 from netsim.engine.event.choices import AT_SWITCH
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.program import delivered
-from netsim.engine.event.queues import LOST, TRIMMED, cross, join, send_across, send_on, serial_of
+from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, join, send_across, send_on, serial_of
+from netsim.engine.event.queued import stand
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
-from netsim.engine.event.state import Network, Record, Routing, State, Whole
+from netsim.engine.event.state import Network, Queued, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
 
 
 @compiled
-def enter(state: State, index: int, link: int, now: int) -> None:
-    """Passes a packet over a link and schedules its next arrival, unless it is lost."""
+def enter(state: State, index: int, link: int, came: int, now: int) -> None:
+    """Passes a packet, which came from a link, over another, unless it is lost or waits."""
     network = state.network
     packet = network.packets[index]
     flow = state.hosts.flows[packet.flow]
     if packet.passes:
         fate, leaves = cross(network, packet, link, now)
     else:
-        fate, leaves = join(network, packet, flow.id, link, now)
+        fate, leaves = _queue_up(state, state.queued, index, packet, flow, link, came, now)
         if fate == TRIMMED:
             packet.trimmed = packet.passes = 1
             packet.wire = network.rules[0].trimmed_wire
             fate, leaves = cross(network, packet, link, now)
+    if fate == WAITS:
+        return
     if fate == LOST:
         drop(network, index)
         return
+    forward(state, index, packet, flow, link, leaves)
+
+
+@compiled
+def _queue_up(
+    state: State, queued: Queued | None, index: int, packet: Record, flow: Record, link: int, came: int, now: int
+) -> tuple[Whole, Whole]:
+    """Adds a packet to the queue in front of a link."""
+    if queued is None:
+        return join(state.network, packet, flow.id, link, now)
+    return stand(state.network, state.routing, queued, index, flow, link, came, now)
+
+
+@compiled
+def forward(state: State, index: int, packet: Record, flow: Record, link: int, leaves: int) -> None:
+    """Schedules the next arrival of a packet whose last bit leaves a link at `leaves`."""
+    network = state.network
     arrives = leaves + network.links[link].delay_ps
     packet.hop += 1
     if packet.passes:
@@ -91,7 +111,7 @@ def next_link(state: State, packet: Record, flow: Record, now: int) -> Whole:
     if packet.control:
         return np.int64(network.links[_link(routing, packet, flow, flow.links - 1 - packet.hop)].reverse)
     if network.rules[0].choice == AT_SWITCH and packet.hop < flow.links - 1:
-        row = choose_next(network, state.hosts, routing, packet.flow, packet, serial_of(packet), now)
+        row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
         packet.way = routing.node_way[packet.node]
         return routing.child_link[row]

@@ -17,9 +17,9 @@ _AFTER_ARRIVALS = 1 << 128
 _AFTER_TIMERS = 1 << 192
 _AFTER_ADMISSION = 1 << 256
 
-WORD = EventPriority(-1)
+WORD = EventPriority(-2)
 """Priority of a switch's signal to pause or resume a link."""
-FIRST = EventPriority(0)
+FIRST = EventPriority(-1)
 RELEASE = EventPriority(_AFTER_TIMERS)
 
 

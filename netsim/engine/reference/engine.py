@@ -159,6 +159,7 @@ class ReferenceEngine:
         key = link * self._scene.classes + traffic_class
         if key not in self._nics:
             self._nics[key] = Nic(self._calendar, link, key, self._send)
+            self._nics[key].stopped = self._queued is not None and self._queued.is_stopped(key)
         return self._nics[key]
 
     def _admitted(self, released: list[Release], now: int) -> list[Flow]:

@@ -84,6 +84,10 @@ class QueuedLinks:
         waiting = sum(queue.waiting_work for queue in self._queues[first : first + traffic_class + 1])
         return waiting + (max(0, self._ends_ps[link] - now_ps) if self._served[link] else 0)
 
+    def is_stopped(self, queue: int) -> bool:
+        """Whether a queue is paused; a ring that begins at its link meanwhile is paused too."""
+        return self._queues[queue].stopped_ps >= 0
+
     def _own_backlog_ps(self, link: int, traffic_class: int, now_ps: int) -> int:
         """Unfinished work of a class in front of a link."""
         served = self._served[link]
