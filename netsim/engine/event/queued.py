@@ -13,6 +13,9 @@ from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, marks,
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
 
+SPARE = 16
+"""Entries of the calendar that one event may need besides a word for each queue."""
+
 
 @compiled
 def stand(
@@ -257,4 +260,4 @@ def lacks_room(network: Network, queued: Queued | None) -> bool:
     if queued is None:
         return False
     calendar = network.calendar
-    return calendar[0].time_ps + len(queued.queues) + 16 > len(calendar)
+    return calendar[0].time_ps + len(queued.queues) + SPARE > len(calendar)

@@ -4,7 +4,7 @@ import numpy as np
 
 from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.layout import packets
-from netsim.engine.event.queued import lacks_room
+from netsim.engine.event.queued import SPARE
 from netsim.engine.event.recovery import SELECTIVE
 from netsim.engine.event.state import State
 
@@ -39,9 +39,12 @@ def with_room_for_packets(state: State) -> State:
 def with_room_for_words(state: State) -> State:
     """The state with a longer calendar, if the words of one event might not fit into it."""
     network, queued = state.network, state.queued
-    if not lacks_room(network, queued):
+    if queued is None:
         return state
-    calendar = longer_heap(network.calendar, len(network.calendar) + len(queued.queues) + 16)
+    needed = int(network.calendar[0]["time_ps"]) + len(queued.queues) + SPARE
+    if needed <= len(network.calendar):
+        return state
+    calendar = longer_heap(network.calendar, needed)
     return state._replace(network=network._replace(calendar=calendar))
 
 
