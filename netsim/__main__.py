@@ -44,7 +44,7 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn or swift}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
   recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
   flow_control {kind: [none], trim or pfc}
   engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
@@ -60,9 +60,9 @@ written to DIR, each file complete or not at all (and to DIR/against for the tra
   results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
-  report.html             a page with tables and pictures. The pictures are also in figures/: completion, links, loads,
-                          flows, queues and operations.svg, and phases.svg for traces with rollouts, whose share
-                          is printed, too; a picture without data is left out
+  report.html             a page with tables and pictures. The pictures are also in figures/: completion, timeline,
+                          operations, links, loads, queues and flows.svg, and phases.svg for traces with rollouts,
+                          whose share is printed, too; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
 Files (except wall_s) and printed results (except progress) do not depend on the number of processes.
 

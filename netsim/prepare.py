@@ -20,8 +20,10 @@ from netsim.transport.config import SubflowsConfig, TransportConfig
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
+from netsim.workload.goal.workload import GoalConfig, GoalWorkload
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
 from netsim.workload.protocol import Program, Span, TraceOrigin, Workload
+from netsim.workload.simccl import SimcclConfig, SimcclWorkload
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 
@@ -128,17 +130,26 @@ def _workload(config: WorkloadConfig) -> Workload:
             return FlowsWorkload(config)
         case MatrixConfig():
             return MatrixWorkload(config)
+        case GoalConfig():
+            return GoalWorkload(config)
+        case SimcclConfig():
+            return SimcclWorkload(config)
         case ChakraConfig():
             return ChakraWorkload(config)
 
 
 def _refuse_unreachable(scene: Scene, source: str) -> None:
     """Refuses a message without a path that works at the beginning."""
-    columns, count = scene.tasks.columns(), scene.topology.hosts
-    hosts = np.asarray(scene.hosts, dtype=np.int64)
+    topology, leaves = scene.topology, len(scene.topology.tiers[0])
+    down = scene.rates.known_down()[0][1]
+    pairs = np.flatnonzero(scene.talking)
+    cut = np.array([not scene.routes.usable_ways(*divmod(pair, leaves), 0) for pair in pairs.tolist()], dtype=bool)
+    if not down and not cut.any():
+        return
+    columns, hosts = scene.tasks.columns(), np.asarray(scene.hosts, dtype=np.int64)
     moves = columns.bytes > 0
-    pairs = np.unique(hosts[columns.src[moves]] * count + hosts[columns.dst[moves]])
-    for src, dst in (divmod(pair, count) for pair in pairs.tolist()):
+    asked = np.unique(hosts[columns.src[moves]] * topology.hosts + hosts[columns.dst[moves]])
+    for src, dst in (divmod(pair, topology.hosts) for pair in asked.tolist()):
         if not scene.routes.usable(src, dst):
             problem = f"no path leads from host{src} to host{dst}"
             raise InputError(source, "topology", problem, "add links, or take failures at 0us away")

@@ -22,13 +22,16 @@ from netsim.units import Duration
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
+from netsim.workload.goal.workload import GoalConfig
 from netsim.workload.matrix import MatrixConfig
+from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
 from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
-    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig, Field(discriminator="kind")
+    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig | GoalConfig | SimcclConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -117,6 +120,8 @@ class Scenario(Section, frozen=True):
             largest = max(largest, self.acknowledgement.size)
         if queue is not None and control.kind != "pfc" and queue < largest:
             raise ValueError(f"topology.queue has no room for a packet of {largest} B; raise it")
+        if self.acknowledgement.lane == "priority" and control.kind == "pfc":
+            raise ValueError("acknowledgement.lane priority is not for flow_control pfc; write control or data")
         if self.recovery.kind == "none" and control.kind == "pfc" and not lossless:
             raise ValueError("flow_control.headroom may be too small to lose nothing; write auto, or set recovery.kind")
         if self.flow_control.kind == "trim" and (self.topology.queue is None or self.recovery.kind != "selective"):

@@ -15,7 +15,8 @@ from netsim.collective import (
     tree,
     two_phase,
 )
-from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
+from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
+from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.errors import InputError
 from netsim.section import Section
 
@@ -87,7 +88,7 @@ class Schedules:
         self._algorithms, self._hosts, self._source = algorithms, hosts, source
         self._once = cache(partial(_schedule, algorithms))
 
-    def __call__(self, operation: Operation, ranks: Sequence[int]) -> list[Message]:
+    def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
         """The messages of an operation.
 
         Args:
@@ -113,11 +114,13 @@ class Schedules:
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy) from None
 
 
-def _schedule(algorithms: Algorithms, operation: Operation) -> list[Message]:
+def _schedule(algorithms: Algorithms, operation: Operation) -> MessageColumns:
     match operation.op:
         case "send":
-            return direct.send(operation)
+            return message_columns(direct.send(operation))
         case "barrier":
-            return barrier.barrier(operation)
+            return message_columns(barrier.barrier(operation))
         case op:
-            return ALGORITHMS[op][getattr(algorithms, op)](operation)
+            name = getattr(algorithms, op)
+            in_columns = IN_COLUMNS.get((op, name))
+            return in_columns(operation) if in_columns else message_columns(ALGORITHMS[op][name](operation))

@@ -3,6 +3,7 @@
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import Dctcp, DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig
+from netsim.congestion.nscc import Nscc, NsccConfig
 from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.recovery import GoBackN, GoBackNConfig, Recovery, RecoveryConfig, Selective, SelectiveConfig
 from netsim.congestion.swift import Swift, SwiftConfig
@@ -10,11 +11,18 @@ from netsim.congestion.window import FixedWindow, NoneConfig, WindowConfig, init
 from netsim.topology.protocol import Link
 from netsim.units import service_ps
 
-CongestionKind = NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig
+CongestionKind = NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig
 
 
-def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int) -> Congestion:
-    """Congestion control of one flow."""
+def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int, trims: bool = False) -> Congestion:
+    """Congestion control of one flow.
+
+    Args:
+        config: Constants.
+        round_trip: The flow's path.
+        start_ps: When it begins.
+        trims: Whether switches trim.
+    """
     match config:
         case NoneConfig():
             return FixedWindow()
@@ -24,6 +32,8 @@ def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int) 
             return Dctcp(config, round_trip)
         case SwiftConfig():
             return Swift(config, round_trip)
+        case NsccConfig():
+            return Nscc(config, round_trip, trims)
         case DcqcnConfig():
             return Dcqcn(config, round_trip, start_ps)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import UNLIMITED, RoundTrip
+from netsim.congestion.window import StateOf
 from netsim.section import Section
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
 
@@ -28,6 +29,7 @@ class DcqcnConfig(Section, frozen=True):
         mark_from: Queue above which packets are marked with growing probability (Kmin).
         mark_all: Queue above which all are marked (Kmax).
         mark_at_most: Probability just below `mark_all` (Pmax).
+        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
     """
 
     kind: Literal["dcqcn"]
@@ -43,6 +45,7 @@ class DcqcnConfig(Section, frozen=True):
     mark_from: Size = 5_000
     mark_all: Size = 200_000
     mark_at_most: Annotated[float, Field(gt=0, le=1)] = 0.01
+    state: StateOf = "message"
 
     @model_validator(mode="after")
     def _growing(self) -> "DcqcnConfig":
@@ -84,7 +87,16 @@ class Dcqcn:
             return 0
         return int(8.0 * wire_bytes * PICOSECONDS_PER_SECOND / self.rate_bps)
 
-    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
+    def on_ack(
+        self,
+        packets: int,  # noqa: ARG002
+        marked: bool,  # noqa: ARG002
+        notified: bool,
+        round_trip_ps: int,  # noqa: ARG002
+        now_ps: int,
+        refused: bool = False,  # noqa: ARG002
+        in_flight: int = 0,  # noqa: ARG002
+    ) -> None:
         """A notification cuts the rate by half of alpha, and counting starts again."""
         self._catch_up(now_ps)
         if not notified:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netsim.congestion.protocol import RoundTrip
-from netsim.congestion.window import Packets, initial
+from netsim.congestion.window import Packets, StateOf, initial
 from netsim.section import Section
 from netsim.units import Size
 
@@ -21,12 +21,14 @@ class DctcpConfig(Section, frozen=True):
         window: Packets under way at the start.
         mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
             400 Gbps; the default is in proportion for 100 Gbps.
+        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
     """
 
     kind: Literal["dctcp"]
     gain: Annotated[float, Field(gt=0, le=1)] = 1 / 16
     window: Packets = "bdp"
     mark_above: Size = 200_000
+    state: StateOf = "message"
 
 
 class Dctcp:
@@ -56,7 +58,16 @@ class Dctcp:
         """Packets follow each other at once."""
         return 0
 
-    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
+    def on_ack(
+        self,
+        packets: int,
+        marked: bool,
+        notified: bool,  # noqa: ARG002
+        round_trip_ps: int,
+        now_ps: int,
+        refused: bool = False,  # noqa: ARG002
+        in_flight: int = 0,  # noqa: ARG002
+    ) -> None:
         """Cuts at a mark, counts, and adapts at the end of a window."""
         counted = max(packets, int(marked))
         self._seen += counted

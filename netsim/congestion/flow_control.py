@@ -77,8 +77,9 @@ class AcknowledgementConfig(Section, frozen=True):
     Args:
         size: Bytes on the wire.
         lane: control: the limit of strict priority, an acknowledgement waits for nothing and nothing waits for it;
-            data: it waits in the same queues as data, on its way back over the same cables.
+            priority: it waits for others of its lane alone, and data that comes after it waits for it too; data: it
+            waits in the same queues as data, on its way back over the same cables. Trimmed packets wait for no data.
     """
 
     size: Annotated[Size, Field(gt=0)] = 64
-    lane: Literal["control", "data"] = "control"
+    lane: Literal["control", "priority", "data"] = "control"

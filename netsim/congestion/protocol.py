@@ -36,7 +36,16 @@ class Congestion(Protocol):
         """Least time from the packet that leaves now to the next; called once for each packet that leaves."""
         ...
 
-    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
+    def on_ack(
+        self,
+        packets: int,
+        marked: bool,
+        notified: bool,
+        round_trip_ps: int,
+        now_ps: int,
+        refused: bool = False,
+        in_flight: int = 0,
+    ) -> None:
         """An acknowledgement, positive or negative, has arrived at the sender.
 
         Args:
@@ -45,6 +54,8 @@ class Congestion(Protocol):
             notified: The acknowledgement carries a congestion notification (at most one an interval).
             round_trip_ps: From the departure of the packet to now.
             now_ps: Current time.
+            refused: The acknowledgement is negative.
+            in_flight: Packets of the flow that are still under way.
         """
         ...
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netsim.congestion.protocol import RoundTrip
-from netsim.congestion.window import Packets, initial
+from netsim.congestion.window import Packets, StateOf, initial
 from netsim.section import Section
 from netsim.units import Duration
 
@@ -23,6 +23,7 @@ class SwiftConfig(Section, frozen=True):
         decrease: Weight of the excess over the target in a decrease (beta).
         largest_decrease: No decrease takes more than this share of the window (max_mdf).
         smallest_window: In packets; below 1 the flow is paced to less than a packet a round trip.
+        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
     """
 
     kind: Literal["swift"]
@@ -32,6 +33,7 @@ class SwiftConfig(Section, frozen=True):
     decrease: Annotated[float, Field(gt=0, le=1)] = 0.8
     largest_decrease: Annotated[float, Field(gt=0, lt=1)] = 0.5
     smallest_window: Annotated[float, Field(gt=0, le=1)] = 0.01
+    state: StateOf = "message"
 
 
 class Swift:
@@ -57,7 +59,16 @@ class Swift:
         """The round trip divided by the window if that is below one packet, otherwise 0."""
         return 0 if self.packets >= 1.0 else int(self._latest_ps / self.packets)
 
-    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:  # noqa: ARG002
+    def on_ack(
+        self,
+        packets: int,
+        marked: bool,
+        notified: bool,  # noqa: ARG002
+        round_trip_ps: int,
+        now_ps: int,
+        refused: bool = False,  # noqa: ARG002
+        in_flight: int = 0,  # noqa: ARG002
+    ) -> None:
         """Increases the window below the target delay. Above it, decreases the window once a round trip, after a
         trimmed packet by the largest step.
         """

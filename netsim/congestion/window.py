@@ -11,6 +11,11 @@ Packets = Annotated[int, Field(ge=1, le=2**20)] | Literal["bdp"]
 """A number of packets, or ``bdp``: one bandwidth-delay product of the flow's own path."""
 
 
+StateOf = Literal["message", "queue_pair"]
+"""How long the state of congestion control lasts. A queue pair is a source rank, a destination rank, and the place of a
+flow among the flows of its message."""
+
+
 class NoneConfig(Section, frozen=True):
     """Section ``congestion`` of kind ``none``: hosts send at line rate."""
 
@@ -51,7 +56,16 @@ class FixedWindow:
         """Packets follow each other at once."""
         return 0
 
-    def on_ack(self, packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
+    def on_ack(
+        self,
+        packets: int,
+        marked: bool,
+        notified: bool,
+        round_trip_ps: int,
+        now_ps: int,
+        refused: bool = False,
+        in_flight: int = 0,
+    ) -> None:
         """Changes nothing."""
 
     def on_timeout(self, now_ps: int) -> None:

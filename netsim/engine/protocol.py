@@ -9,6 +9,7 @@ from pydantic import Field
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
+from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
@@ -21,7 +22,7 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig, Field(discriminator="kind")
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig, Field(discriminator="kind")
 ]
 
 
@@ -96,19 +97,28 @@ class Scene(NamedTuple):
     @property
     def most_paths(self) -> int:
         """Largest number of paths between two hosts that talk to each other."""
-        columns = self.tasks.columns()
-        moves = columns.bytes > 0
-        hosts, topology = np.asarray(self.hosts, dtype=np.int64), self.topology
-        leaf = np.array([topology.leaf(host) for host in range(topology.hosts)], dtype=np.int64)
-        src, dst = hosts[columns.src[moves]], hosts[columns.dst[moves]]
-        leaves = len(topology.tiers[0])
-        pairs = np.unique(leaf[src] * leaves + leaf[dst]).tolist()
-        return max((len(topology.between(*divmod(pair, leaves))) for pair in pairs), default=1)
+        leaves, pairs = len(self.topology.tiers[0]), np.flatnonzero(self.talking).tolist()
+        return max((len(self.topology.between(*divmod(pair, leaves))) for pair in pairs), default=1)
+
+    @property
+    def talking(self) -> np.ndarray:
+        """Whether messages go from a leaf to another: entry first leaf * leaves + second leaf."""
+        columns, topology = self.tasks.columns(), self.topology
+        moves, leaves = columns.bytes > 0, len(topology.tiers[0])
+        leaf = np.array([topology.leaf(host) for host in self.hosts], dtype=np.int64)
+        talking = np.zeros(leaves * leaves, dtype=bool)
+        talking[leaf[columns.src[moves]] * leaves + leaf[columns.dst[moves]]] = True
+        return talking
 
     @property
     def listens(self) -> bool:
         """Whether something besides the transport needs acknowledgements."""
         return self.congestion.kind != "none" or self.recovery.kind != "none" or self.flow_control.kind == "trim"
+
+
+def keeps_state(scene: Scene) -> bool:
+    """Whether congestion control keeps its state over the messages of a queue pair."""
+    return getattr(scene.congestion, "state", "message") == "queue_pair"
 
 
 FLOW = np.dtype(

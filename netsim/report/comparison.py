@@ -18,10 +18,11 @@ from netsim.report.phases import heads, phases, phases_svg, rollout_sentence, ro
 from netsim.report.queues import has_queues, queues_svg
 from netsim.report.recorded import sentence
 from netsim.report.summary import extremes, operations, summarise
+from netsim.report.timeline import has_timeline, timeline_svg
 from netsim.report.usage import usage
 from netsim.results import Results, replacing
 
-PICTURES = ("completion", "phases", "operations", "links", "loads", "flows", "queues")
+PICTURES = ("completion", "timeline", "phases", "operations", "links", "loads", "flows", "queues")
 
 
 def write_report(results: Results, folder: Path, *, beside: Section | None = None) -> None:
@@ -50,6 +51,8 @@ def write_report(results: Results, folder: Path, *, beside: Section | None = Non
 def _pictures(results: Results) -> dict[str, str]:
     """Every picture that has data, as svg."""
     pictures = {"completion": completion_svg(results), "links": links_svg(results)}
+    if has_timeline(results):
+        pictures["timeline"] = timeline_svg(results)
     if phases(results):
         pictures["phases"] = phases_svg(results)
     if operations(results):
@@ -73,15 +76,18 @@ def _page(results: Results, pictures: Mapping[str, str], beside: Section | None)
         *([] if beside is None else [beside]),
         *([Section("", f'<p class="lead">{escape(sentence(results))}.</p>')] if results.recorded_ps else []),
         Section("", figure(pictures["completion"], _COMPLETION) + numbers + f'<p class="note">{escape(_NOTE)}</p>'),
+        *(
+            [Section("Collectives over time", figure(pictures["timeline"], _TIMELINE))]
+            if "timeline" in pictures
+            else []
+        ),
         *_phases(results, pictures),
         *_operations(results, pictures),
         Section("Where the time goes: links", _links(results, pictures)),
+        *_pictured("Queues", pictures.get("queues"), _QUEUES),
+        *_pictured("Flows", pictures.get("flows"), _FLOWS),
+        Section("Scenario", f"<pre>{escape(_scenario(results))}</pre>"),
     ]
-    if "queues" in pictures:
-        sections.append(Section("Queues", figure(pictures["queues"], _QUEUES)))
-    if "flows" in pictures:
-        sections.append(Section("Flows", figure(pictures["flows"], _FLOWS)))
-    sections.append(Section("Scenario", f"<pre>{escape(_scenario(results))}</pre>"))
     return page(workload(results), sections)
 
 
@@ -93,6 +99,11 @@ _NOTE = (
     "Every run has a lower bound of its own. flow p99: 99th percentile of the completion times of flows. Longest "
     "queue: the maximum over all seeds, including the packet in service. Reordered: share of the packets that arrive "
     "after a later packet of their flow. Shares are means over the seeds."
+)
+_TIMELINE = (
+    "Every collective of the first seed, from the arrival of its first rank to the end at its last, by operation. "
+    "Those that overlap lie in lanes; where more overlap than there are lanes, the lowest lane holds the rest. White: "
+    "no collective of that operation is under way. Dashed: the end of the run."
 )
 _PHASES = (
     "Rollouts are calls of the network by which a step collects what it learns from, before its first micro batch. The "
@@ -117,6 +128,11 @@ _QUEUES = (
     "seeds. Band: minimum to maximum of the seeds."
 )
 _FLOWS = "Share of all flows, over all seeds, that complete within a time from their own start."
+
+
+def _pictured(title: str, picture: str | None, caption: str) -> list[Section]:
+    """A section of one picture, if there is one."""
+    return [] if picture is None else [Section(title, figure(picture, caption))]
 
 
 def _links(results: Results, pictures: Mapping[str, str]) -> str:
@@ -144,7 +160,7 @@ def _operations(results: Results, pictures: Mapping[str, str]) -> list[Section]:
     if not kinds:
         return []
     fastest, _ = extremes(summaries)
-    head = ("transport", *(f"{kind.op}, mean [min, max]" for kind in kinds))
+    head = ("transport", *(f"{kind.name}, mean [min, max]" for kind in kinds))
     rows = [
         (transport_name(summary), *(spread(kind.times_us[summary.name]) for kind in kinds)) for summary in summaries
     ]

@@ -1,7 +1,7 @@
 """The picture of the time of each operation under each transport."""
 
 from netsim.report.drawing import FAINT, STYLE, bars, colours, name_rows, new_figure, rounded, time_unit, to_svg
-from netsim.report.summary import OperationSummary, extremes, operations, summarise
+from netsim.report.summary import CollectivesSummary, extremes, operations, summarise
 from netsim.results import Results
 
 _PANELS_A_ROW = 3
@@ -16,8 +16,8 @@ def operations_title(results: Results) -> str:
     behind = 100 * worst.above(slowest, fastest)
     if behind < 0.5:
         share = panels[0].mean_us(fastest) / (sum(panel.mean_us(fastest) for panel in panels) or 1)
-        return f"{panels[0].op} takes {100 * share:.0f} % of the time of all operations"
-    finding = f"{slowest} spends {behind:.0f} % longer in {worst.op} than {fastest}"
+        return f"{panels[0].name} takes {100 * share:.0f} % of the time of all operations"
+    finding = f"{slowest} spends {behind:.0f} % longer in {worst.name} than {fastest}"
     rest = [panel for panel in panels if panel is not worst]
     least = sum(panel.mean_us(fastest) for panel in rest)
     if not least:
@@ -43,7 +43,7 @@ def operations_svg(results: Results) -> str:
         for axes, panel in zip(grid, panels, strict=False):
             times = [[us / scale for us in panel.times_us[summary.name]] for summary in summaries]
             bars(axes, colours(summaries), times, [_label(panel, s.name, fastest, scale) for s in summaries])
-            axes.set_title(panel.op, loc="left", weight="bold", size=10, pad=19)
+            axes.set_title(panel.name, loc="left", weight="bold", size=10, pad=19)
             axes.annotate(_amount(panel), (0, 1), (0, 5), "axes fraction", "offset points", color=FAINT, size=9)
             axes.set_xlabel(f"time ({unit})")
             axes.xaxis.set_tick_params(labelbottom=True)
@@ -55,14 +55,14 @@ def operations_svg(results: Results) -> str:
         return to_svg(figure, "operations")
 
 
-def _label(panel: OperationSummary, name: str, fastest: str, scale: float) -> str:
+def _label(panel: CollectivesSummary, name: str, fastest: str, scale: float) -> str:
     mean, above = rounded(panel.mean_us(name) / scale, 3), panel.above(name, fastest)
     if name == fastest:
         return mean
     return f"{mean}  ×{rounded(1 + above, 2)}" if above >= 2 else f"{mean}  {100 * above:+.1f} %".replace("-", "−")
 
 
-def _amount(panel: OperationSummary) -> str:
+def _amount(panel: CollectivesSummary) -> str:
     scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if panel.payload_bytes >= scale or scale == 1)
     plural = "s" if panel.collectives > 1 else ""
     return f"{panel.collectives} collective{plural}, {panel.payload_bytes / scale:.3g} {unit}"

@@ -1,12 +1,12 @@
 """Time and payload of each phase of the steps, and their picture, for traces of steps that begin with rollouts."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from netsim.report.drawing import GRID, INK, STYLE, name_rows, new_figure, rounded, time_unit, to_svg
-from netsim.report.summary import extremes, summarise
+from netsim.report.summary import CollectivesSummary, extremes, summarise
 from netsim.results import Results, Run
 
 if TYPE_CHECKING:
@@ -19,32 +19,13 @@ _LABELLED = 0.07
 """Least share of a bar that a label fits in."""
 
 
-class PhaseSummary(NamedTuple):
-    """All collectives of one phase.
+@lru_cache(maxsize=1)
+def phases(results: Results) -> tuple[CollectivesSummary, ...]:
+    """One summary a phase, in the order of a step; none unless some collective belongs to rollouts.
 
     The time is that in which nothing but collectives of this phase ended, each from the end of the one before it, so
     that computation between them counts, too. The times of all phases add up to the run.
-
-    Args:
-        phase: rollout, forward, backward or optimizer.
-        collectives: Number of them in a run.
-        payload_bytes: Payload that they move in a run.
-        times_us: For each transport, by name, the time with each seed.
     """
-
-    phase: str
-    collectives: int
-    payload_bytes: int
-    times_us: Mapping[str, Sequence[float]]
-
-    def mean_us(self, transport: str) -> float:
-        """Mean time over the seeds of a transport."""
-        return sum(self.times_us[transport]) / len(self.times_us[transport])
-
-
-@lru_cache(maxsize=1)
-def phases(results: Results) -> tuple[PhaseSummary, ...]:
-    """One summary a phase, in the order of a step; none unless some collective belongs to rollouts."""
     if all(span.phase != ROLLOUT for span in results.spans):
         return ()
     counts: dict[str, int] = defaultdict(int)
@@ -59,7 +40,7 @@ def phases(results: Results) -> tuple[PhaseSummary, ...]:
             times[phase][run.transport].append(of_phase[phase] / 1e6)
     order = [*_FILLS, *sorted(counts.keys() - _FILLS.keys())]
     return tuple(
-        PhaseSummary(phase, counts[phase], payloads[phase], times[phase]) for phase in order if phase in counts
+        CollectivesSummary(phase, counts[phase], payloads[phase], times[phase]) for phase in order if phase in counts
     )
 
 
@@ -86,7 +67,7 @@ def rows(results: Results) -> list[tuple[str, ...]]:
     wholes = {name: sum(one.mean_us(name) for one in found) or 1 for name in names}
     return [
         (
-            one.phase,
+            one.name,
             f"{one.collectives:,}",
             f"{one.payload_bytes / 1e6:,.1f} ({100 * one.payload_bytes / payload:.1f} %)",
             *(f"{one.mean_us(name):,.1f} ({100 * one.mean_us(name) / wholes[name]:.1f} %)" for name in names),
@@ -116,10 +97,10 @@ def phases_svg(results: Results) -> str:
         figure = new_figure(10, height, title)
         upper, lower = figure.subplots(2, 1, gridspec_kw={"height_ratios": [len(summaries) + 0.3, 1.3]})
         for row, summary in enumerate(summaries):
-            _bar(upper, row, [(one.phase, one.mean_us(summary.name) / scale) for one in found])
+            _bar(upper, row, [(one.name, one.mean_us(summary.name) / scale) for one in found])
         name_rows(upper, summaries)
         upper.set_xlabel(f"time ({unit})")
-        _bar(lower, 0, [(one.phase, one.payload_bytes / 1e6) for one in found])
+        _bar(lower, 0, [(one.name, one.payload_bytes / 1e6) for one in found])
         lower.set_yticks([0], ["payload"])
         lower.set_ylim(0.5, -0.5)
         lower.set_xlabel("payload of all messages (MB)")
@@ -128,7 +109,7 @@ def phases_svg(results: Results) -> str:
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
             axes.grid(axis="x", color=GRID, linewidth=0.8)
-        handles = [Patch(color=_FILLS.get(one.phase, _OTHER), label=one.phase) for one in found]
+        handles = [Patch(color=_FILLS.get(one.name, _OTHER), label=one.name) for one in found]
         figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
         return to_svg(figure, "phases")
 
@@ -159,8 +140,8 @@ def _phase(name: str | None) -> str:
     return name or "other"
 
 
-def _rollouts(results: Results) -> PhaseSummary:
-    return next(one for one in phases(results) if one.phase == ROLLOUT)
+def _rollouts(results: Results) -> CollectivesSummary:
+    return next(one for one in phases(results) if one.name == ROLLOUT)
 
 
 def _payload_share(results: Results) -> float:

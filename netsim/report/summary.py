@@ -55,20 +55,17 @@ class TransportSummary(NamedTuple):
         return self.mean_us / self.bound_us - 1 if self.bound_us else 0.0
 
 
-class OperationSummary(NamedTuple):
-    """All collectives of one operation.
-
-    The time is that between a rank's arrival at a collective and its end at that rank, mean over the ranks. The times
-    of all operations add up to the run, except for computation and for collectives that overlap.
+class CollectivesSummary(NamedTuple):
+    """All collectives of one kind: of an operation (`operations`) or of a phase (`netsim.report.phases`).
 
     Args:
-        op: The operation.
+        name: The operation or the phase.
         collectives: Number of them in a run.
         payload_bytes: Payload that they move in a run.
         times_us: For each transport, by name, their time with each seed.
     """
 
-    op: str
+    name: str
     collectives: int
     payload_bytes: int
     times_us: Mapping[str, Sequence[float]]
@@ -91,8 +88,12 @@ def summarise(results: Results) -> tuple[TransportSummary, ...]:
     return tuple(_summary(results, name, seeds) for name, seeds in runs.items())
 
 
-def operations(results: Results) -> list[OperationSummary]:
-    """One summary an operation, the one that takes longest first; none unless there are several collectives."""
+def operations(results: Results) -> list[CollectivesSummary]:
+    """One summary an operation, the one that takes longest first; none unless there are several collectives.
+
+    The time is that between a rank's arrival at a collective and its end at that rank, mean over the ranks. The times
+    of all operations add up to the run, except for computation and for collectives that overlap.
+    """
     if len(results.spans) < 2:
         return []
     members: dict[str, list[int]] = defaultdict(list)
@@ -114,13 +115,13 @@ def differ(summaries: Sequence[TransportSummary]) -> bool:
     return slowest.mean_us > 1.005 * fastest.mean_us
 
 
-def _operation(results: Results, op: str, indices: Sequence[int]) -> OperationSummary:
+def _operation(results: Results, op: str, indices: Sequence[int]) -> CollectivesSummary:
     times: dict[str, list[float]] = defaultdict(list)
     ranks = max(span.ranks for span in results.spans)
     for run in results.runs:
         total_ps = sum(run.collectives[index].member_ps * results.spans[index].ranks for index in indices)
         times[run.transport].append(total_ps / ranks / 1e6)
-    return OperationSummary(op, len(indices), sum(results.spans[index].bytes for index in indices), times)
+    return CollectivesSummary(op, len(indices), sum(results.spans[index].bytes for index in indices), times)
 
 
 def _summary(results: Results, name: str, seeds: Sequence[Run]) -> TransportSummary:

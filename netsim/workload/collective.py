@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
+from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.section import Section
 from netsim.units import Size, split_bytes
@@ -85,10 +86,9 @@ class CollectiveWorkload:
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
         """See `netsim.workload.protocol.Workload`."""
         come = [program.wait(ranks[0], (), start_ps)] * len(ranks) if start_ps else []
-        messages = schedules(self._operation(len(ranks)), ranks)
+        messages = message_columns(schedules(self._operation(len(ranks)), ranks))
         over = program.carry_out(messages, ranks, come)
-        payload = sum(message.bytes for message in messages)
-        program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, payload, come, over))
+        program.spans.append(Span(self._config.op, None, len(ranks), None, None, None, messages.payload, come, over))
 
     def _operation(self, size: int) -> Operation:
         op, splits, bytes_per_rank = self._config.op, self._config.splits, self._config.bytes_per_rank

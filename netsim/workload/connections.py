@@ -12,9 +12,22 @@ from netsim.lines import MOST, read_lines, whole_number
 _ARROW = re.compile(r"(.*?)->(.*)")
 _START = re.compile(r"[0-9]{1,19}(\.[0-9]{0,20})?([eE]\+?[0-9]{1,2})?")
 _COUNTS = ("Nodes", "Connections", "Triggers", "Failures")
-_CONNECTION = {"id", "start", "size", "trigger", "send_done_trigger", "recv_done_trigger", "prio"}
+_CONNECTION = {"id", "msg", "start", "size", "trigger", "send_done_trigger", "recv_done_trigger", "prio"}
+_FAILURE = ("switch_type", "switch_id", "link_id")
 _TRIGGER = {"id", "count"}
 _TRIGGER_KINDS = {"oneshot", "multishot", "barrier"}
+
+
+_UNNUMBERED = -1
+"""In place of the number of a message that has none."""
+
+
+class _Identity(NamedTuple):
+    """A connection by its id: its ends, whether its first line is a message, and the numbers of its messages."""
+
+    ends: tuple[int, int]
+    carries_messages: bool
+    numbers: set[int | None]
 
 
 class Connection(NamedTuple):
@@ -30,6 +43,7 @@ class Connection(NamedTuple):
         sent: Trigger that it fires when all its bytes are sent and acknowledged.
         received: Trigger that it fires when all its bytes have arrived.
         priority: Whether it has a priority.
+        message: Whether it is a message of a connection that carries several; they share an id.
     """
 
     line: int
@@ -41,6 +55,7 @@ class Connection(NamedTuple):
     sent: int | None
     received: int | None
     priority: bool
+    message: bool
 
 
 class Trigger(NamedTuple):
@@ -83,7 +98,7 @@ def read_matrix(path: Path) -> Matrix:
     counts: dict[str, int] = {}
     connections: list[Connection] = []
     triggers: dict[int, Trigger] = {}
-    ids: set[int] = set()
+    ids: dict[int, _Identity] = {}
     for number, line in enumerate(read_lines(path, "a connection matrix of htsim"), start=1):
         words, place = line.split(), f"line {number}"
         if not words or words[0].startswith("#"):
@@ -96,13 +111,9 @@ def read_matrix(path: Path) -> Matrix:
             counts[words[0]] = whole_number(path, f"{place}: {words[0]}", words[1])
         elif match := _ARROW.fullmatch(words[0]):
             options, _ = _options(path, place, words[1:], _CONNECTION, {"addon"})
-            if "id" in options and options["id"] in ids:
-                raise InputError(
-                    path, f"{place}: id", f"occurs twice ({options['id']})", "give each connection its own"
-                )
-            ids.add(options.get("id", 0))
             src = whole_number(path, f"{place}: src", match[1])
             dst = whole_number(path, f"{place}: dst", match[2])
+            _identify(path, place, (src, dst), options, ids)
             connections.append(_connection(path, number, src, dst, options))
         elif words[0] == "trigger":
             identity, trigger = _trigger(path, number, words[1:])
@@ -110,8 +121,7 @@ def read_matrix(path: Path) -> Matrix:
                 raise InputError(path, f"{place}: id", f"occurs twice ({identity})", "give each trigger its own")
             triggers[identity] = trigger
         elif words[0] == "failure":
-            remedy = "delete the line and list the link under topology.failures"
-            raise InputError(path, place, "fails a link, which a workload cannot do", remedy)
+            raise _failure(path, place, words[1:])
         else:
             problem = f"starts with an unknown word ({words[0]!r:.40})"
             raise InputError(path, place, problem, f"write {', '.join(_COUNTS)}, src->dst or trigger")
@@ -134,6 +144,9 @@ def _options(
         if word in flags:
             given_flags.append(word)
             position += 1
+        elif word == "msg" and not "".join(words[position + 1 : position + 2]).isdecimal():
+            options[word] = _UNNUMBERED
+            position += 1
         elif word in valued:
             if position + 1 == len(words):
                 raise InputError(
@@ -145,10 +158,49 @@ def _options(
         else:
             remedy = f"use {', '.join(sorted(valued | flags))}"
             raise InputError(path, place, f"has an unknown word ({word!r:.40})", remedy)
-    for name in ("id", "trigger", "send_done_trigger", "recv_done_trigger"):
+    for name in ("id", "msg", "trigger", "send_done_trigger", "recv_done_trigger"):
         if options.get(name) == 0:
-            raise InputError(path, f"{place}: {name}", "is 0, which htsim reserves for no trigger", "count from 1")
+            raise InputError(path, f"{place}: {name}", f"is 0, which htsim takes as no {name}", "count from 1")
     return options, given_flags
+
+
+def _identify(
+    path: Path, place: str, ends: tuple[int, int], options: Mapping[str, int], ids: dict[int, _Identity]
+) -> None:
+    """Notes the id of a connection, which may stand again for each of its messages."""
+    if "id" not in options:
+        if "msg" in options:
+            raise InputError(path, f"{place}: msg", "belongs to no connection", "write the id of its connection too")
+        return
+    identity, message = options["id"], options.get("msg")
+    numbers = {message} - {None, _UNNUMBERED}
+    if identity not in ids:
+        ids[identity] = _Identity(ends, message is not None, numbers)
+        return
+    first = ids[identity]
+    remedy = "give each connection its own, and write msg at each message of one connection"
+    if not first.carries_messages or message is None:
+        raise InputError(path, f"{place}: id", f"occurs twice ({identity})", remedy)
+    if first.ends != ends:
+        problem = f"{identity} is already that of {first.ends[0]}->{first.ends[1]}"
+        raise InputError(path, f"{place}: id", problem, remedy)
+    if numbers & first.numbers:
+        raise InputError(path, f"{place}: msg", f"{message} occurs twice in connection {identity}", remedy)
+    first.numbers.update(numbers)
+
+
+def _failure(path: Path, place: str, words: Sequence[str]) -> InputError:
+    """What to write in place of a line ``failure``, which a workload cannot carry out."""
+    given = dict(zip(words[::2], words[1::2], strict=False))
+    if len(words) != 2 * len(_FAILURE) or set(given) != set(_FAILURE):
+        return InputError(path, place, "is not a failure", f"write {', '.join(_FAILURE)} with a value behind each")
+    if given["switch_type"] not in ("TOR", "AGG", "CORE"):
+        problem = f"is not a tier of switches ({given['switch_type']!r:.40})"
+        return InputError(path, f"{place}: switch_type", problem, "write TOR, AGG or CORE")
+    numbers = [whole_number(path, f"{place}: {name}", given[name]) for name in ("switch_id", "link_id")]
+    problem = f"fails link {numbers[1]} up of {given['switch_type']} switch {numbers[0]}, which a workload cannot do"
+    remedy = "delete the line and Failures, and name the link under topology.failures"
+    return InputError(path, place, problem, remedy)
 
 
 def _start_ps(path: Path, field: str, text: str) -> int:
@@ -170,7 +222,8 @@ def _connection(path: Path, number: int, src: int, dst: int, options: Mapping[st
         problem = "there are both start and trigger" if "start" in options else "there is neither start nor trigger"
         raise InputError(path, place, problem, "write one of them")
     named = (options.get(name) for name in ("start", "trigger", "send_done_trigger", "recv_done_trigger"))
-    return Connection(number, src, dst, options["size"], *named, priority="prio" in options)
+    words = {"priority": "prio" in options, "message": "msg" in options}
+    return Connection(number, src, dst, options["size"], *named, **words)
 
 
 def _trigger(path: Path, number: int, words: Sequence[str]) -> tuple[int, Trigger]:

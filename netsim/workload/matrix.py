@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
 from netsim.section import Section
+from netsim.units import Duration
 from netsim.workload.connections import Matrix, read_matrix
 from netsim.workload.protocol import Program, Schedules
 
@@ -18,21 +19,33 @@ class MatrixConfig(Section, frozen=True):
 
     Args:
         path: A connection matrix of htsim, relative to the working directory.
+        acknowledged_after: How long after the arrival of its last byte a sender knows that a connection is done, and
+            fires its send_done_trigger; the way back of an acknowledgement through an idle network.
     """
 
     kind: Literal["matrix"]
     path: str
+    acknowledged_after: Duration = 0
+
+
+class _Fired(NamedTuple):
+    """A connection that fires a trigger: when its sender knows that it is done, or when its receiver does."""
+
+    index: int
+    sent: bool
 
 
 class MatrixWorkload:
     """The workload of a `MatrixConfig`; node i of the matrix is the job's rank i.
 
-    A trigger fires when all bytes of a connection that names it have arrived, and starts its connections at once. The
-    k-th connection of a multishot trigger waits for the k-th that fires it, both in the order of the file.
+    A recv_done_trigger fires when all bytes of a connection have arrived, a send_done_trigger `acknowledged_after`
+    later; both start their connections at once. The k-th connection of a multishot trigger waits for the k-th that
+    fires it, both in the order of the file. Messages of one connection are messages of one pair of ranks.
     """
 
     def __init__(self, config: MatrixConfig) -> None:
         self._path = Path(config.path)
+        self._acknowledged_after_ps = config.acknowledged_after
         self.notices: list[str] = []
 
     @cached_property
@@ -54,7 +67,7 @@ class MatrixWorkload:
         if nodes > available:
             problem = f"there are {nodes}, the job has {available} ranks"
             raise InputError(self._path, "Nodes", problem, "enlarge the topology or the job's ranks")
-        self.notices = list(_notices(self.matrix, available))
+        self.notices = list(_notices(self.matrix, available, self._acknowledged_after_ps))
         return nodes
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
@@ -64,15 +77,24 @@ class MatrixWorkload:
         missing = {later: len(earlier) for later, earlier in waits_for.items()}
         starts = defaultdict(list)
         for later, earlier in waits_for.items():
-            for index in earlier:
+            for index, _ in earlier:
                 starts[index].append(later)
         ready = [index for index in range(len(connections)) if not missing.get(index)]
         heapify(ready)
         moved: dict[int, int] = {}
+        known: dict[int, int] = {}
         while ready:
             index = heappop(ready)
             connection = connections[index]
-            after = [moved[earlier] for earlier in waits_for.get(index, ())]
+            after = []
+            for earlier, sent in waits_for.get(index, ()):
+                task = moved[earlier]
+                if sent and self._acknowledged_after_ps:
+                    if earlier not in known:
+                        src = ranks[connections[earlier].src]
+                        known[earlier] = program.wait(src, (task,), self._acknowledged_after_ps)
+                    task = known[earlier]
+                after.append(task)
             delay_ps = 0 if after else start_ps + (connection.start_ps or 0)
             moved[index] = program.move(ranks[connection.src], ranks[connection.dst], connection.bytes, after, delay_ps)
             for later in starts[index]:
@@ -85,17 +107,18 @@ class MatrixWorkload:
                 raise InputError(self._path, f"line {connection.line}: trigger", problem, "give a connection a start")
 
 
-def _waits_for(matrix: Matrix) -> Mapping[int, Sequence[int]]:
-    """For each connection that a trigger starts, the connections that must have ended, by index."""
-    fired: dict[int, list[int]] = defaultdict(list)
+def _waits_for(matrix: Matrix) -> Mapping[int, Sequence[_Fired]]:
+    """For each connection that a trigger starts, by index, what must have happened."""
+    fired: dict[int, list[_Fired]] = defaultdict(list)
     started: dict[int, list[int]] = defaultdict(list)
     for index, connection in enumerate(matrix.connections):
-        for trigger in (connection.sent, connection.received):
-            if trigger is not None:
-                fired[trigger].append(index)
+        if connection.sent is not None:
+            fired[connection.sent].append(_Fired(index, sent=True))
+        if connection.received is not None:
+            fired[connection.received].append(_Fired(index, sent=False))
         if connection.trigger is not None:
             started[connection.trigger].append(index)
-    waits_for: dict[int, Sequence[int]] = {}
+    waits_for: dict[int, Sequence[_Fired]] = {}
     for identity, trigger in matrix.triggers.items():
         by, targets = fired[identity], started[identity]
         needed = {"oneshot": 1, "multishot": len(targets), "barrier": trigger.count}[trigger.kind]
@@ -109,12 +132,19 @@ def _waits_for(matrix: Matrix) -> Mapping[int, Sequence[int]]:
     return waits_for
 
 
-def _notices(matrix: Matrix, available: int) -> Iterator[str]:
+def _notices(matrix: Matrix, available: int, acknowledged_after_ps: int) -> Iterator[str]:
     if matrix.nodes < available:
         yield f"{matrix.path}: {matrix.nodes} nodes on a fabric of {available} ranks: the first {matrix.nodes} are used"
-    if any(connection.sent is not None for connection in matrix.connections):
-        yield f"{matrix.path}: send_done_trigger fires when all bytes have arrived, not when they are acknowledged"
+    if any(connection.sent is not None for connection in matrix.connections) and not acknowledged_after_ps:
+        remedy = "set workload.acknowledged_after to the time that the acknowledgement takes back"
+        problem = "send_done_trigger fires when all bytes have arrived, not when they are acknowledged"
+        yield f"{matrix.path}: {problem}; {remedy}"
     if any(connection.priority for connection in matrix.connections):
-        yield f"{matrix.path}: priorities are ignored"
+        yield f"{matrix.path}: priorities are ignored, as by htsim's UEC and RoCE; its NDP pulls by them"
+    messages = [connection for connection in matrix.connections if connection.message]
+    if messages:
+        yield f"{matrix.path}: messages of one connection share its sender's link, where htsim sends them one by one"
+    if any(connection.start_ps for connection in messages):
+        yield f"{matrix.path}: starts of messages are picoseconds like all others, where htsim's UEC takes microseconds"
     if any(trigger.kind == "multishot" for trigger in matrix.triggers.values()):
         yield f"{matrix.path}: multishot triggers pair connections in the order of the file, not in that of their ends"

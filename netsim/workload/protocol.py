@@ -7,9 +7,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from netsim.collective.columns import MessageColumns, message_columns
 from netsim.collective.protocol import Message, Operation
 
-Schedules = Callable[[Operation, Sequence[int]], list[Message]]
+Schedules = Callable[[Operation, Sequence[int]], Sequence[Message] | MessageColumns]
 """Turns an operation, and the scenario's rank of each participant, into messages, by the algorithm named for it."""
 
 
@@ -120,8 +121,9 @@ class Tasks(Sequence[Task]):
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._src, self._dst, self._bytes, self._delay_ps = array("q"), array("q"), array("q"), array("q")
-        self._after_begin, self._after = array("q", (0,)), array("q")
+        self._parts = tuple(array("q") for _ in TaskColumns._fields)
+        self._parts[4].append(0)
+        self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
         for task in tasks:
             self.mark(task.traffic_class, task.background)
@@ -129,13 +131,21 @@ class Tasks(Sequence[Task]):
 
     def append(self, src: int, dst: int, size_bytes: int, delay_ps: int, after: Iterable[int]) -> int:
         """Adds a task and returns its index."""
-        self._src.append(src)
-        self._dst.append(dst)
-        self._bytes.append(size_bytes)
-        self._delay_ps.append(delay_ps)
-        self._after.extend(after)
-        self._after_begin.append(len(self._after))
-        return len(self._src) - 1
+        sources, receivers, sizes, delays, after_begin, awaited = self._growing()
+        sources.append(src)
+        receivers.append(dst)
+        sizes.append(size_bytes)
+        delays.append(delay_ps)
+        awaited.extend(after)
+        after_begin.append(len(awaited))
+        return len(sources) - 1
+
+    def extend(self, columns: TaskColumns) -> None:
+        """Adds tasks as arrays; `after` counts all tasks, `after_begin` begins at 0."""
+        parts = self._growing()
+        shifted = columns.after_begin[1:] + len(parts[5])
+        for part, column in zip(parts, columns._replace(after_begin=shifted), strict=True):
+            part.frombytes(np.ascontiguousarray(column, dtype=np.int64).view(np.uint8).data)
 
     def mark(self, traffic_class: int, background: bool = False) -> None:
         """Sets the class of the tasks that are added from now on, and whether the run may end without them."""
@@ -157,20 +167,36 @@ class Tasks(Sequence[Task]):
         return np.diff([*(mark[0] for mark in self._marks), len(self)])
 
     def columns(self) -> TaskColumns:
-        """A copy of all tasks as arrays."""
-        parts = (self._src, self._dst, self._bytes, self._delay_ps, self._after_begin, self._after)
-        return TaskColumns(*(np.array(part, dtype=np.int64) for part in parts))
+        """All tasks as arrays, which must not be changed; made once, until a task is added."""
+        if self._columns is None:
+            self._columns = TaskColumns(*(np.frombuffer(part, dtype=np.int64) for part in self._parts))
+        return self._columns
+
+    def _growing(self) -> tuple[array, ...]:
+        """The columns, with room for more tasks; arrays that were handed out keep their memory."""
+        if self._columns is not None:
+            self._parts, self._columns = tuple(array("q", part.tobytes()) for part in self._columns), None
+        return self._parts
 
     def __len__(self) -> int:
-        return len(self._src)
+        return len(self._parts[0])
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
-        after = tuple(self._after[self._after_begin[index] : self._after_begin[index + 1]])
+        src, dst, size, delay, begin, after = self._parts
         mark = self._marks[bisect_right(self._marks, index, key=lambda mark: mark[0]) - 1]
-        return Task(self._src[index], self._dst[index], self._bytes[index], self._delay_ps[index], after, *mark[1:])
+        awaited = tuple(after[begin[index] : begin[index + 1]])
+        return Task(src[index], dst[index], size[index], delay[index], awaited, *mark[1:])
 
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))
+
+    @classmethod
+    def of_columns(cls, columns: TaskColumns) -> "Tasks":
+        """Tasks that share the memory of arrays, which must not be changed."""
+        tasks = cls()
+        tasks._columns = columns
+        tasks._parts = tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+        return tasks
 
 
 class Program:
@@ -192,7 +218,9 @@ class Program:
         """Adds a task and returns its index."""
         return self.tasks.append(src, dst, size_bytes, delay_ps, after)
 
-    def carry_out(self, messages: Sequence[Message], ranks: Sequence[int], come: Sequence[int]) -> list[int]:
+    def carry_out(
+        self, messages: Sequence[Message] | MessageColumns, ranks: Sequence[int], come: Sequence[int]
+    ) -> list[int]:
         """Adds the messages of a collective.
 
         Args:
@@ -203,14 +231,36 @@ class Program:
         Returns:
             For each member, a task that ends when the member and all messages from it and to it have arrived.
         """
-        first = len(self.tasks)
-        awaited = [[task] for task in come] or [[] for _ in ranks]
-        for message in messages:
-            after = [*come[message.src : message.src + 1], *(first + earlier for earlier in message.after)]
-            moved = self.move(ranks[message.src], ranks[message.dst], message.bytes, after)
-            awaited[message.src].append(moved)
-            awaited[message.dst].append(moved)
-        return [self.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
+        columns, first, places = message_columns(messages), len(self.tasks), np.array(ranks, dtype=np.int64)
+        arrivals = np.array(come, dtype=np.int64)
+        after_begin, after = columns.after_begin, first + columns.after
+        if len(arrivals):
+            later, earlier = columns.places
+            after = np.empty(len(columns.after) + len(columns), dtype=np.int64)
+            after[later] = first + columns.after
+            after[earlier] = arrivals[columns.src]
+            after_begin = after_begin + np.arange(len(columns) + 1)
+        undelayed = np.broadcast_to(np.int64(0), len(columns))
+        src, dst = places[columns.src], places[columns.dst]
+        self.tasks.extend(TaskColumns(src, dst, columns.bytes, undelayed, after_begin, after))
+        self.tasks.extend(_joined(columns, first, places, arrivals))
+        return list(range(first + len(columns), len(self.tasks)))
+
+
+def _joined(columns: MessageColumns, first: int, ranks: np.ndarray, come: np.ndarray) -> TaskColumns:
+    """A task for each member of a collective that waits for its arrival and for all its messages."""
+    counts, order = columns.of_members
+    members, nothing = len(ranks), np.zeros(len(ranks), dtype=np.int64)
+    waits_for = nothing.copy()
+    waits_for[: len(counts)] = counts
+    begin = np.concatenate([nothing[:1], np.cumsum(waits_for)])
+    after = first + order
+    if len(come):
+        with_arrivals = np.empty(len(order) + members, dtype=np.int64)
+        with_arrivals[np.arange(len(order)) + np.repeat(np.arange(1, members + 1), waits_for)] = after
+        with_arrivals[begin[:-1] + np.arange(members)] = come
+        after, begin = with_arrivals, begin + np.arange(members + 1)
+    return TaskColumns(ranks, ranks, nothing, nothing, begin, after)
 
 
 class Workload(Protocol):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from netsim.collective.columns import message_columns
 from netsim.errors import InputError
 from netsim.section import Section
 from netsim.workload.gaps import with_gaps_of
@@ -201,12 +202,11 @@ class _Replay:
         operation = check_and_combine(self._trace.path, [meeting.come[rank][1] for rank in members])
         come = [meeting.come[rank][0] for rank in members]
         ranks = [self._ranks[member] for member in members]
-        messages = self._schedules(operation, ranks)
+        messages = message_columns(self._schedules(operation, ranks))
         meeting.over = dict(zip(members, self._program.carry_out(messages, ranks, come), strict=True))
         _, record = meeting.come[members[0]][1]
         about = (operation.op, record.group, len(members), record.step, record.phase, record.layer)
-        payload = sum(message.bytes for message in messages)
-        self._program.spans.append(Span(*about, payload, come, list(meeting.over.values())))
+        self._program.spans.append(Span(*about, messages.payload, come, list(meeting.over.values())))
 
     def _refuse(self, rank: int, meeting: _Meeting) -> None:
         number, record = meeting.come[rank][1]

@@ -78,6 +78,8 @@ ALL_TO_ALL = "{kind: collective, op: all_to_all, bytes_per_rank: 4KB}"
 SCENARIOS = {
     "flows.csv": _fabric(SPINES, "{kind: flows, path: flows.csv}"),
     "htsim.cm": _fabric(SPINES, "{kind: matrix, path: htsim.cm}"),
+    "schedule.goal": _fabric(SPINES, "{kind: goal, path: schedule.goal}"),
+    "simccl.csv": _fabric(SPINES, "{kind: simccl, path: simccl.csv}"),
     "htsim.topo": _fabric("{kind: htsim, path: htsim.topo}", ALL_TO_ALL),
     "fabric.json": _fabric("{kind: graph, path: fabric.json}", ALL_TO_ALL),
     "collectives.jsonl": _fabric(SPINES, "{kind: trace, path: collectives.jsonl}"),
@@ -139,6 +141,10 @@ def readers() -> Iterator[Reader]:
     yield Reader("sweep", {"sweep.yaml": "yaml"}, written(scenario__yaml=SMALL, sweep__yaml=SWEEP), reading(read_sweep))
     yield Reader("flows", {"flows.csv": "words"}, _write_file("flows.csv"), _through("flows.csv"))
     yield Reader("matrix of htsim", {"htsim.cm": "words"}, _write_file("htsim.cm"), _through("htsim.cm"))
+    yield Reader(
+        "schedule in GOAL", {"schedule.goal": "words"}, _write_file("schedule.goal"), _through("schedule.goal")
+    )
+    yield Reader("flows of SimCCL", {"simccl.csv": "words"}, _write_file("simccl.csv"), _through("simccl.csv"))
     yield Reader("topology of htsim", {"htsim.topo": "words"}, _write_file("htsim.topo"), _through("htsim.topo"))
     yield Reader("fabric as a graph", {"fabric.json": "json"}, _write_file("fabric.json"), _through("fabric.json"))
     trace: dict[str, Format] = {"collectives.jsonl": "jsonl"}

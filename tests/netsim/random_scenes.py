@@ -7,6 +7,7 @@ from typing import Any
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, TrimConfig
+from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, NoRecoveryConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
@@ -137,8 +138,11 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
             SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "1us"}),
             SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
             quick_dcqcn(),
+            NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),
         ]
     )
+    if "state" in type(congestion).model_fields:
+        congestion = congestion.model_copy(update={"state": random.choice(["message", "queue_pair"])})
     lossy = random.random() < 0.6
     reordering = random.choice([None, 0, 3, 16])
     recovery = random.choice(
@@ -150,7 +154,10 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
     if not lossy and not found.rates.lossy and random.random() < 0.5:
         recovery = NoRecoveryConfig()
     trim = TrimConfig.model_validate({"kind": "trim", "header": random.choice(["64B", "80B", "200B"])})
-    answer = {"size": random.choice(["64B", "84B", "500B"]), "lane": random.choice(["control", "control", "data"])}
+    answer = {
+        "size": random.choice(["64B", "84B", "500B"]),
+        "lane": random.choice(["control", "control", "priority", "data"]),
+    }
     return found._replace(
         queue_bytes=random.choice([12_000, 20_000, 40_000]) if lossy else None,
         congestion=congestion,

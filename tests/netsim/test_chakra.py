@@ -244,3 +244,35 @@ def test_the_traces_of_astra_sim_take_what_rings_take(ranks, name, rounds):
     assert sum(moved(made).values()) == ranks * messages * block
     once = block * SERVICE // 4000 + INSIDE  # the last packet waits at the leaf for a whole one before it
     assert run(made, ranks).completion_ps == messages * once
+
+
+def test_sends_do_not_wait_for_their_receivers(tmp_path):
+    """A ring in which every rank sends before it receives, as ASTRA-sim's custom collectives are written.
+
+    Their nodes carry a comm_type that has nothing to do with them.
+    """
+    ranks, rounds, reduction_us = 4, 6, 7
+    programs = []
+    for rank in range(ranks):
+        nodes = []
+        for step in range(rounds):
+            here = 3 * step
+            before = (here - 1,) if step else ()
+            nodes.append(node(here, SEND, before, comm_type=5, comm_size=4000, comm_dst=(rank + 1) % ranks, comm_tag=0))
+            source = (rank - 1) % ranks
+            nodes.append(node(here + 1, RECV, (here,), comm_type=6, comm_size=4000, comm_src=source, comm_tag=0))
+            nodes.append(node(here + 2, COMP, (here + 1,), duration_us=reduction_us))
+        programs.append(nodes)
+    made = program(write(tmp_path, *programs))
+    assert {span.op for span in made.spans} == {"send"}
+    assert len(made.spans) == ranks * rounds
+    assert run(made, ranks).completion_ps == rounds * (SERVICE + INSIDE + reduction_us * 10**6)
+
+
+def test_astra_sims_custom_collective_takes_what_its_rounds_take():
+    path = foreign("astra_sim") / "custom_collectives" / "custom_ring_allreduce_8npus_1MB"
+    if not path.is_dir():
+        pytest.skip("ASTRA-sim's custom collective is absent")
+    once = 131072 * SERVICE // 4000 + INSIDE  # the last packet waits at the leaf for a whole one before it
+    reductions = 7 * 7 * 10**6
+    assert run(program(path), 8).completion_ps == 14 * once + reductions

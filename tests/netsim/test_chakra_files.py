@@ -139,11 +139,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unmatched send": (
         both(node(1, SEND, comm_dst=1, comm_size=8), other=[node(1, COMP)]),
-        "t.0.et: node 1: peers: rank 0 waits in COMM_SEND_NODE for rank 1, which never comes",
+        "t.0.et: node 1: peers: rank 0 sends to rank 1, which never receives",
     ),
     "unmatched recv": (
         both(node(1, COMP), other=[node(1, RECV, comm_src=0, comm_size=8)]),
-        "t.1.et: node 1: peers: rank 1 waits in COMM_RECV_NODE for rank 0, which never comes",
+        "t.1.et: node 1: peers: rank 1 waits for rank 0 to send",
     ),
     "sizes of a pair": (
         both(node(1, SEND, comm_dst=1, comm_size=8), other=[node(1, RECV, comm_src=0, comm_size=9)]),
@@ -155,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
             node(2, RECV, comm_src=1, comm_size=8),
             other=[node(1, SEND, (2,), comm_dst=0, comm_size=8), node(2, RECV, comm_src=0, comm_size=8)],
         ),
-        "node 2: peers: rank 0 waits in COMM_RECV_NODE for rank 1, which never comes",
+        "node 2: peers: rank 0 waits for rank 1 to send",
     ),
     "no JSON": (lambda folder: (folder / "t.0.json").write_text("{"), "t.0.json: file: is not JSON"),
     "another JSON": (lambda folder: (folder / "t.0.json").write_text("{}"), "t.0.json: workload_graph: is missing"),

@@ -31,13 +31,15 @@ def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[int, int, Any], None]
     """Calls `look` with the time, the round trip and the flow's control after each acknowledgement."""
     build, empty = feedback.congestion_of, []
 
-    def watched(config: Any, round_trip: RoundTrip, start_ps: int) -> Congestion:
-        control = build(config, round_trip, start_ps)
+    def watched(config: Any, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:
+        control = build(config, round_trip, start_ps, trims)
         hear = control.on_ack
         empty.append(round_trip)
 
-        def on_ack(packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int) -> None:
-            hear(packets, marked, notified, round_trip_ps, now_ps)
+        def on_ack(
+            packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int, refused: bool, in_flight: int
+        ) -> None:
+            hear(packets, marked, notified, round_trip_ps, now_ps, refused, in_flight)
             look(now_ps, round_trip_ps, control)
 
         control.on_ack = on_ack  # type: ignore[method-assign]
@@ -208,7 +210,7 @@ def test_dcqcn_settles_at_the_same_rates_wherever_it_starts(monkeypatch, first):
     what = controlled(scene(topology, tasks, payload="9000B"), congestion={"kind": "dcqcn"} | marking)
     built: list[StartingAt] = []
 
-    def build(config: Any, round_trip: RoundTrip, _: int) -> Congestion:
+    def build(config: Any, round_trip: RoundTrip, _start_ps: int, _trims: bool) -> Congestion:
         built.append(StartingAt(config, round_trip, 1.0 if built else first))
         return built[-1]
 

@@ -8,6 +8,7 @@ import pytest
 
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, PfcConfig, TrimConfig
+from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
@@ -45,6 +46,7 @@ CONGESTION = {
     "dcqcn": quick_dcqcn(),
     "swift": SwiftConfig.model_validate({"kind": "swift", "queueing": "1us"}),
     "swift_paced": SwiftConfig.model_validate({"kind": "swift", "queueing": "0us", "smallest_window": 0.3}),
+    "nscc": NsccConfig(kind="nscc"),
 }
 RECOVERY = {
     "go_back_n": GoBackNConfig.model_validate({"kind": "go_back_n", "timeout": "30us"}),
@@ -91,7 +93,7 @@ def test_drops_and_what_goes_again(transport):
     assert outcome.losses.retransmitted > 0
 
 
-@pytest.mark.parametrize("lane", ["control", "data"])
+@pytest.mark.parametrize("lane", ["control", "priority", "data"])
 @pytest.mark.parametrize("recovery", RECOVERY)
 @pytest.mark.parametrize("congestion", CONGESTION)
 def test_congestion_control_and_recovery(congestion, recovery, lane):
@@ -177,6 +179,19 @@ def test_random_scenes(seed):
     make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
     expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, EventEngine))
     assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
+
+
+@pytest.mark.parametrize("kind", ["nscc", "dctcp", "swift", "dcqcn"])
+@pytest.mark.parametrize("transport", ["reps", "subflows", "ecmp"])
+def test_state_of_queue_pairs(kind, transport):
+    """Messages between the same ranks, some of which overlap, and two ranks a host."""
+    control = CONGESTION[kind].model_copy(update={"state": "queue_pair"})
+    tasks = [flow(src, turn % 3 // 2, 60_000, 90_000_000 * turn) for turn in range(3) for src in range(3, 8)]
+    what = scene(fabric(2, 2, 2, ranks_per_host=2), tasks)
+    what = what._replace(congestion=control, recovery=SELECTIVE, queue_bytes=24_000)
+    kept = both(what, transport)
+    fresh = both(what._replace(congestion=CONGESTION[kind].model_copy(update={"state": "message"})), transport)
+    assert (kept.task_end_ps != fresh.task_end_ps).any()
 
 
 def test_more_packets_and_choices_than_there_is_room_for_at_first():

@@ -82,12 +82,52 @@ def test_multishot_starts_one_for_each_that_ends(tmp_path):
     assert completion_ps(tmp_path, 4, *lines) == 500 + (SERVICE + INSIDE) + (2 * SERVICE + INSIDE)
 
 
+def test_a_sender_knows_later_than_the_receiver_that_a_connection_is_done(tmp_path):
+    """The second and third connection start when the first is done, for its sender and for its receiver."""
+    lines = ["0->1 id 1 start 0 size 4000 send_done_trigger 1 recv_done_trigger 2"]
+    lines += ["2->3 id 2 trigger 1 size 4000", "4->5 id 3 trigger 2 size 4000", "6->7 id 4 trigger 3 size 4000"]
+    lines[1] += " send_done_trigger 3"
+    lines += ["trigger id 1 oneshot", "trigger id 2 oneshot", "trigger id 3 oneshot"]
+    path = written(tmp_path, "\n".join(["Nodes 8", "Connections 4", "Triggers 3", *lines]))
+    config = MatrixConfig.model_validate({"kind": "matrix", "path": str(path), "acknowledged_after": "1us"})
+    outcome = run(laid_out(MatrixWorkload(config), 8), 8)
+    once = SERVICE + INSIDE
+    assert sorted(outcome.flows["end_ps"].tolist()) == [once, 2 * once, 2 * once + 10**6, 3 * once + 2 * 10**6]
+
+
+def test_messages_of_one_connection_share_its_id(tmp_path):
+    lines = ["0->1 id 1 msg start 0 size 4000", "0->1 id 1 msg 7 start 0 size 4000", "0->1 id 1 msg start 0 size 8000"]
+    assert completion_ps(tmp_path, 2, *lines) == 4 * SERVICE + INSIDE
+    workload = matrix(written(tmp_path, "\n".join(["Nodes 2", "Connections 3", *lines])))
+    assert workload.size(2) == 2
+    assert workload.notices[0].endswith("share its sender's link, where htsim sends them one by one")
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["0->1 id 1 msg 0 start 0 size 4"], "line 3: msg: is 0"),
+        (["0->1 msg start 0 size 4"], "line 3: msg: belongs to no connection"),
+        (["0->1 id 1 msg 2 start 0 size 4", "0->1 id 1 msg 2 start 0 size 4"], "line 4: msg: 2 occurs twice"),
+        (["0->1 id 1 msg start 0 size 4", "0->1 id 1 start 0 size 4"], "line 4: id: occurs twice (1)"),
+        (["0->1 id 1 msg start 0 size 4", "1->0 id 1 msg start 0 size 4"], "line 4: id: 1 is already that of 0->1"),
+        (["0->1 id 1 msg msg start 0 size 4"], "line 3: msg: occurs twice"),
+    ],
+)
+def test_messages_that_contradict_each_other_are_refused(tmp_path, lines, expected):
+    path = written(tmp_path, "\n".join(["Nodes 2", f"Connections {len(lines)}", *lines]))
+    with pytest.raises(InputError) as error:
+        read_matrix(path)
+    assert str(error.value).startswith(f"{path}: {expected}")
+
+
 def test_notices_say_what_is_not_as_in_htsim():
     workload = matrix(FILES / "htsim.cm")
     assert workload.size(4) == 4
     assert [notice.partition(": ")[2] for notice in workload.notices] == [
-        "send_done_trigger fires when all bytes have arrived, not when they are acknowledged",
-        "priorities are ignored",
+        "send_done_trigger fires when all bytes have arrived, not when they are acknowledged; set "
+        "workload.acknowledged_after to the time that the acknowledgement takes back",
+        "priorities are ignored, as by htsim's UEC and RoCE; its NDP pulls by them",
     ]
     assert workload.size(64) == 4
     assert workload.notices[0].endswith("4 nodes on a fabric of 64 ranks: the first 4 are used")
@@ -139,7 +179,16 @@ BROKEN_MATRICES: dict[str, tuple[str | bytes, str]] = {
         "line 9: trigger 1 (oneshot) must be fired 1",
     ),
     "circle": (edited(MATRIX, "start 0 size", "trigger 2 size"), "line 5: trigger: triggers wait for each other"),
-    "failure": (MATRIX + "failure switch_type AGG switch_id 0 link_id 1\n", "line 11: fails a link"),
+    "failure": (MATRIX + "failure switch_type AGG switch_id 0 link_id 1\n", "line 11: fails link 1 up of AGG switch 0"),
+    "failure cut off": (MATRIX + "failure switch_type AGG switch_id 0\n", "line 11: is not a failure"),
+    "failure of a host": (
+        MATRIX + "failure switch_type HOST switch_id 0 link_id 1\n",
+        "line 11: switch_type: is not a tier of switches ('HOST')",
+    ),
+    "failure of no link": (
+        MATRIX + "failure switch_type AGG switch_id 0 link_id x\n",
+        "line 11: link_id: is not a whole number ('x')",
+    ),
     "trigger count": (edited(MATRIX, "Triggers 2", "Triggers 3"), "Triggers: announces 3, the file has 2"),
 }
 

@@ -43,7 +43,7 @@ def simulated(tmp_path: Path) -> Results:
 
 def test_times_of_the_phases_add_up_to_the_run(simulated: Results) -> None:
     """An exchange of 4 MB over one link of 100 Gbps takes 320 us, whatever the transport does."""
-    found = {one.phase: one for one in phases(simulated)}
+    found = {one.name: one for one in phases(simulated)}
     assert list(found) == ["rollout", "backward"]
     for run in simulated.runs:
         whole = sum(one.times_us[run.transport][0] for one in found.values())

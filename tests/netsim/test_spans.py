@@ -158,14 +158,14 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Results:
 
 def test_summary_of_an_operation_is_the_sum_over_its_collectives(mixed, tmp_path):
     found = rows(mixed, tmp_path)
-    assert [(kind.op, kind.collectives) for kind in operations(mixed)] == [("all_to_all", 2), ("all_reduce", 1)]
+    assert [(kind.name, kind.collectives) for kind in operations(mixed)] == [("all_to_all", 2), ("all_reduce", 1)]
     for kind in operations(mixed):
         for transport in ("ecmp", "ethereal", "ideal"):
             for seed, time_us in enumerate(kind.times_us[transport]):
                 mine = [
                     row
                     for row in found
-                    if (row["transport"], row["seed"], row["op"]) == (transport, str(seed), kind.op)
+                    if (row["transport"], row["seed"], row["op"]) == (transport, str(seed), kind.name)
                 ]
                 assert time_us == pytest.approx(sum(float(row["member_ns"]) for row in mine) / 1000)
         assert kind.payload_bytes == sum(int(row["bytes"]) for row in mine)

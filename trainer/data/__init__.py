@@ -10,7 +10,7 @@ from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.kinds import AnyOneConfig
 from trainer.data.loader import Loader, accumulation_steps
 from trainer.data.mixture import Mixture, MixtureConfig
-from trainer.data.mixture_file import MixtureFile, read_mixture
+from trainer.data.mixture_file import MixtureFile
 from trainer.data.numbers import Numbers, NumbersConfig
 from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
@@ -118,7 +118,6 @@ __all__ = [
     "in_shuffled_epochs",
     "parts_of",
     "read_index",
-    "read_mixture",
     "source_points",
     "write_shards",
 ]

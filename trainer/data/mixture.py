@@ -18,7 +18,7 @@ from moe.validation.section import Section
 from trainer.data.dealing import RAREST
 from trainer.data.kinds import AnyOneConfig, OneConfig
 from trainer.data.latents import latents_of
-from trainer.data.mixture_file import Name, Share, check_sum, read_mixture
+from trainer.data.mixture_file import MixtureFile, Name, Share, check_sum
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import BadExamples, Batch, Dataset, Mix, Split
 
@@ -113,7 +113,7 @@ class MixtureConfig(Section):
         if not (isinstance(document, dict) and isinstance(document.get("shares"), str | Path)):
             return document
         try:
-            return {**document, "shares": read_mixture(Path(document["shares"])).shares}
+            return {**document, "shares": MixtureFile.read(Path(document["shares"])).shares}
         except FileError as error:
             raise ValueError(f"shares: {error}") from error
 

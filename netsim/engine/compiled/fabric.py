@@ -50,15 +50,23 @@ class FabricArrays(NamedTuple):
     usable: np.ndarray
 
 
+_last: list[tuple[Scene, FabricArrays]] = []
+
+
 def fabric_arrays(scene: Scene) -> FabricArrays:
-    """The fabric of a scene; depends on neither transport nor seed."""
+    """The fabric of a scene; depends on neither transport nor seed. That of the latest scene is kept."""
+    if not _last or any(mine is not kept for mine, kept in zip(scene[:5], _last[0][0][:5], strict=True)):
+        _last.clear()
+        _last.append((scene, _fabric_arrays(scene)))
+    return _last[0][1]
+
+
+def _fabric_arrays(scene: Scene) -> FabricArrays:
     topology, rates, routes = scene.topology, scene.rates, scene.routes
     links, hosts, leaves = topology.links, range(topology.hosts), len(topology.tiers[0])
     steps = [rates.changes.get(index, [(0, rate)]) for index, rate in enumerate(rates.initial)]
     leaf = _int64(topology.leaf(host) for host in hosts)
-    columns, host = scene.tasks.columns(), np.asarray(scene.hosts, dtype=np.int64)
-    moves = columns.bytes > 0
-    talking = np.unique(leaf[host[columns.src[moves]]] * leaves + leaf[host[columns.dst[moves]]])
+    talking = np.flatnonzero(scene.talking)
     pairs = [divmod(code, leaves) for code in talking.tolist()]
     ways = [topology.between(*pair) for pair in pairs]
     longest = max((len(of_pair[0]) for of_pair in ways if of_pair), default=0)

@@ -6,7 +6,7 @@ from netsim.congestion.protocol import UNLIMITED
 from netsim.engine.compiled.draws import draw
 from netsim.engine.event.calendar import RELEASE, close, push, take_first
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.congestion import start
+from netsim.engine.event.congestion import go_on, start
 from netsim.engine.event.sender import enter_ring
 from netsim.engine.event.state import Array, Program, Record, State, Whole
 
@@ -52,7 +52,7 @@ def _create(state: State, identity: int, task: int, size_bytes: int, path: int, 
     flow = hosts.flows[index]
     flow.id, flow.task, flow.bytes, flow.path = identity, task, size_bytes, path
     program.flows_left[task] += 1
-    _prepare(state, flow, program.src_host[task], program.dst_host[task], now, now + delay_ps)
+    _prepare(state, flow, index, program.src_host[task], program.dst_host[task], now, now + delay_ps)
     if delay_ps:
         push(hosts.timers, now + delay_ps, RELEASE | (1 + identity), index)
     else:
@@ -81,7 +81,7 @@ def _turn(rules: Record, program: Program, flow: Record, row: int) -> Whole:
 
 
 @compiled
-def _prepare(state: State, flow: Record, src: int, dst: int, now: int, start_ps: int) -> None:
+def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: int, start_ps: int) -> None:
     """Fills in the rest of a flow's record."""
     network, routing = state.network, state.routing
     rules, totals = network.rules[0], network.totals[0]
@@ -108,6 +108,19 @@ def _prepare(state: State, flow: Record, src: int, dst: int, now: int, start_ps:
         flow.first_row = totals.rows
         totals.rows += flow.packets
         _prepare_answers(state, flow, now, start_ps)
+        if rules.keeps:
+            _keep_state(state, flow, index)
+
+
+@compiled
+def _keep_state(state: State, flow: Record, index: int) -> None:
+    """The flow goes on from where the latest flow of its queue pair stands, and becomes the latest."""
+    program, flows = state.program, state.hosts.flows
+    row = program.queue_pair[flow.task] + flow.id - flow.task * state.network.rules[0].places
+    latest = program.latest[row]
+    program.latest[row] = index
+    if latest >= 0:
+        go_on(flow, flows[latest])
 
 
 @compiled
@@ -119,7 +132,7 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     first, last = links[down.reverse], links[up.reverse]
     flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
-    flow.express = not (varies or rules.answers_queue or rules.trims)
+    flow.express = not (varies or rules.answers_queue or rules.answers_take_time or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1

@@ -3,11 +3,12 @@
 import numpy as np
 
 from netsim.congestion.protocol import UNLIMITED
+from netsim.engine.event import nscc
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, Whole
 from netsim.units import PICOSECONDS_PER_SECOND
 
-FIXED, DCTCP, SWIFT, DCQCN = range(4)
+FIXED, DCTCP, SWIFT, DCQCN, NSCC = range(5)
 """Kinds."""
 
 _LONG_AGO = np.int64(-(2**62))
@@ -35,6 +36,26 @@ def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bp
     flow.cut_ps = _LONG_AGO if kind == SWIFT else 0
     flow.rate_bps = flow.target_bps = flow.line_bps = np.float64(line_bps)
     flow.estimated_ps = flow.increased_ps = start_ps
+    if kind == NSCC:
+        nscc.start(rules, flow, round_trip_ps)
+
+
+@compiled
+def go_on(flow: Record, earlier: Record) -> None:
+    """The flow takes over the state of an earlier one."""
+    flow.window, flow.packets_window, flow.alpha = earlier.window, earlier.packets_window, earlier.alpha
+    flow.seen, flow.marked, flow.cut_ps = earlier.seen, earlier.marked, earlier.cut_ps
+    flow.latest_ps, flow.target_ps = earlier.latest_ps, earlier.target_ps
+    flow.rate_bps, flow.target_bps, flow.line_bps = earlier.rate_bps, earlier.target_bps, earlier.line_bps
+    flow.estimated_ps, flow.increased_ps = earlier.estimated_ps, earlier.increased_ps
+    flow.timer_steps, flow.byte_steps = earlier.timer_steps, earlier.byte_steps
+    flow.counted_bytes = earlier.counted_bytes
+    flow.window_bytes, flow.average_ps, flow.rise = earlier.window_bytes, earlier.average_ps, earlier.rise
+    flow.most, flow.achieved, flow.received = earlier.most, earlier.achieved, earlier.received
+    flow.ignored, flow.to_ignore, flow.prompt = earlier.ignored, earlier.to_ignore, earlier.prompt
+    flow.base_ps, flow.network_ps = earlier.base_ps, earlier.network_ps
+    flow.adapts_ps, flow.adjusted_ps = earlier.adapts_ps, earlier.adjusted_ps
+    flow.fast, flow.trimmed = earlier.fast, earlier.trimmed
 
 
 @compiled
@@ -56,12 +77,16 @@ def gap_ps(rules: Record, flow: Record, wire: int, now: int) -> Whole:
 
 
 @compiled
-def on_ack(rules: Record, flow: Record, packets: int, marked: int, notified: int, round_trip_ps: int, now: int) -> None:
+def on_ack(
+    rules: Record, flow: Record, packets: int, marked: int, notified: int, refused: int, round_trip_ps: int, now: int
+) -> None:
     """An acknowledgement, positive or negative, has arrived at the sender."""
     if rules.congestion == DCTCP:
         _dctcp(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == SWIFT:
         _swift(rules, flow, packets, marked, round_trip_ps, now)
+    elif rules.congestion == NSCC:
+        nscc.on_ack(rules, flow, packets, marked, refused, round_trip_ps, now)
     elif rules.congestion == DCQCN:
         _catch_up(rules, flow, now)
         if notified:
@@ -81,6 +106,9 @@ def on_timeout(rules: Record, flow: Record, now: int) -> None:
         flow.seen = flow.marked = 0
     elif rules.congestion == SWIFT:
         _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
+    elif rules.congestion == NSCC:
+        flow.window_bytes = np.float64(rules.full_wire)
+        flow.window = 1
 
 
 @compiled

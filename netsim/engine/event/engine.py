@@ -11,12 +11,13 @@ import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
-from netsim.engine.event.layout import state_of
+from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.room import (
     with_room_for_choices,
     with_room_for_flows,
     with_room_for_packets,
+    with_room_for_waiting,
     with_room_for_words,
 )
 from netsim.engine.event.state import State
@@ -45,6 +46,7 @@ class EventEngine:
         columns = scene.tasks.columns()
         self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
+        self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
         self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
         self._flows: list[Flow] = []
@@ -54,6 +56,7 @@ class EventEngine:
             packets = int((-(-messages // scene.packet.payload)).sum())
             state = with_room_for_flows(state, len(messages), packets)
         self._keep(state)
+        self._prepare()
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
@@ -62,7 +65,7 @@ class EventEngine:
             InputError: Some never are.
         """
         admitted, resumed = _NOBODY, -1
-        while (why := kernel.run(self._arrays, admitted, resumed)) != kernel.FINISHED:
+        while (why := self._go_on(admitted, resumed)) != kernel.FINISHED:
             admitted, resumed = _NOBODY, -1
             match why:
                 case kernel.RELEASED:
@@ -72,10 +75,24 @@ class EventEngine:
                 case kernel.ASKS_AFTER_TIMEOUT:
                     resumed = self._settle_timeout()
                 case _:
-                    self._keep(with_room_for_words(with_room_for_choices(with_room_for_packets(self._state))))
+                    self._keep(with_room_for_choices(self._state))
+                    self._make_room()
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
         return outcome_of(self._scene, self._state)
+
+    def _prepare(self) -> None:
+        """Makes the calendar."""
+        self._flight = flight_of(self._state)
+
+    def _go_on(self, admitted: np.ndarray, resumed: int) -> int:
+        """Simulates until the compiled loop stops; see `kernel.run`."""
+        return kernel.run(self._arrays, tuple(self._flight), admitted, resumed)
+
+    def _make_room(self) -> None:
+        """Makes room for packets in flight."""
+        self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
+        self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
@@ -120,16 +137,17 @@ class EventEngine:
         record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
 
     def _settle_timeout(self) -> int:
-        """Lets the transport choose another path after a timeout; returns the flow unless it is cut off for good."""
+        """Lets the transport choose another path after a timeout, and gives the flow up if it is cut off for good."""
         network, hosts = self._state.network, self._state.hosts
         index, now_ps = int(network.totals["asks"][0]), int(network.totals["now_ps"][0])
         record = hosts.flows[index]
-        path, usable = int(record["path"]), self._usable(record, now_ps)
+        usable = self._usable(record, now_ps)
         if self._cuts:
+            path = int(record["path"])
             record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
-        record["fruitless"] = record["fruitless"] + 1 if record["path"] == path else 0
-        patient = record["fruitless"] < PATIENCE or not self._is_cut_off(record, usable, now_ps)
-        return index if patient else -1
+        if record["fruitless"] >= PATIENCE and self._is_cut_off(record, usable, now_ps):
+            record["given_up"] = True
+        return index
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -141,7 +159,7 @@ class EventEngine:
             time, rate = changes[link][-1] if link in changes else (0, 1)
             return not rate and time <= now_ps
 
-        taken = usable if record["path"] < 0 else (int(record["path"]),)
+        taken = usable if record["path"] < 0 or self._moves else (int(record["path"]),)
         return all(any(map(dead, paths[index])) for index in taken)
 
     def _usable(self, record: np.void, now_ps: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import numpy as np
 
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig
@@ -14,7 +15,8 @@ from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
-from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, SWIFT
+from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
@@ -25,6 +27,8 @@ from netsim.engine.event.state import (
     PACKET,
     RULES,
     TOTALS,
+    TRANSMISSION,
+    Flight,
     Hosts,
     Network,
     Program,
@@ -32,7 +36,7 @@ from netsim.engine.event.state import (
     State,
 )
 from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, Tree, tree
-from netsim.engine.protocol import Scene
+from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.topology.protocol import sources
@@ -68,17 +72,19 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = -1
     totals["undone"] = len(scene.tasks)
-    lanes = np.full(2 * len(links), -1, dtype=LANE)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    queued = queued_of(scene, links) if scene.queues else None
-    calendar, longest = heap(4 * len(links) + (6 * len(queued.queues) if queued else 0) + 16), np.zeros(INTERVALS, dtype=np.int64)
-    network = Network(rules, totals, links, lanes, packets(0), calendar, *changes, longest)
+    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
     rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
-    rings["first"] = rings["last"] = rings["last_flow"] = -1
-    nothing = np.empty(0, dtype=np.int64)
-    memory = nothing.astype(np.uint8), nothing, nothing, nothing
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), *memory)
-    return State(network, hosts, _program(scene), _routing(scene, fabric, links, transport), queued)
+    rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
+    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    queued = queued_of(scene, links) if scene.queues else None
+    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
+
+
+def flight_of(state: State) -> Flight:
+    """An empty calendar without packets in flight, for the links of a state."""
+    links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
+    return Flight(heap(3 * links + 4 * queues + SPARE), np.full(2 * links, -1, dtype=LANE), packets(0))
 
 
 def packets(used: int) -> np.ndarray:
@@ -103,6 +109,7 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
         packet.payload + packet.header,
     )
     rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
+    rules["answers_take_time"] = answer.lane == "priority"
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
     rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes
@@ -120,6 +127,7 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["mark_draws"] = stream(seed, Purpose.MARK)
     _add_recovery(rules[0], scene)
     _add_congestion(rules[0], scene)
+    rules["keeps"], rules["places"] = keeps_state(scene), transport.stride
     _add_transport(rules[0], transport)
     return rules
 
@@ -149,6 +157,11 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
             rules["increase"], rules["decrease"] = config.increase, config.decrease
             rules["largest_decrease"] = config.largest_decrease
             rules["smallest_window"] = config.smallest_window
+        case NsccConfig():
+            rules["congestion"], rules["gate"] = NSCC, 1 << config.gate
+            rules["trim_share"] = 0.75 if scene.flow_control.kind == "trim" else 1.0
+            rules["network_ps"] = -1 if config.round_trip == "auto" else config.round_trip
+            rules["target_ps"] = -1 if config.target == "auto" else config.target
         case DcqcnConfig():
             rules["congestion"], rules["gain"], rules["notify_ps"] = DCQCN, config.gain, config.notify_every
             rules["estimate_ps"], rules["increase_ps"] = config.estimate_every, config.increase_every
@@ -204,11 +217,22 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
     return links
 
 
-def _program(scene: Scene) -> Program:
+def _queue_pairs(scene: Scene, transport: Transport) -> tuple[np.ndarray, np.ndarray]:
+    """See `Program`: `queue_pair` and `latest`."""
+    if not keeps_state(scene):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    columns = scene.tasks.columns()
+    pairs = np.asarray(columns.src, dtype=np.int64) * len(scene.hosts) + columns.dst
+    distinct, number = np.unique(pairs, return_inverse=True)
+    return number * transport.stride, np.full(len(distinct) * transport.stride, -1, dtype=np.int64)
+
+
+def _program(scene: Scene, transport: Transport) -> Program:
     columns = scene.tasks.columns()
     hosts, tasks = np.asarray(scene.hosts, dtype=np.int64), len(scene.tasks)
     waits_for = np.diff(columns.after_begin)
     waiting = np.repeat(np.arange(tasks), waits_for)
+    queue_pair, latest = _queue_pairs(scene, transport)
     by_earlier = np.argsort(columns.after, kind="stable")
     return Program(
         begins=heap(tasks),
@@ -224,6 +248,8 @@ def _program(scene: Scene) -> Program:
         end_ps=np.zeros(tasks, dtype=np.int64),
         released=np.zeros(tasks, dtype=np.int64),
         stack=np.zeros(tasks + 1, dtype=np.int64),
+        queue_pair=queue_pair,
+        latest=latest,
     )
 
 

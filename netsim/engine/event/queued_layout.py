@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.buffers import limits_of
-from netsim.engine.event.state import LANE, QUEUE, SERVED, SWITCH, WAITING, Queued
+from netsim.engine.event.state import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING, Queued
 from netsim.engine.protocol import Scene
 
 _PACKETS = 1024
@@ -40,4 +40,6 @@ def queued_of(scene: Scene, links: np.ndarray) -> Queued:
     if limits.pool:
         switches["pool"] = limits.pool
     endings = np.full(2 * len(rates), -1, dtype=LANE)
-    return Queued(queues, np.zeros(_PACKETS, dtype=WAITING), served, endings, switches)
+    notes, told = np.full(1, -1, dtype=NOTES), np.zeros(len(queues), dtype=np.int64)
+    notes["told"] = 0
+    return Queued(queues, np.zeros(_PACKETS, dtype=WAITING), served, switches, notes, told, endings)

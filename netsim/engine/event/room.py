@@ -3,18 +3,17 @@
 import numpy as np
 
 from netsim.engine.event.calendar import longer_heap
+from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
-from netsim.engine.event.queued import SPARE
 from netsim.engine.event.recovery import SELECTIVE
-from netsim.engine.event.state import State
+from netsim.engine.event.state import Flight, State
 
 
 def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
     """The state with room for so many flows, and for the recovery of so many packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
-    if packets_of_flows > len(hosts.memory) and rules["recovery"] == SELECTIVE:
-        names = ("memory", "last_serial", "older", "newer")
-        hosts = hosts._replace(**{name: _longer(getattr(hosts, name), packets_of_flows) for name in names})
+    if packets_of_flows > len(hosts.sent) and rules["recovery"] == SELECTIVE:
+        hosts = hosts._replace(sent=_longer(hosts.sent, packets_of_flows))
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer(hosts.flows, flows), timers=timers, turns=turns)
@@ -23,29 +22,30 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
 
 
-def with_room_for_packets(state: State) -> State:
-    """The state with twice as many packet records, if all are in use."""
-    network = state.network
-    totals = network.totals[0]
+def with_room_for_packets(flight: Flight, state: State) -> Flight:
+    """The packets in flight with twice as many records, if all are in use."""
+    totals = state.network.totals[0]
     if totals["free_packet"] >= 0:
-        return state
-    used = len(network.packets)
+        return flight
+    used = len(flight.packets)
     totals["free_packet"] = used
-    if state.queued is not None:
-        state = state._replace(queued=state.queued._replace(waiting=_longer(state.queued.waiting, 2 * used)))
-    return state._replace(network=network._replace(packets=np.concatenate([network.packets, packets(used)])))
+    return flight._replace(packets=np.concatenate([flight.packets, packets(used)]))
 
 
-def with_room_for_words(state: State) -> State:
-    """The state with a longer calendar, if the words of one event might not fit into it."""
-    network, queued = state.network, state.queued
-    if queued is None:
+def with_room_for_words(flight: Flight, state: State) -> Flight:
+    """The calendar with more room, if the words of one event might not fit into it."""
+    if state.queued is None:
+        return flight
+    needed = int(flight.calendar[0]["time_ps"]) + len(state.queued.queues) + SPARE
+    return flight._replace(calendar=longer_heap(flight.calendar, needed)) if needed > len(flight.calendar) else flight
+
+
+def with_room_for_waiting(state: State, packets_: int) -> State:
+    """The state with room for so many packets in queues."""
+    queued = state.queued
+    if queued is None or len(queued.waiting) >= packets_:
         return state
-    needed = int(network.calendar[0]["time_ps"]) + len(queued.queues) + SPARE
-    if needed <= len(network.calendar):
-        return state
-    calendar = longer_heap(network.calendar, needed)
-    return state._replace(network=network._replace(calendar=calendar))
+    return state._replace(queued=queued._replace(waiting=_longer(queued.waiting, packets_)))
 
 
 def with_room_for_choices(state: State) -> State:

@@ -40,6 +40,7 @@ FLOW_STATE = _record(
     in_ring=_YES,
     timer_runs=_YES,
     alone=_YES,
+    given_up=_YES,
     fruitless=_INDEX,
     next_in_ring=_INDEX,
     next_ps=_WHOLE,
@@ -56,7 +57,7 @@ FLOW_STATE = _record(
     acked=_WHOLE,
     sent=_WHOLE,
     retransmitted=_WHOLE,
-    # Selective repeat: row of its first packet in `Hosts.memory`, and the oldest and newest of those under way.
+    # Selective repeat: row of its first packet in `Hosts.sent`, and the oldest and newest of those under way.
     first_row=_WHOLE,
     oldest=_WHOLE,
     newest=_WHOLE,
@@ -90,6 +91,22 @@ FLOW_STATE = _record(
     timer_steps=_WHOLE,
     byte_steps=_WHOLE,
     counted_bytes=_WHOLE,
+    # NSCC; see `netsim.congestion.nscc`, whose names these are. `alpha` above is the scale there.
+    window_bytes=_REAL,
+    average_ps=_REAL,
+    rise=_REAL,
+    most=_REAL,
+    achieved=_REAL,
+    received=_REAL,
+    ignored=_REAL,
+    to_ignore=_REAL,
+    prompt=_REAL,
+    base_ps=_WHOLE,
+    network_ps=_WHOLE,
+    adapts_ps=_WHOLE,
+    adjusted_ps=_WHOLE,
+    fast=_YES,
+    trimmed=_YES,
     # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
     flowlet_ps=_WHOLE,
     flowlet_path=_INDEX,
@@ -103,6 +120,7 @@ FLOW_STATE = _record(
 
 LINK_STATE = _record(
     free_ps=_WHOLE,
+    lane_free_ps=_WHOLE,
     delay_ps=_WHOLE,
     rate_bps=_WHOLE,
     # At that rate: service of a full packet and of an answer; room and thresholds of marking.
@@ -123,14 +141,25 @@ LINK_STATE = _record(
 HOST_RING = _record(
     first=_INDEX,
     last=_INDEX,
-    looks=_YES,
+    look_ps=_WHOLE,
+    scheduled=_YES,
     sent=_WHOLE,
     last_flow=_INDEX,
     last_path=_INDEX,
     last_wire=_WHOLE,
     last_epoch=_INDEX,
 )
-"""Flows that take turns at a host's link, and the packet that it sent last; `last_path` is -1 if switches choose."""
+"""Flows that take turns at a host's link, and the packet that it sent last.
+
+The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path` is
+-1 if switches choose.
+"""
+
+TRANSMISSION = _record(last_serial=_INDEX, older=_INDEX, newer=_INDEX, bits=_YES)
+"""Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
+
+Packets are sequences within their flow, `bits` those of `netsim.engine.event.recovery`.
+"""
 
 LANE = _record(first=_INDEX, last=_INDEX)
 """Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane."""
@@ -148,6 +177,7 @@ PACKET = _record(
     next=_INDEX,
     previous=_INDEX,
     hop=_YES,
+    links=_YES,
     control=_YES,
     passes=_YES,
     trimmed=_YES,
@@ -155,7 +185,10 @@ PACKET = _record(
     refusal=_YES,
     notified=_YES,
 )
-"""A packet, or its acknowledgement. `way` is a row of `FabricArrays.way_links` that agrees with its path so far."""
+"""A packet, or its acknowledgement, which has passed `hop` of `links` links.
+
+`way` is a row of `FabricArrays.way_links` that agrees with its path so far.
+"""
 
 QUEUE = _record(
     # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
@@ -168,7 +201,8 @@ QUEUE = _record(
     stopped=_YES,
     stopped_ps=_WHOLE,
     paused_ps=_WHOLE,
-    # What that switch holds of its packets, how much it may hold, and whether it has told the queue to stop.
+    # What that switch holds of its packets, how much it may hold, whether it has told the queue to stop, and how long
+    # its word takes.
     told=_YES,
     held=_WHOLE,
     most=_WHOLE,
@@ -176,8 +210,8 @@ QUEUE = _record(
 )
 """Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
 
-WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX)
-"""What a packet in a queue remembers: when it came, what it found there, its service time, the queue it came from."""
+WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
 
 SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
 """The packet that is on a link, and the next link whose transmission takes as long and ends later.
@@ -188,12 +222,17 @@ SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_I
 SWITCH = _record(used=_WHOLE, pool=_WHOLE)
 """Bytes that a switch holds, and its memory without headroom."""
 
+NOTES = _record(packet=_INDEX, begun=_INDEX, told=_INDEX)
+"""Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
+begins with it, or -1, and the number of queues that are told to stop or to go on."""
+
 RULES = _record(
     payload=_WHOLE,
     header=_WHOLE,
     full_wire=_WHOLE,
     answer_wire=_WHOLE,
     answers_queue=_YES,
+    answers_take_time=_YES,
     trims=_YES,
     trimmed_wire=_WHOLE,
     room_bytes=_WHOLE,
@@ -239,6 +278,12 @@ RULES = _record(
     decrease=_REAL,
     largest_decrease=_REAL,
     smallest_window=_REAL,
+    keeps=_YES,
+    places=_WHOLE,
+    trim_share=_REAL,
+    network_ps=_WHOLE,
+    target_ps=_WHOLE,
+    gate=_WHOLE,
     # Transport.
     choice=_INDEX,
     switch=_INDEX,
@@ -293,6 +338,8 @@ class Program(NamedTuple):
         end_ps: When it was done.
         released: Tasks released in this instant; `TOTALS` has their number.
         stack: Scratch space for tasks that begin at once.
+        queue_pair: Row of `latest` of the first flow of each task's messages; empty if no state is kept.
+        latest: Latest flow of each queue pair, -1 if there is none.
     """
 
     begins: Array
@@ -308,6 +355,8 @@ class Program(NamedTuple):
     end_ps: Array
     released: Array
     stack: Array
+    queue_pair: Array
+    latest: Array
 
 
 class Routing(NamedTuple):
@@ -367,15 +416,12 @@ class Routing(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Links and the packets on them.
+    """Links.
 
     Args:
         rules: One record of `RULES`.
         totals: One record of `TOTALS`.
         links: Records of `LINK_STATE`.
-        lanes: Records of `LANE`.
-        packets: Records of `PACKET`; those not in use are chained by `next`.
-        calendar: Heap of arrivals, by lane, and of hosts' links that look for a packet, by link.
         change_begin: Rows of the changes of each link's rate; see `netsim.engine.compiled.fabric.FabricArrays`.
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
@@ -385,9 +431,6 @@ class Network(NamedTuple):
     rules: Array
     totals: Array
     links: Array
-    lanes: Array
-    packets: Array
-    calendar: Array
     change_begin: Array
     change_ps: Array
     change_bps: Array
@@ -401,15 +444,19 @@ class Queued(NamedTuple):
         queues: Records of `QUEUE`.
         waiting: Records of `WAITING`, by packet.
         served: Records of `SERVED`, by link.
-        endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
         switches: Records of `SWITCH`, by node.
+        notes: One record of `NOTES`.
+        told: Queues that are told to stop or to go on; `notes` has their number.
+        endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
     """
 
     queues: Array
     waiting: Array
     served: Array
-    endings: Array
     switches: Array
+    notes: Array
+    told: Array
+    endings: Array
 
 
 class Hosts(NamedTuple):
@@ -417,30 +464,41 @@ class Hosts(NamedTuple):
 
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
-        rings: Records of `HOST_RING`, by link.
+        rings: Records of `HOST_RING`, by link, or by queue of links with queues.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
-        memory: Selective repeat: of each packet, by row, bits of `netsim.engine.event.recovery`.
-        last_serial: Its last transmission.
-        older: Row of the packet under way that left before it.
-        newer: Row of the one that left after it.
+        sent: Selective repeat: records of `TRANSMISSION`, by row.
     """
 
     flows: Array
     rings: Array
     timers: Array
     turns: Array
-    memory: Array
-    last_serial: Array
-    older: Array
-    newer: Array
+    sent: Array
 
 
 class State(NamedTuple):
-    """The whole state of a run. `queued` is None where links need no queues, and the loop has no code for them then."""
+    """The state of a run, except the calendar and the packets in flight.
+
+    `queued` is None where links need no queues, and the loop has no code for them then.
+    """
 
     network: Network
     hosts: Hosts
     program: Program
     routing: Routing
     queued: Queued | None
+
+
+class Flight(NamedTuple):
+    """Calendar of the event engine, and the packets in flight.
+
+    Args:
+        calendar: Heap of arrivals, by lane, and of hosts' links that look for a packet, by link.
+        lanes: Records of `LANE`.
+        packets: Records of `PACKET`; those not in use are chained by `next`.
+    """
+
+    calendar: Array
+    lanes: Array
+    packets: Array

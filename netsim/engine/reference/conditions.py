@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.nscc import NsccConfig
 from netsim.draws import Draws, Purpose
 from netsim.engine.protocol import Scene
 from netsim.transport.protocol import Transport
@@ -28,6 +29,8 @@ def marking(scene: Scene, transport: Transport) -> Marking | None:
             return Marking(above, above, 1.0)
         case DcqcnConfig() as config:
             return Marking(config.mark_from, config.mark_all, config.mark_at_most)
+        case NsccConfig() as config:
+            return Marking(*config.thresholds(scene.queue_bytes), 1.0)
     above = transport.mark_above
     return None if above is None else Marking(above, above, 1.0)
 

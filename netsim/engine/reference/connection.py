@@ -70,6 +70,7 @@ class Listener(Connection):
         "congestion",
         "deadline_ps",
         "fruitless",
+        "given_up",
         "next_ps",
         "notified_ps",
         "recovery",
@@ -94,14 +95,15 @@ class Listener(Connection):
         self.timer_runs = False
         self.deadline_ps = 0
         self.fruitless = 0
+        self.given_up = False
         self.next_ps = 0
         self.wake_ps = -1
         self.notified_ps = -(2**62)
         self.sent = 0
 
     def open(self) -> bool:
-        """Whether there is a packet to send and the window has room for it."""
-        return self.recovery.pending() and self.recovery.in_flight < self.congestion.window()
+        """Whether there is a packet to send, the window has room for it, and the flow is not given up."""
+        return not self.given_up and self.recovery.pending() and self.recovery.in_flight < self.congestion.window()
 
     def ready(self, now_ps: int) -> bool:
         """A packet may leave now."""

@@ -47,6 +47,7 @@ class ReferenceEngine:
         self._at_switch = [not link.src.startswith("host") for link in links]
         self._source = sources(scene.topology)
         self._free = [0] * len(links)
+        self._lane_free = [0] * len(links)
         self._bytes = [0] * len(links)
         self._busy = [0] * len(links)
         self._peak = [0] * len(links)
@@ -297,15 +298,20 @@ class ReferenceEngine:
         self._calendar.schedule(packet, packet.key, arrives - self._calendar.now)
 
     def _pass(self, packet: Packet, link: int, now: int) -> None:
-        """Sends a packet of the control lane over a link: it waits for no packet, and none waits for it."""
+        """Sends a packet of the control lane over a link: see `AcknowledgementConfig`."""
         rate = self._scene.rates.at(link, now)
         service = service_ps(packet.wire_bytes, rate) if rate else 0
         if self._scene.rates.next_down(link, now) < now + service or not rate:
             self._dropped += 1
             return
+        leaves = now + service
+        if self._scene.acknowledgement.lane == "priority":
+            leaves = self._lane_free[link] = max(self._lane_free[link], now) + service
+            self._free[link] = max(self._free[link], now) + service
+            self._busy[link] += service
         self._bytes[link] += packet.wire_bytes
         self._control_hops += 1
-        self.forward(packet, link, now + service)
+        self.forward(packet, link, leaves)
 
     def _chosen_link(self, packet: Packet, now: int) -> int:
         """The next link, chosen by the switch where the packet is."""

@@ -1,5 +1,6 @@
 """Acknowledgements from receivers, and the reaction of senders to them and to timeouts."""
 
+import copy
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -7,15 +8,15 @@ import simpy
 
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.dcqcn import DcqcnConfig
-from netsim.congestion.protocol import RoundTrip
-from netsim.engine.protocol import Scene
+from netsim.congestion.protocol import Congestion, RoundTrip
+from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
 PATIENCE = 64
-"""Number of timeouts in a row, on one path or on any, after which a flow is checked for being cut off for good."""
+"""Number of timeouts in a row without progress after which a flow is checked for being cut off for good."""
 
 
 class Feedback:
@@ -43,10 +44,13 @@ class Feedback:
     ) -> None:
         self._scene, self._transport, self._calendar = scene, transport, calendar
         self._arrive, self._delivered, self._offer = arrive, delivered, offer
+        self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._listens = scene.listens or transport.needs_acknowledgements
         self._timeout_ps = None if scene.recovery.kind == "none" else scene.recovery.timeout
         congestion = scene.congestion
         self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
+        self._keeps = keeps_state(scene)
+        self._kept: dict[tuple[int, int, int], Congestion] = {}
         self._round_trip = cache(self._round_trip_of)
         self.on_receipt = [self._receive]
         self.on_news = [self._hear]
@@ -56,9 +60,22 @@ class Feedback:
         path = flow.message.paths[flow.message.usable[0]]
         if not self._listens or len(path) == 1:
             return None
-        congestion = congestion_of(self._scene.congestion, self._round_trip(path), now_ps + flow.delay_ps)
+        congestion = self._control(flow, path, now_ps + flow.delay_ps)
         recovery = recovery_of(self._scene.recovery, packets)
         return Listener(flow, packets, now_ps, congestion, recovery, self._timeout_ps)
+
+    def _control(self, flow: Flow, path: Path, start_ps: int) -> Congestion:
+        """The congestion control of a flow: new, or as the latest flow of its queue pair has it now."""
+        message = flow.message
+        queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
+        if (latest := self._kept.get(queue_pair)) is not None:
+            control = copy.copy(latest)
+        else:
+            trims = self._scene.flow_control.kind == "trim"
+            control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)
+        if self._keeps:
+            self._kept[queue_pair] = control
+        return control
 
     def sent(self, connection: Listener, packet: Packet) -> None:
         """Called when a packet has left its host, before the flow takes its next turn in the ring."""
@@ -108,7 +125,7 @@ class Feedback:
         path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
         size = scene.acknowledgement.size
         news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
-        news.passes = scene.acknowledgement.lane == "control"
+        news.passes = scene.acknowledgement.lane != "data"
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
@@ -126,9 +143,14 @@ class Feedback:
         recovery = connection.recovery
         settle = recovery.refused if news.refusal else recovery.acknowledged
         newly = settle(news.sequence, news.serial, news.expected)
+        if newly:
+            connection.fruitless = 0
         if (newly or news.refusal) and connection.timeout_ps is not None:
             connection.deadline_ps = now + connection.timeout_ps
-        connection.congestion.on_ack(newly, news.marked, news.notified, now - news.sent_ps, now)
+        in_flight = recovery.in_flight
+        connection.congestion.on_ack(
+            newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
+        )
         if news.choice is not None:
             self._transport.on_ack(connection.flow, news.choice, news.marked)
         self._continue(connection)
@@ -162,11 +184,11 @@ class Feedback:
         connection.congestion.on_timeout(now)
         flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
         usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
-        path = self._transport.on_timeout(flow, connection.path, usable, now)
-        connection.fruitless = connection.fruitless + 1 if path == connection.path else 0
-        connection.path = path
-        if connection.fruitless < PATIENCE or not self._cut_off(connection, usable, now):
-            self._continue(connection)
+        connection.path = self._transport.on_timeout(flow, connection.path, usable, now)
+        connection.fruitless += 1
+        if connection.fruitless >= PATIENCE and self._cut_off(connection, usable, now):
+            connection.given_up = True
+        self._continue(connection)
 
     def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -178,5 +200,5 @@ class Feedback:
             time, rate = changes[link][-1] if link in changes else (0, 1)
             return not rate and time <= now
 
-        taken = usable if connection.path is None else (connection.path,)
+        taken = usable if connection.path is None or self._moves else (connection.path,)
         return all(any(map(dead, paths[index])) for index in taken)

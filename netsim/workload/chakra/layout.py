@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 
+from netsim.collective.columns import message_columns
 from netsim.workload.chakra.dependencies import reversed_needs
 from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Attribute
@@ -12,12 +13,16 @@ from netsim.workload.protocol import Program, Schedules, Span
 
 
 class _Gathering:
-    """One operation: nodes and tasks of the ranks that have arrived at it, and ranks that wait for its end."""
+    """One operation: nodes and tasks of the ranks that have arrived at it, and ranks that wait for its end.
+
+    `moved` is the task of a sent message, which leaves whether or not its receiver has come.
+    """
 
     def __init__(self, about: Meeting) -> None:
         self.about = about
         self.come: dict[int, tuple[int, int]] = {}
         self.waiting: list[int] = []
+        self.moved: int | None = None
 
 
 class _Rank:
@@ -102,6 +107,7 @@ class Layout:
         both = zip(traces, needs, strict=True)
         self._states = [_Rank(trace, needed, rank, groups) for rank, (trace, needed) in enumerate(both)]
         self._gatherings: dict[tuple[str | int, ...], _Gathering] = {}
+        self._unreceived: list[_Gathering] = []
 
     def run(self, start_ps: int) -> None:
         """Adds all tasks.
@@ -111,13 +117,15 @@ class Layout:
         """
         self._start = self._program.wait(self._ranks[0], (), start_ps)
         runnable = deque(range(len(self._states)))
-        queued = set(runnable)
         while runnable:
-            rank = runnable.popleft()
-            queued.remove(rank)
-            freed = [other for other in dict.fromkeys(self._advance(rank)) if other not in queued]
-            runnable += freed
-            queued.update(freed)
+            queued = set(runnable)
+            while runnable:
+                rank = runnable.popleft()
+                queued.remove(rank)
+                freed = [other for other in dict.fromkeys(self._advance(rank)) if other not in queued]
+                runnable += freed
+                queued.update(freed)
+            runnable += dict.fromkeys(self._send())
         for gathering in self._gatherings.values():
             for rank in gathering.about.members:
                 if rank not in gathering.come:
@@ -151,11 +159,46 @@ class Layout:
         gathering = self._gatherings.setdefault((*about.key, state.turns[place]), _Gathering(about))
         gathering.come[rank] = place, come
         state.gathering[place] = gathering
-        if len(gathering.come) < len(about.members):
+        if gathering.moved is not None:
+            self._receive(gathering, gathering.moved)
+        elif len(gathering.come) == len(about.members):
+            self._carry_out(gathering)
+        else:
+            if about.is_pair and rank == about.members[0]:
+                self._unreceived.append(gathering)
             return []
-        self._carry_out(gathering)
         woken = [other for other in about.members if other != rank and self._states[other].ready]
         return gathering.waiting + woken
+
+    def _send(self) -> Iterator[int]:
+        """Adds the messages whose receivers have not arrived; returns the ranks that this unblocks: their senders.
+
+        Called when no rank can proceed otherwise, so that tasks keep their numbers where both sides come by themselves.
+        """
+        sent, self._unreceived = self._unreceived, []
+        for gathering in sent:
+            src, dst = gathering.about.members
+            if dst not in gathering.come:
+                place, come = gathering.come[src]
+                size_bytes = self._states[src].members[place].size()
+                gathering.moved = self._program.move(self._ranks[src], self._ranks[dst], size_bytes, (come,))
+                self._finish(gathering, src, gathering.moved)
+                yield src
+
+    def _receive(self, gathering: _Gathering, moved: int) -> None:
+        """Adds the end of the receive of a message that has left without its receiver."""
+        src, dst = gathering.about.members
+        places = [gathering.come[rank][0] for rank in (src, dst)]
+        nodes = [self._states[rank].members[place] for rank, place in zip((src, dst), places, strict=True)]
+        operation = combine(nodes, (src, dst))
+        self._finish(gathering, dst, moved)
+        over = [self._states[rank].over[place] for rank, place in zip((src, dst), places, strict=True)]
+        self._note(gathering, operation.op, sum(operation.blocks), over)
+
+    def _finish(self, gathering: _Gathering, rank: int, moved: int) -> None:
+        """A send or receive of a rank ends when the rank has arrived and the message has."""
+        place, come = gathering.come[rank]
+        self._states[rank].finish(place, self._program.wait(self._ranks[rank], (come, moved)))
 
     def _carry_out(self, gathering: _Gathering) -> None:
         """Adds the messages of an operation at which all ranks have arrived."""
@@ -164,21 +207,31 @@ class Layout:
         operation = combine(nodes, members)
         come = [gathering.come[rank][1] for rank in members]
         ranks = [self._ranks[member] for member in members]
-        messages = self._schedules(operation, ranks)
+        messages = message_columns(self._schedules(operation, ranks))
         over = self._program.carry_out(messages, ranks, come)
         for rank, task in zip(members, over, strict=True):
             self._states[rank].finish(gathering.come[rank][0], task)
-        attributes = nodes[0].node.attributes
+        self._note(gathering, operation.op, messages.payload, over)
+
+    def _note(self, gathering: _Gathering, op: str, payload: int, over: Sequence[int | None]) -> None:
+        """Notes an operation at which all ranks have arrived, for the results."""
+        members = gathering.about.members
+        attributes = self._states[members[0]].members[gathering.come[members[0]][0]].node.attributes
         name = _text(attributes.get("pg_desc")) or gathering.about.group or None
         step, layer = _number(attributes.get("step")), _number(attributes.get("layer"))
-        about = (operation.op, name, len(members), step, _text(attributes.get("phase")), layer)
-        self._program.spans.append(Span(*about, sum(message.bytes for message in messages), come, over))
+        about = (op, name, len(members), step, _text(attributes.get("phase")), layer)
+        come = [gathering.come[rank][1] for rank in members]
+        ends = [task for task in over if task is not None]
+        self._program.spans.append(Span(*about, payload, come, ends))
 
     def _refuse(self, gathering: _Gathering, absent: int) -> None:
         rank, (place, _) = next(iter(gathering.come.items()))
         member = self._states[rank].members[place]
-        what = member.node.collective or member.node.type.name
-        problem = f"rank {rank} waits in {what} for rank {absent}, which never comes"
+        problem = f"rank {rank} waits in {member.node.collective} for rank {absent}, which never comes"
+        if gathering.about.is_pair:
+            sends = rank == gathering.about.members[0]
+            what = f"sends to rank {absent}, which never receives" if sends else f"waits for rank {absent} to send"
+            problem = f"rank {rank} {what}"
         raise member.refuse("peers", problem, "the traces are cut off or inconsistent: record them again")
 
 

@@ -31,6 +31,11 @@ class Meeting(NamedTuple):
     members: Sequence[int]
     group: str
 
+    @property
+    def is_pair(self) -> bool:
+        """Whether it is a message from one rank to another."""
+        return self.key[0] == "pair"
+
 
 class Member(NamedTuple):
     """A node of one rank in an operation."""

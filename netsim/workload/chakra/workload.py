@@ -36,7 +36,8 @@ class ChakraWorkload:
     takes its duration, communication takes its simulated time. The k-th collective of a process group in the file of
     one rank and the k-th in that of another are the same; sends and receives are matched in the order of the files for
     each group, sender, receiver and tag. A rank does not wait for other ranks to arrive at an operation, except in a
-    barrier. comm_size is the rank's input buffer.
+    barrier: a message leaves when its sender sends it, and waits for its receiver where it arrives. A send and its
+    receive end when all bytes have arrived. comm_size is the rank's input buffer.
     """
 
     def __init__(self, config: ChakraConfig) -> None:

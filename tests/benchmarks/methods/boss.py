@@ -19,20 +19,18 @@ the times: Karras et al., "Elucidating the Design Space of Diffusion-Based Gener
 equation 5.
 """
 
-import argparse
 import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.immiscible import digits
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, rows, train
@@ -45,7 +43,7 @@ from trainer.sampling.steps.cost_matrix import cost_matrix
 from trainer.sampling.steps.endpoint import endpoint_grid
 from trainer.sampling.steps.fine import FineSolution, Grid, fine_solution, times_of, uniform_grid
 
-SEEDS, COUNTS, NODES = (0, 1, 2), (2, 4, 6, 8), 100
+COUNTS, NODES = (2, 4, 6, 8), 100
 NUM, FRESH, TRAJECTORIES, STRAIGHTENED, OCTAVES = 300, 2000, 5000, 4, 4
 EXACT, POINTS, DIGITS = "eight Gaussians, exact", "eight Gaussians, learned", "digits, learned"
 SMOOTH = "digits, learned, time as a number"
@@ -282,12 +280,8 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
-    options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds))
+    options = by_seed.parser(__doc__).parse_args()
+    of_seeds = by_seed.for_seeds(options, run)
     titles = [(name, title) for name, tables in of_seeds[0].items() for title in tables]
     for name, title in titles[:-1]:
         show(f"{name}: {title}", gathered(of_seeds, name, title), [])

@@ -8,20 +8,18 @@ distance is that of the pixels to the digits of the training split. Beside the g
 two halves of the digits.
 """
 
-import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
-from tests.benchmarks.methods.boss import CHORD, EDM, ENDPOINT, HEUN, SEEDS, UNIFORM, edm_times
+from tests.benchmarks.methods.boss import CHORD, EDM, ENDPOINT, HEUN, UNIFORM, edm_times
 from tests.forked import ROOT
 from trainer.__main__ import main as trainer_main
 from trainer.evaluation.frechet import frechet_distance
@@ -102,13 +100,10 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = by_seed.parser(__doc__)
     parser.add_argument("--evaluations", type=int, nargs="+", default=COUNTS, help="even numbers (default: 4 6)")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
     options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        of_seeds = list(pool.map(partial(run, tuple(options.evaluations)), options.seeds))
+    of_seeds = by_seed.for_seeds(options, partial(run, tuple(options.evaluations)))
     table = {
         name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
         for name in of_seeds[0]

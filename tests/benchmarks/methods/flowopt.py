@@ -29,13 +29,10 @@ Editing", arXiv 2510.22010; Jiao et al., "UniEdit-Flow", arXiv 2504.13109 (UniIn
 Inversion Through Iterative Noising", arXiv 2403.14602 (fixed point).
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 
@@ -44,6 +41,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from moe.random.keyed import fold_in
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.boss import WithWaves, field_of
 from tests.benchmarks.methods.immiscible import digits
@@ -52,7 +50,7 @@ from trainer.flow.inversion import Inversion, Iterated, Reverse, UniInversion, z
 from trainer.flow.path import Linear
 from trainer.flow.sampler import Euler, Field
 
-SEEDS, STEPS, ITERATIONS, TRAINED, NUM = (0, 1, 2), 10, 30, 1500, 100
+STEPS, ITERATIONS, TRAINED, NUM = 10, 30, 1500, 100
 SIZES: dict[str, float | None] = {"0.1": 0.1, "0.4": 0.4, "0.8": 0.8, "1.6": 1.6, "own": None}
 REVERSE, UNI, NOISE = "reverse Euler", "UniInv", "random noise"
 BUDGETS = (40, 80, 100, 160, 320)
@@ -276,13 +274,10 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
+    parser = by_seed.parser(__doc__)
     parser.add_argument("--out", type=Path, help="PNG file for the chart of PSNR against calls")
     options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        found = list(pool.map(run, options.seeds))
+    found = by_seed.for_seeds(options, run)
     of_seeds = [tables for tables, _ in found]
 
     def gathered(title: str) -> dict[str, dict[str, list[float]]]:

@@ -29,13 +29,10 @@ Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Princi
 arXiv 2510.02315 (FOCUS).
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -43,6 +40,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from trainer.data import build
 from trainer.evaluation.accuracy import class_accuracy
@@ -56,7 +54,7 @@ from trainer.flow.target import Quantity
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.trained import opened
 
-SEEDS, STRENGTHS = (0, 1, 2), (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 NUM, STEPS, COMPARED = 4000, 28, 2000
 CORNER, DEVIATION, CELLS, EXTENT, SPREAD = 1.5, 0.25, 12, 3.0, 0.8
 PLAIN, FLOOR, GUIDANCE, BEST = "no control", "data floor", "plain guidance", "best of"
@@ -357,14 +355,11 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = by_seed.parser(__doc__)
     parser.add_argument("--run", type=Path, help="folder of a trained run whose attention is measured, too")
     parser.add_argument("--out", type=Path, help="PNG that the trade-off is drawn to")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
     options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds, repeat(options.run)))
+    of_seeds = by_seed.for_seeds(options, partial(run, folder=options.run))
     table, *of_goals = (tabulated(tables) for tables in zip(*of_seeds, strict=True))
     if options.out is not None:
         picture(table, options.out)

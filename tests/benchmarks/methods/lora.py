@@ -7,7 +7,8 @@ in several ways:
 * full: all of its weights;
 * LoRA, rank r: adapters beside every linear layer of the block, those that steer it included, and beside those that
   read patches, write them and steer the output, but not beside the embeddings of time and class;
-* LoRA in the block, rank r: the same in the block alone;
+* LoRA in the block, rank r: the same in the block alone, up to ranks that no longer save much, to tell whether it is
+  the rank that limits the quality;
 * last layers: the two layers behind the blocks alone;
 * from scratch: a new network, in as many steps;
 * base: nothing.
@@ -20,18 +21,16 @@ in those of the network.
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
 """
 
-import argparse
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import nn
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_distance, rows, train
 from trainer.config.layout import Layout
@@ -41,7 +40,7 @@ from trainer.model.build import build_model
 from trainer.model.frozen import frozen_tensors, put_frozen
 from trainer.task import FlowTask
 
-SEEDS, UNMEASURED = (0, 1, 2), 9
+UNMEASURED = 9
 BASE_STEPS, STEPS, BATCH = 1200, 1200, 64
 MODEL: dict[str, Any] = {"kind": "dit", "hidden": 128, "num_layers": 1, "num_heads": 4, "patch_size": 2}
 EVERYWHERE = ("blocks", "embed_patches", "unembed_patches", "final_modulation")
@@ -49,6 +48,8 @@ RATES: dict[str, float] = {
     "full": 3e-3,
     "LoRA, rank 4": 2e-2,
     "LoRA in the block, rank 4": 2e-2,
+    "LoRA in the block, rank 16": 1e-2,
+    "LoRA in the block, rank 64": 5e-3,
     "last layers": 3e-3,
     "from scratch": 3e-3,
 }
@@ -162,16 +163,13 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
+    parser = by_seed.parser(__doc__)
     parser.add_argument("--search", action="store_true", help="try the learning rates on another seed, and end")
     options = parser.parse_args()
     if options.search:
         search()
         return 0
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds))
+    of_seeds = by_seed.for_seeds(options, run)
     table = {
         way: {figure: [rows[way][figure] for rows in of_seeds] for figure in figures}
         for way, figures in of_seeds[0].items()

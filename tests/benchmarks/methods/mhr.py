@@ -16,14 +16,11 @@ gradients of two tasks after a tenth of the steps; it is told, no bar.
 Source: Caccia et al., "Multi-Head Adapter Routing for Cross-Task Generalization", arXiv 2211.03831.
 """
 
-import argparse
 import copy
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Self, TypeVar
 
 import torch
@@ -32,9 +29,10 @@ from torch.nn import functional
 
 from moe.adapters.routed import RoutedLinear
 from moe.adapters.task_router import RowTasks
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 
-SEEDS, RANKS = (0, 1, 2), (1, 2, 4, 8)
+RANKS = (1, 2, 4, 8)
 WIDTHS = (32, 64, 32)
 TASKS, NEW_TASKS, SHOTS = 24, 8, 16
 LATENT, LATENT_RANK, HEADS, MODULES = 4, 2, 4, 4
@@ -344,12 +342,8 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
-    options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds))
+    options = by_seed.parser(__doc__).parse_args()
+    of_seeds = by_seed.for_seeds(options, run)
     tables = {
         rank: {
             arm: {figure: [tables[rank][arm][figure] for tables in of_seeds] for figure in figures}

@@ -9,17 +9,15 @@ beside it. There is no bar: natural tasks may gain nothing by heads.
 Source: Caccia et al., "Multi-Head Adapter Routing for Cross-Task Generalization", arXiv 2211.03831.
 """
 
-import argparse
 import copy
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import show
 from tests.benchmarks.methods.mhr import (
     MHR,
@@ -42,7 +40,6 @@ from trainer.data import Batch, DigitsConfig, build
 from trainer.flow import Condition
 from trainer.task import FlowTask
 
-SEEDS = (0, 1, 2)
 TASKS, NEW_TASKS, SHOTS = 6, 2, 64
 RANK, MODULES, HEADS = 4, 4, 4
 WIDTHS = (128, 256, 256, 256, 64)
@@ -169,12 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
-    options = parser.parse_args(arguments)
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds))
+    options = by_seed.parser(__doc__).parse_args(arguments)
+    of_seeds = by_seed.for_seeds(options, run)
     table = {
         arm: {figure: [rows[arm][figure] for rows in of_seeds] for figure in figures}
         for arm, figures in of_seeds[0].items()

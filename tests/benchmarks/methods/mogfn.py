@@ -22,14 +22,11 @@ Source: Jain et al., "Multi-Objective GFlowNets", 2023; Malkin et al., "Trajecto
 torchgfn: Bengio et al., "Flow Network Based Generative Models for Non-Iterative Diverse Candidate Generation", 2021.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, train
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
@@ -50,7 +48,7 @@ from trainer.task import TrajectoryBalanceTask
 from trainer.task.environment import HyperGrid
 from trainer.task.preference import Preferences, lattice
 
-SEEDS, UPDATES, BATCH, DIVISIONS, SHOWN = (0, 1, 2), 1200, 64, 10, 100
+UPDATES, BATCH, DIVISIONS, SHOWN = 1200, 64, 10, 100
 LEARNING: dict[str, Any] = {"lr": 5e-3, "clip_norm": 1.0, "rates": {"log_partition": 10.0}}
 GRID: dict[str, Any] = {"environment": {"kind": "hypergrid"}, "exponent": 16.0, "exploration": 0.0}
 WORDS: dict[str, Any] = {"environment": {"kind": "ngram"}, "exponent": 4.0, "least_reward": 0.03}
@@ -320,13 +318,10 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
+    parser = by_seed.parser(__doc__)
     parser.add_argument("--torchgfn", type=Path, metavar="DIR", help="folder that torchgfn is installed in")
     options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(partial(run, torchgfn=options.torchgfn), options.seeds))
+    of_seeds = by_seed.for_seeds(options, partial(run, torchgfn=options.torchgfn))
 
     def over(table: str, row: str, figure: str) -> list[float]:
         return [tables[table][row][figure] for tables in of_seeds]

@@ -18,12 +18,9 @@ listed.
 Source: Jain et al., "Multi-Objective GFlowNets", 2023, section 4.3.
 """
 
-import argparse
 import itertools
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -32,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.mogfn import task_of, trained
 from trainer.config.task.environment import HyperGridConfig
@@ -43,7 +41,7 @@ from trainer.task.environment import HyperGrid
 from trainer.task.preference import lattice
 from trainer.task.surrogate import Surrogate
 
-SEEDS, ROUNDS, BATCH, UPDATES = (0, 1, 2), 4, 12, 300
+ROUNDS, BATCH, UPDATES = 4, 12, 300
 DEVIATIONS, HIGH = 0.5, 2.0
 CONFIG = HyperGridConfig(side=32)
 GRID = HyperGrid(CONFIG)
@@ -176,12 +174,8 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
-    options = parser.parse_args()
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        of_seeds = list(pool.map(run, options.seeds))
+    options = by_seed.parser(__doc__).parse_args()
+    of_seeds = by_seed.for_seeds(options, run)
     gathered = {
         row: {figure: [table[row][figure] for table in of_seeds] for figure in values}
         for row, values in of_seeds[0].items()

@@ -144,7 +144,7 @@ def test_layers_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize("heads", [1, 4])
 def test_agrees_with_another_implementation(heads: int) -> None:
     poly = pytest.importorskip("peft.tuners.poly.layer", reason="peft is not installed")
-    routed = layer(modules=4, heads=heads, rank=3, scale=1 / 3)
+    routed = layer(modules=4, heads=heads, rank=3, scale=1 / 3).double()
     config = poly.PolyConfig(r=3, n_tasks=TASKS, n_skills=4, n_splits=heads, init_weights=False)
     other = poly.Linear(routed.base, "default", config).eval()
     with torch.no_grad():
@@ -152,8 +152,9 @@ def test_agrees_with_another_implementation(heads: int) -> None:
         other.poly_lora_B["default"].copy_(routed.B_HMRO)
         other.poly_router["default"].module_logits.copy_(routed.routing.logits.flatten(1))
     x, tasks = rows(9)
+    x = x.double()
     with torch.no_grad():
         expected = other(x, task_ids=tasks)
-        torch.testing.assert_close(called(routed, x, tasks), expected, rtol=1e-6, atol=1e-5)
+        torch.testing.assert_close(called(routed, x, tasks), expected, rtol=1e-6, atol=1e-6)
         by_row = called(routed, x[:, 0], tasks)
-        torch.testing.assert_close(by_row, expected[:, 0], rtol=1e-6, atol=1e-5)
+        torch.testing.assert_close(by_row, expected[:, 0], rtol=1e-6, atol=1e-6)

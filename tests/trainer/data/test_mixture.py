@@ -33,7 +33,6 @@ from trainer.data import (
     TooManyBadExamples,
     build,
     first_data_points,
-    read_mixture,
 )
 from trainer.data.augmentation import AugmentConfig, augmented
 from trainer.data.dealing import BLOCK, Dealing
@@ -316,7 +315,7 @@ def test_a_file_gives_the_shares(tmp_path: Path) -> None:
     path = tmp_path / "mixture.json"
     made = MixtureFile(format="flowfabric.mixture/1", shares={"a": 0.25, "b": 0.75}, figures={"measure": "loss"})
     made.write(path)
-    assert read_mixture(path) == made
+    assert MixtureFile.read(path) == made
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)
     config = run(sources={"a": {}, "b": {}}, shares=str(path))
     path.unlink()
@@ -327,10 +326,10 @@ def test_a_file_gives_the_shares(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "mixture file: is not JSON"),
+        ("{", "file: cannot be read (it is not JSON"),
         ('{"format": "flowfabric.mixture/2", "shares": {"a": 1}}', "format: "),
         ('{"format": "flowfabric.mixture/1"}', "shares: is required but missing; add it"),
-        ('{"format": "flowfabric.mixture/1", "shares": {"a": NaN}}', "NaN is not a number in JSON"),
+        ('{"format": "flowfabric.mixture/1", "shares": {"a": NaN}}', "shares.a: must be a finite number (nan)"),
         ('{"format": "flowfabric.mixture/1", "shares": {"a": 0.5}}', "shares: sum to 0.5, not to 1"),
         ('{"format": "flowfabric.mixture/1", "shares": {"a": -1, "b": 2}}', "shares.a: must be greater than or equal"),
         ('{"format": "flowfabric.mixture/1", "shares": {"a": 1}, "share": 3}', "share: is not permitted here"),
@@ -340,10 +339,10 @@ def test_a_malformed_file_of_shares_is_refused(text: str, message: str, tmp_path
     path = tmp_path / "mixture.json"
     path.write_text(text)
     with pytest.raises(FileError) as caught:
-        read_mixture(path)
+        MixtureFile.read(path)
     assert str(caught.value).startswith(f"{path}: {message}") or message in str(caught.value)
     with pytest.raises(FileError):
-        read_mixture(tmp_path / "none.json")
+        MixtureFile.read(tmp_path / "none.json")
 
 
 def words(**changes: Any) -> dict[str, Any]:

@@ -1,0 +1,140 @@
+"""Messages of a schedule as arrays, and the algorithms whose messages are too many for a tuple each."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+
+from netsim.collective.protocol import Message, Operation
+
+
+class MessageColumns:
+    """The messages of a schedule as arrays of int64; message i waits for after[after_begin[i]:after_begin[i + 1]].
+
+    A schedule is laid out once and used by every collective that equals it, so nothing may change these arrays.
+
+    Args:
+        src: Participant that sends each message.
+        dst: Participant that receives it.
+        bytes: Payload.
+        after_begin: One more entry than there are messages.
+        after: Messages of the schedule that must have arrived before.
+    """
+
+    def __init__(
+        self, src: np.ndarray, dst: np.ndarray, bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray
+    ) -> None:
+        self.src, self.dst, self.bytes, self.after_begin, self.after = src, dst, bytes, after_begin, after
+
+    def __len__(self) -> int:
+        return len(self.src)
+
+    @cached_property
+    def payload(self) -> int:
+        """Bytes of all messages."""
+        return int(self.bytes.sum())
+
+    @cached_property
+    def of_members(self) -> tuple[np.ndarray, np.ndarray]:
+        """Messages from and to each participant in the order of the schedule: their number, and their indices."""
+        ends = np.stack([self.src, self.dst], axis=1).ravel()
+        size = int(ends.max(initial=-1)) + 1
+        narrow = ends.astype(np.int16 if size < 2**15 else np.int64)
+        order = np.argsort(narrow, kind="stable")
+        order >>= 1
+        return np.bincount(ends, minlength=size), order
+
+    @cached_property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Places of `after` if each message also waits for one task before all others, and places of those tasks."""
+        first = self.after_begin[:-1] + np.arange(len(self))
+        counts = np.diff(self.after_begin)
+        return np.arange(len(self.after)) + np.repeat(np.arange(1, len(self) + 1), counts), first
+
+
+def message_columns(messages: Sequence[Message] | MessageColumns) -> MessageColumns:
+    """Messages as arrays."""
+    if isinstance(messages, MessageColumns):
+        return messages
+    count = len(messages)
+    src, dst, size = (
+        np.fromiter((message[field] for message in messages), dtype=np.int64, count=count) for field in (1, 2, 3)
+    )
+    begin = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.fromiter((len(message.after) for message in messages), np.int64, count), out=begin[1:])
+    after = np.fromiter(chain.from_iterable(message.after for message in messages), np.int64, int(begin[-1]))
+    return MessageColumns(src, dst, size, begin, after)
+
+
+def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
+    """See `netsim.collective.ring._rounds`."""
+    size = operation.size
+    turn, src = (part.ravel() for part in np.indices((rounds, size)))
+    size_bytes = np.array(operation.blocks, dtype=np.int64)[(src + shift - turn) % size]
+    after_begin = np.maximum(np.arange(rounds * size + 1) - size, 0)
+    after = (turn[size:] - 1) * size + (src[size:] - 1) % size
+    return MessageColumns(src, (src + 1) % size, size_bytes, after_begin, after)
+
+
+def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """See `netsim.collective.direct._pairs`."""
+    src, ahead = (part.ravel() for part in np.indices((size, size - 1)))
+    ahead += src
+    ahead += 1
+    ahead[ahead >= size] -= size
+    return src, ahead
+
+
+def _matrix(operation: Operation) -> np.ndarray:
+    """Bytes from row to column; rows that are one object are converted once."""
+    once = {id(row): row for row in operation.matrix}
+    if len(once) == 1:
+        return np.broadcast_to(np.array(operation.matrix[0], dtype=np.int64), (operation.size, operation.size))
+    return np.array(operation.matrix, dtype=np.int64)
+
+
+def _all_at_once(operation: Operation, size_bytes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> MessageColumns:
+    src, dst = _pairs(operation.size)
+    waits = np.zeros(len(src) + 1, dtype=np.int64)
+    return MessageColumns(src, dst, size_bytes(src, dst), waits, waits[:0])
+
+
+def _direct_all_reduce(operation: Operation) -> MessageColumns:
+    """See `netsim.collective.direct.all_reduce`."""
+    size = operation.size
+    parts = IN_COLUMNS["reduce_scatter", "direct"](operation)
+    results = IN_COLUMNS["all_gather", "direct"](operation)
+    if size == 1:
+        return parts
+    members, count = np.arange(size), len(parts)
+    waits = np.zeros(2 * count + size, dtype=np.int64)
+    waits[count : count + size] = size - 1
+    waits[count + size :] = 1
+    after = np.concatenate([np.argsort(parts.dst, kind="stable"), count + results.src])
+    return MessageColumns(
+        np.concatenate([parts.src, members, results.src]),
+        np.concatenate([parts.dst, members, results.dst]),
+        np.concatenate([parts.bytes, np.zeros(size, dtype=np.int64), results.bytes]),
+        np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(waits)]),
+        after,
+    )
+
+
+def _blocks(operation: Operation) -> np.ndarray:
+    return np.array(operation.blocks, dtype=np.int64)
+
+
+IN_COLUMNS: dict[tuple[str, str], Callable[[Operation], MessageColumns]] = {
+    ("reduce_scatter", "ring"): lambda operation: _ring(operation, operation.size - 1, -1),
+    ("all_gather", "ring"): lambda operation: _ring(operation, operation.size - 1, 0),
+    ("all_reduce", "ring"): lambda operation: _ring(operation, 2 * (operation.size - 1), -1),
+    ("all_to_all", "direct"): lambda op: _all_at_once(op, lambda src, dst: _matrix(op)[src, dst]),
+    ("reduce_scatter", "direct"): lambda op: _all_at_once(op, lambda _, dst: _blocks(op)[dst]),
+    ("all_gather", "direct"): lambda op: _all_at_once(op, lambda src, _: _blocks(op)[src]),
+    ("all_reduce", "direct"): _direct_all_reduce,
+}
+"""Algorithms of at least the square of their participants in messages, by operation and name, in arrays.
+
+Each gives the messages of the plain definition of its name in this package, in the same order.
+"""

@@ -1,0 +1,1 @@
+"""Schedules in GOAL, the Group Operation Assembly Language, as a workload."""

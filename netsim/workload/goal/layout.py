@@ -1,0 +1,118 @@
+"""Turns the operations of a GOAL schedule into tasks, in an order in which each comes after what it waits for."""
+
+from collections import defaultdict, deque
+from collections.abc import Sequence
+
+from netsim.errors import InputError
+from netsim.lines import MOST
+from netsim.workload.goal.text import Goal, Operation
+from netsim.workload.protocol import Program
+
+
+class Layout:
+    """The tasks of a schedule.
+
+    Operation i of all ranks together has two moments: 2 i, when it may start, and 2 i + 1, when it ends; a send ends
+    when its message has arrived.
+
+    Args:
+        goal: The schedule.
+        sends_end_at_start: Whether ``requires`` a send waits only for its start.
+
+    Raises:
+        InputError: A message is sent and not received, or received and not sent, or with another size.
+    """
+
+    def __init__(self, goal: Goal, sends_end_at_start: bool) -> None:
+        self._goal = goal
+        self._operations: list[Operation] = [operation for rank in goal.ranks for operation in rank.operations]
+        self._rank_of: list[int] = []
+        self._refuse_overflow()
+        self._needs: list[list[int]] = [[] for _ in range(2 * len(self._operations))]
+        for rank, schedule in enumerate(goal.ranks):
+            first = len(self._rank_of)
+            self._rank_of += [rank] * len(schedule.operations)
+            for later, earlier, start in schedule.dependencies:
+                started = start or (sends_end_at_start and schedule.operations[earlier].kind == "send")
+                self._needs[2 * (first + later)].append(2 * (first + earlier) + (not started))
+        self._match()
+
+    def _refuse_overflow(self) -> None:
+        for kinds, unit, what in ((("calc",), 1000, "calc"), (("send",), 1, "send")):
+            total = sum(operation.amount for operation in self._operations if operation.kind in kinds)
+            if total * unit >= MOST:
+                raise InputError(self._goal.path, "file", f"all {what} together are too large ({total})", "shorten it")
+
+    def _match(self) -> None:
+        """The k-th receive of a rank from another with a tag ends when the k-th such message has arrived."""
+        sent: dict[tuple[int, int, int], deque[int]] = defaultdict(deque)
+        for index, operation in enumerate(self._operations):
+            if operation.kind == "send":
+                sent[self._rank_of[index], operation.peer, operation.tag].append(index)
+        for index, operation in enumerate(self._operations):
+            if operation.kind != "recv":
+                continue
+            waiting = sent[operation.peer, self._rank_of[index], operation.tag]
+            if not waiting:
+                raise self._unmatched(index, "recv", "sends it no such message")
+            message = waiting.popleft()
+            size_bytes = self._operations[message].amount
+            if size_bytes != operation.amount:
+                problem = f"{operation.amount} received of {size_bytes} sent in line {self._operations[message].line}"
+                raise InputError(self._goal.path, f"line {operation.line}: recv bytes", problem, "make them equal")
+            self._needs[2 * index + 1].append(2 * message + 1)
+        for messages in sent.values():
+            if messages:
+                raise self._unmatched(messages[0], "send", "never receives it")
+
+    def _unmatched(self, index: int, field: str, what: str) -> InputError:
+        line, _, size_bytes, peer, tag = self._operations[index]
+        problem = f"{size_bytes} B with tag {tag} of rank {self._rank_of[index]}: rank {peer} {what}"
+        remedy = "correct rank or tag, or complete the file if it is cut off"
+        return InputError(self._goal.path, f"line {line}: {field}", problem, remedy)
+
+    def run(self, program: Program, ranks: Sequence[int], start_ps: int) -> None:
+        """Adds all tasks.
+
+        Args:
+            program: Program to which they are added.
+            ranks: Rank of the scenario for each rank of the schedule.
+            start_ps: When it starts.
+
+        Raises:
+            InputError: Operations wait for each other in a circle.
+        """
+        begin = program.wait(ranks[0], (), start_ps)
+        needs = self._needs
+        for index in range(len(self._operations)):
+            needs[2 * index + 1].append(2 * index)
+        needed_by: list[list[int]] = [[] for _ in needs]
+        for moment, earlier in enumerate(needs):
+            for one in earlier:
+                needed_by[one].append(moment)
+        missing = [len(earlier) for earlier in needs]
+        ready = deque(moment for moment, count in enumerate(missing) if not count)
+        tasks = [-1] * len(needs)
+        while ready:
+            moment = ready.popleft()
+            tasks[moment] = self._task(program, ranks, moment, [tasks[earlier] for earlier in needs[moment]] or [begin])
+            for later in needed_by[moment]:
+                missing[later] -= 1
+                if not missing[later]:
+                    ready.append(later)
+        for moment, task in enumerate(tasks):
+            if task < 0:
+                line, kind, *_ = self._operations[moment // 2]
+                rank = self._rank_of[moment // 2]
+                problem = f"rank {rank} never gets through: operations wait for each other in a circle"
+                raise InputError(self._goal.path, f"line {line}: {kind}", problem, "correct requires and irequires")
+
+    def _task(self, program: Program, ranks: Sequence[int], moment: int, after: list[int]) -> int:
+        """The task at whose end a moment has come; a moment that comes with another needs none of its own."""
+        index, at_end = divmod(moment, 2)
+        operation, rank = self._operations[index], ranks[self._rank_of[index]]
+        if at_end and operation.kind == "send":
+            return program.move(rank, ranks[operation.peer], operation.amount, after)
+        delay_ps = 1000 * operation.amount if at_end and operation.kind == "calc" else 0
+        after = list(dict.fromkeys(after))
+        return after[0] if len(after) == 1 and not delay_ps else program.wait(rank, after, delay_ps)

@@ -1,0 +1,203 @@
+"""Flows of SimCCL as a workload: collectives cut into flows as NCCL cuts them, with what each flow waits for."""
+
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from netsim.errors import InputError
+from netsim.lines import MOST, read_lines, whole_number
+from netsim.section import Section
+from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.records import MOST_RANKS
+
+COLUMNS = ("collective", "op", "flow_id", "src", "dest", "flow_size", "conn_type", "parent_flow_ids")
+"""Columns that are read. The others of the file are ignored: data_size, algorithm, protocol, channel_id, chunk_id,
+chunk_count and prev_flow_ids, which lists the ranks that the sender hears from and repeats what the parents say."""
+
+_OPERATIONS = {"1": "reduce_scatter", "2": "all_gather", "3": "all_reduce", "4": "all_to_all"}
+"""By the number in column op, a ComType of SimAI's ASTRA-sim."""
+_REMEDY = "write the file again with SimCCL"
+
+
+class SimcclConfig(Section, frozen=True):
+    """Section ``workload`` of kind ``simccl``.
+
+    Args:
+        path: SimCCL's ncclFlowModel_detailed_flows.csv, relative to the working directory.
+    """
+
+    kind: Literal["simccl"]
+    path: str
+
+
+class Flow(NamedTuple):
+    """A line of the file.
+
+    Args:
+        line: Its number.
+        id: Unique in its collective.
+        src: Rank that sends.
+        dst: Another rank.
+        bytes: Payload.
+        parents: Ids of the flows that must have arrived before it leaves.
+    """
+
+    line: int
+    id: int
+    src: int
+    dst: int
+    bytes: int
+    parents: tuple[int, ...]
+
+
+class Collective(NamedTuple):
+    """The flows of one collective.
+
+    Args:
+        name: Its name in the file: group, layer, pass, operation and bytes.
+        op: What it does.
+        flows: In an order in which each comes after its parents.
+    """
+
+    name: str
+    op: str
+    flows: Sequence[Flow]
+
+
+def read_flow_models(path: Path) -> list[Collective]:
+    """Reads and checks a list of flows (github.com/aliyun/SimCCL, MockNcclGroup.cc, dumpDetailedFlowModels).
+
+    Raises:
+        InputError: Missing or malformed; the message names line, column and remedy.
+    """
+    lines = read_lines(path, "the list of flows that SimCCL writes")
+    header = [name.strip() for name in lines[0].split(",")]
+    for name in COLUMNS:
+        if header.count(name) != 1:
+            problem = f"column {name} occurs {header.count(name)} times"
+            raise InputError(path, "line 1", problem, f"write {','.join(COLUMNS)} at least")
+    flows: dict[str, list[Flow]] = {}
+    operations: dict[str, str] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            row = _row(path, number, header, line)
+            flows.setdefault(row["collective"], []).append(_flow(path, number, row))
+            operations.setdefault(row["collective"], _OPERATIONS.get(row["op"], "collective"))
+    if not flows:
+        raise InputError(path, "file", "lists no flows", _REMEDY)
+    if sum(flow.bytes for of_one in flows.values() for flow in of_one) >= MOST:
+        raise InputError(path, "flow_size", "is too large, all flows together", "keep their sum below 2**62")
+    return [Collective(name, operations[name], _in_order(path, of_one)) for name, of_one in flows.items()]
+
+
+def _row(path: Path, number: int, header: Sequence[str], line: str) -> Mapping[str, str]:
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != len(header):
+        problem = f"has {len(cells)} cells instead of {len(header)}"
+        raise InputError(path, f"line {number}", problem, "complete the file if it is cut off")
+    return dict(zip(header, cells, strict=True))
+
+
+def _flow(path: Path, number: int, row: Mapping[str, str]) -> Flow:
+    place = f"line {number}"
+    if "NVLS" in row["conn_type"]:
+        problem = "reduces inside a switch, which no transport does"
+        raise InputError(path, f"{place}: conn_type", problem, "write the file again with AS_NVLS_ENABLE=0")
+    named = ("flow_id", "src", "dest", "flow_size")
+    identity, src, dst, size_bytes = (whole_number(path, f"{place}: {name}", row[name]) for name in named)
+    if src == dst or max(src, dst) >= MOST_RANKS:
+        column, rank = ("dest", dst) if dst >= src else ("src", src)
+        problem = f"is the sender itself ({dst})" if src == dst else f"is not a rank ({rank})"
+        raise InputError(path, f"{place}: {column}", problem, "name another rank")
+    listed = [part.strip() for part in row["parent_flow_ids"].split(";")] if row["parent_flow_ids"] else []
+    parents = [whole_number(path, f"{place}: parent_flow_ids", part) for part in listed]
+    return Flow(number, identity, src, dst, size_bytes, tuple(dict.fromkeys(parents)))
+
+
+def _in_order(path: Path, flows: Sequence[Flow]) -> list[Flow]:
+    """Flows of one collective, each after its parents."""
+    by_id: dict[int, Flow] = {}
+    for flow in flows:
+        if flow.id in by_id:
+            problem = f"{flow.id} occurs twice in a collective (first in line {by_id[flow.id].line})"
+            raise InputError(path, f"line {flow.line}: flow_id", problem, _REMEDY)
+        by_id[flow.id] = flow
+    children: dict[int, list[int]] = defaultdict(list)
+    missing = {flow.id: len(flow.parents) for flow in flows}
+    for flow in flows:
+        for parent in flow.parents:
+            if parent not in by_id:
+                problem = f"names flow {parent}, which is not in its collective"
+                raise InputError(path, f"line {flow.line}: parent_flow_ids", problem, _REMEDY)
+            children[parent].append(flow.id)
+    ready = deque(flow.id for flow in flows if not flow.parents)
+    ordered: list[Flow] = []
+    while ready:
+        ordered.append(by_id[ready.popleft()])
+        for child in children[ordered[-1].id]:
+            missing[child] -= 1
+            if not missing[child]:
+                ready.append(child)
+    stuck = next((flow for flow in flows if missing[flow.id]), None)
+    if stuck is not None:
+        problem = "flows wait for each other in a circle, so that it never starts"
+        raise InputError(path, f"line {stuck.line}: parent_flow_ids", problem, _REMEDY)
+    return ordered
+
+
+class SimcclWorkload:
+    """The workload of a `SimcclConfig`; its rank i is the job's rank i.
+
+    A flow leaves when its parents have arrived. Collectives follow each other in the order of the file: a rank begins
+    one when all flows from it and to it in its collective before have arrived.
+    """
+
+    def __init__(self, config: SimcclConfig) -> None:
+        self._path = Path(config.path)
+        self.notices: list[str] = []
+
+    @cached_property
+    def collectives(self) -> list[Collective]:
+        """The collectives of the file.
+
+        Raises:
+            InputError: The file is wrong.
+        """
+        return read_flow_models(self._path)
+
+    def size(self, available: int) -> int:
+        """Number of ranks that the flows name.
+
+        Raises:
+            InputError: There are fewer ranks.
+        """
+        for collective in self.collectives:
+            for flow in collective.flows:
+                for column, rank in (("src", flow.src), ("dest", flow.dst)):
+                    if rank >= available:
+                        problem = f"is not a rank ({rank}, of {available})"
+                        remedy = "enlarge the topology or the job's ranks"
+                        raise InputError(self._path, f"line {flow.line}: {column}", problem, remedy)
+        flows = (flow for collective in self.collectives for flow in collective.flows)
+        return 1 + max(max(flow.src, flow.dst) for flow in flows)
+
+    def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
+        """See `netsim.workload.protocol.Workload`."""
+        begin = program.wait(ranks[0], (), start_ps)
+        over = dict.fromkeys(range(len(ranks)), begin)
+        for collective in self.collectives:
+            members = sorted({rank for flow in collective.flows for rank in (flow.src, flow.dst)})
+            come = {rank: over[rank] for rank in members}
+            moved: dict[int, int] = {}
+            awaited: dict[int, list[int]] = {rank: [come[rank]] for rank in members}
+            for flow in collective.flows:
+                after = [come[flow.src], *(moved[parent] for parent in flow.parents)]
+                moved[flow.id] = program.move(ranks[flow.src], ranks[flow.dst], flow.bytes, after)
+                awaited[flow.src].append(moved[flow.id])
+                awaited[flow.dst].append(moved[flow.id])
+            over |= {rank: program.wait(ranks[rank], tasks) for rank, tasks in awaited.items()}
+            payload = sum(flow.bytes for flow in collective.flows)
+            about = (collective.op, collective.name, len(members), None, None, None, payload)
+            program.spans.append(Span(*about, list(come.values()), [over[rank] for rank in members]))
