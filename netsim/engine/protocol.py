@@ -13,6 +13,7 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.engine.limits import LimitsConfig
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
@@ -72,6 +73,7 @@ class Scene(NamedTuple):
         acknowledgement: Size and lane of acknowledgements.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
+        limits: When a run ends although tasks are left.
     """
 
     topology: Topology
@@ -88,6 +90,7 @@ class Scene(NamedTuple):
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
+    limits: LimitsConfig = LimitsConfig()
 
     @property
     def queues(self) -> bool:

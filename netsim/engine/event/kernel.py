@@ -14,9 +14,12 @@ from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Routing, State, Whole
 from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices, or the calendar are full."""
+the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated time is
+limited to now."""
+
+_EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
@@ -47,7 +50,11 @@ def run(
         resume(state, resumed, totals.now_ps)
         _schedule_ring(state, flight, resumed)
     choices = len(state.routing.chosen)
+    events = 0
     while True:
+        events += 1
+        if events == _EVENTS_BETWEEN_PAUSES:
+            return PAUSED
         close(calendar)
         time_ps, key, what = first_time(calendar), calendar[1].key, calendar[1].what
         timer_ps, from_timers = first_time(timers), False
@@ -66,6 +73,9 @@ def run(
             admit_whole(state)
             _schedule_admitted(state, flight, flows)
             continue
+        if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
+            totals.now_ps = network.rules[0].end_ps
+            return IN_TIME
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import arrival_key, push, timer_key
+from netsim.engine.event.calendar import arrival_key, move_up, push, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
-from netsim.engine.event.recovery import take
+from netsim.engine.event.recovery import take, timeout_ps
 from netsim.engine.event.state import Hosts, Record, State, Whole
 from netsim.engine.event.transit import GONE, enter
 
@@ -59,6 +59,12 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
+def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
+    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+
+
+@compiled
 def look(state: State, place: int, packet: Record, now: int) -> tuple[Whole, Whole]:
     """Sends the next packet of a ring of a host's link, and notes when the ring looks again.
 
@@ -103,8 +109,8 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
     network, hosts, routing = state.network, state.hosts, state.routing
     rules, totals = network.rules[0], network.totals[0]
     serial = flow.serial
-    if not flow.in_flight:
-        flow.deadline_ps = now + rules.timeout_ps
+    if rules.timeout_ps >= 0 and not flow.in_flight:
+        flow.deadline_ps = now + timeout_ps(rules, flow)
     sequence = take(rules, flow, hosts)
     packet.key = arrival_key(flow.id, serial, 0)
     packet.sent_ps = now

@@ -46,6 +46,9 @@ FLOW_STATE = _record(
     next_ps=_WHOLE,
     wake_ps=_WHOLE,
     deadline_ps=_WHOLE,
+    # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
+    smoothed_8=_WHOLE,
+    deviation_4=_WHOLE,
     # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
     # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
     serial=_WHOLE,
@@ -260,11 +263,16 @@ RULES = _record(
     # Recovery.
     recovery=_INDEX,
     timeout_ps=_WHOLE,
+    longest_timeout_ps=_WHOLE,
+    estimates=_YES,
+    patience=_INDEX,
     reordering=_WHOLE,
+    end_ps=_WHOLE,
     # Congestion control.
     congestion=_INDEX,
     fixed_window=_WHOLE,
     gain=_REAL,
+    first_alpha=_REAL,
     notify_ps=_WHOLE,
     estimate_ps=_WHOLE,
     increase_ps=_WHOLE,
@@ -278,6 +286,10 @@ RULES = _record(
     decrease=_REAL,
     largest_decrease=_REAL,
     smallest_window=_REAL,
+    hop_ps=_WHOLE,
+    flow_range=_REAL,
+    flow_gain=_REAL,
+    flow_offset=_REAL,
     keeps=_YES,
     places=_WHOLE,
     trim_share=_REAL,
