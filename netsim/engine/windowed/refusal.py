@@ -12,4 +12,6 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
+    if scene.queues:
+        return "pauses, shared memory and classes need the event engine"
     return by_event(scene, transport)
