@@ -55,9 +55,10 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
-def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
-    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
-    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+def await_progress_sooner(network: Network, hosts: Hosts, flow: Record, index: int) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier; see `TOTALS.moves_up`."""
+    if not move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0)):
+        network.totals[0].moves_up = index
 
 
 @compiled
