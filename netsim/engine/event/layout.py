@@ -12,6 +12,7 @@ from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import stream
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
@@ -73,13 +74,13 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     links = _links(scene, fabric, rules[0])
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
-    totals["now_ps"] = -1
+    totals["now_ps"] = totals["moves_up"] = -1
     totals["undone"] = len(scene.tasks)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
-    rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
+    rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 
@@ -215,7 +216,7 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
 
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
-    links = np.zeros(len(scene.topology.links), dtype=LINK_STATE)
+    links = zeros(len(scene.topology.links), LINK_STATE)
     links["delay_ps"], links["rate_bps"] = fabric.delay_ps, scene.rates.initial
     links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
     links["varies"] = np.diff(fabric.change_begin) > 1
