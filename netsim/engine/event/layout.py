@@ -34,7 +34,7 @@ from netsim.engine.event.state import (
     Routing,
     State,
 )
-from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, Tree, tree
+from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
@@ -54,6 +54,7 @@ _DRAWS = {
     Flowlet: Purpose.FLOWLET_PATH,
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
+    JoinShortestQueue: Purpose.JSQ_TIE,
 }
 
 
@@ -179,10 +180,12 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
     rules["step_ps"] = 1
+    rules["forgives_last_link"] = transport.forgives_last_link
+    rules["entropy_draws"] = stream(transport.seed, Purpose.ENTROPY_PATH)
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
     match transport:
         case SprayRandom():
-            rules["choice"] = SPRAY_RANDOM
+            rules["choice"], rules["entropies"] = SPRAY_RANDOM, transport.entropies or 0
         case SprayRoundRobin():
             rules["choice"] = SPRAY_ROUND_ROBIN
         case DestinationRotation():
@@ -191,8 +194,12 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
             rules["choice"], rules["gap_ps"] = FLOWLET, transport.gap_ps
         case Reps():
             rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
+            rules["explore"], rules["entropies"] = transport.explore, transport.entropies or 0
+            rules["every"] = transport.every
         case JoinShortestQueue():
             rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
+            if transport.draws_ties:
+                rules["switch"] = SHORTEST_DRAWN
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory

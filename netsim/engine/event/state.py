@@ -118,6 +118,8 @@ FLOW_STATE = _record(
     kept_begin=_INDEX,
     chosen=_INDEX,
     frozen_ps=_WHOLE,
+    exploring=_WHOLE,
+    unmarked=_WHOLE,
 )
 
 LINK_STATE = _record(
@@ -189,6 +191,8 @@ PACKET = _record(
 )
 """A packet, or its acknowledgement, which has passed `hop` of `links` links.
 
+`marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
+
 `way` is a row of `FabricArrays.way_links` that agrees with its path so far.
 """
 
@@ -256,10 +260,15 @@ RULES = _record(
     gap_ps=_WHOLE,
     entries=_WHOLE,
     freeze_ps=_WHOLE,
+    explore=_WHOLE,
+    every=_WHOLE,
+    entropies=_WHOLE,
+    forgives_last_link=_YES,
     step_ps=_WHOLE,
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )

@@ -14,8 +14,8 @@ from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Array, Hosts, Network, Record, Routing, Whole
 
-SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
-"""Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""
+SHORTEST, SHORTEST_DRAWN, SAMPLED, FLOW_SHORTEST = range(4)
+"""Kinds: `JoinShortestQueue` with ties in turn and drawn, `Drill`, `AdaptiveFlow`."""
 
 _SAMPLE_BITS, _LINK_BITS = np.int64(8), np.int64(20)
 MOST_CANDIDATES = 192
@@ -73,6 +73,8 @@ def choose_next(
         return begin
     if rules.switch == SHORTEST:
         return _shortest(rules, network.links, routing, begin, end, now)
+    if rules.switch == SHORTEST_DRAWN:
+        return _shortest_drawn(rules, network.links, routing, hosts.flows[index].id, serial, begin, end, now)
     if rules.switch == SAMPLED:
         return _sampled(rules, network.links, routing, hosts.flows[index].id, serial, begin, end, now)
     flow, switch = hosts.flows[index], routing.source[routing.child_link[begin]]
@@ -112,6 +114,28 @@ def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: in
             best, best_work, best_turn = row, work, turn
     routing.shortest[switch, 0] = routing.child_link[best]
     return best
+
+
+@compiled
+def _shortest_drawn(
+    rules: Record, links: Array, routing: Routing, flow_id: int, serial: int, begin: int, end: int, now: int
+) -> Whole:
+    """The link with the least unfinished work; among equals one is drawn."""
+    least, equal = np.int64(0), np.int64(0)
+    for row in range(begin, end):
+        work = _backlog(links, routing.child_link[row], now) // rules.step_ps
+        if not equal or work < least:
+            least, equal = work, np.int64(0)
+        if work == least:
+            equal += 1
+    drawn = draw(rules.path_draws, flow_id, (serial << _LINK_BITS) | routing.child_link[begin])
+    left = np.int64(drawn % np.uint64(equal))
+    for row in range(begin, end):
+        if _backlog(links, routing.child_link[row], now) // rules.step_ps == least:
+            if not left:
+                return row
+            left -= 1
+    return begin
 
 
 @compiled

@@ -23,7 +23,9 @@ def enter(state: State, packet: Record, link: int, now: int) -> Whole:
     else:
         fate, leaves = join(network, packet, flow_id_of(packet), link, now)
         if fate == TRIMMED:
-            packet.trimmed = packet.passes = 1
+            forgiven = network.rules[0].forgives_last_link and packet.hop == packet.links - 1
+            packet.trimmed = 2 if forgiven else 1
+            packet.passes = 1
             packet.wire = network.rules[0].trimmed_wire
             fate, leaves = cross(network, packet, link, now)
     if fate == LOST:
@@ -66,7 +68,8 @@ def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
     packet.hop = 0
     packet.wire = rules.answer_wire
     packet.notified = 0
-    packet.marked |= packet.trimmed
+    if not packet.marked:
+        packet.marked = packet.trimmed
     if rules.notify_ps >= 0 and packet.marked and now - flow.notified_ps >= rules.notify_ps:
         flow.notified_ps = now
         packet.notified = 1

@@ -134,6 +134,7 @@ class Packet(simpy.Event):
     """
 
     __slots__ = (
+        "blames",
         "callbacks",
         "came_ps",
         "choice",
@@ -154,6 +155,7 @@ class Packet(simpy.Event):
         "serial",
         "source",
         "trimmed",
+        "trimmed_last",
         "usable",
         "wire_bytes",
         "work",
@@ -172,5 +174,5 @@ class Packet(simpy.Event):
         self.work = wire_bytes * 8 * 10**12
         self.control = control
         self.hop = 0
-        self.passes = self.trimmed = self.marked = False
+        self.passes = self.trimmed = self.trimmed_last = self.marked = False
         self.key = arrival(connection.flow.id, serial, control)

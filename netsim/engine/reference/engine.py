@@ -362,6 +362,7 @@ class ReferenceEngine:
         if why == FULL and trim.kind == "trim" and not packet.control:
             self._trimmed += 1
             packet.trimmed = packet.passes = True
+            packet.trimmed_last = packet.hop == packet.links - 1
             packet.wire_bytes = trim.header
             self._pass(packet, link, now)
             return
