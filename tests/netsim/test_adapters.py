@@ -7,6 +7,7 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
+from netsim.engines import refusal, run_engine
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
@@ -151,3 +152,20 @@ def test_what_does_not_fit_is_refused_in_one_line(change, said, tmp_path, capsys
     told = [line for line in capsys.readouterr().err.splitlines() if "first use" not in line]
     assert len(told) == 1
     assert said in told[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["all_to_all", "all_reduce"])
+@pytest.mark.parametrize("listens", [False, True])
+def test_all_engines_agree_on_rails_and_links_of_gpus(op, listens):
+    document = scenario(op, "48KB", queue="20KB" if listens else "unlimited") | {"transports": ["ecmp", "drb"]}
+    if listens:
+        document |= {"congestion": {"kind": "dctcp"}, "recovery": {"kind": "selective", "timeout": "100us"}}
+    config = read_scenario(document)
+    prepared = prepare(config, "scenario")
+    for transport in config.transports:
+        reference, _ = run_engine("simpy", prepared.scene, transport, 3, prepared.most_paths)
+        for engine in ("exact", "event", "windowed"):
+            if refusal(engine, prepared.scene, transport, prepared.most_paths) is None:
+                found, _ = run_engine(engine, prepared.scene, transport, 3, prepared.most_paths)
+                assert found.equals(reference), (transport.name, engine)
