@@ -24,6 +24,10 @@ class Seats(NamedTuple):
     machines: Sequence[int]
     gpus: Sequence[int] = ()
 
+    def of(self, ranks: Sequence[int]) -> "Seats":
+        """The seats of some ranks."""
+        return Seats(*(tuple(part[rank] for rank in ranks) if part else () for part in self))
+
     @property
     def ends(self) -> list[int]:
         """Host of each rank, then, with links of GPUs, once more of each rank: rank + number of ranks is its GPU."""
