@@ -19,7 +19,10 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 def _time_or_none(value: object) -> int:
     if value in (None, "none"):
         return NO_LIMIT
-    time_ps = parse_time(value)
+    try:
+        time_ps = parse_time(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or write none") from None
     if not time_ps:
         raise ValueError("a limit of 0 is reached at once; write none, or a duration such as 10s")
     return time_ps
@@ -127,6 +130,8 @@ def missing(packets: int, of: int, timeouts: int) -> str:
         of: All its packets.
         timeouts: The most timeouts of one of its flows in a row without progress.
     """
+    if not packets:
+        return "its last packets are on their last link"
     said = f"{packets} of {of} packets have not arrived"
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 

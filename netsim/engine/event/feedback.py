@@ -31,10 +31,10 @@ def run_out(state: State, index: int, key: int, now: int) -> Whole:
     network, hosts = state.network, state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:
-        enter_ring(network, hosts, index, now)
+        enter_ring(state, index, now)
     elif key & 1:
         flow.wake_ps = -1
-        resume(network, hosts, index, now)
+        resume(state, index, now)
     elif not flow.in_flight:
         flow.timer_runs = 0
     elif now < flow.deadline_ps:
@@ -61,7 +61,7 @@ def hear(state: State, news: Record, now: int) -> None:
         flow.unmarked += 1
         if flow.unmarked % rules.every == 0:
             came_through(rules, state.routing, flow, index, news.way - flow.first_way)
-    resume(network, hosts, index, now)
+    resume(state, index, now)
 
 
 @compiled
@@ -91,5 +91,5 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     flow.fruitless += 1
     if rules.asks_after_timeout or flow.fruitless >= rules.patience:
         return index
-    resume(network, hosts, index, now)
+    resume(state, index, now)
     return np.int64(-1)
