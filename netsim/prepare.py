@@ -11,8 +11,8 @@ from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal
 from netsim.errors import InputError
-from netsim.seats import room, seats_of, with_gpu_links
 from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
 from netsim.topology.routes import Routes

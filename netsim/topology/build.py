@@ -8,11 +8,15 @@ from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.htsim import HtsimConfig, replaced
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.preset import PresetConfig, preset
 from netsim.topology.protocol import Topology
 
 _Kinds = LeafSpineConfig | FatTreeConfig | GraphConfig
 TopologyConfig = Annotated[
-    _Kinds, Field(discriminator="kind"), BeforeValidator(replaced, json_schema_input_type=_Kinds | HtsimConfig)
+    _Kinds,
+    Field(discriminator="kind"),
+    BeforeValidator(replaced, json_schema_input_type=_Kinds | HtsimConfig | PresetConfig),
+    BeforeValidator(preset, json_schema_input_type=_Kinds | HtsimConfig | PresetConfig),
 ]
 
 
