@@ -37,7 +37,7 @@ class _Transport(Section, frozen=True):
 class PlainConfig(_Transport, frozen=True):
     """Transports without options."""
 
-    kind: Literal["spray_round_robin", "spray_random", "drb", "adaptive_flow", "ideal"]
+    kind: Literal["spray_round_robin", "spray_random", "drb", "adaptive_flow", "ideal", "valiant"]
 
 
 class EcmpConfig(_Transport, frozen=True):
@@ -112,6 +112,17 @@ class JsqConfig(_Transport, frozen=True):
     step: Duration = 0
 
 
+class UgalConfig(_Transport, frozen=True):
+    """See `netsim.transport.detouring`.
+
+    Args:
+        bias: Advantage of the minimal path, in unfinished work times links.
+    """
+
+    kind: Literal["ugal"]
+    bias: Duration = 0
+
+
 class EtherealConfig(_Transport, frozen=True):
     """See `netsim.transport.ethereal`.
 
@@ -170,6 +181,7 @@ KINDS = (
     RepsConfig,
     DrillConfig,
     JsqConfig,
+    UgalConfig,
     EtherealConfig,
     OwnConfig,
 )
@@ -201,6 +213,7 @@ _AnyKind = (
     | RepsConfig
     | DrillConfig
     | JsqConfig
+    | UgalConfig
     | EtherealConfig
     | OwnConfig
 )

@@ -14,7 +14,17 @@ from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
-from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
+from netsim.engine.event.choices import (
+    AT_FIRST_SWITCH,
+    AT_SWITCH,
+    DETOURING,
+    FLOWLET,
+    PINNED,
+    REPS,
+    ROTATION,
+    SPRAY_RANDOM,
+    SPRAY_ROUND_ROBIN,
+)
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
@@ -38,6 +48,7 @@ from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.topology.protocol import sources
+from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
@@ -52,6 +63,8 @@ _DRAWS = {
     Flowlet: Purpose.FLOWLET_PATH,
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
+    Valiant: Purpose.DETOUR,
+    Ugal: Purpose.DETOUR,
 }
 
 
@@ -187,6 +200,11 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory
+        case Valiant():
+            rules["choice"] = DETOURING
+        case Ugal():
+            rules["choice"], rules["bias_ps"] = AT_FIRST_SWITCH, transport.bias_ps
+            rules["other_draws"] = stream(transport.seed, Purpose.MINIMAL)
         case AdaptiveFlow():
             rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
         case _:
@@ -269,6 +287,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.way_begin,
         fabric.way_links,
         fabric.way_length,
+        fabric.minimal,
         answer_ps,
         np.zeros(len(answer_ps), dtype=np.int64),
         calm,

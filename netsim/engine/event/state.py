@@ -245,9 +245,11 @@ RULES = _record(
     entries=_WHOLE,
     freeze_ps=_WHOLE,
     step_ps=_WHOLE,
+    bias_ps=_WHOLE,
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    other_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
@@ -321,7 +323,8 @@ class Routing(NamedTuple):
         pair: Index of a pair of leaves.
         way_begin: First way of a pair.
         way_links: Links of a way.
-        way_length: Links of a pair's ways.
+        way_length: Links of a way.
+        minimal: Minimal ways of a pair, which come first.
         way_answer_ps: How long an answer takes back on a way without waiting.
         way_answers: Answers that went back on a way without stopping.
         calm: Whether nothing ever changes on a pair's ways.
@@ -348,6 +351,7 @@ class Routing(NamedTuple):
     way_begin: Array
     way_links: Array
     way_length: Array
+    minimal: Array
     way_answer_ps: Array
     way_answers: Array
     calm: Array

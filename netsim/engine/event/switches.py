@@ -45,9 +45,9 @@ def tree(fabric: FabricArrays) -> Tree:
     way = [-1] * roots
     children: list[dict[int, int]] = [{} for _ in range(roots)]
     for root in range(roots):
-        first, length = int(fabric.way_begin[root // epochs]), int(fabric.way_length[root // epochs])
+        first = int(fabric.way_begin[root // epochs])
         for index in fabric.usable[fabric.usable_begin[root] : fabric.usable_begin[root + 1]].tolist():
-            links: Sequence[int] = fabric.way_links[first + index, :length].tolist()
+            links: Sequence[int] = fabric.way_links[first + index, : fabric.way_length[first + index]].tolist()
             node = root
             way[root] = first + index if way[root] < 0 else way[root]
             for link in links:
