@@ -26,6 +26,8 @@ class Purpose(IntEnum):
     SPLITS = 16
     DETOUR = 17
     MINIMAL = 18
+    ENTROPY_PATH = 40
+    JSQ_TIE = 41
 
 
 def mix(value: int) -> int:

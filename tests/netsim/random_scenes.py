@@ -35,9 +35,17 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "avoid": [10**7, 10**11],
     },
     "flowlet": {"gap": [0, 500_000, 10**6]},
-    "jsq": {"step": [0, 320_000]},
-    "reps": {"cache": [1, 2, 8], "freeze": [10**7, 10**9], "mark_above": [8000]},
-    "spray_random": {},
+    "jsq": {"step": [0, 320_000], "ties": ["turn", "drawn"]},
+    "reps": {
+        "cache": [1, 2, 8],
+        "freeze": [10**7, 10**9],
+        "mark_above": [8000],
+        "every": [1, 1, 3],
+        "explore": [0, 0, 3],
+        "entropies": [None, 5],
+        "forgive_last_link": [False, True],
+    },
+    "spray_random": {"entropies": [None, None, 7]},
     "spray_round_robin": {},
     "subflows": {"count": [1, 3, 4]},
     "ugal": {"bias": [0, 320_000]},
@@ -146,9 +154,16 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
             NoneConfig(),
             WindowConfig.model_validate({"kind": "window", "window": window}),
             DctcpConfig.model_validate(
-                {"kind": "dctcp", "window": window, "mark_above": random.choice(["8KB", "20KB"])}
+                {
+                    "kind": "dctcp",
+                    "window": window,
+                    "alpha": random.choice([0, 1]),
+                    "mark_above": random.choice(["8KB", "20KB"]),
+                }
             ),
-            SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "1us"}),
+            SwiftConfig.model_validate(
+                {"kind": "swift", "window": window, "queueing": "1us", "flow_scaling": random.choice(["0us", "9us"])}
+            ),
             SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
             quick_dcqcn(),
             NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),

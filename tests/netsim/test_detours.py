@@ -4,7 +4,7 @@ from itertools import pairwise
 from math import ceil, prod
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
@@ -17,7 +17,7 @@ from netsim.topology.detours import DetouredFabric
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import build_transport
-from netsim.transport.config import PlainConfig, TransportConfig, UgalConfig
+from netsim.transport.config import TransportConfig, UgalConfig
 from netsim.units import service_ps
 from tests.netsim.scenes import all_to_all, flow, scene
 
@@ -131,7 +131,7 @@ def run(what: Scene, transport: TransportConfig, seed: int = 0) -> Outcome:
 
 
 def plain(kind: str) -> TransportConfig:
-    return (UgalConfig if kind == "ugal" else PlainConfig).model_validate({"kind": kind})
+    return TypeAdapter(TransportConfig).validate_python(kind)
 
 
 def shifted(fabric: DetouredFabric, hosts_per_group: int, packets: int) -> Scene:

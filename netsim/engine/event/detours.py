@@ -5,13 +5,14 @@ import numpy as np
 from netsim.engine.compiled.draws import draw
 from netsim.engine.event.choices import minimal_among
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Network, Record, Routing, Whole
+from netsim.engine.event.state import Record, State, Whole
+from netsim.engine.event.switches import backlog_ps
 
 
 @compiled
-def choose_way(network: Network, routing: Routing, flow: Record, packet: Record, serial: int, now: int) -> Whole:
+def choose_way(state: State, flow: Record, packet: Record, serial: int, now: int) -> Whole:
     """Path of a packet that is at its first switch, as an index into the ways of its pair of leaves."""
-    rules = network.rules[0]
+    rules, routing = state.network.rules[0], state.routing
     begin = routing.usable_begin[packet.node]
     count = routing.usable_begin[packet.node + 1] - begin
     minimal = minimal_among(routing, begin, count, routing.minimal[flow.pair])
@@ -21,13 +22,12 @@ def choose_way(network: Network, routing: Routing, flow: Record, packet: Record,
         return short
     drawn = draw(rules.path_draws, flow.id, serial)
     long = routing.usable[begin + minimal + np.int64(drawn % np.uint64(count - minimal))]
-    costs = _cost(network, routing, flow, short, now), _cost(network, routing, flow, long, now)
-    return short if costs[0] <= costs[1] + rules.bias_ps else long
+    return short if _cost(state, flow, short, now) <= _cost(state, flow, long, now) + rules.bias_ps else long
 
 
 @compiled
-def _cost(network: Network, routing: Routing, flow: Record, path: int, now: int) -> Whole:
+def _cost(state: State, flow: Record, path: int, now: int) -> Whole:
     """Unfinished work in front of the first link of a path, times its number of links between switches."""
-    way = flow.first_way + path
-    work = max(np.int64(0), network.links[routing.way_links[way, 0]].free_ps - now)
-    return work * routing.way_length[way]
+    network, way = state.network, flow.first_way + path
+    link = state.routing.way_links[way, 0]
+    return backlog_ps(network.rules[0], network.links, state.queued, flow, link, now) * state.routing.way_length[way]
