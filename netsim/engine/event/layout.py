@@ -16,7 +16,17 @@ from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
-from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
+from netsim.engine.event.choices import (
+    AT_FIRST_SWITCH,
+    AT_SWITCH,
+    DETOURING,
+    FLOWLET,
+    PINNED,
+    REPS,
+    ROTATION,
+    SPRAY_RANDOM,
+    SPRAY_ROUND_ROBIN,
+)
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import add_queues, queued_of
@@ -43,6 +53,7 @@ from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
 from netsim.topology.protocol import sources
+from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
@@ -58,6 +69,8 @@ _DRAWS = {
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
     JoinShortestQueue: Purpose.JSQ_TIE,
+    Valiant: Purpose.DETOUR,
+    Ugal: Purpose.DETOUR,
 }
 
 
@@ -208,6 +221,11 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory
+        case Valiant():
+            rules["choice"] = DETOURING
+        case Ugal():
+            rules["choice"], rules["bias_ps"] = AT_FIRST_SWITCH, transport.bias_ps
+            rules["other_draws"] = stream(transport.seed, Purpose.MINIMAL)
         case AdaptiveFlow():
             rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
         case _:
@@ -291,6 +309,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.way_begin,
         fabric.way_links,
         fabric.way_length,
+        fabric.minimal,
         answer_ps,
         np.zeros(len(answer_ps), dtype=np.int64),
         calm,

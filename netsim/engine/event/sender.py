@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.event.calendar import arrival_key, move_up, push, timer_key
-from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
@@ -119,7 +119,6 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
     packet.sequence = sequence
     wire = rules.full_wire if sequence + 1 < flow.packets else flow.last_wire
     packet.wire = wire
-    packet.links = flow.links
     packet.hop = packet.control = packet.passes = packet.trimmed = packet.marked = 0
     if rules.choice == PINNED:
         path = np.int64(flow.path)
@@ -127,10 +126,15 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
         path = _NEVER
         packet.node = flow.pair * rules.epochs + epoch
         packet.way = routing.node_way[packet.node]
+    elif rules.choice == AT_FIRST_SWITCH:
+        path = _NEVER
+        packet.node = flow.pair * rules.epochs + epoch
+        packet.way = flow.first_way + routing.usable[routing.usable_begin[packet.node]]
     else:
         path = choose_path(rules, hosts, routing, index, serial, now, epoch)
     if path >= 0:
         packet.way = flow.first_way + path
+    packet.links = 1 if flow.links == 1 else 2 + routing.way_length[packet.way]
     last = hosts.rings[first_ring(state.queued, rules, flow.up)]
     last.last_flow, last.last_path, last.last_wire, last.last_epoch = index, path, wire, epoch
     totals.packets += 1

@@ -323,9 +323,11 @@ RULES = _record(
     entropies=_WHOLE,
     forgives_last_link=_YES,
     step_ps=_WHOLE,
+    bias_ps=_WHOLE,
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    other_draws=np.uint64,
     entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
@@ -406,7 +408,8 @@ class Routing(NamedTuple):
         pair: Index of a pair of leaves.
         way_begin: First way of a pair.
         way_links: Links of a way.
-        way_length: Links of a pair's ways.
+        way_length: Links of a way.
+        minimal: Minimal ways of a pair, which come first.
         way_answer_ps: How long an answer takes back on a way without waiting.
         way_answers: Answers that went back on a way without stopping.
         calm: Whether nothing ever changes on a pair's ways.
@@ -433,6 +436,7 @@ class Routing(NamedTuple):
     way_begin: Array
     way_links: Array
     way_length: Array
+    minimal: Array
     way_answer_ps: Array
     way_answers: Array
     calm: Array
