@@ -28,7 +28,7 @@ def run_out(state: State, index: int, key: int, now: int) -> Whole:
         key: Key of the timer.
         now: Current time.
     """
-    network, hosts = state.network, state.hosts
+    hosts = state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:
         enter_ring(state, index, now)

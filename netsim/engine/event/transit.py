@@ -59,7 +59,7 @@ def _link_before(state: State, packet: Record, flow: Record) -> Whole:
 
 @compiled
 def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
-    """Forwards a packet whose last bit leaves a link at `leaves`; returns when it arrives at its next event, or GONE."""
+    """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
     arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
     if packet.passes or packet.control or packet.hop < packet.links:
