@@ -1,8 +1,9 @@
 """The event engine's loop, from one instant in which messages are released to the next."""
 
 from netsim.engine.event.admission import admit, admit_whole
-from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time, take_first
+from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time, is_pull, take_first
 from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.credit import pull
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
@@ -70,7 +71,13 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
             next_begin(program, totals, begin_ps)
             continue
         totals.now_ps = time_ps
-        if from_timers:
+        if from_timers and is_pull(key):
+            if totals.free_packet < 0:
+                return NEEDS_ROOM
+            take_first(timers)
+            close(timers)
+            _ask(state, flight, what, time_ps)
+        elif from_timers:
             take_first(timers)
             close(timers)
             asks = run_out(state, what, key, time_ps)
@@ -102,6 +109,23 @@ def _schedule_admitted(state: State, flight: Flight, begin: int) -> None:
     """Puts the links of the flows that have been admitted, those from `begin` on, on the calendar."""
     for index in range(begin, state.network.totals[0].flows):
         schedule_look(flight, state.hosts, state.hosts.flows[index].up)
+
+
+@compiled
+def _ask(state: State, flight: Flight, link: int, now: int) -> None:
+    """The receiver behind a link asks for packets."""
+    totals = state.network.totals[0]
+    place = totals.free_packet
+    packet = flight.packets[place]
+    totals.free_packet = packet.next
+    pull(state, link, packet, now)
+    first = next_link(state, packet, now)
+    arrives = enter(state, packet, first, now)
+    if arrives != GONE:
+        send(flight, place, first, arrives)
+    else:
+        packet.next = totals.free_packet
+        totals.free_packet = place
 
 
 @compiled

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
@@ -16,13 +17,14 @@ from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
-from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
     FLOW_STATE,
     HOST_RING,
     LANE,
     LINK_STATE,
+    PACER,
     PACKET,
     RULES,
     TOTALS,
@@ -77,7 +79,9 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
     rings = np.zeros(len(links), dtype=HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
+    pacers["first"] = -1
+    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport))
 
 
@@ -163,6 +167,10 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
             rules["smallest_window"] = config.smallest_window
             rules["hop_ps"], rules["flow_range"] = config.hop_scaling, config.flow_scaling
             rules["flow_gain"], rules["flow_offset"] = config.flow_curve()
+        case ReceiverCreditConfig() | NdpConfig():
+            rules["congestion"], rules["grant"], rules["pace"] = ASKED, config.grant, config.pace
+            most = config.outstanding if isinstance(config, ReceiverCreditConfig) else 0
+            rules["outstanding"] = most if isinstance(most, int) else -1
         case NsccConfig():
             rules["congestion"], rules["gate"] = NSCC, 1 << config.gate
             rules["trim_share"] = 0.75 if scene.flow_control.kind == "trim" else 1.0
