@@ -1,8 +1,8 @@
 """Receiver-driven control: after a first window a sender sends what its receiver has asked for, and no more.
 
 A receiver knows who wants to send to it, and hands out its own link's rate, in turn, as credits that travel as control
-packets. `receiver_credit` is the receiver-credit control of the Ultra Ethernet Specification 1.0, section 3.6.14: credits
-for several packets, so many ahead that none runs dry. `ndp` asks for one packet for each packet or header that has come.
+packets. `receiver_credit` is the receiver-credit control of the Ultra Ethernet Specification 1.0, section 3.6.14:
+credits for several packets, ahead of what has come. `ndp` asks for a packet for each packet or header that has come.
 Handley et al.: Re-architecting datacenter networks and stacks for low latency and high performance, SIGCOMM 2017.
 """
 

@@ -50,7 +50,7 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
     if kind == SPRAY_RANDOM:
         return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
     if kind == SPRAY_ROUND_ROBIN:
-        ring = hosts.rings[flow.up]
+        ring = hosts.rings[flow.up * rules.classes]
         ring.sent += 1
         return routing.usable[begin + _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count)]
     if kind == ROTATION:

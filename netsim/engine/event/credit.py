@@ -1,4 +1,4 @@
-"""Receivers that ask for packets, in compiled code: see `netsim.congestion.credit` and the reference engine's receivers."""
+"""Receivers that ask for packets, in compiled code: see `netsim.engine.reference.credit`."""
 
 import numpy as np
 
@@ -111,7 +111,7 @@ def pull(state: State, link: int, packet: Record, now: int) -> None:
 
 @compiled
 def _owed(flow: Record) -> Whole:
-    """Packets to ask for: what is still to be sent and has not arrived, of which so many may be expected at once."""
+    """Packets to ask for: what is still to be sent and has not arrived, but no more than may be expected at once."""
     to_send = flow.packets + flow.trims - flow.unasked - flow.granted
     return min(min(to_send, flow.left), flow.ahead + flow.arrived - flow.granted)
 

@@ -29,13 +29,13 @@ def run_out(state: State, index: int, key: int, now: int) -> Whole:
         key: Key of the timer.
         now: Current time.
     """
-    network, hosts = state.network, state.hosts
+    hosts = state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:
-        enter_ring(network, hosts, index, now)
+        enter_ring(state, index, now)
     elif key & 1:
         flow.wake_ps = -1
-        resume(network, hosts, index, now)
+        resume(state, index, now)
     elif not flow.in_flight and not is_starved(flow):
         flow.timer_runs = 0
     elif now < flow.deadline_ps:
@@ -55,7 +55,7 @@ def hear(state: State, news: Record, now: int) -> None:
         on_credit(flow, np.int64(news.expected))
         if rules.timeout_ps >= 0:
             flow.deadline_ps = now + timeout_ps(rules, flow)
-        resume(network, hosts, index, now)
+        resume(state, index, now)
         return
     if news.refusal:
         newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
@@ -68,7 +68,7 @@ def hear(state: State, news: Record, now: int) -> None:
         flow.unmarked += 1
         if flow.unmarked % rules.every == 0:
             came_through(rules, state.routing, flow, index, news.way - flow.first_way)
-    resume(network, hosts, index, now)
+    resume(state, index, now)
 
 
 @compiled
@@ -98,5 +98,5 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     flow.fruitless += 1
     if rules.asks_after_timeout or flow.fruitless >= rules.patience:
         return index
-    resume(network, hosts, index, now)
+    resume(state, index, now)
     return np.int64(-1)

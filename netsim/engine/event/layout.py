@@ -18,6 +18,8 @@ from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
 from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.departures import SPARE
+from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
     FLOW_STATE,
@@ -77,18 +79,19 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["undone"] = len(scene.tasks)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
-    rings = np.zeros(len(links), dtype=HOST_RING)
+    rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
     hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
-    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport))
+    queued = queued_of(scene, links) if scene.queues else None
+    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 
 
 def flight_of(state: State) -> Flight:
     """An empty calendar without packets in flight, for the links of a state."""
-    links = len(state.network.links)
-    return Flight(heap(3 * links), np.full(2 * links, -1, dtype=LANE), packets(0))
+    links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
+    return Flight(heap(3 * links + 4 * queues + SPARE), np.full(2 * links, -1, dtype=LANE), packets(0))
 
 
 def packets(used: int) -> np.ndarray:
@@ -113,10 +116,11 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
         packet.payload + packet.header,
     )
     rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
-    rules["answers_take_time"] = answer.lane == "priority"
+    rules["answers_take_time"] = answer.lane == "priority" and not scene.queues
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
-    rules["room_bytes"] = -1 if scene.queue_bytes is None else scene.queue_bytes
+    rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes
+    add_queues(rules[0], scene)
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
@@ -260,6 +264,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
         delay_ps=columns.delay_ps,
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
+        traffic_class=scene.tasks.traffic_classes,
         next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
         next=waiting[by_earlier],
         waits_for=waits_for,

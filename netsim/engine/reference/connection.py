@@ -31,6 +31,7 @@ class Connection:
         "retransmitted",
         "serial",
         "start_ps",
+        "traffic_class",
     )
 
     def __init__(self, flow: Flow, packets: int, start_ps: int) -> None:
@@ -42,6 +43,7 @@ class Connection:
         self.reordered = self.retransmitted = 0
         self.in_ring = False
         self.start_ps = self.end_ps = start_ps
+        self.traffic_class = 0
 
     def ready(self, now_ps: int) -> bool:  # noqa: ARG002
         """A packet may leave now."""
@@ -158,7 +160,6 @@ class Packet(simpy.Event):
         "sent_ps",
         "sequence",
         "serial",
-        "source",
         "trimmed",
         "trimmed_last",
         "usable",

@@ -29,7 +29,7 @@ class Demand:
         self.latest: Packet | None = None
 
     def owed(self) -> int:
-        """Packets to ask for: what is still to be sent and has not arrived, of which so many may be expected at once."""
+        """Packets to ask for: what is still to be sent and has not come, but no more than may be expected at once."""
         connection, control = self._connection, self._control
         to_send = connection.packets + self.trimmed - control.unasked - self.granted
         return min(to_send, connection.left, control.ahead + self.arrived - self.granted)
