@@ -146,6 +146,11 @@ class Scenario(Section, frozen=True):
             raise ValueError(
                 "flow_control trim needs a queue and repeats; set topology.queue and recovery.kind: selective"
             )
+        if self.congestion.kind in ("receiver_credit", "ndp") and self.recovery.kind != "selective":
+            problem = f"congestion {self.congestion.kind} counts packets one by one"
+            raise ValueError(f"{problem}; set recovery.kind: selective")
+        if self.congestion.kind == "ndp" and self.flow_control.kind != "trim":
+            raise ValueError("congestion ndp lives on the headers of trimmed packets; set flow_control.kind: trim")
         if self.recovery.kind == "none" and self.topology.queue is not None and not lossless:
             raise ValueError("topology.queue drops packets that are not sent again; set recovery.kind to selective")
         late = [number for number, failure in enumerate(self.topology.failures) if failure.at and not failure.rate]

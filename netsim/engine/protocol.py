@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
@@ -23,7 +24,15 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig, Field(discriminator="kind")
+    NoneConfig
+    | WindowConfig
+    | DctcpConfig
+    | DcqcnConfig
+    | SwiftConfig
+    | NsccConfig
+    | ReceiverCreditConfig
+    | NdpConfig,
+    Field(discriminator="kind"),
 ]
 
 
