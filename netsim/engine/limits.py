@@ -115,7 +115,9 @@ def reached(
     """
     value = limits.fruitless if which == "fruitless" else format_time(getattr(limits, which))
     what = f"{waiting.bytes} B from rank {waiting.src} to rank {waiting.dst}"
-    problem = f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    problem = (
+        f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    )
     first = f"first waits the message of {what}: {waiting.why}"
     return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
 

@@ -21,6 +21,8 @@ _NEVER = np.int64(2**63 - 1)
 SERIAL_BITS = 28
 FLOW_BITS = 31
 _PHASE_BITS = 60
+END = np.int64(1 << 59)
+"""First key of links whose transmissions end; before them, from 0 on, words that stop and resume queues arrive."""
 ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
 """First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
 

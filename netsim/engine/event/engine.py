@@ -1,4 +1,4 @@
-"""The event engine: the semantics of the reference engine except priority flow control, in compiled code.
+"""The event engine: the semantics of the reference engine, in compiled code.
 
 The compiled loop runs from one release of messages to the next. At a release the Python object of the transport cuts
 the messages into flows. As in the reference engine, it also chooses another path for a flow whose path has failed.
@@ -14,7 +14,13 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
 from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
-from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
+from netsim.engine.event.room import (
+    with_room_for_choices,
+    with_room_for_flows,
+    with_room_for_packets,
+    with_room_for_waiting,
+    with_room_for_words,
+)
 from netsim.engine.event.state import State
 from netsim.engine.limits import Clock, Pulse, Waiting, missing, not_begun, reached
 from netsim.engine.protocol import Outcome, Scene
@@ -102,12 +108,13 @@ class EventEngine:
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""
-        self._flight = with_room_for_packets(self._flight, self._state)
+        self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
+        self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
         self._state = state
-        self._arrays = tuple(tuple(part) for part in state)
+        self._arrays = tuple(None if part is None else tuple(part) for part in state)
 
     def _admit(self) -> np.ndarray:
         """Hands the messages released in this instant to the transport, and returns its flows."""

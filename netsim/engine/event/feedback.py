@@ -31,10 +31,10 @@ def run_out(state: State, index: int, key: int, now: int) -> Whole:
     network, hosts = state.network, state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:
-        enter_ring(network, hosts, index, now)
+        enter_ring(state, index, now)
     elif key & 1:
         flow.wake_ps = -1
-        resume(network, hosts, index, now)
+        resume(state, index, now)
     elif not flow.in_flight:
         flow.timer_runs = 0
     elif now < flow.deadline_ps:
@@ -57,9 +57,11 @@ def hear(state: State, news: Record, now: int) -> None:
     if rules.timeout_ps >= 0:
         _note_news(rules, hosts, flow, news, newly > 0, now)
     on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
-    if rules.choice == REPS and not news.marked:
-        came_through(rules, state.routing, flow, index, news.way - flow.first_way)
-    resume(network, hosts, index, now)
+    if rules.choice == REPS and news.marked != 1:
+        flow.unmarked += 1
+        if flow.unmarked % rules.every == 0:
+            came_through(rules, state.routing, flow, index, news.way - flow.first_way)
+    resume(state, index, now)
 
 
 @compiled
@@ -84,10 +86,10 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     flow.timer_runs = 0
     timed_out(rules, flow, hosts)
     on_timeout(rules, flow, now)
-    if rules.choice == REPS:
+    if rules.choice == REPS and not (rules.explore and (flow.frozen_ps or flow.exploring)):
         flow.frozen_ps = now + rules.freeze_ps
     flow.fruitless += 1
     if rules.asks_after_timeout or flow.fruitless >= rules.patience:
         return index
-    resume(network, hosts, index, now)
+    resume(state, index, now)
     return np.int64(-1)

@@ -1,15 +1,14 @@
 """Scenes and transports that the windowed engine cannot simulate."""
 
 from netsim.engine.event.refusal import refusal as by_event
-from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Scene
 from netsim.transport.protocol import Transport
 
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
-    if scene.recovery.kind != "none" or min(scene.limits.simulated, scene.limits.wall) < NO_LIMIT:
-        return "timers that move up, and limits of time, are not in the windowed engine"
+    if scene.queues:
+        return "queues by class, shared buffers and priority flow control are not in the windowed engine"
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
