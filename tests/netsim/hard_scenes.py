@@ -14,8 +14,8 @@ from netsim.workload.protocol import Task
 from tests.netsim.random_scenes import _tasks, _topology, _with_feedback
 from tests.netsim.scenes import all_to_all, fabric, scene
 
-KINDS = {"spines_down": 1, "below_round_trip": 1, "hard": 8}
-"""Kinds of scenes and their weights: the two that did not end, and everything at once."""
+KINDS = {"spines_down": 1, "below_round_trip": 1, "open": 2, "hard": 8}
+"""Kinds of scenes and their weights: the two that did not end, open loops, and everything at once."""
 
 
 def hard_scene(random: Random) -> tuple[str, Scene]:
@@ -34,7 +34,7 @@ def hard_scene(random: Random) -> tuple[str, Scene]:
         )
         moves = [task for task in found.tasks if task.bytes]
         if all(found.routes.usable(found.hosts[task.src], found.hosts[task.dst]) for task in moves):
-            return kind, _with_limits(random, kind, _with_feedback(random, found))
+            return kind, _with_limits(random, kind, found if kind == "open" else _with_feedback(random, found))
 
 
 def _parts(random: Random, kind: str) -> tuple[LeafSpine | FatTree, list[Task], list[FailureConfig]]:
@@ -46,6 +46,8 @@ def _parts(random: Random, kind: str) -> tuple[LeafSpine | FatTree, list[Task], 
     topology = _topology(random)
     ranks = topology.hosts * topology.ranks_per_host
     tasks = _tasks(random, ranks)
+    if kind == "open":
+        return topology, [task._replace(after=()) for task in tasks], []
     for _ in range(random.choice([0, 0, 1, 2])):
         tasks = _with_job(random, tasks, _tasks(random, ranks))
     return topology, tasks, _failures(random, topology) if random.random() < 0.6 else []
