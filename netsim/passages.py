@@ -216,19 +216,19 @@ def _paths_ever_up(pair: Integer, fabric: FabricArrays, rates: np.ndarray) -> In
     """How many ways between two leaves are up at some time."""
     up = 0
     for way in range(fabric.way_begin[pair], fabric.way_begin[pair + 1]):
-        up += _is_ever_up(fabric.way_links[way, : fabric.way_length[pair]], rates)
+        up += _is_ever_up(fabric.way_links[way, : fabric.way_length[way]], rates)
     return up
 
 
 @njit(cache=True)
 def _least_ps(pair: Integer, wire_bytes: Integer, some_up: bool, fabric: FabricArrays, rates: np.ndarray) -> Integer:
     """The least time of a packet between two leaves, over ways that are ever up, if there are some."""
-    length, least = fabric.way_length[pair], np.int64(-1)
+    least = np.int64(-1)
     for way in range(fabric.way_begin[pair], fabric.way_begin[pair + 1]):
-        if some_up and not _is_ever_up(fabric.way_links[way, :length], rates):
+        if some_up and not _is_ever_up(fabric.way_links[way, : fabric.way_length[way]], rates):
             continue
         passage_ps = np.int64(0)
-        for link in fabric.way_links[way, :length]:
+        for link in fabric.way_links[way, : fabric.way_length[way]]:
             passage_ps += _service_ps(wire_bytes, rates[link]) + fabric.delay_ps[link]
         if least < 0 or passage_ps < least:
             least = passage_ps
