@@ -65,7 +65,8 @@ class Prepared:
     def bound(self) -> Bound:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
-        return Bound(self.scene, parts, any(transport.kind == "own" for transport in self._transports))
+        kinds = {transport.kind for transport in self._transports}
+        return Bound(self.scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
 def prepare(scenario: Scenario, source: str) -> Prepared:
