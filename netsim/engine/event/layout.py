@@ -315,7 +315,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.leaf,
         fabric.pair,
         fabric.way_begin,
-        fabric.way_links,
+        fabric.way_links.astype(np.int32),
         fabric.way_length,
         fabric.minimal,
         answer_ps,
