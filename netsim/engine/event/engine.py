@@ -1,27 +1,30 @@
 """The event engine: the semantics of the reference engine except priority flow control, in compiled code.
 
-The compiled loop runs from one release of messages to the next. At a release the Python object of the transport cuts
-the messages into flows. As in the reference engine, it also chooses another path for a flow whose path has failed.
+The compiled loop stops only where arrays are full, or where a flow's path has failed: then, as in the reference engine,
+the Python object of the transport chooses another.
 """
-
-from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
+from netsim.engine.event.avoided import with_avoided
+from netsim.engine.event.cutting import BALANCED
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.outcome import outcome_of
-from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
+from netsim.engine.event.room import (
+    with_room_for_choices,
+    with_room_for_flows,
+    with_room_for_packets,
+    with_room_for_released,
+)
 from netsim.engine.event.state import State
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.feedback import PATIENCE
 from netsim.engine.stalled import stalled
 from netsim.topology.protocol import places
+from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Flow, Release, Transport
-
-_NOBODY = np.empty((0, 5), dtype=np.int64)
 
 
 class EventEngine:
@@ -37,18 +40,13 @@ class EventEngine:
     def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
         self._scene, self._transport = scene, transport
         state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
-        columns = scene.tasks.columns()
-        self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
-        self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
-        self._flows: list[Flow] = []
-        self._admitted = self._packets = 0
-        if not self._cuts:
-            messages = columns.bytes[columns.bytes > 0]
-            packets = int((-(-messages // scene.packet.payload)).sum())
-            state = with_room_for_flows(state, len(messages), packets)
+        if state.network.rules["admission"][0] != BALANCED:
+            sizes, parts = scene.tasks.columns().bytes, int(state.network.rules["parts"][0])
+            packets = int((sizes[sizes > 0] // scene.packet.payload + parts).sum())
+            state = with_room_for_flows(state, int(np.minimum(sizes, parts).sum()), packets)
         self._keep(state)
 
     def run(self) -> Outcome:
@@ -57,12 +55,12 @@ class EventEngine:
         Raises:
             InputError: Some never are.
         """
-        admitted, resumed = _NOBODY, -1
-        while (why := kernel.run(self._arrays, admitted, resumed)) != kernel.FINISHED:
-            admitted, resumed = _NOBODY, -1
+        resumed = -1
+        while (why := kernel.run(self._arrays, resumed)) != kernel.FINISHED:
+            resumed = -1
             match why:
-                case kernel.RELEASED:
-                    admitted = self._admit()
+                case kernel.NEEDS_FLOWS:
+                    self._keep(with_room_for_released(self._state))
                 case kernel.ASKS_FOR_PATH:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
@@ -78,34 +76,15 @@ class EventEngine:
         self._state = state
         self._arrays = tuple(tuple(part) for part in state)
 
-    def _admit(self) -> np.ndarray:
-        """Hands the messages released in this instant to the transport, and returns its flows."""
-        totals = self._state.network.totals[0]
-        released = sorted(self._state.program.released[: totals["released"]].tolist())
-        flows = self._cut(released, int(totals["now_ps"]))
-        self._admitted += len(flows)
-        self._packets += sum(-(-flow.bytes // self._scene.packet.payload) for flow in flows)
-        if (state := with_room_for_flows(self._state, self._admitted, self._packets)) is not self._state:
-            self._keep(state)
-        if self._asks:
-            self._flows += flows
-        return np.array([_row(flow) for flow in flows], dtype=np.int64)
-
-    def _cut(self, released: Sequence[int], now_ps: int) -> list[Flow]:
-        """Flows into which the transport cuts messages, host by host."""
-        scene, topology = self._scene, self._scene.topology
-        epoch = scene.routes.epoch(now_ps)
-        by_nic: dict[int, list[Release]] = defaultdict(list)
-        for task in released:
-            src_rank, dst_rank = self._src[task], self._dst[task]
-            src, dst = scene.hosts[src_rank], scene.hosts[dst_rank]
-            paths = scene.routes.paths(src, dst)
-            usable = scene.routes.usable(src, dst, epoch)
-            leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
-            size = self._bytes[task]
-            message = Release(task, src_rank, dst_rank, leaves[0], size, paths, usable, leaves[1], *places)
-            by_nic[paths[0][0]].append(message)
-        return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
+    def _flow(self, record: np.void) -> Flow:
+        """A flow as transports know it."""
+        scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
+        task, (src, dst) = int(record["task"]), self._ends(record)
+        ranks, usable = (int(columns.src[task]), int(columns.dst[task])), self._usable(record, int(record["start_ps"]))
+        leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
+        size, paths = int(columns.bytes[task]), scene.routes.paths(src, dst)
+        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places)
+        return Flow(int(record["id"]), message, int(record["bytes"]), int(record["path"]))
 
     def _give_path(self) -> None:
         """Gives another path to a flow whose path the routing no longer takes as usable."""
@@ -113,7 +92,7 @@ class EventEngine:
         index, now_ps = int(totals["asks"]), int(totals["now_ps"])
         record = self._state.hosts.flows[index]
         usable, serial = self._usable(record, now_ps), int(record["serial"])
-        record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
+        record["path"] = self._transport.choose_path(self._flow(record), serial, usable, now_ps)
 
     def _settle_timeout(self) -> int:
         """Lets the transport choose another path after a timeout, and gives the flow up if it is cut off for good."""
@@ -122,11 +101,17 @@ class EventEngine:
         record = hosts.flows[index]
         usable = self._usable(record, now_ps)
         if self._cuts:
-            path = int(record["path"])
-            record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
+            path, flow = int(record["path"]), self._flow(record)
+            record["path"] = self._transport.on_timeout(flow, path, usable, now_ps)
+            self._note_avoided((flow.message.paths[0][0], flow.message.dst_leaf, path))
         if record["fruitless"] >= PATIENCE and self._is_cut_off(record, usable, now_ps):
             record["given_up"] = True
         return index
+
+    def _note_avoided(self, way: tuple[int, int, int]) -> None:
+        """Hands the compiled admission the time until which ethereal avoids a way that has failed a flow."""
+        if isinstance(self._transport, Ethereal) and way in self._transport.bad_until:
+            self._keep(with_avoided(self._state, way, self._transport.bad_until[way]))
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
@@ -148,7 +133,3 @@ class EventEngine:
     def _ends(self, record: np.void) -> tuple[int, int]:
         program = self._state.program
         return int(program.src_host[record["task"]]), int(program.dst_host[record["task"]])
-
-
-def _row(flow: Flow) -> tuple[int, int, int, int, int]:
-    return flow.id, flow.message.task, flow.bytes, -1 if flow.path is None else flow.path, flow.delay_ps

@@ -1,25 +1,24 @@
-"""The event engine's loop, from one instant in which messages are released to the next."""
+"""The event engine's loop."""
 
-from netsim.engine.event.admission import admit, admit_whole
 from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time
 from netsim.engine.event.compiled import called
+from netsim.engine.event.cutting import admit
 from netsim.engine.event.feedback import arrive, run_out
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
-"""Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices are full."""
+FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+"""Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
+has timed out; the arrays of packets or of choices are full."""
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...], ...], admitted: Array, resumed: int) -> Whole:
+def run(arrays: tuple[tuple[Array, ...], ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
     Args:
         arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
-        admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]))
@@ -28,8 +27,6 @@ def run(arrays: tuple[tuple[Array, ...], ...], admitted: Array, resumed: int) ->
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(program, totals)
-    if len(admitted):
-        admit(state, admitted)
     if resumed >= 0:
         resume(network, state.hosts, resumed, totals.now_ps)
     choices = len(state.routing.chosen)
@@ -41,9 +38,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], admitted: Array, resumed: int) ->
             time_ps, key, from_timers = timer_ps, timers[1].key, True
         begin_ps = next_begin_ps(program)
         if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
-            if not network.rules[0].stride:
-                return RELEASED
-            admit_whole(state)
+            if not admit(state):
+                return NEEDS_FLOWS
             continue
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
