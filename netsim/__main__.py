@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError, listed, nearest
+from netsim.errors import InputError, LimitReached, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -45,8 +45,11 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
   congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
-  recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
+  recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
+               for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}
+  limits      {simulated: [none] or 10ms, wall: [none] or 60s, fruitless: [256] timeouts of a flow in a row}; a run that
+              reaches one ends with exit status 1 and a line that says who waits for what
   engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
   seeds       a list; every transport runs once with each
 Paths are relative to the working directory. configs/scenarios has examples, configs/schemas lists every key.
@@ -91,7 +94,8 @@ same. No other process may write to DIR meanwhile.
 written to DIR, each file and each cell whole or not at all:
   cells/KEY/    a finished cell: results.json, links.csv, flows.csv and collectives.csv, as from compare
   unfinished/   finished runs of unfinished cells
-  summary.csv   a row for every finished run: its cell's KEY, the cell's values, the results; updated once a second
+  summary.csv   a row for every run that is over: its cell's KEY, the cell's values, the results, or the problem of a
+                run that failed; updated once a second
   index.html    all finished cells on one page, at the end
 Files (except wall_s) do not depend on the number of processes or machines, or on how often a sweep was stopped.
 
@@ -117,6 +121,20 @@ example:
   python -m netsim export runs/demo/traces/collectives.jsonl --to chakra runs/demo/chakra
 
 chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
+"""
+
+_IMPORT = """\
+Turns what another tool recorded into a collective trace, for workload: {kind: trace, path: FILE}.
+
+example:
+  python -m netsim import kineto profiles --out trace.jsonl
+
+kineto: a folder with the profile of every rank, .json or .json.gz, as torch.profiler writes it with export_chrome_trace
+or tensorboard_trace_handler. Needed are NCCL and the events record_param_comms, which say of each collective its name,
+elements, dtype, splits and process group. The time between two collectives of a rank becomes the gap of computation
+before the second. The kernels' times count where the profile has them. Profiles of gloo do not say the sizes.
+
+FILE is written whole or not at all, after a check that all ranks call the same collectives.
 """
 
 _KEYS = """\
@@ -157,6 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return arguments.run(arguments)
+    except LimitReached as error:
+        return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)
     except KeyboardInterrupt as error:
@@ -218,6 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    importing = verb("import", "a collective trace from what another tool recorded", _IMPORT, _import)
+    importing.add_argument("kind", metavar="FORMAT", help="kineto")
+    importing.add_argument("path", type=Path, metavar="DIR", help="what was recorded")
+    importing.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trace to write, JSON lines")
     keys = verb("keys", "every key of a scenario: what it takes, its default and what it means", _KEYS, _keys)
     keys.add_argument("prefix", nargs="?", metavar="PREFIX", help="show only the keys that begin so")
     return parser
@@ -326,6 +350,20 @@ def _export(arguments: argparse.Namespace) -> int:
     trace = read_trace(arguments.trace)
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")
+    return DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from netsim.workload.kineto.convert import import_kineto
+
+    if arguments.kind != "kineto":
+        raise InputError("command line", "FORMAT", f"no format is called {arguments.kind}", "write kineto")
+    if arguments.out.is_dir():
+        raise InputError("command line", "--out", f"is a folder ({arguments.out})", "name a file")
+    converted = import_kineto(arguments.path, arguments.out)
+    for notice in converted.notices:
+        print(f"netsim import: {notice}", file=sys.stderr)
+    print(f"{converted.records} collectives of {converted.ranks} ranks: {arguments.out}")
     return DONE
 
 

@@ -111,6 +111,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.recovery,
         scenario.flow_control,
         scenario.acknowledgement,
+        scenario.limits,
     )
     _refuse_unreachable(scene, source)
     known = notices, program.recorded_ps, program.traces

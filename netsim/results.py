@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
@@ -105,19 +106,21 @@ class Run:
 
 
 class RunEvent(NamedTuple):
-    """Start or end of a run, for progress displays.
+    """Start or end of a run, or its state now and then, for progress displays.
 
     Args:
         transport: Name of the transport.
         seed: Seed of the run.
         runs: Number of runs in all.
-        run: The finished run, None when it starts.
+        run: The finished run, None before.
+        pulse: How far the run is; None when it starts and when it ends.
     """
 
     transport: str
     seed: int
     runs: int
     run: Run | None
+    pulse: Pulse | None = None
 
 
 class Results:

@@ -12,6 +12,7 @@ from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlCon
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
+from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
 from netsim.keys.schema import described
@@ -72,6 +73,7 @@ class Scenario(Section, frozen=True):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
         engine: Engine; auto chooses for each transport.
         seeds: Each transport runs once with each seed.
     """
@@ -89,6 +91,7 @@ class Scenario(Section, frozen=True):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
     engine: Engine = "auto"
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],

@@ -143,6 +143,7 @@ class _Sweep:
             cell = self._cells[position]
             if isinstance(answer, Failed):
                 transport, seed = cell.scenario.transports[run[0]].name, cell.scenario.seeds[run[1]]
+                self._summary.add_failed(position, run, answer.problem)
                 self._failed.setdefault(position, f"{transport}, seed {seed}: {answer.problem}")
                 self._status = self._status._replace(cells_failed=len(self._failed))
             else:

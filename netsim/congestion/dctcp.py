@@ -18,6 +18,8 @@ class DctcpConfig(Section, frozen=True):
 
     Args:
         gain: Weight of the newest window in the estimate of the marked share; 1/16 in the paper.
+        alpha: Estimate of the marked share at the start. 1: the first mark halves the window, as the paper has it; 0: a
+            window falls only by what its own acknowledgements have shown.
         window: Packets under way at the start.
         mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
             400 Gbps; the default is in proportion for 100 Gbps.
@@ -26,6 +28,7 @@ class DctcpConfig(Section, frozen=True):
 
     kind: Literal["dctcp"]
     gain: Annotated[float, Field(gt=0, le=1)] = 1 / 16
+    alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     window: Packets = "bdp"
     mark_above: Size = 200_000
     state: StateOf = "message"
@@ -34,7 +37,7 @@ class DctcpConfig(Section, frozen=True):
 class Dctcp:
     """One flow under DCTCP.
 
-    Once a window of acknowledgements the estimate, 1 at first, moves to alpha = (1 - g) alpha + g F with F the marked
+    Once a window of acknowledgements the estimate moves to alpha = (1 - g) alpha + g F with F the marked
     share of that window, and the window gains a packet if nothing was marked. The first mark cuts it at once by
     alpha / 2; marks of packets that left before the last cut do not cut again. After a timeout it is one packet.
 
@@ -46,7 +49,7 @@ class Dctcp:
     def __init__(self, config: DctcpConfig, round_trip: RoundTrip) -> None:
         self._gain = config.gain
         self.packets = float(initial(config.window, round_trip))
-        self.alpha = 1.0
+        self.alpha = config.alpha
         self._seen = self._marked = 0
         self._cut_ps = 0
 

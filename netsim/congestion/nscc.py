@@ -44,7 +44,7 @@ class NsccConfig(Section, frozen=True):
         round_trip: Round trip of the whole network without queues; auto: of each flow's own path.
         target: Queueing delay that a flow aims at; auto: 3/4 of the network's round trip where switches trim, else all.
         gate: Quick adapt needs that less than 1/2**gate of the largest window has got through.
-        mark_from: Queue above which some packets are marked, the more the longer; auto: 1/5 of topology.queue, or 35 kB.
+        mark_from: Queue above which some packets are marked, more and more; auto: 1/5 of topology.queue, or 35 kB.
         mark_all: Queue above which all are marked; auto: 4/5 of topology.queue, or 140 kB.
         state: queue_pair: a message goes on from where the latest one between the same ranks stands; message: afresh.
     """

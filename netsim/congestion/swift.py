@@ -3,9 +3,10 @@
 Kumar et al.: Swift: Delay is Simple and Effective for Congestion Control in the Datacenter, SIGCOMM 2020, algorithm 1.
 """
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
@@ -19,6 +20,11 @@ class SwiftConfig(Section, frozen=True):
     Args:
         window: Packets under way at the start.
         queueing: Queueing delay that the flow aims at; the target is this plus the round trip of an empty network.
+        hop_scaling: Added to the target for each link of the path (section 3.2).
+        flow_scaling: At most so much is added to the target of a flow with a small window, since many small windows
+            make long queues (section 3.2); 0: nothing.
+        scaled_from: Packets; at and below this window all of `flow_scaling` is added (fs_min_cwnd).
+        scaled_to: Packets; from this window on nothing is added (fs_max_cwnd).
         increase: Packets added to the window in a round trip below the target (ai).
         decrease: Weight of the excess over the target in a decrease (beta).
         largest_decrease: No decrease takes more than this share of the window (max_mdf).
@@ -29,11 +35,27 @@ class SwiftConfig(Section, frozen=True):
     kind: Literal["swift"]
     window: Packets = "bdp"
     queueing: Duration = 5 * 10**6
+    hop_scaling: Duration = 0
+    flow_scaling: Duration = 0
+    scaled_from: Annotated[float, Field(gt=0)] = 0.1
+    scaled_to: Annotated[float, Field(gt=0)] = 100.0
     increase: Annotated[float, Field(gt=0)] = 1.0
     decrease: Annotated[float, Field(gt=0, le=1)] = 0.8
     largest_decrease: Annotated[float, Field(gt=0, lt=1)] = 0.5
     smallest_window: Annotated[float, Field(gt=0, le=1)] = 0.01
     state: StateOf = "message"
+
+    @model_validator(mode="after")
+    def _growing(self) -> "SwiftConfig":
+        if self.scaled_from >= self.scaled_to:
+            raise ValueError("scaled_from is not below scaled_to; raise scaled_to")
+        return self
+
+    def flow_curve(self) -> tuple[float, float]:
+        """a and b of the time a / sqrt(window) + b that flow scaling adds, in picoseconds."""
+        low, high = 1.0 / math.sqrt(self.scaled_from), 1.0 / math.sqrt(self.scaled_to)
+        gain = self.flow_scaling / (low - high)
+        return gain, -gain * high
 
 
 class Swift:
@@ -41,12 +63,13 @@ class Swift:
 
     Args:
         config: Constants.
-        round_trip: The flow's path; its time and `queueing` make the target.
+        round_trip: The flow's path; its time, its links and `queueing` make the target.
     """
 
     def __init__(self, config: SwiftConfig, round_trip: RoundTrip) -> None:
         self._config = config
-        self._target_ps = round_trip.time_ps + config.queueing
+        self._target_ps = round_trip.time_ps + config.queueing + config.hop_scaling * round_trip.hops
+        self._gain, self._offset = config.flow_curve()
         self._latest_ps = round_trip.time_ps
         self._decreased_ps = -(2**62)
         self.packets = float(initial(config.window, round_trip))
@@ -78,15 +101,21 @@ class Swift:
                 self._shrink(1.0 - config.largest_decrease, now_ps)
             return
         self._latest_ps = round_trip_ps
-        if round_trip_ps < self._target_ps:
+        target_ps = self._scaled_target_ps()
+        if round_trip_ps < target_ps:
             self.packets += config.increase * packets / max(self.packets, 1.0)
         elif now_ps - self._decreased_ps >= round_trip_ps:
-            excess = (round_trip_ps - self._target_ps) / round_trip_ps
+            excess = (round_trip_ps - target_ps) / round_trip_ps
             self._shrink(max(1.0 - config.decrease * excess, 1.0 - config.largest_decrease), now_ps)
 
     def on_timeout(self, now_ps: int) -> None:
         """Decreases the window by the largest step."""
         self._shrink(1.0 - self._config.largest_decrease, now_ps)
+
+    def _scaled_target_ps(self) -> int:
+        """The target for the present window."""
+        more_ps = self._gain / math.sqrt(self.packets) + self._offset
+        return self._target_ps + int(max(0.0, min(more_ps, float(self._config.flow_scaling))))
 
     def _shrink(self, factor: float, now_ps: int) -> None:
         self.packets = max(self._config.smallest_window, self.packets * factor)

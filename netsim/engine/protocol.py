@@ -13,6 +13,7 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.engine.limits import LimitsConfig
 from netsim.section import Section
 from netsim.topology.failure import Rates
 from netsim.topology.protocol import Topology
@@ -69,6 +70,7 @@ class Scene(NamedTuple):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
     """
 
     topology: Topology
@@ -83,6 +85,7 @@ class Scene(NamedTuple):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
 
     @property
     def most_paths(self) -> int:

@@ -102,8 +102,8 @@ _NOTE = (
 )
 _TIMELINE = (
     "Every collective of the first seed, from the arrival of its first rank to the end at its last, by operation. "
-    "Those that overlap lie in lanes; where more overlap than there are lanes, the lowest lane holds the rest. White: no "
-    "collective of that operation is under way. Dashed: the end of the run."
+    "Those that overlap lie in lanes; where more overlap than there are lanes, the lowest lane holds the rest. White: "
+    "no collective of that operation is under way. Dashed: the end of the run."
 )
 _PHASES = (
     "Rollouts are calls of the network by which a step collects what it learns from, before its first micro batch. The "

@@ -133,9 +133,16 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
             NoneConfig(),
             WindowConfig.model_validate({"kind": "window", "window": window}),
             DctcpConfig.model_validate(
-                {"kind": "dctcp", "window": window, "mark_above": random.choice(["8KB", "20KB"])}
+                {
+                    "kind": "dctcp",
+                    "window": window,
+                    "alpha": random.choice([0, 1]),
+                    "mark_above": random.choice(["8KB", "20KB"]),
+                }
             ),
-            SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "1us"}),
+            SwiftConfig.model_validate(
+                {"kind": "swift", "window": window, "queueing": "1us", "flow_scaling": random.choice(["0us", "9us"])}
+            ),
             SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
             quick_dcqcn(),
             NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),

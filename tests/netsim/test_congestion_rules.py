@@ -106,3 +106,29 @@ def test_swift_heeds_trimmed_packets_once_a_round_trip():
     for _ in range(5):
         control.on_ack(0, True, False, EMPTY.time_ps // 2, 10**9)
     assert control.packets == 8.0
+
+
+def test_dctcp_with_an_estimate_of_zero_is_not_halved_by_the_first_mark():
+    """alpha = 0 at first: a mark takes nothing until a window has shown its share of marks, g F then."""
+    config = {"kind": "dctcp", "window": 8, "alpha": 0, "gain": 0.25}
+    control = Dctcp(DctcpConfig.model_validate(config), RoundTrip(10**6, 4, 10**11, 4, 4000))
+    for number in range(8):
+        control.on_ack(1, number < 4, False, 10**6, 10**6)
+    assert (control.packets, control.alpha) == (8.0, 0.25 * 0.5)
+    control.on_ack(1, True, False, 10**6, 3 * 10**6)
+    assert control.packets == 8.0 * (1 - 0.125 / 2)
+
+
+def test_swift_adds_to_its_target_for_links_and_for_small_windows():
+    """Section 3.2: links * hop, and range * (1/sqrt(w) - 1/sqrt(most)) / (1/sqrt(least) - 1/sqrt(most)) within its range.
+
+    With windows from 1/4 to 16 packets the fraction is 4 / sqrt(w) / 7 - 1/7: 1 at 1/4, 3/7 at 1, 1/7 at 4, 0 at 16.
+    """
+    scaling = {"hop_scaling": "1us", "flow_scaling": "70us", "scaled_from": 0.25, "scaled_to": 16}
+    base_ps = EMPTY.time_ps + 5 * 10**6 + 4 * 10**6
+    for window, more_us in ((1, 30), (4, 10), (16, 0), (64, 0)):
+        config = SwiftConfig.model_validate({"kind": "swift", "window": window} | scaling)
+        for late_ps in (-2, 2):
+            control = Swift(config, EMPTY)
+            control.on_ack(1, False, False, base_ps + more_us * 10**6 + late_ps, 10**9)
+            assert (control.packets > window) == (late_ps < 0), (window, late_ps)

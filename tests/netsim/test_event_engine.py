@@ -46,6 +46,9 @@ CONGESTION = {
     "dcqcn": quick_dcqcn(),
     "swift": SwiftConfig.model_validate({"kind": "swift", "queueing": "1us"}),
     "swift_paced": SwiftConfig.model_validate({"kind": "swift", "queueing": "0us", "smallest_window": 0.3}),
+    "swift_scaled": SwiftConfig.model_validate(
+        {"kind": "swift", "queueing": "1us", "hop_scaling": "100ns", "flow_scaling": "6us"}
+    ),
     "nscc": NsccConfig(kind="nscc"),
 }
 RECOVERY = {

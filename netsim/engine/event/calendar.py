@@ -114,6 +114,16 @@ def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
 
 
 @compiled
+def move_up(heap: Array, time_ps: int, key: int) -> None:
+    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap."""
+    place = 1
+    while heap[place].key != key:
+        place += 1
+    if heap[place].time_ps > time_ps:
+        _rise(heap, place, time_ps, key, heap[place].what)
+
+
+@compiled
 def _rise(heap: Array, place: int, time_ps: int, key: int, what: int) -> None:
     while place > 1:
         above = (place + 2) >> 2

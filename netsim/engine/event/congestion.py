@@ -1,5 +1,7 @@
 """Congestion control of a flow in compiled code: see `netsim.congestion`, whose arithmetic is repeated step by step."""
 
+import math
+
 import numpy as np
 
 from netsim.congestion.protocol import UNLIMITED
@@ -31,8 +33,8 @@ def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bp
     initial = rules.fixed_window if rules.fixed_window > 0 else packets
     flow.window = np.int64(UNLIMITED) if kind == DCQCN else initial
     flow.packets_window = np.float64(initial)
-    flow.alpha = 1.0
-    flow.latest_ps, flow.target_ps = round_trip_ps, round_trip_ps + rules.queueing_ps
+    flow.alpha = rules.first_alpha
+    flow.latest_ps, flow.target_ps = round_trip_ps, round_trip_ps + rules.queueing_ps + rules.hop_ps * flow.links
     flow.cut_ps = _LONG_AGO if kind == SWIFT else 0
     flow.rate_bps = flow.target_bps = flow.line_bps = np.float64(line_bps)
     flow.estimated_ps = flow.increased_ps = start_ps
@@ -136,11 +138,13 @@ def _swift(rules: Record, flow: Record, packets: int, marked: int, round_trip_ps
             _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
         return
     flow.latest_ps = round_trip_ps
-    if round_trip_ps < flow.target_ps:
+    more_ps = rules.flow_gain / math.sqrt(flow.packets_window) + rules.flow_offset
+    target_ps = flow.target_ps + np.int64(max(0.0, min(more_ps, rules.flow_range)))
+    if round_trip_ps < target_ps:
         flow.packets_window += rules.increase * packets / max(flow.packets_window, 1.0)
         flow.window = max(np.int64(1), np.int64(flow.packets_window))
     elif now - flow.cut_ps >= round_trip_ps:
-        excess = (round_trip_ps - flow.target_ps) / round_trip_ps
+        excess = (round_trip_ps - target_ps) / round_trip_ps
         _shrink(rules, flow, max(1.0 - rules.decrease * excess, 1.0 - rules.largest_decrease), now)
 
 

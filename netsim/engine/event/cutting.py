@@ -27,7 +27,7 @@ def admit(state: State) -> bool:
     totals, rules, hosts = state.network.totals[0], state.network.rules[0], state.hosts
     if totals.flows + totals.released * rules.parts > len(hosts.flows):
         return False
-    if rules.recovery == SELECTIVE and rules.listens and totals.rows + _most_packets(state) > len(hosts.memory):
+    if rules.recovery == SELECTIVE and rules.listens and totals.rows + _most_packets(state) > len(hosts.sent):
         return False
     _sort(state)
     if rules.admission == BALANCED:

@@ -4,13 +4,17 @@ The compiled loop stops only where arrays are full, or where a flow's path has f
 the Python object of the transport chooses another.
 """
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
 from netsim.engine.event.avoided import with_avoided
 from netsim.engine.event.cutting import BALANCED
-from netsim.engine.event.layout import state_of
+from netsim.engine.event.finished import can_forget, without_finished
+from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.room import (
     with_room_for_choices,
@@ -19,12 +23,18 @@ from netsim.engine.event.room import (
     with_room_for_released,
 )
 from netsim.engine.event.state import State
+from netsim.engine.limits import Clock, Pulse, Waiting, missing, not_begun, reached
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference.feedback import PATIENCE
 from netsim.engine.stalled import stalled
+from netsim.errors import InputError
 from netsim.topology.protocol import places
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Flow, Release, Transport
+
+_STOPS_BETWEEN_LOOKS = 1024
+"""Returns of the compiled loop, which may be short, from one look at the clock to the next."""
+FEWEST_FLOWS = 1 << 14
+"""Flows for which there is room at least."""
 
 
 class EventEngine:
@@ -35,41 +45,80 @@ class EventEngine:
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
         fabric: The scene's fabric as arrays; None: they are made.
+        report: Called now and then with how far the run is.
     """
 
-    def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        transport: Transport,
+        seed: int,
+        fabric: FabricArrays | None = None,
+        report: Callable[[Pulse], None] | None = None,
+    ) -> None:
         self._scene, self._transport = scene, transport
+        self._clock = Clock(scene.limits, report)
         state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
         self._place = places(scene.topology)
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
-        if state.network.rules["admission"][0] != BALANCED:
+        self._finished: list[np.ndarray] = []
+        if not can_forget(state) and state.network.rules["admission"][0] != BALANCED:
             sizes, parts = scene.tasks.columns().bytes, int(state.network.rules["parts"][0])
             packets = int((sizes[sizes > 0] // scene.packet.payload + parts).sum())
             state = with_room_for_flows(state, int(np.minimum(sizes, parts).sum()), packets)
         self._keep(state)
+        self._prepare()
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are.
+            InputError: Some never are, or the run has reached a limit.
         """
-        resumed = -1
-        while (why := kernel.run(self._arrays, resumed)) != kernel.FINISHED:
-            resumed = -1
+        resumed, stops = -1, 0
+        while (why := self._go_on(resumed)) != kernel.FINISHED:
+            resumed, stops = -1, stops + 1
+            if why == kernel.PAUSED or not stops % _STOPS_BETWEEN_LOOKS:
+                self._look_at_clock()
             match why:
                 case kernel.NEEDS_FLOWS:
-                    self._keep(with_room_for_released(self._state))
+                    self._make_room_for_flows()
                 case kernel.ASKS_FOR_PATH:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
                     resumed = self._settle_timeout()
-                case _:
-                    self._keep(with_room_for_choices(with_room_for_packets(self._state)))
+                case kernel.IN_TIME:
+                    raise self._reached("simulated")
+                case kernel.NEEDS_ROOM:
+                    self._keep(with_room_for_choices(self._state))
+                    self._make_room()
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
-        return outcome_of(self._scene, self._state)
+        return outcome_of(self._scene, self._state, self._finished)
+
+    def _prepare(self) -> None:
+        """Makes the calendar."""
+        self._flight = flight_of(self._state)
+
+    def _go_on(self, resumed: int) -> int:
+        """Simulates until the compiled loop stops; see `kernel.run`."""
+        return kernel.run(self._arrays, tuple(self._flight), resumed)
+
+    def _make_room(self) -> None:
+        """Makes room for packets in flight."""
+        self._flight = with_room_for_packets(self._flight, self._state)
+
+    def _flows_of_packets(self) -> np.ndarray:
+        """The flow of each packet, under way or not."""
+        return self._flight.packets["flow"]
+
+    def _make_room_for_flows(self) -> None:
+        """Makes room for released messages: in place of flows that have ended, or, if few have, beyond all others."""
+        if can_forget(self._state) and self._state.network.totals["flows"][0]:
+            self._finished.append(without_finished(self._state, self._flows_of_packets()))
+        room = 2 * int(self._state.network.totals["flows"][0])
+        self._keep(with_room_for_released(with_room_for_flows(self._state, max(room, FEWEST_FLOWS), 0)))
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
@@ -104,14 +153,49 @@ class EventEngine:
             path, flow = int(record["path"]), self._flow(record)
             record["path"] = self._transport.on_timeout(flow, path, usable, now_ps)
             self._note_avoided((flow.message.paths[0][0], flow.message.dst_leaf, path))
-        if record["fruitless"] >= PATIENCE and self._is_cut_off(record, usable, now_ps):
-            record["given_up"] = True
+        if record["fruitless"] >= self._state.network.rules["patience"][0]:
+            record["given_up"] = self._is_hopeless(record, usable, now_ps)
         return index
 
     def _note_avoided(self, way: tuple[int, int, int]) -> None:
         """Hands the compiled admission the time until which ethereal avoids a way that has failed a flow."""
         if isinstance(self._transport, Ethereal) and way in self._transport.bad_until:
             self._keep(with_avoided(self._state, way, self._transport.bad_until[way]))
+
+    def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
+
+        Raises:
+            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+        """
+        if self._is_cut_off(record, usable, now_ps):
+            return True
+        if record["fruitless"] < self._scene.limits.fruitless:
+            return False
+        if record["left"]:
+            raise self._reached("fruitless", int(record["task"]))
+        return True
+
+    def _look_at_clock(self) -> None:
+        if self._clock.is_over(self._pulse()) and self._state.network.totals["undone"][0]:
+            raise self._reached("wall")
+
+    def _pulse(self) -> Pulse:
+        totals, tasks = self._state.network.totals[0], len(self._scene.tasks)
+        return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
+
+    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+        """The error for a limit that was reached; without a task the first that waits is named."""
+        totals, program = self._state.network.totals[0], self._state.program
+        index = int(np.flatnonzero(program.waits_for == 0)[0]) if task is None else task
+        flows = self._state.hosts.flows[: totals["flows"]]
+        flows = flows[flows["task"] == index]
+        timeouts = int(flows["fruitless"][flows["left"] > 0].max(initial=0))
+        why = missing(int(flows["left"].sum()), int(flows["packets"].sum()), timeouts)
+        waits = self._scene.tasks[index]
+        if not len(flows):
+            why = not_begun(waits.delay_ps)
+        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""

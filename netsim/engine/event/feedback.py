@@ -2,51 +2,34 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import RELEASE, close, phase, replace, take_first
+from netsim.engine.event.calendar import RELEASE, phase
 from netsim.engine.event.choices import REPS, came_through
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import on_ack, on_timeout
 from netsim.engine.event.queues import serial_of
-from netsim.engine.event.recovery import acknowledged, refused, timed_out
-from netsim.engine.event.sender import await_progress, enter_ring, resume
-from netsim.engine.event.state import Record, State, Whole
-from netsim.engine.event.transit import drop, enter, next_link, receive
-from netsim.engine.reference.feedback import PATIENCE
+from netsim.engine.event.recovery import acknowledged, measure, refused, timed_out, timeout_ps
+from netsim.engine.event.sender import await_progress, await_progress_sooner, enter_ring, resume
+from netsim.engine.event.state import Hosts, Record, State, Whole
 
 
 @compiled
-def arrive(state: State, lane: int, now: int) -> None:
-    """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
-    network = state.network
-    way = network.lanes[lane]
-    index = np.int64(way.first)
-    packet = network.packets[index]
-    way.first = packet.next
-    if way.first < 0:
-        way.last = -1
-        take_first(network.calendar)
-    else:
-        following = network.packets[way.first]
-        following.previous = -1
-        replace(network.calendar, following.time_ps, following.key, lane)
-    flow = state.hosts.flows[packet.flow]
-    if packet.hop == flow.links:
-        if packet.control:
-            _hear(state, packet, flow, now)
-        if packet.control or not receive(state, packet, flow, now):
-            drop(network, index)
-            return
-    enter(state, index, next_link(state, packet, flow, now), now)
+def is_back(packet: Record) -> bool:
+    """Whether a packet is an acknowledgement that has come back to its sender."""
+    return packet.control and packet.hop == packet.links
 
 
 @compiled
-def run_out(state: State, now: int) -> Whole:
-    """The first timer runs out, or a delayed flow starts; returns a flow about which Python decides, or -1."""
+def run_out(state: State, index: int, key: int, now: int) -> Whole:
+    """A timer runs out, or a delayed flow starts; returns the flow if Python decides about it, else -1.
+
+    Args:
+        state: State of the engine.
+        index: The flow.
+        key: Key of the timer.
+        now: Current time.
+    """
     network, hosts = state.network, state.hosts
-    index, key = hosts.timers[1].what, hosts.timers[1].key
     flow = hosts.flows[index]
-    take_first(hosts.timers)
-    close(hosts.timers)
     if phase(key) == RELEASE:
         enter_ring(network, hosts, index, now)
     elif key & 1:
@@ -62,22 +45,35 @@ def run_out(state: State, now: int) -> Whole:
 
 
 @compiled
-def _hear(state: State, news: Record, flow: Record, now: int) -> None:
+def hear(state: State, news: Record, now: int) -> None:
     """An acknowledgement is back at the sender."""
     network, hosts = state.network, state.hosts
     rules, index = network.rules[0], np.int64(news.flow)
+    flow = hosts.flows[index]
     if news.refusal:
         newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     else:
         newly = acknowledged(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
-    if newly:
-        flow.fruitless = 0
-    if newly or news.refusal:
-        flow.deadline_ps = now + rules.timeout_ps
+    if rules.timeout_ps >= 0:
+        _note_news(rules, hosts, flow, news, newly > 0, now)
     on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
     if rules.choice == REPS and not news.marked:
         came_through(rules, state.routing, flow, index, news.way - flow.first_way)
     resume(network, hosts, index, now)
+
+
+@compiled
+def _note_news(rules: Record, hosts: Hosts, flow: Record, news: Record, progress: bool, now: int) -> None:
+    """See `netsim.engine.reference.feedback.Feedback._note_news`."""
+    doubled = flow.fruitless > 0
+    if not news.refusal:
+        measure(rules, flow, now - news.sent_ps)
+    if progress:
+        flow.fruitless = 0
+    if progress or news.refusal:
+        flow.deadline_ps = now + timeout_ps(rules, flow)
+    if progress and doubled and flow.timer_runs:
+        await_progress_sooner(hosts, flow)
 
 
 @compiled
@@ -91,7 +87,7 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     if rules.choice == REPS:
         flow.frozen_ps = now + rules.freeze_ps
     flow.fruitless += 1
-    if rules.asks_after_timeout or flow.fruitless >= PATIENCE:
+    if rules.asks_after_timeout or flow.fruitless >= rules.patience:
         return index
     resume(network, hosts, index, now)
     return np.int64(-1)

@@ -1,4 +1,4 @@
-"""Room for new flows in place of those that have ended, in open loops, whose flows nothing refers to at their end."""
+"""Room for new flows in place of those that have ended, where nothing refers to a flow any more once it has arrived."""
 
 import numpy as np
 
@@ -8,32 +8,34 @@ from netsim.engine.protocol import FLOW
 _KEPT = ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "retransmitted")
 
 
-def without_finished(state: State) -> tuple[State, np.ndarray]:
-    """Takes the flows that have ended out of the state of an open loop.
+def can_forget(state: State) -> bool:
+    """Whether only rings and packets refer to flows: no acknowledgements come back, and no timers run."""
+    rules = state.network.rules[0]
+    return not rules["listens"] and not rules["start_delay_ps"]
 
-    All others keep their order and are numbered anew, in the rings of hosts, in packets and in timers.
 
-    Returns:
-        The state, and the figures of the flows that were taken out.
+def without_finished(state: State, flows_of_packets: np.ndarray) -> np.ndarray:
+    """Takes the flows that have ended out of a state that can forget them, and returns their figures.
+
+    All others keep their order and are numbered anew, in the rings of hosts and in packets.
+
+    Args:
+        state: Is changed.
+        flows_of_packets: The flow of each packet, under way or not; is changed.
     """
-    network, hosts = state.network, state.hosts
-    totals, used = network.totals[0], int(network.totals["flows"][0])
+    hosts, used = state.hosts, int(state.network.totals["flows"][0])
     flows, rings = hosts.flows[:used], hosts.rings
     stays = (flows["left"] > 0) | (flows["in_ring"] > 0)
     stays[rings["last_flow"][rings["last_flow"] >= 0]] = True
-    figures = figures_of(state, np.flatnonzero(~stays))
+    figures, kept = figures_of(state, np.flatnonzero(~stays)), np.flatnonzero(stays)
     number = np.cumsum(stays) - 1
-    kept = np.flatnonzero(stays)
-    for place in ("first", "last", "last_flow"):
-        _renumber(rings[place], number)
-    _renumber(flows["next_in_ring"], number)
-    _renumber(network.packets["flow"], number)
-    timers = hosts.timers[1 : 1 + int(hosts.timers["time_ps"][0])]
-    _renumber(timers["what"], number)
+    indices = [rings[name] for name in ("first", "last", "last_flow")]
+    for column in (*indices, flows["next_in_ring"], flows_of_packets):
+        column[:] = np.where(column >= 0, number[np.clip(column, 0, used - 1)], column)
     flows[: len(kept)] = flows[kept]
-    hosts.flows[len(kept) : used] = np.zeros(1, dtype=hosts.flows.dtype)
-    totals["flows"] = len(kept)
-    return state, figures
+    flows[len(kept) :] = np.zeros(1, dtype=flows.dtype)
+    state.network.totals["flows"] = len(kept)
+    return figures
 
 
 def figures_of(state: State, which: np.ndarray) -> np.ndarray:
@@ -46,6 +48,14 @@ def figures_of(state: State, which: np.ndarray) -> np.ndarray:
     return figures
 
 
-def _renumber(indices: np.ndarray, number: np.ndarray) -> None:
-    """Replaces flows by their new numbers; -1 stays."""
-    indices[:] = np.where(indices >= 0, number[np.minimum(indices, len(number) - 1)], indices)
+def by_id(parts: list[np.ndarray]) -> np.ndarray:
+    """Figures of all flows in the order of their ids; empties the list, so that a part is freed once it is copied."""
+    ids = np.concatenate([part["id"] for part in parts])
+    place = np.empty_like(ids)
+    place[np.argsort(ids)] = np.arange(len(ids))
+    figures, begin = np.empty(len(ids), dtype=FLOW), 0
+    while parts:
+        part = parts.pop(0)
+        figures[place[begin : begin + len(part)]] = part
+        begin += len(part)
+    return figures

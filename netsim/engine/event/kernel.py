@@ -1,46 +1,63 @@
 """The event engine's loop."""
 
-from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time
-from netsim.engine.event.compiled import called
+from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time, take_first
+from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.cutting import admit
-from netsim.engine.event.feedback import arrive, run_out
+from netsim.engine.event.feedback import hear, is_back, run_out
+from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.sender import look, resume
-from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
+from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Routing, State, Whole
+from netsim.engine.event.transit import GONE, enter, next_link, receive
 
-FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
-has timed out; the arrays of packets or of choices are full."""
+has timed out; the arrays of packets or of choices are full; Python may look at the clock; the simulated time is limited
+to now."""
+
+_EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...], ...], resumed: int) -> Whole:
+def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
     Args:
         arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
+        in_flight: The fields of `Flight`.
         resumed: A flow that goes on after a timeout, or -1.
     """
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]))
-    network, timers, program = state.network, state.hosts.timers, state.program
-    calendar, totals = network.calendar, network.totals[0]
+    flight = Flight(*in_flight)
+    network, hosts, program = state.network, state.hosts, state.program
+    calendar, timers, totals = flight.calendar, hosts.timers, network.totals[0]
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(program, totals)
     if resumed >= 0:
-        resume(network, state.hosts, resumed, totals.now_ps)
+        resume(network, hosts, resumed, totals.now_ps)
+        schedule_look(flight, hosts, hosts.flows[resumed].up)
     choices = len(state.routing.chosen)
+    events = 0
     while True:
+        events += 1
+        if events == _EVENTS_BETWEEN_PAUSES:
+            return PAUSED
         close(calendar)
         time_ps, key, what = first_time(calendar), calendar[1].key, calendar[1].what
         timer_ps, from_timers = first_time(timers), False
         if timer_ps < time_ps or (timer_ps == time_ps and timer_ps < END_PS and timers[1].key < key):
-            time_ps, key, from_timers = timer_ps, timers[1].key, True
+            time_ps, key, what, from_timers = timer_ps, timers[1].key, timers[1].what, True
         begin_ps = next_begin_ps(program)
         if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
+            flows = totals.flows
             if not admit(state):
                 return NEEDS_FLOWS
+            _schedule_admitted(state, flight, flows)
             continue
+        if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
+            totals.now_ps = network.rules[0].end_ps
+            return IN_TIME
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED
@@ -49,18 +66,53 @@ def run(arrays: tuple[tuple[Array, ...], ...], resumed: int) -> Whole:
             continue
         totals.now_ps = time_ps
         if from_timers:
-            asks = run_out(state, time_ps)
+            take_first(timers)
+            close(timers)
+            asks = run_out(state, what, key, time_ps)
             if asks >= 0:
                 totals.asks = asks
                 return ASKS_AFTER_TIMEOUT
+            schedule_look(flight, hosts, hosts.flows[what].up)
         elif key < SEND:
             if totals.chosen == choices:
                 return NEEDS_ROOM
-            arrive(state, what, time_ps)
+            _arrive(state, flight, what, time_ps)
         else:
-            if totals.free_packet < 0:
+            place = totals.free_packet
+            if place < 0:
                 return NEEDS_ROOM
-            asks = look(state, what, time_ps)
+            packet = flight.packets[place]
+            asks, arrives = look(state, what, packet, time_ps)
             if asks >= 0:
                 totals.asks = asks
                 return ASKS_FOR_PATH
+            schedule_next_look(flight, hosts, what)
+            if arrives != GONE:
+                totals.free_packet = packet.next
+                send(flight, place, what, arrives)
+
+
+@compiled
+def _schedule_admitted(state: State, flight: Flight, begin: int) -> None:
+    """Puts the links of the flows that have been admitted, those from `begin` on, on the calendar."""
+    for index in range(begin, state.network.totals[0].flows):
+        schedule_look(flight, state.hosts, state.hosts.flows[index].up)
+
+
+@compiled
+def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
+    """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
+    index = land(flight, lane)
+    packet = flight.packets[index]
+    flow, arrives = state.hosts.flows[packet.flow], GONE
+    if is_back(packet):
+        hear(state, packet, now)
+        schedule_look(flight, state.hosts, flow.up)
+    elif packet.hop < packet.links or receive(state, packet, flow, now):
+        link = next_link(state, packet, now)
+        arrives = enter(state, packet, link, now)
+        if arrives != GONE:
+            send(flight, index, link, arrives)
+    if arrives == GONE:
+        packet.next = state.network.totals[0].free_packet
+        state.network.totals[0].free_packet = index

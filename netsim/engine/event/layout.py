@@ -9,6 +9,7 @@ from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.timeout import AUTO
 from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import stream
@@ -29,6 +30,8 @@ from netsim.engine.event.state import (
     PACKET,
     RULES,
     TOTALS,
+    TRANSMISSION,
+    Flight,
     Hosts,
     Network,
     Program,
@@ -39,6 +42,7 @@ from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
+from netsim.engine.reference.feedback import PATIENCE
 from netsim.topology.protocol import places, sources
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
@@ -75,16 +79,18 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = -1
     totals["undone"] = len(scene.tasks)
-    lanes = np.full(2 * len(links), -1, dtype=LANE)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    calendar, longest = heap(2 * len(links) + len(links)), np.zeros(INTERVALS, dtype=np.int64)
-    network = Network(rules, totals, links, lanes, packets(0), calendar, *changes, longest)
+    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
     rings = np.zeros(len(links), dtype=HOST_RING)
-    rings["first"] = rings["last"] = rings["last_flow"] = -1
-    nothing = np.empty(0, dtype=np.int64)
-    memory = nothing.astype(np.uint8), nothing, nothing, nothing
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), *memory)
+    rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
+    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport))
+
+
+def flight_of(state: State) -> Flight:
+    """An empty calendar without packets in flight, for the links of a state."""
+    links = len(state.network.links)
+    return Flight(heap(3 * links), np.full(2 * links, -1, dtype=LANE), packets(0))
 
 
 def packets(used: int) -> np.ndarray:
@@ -131,12 +137,17 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
 
 
 def _add_recovery(rules: np.void, scene: Scene) -> None:
+    config, limits = scene.recovery, scene.limits
     rules["timeout_ps"] = rules["reordering"] = -1
-    match scene.recovery:
-        case GoBackNConfig(timeout=timeout):
-            rules["recovery"], rules["timeout_ps"] = GO_BACK_N, timeout
-        case SelectiveConfig(timeout=timeout, reordering=reordering):
-            rules["recovery"], rules["timeout_ps"] = SELECTIVE, timeout
+    rules["patience"], rules["end_ps"] = min(PATIENCE, limits.fruitless), limits.simulated
+    if config.kind != "none":
+        rules["timeout_ps"], rules["longest_timeout_ps"] = config.first_ps, config.longest_timeout
+        rules["estimates"] = config.timeout == AUTO
+    match config:
+        case GoBackNConfig():
+            rules["recovery"] = GO_BACK_N
+        case SelectiveConfig(reordering=reordering):
+            rules["recovery"] = SELECTIVE
             rules["reordering"] = -1 if reordering is None else reordering
         case _:
             rules["recovery"] = SELECTIVE if scene.flow_control.kind == "trim" else NOTHING_LOST
@@ -144,17 +155,19 @@ def _add_recovery(rules: np.void, scene: Scene) -> None:
 
 def _add_congestion(rules: np.void, scene: Scene) -> None:
     config = scene.congestion
-    rules["notify_ps"] = -1
+    rules["notify_ps"], rules["first_alpha"] = -1, 1.0
     window = 2**31 - 1 if isinstance(config, NoneConfig) else getattr(config, "window", 1)
     rules["fixed_window"] = window if isinstance(window, int) else -1
     match config:
         case DctcpConfig():
-            rules["congestion"], rules["gain"] = DCTCP, config.gain
+            rules["congestion"], rules["gain"], rules["first_alpha"] = DCTCP, config.gain, config.alpha
         case SwiftConfig():
             rules["congestion"], rules["queueing_ps"] = SWIFT, config.queueing
             rules["increase"], rules["decrease"] = config.increase, config.decrease
             rules["largest_decrease"] = config.largest_decrease
             rules["smallest_window"] = config.smallest_window
+            rules["hop_ps"], rules["flow_range"] = config.hop_scaling, config.flow_scaling
+            rules["flow_gain"], rules["flow_offset"] = config.flow_curve()
         case NsccConfig():
             rules["congestion"], rules["gate"] = NSCC, 1 << config.gate
             rules["trim_share"] = 0.75 if scene.flow_control.kind == "trim" else 1.0

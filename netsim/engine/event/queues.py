@@ -1,10 +1,10 @@
-"""Links of the event engine: packets that join their queues, and packets in flight."""
+"""Links of the event engine: packets that join their queues."""
 
 import numpy as np
 
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.service import service_ps
-from netsim.engine.event.calendar import SERIAL_BITS, bring_forward, push
+from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Array, Network, Record, Whole
@@ -20,6 +20,12 @@ _LINK_BITS = 20
 def serial_of(packet: Record) -> Whole:
     """Serial of a packet: the number of its transmission within the flow."""
     return (packet.key >> 1) & ((1 << SERIAL_BITS) - 1)
+
+
+@compiled
+def flow_id_of(packet: Record) -> Whole:
+    """Id of a packet's flow."""
+    return (packet.key >> (SERIAL_BITS + 1)) & ((1 << FLOW_BITS) - 1)
 
 
 @compiled
@@ -127,49 +133,3 @@ def _note_queue(longest: Array, totals: Record, now: int, queue: int) -> None:
         interval >>= 1
     longest[interval] = max(longest[interval], queue)
     totals.used = max(totals.used, interval + 1)
-
-
-@compiled
-def send_on(network: Network, index: int, lane: int, arrives: int) -> None:
-    """Adds a packet to those in flight, as the last to arrive."""
-    packet, way = network.packets[index], network.lanes[lane]
-    packet.time_ps = arrives
-    packet.next = -1
-    if way.first < 0:
-        way.first = way.last = index
-        push(network.calendar, arrives, packet.key, lane)
-    else:
-        network.packets[way.last].next = index
-        way.last = index
-
-
-@compiled
-def send_across(network: Network, index: int, lane: int, arrives: int) -> None:
-    """Adds a packet of the control lane to those in flight; packets of this lane may overtake each other."""
-    packets, way = network.packets, network.lanes[lane]
-    packet = packets[index]
-    packet.time_ps = arrives
-    if way.first < 0:
-        packet.next = packet.previous = -1
-        way.first = way.last = index
-        push(network.calendar, arrives, packet.key, lane)
-        return
-    before = way.last
-    while before >= 0 and not _comes_first(packets[before], arrives, packet.key):
-        before = packets[before].previous
-    after = packets[before].next if before >= 0 else way.first
-    packet.previous, packet.next = before, after
-    if after >= 0:
-        packets[after].previous = index
-    else:
-        way.last = index
-    if before >= 0:
-        packets[before].next = index
-    else:
-        way.first = index
-        bring_forward(network.calendar, arrives, packet.key, lane)
-
-
-@compiled
-def _comes_first(packet: Record, time_ps: int, key: int) -> bool:
-    return packet.time_ps < time_ps or (packet.time_ps == time_ps and packet.key < key)

@@ -1,6 +1,6 @@
 """Loss recovery of a flow in compiled code: see `netsim.congestion.recovery`.
 
-Packets under way are a list in the order of their transmissions, through the rows of `Hosts.memory`.
+Packets under way are a list in the order of their transmissions, through the records of `Hosts.sent`.
 """
 
 import numpy as np
@@ -19,6 +19,31 @@ _ALL = np.int64(2**62)
 
 
 @compiled
+def timeout_ps(rules: Record, flow: Record) -> Whole:
+    """See `netsim.congestion.timeout.Timeout.lasts_ps`."""
+    base = max(rules.timeout_ps, (flow.smoothed_8 >> 3) + flow.deviation_4)
+    if not flow.fruitless:
+        return base
+    lasts, doublings = base, flow.fruitless
+    while doublings and lasts < rules.longest_timeout_ps:
+        lasts, doublings = 2 * lasts, doublings - 1
+    return max(base, min(lasts, rules.longest_timeout_ps))
+
+
+@compiled
+def measure(rules: Record, flow: Record, round_trip_ps: int) -> None:
+    """See `netsim.congestion.timeout.Timeout.measure`."""
+    if not rules.estimates:
+        return
+    if not flow.smoothed_8:
+        flow.smoothed_8, flow.deviation_4 = 8 * round_trip_ps, 2 * round_trip_ps
+        return
+    difference = round_trip_ps - (flow.smoothed_8 >> 3)
+    flow.smoothed_8 += difference
+    flow.deviation_4 += abs(difference) - (flow.deviation_4 >> 2)
+
+
+@compiled
 def take(rules: Record, flow: Record, hosts: Hosts) -> Whole:
     """The packet to send as the flow's next transmission; counts the transmission."""
     serial = flow.serial
@@ -30,15 +55,14 @@ def take(rules: Record, flow: Record, hosts: Hosts) -> Whole:
         sequence = flow.next
         flow.next = sequence + 1
     if rules.recovery == SELECTIVE and flow.listens:
-        row = flow.first_row + sequence
-        hosts.memory[row] |= _UNDER_WAY
-        hosts.last_serial[row] = serial
-        hosts.older[row], hosts.newer[row] = flow.newest, -1
+        sent = hosts.sent[flow.first_row + sequence]
+        sent.bits |= _UNDER_WAY
+        sent.last_serial, sent.older, sent.newer = serial, flow.newest, -1
         if flow.newest >= 0:
-            hosts.newer[flow.newest] = row
+            hosts.sent[flow.first_row + flow.newest].newer = sequence
         else:
-            flow.oldest = row
-        flow.newest = row
+            flow.oldest = sequence
+        flow.newest = sequence
     if sequence < flow.sent:
         flow.retransmitted += 1
     else:
@@ -54,13 +78,13 @@ def acknowledged(rules: Record, flow: Record, hosts: Hosts, sequence: int, seria
         return np.int64(1)
     if rules.recovery == GO_BACK_N:
         return _acknowledged_before(flow, expected)
-    row = flow.first_row + sequence
-    if hosts.memory[row] & _UNDER_WAY and hosts.last_serial[row] == serial:
-        _land(flow, hosts, row)
-    newly = np.int64(0) if hosts.memory[row] & _ACKED else np.int64(1)
-    hosts.memory[row] |= _ACKED
-    if hosts.memory[row] & _LOST:
-        hosts.memory[row] &= ~_LOST
+    sent = hosts.sent[flow.first_row + sequence]
+    if sent.bits & _UNDER_WAY and sent.last_serial == serial:
+        _land(flow, hosts, sent)
+    newly = np.int64(0) if sent.bits & _ACKED else np.int64(1)
+    sent.bits |= _ACKED
+    if sent.bits & _LOST:
+        sent.bits &= ~_LOST
         flow.lost -= 1
     if rules.reordering >= 0:
         _lose_before(flow, hosts, serial - rules.reordering)
@@ -77,10 +101,10 @@ def refused(rules: Record, flow: Record, hosts: Hosts, sequence: int, serial: in
             flow.next = flow.acked
             flow.in_flight = 0
         return newly
-    row = flow.first_row + sequence
-    if hosts.memory[row] & _UNDER_WAY and hosts.last_serial[row] == serial:
-        _land(flow, hosts, row)
-        _lose(flow, hosts, row)
+    sent = hosts.sent[flow.first_row + sequence]
+    if sent.bits & _UNDER_WAY and sent.last_serial == serial:
+        _land(flow, hosts, sent)
+        _lose(flow, sent, sequence)
     return np.int64(0)
 
 
@@ -101,9 +125,9 @@ def received(rules: Record, flow: Record, hosts: Hosts, sequence: int) -> Whole:
     if rules.recovery == NOTHING_LOST:
         return ACCEPTED | ACKNOWLEDGE
     if rules.recovery == SELECTIVE:
-        row = flow.first_row + sequence
-        seen = hosts.memory[row] & _RECEIVED
-        hosts.memory[row] |= _RECEIVED
+        sent = hosts.sent[flow.first_row + sequence]
+        seen = sent.bits & _RECEIVED
+        sent.bits |= _RECEIVED
         return ACKNOWLEDGE if seen else ACCEPTED | ACKNOWLEDGE
     if sequence == flow.expected:
         flow.expected += 1
@@ -132,9 +156,9 @@ def _acknowledged_before(flow: Record, expected: int) -> Whole:
 def _first_lost(flow: Record, hosts: Hosts) -> Whole:
     """Takes the first lost packet."""
     row = flow.first_row + flow.lost_from
-    while not hosts.memory[row] & _LOST:
+    while not hosts.sent[row].bits & _LOST:
         row += 1
-    hosts.memory[row] &= ~_LOST
+    hosts.sent[row].bits &= ~_LOST
     flow.lost -= 1
     flow.lost_from = row + 1 - flow.first_row
     return row - flow.first_row
@@ -143,31 +167,32 @@ def _first_lost(flow: Record, hosts: Hosts) -> Whole:
 @compiled
 def _lose_before(flow: Record, hosts: Hosts, limit: int) -> None:
     """Transmissions with smaller serials count as lost."""
-    while flow.oldest >= 0 and hosts.last_serial[flow.oldest] < limit:
-        row = flow.oldest
-        _land(flow, hosts, row)
-        _lose(flow, hosts, row)
+    while flow.oldest >= 0 and hosts.sent[flow.first_row + flow.oldest].last_serial < limit:
+        sequence = np.int64(flow.oldest)
+        sent = hosts.sent[flow.first_row + sequence]
+        _land(flow, hosts, sent)
+        _lose(flow, sent, sequence)
 
 
 @compiled
-def _lose(flow: Record, hosts: Hosts, row: int) -> None:
-    if not hosts.memory[row] & (_ACKED | _LOST):
-        hosts.memory[row] |= _LOST
+def _lose(flow: Record, sent: Record, sequence: int) -> None:
+    if not sent.bits & (_ACKED | _LOST):
+        sent.bits |= _LOST
         flow.lost += 1
-        flow.lost_from = min(flow.lost_from, row - flow.first_row) if flow.lost > 1 else row - flow.first_row
+        flow.lost_from = min(flow.lost_from, sequence) if flow.lost > 1 else sequence
 
 
 @compiled
-def _land(flow: Record, hosts: Hosts, row: int) -> None:
+def _land(flow: Record, hosts: Hosts, sent: Record) -> None:
     """A packet is no longer under way."""
-    older, newer = hosts.older[row], hosts.newer[row]
+    older, newer = sent.older, sent.newer
     if older >= 0:
-        hosts.newer[older] = newer
+        hosts.sent[flow.first_row + older].newer = newer
     else:
         flow.oldest = newer
     if newer >= 0:
-        hosts.older[newer] = older
+        hosts.sent[flow.first_row + newer].older = older
     else:
         flow.newest = older
-    hosts.memory[row] &= ~_UNDER_WAY
+    sent.bits &= ~_UNDER_WAY
     flow.in_flight -= 1

@@ -5,15 +5,14 @@ import numpy as np
 from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.layout import packets
 from netsim.engine.event.recovery import SELECTIVE
-from netsim.engine.event.state import State
+from netsim.engine.event.state import Flight, State
 
 
 def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
     """The state with room for so many flows, and for the recovery of so many packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
-    if packets_of_flows > len(hosts.memory) and rules["recovery"] == SELECTIVE:
-        names = ("memory", "last_serial", "older", "newer")
-        hosts = hosts._replace(**{name: _longer(getattr(hosts, name), packets_of_flows) for name in names})
+    if packets_of_flows > len(hosts.sent) and rules["recovery"] == SELECTIVE:
+        hosts = hosts._replace(sent=_longer(hosts.sent, packets_of_flows))
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer(hosts.flows, flows), timers=timers, turns=turns)
@@ -30,15 +29,14 @@ def with_room_for_released(state: State) -> State:
     return with_room_for_flows(state, int(totals["flows"]) + len(released) * parts, int(totals["rows"]) + packets)
 
 
-def with_room_for_packets(state: State) -> State:
-    """The state with twice as many packet records, if all are in use."""
-    network = state.network
-    totals = network.totals[0]
+def with_room_for_packets(flight: Flight, state: State) -> Flight:
+    """The packets in flight with twice as many records, if all are in use."""
+    totals = state.network.totals[0]
     if totals["free_packet"] >= 0:
-        return state
-    used = len(network.packets)
+        return flight
+    used = len(flight.packets)
     totals["free_packet"] = used
-    return state._replace(network=network._replace(packets=np.concatenate([network.packets, packets(used)])))
+    return flight._replace(packets=np.concatenate([flight.packets, packets(used)]))
 
 
 def with_room_for_choices(state: State) -> State:

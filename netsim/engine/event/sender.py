@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import SEND, arrival_key, push, replace, take_first, timer_key
+from netsim.engine.event.calendar import arrival_key, move_up, push, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
-from netsim.engine.event.recovery import take
+from netsim.engine.event.recovery import take, timeout_ps
 from netsim.engine.event.state import Hosts, Network, Record, State, Whole
-from netsim.engine.event.transit import enter
+from netsim.engine.event.transit import GONE, enter
 
 _NEVER = np.int64(-1)
 
@@ -32,9 +32,8 @@ def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
     else:
         hosts.flows[ring.last].next_in_ring = index
     ring.last = index
-    if not ring.looks:
-        ring.looks = 1
-        push(network.calendar, max(now, network.links[flow.up].free_ps), SEND | flow.up, np.int64(flow.up))
+    if ring.look_ps < 0:
+        ring.look_ps = max(now, network.links[flow.up].free_ps)
 
 
 @compiled
@@ -56,53 +55,62 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
-def look(state: State, link: int, now: int) -> Whole:
-    """Sends the next packet of a host's link; returns a flow that needs another path first, or -1."""
+def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
+    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+
+
+@compiled
+def look(state: State, link: int, packet: Record, now: int) -> tuple[Whole, Whole]:
+    """Sends the next packet of a host's link, and notes when the link looks again.
+
+    Args:
+        state: State of the engine.
+        link: The link.
+        packet: An unused record for the packet.
+        now: Current time.
+
+    Returns:
+        A flow that needs another path first, or -1; when the packet arrives at its next event, GONE if there is none.
+    """
     network, hosts, routing = state.network, state.hosts, state.routing
     ring, rules = hosts.rings[link], network.rules[0]
     if network.links[link].free_ps > now:
-        replace(network.calendar, network.links[link].free_ps, SEND | link, np.int64(link))
-        return _NEVER
+        ring.look_ps = network.links[link].free_ps
+        return _NEVER, GONE
     while ring.first >= 0 and not _is_ready(hosts.flows[ring.first], now):
         _leave_ring(hosts, ring)
     if ring.first < 0:
-        ring.looks = 0
-        take_first(network.calendar)
-        return _NEVER
+        ring.look_ps = -1
+        return _NEVER, GONE
     index = ring.first
     flow = hosts.flows[index]
     epoch = epoch_of(routing, now) if rules.epochs > 1 else 0
     if rules.choice == PINNED and rules.epochs > 1:
         row = flow.pair * rules.epochs + epoch
         if not is_usable(routing, routing.usable_begin[row], routing.usable_begin[row + 1], flow.path):
-            return np.int64(index)
-    _send(state, ring, flow, index, epoch, now)
-    if ring.first >= 0:
-        replace(network.calendar, max(now, network.links[link].free_ps), SEND | link, np.int64(link))
-    else:
-        ring.looks = 0
-        take_first(network.calendar)
-    return _NEVER
+            return np.int64(index), GONE
+    arrives = _send(state, ring, flow, index, epoch, packet, now)
+    ring.look_ps = max(now, network.links[link].free_ps) if ring.first >= 0 else -1
+    return _NEVER, arrives
 
 
 @compiled
-def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now: int) -> None:
-    """Sends a packet of the first flow of a ring, and moves the flow to its next place."""
+def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, packet: Record, now: int) -> Whole:
+    """Sends a packet of the first flow of a ring, and moves the flow to its next place; see `look`."""
     network, hosts, routing = state.network, state.hosts, state.routing
     rules, totals = network.rules[0], network.totals[0]
     serial = flow.serial
-    if not flow.in_flight:
-        flow.deadline_ps = now + rules.timeout_ps
+    if rules.timeout_ps >= 0 and not flow.in_flight:
+        flow.deadline_ps = now + timeout_ps(rules, flow)
     sequence = take(rules, flow, hosts)
-    place = totals.free_packet
-    packet = network.packets[place]
-    totals.free_packet = packet.next
     packet.key = arrival_key(flow.id, serial, 0)
     packet.sent_ps = now
     packet.flow = index
     packet.sequence = sequence
     wire = rules.full_wire if sequence + 1 < flow.packets else flow.last_wire
     packet.wire = wire
+    packet.links = flow.links
     packet.hop = packet.control = packet.passes = packet.trimmed = packet.marked = 0
     if rules.choice == PINNED:
         path = np.int64(flow.path)
@@ -116,7 +124,7 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now:
         packet.way = flow.first_way + path
     ring.last_flow, ring.last_path, ring.last_wire, ring.last_epoch = index, path, wire, epoch
     totals.packets += 1
-    enter(state, np.int64(place), np.int64(flow.up), now)
+    arrives = enter(state, packet, np.int64(flow.up), now)
     if flow.listens:
         flow.next_ps = now + gap_ps(rules, flow, wire, now)
         if rules.timeout_ps >= 0 and not flow.timer_runs:
@@ -130,6 +138,7 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, now:
         flow.next_in_ring = -1
         hosts.flows[ring.last].next_in_ring = index
         ring.last = index
+    return arrives
 
 
 @compiled

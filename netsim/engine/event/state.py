@@ -45,6 +45,9 @@ FLOW_STATE = _record(
     next_ps=_WHOLE,
     wake_ps=_WHOLE,
     deadline_ps=_WHOLE,
+    # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
+    smoothed_8=_WHOLE,
+    deviation_4=_WHOLE,
     # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
     # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
     serial=_WHOLE,
@@ -56,7 +59,7 @@ FLOW_STATE = _record(
     acked=_WHOLE,
     sent=_WHOLE,
     retransmitted=_WHOLE,
-    # Selective repeat: row of its first packet in `Hosts.memory`, and the oldest and newest of those under way.
+    # Selective repeat: row of its first packet in `Hosts.sent`, and the oldest and newest of those under way.
     first_row=_WHOLE,
     oldest=_WHOLE,
     newest=_WHOLE,
@@ -140,14 +143,25 @@ LINK_STATE = _record(
 HOST_RING = _record(
     first=_INDEX,
     last=_INDEX,
-    looks=_YES,
+    look_ps=_WHOLE,
+    scheduled=_YES,
     sent=_WHOLE,
     last_flow=_INDEX,
     last_path=_INDEX,
     last_wire=_WHOLE,
     last_epoch=_INDEX,
 )
-"""Flows that take turns at a host's link, and the packet that it sent last; `last_path` is -1 if switches choose."""
+"""Flows that take turns at a host's link, and the packet that it sent last.
+
+The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path` is
+-1 if switches choose.
+"""
+
+TRANSMISSION = _record(last_serial=_INDEX, older=_INDEX, newer=_INDEX, bits=_YES)
+"""Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
+
+Packets are sequences within their flow, `bits` those of `netsim.engine.event.recovery`.
+"""
 
 LANE = _record(first=_INDEX, last=_INDEX)
 """Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane."""
@@ -165,6 +179,7 @@ PACKET = _record(
     next=_INDEX,
     previous=_INDEX,
     hop=_YES,
+    links=_YES,
     control=_YES,
     passes=_YES,
     trimmed=_YES,
@@ -172,7 +187,10 @@ PACKET = _record(
     refusal=_YES,
     notified=_YES,
 )
-"""A packet, or its acknowledgement. `way` is a row of `FabricArrays.way_links` that agrees with its path so far."""
+"""A packet, or its acknowledgement, which has passed `hop` of `links` links.
+
+`way` is a row of `FabricArrays.way_links` that agrees with its path so far.
+"""
 
 RULES = _record(
     payload=_WHOLE,
@@ -197,11 +215,16 @@ RULES = _record(
     # Recovery.
     recovery=_INDEX,
     timeout_ps=_WHOLE,
+    longest_timeout_ps=_WHOLE,
+    estimates=_YES,
+    patience=_INDEX,
     reordering=_WHOLE,
+    end_ps=_WHOLE,
     # Congestion control.
     congestion=_INDEX,
     fixed_window=_WHOLE,
     gain=_REAL,
+    first_alpha=_REAL,
     notify_ps=_WHOLE,
     estimate_ps=_WHOLE,
     increase_ps=_WHOLE,
@@ -215,6 +238,10 @@ RULES = _record(
     decrease=_REAL,
     largest_decrease=_REAL,
     smallest_window=_REAL,
+    hop_ps=_WHOLE,
+    flow_range=_REAL,
+    flow_gain=_REAL,
+    flow_offset=_REAL,
     keeps=_YES,
     places=_WHOLE,
     trim_share=_REAL,
@@ -378,15 +405,12 @@ class Routing(NamedTuple):
 
 
 class Network(NamedTuple):
-    """Links and the packets on them.
+    """Links.
 
     Args:
         rules: One record of `RULES`.
         totals: One record of `TOTALS`.
         links: Records of `LINK_STATE`.
-        lanes: Records of `LANE`.
-        packets: Records of `PACKET`; those not in use are chained by `next`.
-        calendar: Heap of arrivals, by lane, and of hosts' links that look for a packet, by link.
         change_begin: Rows of the changes of each link's rate; see `netsim.engine.compiled.fabric.FabricArrays`.
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
@@ -396,9 +420,6 @@ class Network(NamedTuple):
     rules: Array
     totals: Array
     links: Array
-    lanes: Array
-    packets: Array
-    calendar: Array
     change_begin: Array
     change_ps: Array
     change_bps: Array
@@ -413,26 +434,34 @@ class Hosts(NamedTuple):
         rings: Records of `HOST_RING`, by link.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
-        memory: Selective repeat: of each packet, by row, bits of `netsim.engine.event.recovery`.
-        last_serial: Its last transmission.
-        older: Row of the packet under way that left before it.
-        newer: Row of the one that left after it.
+        sent: Selective repeat: records of `TRANSMISSION`, by row.
     """
 
     flows: Array
     rings: Array
     timers: Array
     turns: Array
-    memory: Array
-    last_serial: Array
-    older: Array
-    newer: Array
+    sent: Array
 
 
 class State(NamedTuple):
-    """The whole state of a run."""
+    """The state of a run, except the calendar and the packets in flight."""
 
     network: Network
     hosts: Hosts
     program: Program
     routing: Routing
+
+
+class Flight(NamedTuple):
+    """Calendar of the event engine, and the packets in flight.
+
+    Args:
+        calendar: Heap of arrivals, by lane, and of hosts' links that look for a packet, by link.
+        lanes: Records of `LANE`.
+        packets: Records of `PACKET`; those not in use are chained by `next`.
+    """
+
+    calendar: Array
+    lanes: Array
+    packets: Array

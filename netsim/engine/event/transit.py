@@ -5,55 +5,44 @@ import numpy as np
 from netsim.engine.event.choices import AT_SWITCH
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.program import delivered
-from netsim.engine.event.queues import LOST, TRIMMED, cross, join, send_across, send_on, serial_of
+from netsim.engine.event.queues import LOST, TRIMMED, cross, flow_id_of, join, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
-from netsim.engine.event.state import Network, Record, Routing, State, Whole
+from netsim.engine.event.state import Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
+
+GONE = np.int64(-1)
+"""The time of a packet's next event if it is lost, delivered or heard."""
 
 
 @compiled
-def enter(state: State, index: int, link: int, now: int) -> None:
-    """Passes a packet over a link and schedules its next arrival, unless it is lost."""
+def enter(state: State, packet: Record, link: int, now: int) -> Whole:
+    """Passes a packet over a link; returns when it arrives at its next event, or GONE if there is none."""
     network = state.network
-    packet = network.packets[index]
-    flow = state.hosts.flows[packet.flow]
     if packet.passes:
         fate, leaves = cross(network, packet, link, now)
     else:
-        fate, leaves = join(network, packet, flow.id, link, now)
+        fate, leaves = join(network, packet, flow_id_of(packet), link, now)
         if fate == TRIMMED:
             packet.trimmed = packet.passes = 1
             packet.wire = network.rules[0].trimmed_wire
             fate, leaves = cross(network, packet, link, now)
     if fate == LOST:
-        drop(network, index)
-        return
+        return GONE
     arrives = leaves + network.links[link].delay_ps
     packet.hop += 1
-    if packet.passes:
-        send_across(network, index, 2 * link + 1, arrives)
-    elif packet.hop < flow.links or packet.control or (flow.listens and not flow.express):
-        send_on(network, index, 2 * link, arrives)
-    elif flow.listens:
-        if receive(state, packet, flow, arrives):
-            _return_at_once(state, index, packet, flow, link, arrives)
-        else:
-            drop(network, index)
-    else:
+    if packet.passes or packet.control or packet.hop < packet.links:
+        return arrives
+    flow = state.hosts.flows[packet.flow]
+    if not flow.listens:
         _note_order(flow, packet)
         flow.left -= 1
         flow.end_ps = max(flow.end_ps, arrives)
         if not flow.left:
             delivered(state.program, flow.task, flow.end_ps)
-        drop(network, index)
-
-
-@compiled
-def drop(network: Network, index: int) -> None:
-    """Frees the record of a packet."""
-    totals = network.totals[0]
-    network.packets[index].next = totals.free_packet
-    totals.free_packet = index
+        return GONE
+    if not flow.express:
+        return arrives
+    return _return_at_once(state, packet, flow, arrives) if receive(state, packet, flow, arrives) else GONE
 
 
 @compiled
@@ -85,12 +74,13 @@ def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
 
 
 @compiled
-def next_link(state: State, packet: Record, flow: Record, now: int) -> Whole:
+def next_link(state: State, packet: Record, now: int) -> Whole:
     """The next link of a packet."""
     network, routing = state.network, state.routing
+    flow = state.hosts.flows[packet.flow]
     if packet.control:
-        return np.int64(network.links[_link(routing, packet, flow, flow.links - 1 - packet.hop)].reverse)
-    if network.rules[0].choice == AT_SWITCH and packet.hop < flow.links - 1:
+        return np.int64(network.links[_link(routing, packet, flow, packet.links - 1 - packet.hop)].reverse)
+    if network.rules[0].choice == AT_SWITCH and packet.hop < packet.links - 1:
         row = choose_next(network, state.hosts, routing, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
         packet.way = routing.node_way[packet.node]
@@ -103,7 +93,7 @@ def _link(routing: Routing, packet: Record, flow: Record, hop: int) -> Whole:
     """A link of a packet's path."""
     if hop == 0:
         return np.int64(flow.up)
-    if hop == flow.links - 1:
+    if hop == packet.links - 1:
         return np.int64(flow.down)
     return routing.way_links[packet.way, hop - 1]
 
@@ -117,7 +107,7 @@ def _note_order(flow: Record, packet: Record) -> None:
 
 
 @compiled
-def _return_at_once(state: State, index: int, packet: Record, flow: Record, link: int, now: int) -> None:
+def _return_at_once(state: State, packet: Record, flow: Record, now: int) -> Whole:
     """Returns an acknowledgement that nothing can stop or delay: its links are counted, and none needs an event."""
     routing = state.routing
     arrives = now + flow.answer_ps
@@ -126,5 +116,5 @@ def _return_at_once(state: State, index: int, packet: Record, flow: Record, link
         routing.way_answers[packet.way] += 1
     flow.answers += 1
     state.network.totals[0].control_hops += flow.links
-    packet.hop = flow.links
-    send_across(state.network, index, 2 * link + 1, arrives)
+    packet.hop = packet.links
+    return arrives

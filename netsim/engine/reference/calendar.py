@@ -4,7 +4,8 @@
 2. packets arrive, by (flow id, serial), data before acknowledgements;
 3. timers of flows, by flow id;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
-5. links that hosts send on take the next packet from their ring, by link.
+5. links that hosts send on take the next packet from their ring, by link;
+6. the run ends if its simulated time is limited to this.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ WORD = EventPriority(-1)
 """Priority of a switch's signal to pause or resume a link."""
 FIRST = EventPriority(0)
 RELEASE = EventPriority(_AFTER_TIMERS)
+LAST = EventPriority(1 << 320)
+"""Priority of the end of a run whose simulated time is limited."""
 
 
 def arrival(flow: int, serial: int, control: bool) -> EventPriority:
@@ -50,6 +53,15 @@ class Calendar(simpy.Environment):
     def now(self) -> int:
         """Current time in picoseconds."""
         return int(self._now)
+
+    def steps(self, count: int) -> bool:
+        """Processes up to so many events; returns whether some may be left."""
+        try:
+            for _ in range(count):
+                self.step()
+        except simpy.core.EmptySchedule:
+            return False
+        return True
 
 
 class Event(simpy.Event):

@@ -4,6 +4,7 @@ import simpy
 
 from netsim.congestion.protocol import Congestion
 from netsim.congestion.recovery import Recovery
+from netsim.congestion.timeout import Timeout
 from netsim.engine.reference.calendar import arrival
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow
@@ -61,19 +62,19 @@ class Listener(Connection):
         start_ps: When its message was released.
         congestion: Its congestion control.
         recovery: Its loss recovery.
-        timeout_ps: Time without progress after which the flow times out; None: never.
+        timeout: Its timeout; None: it never times out.
     """
 
     __slots__ = (
         "congestion",
         "deadline_ps",
-        "fruitless",
         "given_up",
         "next_ps",
         "notified_ps",
         "recovery",
         "sent",
-        "timeout_ps",
+        "timeout",
+        "timer_ps",
         "timer_runs",
         "wake_ps",
     )
@@ -85,14 +86,13 @@ class Listener(Connection):
         start_ps: int,
         congestion: Congestion,
         recovery: Recovery,
-        timeout_ps: int | None,
+        timeout: Timeout | None,
     ) -> None:
         super().__init__(flow, packets, start_ps)
         self.congestion, self.recovery = congestion, recovery
-        self.timeout_ps = timeout_ps
+        self.timeout = timeout
         self.timer_runs = False
-        self.deadline_ps = 0
-        self.fruitless = 0
+        self.deadline_ps = self.timer_ps = 0
         self.given_up = False
         self.next_ps = 0
         self.wake_ps = -1
@@ -109,8 +109,8 @@ class Listener(Connection):
 
     def take(self, now_ps: int) -> int:
         """See `Connection`; the retransmission timer starts with the first packet under way."""
-        if not self.recovery.in_flight and self.timeout_ps is not None:
-            self.deadline_ps = now_ps + self.timeout_ps
+        if not self.recovery.in_flight and self.timeout is not None:
+            self.deadline_ps = now_ps + self.timeout.lasts_ps()
         sequence = self.recovery.take(self.serial)
         self.serial += 1
         if sequence < self.sent:

@@ -5,16 +5,19 @@ back at the next link, or is lost. Order within one instant: `netsim.engine.refe
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import cache, partial
+from typing import Literal
 
 import numpy as np
 import simpy
 
 from netsim.draws import Draws, Purpose
 from netsim.engine.frontier import Frontier
+from netsim.engine.limits import NO_LIMIT, Clock, Pulse, Waiting, missing, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, Scene
 from netsim.engine.queue_series import QueueRecorder
-from netsim.engine.reference.calendar import FIRST, RELEASE, Calendar, Event, late_start
+from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Event, late_start
 from netsim.engine.reference.conditions import FULL, LOST, Conditions
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.feedback import Feedback
@@ -26,6 +29,9 @@ from netsim.topology.protocol import Path, places, sources
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import service_ps
 
+_EVENTS_BETWEEN_LOOKS = 4096
+"""Events from one look at the clock to the next."""
+
 
 class ReferenceEngine:
     """One run.
@@ -34,10 +40,14 @@ class ReferenceEngine:
         scene: Tasks and fabric.
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
+        report: Called now and then with how far the run is.
     """
 
-    def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
+    def __init__(
+        self, scene: Scene, transport: Transport, seed: int, report: Callable[[Pulse], None] | None = None
+    ) -> None:
         self._scene, self._transport = scene, transport
+        self._clock = Clock(scene.limits, report)
         self._calendar = Calendar()
         self._order = Draws(seed, Purpose.DESTINATION_ORDER)
         links = scene.topology.links
@@ -62,7 +72,8 @@ class ReferenceEngine:
         self._hops = self._control_hops = self._packets = 0
         self._dropped = self._trimmed = self._marked = 0
         self._on_arrival = [self._arrive]
-        self._feedback = Feedback(scene, transport, self._calendar, self._arrive, self._delivered, self._offer)
+        told = self._arrive, self._delivered, self._offer, self._impatient
+        self._feedback = Feedback(scene, transport, self._calendar, *told)
         self._pausing = None
         if scene.flow_control.kind == "pfc":
             self._pausing = PausingLinks(scene, scene.flow_control, self._calendar, self._nics, self._conditions, self)
@@ -71,10 +82,14 @@ class ReferenceEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are.
+            InputError: Some never are, or the run has reached a limit.
         """
+        if self._scene.limits.simulated < NO_LIMIT:
+            Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
         self._begin(self._frontier.roots)
-        self._calendar.run()
+        while self._calendar.steps(_EVENTS_BETWEEN_LOOKS):
+            if self._clock.is_over(self._pulse()) and self._frontier.undone:
+                raise self._reached("wall")
         if self._frontier.undone:
             raise stalled(self._scene, self._frontier.waiting())
         retransmitted = sum(connection.retransmitted for connection in self._all)
@@ -93,6 +108,30 @@ class ReferenceEngine:
             queues=self._queues.series(),
             last_sent={link: self._rest(nic.last, nic.last_bytes) for link, nic in self._nics.items() if nic.last},
         )
+
+    def _pulse(self) -> Pulse:
+        tasks = len(self._scene.tasks)
+        return Pulse(self._calendar.now, tasks - self._frontier.undone, tasks)
+
+    def _end_in_time(self) -> None:
+        """Called at the end of the limit of simulated time."""
+        if self._frontier.undone and self._calendar.peek() < NO_LIMIT:
+            raise self._reached("simulated")
+
+    def _impatient(self, connection: Connection) -> InputError:
+        return self._reached("fruitless", connection.flow.message.task)
+
+    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+        """The error for a limit that was reached; without a task the first that waits is named."""
+        index = min(self._frontier.waiting()) if task is None else task
+        waits = self._scene.tasks[index]
+        flows = [connection for connection in self._all if connection.flow.message.task == index and connection.left]
+        timeouts = [flow.timeout.fruitless for flow in flows if isinstance(flow, Listener) and flow.timeout is not None]
+        packets = sum(connection.packets for connection in self._all if connection.flow.message.task == index)
+        why = missing(sum(flow.left for flow in flows), packets, max(timeouts, default=0))
+        if not packets:
+            why = not_begun(waits.delay_ps)
+        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
 
     def _begin(self, ready: list[int]) -> None:
         """Starts tasks that wait for nothing but their delay."""

@@ -1,0 +1,81 @@
+"""The windowed engine's loop, window by window."""
+
+from netsim.engine.event.calendar import END_PS, first_time
+from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.kernel import FINISHED, NEEDS_ROOM
+from netsim.engine.event.program import begin_roots, next_begin_ps
+from netsim.engine.event.sender import resume
+from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
+from netsim.engine.windowed.hosts import begin_tasks, end_window, note_look, pull_timers, wake
+from netsim.engine.windowed.units import deal_with_units
+from netsim.engine.windowed.wheel import BUCKETS, CHUNK, HOSTS, NEXT, OPEN, UNITS, Wheel, gather, release_chunks
+
+
+@called
+def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resumed: int) -> Whole:
+    """Simulates until the loop must stop, and returns why; see `netsim.engine.event.kernel`.
+
+    Args:
+        arrays: The fields of `State`.
+        of_wheel: The fields of `Wheel`.
+        resumed: A flow that goes on after a timeout, or -1.
+    """
+    state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]))
+    wheel = Wheel(*of_wheel)
+    network, hosts, window = state.network, state.hosts, wheel.window[0]
+    totals = network.totals[0]
+    if totals.now_ps < 0:
+        totals.now_ps = 0
+        begin_roots(state.program, totals)
+    if resumed >= 0:
+        resume(network, hosts, resumed, totals.now_ps)
+        note_look(state, wheel, hosts.flows[resumed].up)
+        pull_timers(state, wheel)
+    while True:
+        if window.stage == NEXT:
+            if not _open(state, wheel):
+                return FINISHED
+            window.stage = OPEN
+        if window.stage == OPEN:
+            fullest = wheel.buckets[window.number & (BUCKETS - 1)].packets
+            if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + 1:
+                return NEEDS_ROOM
+            window.active = window.place = 0
+            gather(wheel)
+            wake(state, wheel)
+            pull_timers(state, wheel)
+            window.stage = UNITS
+        if window.stage == UNITS:
+            why = deal_with_units(state, wheel)
+            if why != FINISHED:
+                return why
+            window.place = 0
+            window.stage = HOSTS
+        why = begin_tasks(state, wheel)
+        if why == FINISHED:
+            why = end_window(state, wheel)
+        if why != FINISHED:
+            return why
+        release_chunks(wheel)
+        window.stage = NEXT
+
+
+@compiled
+def _open(state: State, wheel: Wheel) -> bool:
+    """Sets number and end of the next window in which something happens; returns whether there is one."""
+    window, totals = wheel.window[0], state.network.totals[0]
+    first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
+    if totals.released:
+        first_ps = min(first_ps, window.now_ps)
+    nothing = window.in_flight == 0 and window.looks == 0
+    if nothing and first_ps == END_PS:
+        return False
+    latest = first_ps // window.length_ps
+    number = latest if nothing else window.number + 1
+    while number < latest:
+        bucket = wheel.buckets[number & (BUCKETS - 1)]
+        if bucket.first >= 0 or bucket.first_look >= 0:
+            break
+        number += 1
+    window.number, window.end_ps = number, (number + 1) * window.length_ps
+    return True

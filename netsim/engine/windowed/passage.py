@@ -1,0 +1,26 @@
+"""Where packets go that leave a link."""
+
+import numpy as np
+
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Record, State, Whole
+from netsim.engine.event.transit import GONE, next_link
+from netsim.engine.windowed.wheel import Wheel, put
+
+
+@compiled
+def send(state: State, wheel: Wheel, packet: Record, link: int, arrives: int) -> None:
+    """Puts a packet that leaves a link into the wheel, unless it is gone."""
+    if arrives != GONE:
+        put(wheel, packet, _next_unit(state, wheel, packet, link), arrives)
+
+
+@compiled
+def _next_unit(state: State, wheel: Wheel, packet: Record, link: int) -> Whole:
+    """The unit at which a packet arrives that leaves a link: a link of a switch or a switch, or a host's link."""
+    reverse = state.network.links[link].reverse
+    if packet.hop < packet.links:
+        if wheel.window[0].by_switch:
+            return len(state.network.links) + state.routing.source[reverse]
+        return next_link(state, packet, np.int64(0))
+    return np.int64(state.hosts.flows[packet.flow].up if packet.control else reverse)

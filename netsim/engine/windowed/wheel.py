@@ -1,0 +1,248 @@
+"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window.
+
+Packets lie in chunks, which are chained. A bucket also serves the windows that come a turn of the wheel later, whose packets
+go back into it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.event.calendar import heap
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import PACKET, Array, Record, State
+
+CHUNK = 32
+"""Packets of a chunk."""
+BUCKETS = 1 << 14
+_CHUNKS, _ARRIVALS = 256, 1024
+"""Room at first."""
+
+_INDEX, _WHOLE, _YES = np.int32, np.int64, np.uint8
+_VALUE = {name: PACKET[name] for name in PACKET.names or () if name not in ("next", "previous")}
+VALUE = np.dtype(
+    sorted([*_VALUE.items(), ("unit", np.dtype(_INDEX))], key=lambda field: -field[1].itemsize), align=True
+)
+"""A packet by value: the fields of `PACKET`, and the unit at which it arrives."""
+
+ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
+"""An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
+
+BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill", "packets", "first_look")])
+"""First and last chunk, packets in the last one, packets in all, first of the links that look for a packet."""
+
+UNIT = np.dtype([(name, _INDEX) for name in ("begin", "end", "first_timer", "active")])
+"""A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers."""
+
+TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("flow", _INDEX), ("next", _INDEX)], align=True)
+"""A timer of a flow that runs out in this window."""
+
+WINDOW = np.dtype(
+    [
+        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
+        *((name, _INDEX) for name in ("stage", "place", "touched", "active", "first_used", "last_used", "chunks_used")),
+        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
+    ],
+    align=True,
+)
+"""The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel and links
+in it that look for one; how far the loop is (see `netsim.engine.windowed.kernel`); chunks in use by the window, and free."""
+
+NEXT, OPEN, UNITS, HOSTS = range(4)
+"""Stages of a window: none is open; one is; units deal with their arrivals; hosts do, with timers and tasks."""
+
+
+class Wheel(NamedTuple):
+    """Calendar, packets and the open window.
+
+    Args:
+        window: One record of `WINDOW`.
+        buckets: Records of `BUCKET`; window k has bucket k mod their number.
+        packets: Records of `VALUE`, in chunks.
+        next_chunk: The chunk after each, in its bucket or among those that are free.
+        next_look: The link after each of those that look for a packet in one window.
+        found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
+        arrivals: The same by unit, and sorted once the unit deals with them.
+        units: Records of `UNIT`: links, then switches.
+        touched: Units with arrivals in this window.
+        active: Hosts' links with something to do in this window.
+        timers: Records of `TIMER`; those not in use are chained.
+        inside: Heap of what happens at links inside hosts.
+        scratch: A record of `VALUE` for the packet that leaves a host.
+    """
+
+    window: Array
+    buckets: Array
+    packets: Array
+    next_chunk: Array
+    next_look: Array
+    found: Array
+    arrivals: Array
+    units: Array
+    touched: Array
+    active: Array
+    timers: Array
+    inside: Array
+    scratch: Array
+
+
+def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
+    """An empty wheel.
+
+    Args:
+        state: State of the run.
+        length_ps: Length of a window.
+        by_switch: Units are switches, not their links.
+    """
+    links, switches = len(state.network.links), int(state.routing.source.max()) + 1
+    window = np.zeros(1, dtype=WINDOW)
+    window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
+    window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
+    buckets = np.full(BUCKETS, -1, dtype=BUCKET)
+    buckets["fill"] = buckets["packets"] = 0
+    units = np.zeros(links + switches, dtype=UNIT)
+    units["first_timer"] = -1
+    wheel = Wheel(
+        window,
+        buckets,
+        aligned(0, VALUE),
+        np.zeros(0, dtype=_INDEX),
+        np.full(links, -1, dtype=_INDEX),
+        np.zeros(_ARRIVALS, dtype=ARRIVAL),
+        np.zeros(_ARRIVALS, dtype=ARRIVAL),
+        units,
+        np.zeros(len(units), dtype=_INDEX),
+        np.zeros(links, dtype=_INDEX),
+        np.zeros(0, dtype=TIMER),
+        heap(2 * links),
+        aligned(1, VALUE),
+    )
+    return with_chunks(wheel, _CHUNKS)
+
+
+def with_room(wheel: Wheel) -> Wheel:
+    """The wheel with room for the arrivals of its fullest bucket, and with twice as many chunks if few are free."""
+    fullest = int(wheel.buckets["packets"].max())
+    if fullest > len(wheel.found):
+        found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
+        wheel = wheel._replace(found=found, arrivals=arrivals)
+    if wheel.window["free_chunks"][0] <= fullest // CHUNK + 1:
+        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + 1)
+    return wheel
+
+
+def with_chunks(wheel: Wheel, more: int) -> Wheel:
+    """The wheel with so many more chunks."""
+    window, used = wheel.window[0], len(wheel.next_chunk)
+    packets = aligned((used + more) * CHUNK, VALUE)
+    packets[: len(wheel.packets)] = wheel.packets
+    following = np.arange(used + 1, used + more + 1, dtype=_INDEX)
+    following[-1] = window["free_chunk"]
+    window["free_chunk"] = used
+    window["free_chunks"] += more
+    return wheel._replace(packets=packets, next_chunk=np.concatenate([wheel.next_chunk, following]))
+
+
+def with_timers(wheel: Wheel, timers: int) -> Wheel:
+    """The wheel with room for at least so many timers."""
+    window, used = wheel.window[0], len(wheel.timers)
+    if timers <= used:
+        return wheel
+    longer = _longer(wheel.timers, timers)
+    longer["next"][used:] = np.arange(used + 1, timers + 1)
+    longer["next"][-1] = window["free_timer"]
+    window["free_timer"] = used
+    return wheel._replace(timers=longer)
+
+
+def aligned(size: int, dtype: np.dtype) -> np.ndarray:
+    """Zeros that begin at a line of the processor's cache, so that a record of such a line's size is one."""
+    line = 64
+    raw = np.zeros(size * dtype.itemsize + line, dtype=np.uint8)
+    start = -raw.ctypes.data % line
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+def _longer(array: np.ndarray, size: int) -> np.ndarray:
+    longer = np.zeros(size, dtype=array.dtype)
+    longer[: len(array)] = array
+    return longer
+
+
+@compiled
+def bucket_of(wheel: Wheel, time_ps: int) -> int:
+    """Bucket of the window of a moment."""
+    number = np.uint64(time_ps) // np.uint64(wheel.window[0].length_ps)
+    return np.int64(number & np.uint64(BUCKETS - 1))
+
+
+@compiled
+def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
+    """Puts a packet into the wheel; there is a free chunk."""
+    window = wheel.window[0]
+    bucket = wheel.buckets[bucket_of(wheel, arrives)]
+    fill = np.int64(bucket.fill)
+    if bucket.first < 0 or fill == CHUNK:
+        chunk = window.free_chunk
+        window.free_chunk = wheel.next_chunk[chunk]
+        window.free_chunks -= 1
+        if bucket.first < 0:
+            bucket.first = chunk
+        else:
+            wheel.next_chunk[bucket.last] = chunk
+        bucket.last = chunk
+        fill = np.int64(0)
+    bucket.fill = fill + 1
+    bucket.packets += 1
+    window.in_flight += 1
+    packet.time_ps, packet.unit = arrives, unit
+    wheel.packets[bucket.last * CHUNK + fill] = packet
+
+
+@compiled
+def gather(wheel: Wheel) -> None:
+    """Takes the packets that arrive in the open window out of their bucket, and sorts them by unit."""
+    window, units = wheel.window[0], wheel.units
+    bucket = wheel.buckets[window.number & (BUCKETS - 1)]
+    chunk, last, fill = np.int64(bucket.first), np.int64(bucket.last), np.int64(bucket.fill)
+    window.first_used, window.last_used, window.chunks_used = chunk, last, 0
+    window.in_flight -= bucket.packets
+    bucket.first = -1
+    bucket.packets = 0
+    found, touched = np.int64(0), np.int64(0)
+    while chunk >= 0:
+        window.chunks_used += 1
+        for place in range(chunk * CHUNK, chunk * CHUNK + (fill if chunk == last else CHUNK)):
+            packet = wheel.packets[place]
+            if packet.time_ps >= window.end_ps:
+                put(wheel, packet, packet.unit, packet.time_ps)
+                continue
+            arrival, unit = wheel.found[found], units[packet.unit]
+            arrival.time_ps, arrival.key, arrival.place, arrival.unit = packet.time_ps, packet.key, place, packet.unit
+            found += 1
+            if not unit.end:
+                wheel.touched[touched] = packet.unit
+                touched += 1
+            unit.end += 1
+        chunk = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
+    window.touched = touched
+    row = np.int64(0)
+    for place in range(touched):
+        unit = units[wheel.touched[place]]
+        row += unit.end
+        unit.begin = unit.end = row - unit.end
+    for place in range(found):
+        unit = units[wheel.found[place].unit]
+        wheel.arrivals[unit.end] = wheel.found[place]
+        unit.end += 1
+
+
+@compiled
+def release_chunks(wheel: Wheel) -> None:
+    """Frees the chunks of the window."""
+    window = wheel.window[0]
+    if window.first_used >= 0:
+        wheel.next_chunk[window.last_used] = window.free_chunk
+        window.free_chunk = window.first_used
+        window.free_chunks += window.chunks_used
+        window.first_used = -1
