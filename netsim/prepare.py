@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from netsim.bound import Bound
-from netsim.collective.build import Schedules
+from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
-from netsim.engines import refusal
+from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
 from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
 from netsim.topology.routes import Routes
-from netsim.transport.build import build_transport
+from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
+from netsim.transport.protocol import Transport
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
@@ -38,6 +40,7 @@ class Prepared:
         notices: Remarks for the user on how the workloads were read.
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         traces: The traces among the workloads, in the order of the jobs.
+        algorithms: How often collectives of one size took each algorithm.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class Prepared:
         notices: Sequence[str] = (),
         recorded_ps: Mapping[int, int] | None = None,
         traces: Sequence[TraceOrigin] = (),
+        algorithms: Mapping[Use, int] | None = None,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
         self.engine: Engine = engine
         self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
+        self.algorithms = algorithms or {}
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -79,12 +84,14 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         field, _, problem = str(error).partition(": ")
         raise InputError(source, field, *problem.split("; ", 1)) from None
     _refuse_own_transports(scenario, source)
+    _refuse_detours(scenario, source)
     routes = Routes(topology, rates)
-    places = topology.hosts * topology.ranks_per_host
-    hosts = _hosts(scenario, source, places, topology.ranks_per_host)
+    seats = seats_of(topology, _places(scenario, source, room(topology)))
+    hosts = seats.hosts
     program = Program()
     notices: list[str] = []
-    schedules = Schedules(scenario.algorithms, hosts, source)
+    packet = scenario.packet
+    schedules = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header)
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -102,8 +109,8 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         topology,
         rates,
         routes,
-        hosts,
-        program.tasks,
+        seats.ends,
+        with_gpu_links(program.tasks, seats),
         scenario.packet,
         scenario.nic,
         scenario.topology.queue,
@@ -111,10 +118,11 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.recovery,
         scenario.flow_control,
         scenario.acknowledgement,
-        scenario.limits,
+        limits=scenario.limits,
     )
-    _refuse_unreachable(scene, source)
-    known = notices, program.recorded_ps, program.traces
+    for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
+        _refuse_unreachable(seen, source)
+    known = notices, program.recorded_ps, program.traces, schedules.used
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared
@@ -167,6 +175,15 @@ def _refuse_own_transports(scenario: Scenario, source: str) -> None:
                 raise InputError(source, f"transports.{index}", problem, remedy) from None
 
 
+def _refuse_detours(scenario: Scenario, source: str) -> None:
+    """Refuses transports that take detours on a fabric that has none."""
+    for index, transport in enumerate(scenario.transports):
+        detours = PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours
+        if detours and scenario.topology.kind not in ("dragonfly", "torus"):
+            problem = f"{transport.name} takes detours, and a {scenario.topology.kind} has none"
+            raise InputError(source, f"transports.{index}", problem, "take topology.kind dragonfly or torus")
+
+
 def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
     """Refuses an engine that cannot simulate one of the transports."""
     for transport in scenario.transports:
@@ -176,8 +193,8 @@ def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
             raise InputError(source, "engine", problem, "write engine: auto, or take the transport out")
 
 
-def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
-    """Host of each rank."""
+def _places(scenario: Scenario, source: str, places: int) -> list[int]:
+    """Place of each rank."""
     order = scenario.rank_order or tuple(range(places))
     if len(order) > places:
         problem = f"lists {len(order)} ranks, {places} fit"
@@ -186,7 +203,7 @@ def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) ->
         absent = min(set(range(len(order))) - set(order))
         raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
     place = {rank: position for position, rank in enumerate(order)}
-    return [place[rank] // ranks_per_host for rank in range(len(order))]
+    return [place[rank] for rank in range(len(order))]
 
 
 class _WholeFabric(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from netsim.collective.build import Algorithms
+from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
@@ -67,7 +67,7 @@ class Scenario(Section, frozen=True):
         nic: Order of injection at hosts.
         workload: The only job, on all ranks.
         jobs: Several workloads, in place of `workload`.
-        algorithms: Algorithm of each collective.
+        algorithms: Algorithm of each collective; auto or nccl: chosen by size, ranks and fabric.
         transports: Transports to compare.
         congestion: Congestion control.
         recovery: Loss recovery.
@@ -85,7 +85,7 @@ class Scenario(Section, frozen=True):
     nic: NicConfig = NicConfig()
     workload: WorkloadConfig | None = None
     jobs: tuple[Job, ...] | None = Field(default=None, min_length=1)
-    algorithms: Algorithms = Algorithms()
+    algorithms: AnyAlgorithms = Algorithms()
     transports: Annotated[tuple[TransportConfig, ...], Field(min_length=1)]
     congestion: CongestionConfig = NoneConfig()
     recovery: RecoveryConfig = NoRecoveryConfig()
@@ -117,6 +117,9 @@ class Scenario(Section, frozen=True):
     @model_validator(mode="after")
     def _nothing_is_missing(self) -> "Scenario":
         control, queue = self.flow_control, self.topology.queue
+        if control.kind == "pfc" and self.topology.kind in ("dragonfly", "torus"):
+            problem = f"flow_control pfc can pause links of a {self.topology.kind} in a circle, for good"
+            raise ValueError(f"{problem}; write none or trim, or take a fat_tree or leaf_spine")
         lossless = control.kind == "pfc" and control.headroom == "auto"
         largest = self.packet.payload + self.packet.header
         if self.acknowledgement.lane == "data":

@@ -13,6 +13,7 @@ from netsim.engines import run_engine
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
+from netsim.seats import name_ranks
 from netsim.transport.config import TransportConfig
 
 _SECONDS_BETWEEN_PULSES = 0.5
@@ -52,7 +53,7 @@ def simulate(
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    known = prepared.recorded_ps, prepared.notices, prepared.traces
+    known = prepared.recorded_ps, prepared.notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
@@ -129,5 +130,6 @@ def run_one(
     outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths, report)
     needless = outcome.losses.retransmitted > 0
     bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
+    name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
     return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)

@@ -19,7 +19,10 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 def _time_or_none(value: object) -> int:
     if value in (None, "none"):
         return NO_LIMIT
-    time_ps = parse_time(value)
+    try:
+        time_ps = parse_time(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or write none") from None
     if not time_ps:
         raise ValueError("a limit of 0 is reached at once; write none, or a duration such as 10s")
     return time_ps
@@ -112,7 +115,9 @@ def reached(
     """
     value = limits.fruitless if which == "fruitless" else format_time(getattr(limits, which))
     what = f"{waiting.bytes} B from rank {waiting.src} to rank {waiting.dst}"
-    problem = f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    problem = (
+        f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    )
     first = f"first waits the message of {what}: {waiting.why}"
     return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
 
@@ -125,6 +130,8 @@ def missing(packets: int, of: int, timeouts: int) -> str:
         of: All its packets.
         timeouts: The most timeouts of one of its flows in a row without progress.
     """
+    if not packets:
+        return "its last packets are on their last link"
     said = f"{packets} of {of} packets have not arrived"
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 

@@ -64,7 +64,17 @@ def line_up(state: State) -> None:
             if start_ps > now:
                 push(hosts.timers, start_ps, RELEASE | (1 + flow.id), index)
                 continue
-        enter_ring(state.network, hosts, index, now)
+        enter_ring(state, index, now)
+
+
+@compiled
+def prepare_staggered(state: State) -> None:
+    """Fills in the records of flows that `line_up` would create, for engines without rings."""
+    hosts, program = state.hosts, state.program
+    if state.network.rules[0].staggered:
+        for index in range(state.network.totals[0].flows):
+            flow = hosts.flows[index]
+            _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], 0, 0)
 
 
 @compiled
@@ -90,6 +100,7 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
     flow.flowlet_path = flow.chosen = flow.next_in_ring = -1
     flow.notified_ps = _LONG_AGO
     flow.window = UNLIMITED
+    flow.traffic_class = state.program.traffic_class[flow.task]
     flow.source, flow.leaf = src, routing.leaf[dst]
     flow.pair = routing.pair[routing.leaf[src] * rules.leaves + flow.leaf]
     flow.first_way = routing.way_begin[flow.pair]
@@ -97,7 +108,7 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
         flow.links = 1
         flow.up = flow.down = routing.inside[src]
         return
-    flow.links = 2 + routing.way_length[flow.pair]
+    flow.links = 2 + routing.way_length[flow.first_way]
     flow.up, flow.down = routing.up[src], routing.down[dst]
     flow.listens = rules.listens
     if flow.listens:
@@ -133,10 +144,11 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     while routing.epoch_ps[epoch] > now:
         epoch -= 1
     way = flow.first_way + routing.usable[routing.usable_begin[flow.pair * rules.epochs + epoch]]
+    flow.links = 2 + routing.way_length[way]
     round_trip_ps = up.full_ps + up.delay_ps + up.answer_ps + up.delay_ps
     round_trip_ps += down.full_ps + down.delay_ps + down.answer_ps + down.delay_ps
     slowest_ps = max(up.full_ps, down.full_ps)
-    for hop in range(flow.links - 2):
+    for hop in range(routing.way_length[way]):
         link = links[routing.way_links[way, hop]]
         round_trip_ps += link.full_ps + link.delay_ps + link.answer_ps + link.delay_ps
         slowest_ps = max(slowest_ps, link.full_ps)

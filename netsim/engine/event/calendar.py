@@ -22,15 +22,17 @@ _NEVER = np.int64(2**63 - 1)
 SERIAL_BITS = 28
 FLOW_BITS = 31
 _PHASE_BITS = 60
+END = np.int64(1 << 59)
+"""First key of links whose transmissions end; before them, from 0 on, words that stop and resume queues arrive."""
 ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
 """First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
 
 
 def heap(entries: int) -> np.ndarray:
     """An empty heap with room for so many entries."""
-    empty = np.zeros(entries + 5, dtype=ENTRY)
-    empty["time_ps"][1:6] = empty["key"][1:6] = _NEVER
-    return empty
+    fresh = np.zeros(entries + 5, dtype=ENTRY)
+    fresh["time_ps"][1:6] = fresh["key"][1:6] = _NEVER
+    return fresh
 
 
 def longer_heap(heap_: np.ndarray, entries: int) -> np.ndarray:
@@ -105,6 +107,14 @@ def close(heap: Array) -> None:
 
 
 @compiled
+def empty(heap: Array) -> None:
+    """Forgets all entries."""
+    heap[0].time_ps = heap[0].key = 0
+    for place in range(1, 6):
+        heap[place].time_ps = heap[place].key = _NEVER
+
+
+@compiled
 def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
     """Moves the entry of `what` to an earlier time; a rare operation, which searches the heap."""
     place = 1
@@ -114,13 +124,20 @@ def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
 
 
 @compiled
-def move_up(heap: Array, time_ps: int, key: int) -> None:
-    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap."""
+def move_up(heap: Array, time_ps: int, key: int) -> bool:
+    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap.
+
+    Returns:
+        Whether there is such an entry.
+    """
     place = 1
-    while heap[place].key != key:
+    while place <= heap[0].time_ps and heap[place].key != key:
         place += 1
+    if place > heap[0].time_ps:
+        return False
     if heap[place].time_ps > time_ps:
         _rise(heap, place, time_ps, key, heap[place].what)
+    return True
 
 
 @compiled

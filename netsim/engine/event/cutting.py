@@ -29,14 +29,20 @@ def admit(state: State) -> bool:
         return False
     if rules.recovery == SELECTIVE and rules.listens and totals.rows + _most_packets(state) > len(hosts.sent):
         return False
-    _sort(state)
-    if rules.admission == BALANCED:
-        balance(state)
-    else:
-        _cut(state)
+    cut(state)
     totals.released = 0
     line_up(state)
     return True
+
+
+@compiled
+def cut(state: State) -> None:
+    """Creates the flows of the messages of this instant."""
+    _sort(state)
+    if state.network.rules[0].admission == BALANCED:
+        balance(state)
+    else:
+        _cut(state)
 
 
 @compiled

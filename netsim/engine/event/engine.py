@@ -1,4 +1,4 @@
-"""The event engine: the semantics of the reference engine except priority flow control, in compiled code.
+"""The event engine: the semantics of the reference engine, in compiled code.
 
 The compiled loop stops only where arrays are full, or where a flow's path has failed: then, as in the reference engine,
 the Python object of the transport chooses another.
@@ -21,6 +21,8 @@ from netsim.engine.event.room import (
     with_room_for_flows,
     with_room_for_packets,
     with_room_for_released,
+    with_room_for_waiting,
+    with_room_for_words,
 )
 from netsim.engine.event.state import State
 from netsim.engine.limits import Clock, Pulse, Waiting, missing, not_begun, reached
@@ -107,7 +109,8 @@ class EventEngine:
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""
-        self._flight = with_room_for_packets(self._flight, self._state)
+        self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
+        self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
     def _flows_of_packets(self) -> np.ndarray:
         """The flow of each packet, under way or not."""
@@ -123,7 +126,7 @@ class EventEngine:
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
         self._state = state
-        self._arrays = tuple(tuple(part) for part in state)
+        self._arrays = tuple(None if part is None else tuple(part) for part in state)
 
     def _flow(self, record: np.void) -> Flow:
         """A flow as transports know it."""
@@ -131,8 +134,9 @@ class EventEngine:
         task, (src, dst) = int(record["task"]), self._ends(record)
         ranks, usable = (int(columns.src[task]), int(columns.dst[task])), self._usable(record, int(record["start_ps"]))
         leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
+        minimal = scene.routes.minimal(leaves[1], leaves[0])
         size, paths = int(columns.bytes[task]), scene.routes.paths(src, dst)
-        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places)
+        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places, minimal)
         return Flow(int(record["id"]), message, int(record["bytes"]), int(record["path"]))
 
     def _give_path(self) -> None:

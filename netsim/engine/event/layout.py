@@ -14,13 +14,26 @@ from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import stream
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.compiled.successors import successors
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
-from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
+from netsim.engine.event.choices import (
+    AT_FIRST_SWITCH,
+    AT_SWITCH,
+    DETOURING,
+    FLOWLET,
+    PINNED,
+    REPS,
+    ROTATION,
+    SPRAY_RANDOM,
+    SPRAY_ROUND_ROBIN,
+)
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
+from netsim.engine.event.departures import SPARE
+from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
     FLOW_STATE,
@@ -38,12 +51,13 @@ from netsim.engine.event.state import (
     Routing,
     State,
 )
-from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, Tree, tree
+from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
 from netsim.topology.protocol import places, sources
+from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.flowlet import Flowlet
@@ -61,6 +75,9 @@ _DRAWS = {
     Flowlet: Purpose.FLOWLET_PATH,
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
+    JoinShortestQueue: Purpose.JSQ_TIE,
+    Valiant: Purpose.DETOUR,
+    Ugal: Purpose.DETOUR,
 }
 
 
@@ -77,20 +94,21 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     links = _links(scene, fabric, rules[0])
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
-    totals["now_ps"] = -1
+    totals["now_ps"] = totals["moves_up"] = -1
     totals["undone"] = len(scene.tasks)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
-    rings = np.zeros(len(links), dtype=HOST_RING)
+    rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
-    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport))
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    queued = queued_of(scene, links) if scene.queues else None
+    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 
 
 def flight_of(state: State) -> Flight:
     """An empty calendar without packets in flight, for the links of a state."""
-    links = len(state.network.links)
-    return Flight(heap(3 * links), np.full(2 * links, -1, dtype=LANE), packets(0))
+    links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
+    return Flight(heap(3 * links + 4 * queues + SPARE), np.full(2 * links, -1, dtype=LANE), packets(0))
 
 
 def packets(used: int) -> np.ndarray:
@@ -118,7 +136,8 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["answers_take_time"] = answer.lane == "priority"
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
-    rules["room_bytes"] = -1 if scene.queue_bytes is None else scene.queue_bytes
+    rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes
+    add_queues(rules[0], scene)
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
@@ -185,10 +204,12 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
     rules["step_ps"] = rules["parts"] = 1
+    rules["forgives_last_link"] = transport.forgives_last_link
+    rules["entropy_draws"] = stream(transport.seed, Purpose.ENTROPY_PATH)
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
     match transport:
         case SprayRandom():
-            rules["choice"] = SPRAY_RANDOM
+            rules["choice"], rules["entropies"] = SPRAY_RANDOM, transport.entropies or 0
         case SprayRoundRobin():
             rules["choice"] = SPRAY_ROUND_ROBIN
         case DestinationRotation():
@@ -197,11 +218,20 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
             rules["choice"], rules["gap_ps"] = FLOWLET, transport.gap_ps
         case Reps():
             rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
+            rules["explore"], rules["entropies"] = transport.explore, transport.entropies or 0
+            rules["every"] = transport.every
         case JoinShortestQueue():
             rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
+            if transport.draws_ties:
+                rules["switch"] = SHORTEST_DRAWN
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory
+        case Valiant():
+            rules["choice"] = DETOURING
+        case Ugal():
+            rules["choice"], rules["bias_ps"] = AT_FIRST_SWITCH, transport.bias_ps
+            rules["other_draws"] = stream(transport.seed, Purpose.MINIMAL)
         case AdaptiveFlow():
             rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
         case _:
@@ -233,7 +263,7 @@ def _add_admission(rules: np.void, transport: Transport) -> None:
 
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
-    links = np.zeros(len(scene.topology.links), dtype=LINK_STATE)
+    links = zeros(len(scene.topology.links), LINK_STATE)
     links["delay_ps"], links["rate_bps"] = fabric.delay_ps, scene.rates.initial
     links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
     links["varies"] = np.diff(fabric.change_begin) > 1
@@ -273,6 +303,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
         delay_ps=columns.delay_ps,
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
+        traffic_class=scene.tasks.traffic_classes,
         next_begin=next_begin,
         next=following,
         waits_for=np.diff(columns.after_begin).astype(np.int32),
@@ -314,6 +345,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.way_begin,
         fabric.way_links,
         fabric.way_length,
+        fabric.minimal,
         answer_ps,
         np.zeros(len(answer_ps), dtype=np.int64),
         calm,

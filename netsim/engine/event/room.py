@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import longer_heap
+from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
 from netsim.engine.event.recovery import SELECTIVE
 from netsim.engine.event.state import Flight, State
@@ -15,7 +17,7 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
         hosts = hosts._replace(sent=_longer(hosts.sent, packets_of_flows))
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
-        hosts = hosts._replace(flows=_longer(hosts.flows, flows), timers=timers, turns=turns)
+        hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
@@ -39,12 +41,35 @@ def with_room_for_packets(flight: Flight, state: State) -> Flight:
     return flight._replace(packets=np.concatenate([flight.packets, packets(used)]))
 
 
+def with_room_for_words(flight: Flight, state: State) -> Flight:
+    """The calendar with more room, if the words of one event might not fit into it."""
+    if state.queued is None:
+        return flight
+    needed = int(flight.calendar[0]["time_ps"]) + len(state.queued.queues) + SPARE
+    return flight._replace(calendar=longer_heap(flight.calendar, needed)) if needed > len(flight.calendar) else flight
+
+
+def with_room_for_waiting(state: State, packets_: int) -> State:
+    """The state with room for so many packets in queues."""
+    queued = state.queued
+    if queued is None or len(queued.waiting) >= packets_:
+        return state
+    return state._replace(queued=queued._replace(waiting=_longer(queued.waiting, packets_)))
+
+
 def with_room_for_choices(state: State) -> State:
     """The state with twice as many records of choices at switches, if all are in use."""
     chosen = state.routing.chosen
     if state.network.totals[0]["chosen"] < len(chosen):
         return state
     return state._replace(routing=state.routing._replace(chosen=_longer(chosen, len(chosen) + 1)))
+
+
+def _longer_lines(array: np.ndarray, needed: int) -> np.ndarray:
+    """See `_longer`; records stay whole lines of the cache."""
+    longer = zeros(max(needed, len(array) * 3 // 2), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 def _longer(array: np.ndarray, needed: int) -> np.ndarray:

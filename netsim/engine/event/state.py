@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from netsim.engine.compiled.lines import LINE_BYTES
+
 Array = Record = Any
 """Structured arrays and their records. Compiled code uses the fields by name, for which NumPy has no static type."""
 Whole = int | np.int64 | np.uint64
@@ -19,70 +21,79 @@ def _record(**fields: type) -> np.dtype:
     return np.dtype([*fields.items()], align=True)
 
 
-FLOW_STATE = _record(
-    # The flow: see `netsim.transport.protocol.Flow`. First and last link; the row of its pair's first way; source host
-    # and destination leaf.
+def _lines(**fields: type) -> np.dtype:
+    """A record that fills whole lines of the cache, for arrays of `netsim.engine.compiled.lines.zeros`."""
+    packed = _record(**fields)
+    formats, offsets = zip(*(packed.fields[name] for name in packed.names), strict=True)  # type: ignore[index]
+    size = -(-packed.itemsize // LINE_BYTES) * LINE_BYTES
+    names = list(packed.names or ())
+    return np.dtype({"names": names, "formats": list(formats), "offsets": list(offsets), "itemsize": size})
+
+
+FLOW_STATE = _lines(
+    # Three lines of the cache, which are all that most packets need. Where the flow leaves from, and its place in its
+    # host's ring; see `netsim.transport.protocol.Flow`.
     id=_WHOLE,
-    packets=_WHOLE,
-    last_wire=_WHOLE,
-    links=_INDEX,
+    packets_window=_REAL,
+    cut_ps=_WHOLE,
     up=_INDEX,
-    down=_INDEX,
-    first_way=_INDEX,
-    pair=_INDEX,
+    next_in_ring=_INDEX,
     path=_INDEX,
-    source=_INDEX,
-    leaf=_INDEX,
-    listens=_YES,
-    express=_YES,
-    # In its host's ring, and its timers.
+    pair=_INDEX,
+    first_way=_INDEX,
+    oldest=_INDEX,
+    newest=_INDEX,
+    fruitless=_INDEX,
+    seen=_INDEX,
+    marked=_INDEX,
+    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions, first
+    # sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    next_ps=_WHOLE,
+    deadline_ps=_WHOLE,
+    window=_WHOLE,
+    first_row=_WHOLE,
+    packets=_INDEX,
+    serial=_INDEX,
+    next=_INDEX,
+    in_flight=_INDEX,
+    lost=_INDEX,
+    sent=_INDEX,
     in_ring=_YES,
     timer_runs=_YES,
     alone=_YES,
     given_up=_YES,
-    fruitless=_INDEX,
-    next_in_ring=_INDEX,
-    next_ps=_WHOLE,
+    traffic_class=_YES,
+    listens=_YES,
+    express=_YES,
+    links=_YES,
+    # The receiver; answers that went back without stopping at any link, and how long the hosts' links take them.
+    left=_INDEX,
+    down=_INDEX,
+    highest=_INDEX,
+    reordered=_INDEX,
+    answers=_WHOLE,
+    answer_ps=_WHOLE,
+    notified_ps=_WHOLE,
+    task=_WHOLE,
+    start_ps=_WHOLE,
+    end_ps=_WHOLE,
+    # The rest of the flow: its last packet, source host and destination leaf.
+    last_wire=_WHOLE,
+    bytes=_WHOLE,
+    source=_INDEX,
+    leaf=_INDEX,
     wake_ps=_WHOLE,
-    deadline_ps=_WHOLE,
     # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
     smoothed_8=_WHOLE,
     deviation_4=_WHOLE,
-    # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
-    # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
-    serial=_WHOLE,
-    next=_WHOLE,
-    in_flight=_WHOLE,
-    window=_WHOLE,
-    lost=_WHOLE,
-    lost_from=_WHOLE,
-    acked=_WHOLE,
-    sent=_WHOLE,
+    # No lost packet is before it; go-back-N: before which all have arrived, at the sender and at the receiver.
+    lost_from=_INDEX,
+    acked=_INDEX,
+    expected=_INDEX,
+    complained=_INDEX,
     retransmitted=_WHOLE,
-    # Selective repeat: row of its first packet in `Hosts.sent`, and the oldest and newest of those under way.
-    first_row=_WHOLE,
-    oldest=_WHOLE,
-    newest=_WHOLE,
-    # State of the receiver.
-    left=_WHOLE,
-    highest=_WHOLE,
-    reordered=_WHOLE,
-    expected=_WHOLE,
-    complained=_WHOLE,
-    notified_ps=_WHOLE,
-    start_ps=_WHOLE,
-    end_ps=_WHOLE,
-    task=_WHOLE,
-    bytes=_WHOLE,
-    # Answers that went back without stopping at any link, and how long the hosts' links take them.
-    answers=_WHOLE,
-    answer_ps=_WHOLE,
     # Congestion control; see `netsim.congestion`.
-    packets_window=_REAL,
     alpha=_REAL,
-    seen=_WHOLE,
-    marked=_WHOLE,
-    cut_ps=_WHOLE,
     latest_ps=_WHOLE,
     target_ps=_WHOLE,
     rate_bps=_REAL,
@@ -118,29 +129,32 @@ FLOW_STATE = _record(
     kept_begin=_INDEX,
     chosen=_INDEX,
     frozen_ps=_WHOLE,
+    exploring=_WHOLE,
+    unmarked=_WHOLE,
 )
 
-LINK_STATE = _record(
+LINK_STATE = _lines(
     free_ps=_WHOLE,
-    lane_free_ps=_WHOLE,
-    delay_ps=_WHOLE,
-    rate_bps=_WHOLE,
-    # At that rate: service of a full packet and of an answer; room and thresholds of marking.
+    # At the nominal rate: service of a full packet, room, and threshold of marking.
     full_ps=_WHOLE,
-    answer_ps=_WHOLE,
     room_ps=_WHOLE,
     mark_ps=_WHOLE,
-    mark_all_ps=_WHOLE,
-    varies=_YES,
-    at_switch=_YES,
-    reverse=_INDEX,
+    delay_ps=_WHOLE,
     bytes=_WHOLE,
     busy_ps=_WHOLE,
     longest_ps=_WHOLE,
+    varies=_YES,
+    at_switch=_YES,
+    reverse=_INDEX,
+    lane_free_ps=_WHOLE,
+    rate_bps=_WHOLE,
+    # At that rate: service of an answer, and where marking is certain.
+    answer_ps=_WHOLE,
+    mark_all_ps=_WHOLE,
 )
 """A link; `rate_bps` is nominal and holds at all times unless the link `varies`."""
 
-HOST_RING = _record(
+HOST_RING = _lines(
     first=_INDEX,
     last=_INDEX,
     look_ps=_WHOLE,
@@ -189,8 +203,46 @@ PACKET = _record(
 )
 """A packet, or its acknowledgement, which has passed `hop` of `links` links.
 
+`marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
+
 `way` is a row of `FabricArrays.way_links` that agrees with its path so far.
 """
+
+QUEUE = _record(
+    # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
+    # that is on the link.
+    first=_INDEX,
+    last=_INDEX,
+    waiting_ps=_WHOLE,
+    length=_WHOLE,
+    # Whether the switch behind the link has stopped the queue, since when, and for how long in all.
+    stopped=_YES,
+    stopped_ps=_WHOLE,
+    paused_ps=_WHOLE,
+    # What that switch holds of its packets, how much it may hold, whether it has told the queue to stop, and how long
+    # its word takes.
+    told=_YES,
+    held=_WHOLE,
+    most=_WHOLE,
+    news_ps=_WHOLE,
+)
+"""Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
+
+WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
+
+SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later.
+
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers.
+"""
+
+SWITCH = _record(used=_WHOLE, pool=_WHOLE)
+"""Bytes that a switch holds, and its memory without headroom."""
+
+NOTES = _record(packet=_INDEX, begun=_INDEX, told=_INDEX)
+"""Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
+begins with it, or -1, and the number of queues that are told to stop or to go on."""
 
 RULES = _record(
     payload=_WHOLE,
@@ -212,6 +264,16 @@ RULES = _record(
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
+    # Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # switches pause links, and by thresholds that follow the memory; when they resume.
+    classes=_WHOLE,
+    memory_bytes=_WHOLE,
+    alpha=_WHOLE,
+    pauses=_YES,
+    dynamic=_YES,
+    pause_above=_WHOLE,
+    resume_at=_WHOLE,
+    resume_below=_WHOLE,
     # Recovery.
     recovery=_INDEX,
     timeout_ps=_WHOLE,
@@ -255,7 +317,12 @@ RULES = _record(
     gap_ps=_WHOLE,
     entries=_WHOLE,
     freeze_ps=_WHOLE,
+    explore=_WHOLE,
+    every=_WHOLE,
+    entropies=_WHOLE,
+    forgives_last_link=_YES,
     step_ps=_WHOLE,
+    bias_ps=_WHOLE,
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
@@ -270,6 +337,8 @@ RULES = _record(
     leaf_draws=np.uint64,
     member_draws=np.uint64,
     delay_draws=np.uint64,
+    other_draws=np.uint64,
+    entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
@@ -292,8 +361,12 @@ TOTALS = _record(
     free_packet=_INDEX,
     chosen=_WHOLE,
     asks=_WHOLE,
+    moves_up=_INDEX,
 )
-"""Counts of a run, and what the loop needs when it stops: one record."""
+"""Counts of a run, and what the loop needs when it stops: one record.
+
+`moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
+"""
 
 
 class Program(NamedTuple):
@@ -305,6 +378,7 @@ class Program(NamedTuple):
         delay_ps: Of each task.
         src_host: Of each task.
         dst_host: Of each task.
+        traffic_class: Of each task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
         waits_for: How many tasks it still waits for; less than 0 once it is done.
@@ -328,6 +402,7 @@ class Program(NamedTuple):
     delay_ps: Array
     src_host: Array
     dst_host: Array
+    traffic_class: Array
     next_begin: Array
     next: Array
     waits_for: Array
@@ -358,7 +433,8 @@ class Routing(NamedTuple):
         pair: Index of a pair of leaves.
         way_begin: First way of a pair.
         way_links: Links of a way.
-        way_length: Links of a pair's ways.
+        way_length: Links of a way.
+        minimal: Minimal ways of a pair, which come first.
         way_answer_ps: How long an answer takes back on a way without waiting.
         way_answers: Answers that went back on a way without stopping.
         calm: Whether nothing ever changes on a pair's ways.
@@ -386,6 +462,7 @@ class Routing(NamedTuple):
     way_begin: Array
     way_links: Array
     way_length: Array
+    minimal: Array
     way_answer_ps: Array
     way_answers: Array
     calm: Array
@@ -426,12 +503,34 @@ class Network(NamedTuple):
     longest: Array
 
 
+class Queued(NamedTuple):
+    """Links with queues, in which a pause or a packet of a better class may delay a departure.
+
+    Args:
+        queues: Records of `QUEUE`.
+        waiting: Records of `WAITING`, by packet.
+        served: Records of `SERVED`, by link.
+        switches: Records of `SWITCH`, by node.
+        notes: One record of `NOTES`.
+        told: Queues that are told to stop or to go on; `notes` has their number.
+        endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
+    """
+
+    queues: Array
+    waiting: Array
+    served: Array
+    switches: Array
+    notes: Array
+    told: Array
+    endings: Array
+
+
 class Hosts(NamedTuple):
     """Senders and receivers of flows.
 
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
-        rings: Records of `HOST_RING`, by link.
+        rings: Records of `HOST_RING`, by link, or by queue of links with queues.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
@@ -445,12 +544,16 @@ class Hosts(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a run, except the calendar and the packets in flight."""
+    """The state of a run, except the calendar and the packets in flight.
+
+    `queued` is None where links need no queues, and the loop has no code for them then.
+    """
 
     network: Network
     hosts: Hosts
     program: Program
     routing: Routing
+    queued: Queued | None
 
 
 class Flight(NamedTuple):

@@ -101,7 +101,6 @@ class ExactEngine:
         last_sent = dict(zip(hosts_links.tolist(), rest_ps.tolist(), strict=True))
         return _Travelled(receivers, record, longest, last_sent, len(at_hosts.tag) + len(inside.tag))
 
-
     def _look_at_clock(self) -> None:
         """Links are served one after the other, each for the whole run, so that no task is done before the end."""
         scene = self._scene

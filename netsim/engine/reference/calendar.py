@@ -4,7 +4,7 @@
 2. packets arrive, by (flow id, serial), data before acknowledgements;
 3. timers of flows, by flow id;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
-5. links that hosts send on take the next packet from their ring, by link;
+5. links that hosts send on take the next packet from their rings, by link and class;
 6. the run ends if its simulated time is limited to this.
 """
 
@@ -18,9 +18,9 @@ _AFTER_ARRIVALS = 1 << 128
 _AFTER_TIMERS = 1 << 192
 _AFTER_ADMISSION = 1 << 256
 
-WORD = EventPriority(-1)
+WORD = EventPriority(-2)
 """Priority of a switch's signal to pause or resume a link."""
-FIRST = EventPriority(0)
+FIRST = EventPriority(-1)
 RELEASE = EventPriority(_AFTER_TIMERS)
 LAST = EventPriority(1 << 320)
 """Priority of the end of a run whose simulated time is limited."""
@@ -41,9 +41,9 @@ def late_start(flow: int) -> EventPriority:
     return EventPriority(_AFTER_TIMERS + 1 + flow)
 
 
-def send(link: int) -> EventPriority:
-    """Place of a host's link that looks for a packet."""
-    return EventPriority(_AFTER_ADMISSION + link)
+def send(ring: int) -> EventPriority:
+    """Place of a ring of a host's link that looks for a packet."""
+    return EventPriority(_AFTER_ADMISSION + ring)
 
 
 class Calendar(simpy.Environment):

@@ -31,6 +31,7 @@ class Connection:
         "retransmitted",
         "serial",
         "start_ps",
+        "traffic_class",
     )
 
     def __init__(self, flow: Flow, packets: int, start_ps: int) -> None:
@@ -42,6 +43,7 @@ class Connection:
         self.reordered = self.retransmitted = 0
         self.in_ring = False
         self.start_ps = self.end_ps = start_ps
+        self.traffic_class = 0
 
     def ready(self, now_ps: int) -> bool:  # noqa: ARG002
         """A packet may leave now."""
@@ -134,6 +136,7 @@ class Packet(simpy.Event):
     """
 
     __slots__ = (
+        "blames",
         "callbacks",
         "came_ps",
         "choice",
@@ -152,8 +155,8 @@ class Packet(simpy.Event):
         "sent_ps",
         "sequence",
         "serial",
-        "source",
         "trimmed",
+        "trimmed_last",
         "usable",
         "wire_bytes",
         "work",
@@ -172,5 +175,5 @@ class Packet(simpy.Event):
         self.work = wire_bytes * 8 * 10**12
         self.control = control
         self.hop = 0
-        self.passes = self.trimmed = self.marked = False
+        self.passes = self.trimmed = self.trimmed_last = self.marked = False
         self.key = arrival(connection.flow.id, serial, control)

@@ -22,7 +22,7 @@ from netsim.engine.reference.conditions import FULL, LOST, Conditions
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
-from netsim.engine.reference.pausing import PausingLinks
+from netsim.engine.reference.queued import QueuedLinks
 from netsim.engine.stalled import stalled
 from netsim.errors import InputError
 from netsim.topology.protocol import Path, places, sources
@@ -64,6 +64,7 @@ class ReferenceEngine:
         self._queues = QueueRecorder()
         self._conditions = Conditions(scene, transport, seed)
         self._nics: dict[int, Nic] = {}
+        self._last: dict[int, tuple[Packet, int]] = {}
         self._frontier = Frontier(scene.tasks)
         self._flows_left = [0] * len(scene.tasks)
         self._task_end = [0] * len(scene.tasks)
@@ -74,9 +75,9 @@ class ReferenceEngine:
         self._on_arrival = [self._arrive]
         told = self._arrive, self._delivered, self._offer, self._impatient
         self._feedback = Feedback(scene, transport, self._calendar, *told)
-        self._pausing = None
-        if scene.flow_control.kind == "pfc":
-            self._pausing = PausingLinks(scene, scene.flow_control, self._calendar, self._nics, self._conditions, self)
+        self._queued = None
+        if scene.queues:
+            self._queued = QueuedLinks(scene, self._calendar, self._nics, self._conditions, self)
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
@@ -93,7 +94,7 @@ class ReferenceEngine:
         if self._frontier.undone:
             raise stalled(self._scene, self._frontier.waiting())
         retransmitted = sum(connection.retransmitted for connection in self._all)
-        paused = self._pausing.paused_ps if self._pausing else [0] * len(self._free)
+        paused = self._queued.paused_ps if self._queued else [0] * len(self._free)
         links = np.array(list(zip(self._bytes, self._busy, self._peak, paused, strict=True)), dtype=LINK)
         flows = sorted(self._all, key=lambda connection: connection.flow.id)
         return Outcome(
@@ -106,7 +107,7 @@ class ReferenceEngine:
             flows=np.array([_record(connection) for connection in flows], dtype=FLOW).view(np.recarray),
             links=links.view(np.recarray),
             queues=self._queues.series(),
-            last_sent={link: self._rest(nic.last, nic.last_bytes) for link, nic in self._nics.items() if nic.last},
+            last_sent={link: self._rest(packet, size) for link, (packet, size) in self._last.items()},
         )
 
     def _pulse(self) -> Pulse:
@@ -171,24 +172,36 @@ class ReferenceEngine:
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, leaves[1], *places)
+            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends)
             by_nic[paths[0][0]].append(release)
         self._released.clear()
         for link, released in by_nic.items():
-            nic = self._nics.get(link) or self._nics.setdefault(link, Nic(self._calendar, link, self._send))
             flows = self._admitted(released, now)
             for flow in flows if self._transport.orders_flows else sorted(flows, key=self._turn):
                 packets = -(-flow.bytes // scene.packet.payload)
                 connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
+                connection.traffic_class = scene.tasks[flow.message.task].traffic_class
                 self._flows_left[flow.message.task] += 1
                 self._all.append(connection)
+                nic = self._nic(link, connection.traffic_class)
                 if flow.delay_ps:
                     start = Event(self._calendar, partial(self._offer, connection))
                     start.schedule(late_start(flow.id), now + flow.delay_ps)
                 else:
                     nic.join(connection)
-            if nic.ring:
-                nic.look_at(max(now, self._free[link]))
+            for traffic_class in range(scene.classes):
+                nic = self._nics.get(link * scene.classes + traffic_class)
+                if nic and nic.ring:
+                    nic.look_at(max(now, self._free[link]))
+
+    def _nic(self, link: int, traffic_class: int) -> Nic:
+        """The ring of a class at a host's link."""
+        key = link * self._scene.classes + traffic_class
+        if key not in self._nics:
+            self._nics[key] = Nic(self._calendar, link, key, self._send)
+            self._nics[key].stopped = self._queued is not None and self._queued.is_stopped(key)
+        return self._nics[key]
 
     def _admitted(self, released: list[Release], now: int) -> list[Flow]:
         flows = self._transport.admit(released, now)
@@ -208,7 +221,7 @@ class ReferenceEngine:
     def _offer(self, connection: Connection) -> None:
         """Puts a flow into its host's ring, if it has a packet to send and is not in the ring."""
         if not connection.in_ring and connection.ready(self._calendar.now):
-            nic = self._nics[connection.flow.message.paths[0][0]]
+            nic = self._nic(connection.flow.message.paths[0][0], connection.traffic_class)
             nic.join(connection)
             nic.look_at(max(self._calendar.now, self._free[nic.link]))
 
@@ -223,8 +236,8 @@ class ReferenceEngine:
         connection = nic.ready(now)
         if connection is None:
             return
-        nic.last = packet = self._packet(connection, now)
-        nic.last_bytes = packet.wire_bytes
+        packet = self._packet(connection, now)
+        self._last[nic.link] = packet, packet.wire_bytes
         self._packets += 1
         self._arrive(packet)
         if isinstance(connection, Listener):
@@ -247,11 +260,12 @@ class ReferenceEngine:
             if connection.path not in usable:
                 connection.path = self._transport.choose_path(flow, serial, usable, now)
             choice = connection.path
-        elif not self._transport.at_switch:
+        elif not (self._transport.at_switch or self._transport.at_first_switch):
             choice = self._transport.choose_path(flow, serial, usable, now)
         path = paths[0][:1] if choice is None else paths[choice]
         wire_bytes = payload + config.header
-        packet = Packet(connection, sequence, serial, path, len(paths[usable[0]]), wire_bytes, control=False)
+        links = len(paths[usable[0]] if choice is None else path)
+        packet = Packet(connection, sequence, serial, path, links, wire_bytes, control=False)
         packet.choice, packet.usable, packet.sent_ps = choice, usable, now
         return packet
 
@@ -268,13 +282,13 @@ class ReferenceEngine:
         now = self._calendar.now
         hop = packet.hop
         if hop == len(packet.path):
-            packet.path += (self._chosen_link(packet, now),)
+            self._go_on(packet, now)
         link = packet.path[hop]
         if packet.passes:
             self._pass(packet, link, now)
             return
-        if self._pausing:
-            self._pausing.join(packet, link, now)
+        if self._queued:
+            self._queued.join(packet, link, now)
             return
         free = self._free[link]
         start = free if free > now else now
@@ -340,20 +354,25 @@ class ReferenceEngine:
         self._control_hops += 1
         self.forward(packet, link, leaves)
 
-    def _chosen_link(self, packet: Packet, now: int) -> int:
-        """The next link, chosen by the switch where the packet is."""
-        hop, taken = packet.hop, packet.path
-        paths = packet.connection.flow.message.paths
+    def _go_on(self, packet: Packet, now: int) -> None:
+        """Extends the path of a packet by what the switch chooses where the packet is."""
+        flow, hop, taken = packet.connection.flow, packet.hop, packet.path
+        paths, backlog_ps = flow.message.paths, partial(self._backlog, packet.connection.traffic_class, now)
+        if self._transport.at_first_switch:
+            packet.path = paths[self._transport.choose_way(flow, packet.serial, packet.usable, backlog_ps)]
+            packet.links = len(packet.path)
+            return
         ahead = [paths[index] for index in packet.usable if paths[index][:hop] == taken]
         links = tuple(dict.fromkeys(path[hop] for path in ahead))
-        if len(links) == 1:
-            return links[0]
-        flow, switch = packet.connection.flow, self._source[links[0]]
-        return self._transport.choose_link(flow, packet.serial, switch, links, partial(self._backlog, now), now)
+        link = links[0]
+        if len(links) > 1:
+            link = self._transport.choose_link(flow, packet.serial, self._source[link], links, backlog_ps, now)
+        packet.path += (link,)
+        packet.links = next(len(path) for path in ahead if path[hop] == link)
 
-    def _backlog(self, now: int, link: int) -> int:
-        if self._pausing:
-            return self._pausing.backlog_ps(link, now)
+    def _backlog(self, traffic_class: int, now: int, link: int) -> int:
+        if self._queued:
+            return self._queued.backlog_ps(link, traffic_class, now)
         return max(0, self._free[link] - now)
 
     def _lose(self, packet: Packet, link: int, why: int, now: int, start: int) -> None:
@@ -362,6 +381,7 @@ class ReferenceEngine:
         if why == FULL and trim.kind == "trim" and not packet.control:
             self._trimmed += 1
             packet.trimmed = packet.passes = True
+            packet.trimmed_last = packet.hop == packet.links - 1
             packet.wire_bytes = trim.header
             self._pass(packet, link, now)
             return
@@ -369,12 +389,16 @@ class ReferenceEngine:
             self._free[link] = start + service_ps(packet.wire_bytes, self._rate[link])
         self.drop()
 
+    def refuse(self, packet: Packet, link: int, now_ps: int) -> None:
+        """Drops or trims a packet for which a switch has no room."""
+        self._lose(packet, link, FULL, now_ps, now_ps)
+
     def drop(self) -> None:
         """Counts a dropped packet."""
         self._dropped += 1
 
     def free_at(self, link: int, time_ps: int) -> None:
-        """Makes a link that can be paused busy until `time_ps`."""
+        """Makes a link with queues busy until `time_ps`."""
         self._free[link] = time_ps
 
     def look(self, nic: Nic) -> None:

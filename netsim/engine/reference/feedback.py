@@ -133,6 +133,8 @@ class Feedback:
         news.passes = scene.acknowledgement.lane != "data"
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
+        forgiven = packet.trimmed_last and self._transport.forgives_last_link
+        news.blames = packet.marked or (packet.trimmed and not forgiven)
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
         news.notified = False
         if self._notify_ps is not None and news.marked and now - connection.notified_ps >= self._notify_ps:
@@ -155,7 +157,7 @@ class Feedback:
             newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
         )
         if news.choice is not None:
-            self._transport.on_ack(connection.flow, news.choice, news.marked)
+            self._transport.on_ack(connection.flow, news.choice, news.blames)
         self._continue(connection)
 
     def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
