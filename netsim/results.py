@@ -67,8 +67,7 @@ class Run:
         self.certified_allocations = outcome.certified_allocations
         self.control_hops, self.losses = outcome.control_hops, outcome.losses
         self.links, self.flows, self.queues = outcome.links, outcome.flows, outcome.queues
-        task_end_ps: list[int] = outcome.task_end_ps.tolist()
-        self.collectives = [span.times(task_end_ps) for span in spans]
+        self.collectives = [span.times(outcome.task_end_ps) for span in spans]
         self.members = [_members(span, outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
