@@ -9,7 +9,7 @@ from netsim.engine.compiled.annotations import Integer
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.exact.stages import Arrivals, Packets
-from netsim.forward.queues import note
+from netsim.engine.forward.queues import note
 
 
 class Passages(NamedTuple):

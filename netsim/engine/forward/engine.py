@@ -8,12 +8,12 @@ import numpy as np
 from netsim.engine.exact.layout import layout_of
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
-from netsim.forward import kernel
-from netsim.forward.clock import clock_of
-from netsim.forward.library import Library
-from netsim.forward.outcome import Occurrences, joined, outcome_of
-from netsim.forward.refusal import shares_groups
-from netsim.forward.unit import Simulator
+from netsim.engine.forward import kernel
+from netsim.engine.forward.clock import clock_of
+from netsim.engine.forward.library import Library
+from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
+from netsim.engine.forward.refusal import shares_groups
+from netsim.engine.forward.unit import Simulator
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.protocol import TaskColumns, Tasks

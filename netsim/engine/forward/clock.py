@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.forward.kernel import MOST_JOINED, Clock, successors
+from netsim.engine.forward.kernel import MOST_JOINED, Clock, successors
 from netsim.workload.protocol import TaskColumns
 
 _MEETINGS = 1 << 16

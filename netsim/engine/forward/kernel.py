@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.annotations import Integer
-from netsim.forward.unit import Units
+from netsim.engine.forward.unit import Units
 
 FINISHED, UNKNOWN, TOGETHER, MEETING, STUCK = range(5)
 """Why `run` stops: nothing is left to do; a message that is released alone has not been simulated; messages that are

@@ -12,8 +12,8 @@ from netsim.engine.exact.messages import placed
 from netsim.engine.exact.stages import remaining_ps
 from netsim.engine.exact.travel import travel
 from netsim.engine.protocol import Scene
-from netsim.forward.passage import Passages, passages
-from netsim.forward.queues import thin
+from netsim.engine.forward.passage import Passages, passages
+from netsim.engine.forward.queues import thin
 from netsim.transport.config import TransportConfig
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from netsim.engine.exact.layout import Layout
-from netsim.forward.kernel import Kinds
-from netsim.forward.unit import Simulator, Units
+from netsim.engine.forward.kernel import Kinds
+from netsim.engine.forward.unit import Simulator, Units
 
 
 class Library:

@@ -8,8 +8,8 @@ from numba import njit
 from netsim.engine.compiled.annotations import Integer, Records
 from netsim.engine.compiled.queue_series import Longest, no_queues, note_queue, series_of
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
-from netsim.forward.kernel import Clock
-from netsim.forward.unit import Units
+from netsim.engine.forward.kernel import Clock
+from netsim.engine.forward.unit import Units
 
 
 class Occurrences(NamedTuple):
