@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError, listed, nearest
+from netsim.errors import InputError, LimitReached, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -26,6 +26,7 @@ example:
   python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a
   python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 'seeds=[0,1]' --out runs/a2a_4
   python -m netsim compare configs/scenarios/two_nodes.yaml workload.path=a.jsonl --against b.jsonl --out runs/a_b
+  python -m netsim compare configs/scenarios/demo.yaml --against algorithms=nccl --out runs/nccl
 
 A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, parallel: [1], ranks_per_host: [1],
@@ -37,16 +38,21 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
               {kind: trace, path: collectives.jsonl, steps: [all] or a list, gaps: [null] or a trace of equal structure
-               whose gaps of computation are taken}
+               whose gaps of computation are taken, device: [null] or h100, h200, a100, b200, ... which computes the
+               work of a trace without gaps}
               {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
+              auto: the fastest by estimates from rates and delays; nccl: as NCCL chooses; {table: FILE}: your own
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
   congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
-  recovery    {kind: [none], go_back_n or selective, timeout: [1ms]}
+  recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
+               for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}
+  limits      {simulated: [none] or 10ms, wall: [none] or 60s, fruitless: [256] timeouts of a flow in a row}; a run that
+              reaches one ends with exit status 1 and a line that says who waits for what
   engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
   seeds       a list; every transport runs once with each
 Paths are relative to the working directory. configs/scenarios has examples, configs/schemas lists every key.
@@ -55,8 +61,9 @@ Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB 
 With --against TRACE, that trace is simulated in place of the scenario's too, and report.html begins with both times. If
 both issue the same operations in the same order, the second takes the gaps of computation of the first, so that their
 difference is that of their traffic and not the noise of two recordings; --gaps own leaves each its own.
+With --against KEY=VALUE, the scenario is simulated with that change too, such as algorithms=nccl.
 
-written to DIR, each file complete or not at all (and to DIR/against for the trace of --against):
+written to DIR, each file complete or not at all (and to DIR/against for what --against names):
   results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
@@ -91,7 +98,8 @@ same. No other process may write to DIR meanwhile.
 written to DIR, each file and each cell whole or not at all:
   cells/KEY/    a finished cell: results.json, links.csv, flows.csv and collectives.csv, as from compare
   unfinished/   finished runs of unfinished cells
-  summary.csv   a row for every finished run: its cell's KEY, the cell's values, the results; updated once a second
+  summary.csv   a row for every run that is over: its cell's KEY, the cell's values, the results, or the problem of a
+                run that failed; updated once a second
   index.html    all finished cells on one page, at the end
 Files (except wall_s) do not depend on the number of processes or machines, or on how often a sweep was stopped.
 
@@ -117,6 +125,20 @@ example:
   python -m netsim export runs/demo/traces/collectives.jsonl --to chakra runs/demo/chakra
 
 chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
+"""
+
+_IMPORT = """\
+Turns what another tool recorded into a collective trace, for workload: {kind: trace, path: FILE}.
+
+example:
+  python -m netsim import kineto profiles --out trace.jsonl
+
+kineto: a folder with the profile of every rank, .json or .json.gz, as torch.profiler writes it with export_chrome_trace
+or tensorboard_trace_handler. Needed are NCCL and the events record_param_comms, which say of each collective its name,
+elements, dtype, splits and process group. The time between two collectives of a rank becomes the gap of computation
+before the second. The kernels' times count where the profile has them. Profiles of gloo do not say the sizes.
+
+FILE is written whole or not at all, after a check that all ranks call the same collectives.
 """
 
 _KEYS = """\
@@ -157,6 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return arguments.run(arguments)
+    except LimitReached as error:
+        return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)
     except KeyboardInterrupt as error:
@@ -189,7 +213,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     compare.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (default: all cores)")
-    compare.add_argument("--against", type=Path, metavar="TRACE", help="a second trace, in place of the scenario's")
+    compare.add_argument(
+        "--against", metavar="TRACE|KEY=VALUE", help="a second trace in place of the scenario's, or a second scenario"
+    )
+    compare.add_argument(
+        "--device",
+        metavar="NAME",
+        help="what computes where a trace has work and no gaps, such as h100: workload.device=NAME",
+    )
     compare.add_argument(
         "--gaps",
         choices=("shared", "own"),
@@ -218,6 +249,10 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    importing = verb("import", "a collective trace from what another tool recorded", _IMPORT, _import)
+    importing.add_argument("kind", metavar="FORMAT", help="kineto")
+    importing.add_argument("path", type=Path, metavar="DIR", help="what was recorded")
+    importing.add_argument("--out", type=Path, required=True, metavar="FILE", help="the trace to write, JSON lines")
     keys = verb("keys", "every key of a scenario: what it takes, its default and what it means", _KEYS, _keys)
     keys.add_argument("prefix", nargs="?", metavar="PREFIX", help="show only the keys that begin so")
     return parser
@@ -229,9 +264,9 @@ def _cores() -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from netsim.against import simulate_pair
+    from netsim.against import simulate_change, simulate_pair
     from netsim.engines import to_compile
-    from netsim.report.against import print_changes, section
+    from netsim.report.against import print_changes, sections
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_table, watching
     from netsim.simulate import simulate
@@ -251,17 +286,26 @@ def _compare(arguments: argparse.Namespace) -> int:
                 untold = False
             show(event)
 
-        source, overrides, how = arguments.scenario, arguments.overrides, {"jobs": arguments.jobs, "progress": progress}
+        source, overrides, how = (
+            arguments.scenario,
+            list(arguments.overrides),
+            {"jobs": arguments.jobs, "progress": progress},
+        )
+        if arguments.device is not None:
+            overrides.append(f"workload.device={arguments.device}")
         pair = None
         if arguments.against is None:
             results = simulate(source, overrides=overrides, **how)
+        elif "=" in arguments.against and not Path(arguments.against).exists():
+            pair = simulate_change(source, overrides, arguments.against, **how)
+            results = pair.first
         else:
-            pair = simulate_pair(source, overrides, arguments.against, gaps=arguments.gaps, **how)
+            pair = simulate_pair(source, overrides, Path(arguments.against), gaps=arguments.gaps, **how)
             results = pair.first
     for notice in results.notices:
         print(f"netsim compare: {notice}", file=sys.stderr)
     results.write(arguments.out)
-    write_report(results, arguments.out, beside=None if pair is None else section(pair))
+    write_report(results, arguments.out, beside=() if pair is None else sections(pair))
     print_table(results)
     if pair is not None:
         pair.second.write(arguments.out / "against")
@@ -326,6 +370,20 @@ def _export(arguments: argparse.Namespace) -> int:
     trace = read_trace(arguments.trace)
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")
+    return DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from netsim.workload.kineto.convert import import_kineto
+
+    if arguments.kind != "kineto":
+        raise InputError("command line", "FORMAT", f"no format is called {arguments.kind}", "write kineto")
+    if arguments.out.is_dir():
+        raise InputError("command line", "--out", f"is a folder ({arguments.out})", "name a file")
+    converted = import_kineto(arguments.path, arguments.out)
+    for notice in converted.notices:
+        print(f"netsim import: {notice}", file=sys.stderr)
+    print(f"{converted.records} collectives of {converted.ranks} ranks: {arguments.out}")
     return DONE
 
 

@@ -1,8 +1,10 @@
 """Choice of the engine of a run: the one of the scenario, or with auto the fastest that is exact."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from netsim.engine.compiled.cache import is_kept
+from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Engine, Outcome, Scene
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
@@ -41,7 +43,12 @@ def to_compile(engine: Engine) -> bool:
 
 
 def run_engine(
-    wanted: Engine, scene: Scene, transport: TransportConfig, seed: int, most_paths: int
+    wanted: Engine,
+    scene: Scene,
+    transport: TransportConfig,
+    seed: int,
+    most_paths: int,
+    report: Callable[[Pulse], None] | None = None,
 ) -> tuple[Outcome, str]:
     """Simulates one transport with one seed.
 
@@ -51,34 +58,38 @@ def run_engine(
         transport: One of the scenario's transports.
         seed: Seed of all draws.
         most_paths: Largest number of paths between two hosts that talk to each other.
+        report: Called about once a second with how far the run is.
 
     Returns:
         The outcome, and the name of the engine.
     """
     if transport.kind == "ideal":
-        return _fluid(scene, transport, seed, most_paths), "fluid"
+        return _fluid(scene, transport, seed, most_paths, report), "fluid"
     if wanted == "auto":
         exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
         wanted = next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
     match wanted:
         case "fluid":
-            return _fluid(scene, transport, seed, most_paths), wanted
+            return _fluid(scene, transport, seed, most_paths, report), wanted
         case "exact":
             from netsim.engine.exact.engine import ExactEngine
 
-            return ExactEngine(scene, transport, seed).run(), wanted
+            return ExactEngine(scene, transport, seed, report).run(), wanted
         case "event":
             from netsim.engine.event.engine import EventEngine
 
-            return EventEngine(scene, build_transport(transport, seed, most_paths), seed).run(), wanted
+            built = build_transport(transport, seed, most_paths)
+            return EventEngine(scene, built, seed, report=report).run(), wanted
         case _:
             from netsim.engine.reference.engine import ReferenceEngine
 
-            return ReferenceEngine(scene, build_transport(transport, seed, most_paths), seed).run(), "simpy"
+            return ReferenceEngine(scene, build_transport(transport, seed, most_paths), seed, report).run(), "simpy"
 
 
-def _fluid(scene: Scene, transport: TransportConfig, seed: int, most_paths: int) -> Outcome:
+def _fluid(
+    scene: Scene, transport: TransportConfig, seed: int, most_paths: int, report: Callable[[Pulse], None] | None
+) -> Outcome:
     from netsim.engine.fluid.engine import FluidEngine
 
     ideal = transport.kind == "ideal"
-    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths)).run()
+    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths), report).run()

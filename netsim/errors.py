@@ -37,7 +37,11 @@ class InputError(ValueError):
         super().__init__(f"{file}: {self.field}: {self.problem}{self.remedy and f'; {self.remedy}'}")
 
     def __reduce__(self) -> tuple[type["InputError"], tuple[str, str, str, str]]:
-        return InputError, (self.file, self.field, self.problem, self.remedy)
+        return type(self), (self.file, self.field, self.problem, self.remedy)
+
+
+class LimitReached(InputError):
+    """A run has reached one of its limits. The input need not be wrong: it is a failure and not a wrong input."""
 
 
 def _shortened(text: str) -> str:

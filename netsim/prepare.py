@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from netsim.bound import Bound
-from netsim.collective.build import Schedules
+from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal
 from netsim.errors import InputError
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
@@ -38,6 +39,7 @@ class Prepared:
         notices: Remarks for the user on how the workloads were read.
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         traces: The traces among the workloads, in the order of the jobs.
+        algorithms: How often collectives of one size took each algorithm.
     """
 
     def __init__(
@@ -49,10 +51,12 @@ class Prepared:
         notices: Sequence[str] = (),
         recorded_ps: Mapping[int, int] | None = None,
         traces: Sequence[TraceOrigin] = (),
+        algorithms: Mapping[Use, int] | None = None,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
         self.engine: Engine = engine
         self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
+        self.algorithms = algorithms or {}
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -80,11 +84,12 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         raise InputError(source, field, *problem.split("; ", 1)) from None
     _refuse_own_transports(scenario, source)
     routes = Routes(topology, rates)
-    places = topology.hosts * topology.ranks_per_host
-    hosts = _hosts(scenario, source, places, topology.ranks_per_host)
+    seats = seats_of(topology, _places(scenario, source, room(topology)))
+    hosts = seats.hosts
     program = Program()
     notices: list[str] = []
-    schedules = Schedules(scenario.algorithms, hosts, source)
+    packet = scenario.packet
+    schedules = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header)
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -102,8 +107,8 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         topology,
         rates,
         routes,
-        hosts,
-        program.tasks,
+        seats.ends,
+        with_gpu_links(program.tasks, seats),
         scenario.packet,
         scenario.nic,
         scenario.topology.queue,
@@ -111,9 +116,10 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.recovery,
         scenario.flow_control,
         scenario.acknowledgement,
+        scenario.limits,
     )
     _refuse_unreachable(scene, source)
-    known = notices, program.recorded_ps, program.traces
+    known = notices, program.recorded_ps, program.traces, schedules.used
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared
@@ -175,8 +181,8 @@ def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
             raise InputError(source, "engine", problem, "write engine: auto, or take the transport out")
 
 
-def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) -> list[int]:
-    """Host of each rank."""
+def _places(scenario: Scenario, source: str, places: int) -> list[int]:
+    """Place of each rank."""
     order = scenario.rank_order or tuple(range(places))
     if len(order) > places:
         problem = f"lists {len(order)} ranks, {places} fit"
@@ -185,7 +191,7 @@ def _hosts(scenario: Scenario, source: str, places: int, ranks_per_host: int) ->
         absent = min(set(range(len(order))) - set(order))
         raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
     place = {rank: position for position, rank in enumerate(order)}
-    return [place[rank] // ranks_per_host for rank in range(len(order))]
+    return [place[rank] for rank in range(len(order))]
 
 
 class _WholeFabric(NamedTuple):

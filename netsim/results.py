@@ -25,6 +25,8 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from netsim.collective.build import Use
+from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
@@ -105,19 +107,21 @@ class Run:
 
 
 class RunEvent(NamedTuple):
-    """Start or end of a run, for progress displays.
+    """Start or end of a run, or its state now and then, for progress displays.
 
     Args:
         transport: Name of the transport.
         seed: Seed of the run.
         runs: Number of runs in all.
-        run: The finished run, None when it starts.
+        run: The finished run, None before.
+        pulse: How far the run is; None when it starts and when it ends.
     """
 
     transport: str
     seed: int
     runs: int
     run: Run | None
+    pulse: Pulse | None = None
 
 
 class Results:
@@ -131,6 +135,7 @@ class Results:
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         notices: Remarks for the user on how the workloads were read.
         traces: The traces among the workloads, in the order of the jobs.
+        algorithms: How often collectives of one size took each algorithm.
     """
 
     def __init__(
@@ -142,9 +147,11 @@ class Results:
         recorded_ps: Mapping[int, int] | None = None,
         notices: Sequence[str] = (),
         traces: Sequence[TraceOrigin] = (),
+        algorithms: Mapping[Use, int] | None = None,
     ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
         self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
+        self.algorithms = algorithms or {}
         self.links = scene.topology.links
 
     def first_runs(self) -> list[Run]:
@@ -158,6 +165,10 @@ class Results:
         """The content of results.json."""
         traces = {"traces": [{**trace._asdict(), "steps": list(trace.steps)} for trace in self.traces]}
         head = {"format": FORMAT, "scenario": self.scenario, **(traces if self.traces else {})}
+        if self.algorithms:
+            head["algorithms"] = [
+                {**use._asdict(), "collectives": count} for use, count in sorted(self.algorithms.items())
+            ]
         return {**head, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:

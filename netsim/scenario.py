@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from netsim.collective.build import Algorithms
+from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
+from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.errors import InputError, first_error
 from netsim.keys.schema import described
@@ -66,12 +67,13 @@ class Scenario(Section, frozen=True):
         nic: Order of injection at hosts.
         workload: The only job, on all ranks.
         jobs: Several workloads, in place of `workload`.
-        algorithms: Algorithm of each collective.
+        algorithms: Algorithm of each collective; auto or nccl: chosen by size, ranks and fabric.
         transports: Transports to compare.
         congestion: Congestion control.
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
         engine: Engine; auto chooses for each transport.
         seeds: Each transport runs once with each seed.
     """
@@ -83,12 +85,13 @@ class Scenario(Section, frozen=True):
     nic: NicConfig = NicConfig()
     workload: WorkloadConfig | None = None
     jobs: tuple[Job, ...] | None = Field(default=None, min_length=1)
-    algorithms: Algorithms = Algorithms()
+    algorithms: AnyAlgorithms = Algorithms()
     transports: Annotated[tuple[TransportConfig, ...], Field(min_length=1)]
     congestion: CongestionConfig = NoneConfig()
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
     engine: Engine = "auto"
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],

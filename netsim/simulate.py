@@ -8,12 +8,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from netsim.engine.limits import Pulse
 from netsim.engines import run_engine
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
+from netsim.seats import name_ranks
 from netsim.transport.config import TransportConfig
 
+_SECONDS_BETWEEN_PULSES = 0.5
 Work = Sequence[tuple[TransportConfig, int]]
 Progress = Callable[[RunEvent], None]
 
@@ -31,13 +34,14 @@ def simulate(
         scenario: Path of a YAML file, or its content as a mapping.
         overrides: ``dotted.key=value`` changes to it.
         jobs: Processes to use, at least 1; the results do not depend on it.
-        progress: Called when a run starts and when it ends.
+        progress: Called when a run starts, when it ends, and about once a second while it goes on.
 
     Returns:
         All runs, transports in the scenario's order, each with its seeds in order.
 
     Raises:
-        ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`).
+        ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
+            limit of the scenario (`netsim.engine.limits.LimitReached`).
     """
     read = read_scenario(scenario, overrides)
     source = str(scenario) if isinstance(scenario, Path) else "scenario"
@@ -49,23 +53,32 @@ def simulate(
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    known = prepared.recorded_ps, prepared.notices, prepared.traces
+    known = prepared.recorded_ps, prepared.notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
 def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:
     for transport, seed in work:
         progress(RunEvent(transport.name, seed, len(work), None))
-        run = run_one(prepared, transport, seed)
-        progress(RunEvent(transport.name, seed, len(work), run))
-        yield (transport.name, seed), run
+        name, runs = transport.name, len(work)
+        run = run_one(prepared, transport, seed, lambda pulse: progress(RunEvent(name, seed, runs, None, pulse)))  # noqa: B023
+        progress(RunEvent(name, seed, runs, run))
+        yield (name, seed), run
 
 
 def _parallel(
     scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
     """Simulates in parallel; each process prepares the scenario once and serves the whole comparison."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    pulses = context.SimpleQueue()
+
+    def pass_on() -> None:
+        while not pulses.empty():
+            name, seed, pulse = pulses.get()
+            progress(RunEvent(name, seed, len(work), None, pulse))
+
+    with ProcessPoolExecutor(jobs, context, _send_pulses, (pulses,)) as pool:
         waiting = list(reversed(work))
         running: dict[Future[Run], tuple[str, int]] = {}
         while waiting or running:
@@ -73,14 +86,28 @@ def _parallel(
                 transport, seed = waiting.pop()
                 progress(RunEvent(transport.name, seed, len(work), None))
                 running[pool.submit(_run_in_worker, scenario, source, transport, seed)] = transport.name, seed
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            while not (done := wait(running, _SECONDS_BETWEEN_PULSES, FIRST_COMPLETED).done):
+                pass_on()
+            pass_on()
+            for future in done:
                 name, seed = running.pop(future)
                 progress(RunEvent(name, seed, len(work), future.result()))
                 yield (name, seed), future.result()
 
 
+_pulses: list[Any] = []
+"""In a worker: the queue for how far its run is."""
+
+
+def _send_pulses(queue: Any) -> None:
+    _pulses.append(queue)
+
+
 def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
-    return run_one(_prepared_in_worker(scenario, source), transport, seed)
+    def report(pulse: Pulse) -> None:
+        _pulses[0].put((transport.name, seed, pulse))
+
+    return run_one(_prepared_in_worker(scenario, source), transport, seed, report)
 
 
 @lru_cache(maxsize=1)
@@ -88,17 +115,21 @@ def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
     return prepare(scenario, source)
 
 
-def run_one(prepared: Prepared, transport: TransportConfig, seed: int) -> Run:
+def run_one(
+    prepared: Prepared, transport: TransportConfig, seed: int, report: Callable[[Pulse], None] | None = None
+) -> Run:
     """Simulates one transport with one seed.
 
     Args:
         prepared: The prepared scenario.
         transport: One of the scenario's transports.
         seed: Seed of all draws.
+        report: Called about once a second with how far the run is.
     """
     started = time.perf_counter()
-    outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths)
+    outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths, report)
     needless = outcome.losses.retransmitted > 0
     bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
+    name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
     return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)

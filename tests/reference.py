@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from netsim.collective.table import Table
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
 from trainer.experiment.keys.listing import Group, groups
@@ -21,6 +22,7 @@ FOLDERS = {
     "an operator",
     "scenarios": "fabrics, transports and traffic for `python -m netsim compare`",
     "sweeps": "grids of scenarios for `python -m netsim sweep`",
+    "tables": "algorithms of collectives by size, ranks and hosts, which scenarios name",
     "topologies": "fabrics as graphs, which scenarios name",
     "schemas": "JSON Schemas of configurations and of the files that the programs write",
 }
@@ -54,7 +56,13 @@ Rates, sizes and durations are numbers with a unit: `bps`, `kbps`, `Mbps`, `Gbps
 def schemas() -> dict[str, dict[str, Any]]:
     """The generated schemas by the name of their file."""
     asked = {verb: asked_schema(verb) for verb in ASKED}
-    return {"run": run_schema(), **asked, "scenario": Scenario.schema(), "sweep": SweepConfig.schema()}
+    return {
+        "run": run_schema(),
+        **asked,
+        "scenario": Scenario.schema(),
+        "sweep": SweepConfig.schema(),
+        "table": Table.schema(),
+    }
 
 
 def schema_text(schema: dict[str, Any]) -> str:

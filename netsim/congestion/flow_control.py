@@ -30,24 +30,40 @@ class TrimConfig(Section, frozen=True):
 class PfcConfig(Section, frozen=True):
     """Section ``flow_control`` of kind ``pfc``: a switch stops the link that fills it. IEEE 802.1Qbb.
 
-    A switch counts the bytes that it holds by the link they came in on. Above `pause_above` it pauses that link, at or
-    below `resume_at` it resumes it; either signal takes the link's delay to arrive.
+    A switch counts the bytes that it holds by the link they came in on, each class by itself. Above `pause_above` it
+    pauses that link for that class, at or below `resume_at` it resumes it; either signal takes the link's delay to
+    arrive.
 
     Args:
-        pause_above: Bytes held from one link at which that link is paused.
+        pause_above: Bytes held from one link at which that link is paused. dynamic: topology.buffer.alpha times the
+            memory that is free, without the headroom of all links.
         resume_at: Bytes held at which it is resumed.
+        resume_below: dynamic: bytes below the threshold at which it is resumed, looked at when one of its packets
+            leaves.
         headroom: Room beyond `pause_above` for packets that are still on their way; auto: 2 delays at the link's rate
             and 2 packets, so that nothing is lost.
     """
 
     kind: Literal["pfc"]
-    pause_above: Annotated[Size, Field(gt=0)] = 100_000
+    pause_above: Annotated[Size, Field(gt=0)] | Literal["dynamic"] = 100_000
     resume_at: Size = 90_000
+    resume_below: Size = 10_000
     headroom: Annotated[Size, Field(ge=0)] | Literal["auto"] = "auto"
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether thresholds follow the shared memory that is free."""
+        return self.pause_above == "dynamic"
 
     @model_validator(mode="after")
     def _below(self) -> "PfcConfig":
-        if self.resume_at >= self.pause_above:
+        given = self.model_fields_set
+        if self.pause_above == "dynamic":
+            if "resume_at" in given:
+                raise ValueError("resume_at is for a fixed pause_above; write resume_below")
+        elif "resume_below" in given:
+            raise ValueError("resume_below is for pause_above: dynamic; write resume_at")
+        elif self.resume_at >= self.pause_above:
             raise ValueError("resume_at is not below pause_above; lower it")
         return self
 

@@ -4,44 +4,36 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 
 from pydantic import Field
 
-from netsim.section import Section
-from netsim.units import Duration
+from netsim.congestion.timeout import TimeoutConfig
 
 
-class NoRecoveryConfig(Section, frozen=True):
-    """Section ``recovery`` of kind ``none``: nothing may be lost.
-
-    Args:
-        timeout: Ignored; accepted so that a scenario can change the kind alone.
+class NoRecoveryConfig(TimeoutConfig, frozen=True):
+    """Section ``recovery`` of kind ``none``: nothing may be lost. Timeouts are accepted so that a scenario can change
+    the kind alone.
     """
 
     kind: Literal["none"] = "none"
-    timeout: Annotated[Duration, Field(gt=0)] = 10**9
 
 
-class GoBackNConfig(Section, frozen=True):
-    """Section ``recovery`` of kind ``go_back_n``: the receiver takes packets in order only, as RoCE adapters do.
-
-    Args:
-        timeout: After this time without progress the sender goes back to the first packet not acknowledged.
+class GoBackNConfig(TimeoutConfig, frozen=True):
+    """Section ``recovery`` of kind ``go_back_n``: the receiver takes packets in order only, as RoCE adapters do. After
+    a timeout the sender goes back to the first packet not acknowledged.
     """
 
     kind: Literal["go_back_n"]
-    timeout: Annotated[Duration, Field(gt=0)] = 10**9
 
 
-class SelectiveConfig(Section, frozen=True):
-    """Section ``recovery`` of kind ``selective``: packets are taken in any order, only lost ones are sent again.
+class SelectiveConfig(TimeoutConfig, frozen=True):
+    """Section ``recovery`` of kind ``selective``: packets are taken in any order, only lost ones are sent again. After
+    a timeout all packets under way count as lost.
 
     Args:
-        timeout: After this time without progress all packets under way count as lost.
         reordering: A packet counts as lost when one that left more than so many transmissions later is acknowledged;
             null: only timeouts and trimmed headers show losses. A single path needs 0, spraying as many as packets may
             overtake each other by.
     """
 
     kind: Literal["selective"]
-    timeout: Annotated[Duration, Field(gt=0)] = 10**9
     reordering: Annotated[int, Field(ge=0)] | None = None
 
 

@@ -13,7 +13,9 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.engine.limits import LimitsConfig
 from netsim.section import Section
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
@@ -69,6 +71,9 @@ class Scene(NamedTuple):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
+        classes: Number of classes of traffic; those with smaller numbers go first.
+        limits: When a run ends although tasks are left.
     """
 
     topology: Topology
@@ -83,6 +88,14 @@ class Scene(NamedTuple):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    buffer: SharedBufferConfig | None = None
+    classes: int = 1
+    limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def queues(self) -> bool:
+        """Whether a departure may depend on what comes later, so that packets wait in queues to be chosen."""
+        return self.flow_control.kind == "pfc" or self.buffer is not None or self.classes > 1
 
     @property
     def most_paths(self) -> int:

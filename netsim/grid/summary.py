@@ -1,4 +1,4 @@
-"""The table of all finished runs of a sweep."""
+"""The table of all runs of a sweep that are over."""
 
 import csv
 import time
@@ -35,8 +35,8 @@ _SECONDS_BETWEEN_WRITES = 1.0
 
 
 class Summary:
-    """summary.csv: a row a finished run, in the order of the sweep; the columns are `cell`, the folder under cells/,
-    the keys that the sweep changes, and those of results.json.
+    """summary.csv: a row a run that is over, in the order of the sweep; the columns are `cell`, the folder under cells/,
+    the keys that the sweep changes, those of results.json, and `problem`, which only a run that failed has.
 
     Args:
         path: Where it is.
@@ -57,10 +57,25 @@ class Summary:
             run: Positions among its transports and seeds.
             entry: The run as results.json holds it.
         """
+        self._add(cell, run, entry, [*(entry["fct_ns"][quantile] for quantile in _QUANTILES), ""])
+
+    def add_failed(self, cell: int, run: tuple[int, int], problem: str) -> None:
+        """Adds a run that failed.
+
+        Args:
+            cell: Position of the cell in the sweep.
+            run: Positions among its transports and seeds.
+            problem: What went wrong, in one line.
+        """
+        scenario = self._cells[cell].scenario
+        entry = {"transport": scenario.transports[run[0]].name, "seed": scenario.seeds[run[1]]}
+        self._add(cell, run, entry, ["" for _ in _QUANTILES] + [problem])
+
+    def _add(self, cell: int, run: tuple[int, int], entry: Mapping[str, Any], rest: Sequence[object]) -> None:
         about = self._cells[cell]
         changes = [about.overrides.get(key, "") for key in self._keys]
         values = [entry.get(column, "") for column in _COLUMNS]
-        self._rows[cell, *run] = _line([about.key, *changes, *values, *(entry["fct_ns"][q] for q in _QUANTILES)])
+        self._rows[cell, *run] = _line([about.key, *changes, *values, *rest])
 
     def write_soon(self) -> None:
         """Writes the table unless it was written less than a second ago."""
@@ -70,7 +85,8 @@ class Summary:
     def write(self) -> None:
         """Writes the table, whole or not at all."""
         with replacing(self._path) as file:
-            file.write(_line(["cell", *self._keys, *_COLUMNS, *(f"fct_{quantile}_ns" for quantile in _QUANTILES)]))
+            quantiles = (f"fct_{quantile}_ns" for quantile in _QUANTILES)
+            file.write(_line(["cell", *self._keys, *_COLUMNS, *quantiles, "problem"]))
             file.writelines(self._rows[position] for position in sorted(self._rows))
         self._written_s = time.monotonic()
 

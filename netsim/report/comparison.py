@@ -1,9 +1,10 @@
 """The report of a comparison: page, pictures and trace, and their files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from netsim.report import algorithms
 from netsim.report.about import fabric, workload
 from netsim.report.columns import columns, spread, table_rows, transport_name
 from netsim.report.completion import completion_svg
@@ -25,7 +26,7 @@ from netsim.results import Results, replacing
 PICTURES = ("completion", "timeline", "phases", "operations", "links", "loads", "flows", "queues")
 
 
-def write_report(results: Results, folder: Path, *, beside: Section | None = None) -> None:
+def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = ()) -> None:
     """Writes report.html, figures/ and trace.json, each file whole or not at all.
 
     figures/ holds the pictures of `PICTURES` that have data; a picture of an earlier report without data is removed.
@@ -33,7 +34,7 @@ def write_report(results: Results, folder: Path, *, beside: Section | None = Non
     Args:
         results: What is reported.
         folder: Where the files go.
-        beside: A section that comes first on the page.
+        beside: Sections that come first on the page.
     """
     pictures = _pictures(results)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -66,14 +67,14 @@ def _pictures(results: Results) -> dict[str, str]:
     return pictures
 
 
-def _page(results: Results, pictures: Mapping[str, str], beside: Section | None) -> str:
+def _page(results: Results, pictures: Mapping[str, str], beside: Sequence[Section]) -> str:
     summaries = summarise(results)
     fastest, _ = extremes(summaries)
     heads = [column.head for column in columns(results)]
     numbers = table(heads, table_rows(results), summaries.index(fastest))
     sections = [
         Section("", f'<p class="lead">{escape(fabric(results))}</p>'),
-        *([] if beside is None else [beside]),
+        *beside,
         *([Section("", f'<p class="lead">{escape(sentence(results))}.</p>')] if results.recorded_ps else []),
         Section("", figure(pictures["completion"], _COMPLETION) + numbers + f'<p class="note">{escape(_NOTE)}</p>'),
         *(
@@ -83,6 +84,7 @@ def _page(results: Results, pictures: Mapping[str, str], beside: Section | None)
         ),
         *_phases(results, pictures),
         *_operations(results, pictures),
+        *algorithms.sections(results),
         Section("Where the time goes: links", _links(results, pictures)),
         *_pictured("Queues", pictures.get("queues"), _QUEUES),
         *_pictured("Flows", pictures.get("flows"), _FLOWS),

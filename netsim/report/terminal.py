@@ -1,7 +1,10 @@
 """Output at the terminal: progress on stderr, the table on stdout."""
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -9,21 +12,29 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from netsim.engine.limits import Pulse
 from netsim.report.columns import columns, table_rows
 from netsim.report.phases import rollout_sentence
 from netsim.report.recorded import sentence
 from netsim.results import Results, RunEvent
 
+SECONDS_BETWEEN_LINES = 10.0
 _WIDE = 240
 """Columns where the output is no terminal: enough for every column of the table."""
 
 
 @contextmanager
 def watching() -> Iterator[Callable[[RunEvent], None]]:
-    """Shows the progress of the comparison and the time of each active run on stderr, if that is a terminal."""
+    """Shows the progress of the comparison, and of each active run its time and how far it is, on stderr.
+
+    On a terminal it is a display; elsewhere a line for each long run, now and then.
+    """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainLines(sys.stderr)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         total = progress.add_task("preparing")
         running: dict[tuple[str, int], TaskID] = {}
         hops = finished = 0
@@ -31,6 +42,11 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
         def show(event: RunEvent) -> None:
             nonlocal hops, finished
             key = event.transport, event.seed
+            if event.pulse is not None:
+                progress.update(
+                    running[key], description=f"  {event.transport}, seed {event.seed}: {_how_far(event.pulse)}"
+                )
+                return
             if event.run is None:
                 running[key] = progress.add_task(f"  {event.transport}, seed {event.seed}")
             else:
@@ -40,6 +56,32 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
             progress.update(total, description=f"{finished} of {event.runs} runs, {hops:,} packet-hops done")
 
         yield show
+
+
+class PlainLines:
+    """A line for each run that takes longer than some seconds, and again as often, for logs.
+
+    Args:
+        stream: Stream to write to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._next_s: dict[tuple[str, int], float] = {}
+
+    def __call__(self, event: RunEvent) -> None:
+        """Takes note of the start of a run, or prints how far it is."""
+        key, now_s = (event.transport, event.seed), time.monotonic()
+        if event.pulse is None:
+            self._next_s[key] = now_s + SECONDS_BETWEEN_LINES
+        elif now_s >= self._next_s[key]:
+            self._next_s[key] = now_s + SECONDS_BETWEEN_LINES
+            line = f"netsim compare: {event.transport}, seed {event.seed}: {_how_far(event.pulse)}"
+            print(line, file=self._stream, flush=True)
+
+
+def _how_far(pulse: Pulse) -> str:
+    return f"{pulse.now_ps / 10**9:,.3f} ms simulated, {pulse.done:,} of {pulse.tasks:,} tasks done"
 
 
 def print_table(results: Results) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.protocol import Path
@@ -43,6 +44,7 @@ class FatTreeConfig(Section, frozen=True):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
         queue: Room for packets in front of a link, in bytes of unfinished work.
+        buffer: Memory that all queues of a switch share, in place of `queue`.
         failures: Links and switches that fail.
     """
 
@@ -62,6 +64,7 @@ class FatTreeConfig(Section, frozen=True):
     intra_host_rate: PositiveRate = 3600 * 10**9
     link_delay: Duration = 500 * 10**3
     queue: Queue = None
+    buffer: SharedBufferConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
     @model_validator(mode="before")

@@ -1,6 +1,7 @@
 """The protocol of workloads: each becomes a directed acyclic graph of tasks."""
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ class Task(NamedTuple):
         bytes: Payload.
         delay_ps: Picoseconds between the last of `after` and the start.
         after: Earlier tasks, by index.
+        traffic_class: Class of its packets; those with smaller numbers go first.
+        background: Whether the run may end without it.
     """
 
     src: int
@@ -31,6 +34,8 @@ class Task(NamedTuple):
     bytes: int
     delay_ps: int
     after: tuple[int, ...]
+    traffic_class: int = 0
+    background: bool = False
 
 
 class Span(NamedTuple):
@@ -119,8 +124,10 @@ class Tasks(Sequence[Task]):
         self._parts = tuple(array("q") for _ in TaskColumns._fields)
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
+        self._marks = [(0, 0, False)]
         for task in tasks:
-            self.append(*task)
+            self.mark(task.traffic_class, task.background)
+            self.append(*task[:5])
 
     def append(self, src: int, dst: int, size_bytes: int, delay_ps: int, after: Iterable[int]) -> int:
         """Adds a task and returns its index."""
@@ -140,6 +147,25 @@ class Tasks(Sequence[Task]):
         for part, column in zip(parts, columns._replace(after_begin=shifted), strict=True):
             part.frombytes(np.ascontiguousarray(column, dtype=np.int64).view(np.uint8).data)
 
+    def mark(self, traffic_class: int, background: bool = False) -> None:
+        """Sets the class of the tasks that are added from now on, and whether the run may end without them."""
+        if self._marks[-1][1:] != (traffic_class, background):
+            self._marks.append((len(self), traffic_class, background))
+
+    @property
+    def traffic_classes(self) -> np.ndarray:
+        """The class of each task, int8."""
+        return np.repeat(np.array([mark[1] for mark in self._marks], dtype=np.int8), self._marked())
+
+    @property
+    def in_background(self) -> np.ndarray:
+        """Of each task, whether the run may end without it."""
+        return np.repeat(np.array([mark[2] for mark in self._marks], dtype=bool), self._marked())
+
+    def _marked(self) -> np.ndarray:
+        """Number of tasks after each mark and before the next."""
+        return np.diff([*(mark[0] for mark in self._marks), len(self)])
+
     def columns(self) -> TaskColumns:
         """All tasks as arrays, which must not be changed; made once, until a task is added."""
         if self._columns is None:
@@ -157,7 +183,9 @@ class Tasks(Sequence[Task]):
 
     def __getitem__(self, index: int) -> Task:  # type: ignore[override]
         src, dst, size, delay, begin, after = self._parts
-        return Task(src[index], dst[index], size[index], delay[index], tuple(after[begin[index] : begin[index + 1]]))
+        mark = self._marks[bisect_right(self._marks, index, key=lambda mark: mark[0]) - 1]
+        awaited = tuple(after[begin[index] : begin[index + 1]])
+        return Task(src[index], dst[index], size[index], delay[index], awaited, *mark[1:])
 
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))

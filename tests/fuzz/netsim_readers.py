@@ -124,6 +124,11 @@ def _write_chakra(*names: str) -> Callable[[], None]:
     return write
 
 
+def _write_kineto() -> None:
+    Path("kineto").mkdir()
+    copied(*((f"tests/files/kineto/rank{rank}.json", f"kineto/rank{rank}.json") for rank in range(2)))()
+
+
 def readers() -> Iterator[Reader]:
     """All of them."""
     yield Reader(
@@ -154,6 +159,12 @@ def readers() -> Iterator[Reader]:
         trace,
         copied("tests/files/collectives.jsonl"),
         lambda file: main(["export", str(file), "--to", "chakra", "exported"]),
+    )
+    yield Reader(
+        "profile of Kineto",
+        {"kineto/rank0.json": "json"},
+        _write_kineto,
+        lambda _: main(["import", "kineto", "kineto", "--out", "imported.jsonl"]),
     )
     yield Reader(
         "Chakra trace",

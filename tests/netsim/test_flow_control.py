@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from netsim.engine.protocol import Scene
-from netsim.engine.reference.pausing import PausingLinks
+from netsim.engine.reference.queued import QueuedLinks
 from netsim.errors import InputError
 from netsim.topology.failure import Rates
 from netsim.topology.graph import Graph, GraphConfig
@@ -27,16 +27,18 @@ class HeldEngine(WatchedEngine):
     """Checks what switches hold."""
 
     def forward(self, packet, link, leaves_ps):
-        links = self._pausing
-        assert isinstance(links, PausingLinks)
-        assert all(0 <= held <= limit for held, limit in zip(links._held, links._limit, strict=True))
+        links = self._queued
+        assert isinstance(links, QueuedLinks)
+        buffers = links._buffers
+        most = [buffers._pause_above + headroom for headroom in buffers._headroom]
+        assert all(0 <= held <= limit for held, limit in zip(buffers.held, most, strict=True))
         super().forward(packet, link, leaves_ps)
 
     def run(self):
         outcome = super().run()
-        assert self._pausing
-        assert not any(self._pausing._held)
-        assert not any(self._pausing._told_to_stop)
+        assert self._queued
+        assert not any(self._queued._buffers.held)
+        assert not any(self._queued._buffers.told_to_stop)
         assert not any(nic.stopped or nic.ring for nic in self._nics.values())
         return outcome
 

@@ -67,7 +67,7 @@ def _line_up(state: State) -> None:
         index = turns[1].what
         take_first(turns)
         close(turns)
-        enter_ring(state.network, state.hosts, index, state.network.totals[0].now_ps)
+        enter_ring(state, index, state.network.totals[0].now_ps)
 
 
 @compiled
@@ -93,6 +93,7 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
     flow.flowlet_path = flow.chosen = flow.next_in_ring = -1
     flow.notified_ps = _LONG_AGO
     flow.window = UNLIMITED
+    flow.traffic_class = state.program.traffic_class[flow.task]
     flow.source, flow.leaf = src, routing.leaf[dst]
     flow.pair = routing.pair[routing.leaf[src] * rules.leaves + flow.leaf]
     flow.first_way = routing.way_begin[flow.pair]

@@ -21,6 +21,8 @@ _NEVER = np.int64(2**63 - 1)
 SERIAL_BITS = 28
 FLOW_BITS = 31
 _PHASE_BITS = 60
+END = np.int64(1 << 59)
+"""First key of links whose transmissions end; before them, from 0 on, words that stop and resume queues arrive."""
 ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
 """First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
 
@@ -107,6 +109,16 @@ def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
     while heap[place].what != what or phase(heap[place].key) != phase(key):
         place += 1
     _rise(heap, place, time_ps, key, what)
+
+
+@compiled
+def move_up(heap: Array, time_ps: int, key: int) -> None:
+    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap."""
+    place = 1
+    while heap[place].key != key:
+        place += 1
+    if heap[place].time_ps > time_ps:
+        _rise(heap, place, time_ps, key, heap[place].what)
 
 
 @compiled

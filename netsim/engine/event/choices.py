@@ -48,9 +48,9 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
     begin = routing.usable_begin[flow.pair * rules.epochs + epoch]
     count = routing.usable_begin[flow.pair * rules.epochs + epoch + 1] - begin
     if kind == SPRAY_RANDOM:
-        return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+        return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
     if kind == SPRAY_ROUND_ROBIN:
-        ring = hosts.rings[flow.up]
+        ring = hosts.rings[flow.up * rules.classes]
         ring.sent += 1
         return routing.usable[begin + _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count)]
     if kind == ROTATION:
@@ -62,6 +62,15 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
         flow.flowlet_ps, flow.flowlet_path = now, path
         return np.int64(path)
     return _recycle(rules, routing, flow, index, serial, begin, count, now)
+
+
+@compiled
+def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
+    """The draw for a packet: of its path, or of a header value that leads to a path."""
+    drawn = draw(rules.path_draws, flow.id, serial)
+    if rules.entropies:
+        drawn = draw(rules.entropy_draws, flow.id, np.int64(drawn % np.uint64(rules.entropies)))
+    return drawn
 
 
 @compiled
@@ -87,6 +96,8 @@ def _recycle(
 ) -> Whole:
     """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
     entries = rules.entries
+    if rules.explore and _explores(rules, flow, now):
+        return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
     while flow.valid:
         path = np.int64(routing.paths[index * entries + flow.valid_begin, VALID])
         flow.valid_begin = (flow.valid_begin + 1) % entries
@@ -101,7 +112,20 @@ def _recycle(
             flow.kept_begin = (flow.kept_begin + 1) % entries
             if is_usable(routing, begin, begin + count, path):
                 return path
-    return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+    return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
+
+
+@compiled
+def _explores(rules: Record, flow: Record, now: int) -> bool:
+    """Whether a packet explores although the ring may have entries: after a freeze, whose end empties the ring."""
+    if flow.frozen_ps and now >= flow.frozen_ps:
+        flow.frozen_ps = 0
+        flow.exploring = rules.explore
+        flow.valid = flow.kept = 0
+    if flow.exploring:
+        flow.exploring -= 1
+        return True
+    return False
 
 
 @compiled

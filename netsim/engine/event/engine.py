@@ -1,11 +1,12 @@
-"""The event engine: the semantics of the reference engine except priority flow control, in compiled code.
+"""The event engine: the semantics of the reference engine, in compiled code.
 
 The compiled loop runs from one release of messages to the next. At a release the Python object of the transport cuts
 the messages into flows. As in the reference engine, it also chooses another path for a flow whose path has failed.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -13,15 +14,24 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
 from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
-from netsim.engine.event.room import with_room_for_choices, with_room_for_flows, with_room_for_packets
+from netsim.engine.event.room import (
+    with_room_for_choices,
+    with_room_for_flows,
+    with_room_for_packets,
+    with_room_for_waiting,
+    with_room_for_words,
+)
 from netsim.engine.event.state import State
+from netsim.engine.limits import Clock, Pulse, Waiting, missing, not_begun, reached
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference.feedback import PATIENCE
 from netsim.engine.stalled import stalled
+from netsim.errors import InputError
 from netsim.topology.protocol import places
 from netsim.transport.protocol import Flow, Release, Transport
 
 _NOBODY = np.empty((0, 5), dtype=np.int64)
+_STOPS_BETWEEN_LOOKS = 1024
+"""Returns of the compiled loop, which may be short, from one look at the clock to the next."""
 
 
 class EventEngine:
@@ -32,10 +42,19 @@ class EventEngine:
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
         fabric: The scene's fabric as arrays; None: they are made.
+        report: Called now and then with how far the run is.
     """
 
-    def __init__(self, scene: Scene, transport: Transport, seed: int, fabric: FabricArrays | None = None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        transport: Transport,
+        seed: int,
+        fabric: FabricArrays | None = None,
+        report: Callable[[Pulse], None] | None = None,
+    ) -> None:
         self._scene, self._transport = scene, transport
+        self._clock = Clock(scene.limits, report)
         state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
         columns = scene.tasks.columns()
         self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
@@ -56,11 +75,13 @@ class EventEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are.
+            InputError: Some never are, or the run has reached a limit.
         """
-        admitted, resumed = _NOBODY, -1
+        admitted, resumed, stops = _NOBODY, -1, 0
         while (why := self._go_on(admitted, resumed)) != kernel.FINISHED:
-            admitted, resumed = _NOBODY, -1
+            admitted, resumed, stops = _NOBODY, -1, stops + 1
+            if why == kernel.PAUSED or not stops % _STOPS_BETWEEN_LOOKS:
+                self._look_at_clock()
             match why:
                 case kernel.RELEASED:
                     admitted = self._admit()
@@ -68,7 +89,9 @@ class EventEngine:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
                     resumed = self._settle_timeout()
-                case _:
+                case kernel.IN_TIME:
+                    raise self._reached("simulated")
+                case kernel.NEEDS_ROOM:
                     self._keep(with_room_for_choices(self._state))
                     self._make_room()
         if self._state.network.totals["undone"][0]:
@@ -85,12 +108,13 @@ class EventEngine:
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""
-        self._flight = with_room_for_packets(self._flight, self._state)
+        self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
+        self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
         self._state = state
-        self._arrays = tuple(tuple(part) for part in state)
+        self._arrays = tuple(None if part is None else tuple(part) for part in state)
 
     def _admit(self) -> np.ndarray:
         """Hands the messages released in this instant to the transport, and returns its flows."""
@@ -138,9 +162,44 @@ class EventEngine:
         if self._cuts:
             path = int(record["path"])
             record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
-        if record["fruitless"] >= PATIENCE and self._is_cut_off(record, usable, now_ps):
-            record["given_up"] = True
+        if record["fruitless"] >= self._state.network.rules["patience"][0]:
+            record["given_up"] = self._is_hopeless(record, usable, now_ps)
         return index
+
+    def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
+
+        Raises:
+            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+        """
+        if self._is_cut_off(record, usable, now_ps):
+            return True
+        if record["fruitless"] < self._scene.limits.fruitless:
+            return False
+        if record["left"]:
+            raise self._reached("fruitless", int(record["task"]))
+        return True
+
+    def _look_at_clock(self) -> None:
+        if self._clock.is_over(self._pulse()) and self._state.network.totals["undone"][0]:
+            raise self._reached("wall")
+
+    def _pulse(self) -> Pulse:
+        totals, tasks = self._state.network.totals[0], len(self._scene.tasks)
+        return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
+
+    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+        """The error for a limit that was reached; without a task the first that waits is named."""
+        totals, program = self._state.network.totals[0], self._state.program
+        index = int(np.flatnonzero(program.waits_for == 0)[0]) if task is None else task
+        flows = self._state.hosts.flows[: totals["flows"]]
+        flows = flows[flows["task"] == index]
+        timeouts = int(flows["fruitless"][flows["left"] > 0].max(initial=0))
+        why = missing(int(flows["left"].sum()), int(flows["packets"].sum()), timeouts)
+        waits = self._scene.tasks[index]
+        if not len(flows):
+            why = not_begun(waits.delay_ps)
+        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""

@@ -7,10 +7,9 @@ from netsim.engine.event.choices import REPS, came_through
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import on_ack, on_timeout
 from netsim.engine.event.queues import serial_of
-from netsim.engine.event.recovery import acknowledged, refused, timed_out
-from netsim.engine.event.sender import await_progress, enter_ring, resume
-from netsim.engine.event.state import Record, State, Whole
-from netsim.engine.reference.feedback import PATIENCE
+from netsim.engine.event.recovery import acknowledged, measure, refused, timed_out, timeout_ps
+from netsim.engine.event.sender import await_progress, await_progress_sooner, enter_ring, resume
+from netsim.engine.event.state import Hosts, Record, State, Whole
 
 
 @compiled
@@ -32,10 +31,10 @@ def run_out(state: State, index: int, key: int, now: int) -> Whole:
     network, hosts = state.network, state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:
-        enter_ring(network, hosts, index, now)
+        enter_ring(state, index, now)
     elif key & 1:
         flow.wake_ps = -1
-        resume(network, hosts, index, now)
+        resume(state, index, now)
     elif not flow.in_flight:
         flow.timer_runs = 0
     elif now < flow.deadline_ps:
@@ -55,14 +54,28 @@ def hear(state: State, news: Record, now: int) -> None:
         newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     else:
         newly = acknowledged(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
-    if newly:
-        flow.fruitless = 0
-    if newly or news.refusal:
-        flow.deadline_ps = now + rules.timeout_ps
+    if rules.timeout_ps >= 0:
+        _note_news(rules, hosts, flow, news, newly > 0, now)
     on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
-    if rules.choice == REPS and not news.marked:
-        came_through(rules, state.routing, flow, index, news.way - flow.first_way)
-    resume(network, hosts, index, now)
+    if rules.choice == REPS and news.marked != 1:
+        flow.unmarked += 1
+        if flow.unmarked % rules.every == 0:
+            came_through(rules, state.routing, flow, index, news.way - flow.first_way)
+    resume(state, index, now)
+
+
+@compiled
+def _note_news(rules: Record, hosts: Hosts, flow: Record, news: Record, progress: bool, now: int) -> None:
+    """See `netsim.engine.reference.feedback.Feedback._note_news`."""
+    doubled = flow.fruitless > 0
+    if not news.refusal:
+        measure(rules, flow, now - news.sent_ps)
+    if progress:
+        flow.fruitless = 0
+    if progress or news.refusal:
+        flow.deadline_ps = now + timeout_ps(rules, flow)
+    if progress and doubled and flow.timer_runs:
+        await_progress_sooner(hosts, flow)
 
 
 @compiled
@@ -73,10 +86,10 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     flow.timer_runs = 0
     timed_out(rules, flow, hosts)
     on_timeout(rules, flow, now)
-    if rules.choice == REPS:
+    if rules.choice == REPS and not (rules.explore and (flow.frozen_ps or flow.exploring)):
         flow.frozen_ps = now + rules.freeze_ps
     flow.fruitless += 1
-    if rules.asks_after_timeout or flow.fruitless >= PATIENCE:
+    if rules.asks_after_timeout or flow.fruitless >= rules.patience:
         return index
-    resume(network, hosts, index, now)
+    resume(state, index, now)
     return np.int64(-1)

@@ -1,22 +1,31 @@
 """The event engine's loop, from one instant in which messages are released to the next."""
 
+import numpy as np
+
 from netsim.engine.event.admission import admit, admit_whole
-from netsim.engine.event.calendar import END_PS, RELEASE, SEND, close, first_time, take_first
+from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, take_first
 from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
+from netsim.engine.event.queued import link_of, ring_of
 from netsim.engine.event.sender import look, resume
-from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Routing, State, Whole
-from netsim.engine.event.transit import GONE, enter, next_link, receive
+from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Routing, State, Whole
+from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM = range(5)
+FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices are full."""
+the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated time is
+limited to now."""
+
+_EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], admitted: Array, resumed: int) -> Whole:
+def run(
+    arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ...], admitted: Array, resumed: int
+) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
     Args:
@@ -25,7 +34,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
         admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
-    state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]))
+    parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
+    state = State(*parts, queued_of(arrays[4]))
     flight = Flight(*in_flight)
     network, hosts, program = state.network, state.hosts, state.program
     calendar, timers, totals = flight.calendar, hosts.timers, network.totals[0]
@@ -37,15 +47,24 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
         admit(state, admitted)
         _schedule_admitted(state, flight, flows)
     if resumed >= 0:
-        resume(network, hosts, resumed, totals.now_ps)
-        schedule_look(flight, hosts, hosts.flows[resumed].up)
+        resume(state, resumed, totals.now_ps)
+        _schedule_ring(state, flight, resumed)
     choices = len(state.routing.chosen)
+    events = 0
     while True:
+        events += 1
+        if events == _EVENTS_BETWEEN_PAUSES:
+            return PAUSED
         close(calendar)
         time_ps, key, what = first_time(calendar), calendar[1].key, calendar[1].what
         timer_ps, from_timers = first_time(timers), False
         if timer_ps < time_ps or (timer_ps == time_ps and timer_ps < END_PS and timers[1].key < key):
             time_ps, key, what, from_timers = timer_ps, timers[1].key, timers[1].what, True
+        ending, end_ps = first_end(state.queued)
+        if ending >= 0 and (end_ps < time_ps or (end_ps == time_ps and key >= END)):
+            time_ps, key, what, from_timers = end_ps, END, ending, False
+        else:
+            ending = np.int64(-1)
         begin_ps = next_begin_ps(program)
         if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
             if not network.rules[0].stride:
@@ -54,6 +73,9 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
             admit_whole(state)
             _schedule_admitted(state, flight, flows)
             continue
+        if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
+            totals.now_ps = network.rules[0].end_ps
+            return IN_TIME
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED
@@ -68,7 +90,11 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
             if asks >= 0:
                 totals.asks = asks
                 return ASKS_AFTER_TIMEOUT
-            schedule_look(flight, hosts, hosts.flows[what].up)
+            _schedule_ring(state, flight, what)
+        elif lacks_room(flight, state.queued):
+            return NEEDS_ROOM
+        elif key < ARRIVAL:
+            depart(state, state.queued, flight, key, what, ending >= 0, time_ps)
         elif key < SEND:
             if totals.chosen == choices:
                 return NEEDS_ROOM
@@ -78,6 +104,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
             if place < 0:
                 return NEEDS_ROOM
             packet = flight.packets[place]
+            note_packet(state.queued, place)
             asks, arrives = look(state, what, packet, time_ps)
             if asks >= 0:
                 totals.asks = asks
@@ -85,14 +112,23 @@ def run(arrays: tuple[tuple[Array, ...], ...], in_flight: tuple[Array, ...], adm
             schedule_next_look(flight, hosts, what)
             if arrives != GONE:
                 totals.free_packet = packet.next
-                send(flight, place, what, arrives)
+                if arrives != HELD:
+                    send(flight, place, link_of(state.queued, network.rules[0], what), arrives)
+            schedule_departures(flight, state.network, state.queued)
 
 
 @compiled
 def _schedule_admitted(state: State, flight: Flight, begin: int) -> None:
     """Puts the links of the flows that have been admitted, those from `begin` on, on the calendar."""
     for index in range(begin, state.network.totals[0].flows):
-        schedule_look(flight, state.hosts, state.hosts.flows[index].up)
+        _schedule_ring(state, flight, index)
+
+
+@compiled
+def _schedule_ring(state: State, flight: Flight, index: int) -> None:
+    """Puts the ring of a flow on the calendar if it looks for a packet."""
+    flow = state.hosts.flows[index]
+    schedule_look(flight, state.hosts, ring_of(state.queued, state.network.rules[0], flow))
 
 
 @compiled
@@ -101,14 +137,24 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
     index = land(flight, lane)
     packet = flight.packets[index]
     flow, arrives = state.hosts.flows[packet.flow], GONE
+    note_packet(state.queued, index)
     if is_back(packet):
         hear(state, packet, now)
-        schedule_look(flight, state.hosts, flow.up)
+        _schedule_ring(state, flight, np.int64(packet.flow))
     elif packet.hop < packet.links or receive(state, packet, flow, now):
         link = next_link(state, packet, now)
         arrives = enter(state, packet, link, now)
-        if arrives != GONE:
+        if arrives != GONE and arrives != HELD:
             send(flight, index, link, arrives)
+        schedule_departures(flight, state.network, state.queued)
     if arrives == GONE:
         packet.next = state.network.totals[0].free_packet
         state.network.totals[0].free_packet = index
+
+
+@compiled
+def queued_of(part: tuple[Array, ...] | None) -> Queued | None:
+    """The links with queues of a state, if it has any."""
+    if part is None:
+        return None
+    return Queued(*part)

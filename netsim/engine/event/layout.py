@@ -7,6 +7,7 @@ from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.timeout import AUTO
 from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import stream
@@ -16,6 +17,8 @@ from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.departures import SPARE
+from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
     FLOW_STATE,
@@ -33,10 +36,11 @@ from netsim.engine.event.state import (
     Routing,
     State,
 )
-from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, Tree, tree
+from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
+from netsim.engine.reference.feedback import PATIENCE
 from netsim.topology.protocol import sources
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
@@ -52,6 +56,7 @@ _DRAWS = {
     Flowlet: Purpose.FLOWLET_PATH,
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
+    JoinShortestQueue: Purpose.JSQ_TIE,
 }
 
 
@@ -72,16 +77,17 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["undone"] = len(scene.tasks)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
-    rings = np.zeros(len(links), dtype=HOST_RING)
+    rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
-    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport))
+    queued = queued_of(scene, links) if scene.queues else None
+    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 
 
 def flight_of(state: State) -> Flight:
     """An empty calendar without packets in flight, for the links of a state."""
-    links = len(state.network.links)
-    return Flight(heap(3 * links), np.full(2 * links, -1, dtype=LANE), packets(0))
+    links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
+    return Flight(heap(3 * links + 4 * queues + SPARE), np.full(2 * links, -1, dtype=LANE), packets(0))
 
 
 def packets(used: int) -> np.ndarray:
@@ -109,7 +115,8 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["answers_take_time"] = answer.lane == "priority"
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
-    rules["room_bytes"] = -1 if scene.queue_bytes is None else scene.queue_bytes
+    rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes
+    add_queues(rules[0], scene)
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
@@ -129,12 +136,17 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
 
 
 def _add_recovery(rules: np.void, scene: Scene) -> None:
+    config, limits = scene.recovery, scene.limits
     rules["timeout_ps"] = rules["reordering"] = -1
-    match scene.recovery:
-        case GoBackNConfig(timeout=timeout):
-            rules["recovery"], rules["timeout_ps"] = GO_BACK_N, timeout
-        case SelectiveConfig(timeout=timeout, reordering=reordering):
-            rules["recovery"], rules["timeout_ps"] = SELECTIVE, timeout
+    rules["patience"], rules["end_ps"] = min(PATIENCE, limits.fruitless), limits.simulated
+    if config.kind != "none":
+        rules["timeout_ps"], rules["longest_timeout_ps"] = config.first_ps, config.longest_timeout
+        rules["estimates"] = config.timeout == AUTO
+    match config:
+        case GoBackNConfig():
+            rules["recovery"] = GO_BACK_N
+        case SelectiveConfig(reordering=reordering):
+            rules["recovery"] = SELECTIVE
             rules["reordering"] = -1 if reordering is None else reordering
         case _:
             rules["recovery"] = SELECTIVE if scene.flow_control.kind == "trim" else NOTHING_LOST
@@ -172,10 +184,12 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
     rules["step_ps"] = 1
+    rules["forgives_last_link"] = transport.forgives_last_link
+    rules["entropy_draws"] = stream(transport.seed, Purpose.ENTROPY_PATH)
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
     match transport:
         case SprayRandom():
-            rules["choice"] = SPRAY_RANDOM
+            rules["choice"], rules["entropies"] = SPRAY_RANDOM, transport.entropies or 0
         case SprayRoundRobin():
             rules["choice"] = SPRAY_ROUND_ROBIN
         case DestinationRotation():
@@ -184,8 +198,12 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
             rules["choice"], rules["gap_ps"] = FLOWLET, transport.gap_ps
         case Reps():
             rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
+            rules["explore"], rules["entropies"] = transport.explore, transport.entropies or 0
+            rules["every"] = transport.every
         case JoinShortestQueue():
             rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
+            if transport.draws_ties:
+                rules["switch"] = SHORTEST_DRAWN
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory
@@ -238,6 +256,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
         delay_ps=columns.delay_ps,
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
+        traffic_class=scene.tasks.traffic_classes,
         next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
         next=waiting[by_earlier],
         waits_for=waits_for,

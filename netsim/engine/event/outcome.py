@@ -56,6 +56,8 @@ def _links(state: State, flows: np.ndarray) -> np.recarray:
         links["busy_ps"],
         links["longest_ps"],
     )
+    if state.queued is not None:
+        records["paused_ps"] = state.queued.queues["paused_ps"].reshape(len(links), -1).sum(axis=1)
     for last in ("up", "down"):
         np.add.at(records["bytes"], links["reverse"][flows[last]], flows["answers"] * size)
     present = routing.way_links >= 0
@@ -67,7 +69,7 @@ def _links(state: State, flows: np.ndarray) -> np.recarray:
 def _last_sent(scene: Scene, state: State) -> dict[int, int]:
     """See `Outcome.last_sent`."""
     passage_ps: dict[int, int] = {}
-    rings, flows = state.hosts.rings, state.hosts.flows
+    rings, flows = state.hosts.rings[:: scene.classes], state.hosts.flows
     for link in np.flatnonzero(rings["last_flow"] >= 0).tolist():
         ring = rings[link]
         task = flows["task"][ring["last_flow"]]

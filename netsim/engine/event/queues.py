@@ -10,8 +10,8 @@ from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Array, Network, Record, Whole
 from netsim.engine.queue_series import INTERVALS
 
-GOES, LOST, TRIMMED = range(3)
-"""Fates of a packet that arrives at a link."""
+GOES, LOST, TRIMMED, WAITS = range(4)
+"""Fates of a packet that arrives at a link; only links with queues let it wait without saying how long."""
 
 _LINK_BITS = 20
 
@@ -51,12 +51,8 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
                 link.free_ps = start + service_ps(packet.wire, link.rate_bps)
             totals.dropped += 1
             return LOST, now
-    elif packet.wire == rules.full_wire:
-        service = link.full_ps
-    elif packet.wire == rules.answer_wire:
-        service = link.answer_ps
     else:
-        service = service_ps(packet.wire, rate)
+        service = service_of(rules, link, packet.wire, rate)
     leaves = start + service
     if link.at_switch:
         room = link.room_ps if not link.varies or rules.room_bytes < 0 else service_ps(rules.room_bytes, rate)
@@ -67,19 +63,38 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
             totals.dropped += 1
             return LOST, now
         may_mark = rules.marks and not packet.control and not packet.marked
-        if may_mark and _marks(rules, link, index, flow_id, serial_of(packet), start - now, rate):
+        if may_mark and marks(rules, link, index, flow_id, serial_of(packet), start - now, rate):
             packet.marked = 1
             totals.marked += 1
-        _note_queue(network.longest, totals, now, leaves - now)
     link.free_ps = leaves
+    count(network, link, packet, service, leaves - now, now)
+    return GOES, leaves
+
+
+@compiled
+def service_of(rules: Record, link: Record, wire: int, rate: int) -> Whole:
+    """Service time of a packet at a rate."""
+    if not link.varies:
+        if wire == rules.full_wire:
+            return link.full_ps
+        if wire == rules.answer_wire:
+            return link.answer_ps
+    return service_ps(wire, rate)
+
+
+@compiled
+def count(network: Network, link: Record, packet: Record, service: int, queue: int, came: int) -> None:
+    """Records that a link carries a packet, and the queue that the packet joined when it came."""
+    totals = network.totals[0]
+    if link.at_switch:
+        _note_queue(network.longest, totals, came, queue)
     link.busy_ps += service
     link.bytes += packet.wire
-    link.longest_ps = max(link.longest_ps, leaves - now)
+    link.longest_ps = max(link.longest_ps, queue)
     if packet.control:
         totals.control_hops += 1
     else:
         totals.hops += 1
-    return GOES, leaves
 
 
 @compiled
@@ -105,7 +120,7 @@ def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole
 
 
 @compiled
-def _marks(rules: Record, link: Record, index: int, flow_id: int, serial: int, backlog: int, rate: int) -> bool:
+def marks(rules: Record, link: Record, index: int, flow_id: int, serial: int, backlog: int, rate: int) -> bool:
     """See `netsim.engine.reference.conditions.Conditions.marks`."""
     low, high = link.mark_ps, link.mark_all_ps
     if link.varies:

@@ -19,6 +19,31 @@ _ALL = np.int64(2**62)
 
 
 @compiled
+def timeout_ps(rules: Record, flow: Record) -> Whole:
+    """See `netsim.congestion.timeout.Timeout.lasts_ps`."""
+    base = max(rules.timeout_ps, (flow.smoothed_8 >> 3) + flow.deviation_4)
+    if not flow.fruitless:
+        return base
+    lasts, doublings = base, flow.fruitless
+    while doublings and lasts < rules.longest_timeout_ps:
+        lasts, doublings = 2 * lasts, doublings - 1
+    return max(base, min(lasts, rules.longest_timeout_ps))
+
+
+@compiled
+def measure(rules: Record, flow: Record, round_trip_ps: int) -> None:
+    """See `netsim.congestion.timeout.Timeout.measure`."""
+    if not rules.estimates:
+        return
+    if not flow.smoothed_8:
+        flow.smoothed_8, flow.deviation_4 = 8 * round_trip_ps, 2 * round_trip_ps
+        return
+    difference = round_trip_ps - (flow.smoothed_8 >> 3)
+    flow.smoothed_8 += difference
+    flow.deviation_4 += abs(difference) - (flow.deviation_4 >> 2)
+
+
+@compiled
 def take(rules: Record, flow: Record, hosts: Hosts) -> Whole:
     """The packet to send as the flow's next transmission; counts the transmission."""
     serial = flow.serial

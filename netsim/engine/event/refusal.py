@@ -8,8 +8,6 @@ from netsim.transport.protocol import Transport
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the event engine; None if it is."""
-    if scene.flow_control.kind == "pfc":
-        return "priority flow control runs on simpy only"
     if type(transport) not in PACKET_TRANSPORTS.values():
         return "a transport of your own runs on simpy only"
     if len(scene.tasks) * transport.stride >> FLOW_BITS:

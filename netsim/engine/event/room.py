@@ -3,6 +3,7 @@
 import numpy as np
 
 from netsim.engine.event.calendar import longer_heap
+from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
 from netsim.engine.event.recovery import SELECTIVE
 from netsim.engine.event.state import Flight, State
@@ -29,6 +30,22 @@ def with_room_for_packets(flight: Flight, state: State) -> Flight:
     used = len(flight.packets)
     totals["free_packet"] = used
     return flight._replace(packets=np.concatenate([flight.packets, packets(used)]))
+
+
+def with_room_for_words(flight: Flight, state: State) -> Flight:
+    """The calendar with more room, if the words of one event might not fit into it."""
+    if state.queued is None:
+        return flight
+    needed = int(flight.calendar[0]["time_ps"]) + len(state.queued.queues) + SPARE
+    return flight._replace(calendar=longer_heap(flight.calendar, needed)) if needed > len(flight.calendar) else flight
+
+
+def with_room_for_waiting(state: State, packets_: int) -> State:
+    """The state with room for so many packets in queues."""
+    queued = state.queued
+    if queued is None or len(queued.waiting) >= packets_:
+        return state
+    return state._replace(queued=queued._replace(waiting=_longer(queued.waiting, packets_)))
 
 
 def with_room_for_choices(state: State) -> State:

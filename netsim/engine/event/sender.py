@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import arrival_key, push, timer_key
+from netsim.engine.event.calendar import arrival_key, move_up, push, timer_key
 from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
-from netsim.engine.event.recovery import take
-from netsim.engine.event.state import Hosts, Network, Record, State, Whole
+from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
+from netsim.engine.event.recovery import take, timeout_ps
+from netsim.engine.event.state import Hosts, Record, State, Whole
 from netsim.engine.event.transit import GONE, enter
 
 _NEVER = np.int64(-1)
@@ -21,10 +22,12 @@ def is_open(flow: Record) -> bool:
 
 
 @compiled
-def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
+def enter_ring(state: State, index: int, now: int) -> None:
     """Adds a flow to the end of its host's ring; the link looks for a packet as soon as it is free."""
+    network, hosts = state.network, state.hosts
     flow = hosts.flows[index]
-    ring = hosts.rings[flow.up]
+    place = ring_of(state.queued, network.rules[0], flow)
+    ring = hosts.rings[place]
     flow.in_ring = 1
     flow.next_in_ring = -1
     if ring.first < 0:
@@ -32,17 +35,18 @@ def enter_ring(network: Network, hosts: Hosts, index: int, now: int) -> None:
     else:
         hosts.flows[ring.last].next_in_ring = index
     ring.last = index
-    if ring.look_ps < 0:
+    if ring.look_ps < 0 and not is_stopped(state.queued, place):
         ring.look_ps = max(now, network.links[flow.up].free_ps)
 
 
 @compiled
-def resume(network: Network, hosts: Hosts, index: int, now: int) -> None:
+def resume(state: State, index: int, now: int) -> None:
     """Resumes a flow that is outside its host's ring, as soon as its pace allows."""
+    hosts = state.hosts
     flow = hosts.flows[index]
     if not flow.in_ring and is_open(flow):
         if now >= flow.next_ps:
-            enter_ring(network, hosts, index, now)
+            enter_ring(state, index, now)
         else:
             _keep_pace(hosts, flow, index)
 
@@ -55,20 +59,30 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
-def look(state: State, link: int, packet: Record, now: int) -> tuple[Whole, Whole]:
-    """Sends the next packet of a host's link, and notes when the link looks again.
+def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
+    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+
+
+@compiled
+def look(state: State, place: int, packet: Record, now: int) -> tuple[Whole, Whole]:
+    """Sends the next packet of a ring of a host's link, and notes when the ring looks again.
 
     Args:
         state: State of the engine.
-        link: The link.
+        place: The ring.
         packet: An unused record for the packet.
         now: Current time.
 
     Returns:
-        A flow that needs another path first, or -1; when the packet arrives at its next event, GONE if there is none.
+        A flow that needs another path first, or -1; when the packet arrives at its next event, see `enter`.
     """
     network, hosts, routing = state.network, state.hosts, state.routing
-    ring, rules = hosts.rings[link], network.rules[0]
+    ring, rules = hosts.rings[place], network.rules[0]
+    link = link_of(state.queued, rules, place)
+    if is_stopped(state.queued, place):
+        ring.look_ps = -1
+        return _NEVER, GONE
     if network.links[link].free_ps > now:
         ring.look_ps = network.links[link].free_ps
         return _NEVER, GONE
@@ -95,8 +109,8 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
     network, hosts, routing = state.network, state.hosts, state.routing
     rules, totals = network.rules[0], network.totals[0]
     serial = flow.serial
-    if not flow.in_flight:
-        flow.deadline_ps = now + rules.timeout_ps
+    if rules.timeout_ps >= 0 and not flow.in_flight:
+        flow.deadline_ps = now + timeout_ps(rules, flow)
     sequence = take(rules, flow, hosts)
     packet.key = arrival_key(flow.id, serial, 0)
     packet.sent_ps = now
@@ -116,7 +130,8 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
         path = choose_path(rules, hosts, routing, index, serial, now, epoch)
     if path >= 0:
         packet.way = flow.first_way + path
-    ring.last_flow, ring.last_path, ring.last_wire, ring.last_epoch = index, path, wire, epoch
+    last = hosts.rings[first_ring(state.queued, rules, flow.up)]
+    last.last_flow, last.last_path, last.last_wire, last.last_epoch = index, path, wire, epoch
     totals.packets += 1
     arrives = enter(state, packet, np.int64(flow.up), now)
     if flow.listens:

@@ -33,6 +33,7 @@ FLOW_STATE = _record(
     path=_INDEX,
     source=_INDEX,
     leaf=_INDEX,
+    traffic_class=_YES,
     listens=_YES,
     express=_YES,
     # In its host's ring, and its timers.
@@ -45,6 +46,9 @@ FLOW_STATE = _record(
     next_ps=_WHOLE,
     wake_ps=_WHOLE,
     deadline_ps=_WHOLE,
+    # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
+    smoothed_8=_WHOLE,
+    deviation_4=_WHOLE,
     # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
     # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
     serial=_WHOLE,
@@ -115,6 +119,8 @@ FLOW_STATE = _record(
     kept_begin=_INDEX,
     chosen=_INDEX,
     frozen_ps=_WHOLE,
+    exploring=_WHOLE,
+    unmarked=_WHOLE,
 )
 
 LINK_STATE = _record(
@@ -186,8 +192,46 @@ PACKET = _record(
 )
 """A packet, or its acknowledgement, which has passed `hop` of `links` links.
 
+`marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
+
 `way` is a row of `FabricArrays.way_links` that agrees with its path so far.
 """
+
+QUEUE = _record(
+    # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
+    # that is on the link.
+    first=_INDEX,
+    last=_INDEX,
+    waiting_ps=_WHOLE,
+    length=_WHOLE,
+    # Whether the switch behind the link has stopped the queue, since when, and for how long in all.
+    stopped=_YES,
+    stopped_ps=_WHOLE,
+    paused_ps=_WHOLE,
+    # What that switch holds of its packets, how much it may hold, whether it has told the queue to stop, and how long
+    # its word takes.
+    told=_YES,
+    held=_WHOLE,
+    most=_WHOLE,
+    news_ps=_WHOLE,
+)
+"""Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
+
+WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
+
+SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later.
+
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers.
+"""
+
+SWITCH = _record(used=_WHOLE, pool=_WHOLE)
+"""Bytes that a switch holds, and its memory without headroom."""
+
+NOTES = _record(packet=_INDEX, begun=_INDEX, told=_INDEX)
+"""Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
+begins with it, or -1, and the number of queues that are told to stop or to go on."""
 
 RULES = _record(
     payload=_WHOLE,
@@ -210,10 +254,24 @@ RULES = _record(
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
+    # Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # switches pause links, and by thresholds that follow the memory; when they resume.
+    classes=_WHOLE,
+    memory_bytes=_WHOLE,
+    alpha=_WHOLE,
+    pauses=_YES,
+    dynamic=_YES,
+    pause_above=_WHOLE,
+    resume_at=_WHOLE,
+    resume_below=_WHOLE,
     # Recovery.
     recovery=_INDEX,
     timeout_ps=_WHOLE,
+    longest_timeout_ps=_WHOLE,
+    estimates=_YES,
+    patience=_INDEX,
     reordering=_WHOLE,
+    end_ps=_WHOLE,
     # Congestion control.
     congestion=_INDEX,
     fixed_window=_WHOLE,
@@ -249,10 +307,15 @@ RULES = _record(
     gap_ps=_WHOLE,
     entries=_WHOLE,
     freeze_ps=_WHOLE,
+    explore=_WHOLE,
+    every=_WHOLE,
+    entropies=_WHOLE,
+    forgives_last_link=_YES,
     step_ps=_WHOLE,
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
@@ -288,6 +351,7 @@ class Program(NamedTuple):
         delay_ps: Of each task.
         src_host: Of each task.
         dst_host: Of each task.
+        traffic_class: Of each task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
         waits_for: How many tasks it still waits for; less than 0 once it is done.
@@ -304,6 +368,7 @@ class Program(NamedTuple):
     delay_ps: Array
     src_host: Array
     dst_host: Array
+    traffic_class: Array
     next_begin: Array
     next: Array
     waits_for: Array
@@ -393,12 +458,34 @@ class Network(NamedTuple):
     longest: Array
 
 
+class Queued(NamedTuple):
+    """Links with queues, in which a pause or a packet of a better class may delay a departure.
+
+    Args:
+        queues: Records of `QUEUE`.
+        waiting: Records of `WAITING`, by packet.
+        served: Records of `SERVED`, by link.
+        switches: Records of `SWITCH`, by node.
+        notes: One record of `NOTES`.
+        told: Queues that are told to stop or to go on; `notes` has their number.
+        endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
+    """
+
+    queues: Array
+    waiting: Array
+    served: Array
+    switches: Array
+    notes: Array
+    told: Array
+    endings: Array
+
+
 class Hosts(NamedTuple):
     """Senders and receivers of flows.
 
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
-        rings: Records of `HOST_RING`, by link.
+        rings: Records of `HOST_RING`, by link, or by queue of links with queues.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
@@ -412,12 +499,16 @@ class Hosts(NamedTuple):
 
 
 class State(NamedTuple):
-    """The state of a run, except the calendar and the packets in flight."""
+    """The state of a run, except the calendar and the packets in flight.
+
+    `queued` is None where links need no queues, and the loop has no code for them then.
+    """
 
     network: Network
     hosts: Hosts
     program: Program
     routing: Routing
+    queued: Queued | None
 
 
 class Flight(NamedTuple):

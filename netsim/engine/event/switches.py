@@ -12,10 +12,11 @@ import numpy as np
 from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Array, Hosts, Network, Record, Routing, Whole
+from netsim.engine.event.queued import work_before
+from netsim.engine.event.state import Array, Hosts, Network, Queued, Record, Routing, Whole
 
-SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
-"""Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""
+SHORTEST, SHORTEST_DRAWN, SAMPLED, FLOW_SHORTEST = range(4)
+"""Kinds: `JoinShortestQueue` with ties in turn and drawn, `Drill`, `AdaptiveFlow`."""
 
 _SAMPLE_BITS, _LINK_BITS = np.int64(8), np.int64(20)
 MOST_CANDIDATES = 192
@@ -64,7 +65,14 @@ def tree(fabric: FabricArrays) -> Tree:
 
 @compiled
 def choose_next(
-    network: Network, hosts: Hosts, routing: Routing, index: int, packet: Record, serial: int, now: int
+    network: Network,
+    hosts: Hosts,
+    routing: Routing,
+    queued: Queued | None,
+    index: int,
+    packet: Record,
+    serial: int,
+    now: int,
 ) -> Whole:
     """The row of the next link of a packet, chosen by the switch where the packet is."""
     rules, totals = network.rules[0], network.totals[0]
@@ -72,9 +80,11 @@ def choose_next(
     if end - begin == 1:
         return begin
     if rules.switch == SHORTEST:
-        return _shortest(rules, network.links, routing, begin, end, now)
+        return _shortest(rules, network.links, routing, queued, hosts.flows[index], begin, end, now)
+    if rules.switch == SHORTEST_DRAWN:
+        return _shortest_drawn(rules, network.links, routing, queued, hosts.flows[index], serial, begin, end, now)
     if rules.switch == SAMPLED:
-        return _sampled(rules, network.links, routing, hosts.flows[index].id, serial, begin, end, now)
+        return _sampled(rules, network.links, routing, queued, hosts.flows[index], serial, begin, end, now)
     flow, switch = hosts.flows[index], routing.source[routing.child_link[begin]]
     known = flow.chosen
     while known >= 0 and routing.chosen[known, 0] != switch:
@@ -83,7 +93,7 @@ def choose_next(
         for row in range(begin, end):
             if routing.child_link[row] == routing.chosen[known, 1]:
                 return row
-    row = _shortest(rules, network.links, routing, begin, end, now)
+    row = _shortest(rules, network.links, routing, queued, flow, begin, end, now)
     if known < 0:
         known = totals.chosen
         totals.chosen += 1
@@ -94,19 +104,24 @@ def choose_next(
 
 
 @compiled
-def _backlog(links: Array, link: int, now: int) -> Whole:
+def _backlog(rules: Record, links: Array, queued: Queued | None, flow: Record, link: int, now: int) -> Whole:
+    """Unfinished work in front of a link that goes before a new packet of a flow."""
+    if queued is not None:
+        return work_before(queued, rules, flow.traffic_class, link, now)
     return max(np.int64(0), links[link].free_ps - now)
 
 
 @compiled
-def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: int, now: int) -> Whole:
+def _shortest(
+    rules: Record, links: Array, routing: Routing, queued: Queued | None, flow: Record, begin: int, end: int, now: int
+) -> Whole:
     """The link with the least unfinished work; among equals the next after the switch's last choice."""
     switch = routing.source[routing.child_link[begin]]
     last = routing.shortest[switch, 0]
     best, best_work, best_turn = np.int64(-1), np.int64(0), np.int64(0)
     for row in range(begin, end):
         link = routing.child_link[row]
-        work = _backlog(links, link, now) // rules.step_ps
+        work = _backlog(rules, links, queued, flow, link, now) // rules.step_ps
         turn = link if link > last else link + len(links)
         if best < 0 or work < best_work or (work == best_work and turn < best_turn):
             best, best_work, best_turn = row, work, turn
@@ -115,8 +130,46 @@ def _shortest(rules: Record, links: Array, routing: Routing, begin: int, end: in
 
 
 @compiled
+def _shortest_drawn(
+    rules: Record,
+    links: Array,
+    routing: Routing,
+    queued: Queued | None,
+    flow: Record,
+    serial: int,
+    begin: int,
+    end: int,
+    now: int,
+) -> Whole:
+    """The link with the least unfinished work; among equals one is drawn."""
+    least, equal = np.int64(0), np.int64(0)
+    for row in range(begin, end):
+        work = _backlog(rules, links, queued, flow, routing.child_link[row], now) // rules.step_ps
+        if not equal or work < least:
+            least, equal = work, np.int64(0)
+        if work == least:
+            equal += 1
+    drawn = draw(rules.path_draws, flow.id, (serial << _LINK_BITS) | routing.child_link[begin])
+    left = np.int64(drawn % np.uint64(equal))
+    for row in range(begin, end):
+        if _backlog(rules, links, queued, flow, routing.child_link[row], now) // rules.step_ps == least:
+            if not left:
+                return row
+            left -= 1
+    return begin
+
+
+@compiled
 def _sampled(
-    rules: Record, links: Array, routing: Routing, flow_id: int, serial: int, begin: int, end: int, now: int
+    rules: Record,
+    links: Array,
+    routing: Routing,
+    queued: Queued | None,
+    flow: Record,
+    serial: int,
+    begin: int,
+    end: int,
+    now: int,
 ) -> Whole:
     """The shortest among queues drawn at random and the queues that were shortest before."""
     first = routing.child_link[begin]
@@ -124,13 +177,15 @@ def _sampled(
     rows, works = routing.candidates[0], routing.candidates[1]
     size = 0
     for sample in range(rules.samples):
-        drawn = draw(rules.path_draws, flow_id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
+        drawn = draw(rules.path_draws, flow.id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
         row = begin + np.int64(drawn % np.uint64(end - begin))
-        size = _insert(rows, works, size, row, _backlog(links, routing.child_link[row], now))
+        work = _backlog(rules, links, queued, flow, routing.child_link[row], now)
+        size = _insert(rows, works, size, row, work)
     for place in range(rules.memory):
         for row in range(begin, end):
             if routing.child_link[row] == routing.shortest[switch, place]:
-                size = _insert(rows, works, size, row, _backlog(links, routing.child_link[row], now))
+                work = _backlog(rules, links, queued, flow, routing.child_link[row], now)
+                size = _insert(rows, works, size, row, work)
     for place in range(rules.memory):
         routing.shortest[switch, place] = routing.child_link[rows[place]] if place < size else -1
     return rows[0]

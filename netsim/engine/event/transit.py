@@ -5,30 +5,61 @@ import numpy as np
 from netsim.engine.event.choices import AT_SWITCH
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.program import delivered
-from netsim.engine.event.queues import LOST, TRIMMED, cross, flow_id_of, join, serial_of
+from netsim.engine.event.queued import stand
+from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, join, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
-from netsim.engine.event.state import Record, Routing, State, Whole
+from netsim.engine.event.state import Queued, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
 
 GONE = np.int64(-1)
 """The time of a packet's next event if it is lost, delivered or heard."""
+HELD = np.int64(-2)
+"""The time of a packet's next event if it waits in a queue."""
 
 
 @compiled
 def enter(state: State, packet: Record, link: int, now: int) -> Whole:
-    """Passes a packet over a link; returns when it arrives at its next event, or GONE if there is none."""
+    """Passes a packet over a link; returns when it arrives at its next event, GONE if there is none, or HELD."""
     network = state.network
     if packet.passes:
         fate, leaves = cross(network, packet, link, now)
     else:
-        fate, leaves = join(network, packet, flow_id_of(packet), link, now)
+        fate, leaves = _queue_up(state, state.queued, packet, link, now)
         if fate == TRIMMED:
-            packet.trimmed = packet.passes = 1
+            forgiven = network.rules[0].forgives_last_link and packet.hop == packet.links - 1
+            packet.trimmed = 2 if forgiven else 1
+            packet.passes = 1
             packet.wire = network.rules[0].trimmed_wire
             fate, leaves = cross(network, packet, link, now)
-    if fate == LOST:
-        return GONE
-    arrives = leaves + network.links[link].delay_ps
+    if fate == WAITS:
+        return HELD
+    return GONE if fate == LOST else forward(state, packet, link, leaves)
+
+
+@compiled
+def _queue_up(state: State, queued: Queued | None, packet: Record, link: int, now: int) -> tuple[Whole, Whole]:
+    """Adds a packet to the queue in front of a link."""
+    if queued is None:
+        return join(state.network, packet, flow_id_of(packet), link, now)
+    flow = state.hosts.flows[packet.flow]
+    came = _link_before(state, packet, flow)
+    return stand(state.network, state.routing, queued, packet, flow_id_of(packet), flow.traffic_class, link, came, now)
+
+
+@compiled
+def _link_before(state: State, packet: Record, flow: Record) -> Whole:
+    """The link from which a packet has come to where it is, or -1 at its host."""
+    if not packet.hop:
+        return np.int64(-1)
+    if packet.control:
+        return np.int64(state.network.links[_link(state.routing, packet, flow, packet.links - packet.hop)].reverse)
+    return _link(state.routing, packet, flow, np.int64(packet.hop) - 1)
+
+
+@compiled
+def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
+    """Forwards a packet whose last bit leaves a link at `leaves`; returns when it arrives at its next event, or GONE."""
+    arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
@@ -66,7 +97,8 @@ def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
     packet.hop = 0
     packet.wire = rules.answer_wire
     packet.notified = 0
-    packet.marked |= packet.trimmed
+    if not packet.marked:
+        packet.marked = packet.trimmed
     if rules.notify_ps >= 0 and packet.marked and now - flow.notified_ps >= rules.notify_ps:
         flow.notified_ps = now
         packet.notified = 1
@@ -81,7 +113,7 @@ def next_link(state: State, packet: Record, now: int) -> Whole:
     if packet.control:
         return np.int64(network.links[_link(routing, packet, flow, packet.links - 1 - packet.hop)].reverse)
     if network.rules[0].choice == AT_SWITCH and packet.hop < packet.links - 1:
-        row = choose_next(network, state.hosts, routing, packet.flow, packet, serial_of(packet), now)
+        row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
         packet.way = routing.node_way[packet.node]
         return routing.child_link[row]

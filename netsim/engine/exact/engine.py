@@ -1,5 +1,7 @@
 """The exact engine: open loops link after link, without a calendar, in compiled code."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 
@@ -11,8 +13,10 @@ from netsim.engine.exact.layout import Layout, layout_of
 from netsim.engine.exact.messages import UNKNOWN, Messages, release_times
 from netsim.engine.exact.refusal import refusal
 from netsim.engine.exact.travel import travel
+from netsim.engine.limits import Clock, Pulse, Waiting, reached
 from netsim.engine.protocol import FLOW, Losses, Outcome, Scene
 from netsim.transport.config import TransportConfig
+from netsim.units import format_time
 
 
 class ExactEngine:
@@ -22,27 +26,41 @@ class ExactEngine:
         scene: Tasks and fabric.
         transport: Path choice.
         seed: Seed of the run.
+        report: Called now and then with how far the run is.
 
     Raises:
         ValueError: The run is not for this engine (`netsim.engine.exact.refusal`).
     """
 
-    def __init__(self, scene: Scene, transport: TransportConfig, seed: int) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        transport: TransportConfig,
+        seed: int,
+        report: Callable[[Pulse], None] | None = None,
+    ) -> None:
         reason = refusal(scene, transport)
         if reason is not None:
             raise ValueError(reason)
         self._scene, self._transport, self._seed = scene, transport, seed
+        self._clock = Clock(scene.limits, report)
 
     def run(self) -> Outcome:
-        """Simulates until all tasks are done."""
+        """Simulates until all tasks are done.
+
+        Raises:
+            InputError: The run has reached a limit. The wall time is looked at between the links' stages.
+        """
         layout = layout_of(self._scene)
         assert layout.messages is not None, "refused"
         flows = admit(layout, layout.messages, self._transport, self._seed)
         cargo = cargo_of(flows, layout.messages, self._scene.packet)
-        figures = travel(self._scene, layout, layout.messages, flows, cargo, self._transport, self._seed).figures
+        what = self._scene, layout, layout.messages, flows, cargo
+        figures = travel(*what, self._transport, self._seed, self._look_at_clock).figures
         records = np.empty(len(flows.id), dtype=FLOW)
         _describe(records, flows, layout.messages, cargo, figures.receivers)
         task_end_ps = _task_ends(layout, layout.messages, flows, figures.receivers["end_ps"])
+        self._refuse_late(task_end_ps)
         return Outcome(
             completion_ps=int(task_end_ps.max(initial=0)),
             task_end_ps=task_end_ps,
@@ -55,6 +73,24 @@ class ExactEngine:
             queues=series_of(figures.longest),
             last_sent=figures.last_sent,
         )
+
+    def _look_at_clock(self) -> None:
+        """Links are served one after the other, each for the whole run, so that no task is done before the end."""
+        scene = self._scene
+        if self._clock.is_over(pulse := Pulse(0, 0, len(scene.tasks))):
+            first = next(task for task in scene.tasks if not task.after)
+            why = "the exact engine serves one link after the other and has not come to its last"
+            raise reached(scene.limits, "wall", pulse, Waiting(first.src, first.dst, first.bytes, why))
+
+    def _refuse_late(self, task_end_ps: np.ndarray) -> None:
+        limit_ps = self._scene.limits.simulated
+        late = np.flatnonzero(task_end_ps > limit_ps)
+        if len(late):
+            first = self._scene.tasks[int(late[0])]
+            why = f"its last byte arrives at {format_time(int(task_end_ps[late[0]]))}"
+            pulse = Pulse(limit_ps, len(task_end_ps) - len(late), len(task_end_ps))
+            waiting = Waiting(first.src, first.dst, first.bytes, why)
+            raise reached(self._scene.limits, "simulated", pulse, waiting)
 
 
 def _task_ends(layout: Layout, messages: Messages, flows: Flows, flow_end_ps: np.ndarray) -> np.ndarray:

@@ -31,6 +31,8 @@ def refusal_of_fabric(scene: Scene, transport: TransportConfig) -> str | None:
     """
     if transport.kind not in KINDS:
         return f"{transport.kind} chooses paths by what it sees in the network"
+    if getattr(transport, "entropies", None):
+        return "paths follow from header values"
     for section in ("congestion", "recovery", "flow_control"):
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"

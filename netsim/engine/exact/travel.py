@@ -1,5 +1,6 @@
 """The way of all packets of some messages through the fabric."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ def travel(
     cargo: Cargo,
     transport: TransportConfig,
     seed: int,
+    pause: Callable[[], None] = lambda: None,
 ) -> Travelled:
     """Sends all packets through the fabric.
 
@@ -69,11 +71,13 @@ def travel(
         cargo: Their packets.
         transport: Path choice.
         seed: Seed of the run.
+        pause: Called between the stages.
     """
     fabric = layout.fabric
     assert layout.inner is not None, "refused"
     bits, count = len(layout.steps).bit_length(), len(fabric.delay_ps)
     rings = rings_of(flows, messages, scene.nic, scene.topology.hosts, count, seed)
+    pause()
     departures = inject(fabric, rule_of(transport, seed), rings, cargo, layout.leaf, bits, layout.stride)
     packets, receivers = _packets(layout, cargo, bits), _receivers(flows, messages)
     at_hosts = _at_hosts(layout, messages, flows, cargo, departures)
@@ -83,7 +87,9 @@ def travel(
     nominal_bps = np.array(scene.rates.initial, dtype=np.int64)
     rest_ps = remaining_ps(fabric, nominal_bps, packets, receivers, hosts_links, last)
     record, longest = np.zeros(count, dtype=LINK), no_queues()
+    pause()
     serve(fabric, hosts_links, at_hosts, inside, packets, receivers, record, longest)
+    pause()
     serve(fabric, np.concatenate([layout.inner, fabric.down]), inside, inside, packets, receivers, record, longest)
     last_sent = dict(zip(hosts_links.tolist(), rest_ps.tolist(), strict=True))
     figures = Figures(receivers, record, longest, last_sent, len(at_hosts.tag) + len(inside.tag))

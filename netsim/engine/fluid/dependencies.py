@@ -5,6 +5,9 @@ from numba import njit
 
 from netsim.workload.protocol import TaskColumns
 
+_DONE = -1
+"""Count of a task that is done."""
+
 
 class Dependencies:
     """Counts for each task how many of the tasks it waits for are not done yet.
@@ -25,7 +28,12 @@ class Dependencies:
     def done(self, tasks: np.ndarray) -> np.ndarray:
         """Notes that tasks are done and returns those that no longer wait for anything."""
         self.undone -= len(tasks)
+        self._waits_for[tasks] = _DONE
         return _ready(tasks, self._waits_for, self._begin, self._successors)
+
+    def first_waiting(self) -> int:
+        """The first task that is not done although it waits for no other."""
+        return int(np.flatnonzero(self._waits_for == 0)[0])
 
 
 @njit(cache=True)

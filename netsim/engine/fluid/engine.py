@@ -5,6 +5,8 @@ it; any other spreads evenly over all usable paths. A link that is down carries 
 until it is up again or the routing has noticed.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from netsim.engine.fluid.admission import Admission
@@ -12,10 +14,14 @@ from netsim.engine.fluid.calendar import Calendar, Due
 from netsim.engine.fluid.dependencies import Dependencies
 from netsim.engine.fluid.network import Network
 from netsim.engine.fluid.segments import Segments
+from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.errors import InputError
 from netsim.transport.protocol import Transport
 from netsim.units import service_ps
+
+_EVENTS_BETWEEN_LOOKS = 64
+"""Moments at which rates change from one look at the clock to the next."""
 
 
 class FluidEngine:
@@ -28,9 +34,13 @@ class FluidEngine:
         scene: Tasks and fabric.
         transport: Cuts messages into flows and chooses their paths, without looking at packets; None: ideal, every
             message spreads over all usable paths.
+        report: Called now and then with how far the run is.
     """
 
-    def __init__(self, scene: Scene, transport: Transport | None = None) -> None:
+    def __init__(
+        self, scene: Scene, transport: Transport | None = None, report: Callable[[Pulse], None] | None = None
+    ) -> None:
+        self._clock, self._looked = Clock(scene.limits, report), 0
         self._scene, self._tasks = scene, scene.tasks.columns()
         self._dependencies = Dependencies(self._tasks)
         self._segments = Segments(len(scene.topology.links))
@@ -53,7 +63,7 @@ class FluidEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are.
+            InputError: Some never are, or the run has reached a limit.
         """
         now = 0
         rates, routes = self._scene.rates, self._scene.routes
@@ -67,10 +77,27 @@ class FluidEngine:
             times = [time for time in (self._calendar.next_ps(), self._network.next_end_ps(now)) if time is not None]
             if not times:
                 raise self._stalled()
-            now = min(times)
+            now = self._within_limits(now, min(times))
             self._drain(now)
             self._turn_over(now)
         return self._outcome()
+
+    def _within_limits(self, now: int, next_ps: int) -> int:
+        """The time of the next event; raises if the run has reached a limit before it."""
+        limits, tasks = self._scene.limits, len(self._scene.tasks)
+        done = tasks - self._dependencies.undone
+        if next_ps > limits.simulated:
+            raise reached(limits, "simulated", Pulse(limits.simulated, done, tasks), self._first_waiting())
+        self._looked += 1
+        if not self._looked % _EVENTS_BETWEEN_LOOKS and self._clock.is_over(pulse := Pulse(now, done, tasks)):
+            raise reached(limits, "wall", pulse, self._first_waiting())
+        return next_ps
+
+    def _first_waiting(self) -> Waiting:
+        index = self._dependencies.first_waiting()
+        task, begun = self._scene.tasks[index], self._network.flows.task[: self._network.count]
+        why = "its bytes are on their way" if index in begun else not_begun(task.delay_ps)
+        return Waiting(task.src, task.dst, task.bytes, why)
 
     def _drain(self, now: int) -> None:
         """Schedules the arrival of the last bytes of flows that have sent everything by now."""

@@ -163,4 +163,6 @@ def _rest_of(columns: TaskColumns, done: np.ndarray, end_ps: np.ndarray) -> Task
     kept = np.repeat(~done, waits_for)
     begin = np.concatenate([[0], np.cumsum(np.where(done, 0, waits_for))])
     size, delay_ps = np.where(done, 0, columns.bytes), np.where(done, end_ps, columns.delay_ps)
-    return Tasks.of_columns(TaskColumns(columns.src, columns.dst, size, delay_ps, begin, columns.after[kept]))
+    return Tasks.of_columns(
+        columns._replace(bytes=size, delay_ps=delay_ps, after_begin=begin, after=columns.after[kept])
+    )

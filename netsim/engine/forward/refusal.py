@@ -6,6 +6,10 @@ from netsim.engine.protocol import Scene
 from netsim.transport.config import EcmpConfig, EtherealConfig, SubflowsConfig, TransportConfig
 
 
+_FOLLOWED = ("packet", "nic", "acknowledgement", "limits")
+"""Fields of a scene that may have any value; without answers those of `acknowledgement` do not matter."""
+
+
 def refusal(scene: Scene, transport: TransportConfig) -> str | None:
     """Why nothing of a run can be skipped; None if something might.
 
@@ -16,6 +20,9 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
     why = refusal_of_fabric(scene, transport)
     if why is not None:
         return why
+    for name, usual in Scene._field_defaults.items():
+        if name not in _FOLLOWED and getattr(scene, name) != usual:
+            return f"{name} lets packets of different links depend on each other"
     layout = layout_of(scene)
     if layout.messages is not None:
         return "no message waits for another"

@@ -4,7 +4,8 @@
 2. packets arrive, by (flow id, serial), data before acknowledgements;
 3. timers of flows, by flow id;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
-5. links that hosts send on take the next packet from their ring, by link.
+5. links that hosts send on take the next packet from their rings, by link and class;
+6. the run ends if its simulated time is limited to this.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,12 @@ _AFTER_ARRIVALS = 1 << 128
 _AFTER_TIMERS = 1 << 192
 _AFTER_ADMISSION = 1 << 256
 
-WORD = EventPriority(-1)
+WORD = EventPriority(-2)
 """Priority of a switch's signal to pause or resume a link."""
-FIRST = EventPriority(0)
+FIRST = EventPriority(-1)
 RELEASE = EventPriority(_AFTER_TIMERS)
+LAST = EventPriority(1 << 320)
+"""Priority of the end of a run whose simulated time is limited."""
 
 
 def arrival(flow: int, serial: int, control: bool) -> EventPriority:
@@ -38,9 +41,9 @@ def late_start(flow: int) -> EventPriority:
     return EventPriority(_AFTER_TIMERS + 1 + flow)
 
 
-def send(link: int) -> EventPriority:
-    """Place of a host's link that looks for a packet."""
-    return EventPriority(_AFTER_ADMISSION + link)
+def send(ring: int) -> EventPriority:
+    """Place of a ring of a host's link that looks for a packet."""
+    return EventPriority(_AFTER_ADMISSION + ring)
 
 
 class Calendar(simpy.Environment):
@@ -50,6 +53,15 @@ class Calendar(simpy.Environment):
     def now(self) -> int:
         """Current time in picoseconds."""
         return int(self._now)
+
+    def steps(self, count: int) -> bool:
+        """Processes up to so many events; returns whether some may be left."""
+        try:
+            for _ in range(count):
+                self.step()
+        except simpy.core.EmptySchedule:
+            return False
+        return True
 
 
 class Event(simpy.Event):

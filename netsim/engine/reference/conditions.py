@@ -63,11 +63,13 @@ class Conditions:
         service = service_ps(wire_bytes, rate)
         if down < start_ps + service:
             return LOST
-        if at_switch and self._room_bytes is not None:
-            room = service_ps(self._room_bytes, rate)
-            if start_ps - now_ps + service > room:
-                return FULL
+        if at_switch and not self.has_room(start_ps - now_ps + service, rate):
+            return FULL
         return service
+
+    def has_room(self, queue_ps: int, rate_bps: int) -> bool:
+        """Whether a queue may become so long, as service time at a rate."""
+        return self._room_bytes is None or queue_ps <= service_ps(self._room_bytes, rate_bps)
 
     def rate_bps(self, link: int, now_ps: int) -> int:
         """Rate at this moment, 0 if the link is down."""

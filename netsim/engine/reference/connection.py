@@ -4,6 +4,7 @@ import simpy
 
 from netsim.congestion.protocol import Congestion
 from netsim.congestion.recovery import Recovery
+from netsim.congestion.timeout import Timeout
 from netsim.engine.reference.calendar import arrival
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow
@@ -30,6 +31,7 @@ class Connection:
         "retransmitted",
         "serial",
         "start_ps",
+        "traffic_class",
     )
 
     def __init__(self, flow: Flow, packets: int, start_ps: int) -> None:
@@ -41,6 +43,7 @@ class Connection:
         self.reordered = self.retransmitted = 0
         self.in_ring = False
         self.start_ps = self.end_ps = start_ps
+        self.traffic_class = 0
 
     def ready(self, now_ps: int) -> bool:  # noqa: ARG002
         """A packet may leave now."""
@@ -61,19 +64,19 @@ class Listener(Connection):
         start_ps: When its message was released.
         congestion: Its congestion control.
         recovery: Its loss recovery.
-        timeout_ps: Time without progress after which the flow times out; None: never.
+        timeout: Its timeout; None: it never times out.
     """
 
     __slots__ = (
         "congestion",
         "deadline_ps",
-        "fruitless",
         "given_up",
         "next_ps",
         "notified_ps",
         "recovery",
         "sent",
-        "timeout_ps",
+        "timeout",
+        "timer_ps",
         "timer_runs",
         "wake_ps",
     )
@@ -85,14 +88,13 @@ class Listener(Connection):
         start_ps: int,
         congestion: Congestion,
         recovery: Recovery,
-        timeout_ps: int | None,
+        timeout: Timeout | None,
     ) -> None:
         super().__init__(flow, packets, start_ps)
         self.congestion, self.recovery = congestion, recovery
-        self.timeout_ps = timeout_ps
+        self.timeout = timeout
         self.timer_runs = False
-        self.deadline_ps = 0
-        self.fruitless = 0
+        self.deadline_ps = self.timer_ps = 0
         self.given_up = False
         self.next_ps = 0
         self.wake_ps = -1
@@ -109,8 +111,8 @@ class Listener(Connection):
 
     def take(self, now_ps: int) -> int:
         """See `Connection`; the retransmission timer starts with the first packet under way."""
-        if not self.recovery.in_flight and self.timeout_ps is not None:
-            self.deadline_ps = now_ps + self.timeout_ps
+        if not self.recovery.in_flight and self.timeout is not None:
+            self.deadline_ps = now_ps + self.timeout.lasts_ps()
         sequence = self.recovery.take(self.serial)
         self.serial += 1
         if sequence < self.sent:
@@ -134,6 +136,7 @@ class Packet(simpy.Event):
     """
 
     __slots__ = (
+        "blames",
         "callbacks",
         "came_ps",
         "choice",
@@ -152,8 +155,8 @@ class Packet(simpy.Event):
         "sent_ps",
         "sequence",
         "serial",
-        "source",
         "trimmed",
+        "trimmed_last",
         "usable",
         "wire_bytes",
         "work",
@@ -172,5 +175,5 @@ class Packet(simpy.Event):
         self.work = wire_bytes * 8 * 10**12
         self.control = control
         self.hop = 0
-        self.passes = self.trimmed = self.marked = False
+        self.passes = self.trimmed = self.trimmed_last = self.marked = False
         self.key = arrival(connection.flow.id, serial, control)

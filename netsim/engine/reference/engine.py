@@ -5,26 +5,32 @@ back at the next link, or is lost. Order within one instant: `netsim.engine.refe
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import cache, partial
+from typing import Literal
 
 import numpy as np
 import simpy
 
 from netsim.draws import Draws, Purpose
 from netsim.engine.frontier import Frontier
+from netsim.engine.limits import NO_LIMIT, Clock, Pulse, Waiting, missing, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, Scene
 from netsim.engine.queue_series import QueueRecorder
-from netsim.engine.reference.calendar import FIRST, RELEASE, Calendar, Event, late_start
+from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Event, late_start
 from netsim.engine.reference.conditions import FULL, LOST, Conditions
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
-from netsim.engine.reference.pausing import PausingLinks
+from netsim.engine.reference.queued import QueuedLinks
 from netsim.engine.stalled import stalled
 from netsim.errors import InputError
 from netsim.topology.protocol import Path, places, sources
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import service_ps
+
+_EVENTS_BETWEEN_LOOKS = 4096
+"""Events from one look at the clock to the next."""
 
 
 class ReferenceEngine:
@@ -34,10 +40,14 @@ class ReferenceEngine:
         scene: Tasks and fabric.
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
+        report: Called now and then with how far the run is.
     """
 
-    def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
+    def __init__(
+        self, scene: Scene, transport: Transport, seed: int, report: Callable[[Pulse], None] | None = None
+    ) -> None:
         self._scene, self._transport = scene, transport
+        self._clock = Clock(scene.limits, report)
         self._calendar = Calendar()
         self._order = Draws(seed, Purpose.DESTINATION_ORDER)
         links = scene.topology.links
@@ -54,6 +64,7 @@ class ReferenceEngine:
         self._queues = QueueRecorder()
         self._conditions = Conditions(scene, transport, seed)
         self._nics: dict[int, Nic] = {}
+        self._last: dict[int, tuple[Packet, int]] = {}
         self._frontier = Frontier(scene.tasks)
         self._flows_left = [0] * len(scene.tasks)
         self._task_end = [0] * len(scene.tasks)
@@ -62,23 +73,28 @@ class ReferenceEngine:
         self._hops = self._control_hops = self._packets = 0
         self._dropped = self._trimmed = self._marked = 0
         self._on_arrival = [self._arrive]
-        self._feedback = Feedback(scene, transport, self._calendar, self._arrive, self._delivered, self._offer)
-        self._pausing = None
-        if scene.flow_control.kind == "pfc":
-            self._pausing = PausingLinks(scene, scene.flow_control, self._calendar, self._nics, self._conditions, self)
+        told = self._arrive, self._delivered, self._offer, self._impatient
+        self._feedback = Feedback(scene, transport, self._calendar, *told)
+        self._queued = None
+        if scene.queues:
+            self._queued = QueuedLinks(scene, self._calendar, self._nics, self._conditions, self)
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are.
+            InputError: Some never are, or the run has reached a limit.
         """
+        if self._scene.limits.simulated < NO_LIMIT:
+            Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
         self._begin(self._frontier.roots)
-        self._calendar.run()
+        while self._calendar.steps(_EVENTS_BETWEEN_LOOKS):
+            if self._clock.is_over(self._pulse()) and self._frontier.undone:
+                raise self._reached("wall")
         if self._frontier.undone:
             raise stalled(self._scene, self._frontier.waiting())
         retransmitted = sum(connection.retransmitted for connection in self._all)
-        paused = self._pausing.paused_ps if self._pausing else [0] * len(self._free)
+        paused = self._queued.paused_ps if self._queued else [0] * len(self._free)
         links = np.array(list(zip(self._bytes, self._busy, self._peak, paused, strict=True)), dtype=LINK)
         flows = sorted(self._all, key=lambda connection: connection.flow.id)
         return Outcome(
@@ -91,8 +107,32 @@ class ReferenceEngine:
             flows=np.array([_record(connection) for connection in flows], dtype=FLOW).view(np.recarray),
             links=links.view(np.recarray),
             queues=self._queues.series(),
-            last_sent={link: self._rest(nic.last, nic.last_bytes) for link, nic in self._nics.items() if nic.last},
+            last_sent={link: self._rest(packet, size) for link, (packet, size) in self._last.items()},
         )
+
+    def _pulse(self) -> Pulse:
+        tasks = len(self._scene.tasks)
+        return Pulse(self._calendar.now, tasks - self._frontier.undone, tasks)
+
+    def _end_in_time(self) -> None:
+        """Called at the end of the limit of simulated time."""
+        if self._frontier.undone and self._calendar.peek() < NO_LIMIT:
+            raise self._reached("simulated")
+
+    def _impatient(self, connection: Connection) -> InputError:
+        return self._reached("fruitless", connection.flow.message.task)
+
+    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+        """The error for a limit that was reached; without a task the first that waits is named."""
+        index = min(self._frontier.waiting()) if task is None else task
+        waits = self._scene.tasks[index]
+        flows = [connection for connection in self._all if connection.flow.message.task == index and connection.left]
+        timeouts = [flow.timeout.fruitless for flow in flows if isinstance(flow, Listener) and flow.timeout is not None]
+        packets = sum(connection.packets for connection in self._all if connection.flow.message.task == index)
+        why = missing(sum(flow.left for flow in flows), packets, max(timeouts, default=0))
+        if not packets:
+            why = not_begun(waits.delay_ps)
+        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
 
     def _begin(self, ready: list[int]) -> None:
         """Starts tasks that wait for nothing but their delay."""
@@ -136,20 +176,31 @@ class ReferenceEngine:
             by_nic[paths[0][0]].append(release)
         self._released.clear()
         for link, released in by_nic.items():
-            nic = self._nics.get(link) or self._nics.setdefault(link, Nic(self._calendar, link, self._send))
             flows = self._admitted(released, now)
             for flow in flows if self._transport.orders_flows else sorted(flows, key=self._turn):
                 packets = -(-flow.bytes // scene.packet.payload)
                 connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
+                connection.traffic_class = scene.tasks[flow.message.task].traffic_class
                 self._flows_left[flow.message.task] += 1
                 self._all.append(connection)
+                nic = self._nic(link, connection.traffic_class)
                 if flow.delay_ps:
                     start = Event(self._calendar, partial(self._offer, connection))
                     start.schedule(late_start(flow.id), now + flow.delay_ps)
                 else:
                     nic.join(connection)
-            if nic.ring:
-                nic.look_at(max(now, self._free[link]))
+            for traffic_class in range(scene.classes):
+                nic = self._nics.get(link * scene.classes + traffic_class)
+                if nic and nic.ring:
+                    nic.look_at(max(now, self._free[link]))
+
+    def _nic(self, link: int, traffic_class: int) -> Nic:
+        """The ring of a class at a host's link."""
+        key = link * self._scene.classes + traffic_class
+        if key not in self._nics:
+            self._nics[key] = Nic(self._calendar, link, key, self._send)
+            self._nics[key].stopped = self._queued is not None and self._queued.is_stopped(key)
+        return self._nics[key]
 
     def _admitted(self, released: list[Release], now: int) -> list[Flow]:
         flows = self._transport.admit(released, now)
@@ -169,7 +220,7 @@ class ReferenceEngine:
     def _offer(self, connection: Connection) -> None:
         """Puts a flow into its host's ring, if it has a packet to send and is not in the ring."""
         if not connection.in_ring and connection.ready(self._calendar.now):
-            nic = self._nics[connection.flow.message.paths[0][0]]
+            nic = self._nic(connection.flow.message.paths[0][0], connection.traffic_class)
             nic.join(connection)
             nic.look_at(max(self._calendar.now, self._free[nic.link]))
 
@@ -184,8 +235,8 @@ class ReferenceEngine:
         connection = nic.ready(now)
         if connection is None:
             return
-        nic.last = packet = self._packet(connection, now)
-        nic.last_bytes = packet.wire_bytes
+        packet = self._packet(connection, now)
+        self._last[nic.link] = packet, packet.wire_bytes
         self._packets += 1
         self._arrive(packet)
         if isinstance(connection, Listener):
@@ -234,8 +285,8 @@ class ReferenceEngine:
         if packet.passes:
             self._pass(packet, link, now)
             return
-        if self._pausing:
-            self._pausing.join(packet, link, now)
+        if self._queued:
+            self._queued.join(packet, link, now)
             return
         free = self._free[link]
         start = free if free > now else now
@@ -310,11 +361,12 @@ class ReferenceEngine:
         if len(links) == 1:
             return links[0]
         flow, switch = packet.connection.flow, self._source[links[0]]
-        return self._transport.choose_link(flow, packet.serial, switch, links, partial(self._backlog, now), now)
+        backlog = partial(self._backlog, packet.connection.traffic_class, now)
+        return self._transport.choose_link(flow, packet.serial, switch, links, backlog, now)
 
-    def _backlog(self, now: int, link: int) -> int:
-        if self._pausing:
-            return self._pausing.backlog_ps(link, now)
+    def _backlog(self, traffic_class: int, now: int, link: int) -> int:
+        if self._queued:
+            return self._queued.backlog_ps(link, traffic_class, now)
         return max(0, self._free[link] - now)
 
     def _lose(self, packet: Packet, link: int, why: int, now: int, start: int) -> None:
@@ -323,6 +375,7 @@ class ReferenceEngine:
         if why == FULL and trim.kind == "trim" and not packet.control:
             self._trimmed += 1
             packet.trimmed = packet.passes = True
+            packet.trimmed_last = packet.hop == packet.links - 1
             packet.wire_bytes = trim.header
             self._pass(packet, link, now)
             return
@@ -330,12 +383,16 @@ class ReferenceEngine:
             self._free[link] = start + service_ps(packet.wire_bytes, self._rate[link])
         self.drop()
 
+    def refuse(self, packet: Packet, link: int, now_ps: int) -> None:
+        """Drops or trims a packet for which a switch has no room."""
+        self._lose(packet, link, FULL, now_ps, now_ps)
+
     def drop(self) -> None:
         """Counts a dropped packet."""
         self._dropped += 1
 
     def free_at(self, link: int, time_ps: int) -> None:
-        """Makes a link that can be paused busy until `time_ps`."""
+        """Makes a link with queues busy until `time_ps`."""
         self._free[link] = time_ps
 
     def look(self, nic: Nic) -> None:

@@ -9,9 +9,11 @@ import simpy
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.protocol import Congestion, RoundTrip
+from netsim.congestion.timeout import Timeout
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
+from netsim.errors import InputError
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
@@ -31,6 +33,7 @@ class Feedback:
         arrive: Sends a packet onto its next link.
         delivered: Called when a flow is complete at its receiver.
         offer: Called when a flow may have something to send.
+        impatient: The error for a flow that has timed out as often in a row as the limits allow.
     """
 
     def __init__(
@@ -41,12 +44,13 @@ class Feedback:
         arrive: Callable[[simpy.Event], None],
         delivered: Callable[[Connection, int], None],
         offer: Callable[[Connection], None],
+        impatient: Callable[[Listener], InputError],
     ) -> None:
         self._scene, self._transport, self._calendar = scene, transport, calendar
-        self._arrive, self._delivered, self._offer = arrive, delivered, offer
+        self._arrive, self._delivered, self._offer, self._impatient = arrive, delivered, offer, impatient
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._listens = scene.listens or transport.needs_acknowledgements
-        self._timeout_ps = None if scene.recovery.kind == "none" else scene.recovery.timeout
+        self._patience = min(PATIENCE, scene.limits.fruitless)
         congestion = scene.congestion
         self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
         self._keeps = keeps_state(scene)
@@ -62,7 +66,8 @@ class Feedback:
             return None
         congestion = self._control(flow, path, now_ps + flow.delay_ps)
         recovery = recovery_of(self._scene.recovery, packets)
-        return Listener(flow, packets, now_ps, congestion, recovery, self._timeout_ps)
+        timeout = None if self._scene.recovery.kind == "none" else Timeout(self._scene.recovery)
+        return Listener(flow, packets, now_ps, congestion, recovery, timeout)
 
     def _control(self, flow: Flow, path: Path, start_ps: int) -> Congestion:
         """The congestion control of a flow: new, or as the latest flow of its queue pair has it now."""
@@ -81,7 +86,7 @@ class Feedback:
         """Called when a packet has left its host, before the flow takes its next turn in the ring."""
         now = self._calendar.now
         connection.next_ps = now + connection.congestion.gap_ps(packet.wire_bytes, now)
-        if connection.timeout_ps is not None and not connection.timer_runs:
+        if connection.timeout is not None and not connection.timer_runs:
             self._await_progress(connection)
 
     def keep_pace(self, connection: Listener) -> None:
@@ -128,6 +133,8 @@ class Feedback:
         news.passes = scene.acknowledgement.lane != "data"
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
+        forgiven = packet.trimmed_last and self._transport.forgives_last_link
+        news.blames = packet.marked or (packet.trimmed and not forgiven)
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
         news.notified = False
         if self._notify_ps is not None and news.marked and now - connection.notified_ps >= self._notify_ps:
@@ -143,17 +150,27 @@ class Feedback:
         recovery = connection.recovery
         settle = recovery.refused if news.refusal else recovery.acknowledged
         newly = settle(news.sequence, news.serial, news.expected)
-        if newly:
-            connection.fruitless = 0
-        if (newly or news.refusal) and connection.timeout_ps is not None:
-            connection.deadline_ps = now + connection.timeout_ps
+        if connection.timeout is not None:
+            self._note_news(connection, connection.timeout, news, newly > 0)
         in_flight = recovery.in_flight
         connection.congestion.on_ack(
             newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
         )
         if news.choice is not None:
-            self._transport.on_ack(connection.flow, news.choice, news.marked)
+            self._transport.on_ack(connection.flow, news.choice, news.blames)
         self._continue(connection)
+
+    def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
+        """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""
+        now, doubled = self._calendar.now, timeout.fruitless > 0
+        if not news.refusal:
+            timeout.measure(now - news.sent_ps)
+        if progress:
+            timeout.fruitless = 0
+        if progress or news.refusal:
+            connection.deadline_ps = now + timeout.lasts_ps()
+        if progress and doubled and connection.timer_runs and connection.timer_ps > connection.deadline_ps:
+            self._await_progress(connection)
 
     def _continue(self, connection: Listener) -> None:
         """Resumes a flow that is outside its host's ring, as soon as its pace allows."""
@@ -167,13 +184,15 @@ class Feedback:
         self._continue(connection)
 
     def _await_progress(self, connection: Listener) -> None:
-        connection.timer_runs = True
+        connection.timer_runs, connection.timer_ps = True, connection.deadline_ps
         late = Event(self._calendar, partial(self._look_at_progress, connection))
         late.schedule(timer(connection.flow.id, pace=False), connection.deadline_ps)
 
     def _look_at_progress(self, connection: Listener) -> None:
-        """Called when the retransmission timer runs out; its deadline may have moved, or the flow be complete."""
-        now = self._calendar.now
+        """Called when a retransmission timer runs out; its deadline may have moved, or the flow be complete."""
+        now, timeout = self._calendar.now, connection.timeout
+        if timeout is None or not connection.timer_runs or connection.timer_ps != now:
+            return
         connection.timer_runs = False
         if not connection.recovery.in_flight:
             return
@@ -185,10 +204,24 @@ class Feedback:
         flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
         usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
         connection.path = self._transport.on_timeout(flow, connection.path, usable, now)
-        connection.fruitless += 1
-        if connection.fruitless >= PATIENCE and self._cut_off(connection, usable, now):
-            connection.given_up = True
+        timeout.fruitless += 1
+        if timeout.fruitless >= self._patience:
+            connection.given_up = self._is_hopeless(connection, timeout, usable, now)
         self._continue(connection)
+
+    def _is_hopeless(self, connection: Listener, timeout: Timeout, usable: tuple[int, ...], now: int) -> bool:
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
+
+        Raises:
+            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+        """
+        if self._cut_off(connection, usable, now):
+            return True
+        if timeout.fruitless < self._scene.limits.fruitless:
+            return False
+        if connection.left:
+            raise self._impatient(connection)
+        return True
 
     def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""

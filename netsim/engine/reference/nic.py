@@ -1,30 +1,29 @@
-"""The sending side of a host's link: a ring of flows that take turns."""
+"""The sending side of a host's link: for each class a ring of flows that take turns."""
 
 from collections import deque
 from collections.abc import Callable
 
 from netsim.engine.reference.calendar import Calendar, Event, send
-from netsim.engine.reference.connection import Connection, Packet
+from netsim.engine.reference.connection import Connection
 
 
 class Nic:
-    """The ring of one link.
+    """The ring of one class at one link. When the link is free, the ring of the first class looks first.
 
     Args:
         calendar: Simulated time.
         link: The link.
+        place: Place of its look for a packet among those of an instant.
         take_next: Called when the link should look for a packet.
     """
 
-    def __init__(self, calendar: Calendar, link: int, take_next: Callable[["Nic"], None]) -> None:
+    def __init__(self, calendar: Calendar, link: int, place: int, take_next: Callable[["Nic"], None]) -> None:
         self.link = link
         self.ring: deque[Connection] = deque()
-        self.last: Packet | None = None
-        self.last_bytes = 0
         self.stopped = False
         self._scheduled = False
         self._look = Event(calendar, self._take)
-        self._priority = send(link)
+        self._priority = send(place)
         self._take_next = take_next
 
     def join(self, connection: Connection) -> None:

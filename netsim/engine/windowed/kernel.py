@@ -22,7 +22,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
         admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
-    state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]))
+    state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
     wheel = Wheel(*of_wheel)
     network, hosts, window = state.network, state.hosts, wheel.window[0]
     totals = network.totals[0]
@@ -34,7 +34,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
         admit(state, admitted)
         note_admitted(state, wheel, first)
     if resumed >= 0:
-        resume(network, hosts, resumed, totals.now_ps)
+        resume(state, resumed, totals.now_ps)
         note_look(state, wheel, hosts.flows[resumed].up)
         pull_timers(state, wheel)
     while True:

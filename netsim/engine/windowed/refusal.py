@@ -7,6 +7,8 @@ from netsim.transport.protocol import Transport
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
+    if scene.queues:
+        return "queues by class, shared buffers and priority flow control are not in the windowed engine"
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"

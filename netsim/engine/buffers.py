@@ -1,0 +1,47 @@
+"""Limits of what switches hold, shared by the engines: thresholds of pauses, headroom, and shared memory."""
+
+from typing import NamedTuple
+
+from netsim.engine.protocol import Scene
+from netsim.topology.protocol import sources
+from netsim.units import PICOSECONDS_PER_SECOND
+
+
+class Limits(NamedTuple):
+    """Limits in bytes, of each link by which packets come into a switch, and of each switch.
+
+    Args:
+        news_ps: How long a switch's word takes to the begin of a link that leads to it.
+        headroom: Of each link, what a switch may receive from it in one class after pausing it.
+        source: Number of the node at which each link begins; see `netsim.topology.protocol.sources`.
+        pool: Of each node, shared memory without the headroom of all links that lead to it; empty without a buffer.
+    """
+
+    news_ps: list[int]
+    headroom: list[int]
+    source: list[int]
+    pool: list[int]
+
+
+def limits_of(scene: Scene) -> Limits:
+    """The limits of a scene.
+
+    Args:
+        scene: Its fabric, packets and flow control.
+    """
+    links, control = scene.topology.links, scene.flow_control
+    source = sources(scene.topology)
+    news_ps = [links[scene.topology.reverse(index)].delay_ps for index in range(len(links))]
+    headroom = [0] * len(links)
+    if control.kind == "pfc":
+        largest = max(scene.packet.payload + scene.packet.header, scene.acknowledgement.size)
+        for index, (link, back_ps) in enumerate(zip(links, news_ps, strict=True)):
+            on_its_way = -(-link.rate_bps * (link.delay_ps + back_ps) // (8 * PICOSECONDS_PER_SECOND))
+            automatic = on_its_way + 2 * largest
+            headroom[index] = automatic if control.headroom == "auto" else control.headroom
+    pool: list[int] = []
+    if scene.buffer is not None:
+        pool = [scene.buffer.size] * (max(source) + 1)
+        for index in range(len(links)):
+            pool[source[scene.topology.reverse(index)]] -= scene.classes * headroom[index]
+    return Limits(news_ps, headroom, source, pool)

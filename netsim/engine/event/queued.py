@@ -1,0 +1,241 @@
+"""Links whose packets wait in queues, in compiled code: see `netsim.engine.reference.queued`.
+
+Nothing here knows the calendar: what begins and who is told to stop or to go on is in `Queued.notes`.
+"""
+
+import numpy as np
+
+from netsim.engine.event.buffers import REFUSED, TELLS, gives_back, takes
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, marks, serial_of, service_of
+from netsim.engine.event.rates import next_down, rate_at
+from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
+
+
+@compiled
+def stand(
+    network: Network,
+    routing: Routing,
+    queued: Queued,
+    packet: Record,
+    flow_id: int,
+    traffic_class: int,
+    at: int,
+    came: int,
+    now: int,
+) -> tuple[Whole, Whole]:
+    """Adds a packet to the queue of its class in front of a link. Returns its fate, and when its last bit leaves.
+
+    Args:
+        network: Links.
+        routing: Says which switch a link belongs to.
+        queued: Queues.
+        packet: The packet that `Queued.notes` names.
+        flow_id: Id of its flow.
+        traffic_class: Its class.
+        at: The link.
+        came: The link that it came from; any if it is at its host.
+        now: Current time.
+    """
+    rules, totals, link = network.rules[0], network.totals[0], network.links[at]
+    rate = rate_at(network, at, now) if link.varies else link.rate_bps
+    if not rate:
+        return LOST, lose(network, packet, at, now)
+    service = service_of(rules, link, packet.wire, rate)
+    place = at * rules.classes + traffic_class
+    queue, served = queued.queues[place], queued.served[at]
+    found = queue.waiting_ps
+    if served.busy and served.queue == place:
+        found += served.ends_ps - now
+    source = np.int64(-1)
+    if link.at_switch:
+        source = came * rules.classes + traffic_class
+        taken = np.int64(REFUSED)
+        if found + service <= room_ps(rules, link, rate):
+            taken = takes(rules, queued, packet.wire, source, place, routing.source[at])
+        if taken == REFUSED:
+            if rules.trims and not packet.control:
+                totals.trimmed += 1
+                return TRIMMED, now
+            totals.dropped += 1
+            return LOST, now
+        if taken == TELLS:
+            tell(queued, source)
+        may_mark = rules.marks and not packet.control and not packet.marked
+        if may_mark and marks(rules, link, at, flow_id, serial_of(packet), found, rate):
+            packet.marked = 1
+            totals.marked += 1
+    if not served.busy and not queue.stopped:
+        if link.varies and next_down(network, at, now) < now + service:
+            release(network, routing, queued, at, packet.wire, source, place)
+            return LOST, lose(network, packet, at, now)
+        begin(network, queued, packet, at, place, source, service, found, now, now)
+        return GOES, now + service
+    index = queued.notes[0].packet
+    waiting = queued.waiting[index]
+    waiting.came_ps, waiting.found_ps, waiting.work_ps = now, found, service
+    waiting.source, waiting.next = source, -1
+    queue.waiting_ps += service
+    if queue.first < 0:
+        queue.first = index
+    else:
+        queued.waiting[queue.last].next = index
+    queue.last = index
+    return WAITS, now
+
+
+@compiled
+def room_ps(rules: Record, link: Record, rate: int) -> Whole:
+    """How long a queue may be, as service time."""
+    if link.varies and rules.room_bytes >= 0:
+        return service_of(rules, link, rules.room_bytes, rate)
+    return link.room_ps
+
+
+@compiled
+def begin(
+    network: Network,
+    queued: Queued,
+    packet: Record,
+    at: int,
+    place: int,
+    source: int,
+    service: int,
+    found: int,
+    came: int,
+    now: int,
+) -> None:
+    """Begins the transmission of a packet that came at `came` and found so much work of its class before it."""
+    link, served = network.links[at], queued.served[at]
+    ends = now + service
+    link.free_ps = ends
+    count(network, link, packet, service, found + service, came)
+    served.ends_ps, served.wire, served.busy = ends, packet.wire, 1
+    served.queue, served.source = place, source
+    queued.notes[0].begun = at
+
+
+@compiled
+def finish(network: Network, routing: Routing, queued: Queued, at: int) -> None:
+    """The last bit of a packet has left a link."""
+    served = queued.served[at]
+    served.busy = 0
+    release(network, routing, queued, at, served.wire, served.source, served.queue)
+
+
+@compiled
+def release(network: Network, routing: Routing, queued: Queued, at: int, wire: int, source: int, place: int) -> None:
+    """Removes a packet from the memory of its switch; `source` is less than 0 at a host."""
+    if source >= 0 and gives_back(network.rules[0], queued, wire, source, place, routing.source[at]):
+        tell(queued, source)
+
+
+@compiled
+def tell(queued: Queued, place: int) -> None:
+    """Notes that a queue is told to stop, or to go on."""
+    notes = queued.notes[0]
+    queued.told[notes.told] = place
+    notes.told += 1
+
+
+@compiled
+def stop_or_resume(queued: Queued, place: int, now: int) -> bool:
+    """A word arrives: the first one stops a queue, the second one resumes it; returns whether it goes on."""
+    queue = queued.queues[place]
+    if queue.stopped:
+        queue.paused_ps += now - queue.stopped_ps
+        queue.stopped = 0
+        return True
+    queue.stopped, queue.stopped_ps = 1, now
+    return False
+
+
+@compiled
+def lose(network: Network, packet: Record, at: int, now: int) -> Whole:
+    """Counts a packet lost on a link that is down; a host's link is busy for its service time all the same."""
+    rules, link = network.rules[0], network.links[at]
+    if not link.at_switch:
+        link.free_ps = now + service_of(rules, link, packet.wire, link.rate_bps)
+    network.totals[0].dropped += 1
+    return now
+
+
+@compiled
+def next_queue(rules: Record, queued: Queued, at: int) -> Whole:
+    """The queue of the first class that has a packet and is not stopped, or -1."""
+    for place in range(at * rules.classes, (at + 1) * rules.classes):
+        if queued.queues[place].first >= 0 and not queued.queues[place].stopped:
+            return np.int64(place)
+    return np.int64(-1)
+
+
+@compiled
+def take_out(queued: Queued, place: int) -> Whole:
+    """Takes the first packet out of a queue."""
+    queue = queued.queues[place]
+    index = np.int64(queue.first)
+    queue.first = queued.waiting[index].next
+    if queue.first < 0:
+        queue.last = -1
+    queue.waiting_ps -= queued.waiting[index].work_ps
+    return index
+
+
+@compiled
+def work_before(queued: Queued, rules: Record, traffic_class: int, at: int, now: int) -> Whole:
+    """Unfinished work in front of a link that goes before a new packet of a class."""
+    served = queued.served[at]
+    work = served.ends_ps - now if served.busy else np.int64(0)
+    for place in range(at * rules.classes, at * rules.classes + traffic_class + 1):
+        work += queued.queues[place].waiting_ps
+    return work
+
+
+@compiled
+def is_stopped(queued: Queued | None, place: int) -> bool:
+    """Whether a queue is paused."""
+    if queued is None:
+        return False
+    return queued.queues[place].stopped > 0
+
+
+@compiled
+def ring_of(queued: Queued | None, rules: Record, flow: Record) -> Whole:
+    """The ring of a flow, and the queue of its packets, at its host's link."""
+    if queued is None:
+        return np.int64(flow.up)
+    return flow.up * rules.classes + flow.traffic_class
+
+
+@compiled
+def link_of(queued: Queued | None, rules: Record, place: int) -> Whole:
+    """The link of a ring or queue."""
+    if queued is None:
+        return np.int64(place)
+    return place // rules.classes
+
+
+@compiled
+def first_ring(queued: Queued | None, rules: Record, link: int) -> Whole:
+    """The ring of the first class of a link, which keeps what concerns the whole link."""
+    if queued is None:
+        return np.int64(link)
+    return link * rules.classes
+
+
+@compiled
+def serve_next(
+    network: Network, routing: Routing, queued: Queued, packet: Record, index: int, at: int, place: int, now: int
+) -> Whole:
+    """Begins the transmission of a packet that was taken out of a queue; returns its end, or -1 if it is lost."""
+    rules, link, waiting = network.rules[0], network.links[at], queued.waiting[index]
+    service, source = np.int64(waiting.work_ps), np.int64(waiting.source)
+    if link.varies:
+        rate = rate_at(network, at, now)
+        service = service_of(rules, link, packet.wire, rate) if rate else np.int64(0)
+        if not rate or next_down(network, at, waiting.came_ps) < now + service:
+            release(network, routing, queued, at, packet.wire, source, place)
+            lose(network, packet, at, now)
+            return np.int64(-1)
+    begin(network, queued, packet, at, place, source, service, waiting.found_ps, waiting.came_ps, now)
+    return now + service

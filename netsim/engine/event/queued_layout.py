@@ -1,0 +1,45 @@
+"""Links with queues as the event engine's arrays."""
+
+import numpy as np
+
+from netsim.engine.buffers import limits_of
+from netsim.engine.event.state import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING, Queued
+from netsim.engine.protocol import Scene
+
+_PACKETS = 1024
+
+
+def add_queues(rules: np.void, scene: Scene) -> None:
+    """Fills in the constants of links with queues."""
+    control, buffer = scene.flow_control, scene.buffer
+    rules["classes"] = scene.classes
+    rules["memory_bytes"], rules["alpha"] = (-1, 0) if buffer is None else (buffer.size, buffer.millionths)
+    if control.kind == "pfc":
+        rules["pauses"], rules["dynamic"] = True, control.dynamic
+        rules["pause_above"] = 0 if control.pause_above == "dynamic" else control.pause_above
+        rules["resume_at"], rules["resume_below"] = control.resume_at, control.resume_below
+
+
+def queued_of(scene: Scene, links: np.ndarray) -> Queued:
+    """Empty queues.
+
+    Args:
+        scene: The fabric and its limits.
+        links: Records of `LINK_STATE`.
+    """
+    limits, control = limits_of(scene), scene.flow_control
+    queues = np.zeros(len(links) * scene.classes, dtype=QUEUE)
+    queues["first"] = queues["last"] = -1
+    queues["news_ps"] = np.repeat(limits.news_ps, scene.classes)
+    if control.kind == "pfc" and control.pause_above != "dynamic":
+        queues["most"] = np.repeat(control.pause_above + np.array(limits.headroom, dtype=np.int64), scene.classes)
+    served = np.zeros(len(links), dtype=SERVED)
+    rates, kinds = np.unique(links["rate_bps"], return_inverse=True)
+    served["kind"] = 2 * kinds
+    switches = np.zeros(max(limits.source) + 1, dtype=SWITCH)
+    if limits.pool:
+        switches["pool"] = limits.pool
+    endings = np.full(2 * len(rates), -1, dtype=LANE)
+    notes, told = np.full(1, -1, dtype=NOTES), np.zeros(len(queues), dtype=np.int64)
+    notes["told"] = 0
+    return Queued(queues, np.zeros(_PACKETS, dtype=WAITING), served, switches, notes, told, endings)

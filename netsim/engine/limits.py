@@ -1,0 +1,141 @@
+"""Limits of a run: when it ends although tasks are left, and who waits for what then."""
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from netsim.errors import LimitReached
+from netsim.section import Section
+from netsim.units import PICOSECONDS_PER_SECOND, format_time, parse_time
+
+NO_LIMIT = 2**62
+"""A duration that no run reaches, in picoseconds."""
+
+_SECONDS_BETWEEN_REPORTS = 1.0
+
+
+def _time_or_none(value: object) -> int:
+    if value in (None, "none"):
+        return NO_LIMIT
+    try:
+        time_ps = parse_time(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or write none") from None
+    if not time_ps:
+        raise ValueError("a limit of 0 is reached at once; write none, or a duration such as 10s")
+    return time_ps
+
+
+DurationOrNone = Annotated[
+    int,
+    BeforeValidator(_time_or_none),
+    PlainSerializer(lambda time_ps: "none" if time_ps == NO_LIMIT else format_time(time_ps), return_type=str),
+    WithJsonSchema({"type": ["string", "null"], "x-values": "none | duration such as 10s"}),
+]
+
+
+class LimitsConfig(Section, frozen=True):
+    """Section ``limits``: a run that reaches one ends with a line that says who waits for what.
+
+    Args:
+        simulated: Simulated time at which all tasks must be done.
+        wall: Time that one run may take on the clock of the machine that simulates it; looked at now and then.
+        fruitless: Timeouts of a flow in a row without progress.
+    """
+
+    simulated: DurationOrNone = NO_LIMIT
+    wall: DurationOrNone = NO_LIMIT
+    fruitless: Annotated[int, Field(ge=1, lt=2**31, strict=True)] = 256
+
+
+class Pulse(NamedTuple):
+    """How far a run is.
+
+    Args:
+        now_ps: Simulated time.
+        done: Tasks that are done.
+        tasks: All tasks.
+    """
+
+    now_ps: int
+    done: int
+    tasks: int
+
+
+class Clock:
+    """The wall time of one run, which engines look at now and then.
+
+    Args:
+        limits: The limits of the scenario.
+        report: Called with the state of the run about once a second; None: nobody is told.
+    """
+
+    def __init__(self, limits: LimitsConfig, report: Callable[[Pulse], None] | None = None) -> None:
+        now_s = time.monotonic()
+        self._report, self._next_s = report, now_s + _SECONDS_BETWEEN_REPORTS
+        self._end_s = now_s + limits.wall / PICOSECONDS_PER_SECOND
+
+    def is_over(self, pulse: Pulse) -> bool:
+        """Whether the run has reached its wall time; may report."""
+        now_s = time.monotonic()
+        if self._report is not None and now_s >= self._next_s:
+            self._next_s = now_s + _SECONDS_BETWEEN_REPORTS
+            self._report(pulse)
+        return now_s >= self._end_s
+
+
+class Waiting(NamedTuple):
+    """The first task that is not done although all those that it waits for are.
+
+    Args:
+        src: Source rank.
+        dst: Destination rank.
+        bytes: Of its message.
+        why: What it waits for, in words.
+    """
+
+    src: int
+    dst: int
+    bytes: int
+    why: str
+
+
+def reached(
+    limits: LimitsConfig, which: Literal["simulated", "wall", "fruitless"], pulse: Pulse, waiting: Waiting
+) -> LimitReached:
+    """The error of a run that has reached a limit.
+
+    Args:
+        limits: The limits of the scenario.
+        which: The limit that was reached.
+        pulse: How far the run is.
+        waiting: The first task that waits.
+    """
+    value = limits.fruitless if which == "fruitless" else format_time(getattr(limits, which))
+    what = f"{waiting.bytes} B from rank {waiting.src} to rank {waiting.dst}"
+    problem = (
+        f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    )
+    first = f"first waits the message of {what}: {waiting.why}"
+    return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
+
+
+def missing(packets: int, of: int, timeouts: int) -> str:
+    """Why a message whose packets are under way waits.
+
+    Args:
+        packets: Packets that have not arrived.
+        of: All its packets.
+        timeouts: The most timeouts of one of its flows in a row without progress.
+    """
+    if not packets:
+        return "its last packets are on their last link"
+    said = f"{packets} of {of} packets have not arrived"
+    return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
+
+
+def not_begun(delay_ps: int) -> str:
+    """Why a task whose message is not released yet waits."""
+    return f"its delay of {format_time(delay_ps)} is not over"

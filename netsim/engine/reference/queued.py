@@ -1,0 +1,175 @@
+"""Links whose packets wait in queues, since a pause or a packet of a better class may delay a departure."""
+
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
+from typing import Protocol
+
+from netsim.engine.buffers import limits_of
+from netsim.engine.protocol import Scene
+from netsim.engine.reference.buffers import Buffers
+from netsim.engine.reference.calendar import FIRST, WORD, Calendar, Event
+from netsim.engine.reference.conditions import Conditions
+from netsim.engine.reference.connection import Packet
+from netsim.engine.reference.nic import Nic
+from netsim.units import service_ps
+
+
+class Engine(Protocol):
+    """Calls from the links to the engine."""
+
+    def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None: ...
+    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None: ...
+    def forward(self, packet: Packet, link: int, leaves_ps: int) -> None: ...
+    def free_at(self, link: int, time_ps: int) -> None: ...
+    def look(self, nic: Nic) -> None: ...
+    def drop(self) -> None: ...
+    def refuse(self, packet: Packet, link: int, now_ps: int) -> None: ...
+
+
+class _Queue:
+    """Packets of a class in front of a link."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Packet] = deque()
+        self.waiting_work = 0
+        self.stopped_ps = -1
+
+
+class QueuedLinks:
+    """All links of a fabric. Each class has a queue of its own; the first class goes first, packet by packet.
+
+    Args:
+        scene: The fabric.
+        calendar: Simulated time.
+        nics: Hosts' rings by queue; they stop and go on with their queues.
+        conditions: Rates over time.
+        engine: Gets a call for everything that happens to packets.
+    """
+
+    def __init__(
+        self, scene: Scene, calendar: Calendar, nics: Mapping[int, Nic], conditions: Conditions, engine: Engine
+    ) -> None:
+        links = scene.topology.links
+        self._classes, self._calendar, self._nics = scene.classes, calendar, nics
+        self._conditions, self._engine = conditions, engine
+        self._rate, self._news_ps = scene.rates.initial, limits_of(scene).news_ps
+        self._from_switch = [not link.src.startswith("host") for link in links]
+        self._buffers = Buffers(scene, self._send_word)
+        self._queues = [_Queue() for _ in range(len(links) * scene.classes)]
+        self._served: list[Packet | None] = [None] * len(links)
+        self._ends_ps = [0] * len(links)
+        self.paused_ps = [0] * len(links)
+
+    def join(self, packet: Packet, link: int, now_ps: int) -> None:
+        """Adds a packet to the queue of its class in front of a link."""
+        rate = self._conditions.rate_bps(link, now_ps)
+        if not rate:
+            self._lose(packet, link, now_ps)
+            return
+        queue, traffic_class = self._queue(packet, link), packet.connection.traffic_class
+        packet.work = service_ps(packet.wire_bytes, rate)
+        packet.came_ps, packet.found_ps = now_ps, self._own_backlog_ps(link, traffic_class, now_ps)
+        if self._from_switch[link] and not self._holds(packet, link, rate):
+            self._engine.refuse(packet, link, now_ps)
+            return
+        self._engine.mark(packet, link, packet.found_ps, now_ps)
+        queue.waiting.append(packet)
+        queue.waiting_work += packet.work
+        self._start(link, now_ps)
+
+    def backlog_ps(self, link: int, traffic_class: int, now_ps: int) -> int:
+        """Unfinished work in front of a link that goes before a new packet of a class."""
+        first = link * self._classes
+        waiting = sum(queue.waiting_work for queue in self._queues[first : first + traffic_class + 1])
+        return waiting + (max(0, self._ends_ps[link] - now_ps) if self._served[link] else 0)
+
+    def is_stopped(self, queue: int) -> bool:
+        """Whether a queue is paused; a ring that begins at its link meanwhile is paused too."""
+        return self._queues[queue].stopped_ps >= 0
+
+    def _own_backlog_ps(self, link: int, traffic_class: int, now_ps: int) -> int:
+        """Unfinished work of a class in front of a link."""
+        served = self._served[link]
+        under_way = served is not None and served.connection.traffic_class == traffic_class
+        waiting = self._queues[link * self._classes + traffic_class].waiting_work
+        return waiting + (max(0, self._ends_ps[link] - now_ps) if under_way else 0)
+
+    def _queue(self, packet: Packet, link: int) -> _Queue:
+        return self._queues[link * self._classes + packet.connection.traffic_class]
+
+    def _holds(self, packet: Packet, link: int, rate_bps: int) -> bool:
+        """Takes a packet into a switch if there is room."""
+        if not self._conditions.has_room(packet.found_ps + packet.work, rate_bps):
+            return False
+        return self._buffers.takes(packet.wire_bytes, *self._places(packet, link))
+
+    def _places(self, packet: Packet, link: int) -> tuple[int, int]:
+        """The queue that a packet came from, and the one in front of a link that it has come to or leaves."""
+        source = packet.path[packet.hop - 1]
+        traffic_class = packet.connection.traffic_class
+        return source * self._classes + traffic_class, link * self._classes + traffic_class
+
+    def _start(self, link: int, now_ps: int) -> None:
+        """Begins the next transmission; packets on a link that is down are lost in turn."""
+        while self._served[link] is None and (queue := self._next(link)):
+            packet = queue.waiting.popleft()
+            queue.waiting_work -= packet.work
+            rate = self._conditions.rate_bps(link, now_ps)
+            ends_ps = now_ps + service_ps(packet.wire_bytes, rate) if rate else now_ps
+            if not rate or self._conditions.is_lost(link, packet.came_ps, ends_ps):
+                self._release(packet, link)
+                self._lose(packet, link, now_ps)
+                continue
+            self._served[link], self._ends_ps[link] = packet, ends_ps
+            service = ends_ps - now_ps
+            self._engine.count(packet, link, service, packet.found_ps + service, packet.came_ps)
+            self._engine.free_at(link, ends_ps)
+            Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, ends_ps)
+
+    def _next(self, link: int) -> _Queue | None:
+        """The queue of the first class that has a packet and is not paused."""
+        for queue in self._queues[link * self._classes : (link + 1) * self._classes]:
+            if queue.waiting and queue.stopped_ps < 0:
+                return queue
+        return None
+
+    def _lose(self, packet: Packet, link: int, now_ps: int) -> None:
+        """Loses a packet; a host's link is busy for its service time all the same."""
+        if not self._from_switch[link]:
+            self._engine.free_at(link, now_ps + service_ps(packet.wire_bytes, self._rate[link]))
+        self._engine.drop()
+
+    def _end(self, packet: Packet, link: int) -> None:
+        """Ends a transmission."""
+        now = self._calendar.now
+        self._served[link] = None
+        self._release(packet, link)
+        self._start(link, now)
+        self._engine.forward(packet, link, now)
+
+    def _release(self, packet: Packet, link: int) -> None:
+        """Removes a packet from the memory of its switch."""
+        if self._from_switch[link]:
+            self._buffers.gives_back(packet.wire_bytes, *self._places(packet, link))
+
+    def _send_word(self, queue: int) -> None:
+        """Sends the word to stop a queue, or to go on; words about one queue arrive in their order."""
+        word = Event(self._calendar, partial(self._stop_or_resume, queue))
+        word.schedule(WORD, self._calendar.now + self._news_ps[queue // self._classes])
+
+    def _stop_or_resume(self, index: int) -> None:
+        """A word arrives: the first one stops a queue, the second one resumes it, and so on."""
+        queue, nic, now = self._queues[index], self._nics.get(index), self._calendar.now
+        if queue.stopped_ps < 0:
+            queue.stopped_ps = now
+            if nic:
+                nic.stopped = True
+            return
+        link = index // self._classes
+        self.paused_ps[link] += now - queue.stopped_ps
+        queue.stopped_ps = -1
+        self._start(link, now)
+        if nic:
+            nic.stopped = False
+            self._engine.look(nic)

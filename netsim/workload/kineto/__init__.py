@@ -1,0 +1,1 @@
+"""Profiles of torch, as Kineto writes them, turned into a collective trace."""

@@ -1,0 +1,102 @@
+"""Profiles in the shape in which Kineto writes those of NCCL, made by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+class ProfileWriter:
+    """Collects the events of a rank.
+
+    Args:
+        rank: The rank.
+        world_size: Number of ranks.
+        groups: Ranks of each process group, by name.
+    """
+
+    def __init__(self, rank: int, world_size: int, groups: dict[str, list[int]]) -> None:
+        self.rank, self.world_size, self.groups = rank, world_size, groups
+        self.events: list[dict[str, Any]] = []
+
+    def event(self, name: str, category: str, begin: float, length: float, thread: int = 1, **args: Any) -> None:
+        """An event with a duration, in microseconds."""
+        about = {"ph": "X", "cat": category, "name": name, "pid": 7, "tid": thread}
+        self.events.append({**about, "ts": 5_000_000_000.0 + begin, "dur": length, "args": args})
+
+    def call(
+        self,
+        name: str,
+        elements: tuple[int, int],
+        called: float,
+        kernel: tuple[float, float] | None,
+        thread: int = 1,
+        group: str = "0",
+        **more: Any,
+    ) -> None:
+        """A collective: when it was called, and begin and length of its kernel."""
+        identity = len(self.events) + 1
+        ranks = self.groups[group]
+        args = {
+            "External id": identity,
+            "Collective name": name,
+            "dtype": "Float",
+            "In msg nelems": elements[0],
+            "Out msg nelems": elements[1],
+            "In split size": "[]",
+            "Out split size": "[]",
+            "Group size": len(ranks),
+            "Process Group Name": group,
+            "Process Group Ranks": str(ranks),
+            "Rank": ranks.index(self.rank),
+            **more,
+        }
+        self.event("record_param_comms", "cpu_op", called, 5.0, thread, **args)
+        if kernel:
+            self.event("ncclDevKernel_Generic(args)", "kernel", *kernel, thread=20, **args)
+
+    def content(self) -> dict[str, Any]:
+        """The whole profile."""
+        listed = [
+            {"pg_name": name, "pg_desc": "x", "pg_size": len(ranks), "ranks": ranks}
+            for name, ranks in self.groups.items()
+        ]
+        about = {"backend": "nccl", "rank": self.rank, "world_size": self.world_size, "pg_config": listed}
+        return {"schemaVersion": 1, "distributedInfo": about, "host_name": "node0", "traceEvents": self.events}
+
+    def write(self, path: Path) -> None:
+        """Writes it as JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self.content(), indent=1) + "\n", encoding="utf-8")
+
+
+def step_of_two(rank: int) -> ProfileWriter:
+    """A step of two ranks: 100 us of computation, then collectives of every kind with 10 us before each.
+
+    The all-reduce is called by autograd's thread, and the all-to-all begins while it still runs.
+    """
+    writer = ProfileWriter(rank, 2, {"0": [0, 1], "pair": [1, 0]})
+    writer.event("ProfilerStep#3", "user_annotation", 0, 700)
+    writer.event("volta_sgemm", "kernel", 10, 90, thread=20)
+    writer.call("allreduce", (2000, 2000), 20, (100, 50), thread=9)
+    writer.call("all_to_allv", (30, 30), 25, (120, 80), **{
+        "In split size": "[1, 2]" if rank == 0 else "[2, 1]",
+        "Out split size": "[1, 2]" if rank == 0 else "[2, 1]",
+    })  # fmt: skip
+    writer.call("wait", (0, 0), 26, None)
+    writer.call("_allgather_base", (500, 1000), 30, (210, 40), group="pair")
+    writer.call("_reduce_scatter_base", (1000, 500), 40, (260, 40))
+    writer.call("broadcast", (250, 250), 50, (310, 10), Rank=1)
+    peer = 1 - rank
+    if rank == 0:
+        writer.call("send", (1000, 1000), 60, (330, 10), Rank=peer, **{"Dst Rank": peer})
+    else:
+        writer.call("recv", (1000, 1000), 60, (330, 10), Rank=peer, **{"Src Rank": peer})
+    writer.event("Optimizer.step#AdamW.step", "user_annotation", 65, 20)
+    writer.call("barrier", (0, 0), 70, (350, 5), dtype="Byte")
+    return writer
+
+
+def write_step(folder: Path) -> None:
+    """The profiles of both ranks."""
+    for rank in range(2):
+        step_of_two(rank).write(folder / f"rank{rank}.json")
