@@ -206,17 +206,17 @@ def _quickest(
     pair: Integer, size_bytes: Integer, fabric: FabricArrays, rates: np.ndarray, wire: _Wire
 ) -> tuple[Integer, Integer]:
     """The smallest packet of a message in bytes, and its least time between two leaves, over ways that are ever up."""
-    begin, end, length = fabric.way_begin[pair], fabric.way_begin[pair + 1], fabric.way_length[pair]
+    begin, end = fabric.way_begin[pair], fabric.way_begin[pair + 1]
     up = 0
     for way in range(begin, end):
-        up += _is_ever_up(fabric.way_links[way, :length], rates)
+        up += _is_ever_up(fabric.way_links[way, : fabric.way_length[way]], rates)
     smallest = _smallest_packet(size_bytes, max(1, up), wire) + wire.header
     least = np.int64(-1)
     for way in range(begin, end):
-        if up and not _is_ever_up(fabric.way_links[way, :length], rates):
+        if up and not _is_ever_up(fabric.way_links[way, : fabric.way_length[way]], rates):
             continue
         passage_ps = np.int64(0)
-        for link in fabric.way_links[way, :length]:
+        for link in fabric.way_links[way, : fabric.way_length[way]]:
             passage_ps += _service_ps(smallest, rates[link]) + fabric.delay_ps[link]
         if least < 0 or passage_ps < least:
             least = passage_ps

@@ -9,15 +9,16 @@ import numpy as np
 from netsim.bound import Bound
 from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
-from netsim.engines import refusal
+from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
-from netsim.seats import room, seats_of, with_gpu_links
 from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
 from netsim.topology.routes import Routes
-from netsim.transport.build import build_transport
+from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
+from netsim.transport.protocol import Transport
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
@@ -83,6 +84,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         field, _, problem = str(error).partition(": ")
         raise InputError(source, field, *problem.split("; ", 1)) from None
     _refuse_own_transports(scenario, source)
+    _refuse_detours(scenario, source)
     routes = Routes(topology, rates)
     seats = seats_of(topology, _places(scenario, source, room(topology)))
     hosts = seats.hosts
@@ -116,9 +118,10 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.recovery,
         scenario.flow_control,
         scenario.acknowledgement,
-        scenario.limits,
+        limits=scenario.limits,
     )
-    _refuse_unreachable(scene, source)
+    for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
+        _refuse_unreachable(seen, source)
     known = notices, program.recorded_ps, program.traces, schedules.used
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
@@ -170,6 +173,15 @@ def _refuse_own_transports(scenario: Scenario, source: str) -> None:
             except ValueError as error:
                 problem, _, remedy = str(error).partition("; ")
                 raise InputError(source, f"transports.{index}", problem, remedy) from None
+
+
+def _refuse_detours(scenario: Scenario, source: str) -> None:
+    """Refuses transports that take detours on a fabric that has none."""
+    for index, transport in enumerate(scenario.transports):
+        detours = PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours
+        if detours and scenario.topology.kind not in ("dragonfly", "torus"):
+            problem = f"{transport.name} takes detours, and a {scenario.topology.kind} has none"
+            raise InputError(source, f"transports.{index}", problem, "take topology.kind dragonfly or torus")
 
 
 def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:

@@ -117,6 +117,9 @@ class Scenario(Section, frozen=True):
     @model_validator(mode="after")
     def _nothing_is_missing(self) -> "Scenario":
         control, queue = self.flow_control, self.topology.queue
+        if control.kind == "pfc" and self.topology.kind in ("dragonfly", "torus"):
+            problem = f"flow_control pfc can pause links of a {self.topology.kind} in a circle, for good"
+            raise ValueError(f"{problem}; write none or trim, or take a fat_tree or leaf_spine")
         lossless = control.kind == "pfc" and control.headroom == "auto"
         largest = self.packet.payload + self.packet.header
         if self.acknowledgement.lane == "data":

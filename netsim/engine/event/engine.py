@@ -140,8 +140,8 @@ class EventEngine:
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
-            size = self._bytes[task]
-            message = Release(task, src_rank, dst_rank, leaves[0], size, paths, usable, leaves[1], *places)
+            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
+            message = Release(task, src_rank, dst_rank, leaves[0], self._bytes[task], paths, usable, *ends)
             by_nic[paths[0][0]].append(message)
         return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from netsim.engine.event.choices import AT_SWITCH
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
 from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, join, serial_of
@@ -116,7 +117,11 @@ def next_link(state: State, packet: Record, now: int) -> Whole:
         row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
         packet.way = routing.node_way[packet.node]
+        packet.links = 2 + routing.way_length[packet.way]
         return routing.child_link[row]
+    if network.rules[0].choice == AT_FIRST_SWITCH and packet.hop == 1 and packet.links > 2:
+        packet.way = flow.first_way + choose_way(state, flow, packet, serial_of(packet), now)
+        packet.links = 2 + routing.way_length[packet.way]
     return _link(routing, packet, flow, np.int64(packet.hop))
 
 
@@ -143,10 +148,10 @@ def _return_at_once(state: State, packet: Record, flow: Record, now: int) -> Who
     """Returns an acknowledgement that nothing can stop or delay: its links are counted, and none needs an event."""
     routing = state.routing
     arrives = now + flow.answer_ps
-    if flow.links > 2:
+    if packet.links > 2:
         arrives += routing.way_answer_ps[packet.way]
         routing.way_answers[packet.way] += 1
     flow.answers += 1
-    state.network.totals[0].control_hops += flow.links
+    state.network.totals[0].control_hops += packet.links
     packet.hop = packet.links
     return arrives
