@@ -3,14 +3,14 @@
 from random import Random
 from typing import Any
 
-from netsim.collective.build import Algorithms, Schedules
+from netsim.collective.build import ALGORITHMS
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.engine.protocol import Scene
 from netsim.topology.build import build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
-from netsim.workload.protocol import Program, Tasks
+from netsim.workload.protocol import Program
 from tests.netsim.scenes import scene
 
 ROUTINGS: list[Any] = [
@@ -31,7 +31,7 @@ CHOICES = {
 
 
 def repeated_scene(random: Random) -> Scene:
-    """Collectives on all or some ranks, one after the other at each rank, most of them again and again."""
+    """Collectives of all or some ranks, one after the other at each rank, most of them again and again."""
     fields: dict[str, Any] = {
         "kind": "leaf_spine",
         "leaves": random.randint(1, 4),
@@ -46,7 +46,6 @@ def repeated_scene(random: Random) -> Scene:
     topology = build_topology(LeafSpineConfig.model_validate(fields))
     ranks = topology.hosts * topology.ranks_per_host
     names = {op: random.choice(algorithms) for op, algorithms in CHOICES.items()}
-    schedules = Schedules(Algorithms.model_validate(names), list(range(ranks)), "test")
     distinct = [_operation(random, ranks) for _ in range(random.randint(1, 3))]
     program = Program()
     order = random.sample(range(ranks), ranks) if random.random() < 0.3 else list(range(ranks))
@@ -57,7 +56,9 @@ def repeated_scene(random: Random) -> Scene:
         first = random.choice([0, 0, 0, ranks - operation.size])
         members = order[first : first + operation.size]
         come = [program.wait(rank, ends[rank], random.choice(gaps)) for rank in members]
-        over = program.carry_out(message_columns(schedules(operation, members)), members, come)
+        over = program.carry_out(
+            message_columns(ALGORITHMS[operation.op][names[operation.op]](operation)), members, come
+        )
         for rank, end in zip(members, over, strict=True):
             ends[rank] = (end,)
     down = [FailureConfig.model_validate({"link": "leaf0-spine1", "rate": 0})]

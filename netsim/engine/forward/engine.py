@@ -1,19 +1,19 @@
 """The driver: carries out a program unit by unit, and simulates the rest plainly where units cannot be told apart."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from netsim.engine.exact.layout import layout_of
-from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.forward import kernel
-from netsim.engine.forward.clock import clock_of
 from netsim.engine.forward.library import Library
 from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
+from netsim.engine.forward.progress import progress_of
 from netsim.engine.forward.refusal import shares_groups
 from netsim.engine.forward.unit import Simulator
+from netsim.engine.limits import Clock, Pulse, Waiting, reached
+from netsim.engine.protocol import Outcome, Scene, Skipped
+from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.protocol import TaskColumns, Tasks
@@ -21,19 +21,7 @@ from netsim.workload.protocol import TaskColumns, Tasks
 _AHEAD = 1 << 14
 """Tasks among which messages are looked for that can be simulated in one go."""
 _PATIENCE = 256
-"""Units that may be simulated before at least as many others have been skipped."""
-
-
-class Skipped(NamedTuple):
-    """What was not simulated because an equal unit had been.
-
-    Args:
-        messages: Their number.
-        bytes: Their payload.
-    """
-
-    messages: int = 0
-    bytes: int = 0
+"""Units that may be simulated before they must have occurred twice in the mean."""
 
 
 class ForwardEngine:
@@ -45,6 +33,7 @@ class ForwardEngine:
         seed: Seed of the run.
         most_paths: Largest number of paths between two hosts that talk to each other.
         plain: Simulates a scene plainly.
+        report: Called now and then with how far the run is.
     """
 
     def __init__(
@@ -54,25 +43,32 @@ class ForwardEngine:
         seed: int,
         most_paths: int,
         plain: Callable[[Scene], Outcome],
+        report: Callable[[Pulse], None] | None = None,
     ) -> None:
         self._scene, self._plain = scene, plain
+        self._wall = Clock(scene.limits, report)
         layout = layout_of(scene)
         self._columns = scene.tasks.columns()
         self._stride = build_transport(transport, seed, most_paths).stride
         self._shares = shares_groups(scene, transport)
         self._library = Library(Simulator(scene, layout, transport, seed, self._stride), layout)
         self._kinds = self._library.kinds
-        self._clock, self._depends = clock_of(self._columns, layout.fabric, np.asarray(scene.hosts, dtype=np.int64))
+        hosts = np.asarray(scene.hosts, dtype=np.int64)
+        self._progress, self._depends = progress_of(self._columns, layout.fabric, hosts)
 
     def run(self) -> tuple[Outcome, Skipped]:
         """Simulates until all tasks are done.
 
         Returns:
             The outcome, and what was skipped.
+
+        Raises:
+            InputError: The run has reached its wall time, or what is simulated plainly has reached a limit.
         """
-        clock, library = self._clock, self._library
-        kernel.start(clock)
-        while (why := kernel.run(clock, library.units, self._kinds)) != kernel.FINISHED:
+        progress, library = self._progress, self._library
+        kernel.start(progress)
+        while (why := kernel.run(progress, library.units, self._kinds)) != kernel.FINISHED:
+            self._look_at_wall()
             match why:
                 case kernel.UNKNOWN:
                     self._look_ahead()
@@ -82,69 +78,78 @@ class ForwardEngine:
                     pass
                 case _:
                     return self._with_the_rest()
-            if library.units.count > _PATIENCE + int(clock.totals[kernel.UNITS]) // 2:
+            patience = _PATIENCE + int(progress.totals[kernel.UNITS]) // 2
+            if library.units.count > min(patience, len(progress.joint_unit) // 2):
                 return self._with_the_rest()
-        whole = Occurrences.of(clock, int(clock.totals[kernel.UNITS]))
-        return self._outcome(whole, clock.end_ps), self._skipped(whole)
+        whole = Occurrences.of(progress, int(progress.totals[kernel.UNITS]))
+        return self._outcome(whole, progress.end_ps), self._skipped(whole)
 
     def _outcome(self, whole: Occurrences, end_ps: np.ndarray) -> Outcome:
         return outcome_of(self._scene, self._library.units, self._kinds.link, whole, end_ps, self._stride)
 
+    def _look_at_wall(self) -> None:
+        progress, columns = self._progress, self._columns
+        pulse = Pulse(int(progress.totals[kernel.NOW]), int(progress.totals[kernel.DONE]), len(progress.end_ps))
+        if self._wall.is_over(pulse):
+            task = int(progress.released[0])
+            ends = int(columns.src[task]), int(columns.dst[task]), int(columns.bytes[task])
+            raise reached(self._scene.limits, "wall", pulse, Waiting(*ends, "it has just been released"))
+
     def _width_ps(self) -> int:
         """Intervals of queues are at least that long in the end, since time has come so far."""
         width_ps = FIRST_WIDTH_PS
-        while int(self._clock.totals[kernel.NOW]) // width_ps >= INTERVALS:
+        while int(self._progress.totals[kernel.NOW]) // width_ps >= INTERVALS:
             width_ps *= 2
         return width_ps
 
     def _look_ahead(self) -> None:
         """Finds the kinds of the messages released now, and of those among the next tasks that wait for messages."""
-        clock = self._clock
-        released = clock.released[: clock.totals[kernel.RELEASED]]
+        progress = self._progress
+        released = progress.released[: progress.totals[kernel.RELEASED]]
         first = int(released.min())
-        ahead = np.arange(first, min(first + _AHEAD, len(clock.bytes)))
-        ahead = ahead[(clock.bytes[ahead] > 0) & self._depends[ahead]]
+        ahead = np.arange(first, min(first + _AHEAD, len(progress.bytes)))
+        ahead = ahead[(progress.bytes[ahead] > 0) & self._depends[ahead]]
         tasks = np.concatenate([released, ahead])
-        clock.kind[tasks] = self._library.kinds_of(tasks, self._width_ps())
+        progress.kind[tasks] = self._library.kinds_of(tasks, self._width_ps())
         self._kinds = self._library.kinds
 
     def _join(self) -> None:
         """Simulates a unit together with a message that meets it under way."""
-        clock, units = self._clock, self._library.units
-        met, task, now_ps = (int(clock.totals[entry]) for entry in (kernel.MET, kernel.MEETS, kernel.NOW))
-        unit, after_ps = int(clock.unit[met]), now_ps - int(clock.unit_ps[met])
-        tasks = np.append(clock.laid[clock.unit_begin[met] : clock.unit_begin[met + 1]], task)
+        progress, units = self._progress, self._library.units
+        met, task, now_ps = (int(progress.totals[entry]) for entry in (kernel.MET, kernel.MEETS, kernel.NOW))
+        unit, after_ps = int(progress.unit[met]), now_ps - int(progress.unit_ps[met])
+        tasks = np.append(progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]], task)
         starts_ps = units.start_ps[units.message_begin[unit] : units.message_begin[unit + 1]]
-        binding = int(clock.binding[met])
+        binding = int(progress.binding[met])
         joint = self._library.joint(tasks, np.append(starts_ps, after_ps), binding, self._width_ps())
-        kernel.remember(clock, unit, int(self._kinds.unit[clock.kind[task]]), after_ps, joint)
+        kernel.remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
 
     def _begin_together(self) -> bool:
         """Begins those of the released messages that share links, as units; False if one would meet another."""
-        clock, library, width_ps = self._clock, self._library, self._width_ps()
-        tasks = np.sort(clock.released[: clock.totals[kernel.RELEASED]])
+        progress, library, width_ps = self._progress, self._library, self._width_ps()
+        tasks = np.sort(progress.released[: progress.totals[kernel.RELEASED]])
         groups, alone = library.groups_of(tasks)
         for group in groups:
-            numbered = not self._shares and len(np.unique(clock.first_link[group])) < len(group)
+            numbered = not self._shares and len(np.unique(progress.first_link[group])) < len(group)
             unit, binding = library.group(group, width_ps, numbered=numbered)
             self._kinds = library.kinds
-            if not kernel.place(clock, library.units, self._kinds.link, unit, binding, group):
+            if not kernel.place(progress, library.units, self._kinds.link, unit, binding, group):
                 return False
-        clock.released[: len(alone)] = alone
-        clock.totals[kernel.RELEASED] = len(alone)
+        progress.released[: len(alone)] = alone
+        progress.totals[kernel.RELEASED] = len(alone)
         return True
 
     def _with_the_rest(self) -> tuple[Outcome, Skipped]:
         """The outcome up to the last moment at which nothing was under way, joined with a plain run of the rest."""
-        clock, columns = self._clock, self._columns
-        idle_ps, units = int(clock.totals[kernel.IDLE]), int(clock.totals[kernel.IDLE_UNITS])
+        progress, columns = self._progress, self._columns
+        idle_ps, units = int(progress.totals[kernel.IDLE]), int(progress.totals[kernel.IDLE_UNITS])
         if not units:
             return self._plain(self._scene), Skipped()
-        whole = Occurrences.of(clock, units)
+        whole = Occurrences.of(progress, units)
         moved = columns.bytes == 0
         moved[whole.tasks] = True
-        done = moved & (clock.end_ps >= 0) & (clock.end_ps <= idle_ps)
-        end_ps = np.where(done, clock.end_ps, -1)
+        done = moved & (progress.end_ps >= 0) & (progress.end_ps <= idle_ps)
+        end_ps = np.where(done, progress.end_ps, -1)
         rest = self._plain(self._scene._replace(tasks=_rest_of(columns, done, end_ps)))
         return joined(self._outcome(whole, end_ps), rest), self._skipped(whole)
 

@@ -1,4 +1,4 @@
-"""The program's clock in compiled code: which messages are released when, and which units they are."""
+"""The program's progress in compiled code: which messages are released when, and which units they are."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,10 @@ FINISHED, UNKNOWN, TOGETHER, MEETING, STUCK = range(5)
 released together must be simulated as one unit; so must a message and a unit that it meets under way; a message meets
 others in a way that is not followed."""
 
-NOW, RELEASED, EVENTS, UNITS, LAID, BUSY, IDLE, IDLE_UNITS, MET, MEETS = range(10)
-"""Entries of `Clock.totals`: the time; released messages that have not begun; entries of the heap; occurrences of units,
-and their messages; when the last message arrives that is under way; the last moment at which none was; occurrences
-before it; with `MEETING`, the occurrence that is met, and the message that meets it."""
+NOW, RELEASED, EVENTS, DONE, UNITS, LAID, BUSY, IDLE, IDLE_UNITS, MET, MEETS = range(11)
+"""Entries of `Progress.totals`: the time; released messages that have not begun; entries of the heap; tasks that are
+done; occurrences of units, and their messages; when the last message arrives that is under way; the last moment at
+which none was; occurrences before it; with `MEETING`, the occurrence that is met, and the message that meets it."""
 
 NOBODY = -1
 SEVERAL = -2
@@ -40,7 +40,7 @@ class Kinds(NamedTuple):
     link: np.ndarray
 
 
-class Clock(NamedTuple):
+class Progress(NamedTuple):
     """State of a program. T tasks, L links.
 
     Args:
@@ -119,181 +119,183 @@ def successors(
 
 
 @njit(cache=True)
-def start(clock: Clock) -> None:
+def start(progress: Progress) -> None:
     """Begins the tasks that wait for none, from the last to the first, since those that wait for a task follow it."""
-    for task in range(len(clock.waits_for) - 1, -1, -1):
-        if not clock.waits_for[task]:
-            _begin(clock, task, np.int64(0))
+    for task in range(len(progress.waits_for) - 1, -1, -1):
+        if not progress.waits_for[task]:
+            _begin(progress, task, np.int64(0))
 
 
 @njit(cache=True)
-def run(clock: Clock, units: Units, kinds: Kinds) -> Integer:
+def run(progress: Progress, units: Units, kinds: Kinds) -> Integer:
     """Carries out the program until it stops, and returns why.
 
     Args:
-        clock: State of the program.
+        progress: State of the program.
         units: Results of units.
         kinds: Units of messages that are released alone.
     """
-    totals = clock.totals
+    totals = progress.totals
     while True:
-        following = clock.event_ps[1] if totals[EVENTS] else np.int64(-1)
+        following = progress.event_ps[1] if totals[EVENTS] else np.int64(-1)
         if totals[RELEASED] and (following < 0 or following > totals[NOW]):
             if totals[NOW] >= totals[BUSY]:
                 totals[IDLE], totals[IDLE_UNITS] = totals[NOW], totals[UNITS]
-            why = _begin_alone(clock, units, kinds)
+            why = _begin_alone(progress, units, kinds)
             if why != FINISHED:
                 return why
             continue
         if following < 0:
             return FINISHED
         totals[NOW] = following
-        what = _take(clock)
+        what = _take(progress)
         task = what >> 1
         if what & 1:
-            if clock.due_ps[task] == following and clock.end_ps[task] < 0:
-                _done(clock, task, following)
-        elif clock.bytes[task]:
-            clock.released[totals[RELEASED]] = task
+            if progress.due_ps[task] == following and progress.end_ps[task] < 0:
+                _done(progress, task, following)
+        elif progress.bytes[task]:
+            progress.released[totals[RELEASED]] = task
             totals[RELEASED] += 1
         else:
-            _done(clock, task, following)
+            _done(progress, task, following)
 
 
 @njit(cache=True)
-def place(clock: Clock, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray) -> bool:
+def place(
+    progress: Progress, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray
+) -> bool:
     """Begins a unit now; False, with nothing done, if a link that it uses is still in use.
 
     Args:
-        clock: State of the program.
+        progress: State of the program.
         units: Results of units.
         links: Links of bindings.
         unit: The unit.
         binding: Where its links begin.
         tasks: Its messages.
     """
-    now = clock.totals[NOW]
+    now = progress.totals[NOW]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
-        if now + units.first_ps[row] < clock.free_ps[links[binding + units.link[row]]]:
+        if now + units.first_ps[row] < progress.free_ps[links[binding + units.link[row]]]:
             return False
-    _place(clock, units, links, unit, binding, tasks)
+    _place(progress, units, links, unit, binding, tasks)
     return True
 
 
 @njit(cache=True)
-def remember(clock: Clock, met: Integer, meets: Integer, after_ps: Integer, joint: Integer) -> None:
+def remember(progress: Progress, met: Integer, meets: Integer, after_ps: Integer, joint: Integer) -> None:
     """Notes the unit of a unit that is met and another that meets it."""
-    entry = _entry(clock, met, meets, after_ps)
-    clock.joint[entry, 0], clock.joint[entry, 1], clock.joint[entry, 2] = met, meets, after_ps
-    clock.joint_unit[entry] = joint
+    entry = _entry(progress, met, meets, after_ps)
+    progress.joint[entry, 0], progress.joint[entry, 1], progress.joint[entry, 2] = met, meets, after_ps
+    progress.joint_unit[entry] = joint
 
 
 @njit(cache=True)
-def _entry(clock: Clock, met: Integer, meets: Integer, after_ps: Integer) -> Integer:
+def _entry(progress: Progress, met: Integer, meets: Integer, after_ps: Integer) -> Integer:
     """The entry of the hash table that holds a key, or the free one where it belongs."""
-    last = len(clock.joint_unit) - 1
+    last = len(progress.joint_unit) - 1
     entry = ((met * 1_000_003 + meets) * 1_000_003 + after_ps) & last
-    while clock.joint_unit[entry] >= 0 and (
-        clock.joint[entry, 0] != met or clock.joint[entry, 1] != meets or clock.joint[entry, 2] != after_ps
+    while progress.joint_unit[entry] >= 0 and (
+        progress.joint[entry, 0] != met or progress.joint[entry, 1] != meets or progress.joint[entry, 2] != after_ps
     ):
         entry = (entry + 1) & last
     return entry
 
 
 @njit(cache=True)
-def _begin_alone(clock: Clock, units: Units, kinds: Kinds) -> Integer:
+def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
     """Begins the released messages as units of one message, unless two of them share a link."""
-    totals, now = clock.totals, clock.totals[NOW]
-    released = clock.released[: totals[RELEASED]]
+    totals, now = progress.totals, progress.totals[NOW]
+    released = progress.released[: totals[RELEASED]]
     released.sort()
     why = FINISHED
     for position in range(len(released)):
-        link = clock.first_link[released[position]]
-        if clock.seen_ps[link] == now:
+        link = progress.first_link[released[position]]
+        if progress.seen_ps[link] == now:
             why = TOGETHER
-        clock.seen_ps[link] = now
+        progress.seen_ps[link] = now
     for position in range(len(released)):
-        clock.seen_ps[clock.first_link[released[position]]] = -1
-        if why == FINISHED and clock.kind[released[position]] < 0:
+        progress.seen_ps[progress.first_link[released[position]]] = -1
+        if why == FINISHED and progress.kind[released[position]] < 0:
             why = UNKNOWN
     if why != FINISHED:
         return why
     for position in range(len(released)):
-        kind = clock.kind[released[position]]
+        kind = progress.kind[released[position]]
         unit, binding = kinds.unit[kind], kinds.binding[kind]
         for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
             link = kinds.link[binding + units.link[row]]
-            if clock.seen_ps[link] == now:
+            if progress.seen_ps[link] == now:
                 why = TOGETHER
-            clock.seen_ps[link] = now
+            progress.seen_ps[link] = now
     for position in range(len(released)):
-        kind = clock.kind[released[position]]
+        kind = progress.kind[released[position]]
         unit, binding = kinds.unit[kind], kinds.binding[kind]
         for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
-            clock.seen_ps[kinds.link[binding + units.link[row]]] = -1
+            progress.seen_ps[kinds.link[binding + units.link[row]]] = -1
     if why != FINISHED:
         return why
     for position in range(len(released)):
-        kind = clock.kind[released[position]]
-        met = _whom_it_meets(clock, units, kinds, kind)
+        kind = progress.kind[released[position]]
+        met = _whom_it_meets(progress, units, kinds, kind)
         if met == NOBODY:
             continue
-        last = clock.unit_begin[met + 1] - 1
-        if met == SEVERAL or last + 1 - clock.unit_begin[met] >= MOST_JOINED:
+        last = progress.unit_begin[met + 1] - 1
+        if met == SEVERAL or last + 1 - progress.unit_begin[met] >= MOST_JOINED:
             return STUCK
-        if clock.laid[last] > released[position]:
+        if progress.laid[last] > released[position]:
             return STUCK
-        joint = clock.joint_unit[_entry(clock, clock.unit[met], kinds.unit[kind], now - clock.unit_ps[met])]
+        joint = progress.joint_unit[_entry(progress, progress.unit[met], kinds.unit[kind], now - progress.unit_ps[met])]
         if joint < 0:
             totals[MET], totals[MEETS] = met, released[position]
             return MEETING
-        if not _may_join(clock, units, kinds.link, met, joint):
+        if not _may_join(progress, units, kinds.link, met, joint):
             return STUCK
-    if not _has_room(clock, len(released)):
+    if not _has_room(progress, len(released)):
         return STUCK
     totals[RELEASED] = 0
     for position in range(len(released)):
-        kind = clock.kind[released[position]]
-        met = _whom_it_meets(clock, units, kinds, kind)
+        kind = progress.kind[released[position]]
+        met = _whom_it_meets(progress, units, kinds, kind)
         if met == NOBODY:
             alone = released[position : position + 1]
-            _place(clock, units, kinds.link, kinds.unit[kind], kinds.binding[kind], alone)
+            _place(progress, units, kinds.link, kinds.unit[kind], kinds.binding[kind], alone)
         else:
-            _join(clock, units, kinds, met, released[position], kind)
+            _join(progress, units, kinds, met, released[position], kind)
     return FINISHED
 
 
 @njit(cache=True)
-def _has_room(clock: Clock, messages: Integer) -> bool:
+def _has_room(progress: Progress, messages: Integer) -> bool:
     """Whether so many messages may join others; arrays have room for several times as many entries as tasks."""
-    totals, entries = clock.totals, MOST_JOINED * messages
-    events = totals[EVENTS] + len(clock.bytes)
+    totals, entries = progress.totals, MOST_JOINED * messages
+    events = totals[EVENTS] + len(progress.bytes)
     return (
-        totals[LAID] + entries < len(clock.laid)
-        and totals[UNITS] + messages < len(clock.unit)
-        and events + entries < len(clock.event)
+        totals[LAID] + entries < len(progress.laid)
+        and totals[UNITS] + messages < len(progress.unit)
+        and events + entries < len(progress.event)
     )
 
 
 @njit(cache=True)
-def _whom_it_meets(clock: Clock, units: Units, kinds: Kinds, kind: Integer) -> Integer:
+def _whom_it_meets(progress: Progress, units: Units, kinds: Kinds, kind: Integer) -> Integer:
     """The occurrence whose packets a message would meet if it began now; one over the same links, else `SEVERAL`."""
-    now, met = clock.totals[NOW], NOBODY
+    now, met = progress.totals[NOW], NOBODY
     unit, binding = kinds.unit[kind], kinds.binding[kind]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = kinds.link[binding + units.link[row]]
-        if now + units.first_ps[row] < clock.free_ps[link]:
-            owner = clock.owner[link]
-            if clock.binding[owner] != binding or (met != NOBODY and met != owner):
+        if now + units.first_ps[row] < progress.free_ps[link]:
+            owner = progress.owner[link]
+            if progress.binding[owner] != binding or (met != NOBODY and met != owner):
                 return SEVERAL
             met = owner
     return met
 
 
 @njit(cache=True)
-def _may_join(clock: Clock, units: Units, links: np.ndarray, met: Integer, joint: Integer) -> bool:
+def _may_join(progress: Progress, units: Units, links: np.ndarray, met: Integer, joint: Integer) -> bool:
     """Whether an occurrence still meets no other once it is part of a larger unit over the same links."""
-    begin_ps, binding, unit = clock.unit_ps[met], clock.binding[met], clock.unit[met]
+    begin_ps, binding, unit = progress.unit_ps[met], progress.binding[met], progress.unit[met]
     own, own_end = units.link_begin[unit], units.link_begin[unit + 1]
     for row in range(units.link_begin[joint], units.link_begin[joint + 1]):
         link = links[binding + units.link[row]]
@@ -302,122 +304,125 @@ def _may_join(clock: Clock, units: Units, links: np.ndarray, met: Integer, joint
         if own < own_end and units.link[own] == units.link[row]:
             if units.first_ps[row] < units.first_ps[own]:
                 return False
-            if clock.owner[link] != met and units.last_ps[row] != units.last_ps[own]:
+            if progress.owner[link] != met and units.last_ps[row] != units.last_ps[own]:
                 return False
-        elif begin_ps + units.first_ps[row] < clock.free_ps[link]:
+        elif begin_ps + units.first_ps[row] < progress.free_ps[link]:
             return False
     return True
 
 
 @njit(cache=True)
-def _join(clock: Clock, units: Units, kinds: Kinds, met: Integer, task: Integer, kind: Integer) -> None:
+def _join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Integer, kind: Integer) -> None:
     """Replaces an occurrence by one of the larger unit that it and a message are."""
-    totals, begin_ps, binding = clock.totals, clock.unit_ps[met], clock.binding[met]
-    unit = clock.joint_unit[_entry(clock, clock.unit[met], kinds.unit[kind], totals[NOW] - begin_ps)]
+    totals, begin_ps, binding = progress.totals, progress.unit_ps[met], progress.binding[met]
+    unit = progress.joint_unit[_entry(progress, progress.unit[met], kinds.unit[kind], totals[NOW] - begin_ps)]
     occurrence, laid = totals[UNITS], totals[LAID]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = kinds.link[binding + units.link[row]]
-        if clock.owner[link] == met or begin_ps + units.first_ps[row] >= clock.free_ps[link]:
-            clock.free_ps[link], clock.owner[link] = begin_ps + units.last_ps[row], occurrence
-    count = clock.unit_begin[met + 1] - clock.unit_begin[met]
+        if progress.owner[link] == met or begin_ps + units.first_ps[row] >= progress.free_ps[link]:
+            progress.free_ps[link], progress.owner[link] = begin_ps + units.last_ps[row], occurrence
+    count = progress.unit_begin[met + 1] - progress.unit_begin[met]
     for position in range(count):
-        clock.laid[laid + position] = clock.laid[clock.unit_begin[met] + position]
-    clock.laid[laid + count] = task
-    clock.unit[met] = -1
-    clock.unit[occurrence], clock.binding[occurrence], clock.unit_ps[occurrence] = unit, binding, begin_ps
-    clock.unit_begin[occurrence + 1] = laid + count + 1
+        progress.laid[laid + position] = progress.laid[progress.unit_begin[met] + position]
+    progress.laid[laid + count] = task
+    progress.unit[met] = -1
+    progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, begin_ps
+    progress.unit_begin[occurrence + 1] = laid + count + 1
     totals[UNITS], totals[LAID] = occurrence + 1, laid + count + 1
-    _await(clock, units, unit, begin_ps, clock.laid[laid : laid + count + 1])
+    _await(progress, units, unit, begin_ps, progress.laid[laid : laid + count + 1])
 
 
 @njit(cache=True)
-def _place(clock: Clock, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray) -> None:
+def _place(
+    progress: Progress, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray
+) -> None:
     """Notes the beginning of a unit."""
-    totals, now = clock.totals, clock.totals[NOW]
+    totals, now = progress.totals, progress.totals[NOW]
     occurrence, laid = totals[UNITS], totals[LAID]
-    clock.unit[occurrence], clock.binding[occurrence], clock.unit_ps[occurrence] = unit, binding, now
+    progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, now
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = links[binding + units.link[row]]
-        clock.free_ps[link], clock.owner[link] = now + units.last_ps[row], occurrence
-    clock.laid[laid : laid + len(tasks)] = tasks
-    clock.unit_begin[occurrence + 1] = laid + len(tasks)
+        progress.free_ps[link], progress.owner[link] = now + units.last_ps[row], occurrence
+    progress.laid[laid : laid + len(tasks)] = tasks
+    progress.unit_begin[occurrence + 1] = laid + len(tasks)
     totals[UNITS], totals[LAID] = occurrence + 1, laid + len(tasks)
-    _await(clock, units, unit, now, tasks)
+    _await(progress, units, unit, now, tasks)
 
 
 @njit(cache=True)
-def _await(clock: Clock, units: Units, unit: Integer, begin_ps: Integer, tasks: np.ndarray) -> None:
+def _await(progress: Progress, units: Units, unit: Integer, begin_ps: Integer, tasks: np.ndarray) -> None:
     """Notes when the messages of a unit arrive; earlier notes of the same messages no longer count."""
     first = units.message_begin[unit]
     for position in range(len(tasks)):
         task, end = tasks[position], begin_ps + units.end_ps[first + position]
-        if clock.end_ps[task] < 0 and clock.due_ps[task] != end:
-            clock.due_ps[task] = end
-            _push(clock, end, 2 * task + 1)
-        clock.totals[BUSY] = max(clock.totals[BUSY], end)
+        if progress.end_ps[task] < 0 and progress.due_ps[task] != end:
+            progress.due_ps[task] = end
+            _push(progress, end, 2 * task + 1)
+        progress.totals[BUSY] = max(progress.totals[BUSY], end)
 
 
 @njit(cache=True)
-def _begin(clock: Clock, task: Integer, now: Integer) -> None:
+def _begin(progress: Progress, task: Integer, now: Integer) -> None:
     """Starts a task that waits for nothing but its delay."""
-    if clock.delay_ps[task]:
-        _push(clock, now + clock.delay_ps[task], 2 * task)
-    elif clock.bytes[task]:
-        clock.released[clock.totals[RELEASED]] = task
-        clock.totals[RELEASED] += 1
+    if progress.delay_ps[task]:
+        _push(progress, now + progress.delay_ps[task], 2 * task)
+    elif progress.bytes[task]:
+        progress.released[progress.totals[RELEASED]] = task
+        progress.totals[RELEASED] += 1
     else:
-        _done(clock, task, now)
+        _done(progress, task, now)
 
 
 @njit(cache=True)
-def _done(clock: Clock, task: Integer, now: Integer) -> None:
+def _done(progress: Progress, task: Integer, now: Integer) -> None:
     """Ends a task, and all tasks without delay and bytes that waited only for tasks that are now done."""
-    clock.stack[0] = task
+    progress.stack[0] = task
     depth = 1
     while depth:
         depth -= 1
-        ended = clock.stack[depth]
-        clock.end_ps[ended] = now
-        for row in range(clock.next_begin[ended], clock.next_begin[ended + 1]):
-            following = clock.next[row]
-            clock.waits_for[following] -= 1
-            if clock.waits_for[following]:
+        ended = progress.stack[depth]
+        progress.end_ps[ended] = now
+        progress.totals[DONE] += 1
+        for row in range(progress.next_begin[ended], progress.next_begin[ended + 1]):
+            following = progress.next[row]
+            progress.waits_for[following] -= 1
+            if progress.waits_for[following]:
                 continue
-            if clock.delay_ps[following]:
-                _push(clock, now + clock.delay_ps[following], 2 * following)
-            elif clock.bytes[following]:
-                clock.released[clock.totals[RELEASED]] = following
-                clock.totals[RELEASED] += 1
+            if progress.delay_ps[following]:
+                _push(progress, now + progress.delay_ps[following], 2 * following)
+            elif progress.bytes[following]:
+                progress.released[progress.totals[RELEASED]] = following
+                progress.totals[RELEASED] += 1
             else:
-                clock.stack[depth] = following
+                progress.stack[depth] = following
                 depth += 1
 
 
 @njit(cache=True)
-def _push(clock: Clock, time_ps: Integer, what: Integer) -> None:
+def _push(progress: Progress, time_ps: Integer, what: Integer) -> None:
     """Adds an event to the heap."""
-    clock.totals[EVENTS] += 1
-    place = clock.totals[EVENTS]
-    while place > 1 and clock.event_ps[place >> 1] > time_ps:
-        clock.event_ps[place], clock.event[place] = clock.event_ps[place >> 1], clock.event[place >> 1]
+    progress.totals[EVENTS] += 1
+    place = progress.totals[EVENTS]
+    while place > 1 and progress.event_ps[place >> 1] > time_ps:
+        progress.event_ps[place], progress.event[place] = progress.event_ps[place >> 1], progress.event[place >> 1]
         place >>= 1
-    clock.event_ps[place], clock.event[place] = time_ps, what
+    progress.event_ps[place], progress.event[place] = time_ps, what
 
 
 @njit(cache=True)
-def _take(clock: Clock) -> Integer:
+def _take(progress: Progress) -> Integer:
     """Takes the first event from the heap; the order within an instant does not matter."""
-    first, size = clock.event[1], clock.totals[EVENTS] - 1
-    clock.totals[EVENTS] = size
-    time_ps, what = clock.event_ps[size + 1], clock.event[size + 1]
+    first, size = progress.event[1], progress.totals[EVENTS] - 1
+    progress.totals[EVENTS] = size
+    time_ps, what = progress.event_ps[size + 1], progress.event[size + 1]
     place = 1
     while 2 * place <= size:
         child = 2 * place
-        if child < size and clock.event_ps[child + 1] < clock.event_ps[child]:
+        if child < size and progress.event_ps[child + 1] < progress.event_ps[child]:
             child += 1
-        if clock.event_ps[child] >= time_ps:
+        if progress.event_ps[child] >= time_ps:
             break
-        clock.event_ps[place], clock.event[place] = clock.event_ps[child], clock.event[child]
+        progress.event_ps[place], progress.event[place] = progress.event_ps[child], progress.event[child]
         place = child
-    clock.event_ps[place], clock.event[place] = time_ps, what
+    progress.event_ps[place], progress.event[place] = time_ps, what
     return first

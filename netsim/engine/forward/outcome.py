@@ -7,9 +7,9 @@ from numba import njit
 
 from netsim.engine.compiled.annotations import Integer, Records
 from netsim.engine.compiled.queue_series import Longest, no_queues, note_queue, series_of
-from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
-from netsim.engine.forward.kernel import Clock
+from netsim.engine.forward.kernel import Progress
 from netsim.engine.forward.unit import Units
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 
 
 class Occurrences(NamedTuple):
@@ -30,10 +30,12 @@ class Occurrences(NamedTuple):
     tasks: np.ndarray
 
     @classmethod
-    def of(cls, clock: Clock, units: int) -> "Occurrences":
+    def of(cls, progress: Progress, units: int) -> "Occurrences":
         """The first `units` of them."""
-        begin = clock.unit_begin[: units + 1]
-        return cls(clock.unit[:units], clock.binding[:units], clock.unit_ps[:units], begin, clock.laid[: begin[-1]])
+        begin = progress.unit_begin[: units + 1]
+        return cls(
+            progress.unit[:units], progress.binding[:units], progress.unit_ps[:units], begin, progress.laid[: begin[-1]]
+        )
 
 
 def outcome_of(

@@ -5,7 +5,6 @@ from netsim.engine.exact.refusal import refusal_of_fabric
 from netsim.engine.protocol import Scene
 from netsim.transport.config import EcmpConfig, EtherealConfig, SubflowsConfig, TransportConfig
 
-
 _FOLLOWED = ("packet", "nic", "acknowledgement", "limits")
 """Fields of a scene that may have any value; without answers those of `acknowledgement` do not matter."""
 

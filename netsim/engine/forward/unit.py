@@ -11,9 +11,9 @@ from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import placed
 from netsim.engine.exact.stages import remaining_ps
 from netsim.engine.exact.travel import travel
-from netsim.engine.protocol import Scene
 from netsim.engine.forward.passage import Passages, passages
 from netsim.engine.forward.queues import thin
+from netsim.engine.protocol import Scene
 from netsim.transport.config import TransportConfig
 
 
@@ -90,7 +90,6 @@ class Units(NamedTuple):
         """No units."""
         begins = {name: np.zeros(int(name.endswith("begin")), dtype=np.int64) for name in cls._fields}
         return cls(**begins)
-
 
     def bound(self, bindings: Sequence[Sequence[int]]) -> "Units":
         """Numbers of links replaced by their places in a binding; one binding for each unit, of all its links."""

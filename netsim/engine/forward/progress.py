@@ -3,13 +3,14 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.forward.kernel import MOST_JOINED, Clock, successors
+from netsim.engine.forward.kernel import MOST_JOINED, Progress, successors
 from netsim.workload.protocol import TaskColumns
 
 _MEETINGS = 1 << 16
+"""Entries of the hash table of units that meet; the driver gives up before half of them are in use."""
 
 
-def clock_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> tuple[Clock, np.ndarray]:
+def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> tuple[Progress, np.ndarray]:
     """The state of a program before it begins, and whether each task waits for a message.
 
     Args:
@@ -22,7 +23,7 @@ def clock_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> t
     src_host = hosts[columns.src]
     inside = src_host == hosts[columns.dst]
     room = 2 * tasks + 2 * MOST_JOINED
-    clock = Clock(
+    progress = Progress(
         bytes=columns.bytes,
         delay_ps=columns.delay_ps,
         first_link=np.where(inside, fabric.inside[src_host], fabric.up[src_host]),
@@ -46,9 +47,9 @@ def clock_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> t
         laid=np.zeros(room, dtype=np.int64),
         joint=np.zeros((_MEETINGS, 3), dtype=np.int64),
         joint_unit=_filled(_MEETINGS),
-        totals=np.zeros(10, dtype=np.int64),
+        totals=np.zeros(11, dtype=np.int64),
     )
-    return clock, depends
+    return progress, depends
 
 
 def _filled(size: int) -> np.ndarray:
