@@ -41,7 +41,7 @@ class InputError(ValueError):
         return type(self), (self.file, self.field, self.problem, self.remedy)
 
 
-class LimitReached(InputError):
+class LimitError(InputError):
     """A run has reached one of its limits. The input need not be wrong: it is a failure and not a wrong input."""
 
 

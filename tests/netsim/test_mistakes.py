@@ -135,7 +135,9 @@ MISTAKES = {
     "flows in words": flows(FLOWS + "zero,1,100,0\n", "line 2", "src"),
     "flows with a cell too few": flows(FLOWS + "0,1,100\n", "line 2"),
     "flows before the start": flows(FLOWS + "0,1,100,-5\n", "line 2", "start_ns"),
-    "a matrix without nodes": matrix("Connections 1\n0->1 start 0 size 100\n", "Nodes: is missing or 0", "write the line Nodes"),
+    "a matrix without nodes": matrix(
+        "Connections 1\n0->1 start 0 size 100\n", "Nodes: is missing or 0", "write the line Nodes"
+    ),
     "a matrix with an arrow of another kind": matrix(MATRIX + "0=>1 start 0 size 100\n", "line 3"),
     "a matrix without a size": matrix(MATRIX + "0->1 start 0\n", "line 3", "size"),
     "a matrix with a misspelt word": matrix(MATRIX + "0->1 strat 0 size 100\n", "line 3", "strat"),
