@@ -49,7 +49,8 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
               ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift, nscc,
+              receiver_credit or ndp}
   recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
                for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}

@@ -107,14 +107,19 @@ def read_shipped():
 
 def test_one_page_has_both_choices_of_algorithms(tmp_path, capsys):
     file, out = tmp_path / "scenario.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(scenario(8, "all_reduce", "4B", {"all_reduce": "ring"})))
+    document = scenario(8, "all_reduce", "4B", {"all_reduce": "ring"})
+    workloads = [document.pop("workload"), {"kind": "collective", "op": "all_gather", "bytes_per_rank": "1KB"}]
+    document["jobs"] = [{"workload": workload, "ranks": [*range(8)]} for workload in workloads]
+    file.write_text(yaml.safe_dump(document))
     assert main(["compare", str(file), "--against", "algorithms=nccl", "--out", str(out), "--jobs", "1"]) == 0
     ring, tree = (json.loads((place / "results.json").read_text()) for place in (out, out / "against"))
-    assert [one["algorithms"][0]["algorithm"] for one in (ring, tree)] == ["ring", "double_tree"]
+    taken = [{use["op"]: use["algorithm"] for use in one["algorithms"]} for one in (ring, tree)]
+    assert [one["all_reduce"] for one in taken] == ["ring", "double_tree"]
     change = tree["runs"][0]["completion_ns"] / ring["runs"][0]["completion_ns"] - 1
     page = (out / "report.html").read_text()
     assert f"{change:+.2%}" in page
     assert "Against algorithms=nccl" in page
+    assert "<td>all_reduce, spray_round_robin</td>" in page
     assert f"{change:+.2%}" in capsys.readouterr().out
 
 

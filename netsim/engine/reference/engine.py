@@ -346,7 +346,7 @@ class ReferenceEngine:
             self._dropped += 1
             return
         leaves = now + service
-        if self._scene.acknowledgement.lane == "priority":
+        if self._scene.acknowledgement.lane == "priority" and not self._queued:
             leaves = self._lane_free[link] = max(self._lane_free[link], now) + service
             self._free[link] = max(self._free[link], now) + service
             self._busy[link] += service
