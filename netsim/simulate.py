@@ -43,7 +43,7 @@ def simulate(
 
     Raises:
         ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
-            limit of the scenario (`netsim.engine.limits.LimitReached`).
+            limit of the scenario (`netsim.engine.limits.LimitError`).
     """
     read = read_scenario(scenario, overrides)
     source = str(scenario) if isinstance(scenario, Path) else "scenario"

@@ -11,6 +11,7 @@
 from collections.abc import Callable
 
 import simpy
+from simpy.core import EmptySchedule
 from simpy.events import EventPriority
 
 _SERIAL_BITS = 32
@@ -64,7 +65,7 @@ class Calendar(simpy.Environment):
         try:
             for _ in range(count):
                 self.step()
-        except simpy.core.EmptySchedule:
+        except EmptySchedule:
             return False
         return True
 
