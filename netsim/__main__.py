@@ -33,7 +33,9 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
                host_rate: [100Gbps], fabric_rate: [100Gbps], or a list with a rate for each spine,
                intra_host_rate: [3600Gbps], link_delay: [500ns], queue: [unlimited] or 800KB,
                failures: [{link: leaf0-spine3 or switch: spine3, at: [0us], until: [null], rate: [0]}]}
-              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo}
+              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo},
+              {kind: preset, name: dgx_h100_32}: a file of configs/topologies; adapters_per_host, rails and
+              gpu_link_rate of leaf_spine are hosts of several adapters
   packet      {payload: [4000B], header: [0B]}
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer

@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     START_DELAY = 14
     ETHEREAL_LEAVES = 15
     SPLITS = 16
+    DETOUR = 17
+    MINIMAL = 18
     ENTROPY_PATH = 40
     JSQ_TIE = 41
 

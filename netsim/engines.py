@@ -6,8 +6,9 @@ from pathlib import Path
 from netsim.engine.compiled.cache import is_kept
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Engine, Outcome, Scene
-from netsim.transport.build import build_transport
+from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import TransportConfig
+from netsim.transport.protocol import Transport
 
 
 def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths: int) -> str | None:
@@ -19,8 +20,11 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         transport: One of the scenario's transports.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
+    if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
+        return "flows without packets have no classes"
     if transport.kind == "ideal":
         return None
+    scene = seen_by(scene, transport)
     match wanted:
         case "exact":
             from netsim.engine.exact.refusal import refusal as by_exact
@@ -34,6 +38,14 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
             return "the transport looks at queues or pauses, which do not exist for flows without packets"
         case _:
             return None
+
+
+def seen_by(scene: Scene, transport: TransportConfig) -> Scene:
+    """The scene with the paths that a transport may take: only some take detours."""
+    if not PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours:
+        return scene
+    routes = scene.routes.with_detours
+    return scene._replace(topology=routes.topology, routes=routes)
 
 
 def to_compile(engine: Engine) -> bool:
@@ -65,6 +77,7 @@ def run_engine(
     """
     if transport.kind == "ideal":
         return _fluid(scene, transport, seed, most_paths, report), "fluid"
+    scene = seen_by(scene, transport)
     if wanted == "auto":
         exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
         wanted = next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)

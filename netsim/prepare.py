@@ -8,16 +8,18 @@ import numpy as np
 
 from netsim.bound import Bound
 from netsim.collective.build import Schedules, Use
+from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Scene
-from netsim.engines import refusal
+from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
-from netsim.seats import room, seats_of, with_gpu_links
 from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
 from netsim.topology.routes import Routes
-from netsim.transport.build import build_transport
+from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
+from netsim.transport.protocol import Transport
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
@@ -63,7 +65,8 @@ class Prepared:
     def bound(self) -> Bound:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
-        return Bound(self.scene, parts, any(transport.kind == "own" for transport in self._transports))
+        kinds = {transport.kind for transport in self._transports}
+        return Bound(self.scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
 def prepare(scenario: Scenario, source: str) -> Prepared:
@@ -83,6 +86,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         field, _, problem = str(error).partition(": ")
         raise InputError(source, field, *problem.split("; ", 1)) from None
     _refuse_own_transports(scenario, source)
+    _refuse_detours(scenario, source)
     routes = Routes(topology, rates)
     seats = seats_of(topology, _places(scenario, source, room(topology)))
     hosts = seats.hosts
@@ -101,6 +105,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
+        program.tasks.mark(_number_of_class(scenario, job.workload))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
     scene = Scene(
@@ -116,13 +121,35 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.recovery,
         scenario.flow_control,
         scenario.acknowledgement,
-        scenario.limits,
+        limits=scenario.limits,
+        buffer=scenario.topology.buffer,
+        classes=len(scenario.classes or ("",)),
     )
-    _refuse_unreachable(scene, source)
+    _refuse_small_memory(scene, source)
+    for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
+        _refuse_unreachable(seen, source)
     known = notices, program.recorded_ps, program.traces, schedules.used
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared
+
+
+def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
+    """Place of a workload's class among the scenario's."""
+    name = workload.traffic_class
+    return scenario.classes.index(name) if scenario.classes and name else 0
+
+
+def _refuse_small_memory(scene: Scene, source: str) -> None:
+    """Refuses shared memory that has no room for the packets that come after a pause."""
+    if scene.buffer is None or scene.flow_control.kind != "pfc":
+        return
+    limits = limits_of(scene)
+    for link, node in zip(scene.topology.links, limits.source, strict=True):
+        if not link.src.startswith("host") and limits.pool[node] <= 0:
+            needed = scene.buffer.size - limits.pool[node]
+            problem = f"{link.src} needs {needed} B of headroom for its links, and memory beyond"
+            raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
 def _workload(config: WorkloadConfig) -> Workload:
@@ -170,6 +197,15 @@ def _refuse_own_transports(scenario: Scenario, source: str) -> None:
             except ValueError as error:
                 problem, _, remedy = str(error).partition("; ")
                 raise InputError(source, f"transports.{index}", problem, remedy) from None
+
+
+def _refuse_detours(scenario: Scenario, source: str) -> None:
+    """Refuses transports that take detours on a fabric that has none."""
+    for index, transport in enumerate(scenario.transports):
+        detours = PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours
+        if detours and scenario.topology.kind not in ("dragonfly", "torus"):
+            problem = f"{transport.name} takes detours, and a {scenario.topology.kind} has none"
+            raise InputError(source, f"transports.{index}", problem, "take topology.kind dragonfly or torus")
 
 
 def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:

@@ -122,17 +122,14 @@ def reached(
     return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
 
 
-def missing(packets: int, of: int, timeouts: int) -> str:
+def missing(packets: int, timeouts: int) -> str:
     """Why a message whose packets are under way waits.
 
     Args:
-        packets: Packets that have not arrived.
-        of: All its packets.
+        packets: All its packets; how many of them have arrived is not said, since engines may know it early.
         timeouts: The most timeouts of one of its flows in a row without progress.
     """
-    if not packets:
-        return "its last packets are on their last link"
-    said = f"{packets} of {of} packets have not arrived"
+    said = "its packet has not arrived" if packets == 1 else f"not all of its {packets} packets have arrived"
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 
 

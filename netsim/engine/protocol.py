@@ -80,9 +80,9 @@ class Scene(NamedTuple):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
-        limits: When a run ends although tasks are left.
     """
 
     topology: Topology
@@ -97,9 +97,9 @@ class Scene(NamedTuple):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
-    limits: LimitsConfig = LimitsConfig()
 
     @property
     def queues(self) -> bool:

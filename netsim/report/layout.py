@@ -59,7 +59,8 @@ def drawings(topology: Topology) -> list[Drawing]:
 def _tiered(topology: Topology, tiers: Mapping[str, int], up: bool) -> Drawing:
     """Rows of switches, hosts at the bottom."""
     heights = [
-        (_HOST_ROOM + tier) / (_HOST_ROOM + max(1, len(network_tiers(topology)) - 1)) for tier in range(len(network_tiers(topology)))
+        (_HOST_ROOM + tier) / (_HOST_ROOM + max(1, len(network_tiers(topology)) - 1))
+        for tier in range(len(network_tiers(topology)))
     ]
     switches = {
         name: ((place + 0.5) / len(tier), height)

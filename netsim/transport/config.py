@@ -38,7 +38,7 @@ class _Transport(Section, frozen=True):
 class PlainConfig(_Transport, frozen=True):
     """Transports without options."""
 
-    kind: Literal["spray_round_robin", "drb", "adaptive_flow", "ideal"]
+    kind: Literal["spray_round_robin", "drb", "adaptive_flow", "ideal", "valiant"]
 
 
 Entropies = Annotated[int, Field(ge=1, le=2**16)] | None
@@ -142,6 +142,17 @@ class JsqConfig(_Transport, frozen=True):
     ties: Ties = "turn"
 
 
+class UgalConfig(_Transport, frozen=True):
+    """See `netsim.transport.detouring`.
+
+    Args:
+        bias: Advantage of the minimal path, in unfinished work times links.
+    """
+
+    kind: Literal["ugal"]
+    bias: Duration = 0
+
+
 class EtherealConfig(_Transport, frozen=True):
     """See `netsim.transport.ethereal`.
 
@@ -201,6 +212,7 @@ KINDS = (
     RepsConfig,
     DrillConfig,
     JsqConfig,
+    UgalConfig,
     EtherealConfig,
     OwnConfig,
 )
@@ -233,6 +245,7 @@ _AnyKind = (
     | RepsConfig
     | DrillConfig
     | JsqConfig
+    | UgalConfig
     | EtherealConfig
     | OwnConfig
 )

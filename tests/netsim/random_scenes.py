@@ -13,9 +13,11 @@ from netsim.congestion.recovery import GoBackNConfig, NoRecoveryConfig, Selectiv
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.protocol import Scene
+from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
-from netsim.topology.leaf_spine import LeafSpine
+from netsim.topology.protocol import Topology
+from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Transport
 from netsim.workload.protocol import Task
@@ -47,6 +49,8 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
     "spray_random": {"entropies": [None, None, 7]},
     "spray_round_robin": {},
     "subflows": {"count": [1, 3, 4]},
+    "ugal": {"bias": [0, 320_000]},
+    "valiant": {},
 }
 """For each transport the values of its options to choose from."""
 
@@ -76,7 +80,16 @@ def random_scene(random: Random) -> Scene:
             return _with_feedback(random, found)
 
 
-def _topology(random: Random) -> LeafSpine | FatTree:
+def _topology(random: Random) -> Topology:
+    if random.random() < 0.15:
+        ends: dict[str, Any] = {
+            "hosts_per_switch": random.choice([1, 2]),
+            "link_delay": random.choice(["500ns", "0ns"]),
+        }
+        if random.random() < 0.5:
+            return Torus(TorusConfig.model_validate({"kind": "torus", "dims": [2, 3], **ends})).with_detours
+        shape = {"kind": "dragonfly", "switches_per_group": 2, "global_links": 1, "groups": random.choice([2, 3])}
+        return Dragonfly(DragonflyConfig.model_validate(shape | ends)).with_detours
     if random.random() < 0.3:
         shape = {"kind": "fat_tree", "k": 4, "link_delay": random.choice(["500ns", "100ns"])}
         return FatTree(FatTreeConfig.model_validate(shape))
@@ -120,7 +133,7 @@ def _tasks(random: Random, ranks: int) -> list[Task]:
             return tasks
 
 
-def _failures(random: Random, topology: LeafSpine | FatTree) -> list[FailureConfig]:
+def _failures(random: Random, topology: Topology) -> list[FailureConfig]:
     links = [link.name for link in topology.links if not link.name.endswith("inside")]
     failures = []
     for _ in range(random.randint(1, 3)):

@@ -77,7 +77,7 @@ def test_simulated_time_is_limited_to_the_picosecond(at):
         assert f"LimitReached: scenario: limits.simulated: {format_time(whole.completion_ps - 1)} reached" in str(said)
         assert f"{12 - late} of 12 tasks done" in str(said)
         assert f"20000 B from rank {first.src} to rank {first.dst}" in str(said)
-    assert "its last packets are on their last link" in str(found)
+    assert "not all of its 5 packets have arrived" in str(found)
 
 
 def test_a_task_whose_delay_outlasts_the_limit_is_named():

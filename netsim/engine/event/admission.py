@@ -101,7 +101,7 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
         flow.links = 1
         flow.up = flow.down = routing.inside[src]
         return
-    flow.links = 2 + routing.way_length[flow.pair]
+    flow.links = 2 + routing.way_length[flow.first_way]
     flow.up, flow.down = routing.up[src], routing.down[dst]
     flow.listens = rules.listens
     if flow.listens:
@@ -138,10 +138,11 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     while routing.epoch_ps[epoch] > now:
         epoch -= 1
     way = flow.first_way + routing.usable[routing.usable_begin[flow.pair * rules.epochs + epoch]]
+    flow.links = 2 + routing.way_length[way]
     round_trip_ps = up.full_ps + up.delay_ps + up.answer_ps + up.delay_ps
     round_trip_ps += down.full_ps + down.delay_ps + down.answer_ps + down.delay_ps
     slowest_ps = max(up.full_ps, down.full_ps)
-    for hop in range(flow.links - 2):
+    for hop in range(routing.way_length[way]):
         link = links[routing.way_links[way, hop]]
         round_trip_ps += link.full_ps + link.delay_ps + link.answer_ps + link.delay_ps
         slowest_ps = max(slowest_ps, link.full_ps)

@@ -125,13 +125,20 @@ def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
 
 
 @compiled
-def move_up(heap: Array, time_ps: int, key: int) -> None:
-    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap."""
+def move_up(heap: Array, time_ps: int, key: int) -> bool:
+    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap.
+
+    Returns:
+        Whether there is such an entry.
+    """
     place = 1
-    while heap[place].key != key:
+    while place <= heap[0].time_ps and heap[place].key != key:
         place += 1
+    if place > heap[0].time_ps:
+        return False
     if heap[place].time_ps > time_ps:
         _rise(heap, place, time_ps, key, heap[place].what)
+    return True
 
 
 @compiled

@@ -6,8 +6,9 @@ from netsim.engine.compiled.draws import draw
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Hosts, Record, Routing, Whole
 
-PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH = range(7)
-"""Kinds of path choice: a path for each flow; a path for each packet, chosen by its host; links chosen by switches."""
+PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH, DETOURING, AT_FIRST_SWITCH = range(9)
+"""Kinds of path choice: a path for each flow; a path for each packet, chosen by its host; links chosen by
+switches; a detour for each packet; a path chosen by the first switch."""
 
 VALID, KEPT = 0, 1
 """Columns of `Routing.paths`."""
@@ -61,7 +62,21 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
             path = routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
         flow.flowlet_ps, flow.flowlet_path = now, path
         return np.int64(path)
+    if kind == DETOURING:
+        minimal = minimal_among(routing, begin, count, routing.minimal[flow.pair])
+        if minimal == count:
+            minimal = np.int64(0)
+        return routing.usable[begin + minimal + _pick(draw(rules.path_draws, flow.id, serial), 0, count - minimal)]
     return _recycle(rules, routing, flow, index, serial, begin, count, now)
+
+
+@compiled
+def minimal_among(routing: Routing, begin: int, count: int, minimal: int) -> Whole:
+    """How many of some usable paths are minimal; they come first."""
+    among = np.int64(0)
+    while among < count and routing.usable[begin + among] < minimal:
+        among += 1
+    return among
 
 
 @compiled

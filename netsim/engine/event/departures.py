@@ -86,9 +86,7 @@ def _kind(network: Network, queued: Queued, at: int) -> Whole:
 
 
 @compiled
-def depart(
-    state: State, queued: Queued | None, flight: Flight, key: int, what: int, listed: bool, now: int
-) -> None:
+def depart(state: State, queued: Queued | None, flight: Flight, key: int, what: int, listed: bool, now: int) -> None:
     """A transmission ends, or a word arrives.
 
     Args:

@@ -140,8 +140,8 @@ class EventEngine:
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
-            size = self._bytes[task]
-            message = Release(task, src_rank, dst_rank, leaves[0], size, paths, usable, leaves[1], *places)
+            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
+            message = Release(task, src_rank, dst_rank, leaves[0], self._bytes[task], paths, usable, *ends)
             by_nic[paths[0][0]].append(message)
         return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
 
@@ -195,7 +195,7 @@ class EventEngine:
         flows = self._state.hosts.flows[: totals["flows"]]
         flows = flows[flows["task"] == index]
         timeouts = int(flows["fruitless"][flows["left"] > 0].max(initial=0))
-        why = missing(int(flows["left"].sum()), int(flows["packets"].sum()), timeouts)
+        why = missing(int(flows["packets"].sum()), timeouts)
         waits = self._scene.tasks[index]
         if not len(flows):
             why = not_begun(waits.delay_ps)

@@ -13,10 +13,21 @@ from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import stream
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
-from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
+from netsim.engine.event.choices import (
+    AT_FIRST_SWITCH,
+    AT_SWITCH,
+    DETOURING,
+    FLOWLET,
+    PINNED,
+    REPS,
+    ROTATION,
+    SPRAY_RANDOM,
+    SPRAY_ROUND_ROBIN,
+)
 from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import add_queues, queued_of
@@ -44,6 +55,7 @@ from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
 from netsim.topology.protocol import sources
+from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
@@ -59,6 +71,8 @@ _DRAWS = {
     Reps: Purpose.REPS_PATH,
     Drill: Purpose.DRILL_SAMPLE,
     JoinShortestQueue: Purpose.JSQ_TIE,
+    Valiant: Purpose.DETOUR,
+    Ugal: Purpose.DETOUR,
 }
 
 
@@ -75,15 +89,15 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     links = _links(scene, fabric, rules[0])
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
-    totals["now_ps"] = -1
+    totals["now_ps"] = totals["moves_up"] = -1
     totals["undone"] = len(scene.tasks)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
-    rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
+    rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
-    hosts = Hosts(np.zeros(0, dtype=FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 
@@ -215,6 +229,11 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case Drill():
             rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
             rules["samples"], rules["memory"] = transport.samples, transport.memory
+        case Valiant():
+            rules["choice"] = DETOURING
+        case Ugal():
+            rules["choice"], rules["bias_ps"] = AT_FIRST_SWITCH, transport.bias_ps
+            rules["other_draws"] = stream(transport.seed, Purpose.MINIMAL)
         case AdaptiveFlow():
             rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
         case _:
@@ -223,7 +242,7 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
 
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
-    links = np.zeros(len(scene.topology.links), dtype=LINK_STATE)
+    links = zeros(len(scene.topology.links), LINK_STATE)
     links["delay_ps"], links["rate_bps"] = fabric.delay_ps, scene.rates.initial
     links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
     links["varies"] = np.diff(fabric.change_begin) > 1
@@ -296,8 +315,9 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.leaf,
         fabric.pair,
         fabric.way_begin,
-        fabric.way_links,
+        fabric.way_links.astype(np.int32),
         fabric.way_length,
+        fabric.minimal,
         answer_ps,
         np.zeros(len(answer_ps), dtype=np.int64),
         calm,

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from netsim.engine.event.choices import AT_SWITCH
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED
 from netsim.engine.event.credit import note
+from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
 from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, join, serial_of
@@ -60,7 +61,7 @@ def _link_before(state: State, packet: Record, flow: Record) -> Whole:
 
 @compiled
 def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
-    """Forwards a packet whose last bit leaves a link at `leaves`; returns when it arrives at its next event, or GONE."""
+    """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
     arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
     if packet.passes or packet.control or packet.hop < packet.links:
@@ -122,7 +123,11 @@ def next_link(state: State, packet: Record, now: int) -> Whole:
         row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
         packet.way = routing.node_way[packet.node]
+        packet.links = 2 + routing.way_length[packet.way]
         return routing.child_link[row]
+    if network.rules[0].choice == AT_FIRST_SWITCH and packet.hop == 1 and packet.links > 2:
+        packet.way = flow.first_way + choose_way(state, flow, packet, serial_of(packet), now)
+        packet.links = 2 + routing.way_length[packet.way]
     return _link(routing, packet, flow, np.int64(packet.hop))
 
 
@@ -149,10 +154,10 @@ def _return_at_once(state: State, packet: Record, flow: Record, now: int) -> Who
     """Returns an acknowledgement that nothing can stop or delay: its links are counted, and none needs an event."""
     routing = state.routing
     arrives = now + flow.answer_ps
-    if flow.links > 2:
+    if packet.links > 2:
         arrives += routing.way_answer_ps[packet.way]
         routing.way_answers[packet.way] += 1
     flow.answers += 1
-    state.network.totals[0].control_hops += flow.links
+    state.network.totals[0].control_hops += packet.links
     packet.hop = packet.links
     return arrives

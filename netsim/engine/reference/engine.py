@@ -129,7 +129,7 @@ class ReferenceEngine:
         flows = [connection for connection in self._all if connection.flow.message.task == index and connection.left]
         timeouts = [flow.timeout.fruitless for flow in flows if isinstance(flow, Listener) and flow.timeout is not None]
         packets = sum(connection.packets for connection in self._all if connection.flow.message.task == index)
-        why = missing(sum(flow.left for flow in flows), packets, max(timeouts, default=0))
+        why = missing(packets, max(timeouts, default=0))
         if not packets:
             why = not_begun(waits.delay_ps)
         return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
@@ -172,7 +172,8 @@ class ReferenceEngine:
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, leaves[1], *places)
+            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends)
             by_nic[paths[0][0]].append(release)
         self._released.clear()
         for link, released in by_nic.items():
@@ -259,11 +260,12 @@ class ReferenceEngine:
             if connection.path not in usable:
                 connection.path = self._transport.choose_path(flow, serial, usable, now)
             choice = connection.path
-        elif not self._transport.at_switch:
+        elif not (self._transport.at_switch or self._transport.at_first_switch):
             choice = self._transport.choose_path(flow, serial, usable, now)
         path = paths[0][:1] if choice is None else paths[choice]
         wire_bytes = payload + config.header
-        packet = Packet(connection, sequence, serial, path, len(paths[usable[0]]), wire_bytes, control=False)
+        links = len(paths[usable[0]] if choice is None else path)
+        packet = Packet(connection, sequence, serial, path, links, wire_bytes, control=False)
         packet.choice, packet.usable, packet.sent_ps = choice, usable, now
         return packet
 
@@ -280,7 +282,7 @@ class ReferenceEngine:
         now = self._calendar.now
         hop = packet.hop
         if hop == len(packet.path):
-            packet.path += (self._chosen_link(packet, now),)
+            self._go_on(packet, now)
         link = packet.path[hop]
         if packet.passes:
             self._pass(packet, link, now)
@@ -352,17 +354,21 @@ class ReferenceEngine:
         self._control_hops += 1
         self.forward(packet, link, leaves)
 
-    def _chosen_link(self, packet: Packet, now: int) -> int:
-        """The next link, chosen by the switch where the packet is."""
-        hop, taken = packet.hop, packet.path
-        paths = packet.connection.flow.message.paths
+    def _go_on(self, packet: Packet, now: int) -> None:
+        """Extends the path of a packet by what the switch chooses where the packet is."""
+        flow, hop, taken = packet.connection.flow, packet.hop, packet.path
+        paths, backlog_ps = flow.message.paths, partial(self._backlog, packet.connection.traffic_class, now)
+        if self._transport.at_first_switch:
+            packet.path = paths[self._transport.choose_way(flow, packet.serial, packet.usable, backlog_ps)]
+            packet.links = len(packet.path)
+            return
         ahead = [paths[index] for index in packet.usable if paths[index][:hop] == taken]
         links = tuple(dict.fromkeys(path[hop] for path in ahead))
-        if len(links) == 1:
-            return links[0]
-        flow, switch = packet.connection.flow, self._source[links[0]]
-        backlog = partial(self._backlog, packet.connection.traffic_class, now)
-        return self._transport.choose_link(flow, packet.serial, switch, links, backlog, now)
+        link = links[0]
+        if len(links) > 1:
+            link = self._transport.choose_link(flow, packet.serial, self._source[link], links, backlog_ps, now)
+        packet.path += (link,)
+        packet.links = next(len(path) for path in ahead if path[hop] == link)
 
     def _backlog(self, traffic_class: int, now: int, link: int) -> int:
         if self._queued:
