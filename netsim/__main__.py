@@ -33,9 +33,11 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
                host_rate: [100Gbps], fabric_rate: [100Gbps], or a list with a rate for each spine,
                intra_host_rate: [3600Gbps], link_delay: [500ns], queue: [unlimited] or 800KB,
                failures: [{link: leaf0-spine3 or switch: spine3, at: [0us], until: [null], rate: [0]}]}
-              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo}
-              {kind: dragonfly, switches_per_group: 4, hosts_per_switch: 2, global_links: 2}
-              {kind: torus, dims: [4, 4, 4]}
+              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo},
+              {kind: dragonfly, switches_per_group: 4, hosts_per_switch: 2, global_links: 2},
+              {kind: torus, dims: [4, 4, 4]},
+              {kind: preset, name: dgx_h100_32}: a file of configs/topologies; adapters_per_host, rails and
+              gpu_link_rate of leaf_spine are hosts of several adapters
   packet      {payload: [4000B], header: [0B]}
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
@@ -51,7 +53,8 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               ethereal, ideal (flow level); valiant, ugal: detours on a dragonfly or torus; a mapping gives options:
               {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift, nscc,
+              receiver_credit or ndp}
   recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
                for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}

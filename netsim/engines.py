@@ -20,6 +20,8 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         transport: One of the scenario's transports.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
+    if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
+        return "flows without packets have no classes"
     if transport.kind == "ideal":
         return None
     scene = seen_by(scene, transport)

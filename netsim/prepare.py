@@ -8,11 +8,12 @@ import numpy as np
 
 from netsim.bound import Bound
 from netsim.collective.build import Schedules, Use
+from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
-from netsim.seats import room, seats_of, with_gpu_links
 from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.seats import room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
 from netsim.topology.routes import Routes
@@ -64,7 +65,8 @@ class Prepared:
     def bound(self) -> Bound:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
-        return Bound(self.scene, parts, any(transport.kind == "own" for transport in self._transports))
+        kinds = {transport.kind for transport in self._transports}
+        return Bound(self.scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
 def prepare(scenario: Scenario, source: str) -> Prepared:
@@ -103,6 +105,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
+        program.tasks.mark(_number_of_class(scenario, job.workload))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
     scene = Scene(
@@ -119,13 +122,34 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.flow_control,
         scenario.acknowledgement,
         limits=scenario.limits,
+        buffer=scenario.topology.buffer,
+        classes=len(scenario.classes or ("",)),
     )
+    _refuse_small_memory(scene, source)
     for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
         _refuse_unreachable(seen, source)
     known = notices, program.recorded_ps, program.traces, schedules.used
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared
+
+
+def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
+    """Place of a workload's class among the scenario's."""
+    name = workload.traffic_class
+    return scenario.classes.index(name) if scenario.classes and name else 0
+
+
+def _refuse_small_memory(scene: Scene, source: str) -> None:
+    """Refuses shared memory that has no room for the packets that come after a pause."""
+    if scene.buffer is None or scene.flow_control.kind != "pfc":
+        return
+    limits = limits_of(scene)
+    for link, node in zip(scene.topology.links, limits.source, strict=True):
+        if not link.src.startswith("host") and limits.pool[node] <= 0:
+            needed = scene.buffer.size - limits.pool[node]
+            problem = f"{link.src} needs {needed} B of headroom for its links, and memory beyond"
+            raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
 def _workload(config: WorkloadConfig) -> Workload:

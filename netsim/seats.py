@@ -1,4 +1,4 @@
-"""Where ranks sit: the hosts of the fabric that carry the traffic of each rank, to other machines and within its own."""
+"""Where ranks sit: the hosts of the fabric that carry each rank's traffic, to other machines and within its own."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,6 +23,10 @@ class Seats(NamedTuple):
     hosts: Sequence[int]
     machines: Sequence[int]
     gpus: Sequence[int] = ()
+
+    def of(self, ranks: Sequence[int]) -> "Seats":
+        """The seats of some ranks."""
+        return Seats(*(tuple(part[rank] for rank in ranks) if part else () for part in self))
 
     @property
     def ends(self) -> list[int]:

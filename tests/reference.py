@@ -8,7 +8,9 @@ from typing import Any
 
 from netsim.collective.table import Table
 from netsim.grid.sweep_file import SweepConfig
+from netsim.keys.schema import described_kinds
 from netsim.scenario import Scenario
+from netsim.topology.build import TopologyConfig
 from trainer.experiment.keys.listing import Group, groups
 from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema
 
@@ -23,7 +25,7 @@ FOLDERS = {
     "scenarios": "fabrics, transports and traffic for `python -m netsim compare`",
     "sweeps": "grids of scenarios for `python -m netsim sweep`",
     "tables": "algorithms of collectives by size, ranks and hosts, which scenarios name",
-    "topologies": "fabrics as graphs, which scenarios name",
+    "topologies": "fabrics that scenarios name: real ones as `{kind: preset, name: NAME}`, and graphs",
     "schemas": "JSON Schemas of configurations and of the files that the programs write",
 }
 INTRODUCTION = """\
@@ -62,6 +64,7 @@ def schemas() -> dict[str, dict[str, Any]]:
         "scenario": Scenario.schema(),
         "sweep": SweepConfig.schema(),
         "table": Table.schema(),
+        "topology": described_kinds(TopologyConfig),
     }
 
 

@@ -17,6 +17,7 @@ from netsim.collective import (
     tree,
     two_phase,
 )
+from netsim.collective.channels import CHANNELLED, Orders, orders, share, side_by_side, worthwhile
 from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
 from netsim.collective.config import Algorithms
 from netsim.collective.fastest import fastest
@@ -107,6 +108,7 @@ class Schedules:
         self._topology, self._packet = topology, (payload, header)
         self._table: Table | None = None if algorithms.table is None else read_table(Path(algorithms.table))
         self._once, self._group, self._chosen = cache(_schedule), cache(self._new_group), cache(self._choose)
+        self._orders = cache(self._new_orders)
         self.used: Counter[Use] = Counter()
         """How often each algorithm was taken for operations of one size."""
 
@@ -132,7 +134,7 @@ class Schedules:
             shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
         try:
-            return self._once(operation, name)
+            return self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:
             problem, _, remedy = str(error).partition("; ")
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy) from None
@@ -155,8 +157,17 @@ class Schedules:
         return (self._table.algorithm(op, group, size_bytes) if self._table else None) or _first(op)
 
     def _new_group(self, ranks: tuple[int, ...]) -> Group:
-        seats = Seats(*(tuple(part[rank] for rank in ranks) if part else () for part in self._seats))
-        return Group(self._topology, seats, *self._packet)
+        return Group(self._topology, self._seats.of(ranks), *self._packet)
+
+    def _channels(self, operation: Operation, name: str, ranks: Sequence[int]) -> Orders:
+        """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""
+        if not self._seats.gpus or (operation.op, name) not in CHANNELLED:
+            return ()
+        found = self._orders(tuple(ranks), name == "ring")
+        return found[: worthwhile(len(found), size_of(operation))]
+
+    def _new_orders(self, ranks: tuple[int, ...], ring: bool) -> Orders:
+        return orders(self._seats.of(ranks), ring=ring)
 
 
 def _first(op: str) -> str:
@@ -164,7 +175,10 @@ def _first(op: str) -> str:
     return Algorithms.model_fields[op].default
 
 
-def _schedule(operation: Operation, name: str) -> MessageColumns:
+def _schedule(operation: Operation, name: str, channels: Orders) -> MessageColumns:
+    if channels:
+        parts = (share(operation, order, number, len(channels)) for number, order in enumerate(channels))
+        return side_by_side([_schedule(part, name, ()) for part in parts], channels)
     match operation.op:
         case "send":
             return message_columns(direct.send(operation))

@@ -6,7 +6,6 @@ reductions and gatherings, in which all ranks send to all others at once, are no
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 
@@ -47,9 +46,10 @@ def _ring(times: int) -> Estimate:
     """Rounds of a ring follow one another along it, so that the mean passage counts."""
 
     def estimate(group: Group, size_bytes: int) -> float:
-        ranks = _everyone(group)
-        each = -(-size_bytes // group.ranks)
-        return times * (group.ranks - 1) * group.round_ps(ranks, np.roll(ranks, -1), each, most=False)
+        channels = group.channels(size_bytes, ring=True)
+        each = -(-size_bytes // (group.ranks * len(channels)))
+        src, dst = np.concatenate(channels), np.concatenate([np.roll(order, -1) for order in channels])
+        return times * (group.ranks - 1) * group.round_ps(src, dst, each, most=False)
 
     return estimate
 
@@ -92,16 +92,19 @@ def _tree(trees: int) -> Estimate:
     """Up and down, piece after piece; on every edge a piece follows once the one before it has arrived."""
 
     def estimate(group: Group, size_bytes: int) -> float:
-        cut = pieces(-(-size_bytes // trees))
+        channels = group.channels(size_bytes, ring=False)
+        cut = pieces(-(-size_bytes // (trees * len(channels))))
         first = np.array(in_order_tree(group.ranks), dtype=np.int64).reshape(-1, 2)
-        both = [(first + shift) % group.ranks for shift in range(trees)]
-        up = np.concatenate(both)
+        turned = [(order, shift) for order in channels for shift in range(trees)]
+        up = np.concatenate([order[(first + shift) % group.ranks] for order, shift in turned])
         height = group.ranks.bit_length() - 1
         ways = np.ascontiguousarray(np.concatenate([up, up[:, ::-1]]).T)
         fill = 0.0
         for level in _levels(first, group.ranks):
             child, parent = (
-                np.ascontiguousarray(np.concatenate([(level[:, end] + shift) % group.ranks for shift in range(trees)]))
+                np.ascontiguousarray(
+                    np.concatenate([order[(level[:, end] + shift) % group.ranks] for order, shift in turned])
+                )
                 for end in (0, 1)
             )
             fill += group.round_ps(child, parent, cut[0]) + group.round_ps(parent, child, cut[0])
@@ -142,9 +145,10 @@ def _binomial(group: Group, size_bytes: int) -> float:
 
 
 def _chain(group: Group, size_bytes: int) -> float:
-    cut = pieces(size_bytes)
-    ends = np.array([*pairwise(range(group.ranks))], dtype=np.int64).reshape(-1, 2)
-    src, dst = np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+    channels = group.channels(size_bytes, ring=True)
+    cut = pieces(-(-size_bytes // len(channels)))
+    src = np.concatenate([order[:-1] for order in channels])
+    dst = np.concatenate([order[1:] for order in channels])
     mean, longest = group.round_ps(src, dst, cut[0], most=False), group.round_ps(src, dst, cut[0])
     return (group.ranks - 1) * mean + (len(cut) - 1) * longest
 

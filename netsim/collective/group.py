@@ -5,6 +5,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from netsim.collective.channels import Orders, orders, worthwhile
 from netsim.collective.protocol import Operation
 from netsim.seats import Seats
 from netsim.topology.protocol import Topology, paths
@@ -40,6 +41,7 @@ class Group:
         self._leaf = cache(topology.leaf)
         self._pattern = cache(self._loads_and_pairs)
         self.passage_ps = cache(self._passage_ps)
+        self._orders = cache(self._new_orders)
 
     @cached_property
     def by_host(self) -> Counter[int]:
@@ -62,6 +64,16 @@ class Group:
             return min(topology.links[topology.up(gpu)].rate_bps for gpu in self.seats.gpus)
         inside = ((topology.inside(host), count) for host, count in self.by_host.items())
         return min(topology.links[link].rate_bps // count for link, count in inside)
+
+    def channels(self, size_bytes: int, *, ring: bool) -> list[np.ndarray]:
+        """Channels of an operation, each with the participants in their order; see `netsim.collective.channels`."""
+        found = self._orders(ring)
+        return [np.array(order, dtype=np.int64) for order in found[: worthwhile(len(found), size_bytes)]] or [
+            np.arange(self.ranks, dtype=np.int64)
+        ]
+
+    def _new_orders(self, ring: bool) -> Orders:
+        return orders(self.seats, ring=ring) if self.seats.gpus else ()
 
     def wire(self, size_bytes: int) -> int:
         """Bytes of a message with its headers."""

@@ -19,7 +19,10 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 def _time_or_none(value: object) -> int:
     if value in (None, "none"):
         return NO_LIMIT
-    time_ps = parse_time(value)
+    try:
+        time_ps = parse_time(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or write none") from None
     if not time_ps:
         raise ValueError("a limit of 0 is reached at once; write none, or a duration such as 10s")
     return time_ps
@@ -119,15 +122,14 @@ def reached(
     return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
 
 
-def missing(packets: int, of: int, timeouts: int) -> str:
+def missing(packets: int, timeouts: int) -> str:
     """Why a message whose packets are under way waits.
 
     Args:
-        packets: Packets that have not arrived.
-        of: All its packets.
+        packets: All its packets; how many of them have arrived is not said, since engines may know it early.
         timeouts: The most timeouts of one of its flows in a row without progress.
     """
-    said = f"{packets} of {of} packets have not arrived"
+    said = "its packet has not arrived" if packets == 1 else f"not all of its {packets} packets have arrived"
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 
 

@@ -51,14 +51,13 @@ def map_title(sweep: Sweep, shown: SweepMap) -> str:
     ahead, behind = int((known > edge).sum()), int((known < -edge).sum())
     even = len(known) - ahead - behind
     counts = f"{first} wins in {ahead} of {len(known)} scenarios, {second} in {behind}, {even} are even"
-    most = max(known.max(initial=0.0), -known.min(initial=0.0))
-    return f"{counts}; at most {100 * (2**most - 1):.0f} % apart"
+    return f"{counts}; the largest gap is {_longer(max(known.max(initial=0.0), -known.min(initial=0.0)))}"
 
 
 def map_svg(sweep: Sweep, shown: SweepMap) -> str:
     """A panel for each combination of the other axes, in it a field for each scenario.
 
-    The colour tells which group wins, the number by how many per cent the other group's time is longer.
+    The colour tells which group wins, the number by how much the other group's time is longer.
     """
     import matplotlib
     from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -126,11 +125,17 @@ def _advantage(sweep: Sweep, shown: SweepMap, place: Mapping[str, str]) -> float
 
 
 def _write(axes: "Axes", panel: _Panel, norm: Any) -> None:
-    """By how many per cent the group that loses takes longer."""
+    """By how much the group that loses takes longer."""
     for (row, column), value in np.ndenumerate(panel.advantage):
         if np.isnan(value):
             continue
-        longer = 100 * (2 ** abs(value) - 1)
-        text = "=" if longer < 100 * _EVEN else f"{longer:.{0 if longer >= 9.95 else 1}f} %"
         colour = "white" if abs(norm(value) - 0.5) > 0.36 else INK
-        axes.text(column, row, text, ha="center", va="center", size=8, color=colour)
+        axes.text(column, row, _longer(abs(value)), ha="center", va="center", size=8, color=colour)
+
+
+def _longer(advantage: float) -> str:
+    """How much longer the group that loses takes: per cent, or from twice on a factor."""
+    ratio = 2.0**advantage
+    if ratio >= 2:
+        return f"×{ratio:.{0 if ratio >= 9.95 else 1}f}"
+    return "=" if ratio < 1 + _EVEN else f"{100 * (ratio - 1):.{0 if ratio >= 1.0995 else 1}f} %"

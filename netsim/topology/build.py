@@ -9,12 +9,16 @@ from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.htsim import HtsimConfig, replaced
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.preset import PresetConfig, preset
 from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
 
 _Kinds = LeafSpineConfig | FatTreeConfig | GraphConfig | DragonflyConfig | TorusConfig
 TopologyConfig = Annotated[
-    _Kinds, Field(discriminator="kind"), BeforeValidator(replaced, json_schema_input_type=_Kinds | HtsimConfig)
+    _Kinds,
+    Field(discriminator="kind"),
+    BeforeValidator(replaced, json_schema_input_type=_Kinds | HtsimConfig | PresetConfig),
+    BeforeValidator(preset, json_schema_input_type=_Kinds | HtsimConfig | PresetConfig),
 ]
 
 

@@ -1,7 +1,7 @@
 """Two-tier fabric: every leaf has a link, or several, to every spine, in each direction."""
 
-from functools import cache
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -39,7 +39,8 @@ class LeafSpineConfig(Section, frozen=True):
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host. As many as adapters if absent.
         host_rate: Rate of a host's link to its leaf, each direction.
         fabric_rate: Rate of a link between leaf and spine, each direction; a list gives the rate of each spine's links.
-        intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other, without links of GPUs.
+        intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other, if no GPU
+            has a link of its own.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
@@ -110,8 +111,8 @@ class LeafSpine:
     """The fabric of a `LeafSpineConfig`.
 
     Link indices: host to leaf, leaf to host, leaf to spine, spine to leaf, and the link inside each host.
-    Way k between two leaves goes through spine k // parallel. Adapters are hosts of the protocol, and so are the ends of
-    the links of GPUs, behind all adapters; the switches inside machines are leaves behind those of the network.
+    Way k between two leaves goes through spine k // parallel. Adapters are hosts of the protocol, and so are the ends
+    of the links of GPUs, behind all adapters; the switches inside machines are leaves behind those of the network.
     """
 
     def __init__(self, config: LeafSpineConfig) -> None:

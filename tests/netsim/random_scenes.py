@@ -4,6 +4,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, TrimConfig
@@ -181,6 +182,14 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
     )
     if not lossy and not found.rates.lossy and random.random() < 0.5:
         recovery = NoRecoveryConfig()
+    if recovery.kind == "selective" and random.random() < 0.3:
+        grant = random.choice([1, 4])
+        congestion = random.choice(
+            [
+                ReceiverCreditConfig.model_validate({"kind": "receiver_credit", "window": window, "grant": grant}),
+                NdpConfig.model_validate({"kind": "ndp", "window": window, "pace": 0.8}),
+            ]
+        )
     trim = TrimConfig.model_validate({"kind": "trim", "header": random.choice(["64B", "80B", "200B"])})
     answer = {
         "size": random.choice(["64B", "84B", "500B"]),

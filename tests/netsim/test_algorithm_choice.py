@@ -11,6 +11,7 @@ from netsim.__main__ import main
 from netsim.collective.fastest import estimates, fastest
 from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import candidates, nccl
+from netsim.report.algorithms import sections
 from netsim.seats import room, seats_of
 from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
@@ -80,13 +81,12 @@ def test_a_table_decides_by_the_last_row_that_holds_and_the_files_say_what_was_t
     rows = [{"algorithm": "ring"}, {"from_ranks": 8, "algorithm": "tree"}, {"from_bytes": "1KB", "algorithm": "direct"}]
     table = tmp_path / "own.yaml"
     table.write_text(yaml.safe_dump({"format": "flowfabric.algorithms/1", "all_reduce": rows}))
-    file = tmp_path / "scenario.yaml"
     for ranks, size, taken in ((4, "100B", "ring"), (8, "100B", "tree"), (8, "2KB", "direct")):
-        file.write_text(yaml.safe_dump(scenario(ranks, "all_reduce", size, {"table": str(table)})))
-        assert main(["compare", str(file), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
-        (used,) = json.loads((tmp_path / "out" / "results.json").read_text())["algorithms"]
+        results = simulate(scenario(ranks, "all_reduce", size, {"table": str(table)}))
+        (used,) = results.to_dict()["algorithms"]
         assert (used["algorithm"], used["ranks"], used["collectives"]) == (taken, ranks, 1)
-        assert "Algorithms of collectives" in (tmp_path / "out" / "report.html").read_text()
+        (told,) = sections(results)
+        assert f"<td>{taken}</td>" in told.body
 
 
 def test_the_shipped_table_says_what_nccl_computes():
@@ -107,14 +107,19 @@ def read_shipped():
 
 def test_one_page_has_both_choices_of_algorithms(tmp_path, capsys):
     file, out = tmp_path / "scenario.yaml", tmp_path / "out"
-    file.write_text(yaml.safe_dump(scenario(8, "all_reduce", "4B", {"all_reduce": "ring"})))
+    document = scenario(8, "all_reduce", "4B", {"all_reduce": "ring"})
+    workloads = [document.pop("workload"), {"kind": "collective", "op": "all_gather", "bytes_per_rank": "1KB"}]
+    document["jobs"] = [{"workload": workload, "ranks": [*range(8)]} for workload in workloads]
+    file.write_text(yaml.safe_dump(document))
     assert main(["compare", str(file), "--against", "algorithms=nccl", "--out", str(out), "--jobs", "1"]) == 0
     ring, tree = (json.loads((place / "results.json").read_text()) for place in (out, out / "against"))
-    assert [one["algorithms"][0]["algorithm"] for one in (ring, tree)] == ["ring", "double_tree"]
+    taken = [{use["op"]: use["algorithm"] for use in one["algorithms"]} for one in (ring, tree)]
+    assert [one["all_reduce"] for one in taken] == ["ring", "double_tree"]
     change = tree["runs"][0]["completion_ns"] / ring["runs"][0]["completion_ns"] - 1
     page = (out / "report.html").read_text()
     assert f"{change:+.2%}" in page
     assert "Against algorithms=nccl" in page
+    assert "<td>all_reduce, spray_round_robin</td>" in page
     assert f"{change:+.2%}" in capsys.readouterr().out
 
 

@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dctcp import DctcpConfig
-from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, PfcConfig, TrimConfig
+from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, TrimConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
@@ -50,6 +51,8 @@ CONGESTION = {
         {"kind": "swift", "queueing": "1us", "hop_scaling": "100ns", "flow_scaling": "6us"}
     ),
     "nscc": NsccConfig(kind="nscc"),
+    "receiver_credit": ReceiverCreditConfig(kind="receiver_credit"),
+    "ndp": NdpConfig(kind="ndp", window=5),
 }
 RECOVERY = {
     "go_back_n": GoBackNConfig.model_validate({"kind": "go_back_n", "timeout": "30us"}),
@@ -218,6 +221,5 @@ class OwnTransport(Ecmp):
 def test_refuses_what_it_does_not_simulate():
     what = scene(fabric(2, 2, 1), [flow(0, 1, 1)])
     assert "own" in str(refusal(what, OwnTransport(0, 2)))
-    assert "priority" in str(refusal(what._replace(flow_control=PfcConfig(kind="pfc")), Ecmp(0, 2)))
     assert "packets" in str(refusal(scene(fabric(2, 2, 1), [flow(0, 1, 10**12)], payload="1B"), Ecmp(0, 2)))
     assert refusal(what._replace(flow_control=NoFlowControlConfig()), Ecmp(0, 2)) is None

@@ -130,7 +130,7 @@ def test_the_map_tells_which_group_wins_where():
     ]
     shown = SweepMap("size", "spines", {"one path": ["ecmp"], "spraying": ["drb", "absent"]})
     title = map_title(Sweep(cells), shown)
-    assert title == "one path wins in 5 of 8 scenarios, spraying in 2, 1 are even; at most 3100 % apart"
+    assert title == "one path wins in 5 of 8 scenarios, spraying in 2, 1 are even; the largest gap is ×32"
     picture = map_svg(Sweep(cells), shown)
     assert picture == map_svg(Sweep(cells), shown)
     assert ElementTree.fromstring(picture).tag.endswith("svg")

@@ -25,6 +25,7 @@ END = np.int64(1 << 59)
 """First key of links whose transmissions end; before them, from 0 on, words that stop and resume queues arrive."""
 ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
 """First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
+_PULL = np.int64(1 << 40)
 
 
 def heap(entries: int) -> np.ndarray:
@@ -57,6 +58,18 @@ def arrival_key(flow_id: int, serial: int, control: int) -> Whole:
 def timer_key(flow_id: int, pace: int) -> Whole:
     """Place of a flow's timers within an instant: first the retransmission timer, then the pacing timer."""
     return TIMER | (flow_id << 1) | pace
+
+
+@compiled
+def pull_key(link: int) -> Whole:
+    """Place of a receiver that asks for packets, by the link that leads to it: after all timers of flows."""
+    return TIMER | _PULL | link
+
+
+@compiled
+def is_pull(key: int) -> bool:
+    """Whether a timer is that of a receiver that asks for packets."""
+    return phase(key) == TIMER and (key & _PULL) != 0
 
 
 @compiled
@@ -112,13 +125,20 @@ def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
 
 
 @compiled
-def move_up(heap: Array, time_ps: int, key: int) -> None:
-    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap."""
+def move_up(heap: Array, time_ps: int, key: int) -> bool:
+    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap.
+
+    Returns:
+        Whether there is such an entry.
+    """
     place = 1
-    while heap[place].key != key:
+    while place <= heap[0].time_ps and heap[place].key != key:
         place += 1
+    if place > heap[0].time_ps:
+        return False
     if heap[place].time_ps > time_ps:
         _rise(heap, place, time_ps, key, heap[place].what)
+    return True
 
 
 @compiled

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import longer_heap
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
@@ -15,8 +16,8 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     if packets_of_flows > len(hosts.sent) and rules["recovery"] == SELECTIVE:
         hosts = hosts._replace(sent=_longer(hosts.sent, packets_of_flows))
     if flows > len(hosts.flows):
-        timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
-        hosts = hosts._replace(flows=_longer(hosts.flows, flows), timers=timers, turns=turns)
+        timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
+        hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
@@ -54,6 +55,13 @@ def with_room_for_choices(state: State) -> State:
     if state.network.totals[0]["chosen"] < len(chosen):
         return state
     return state._replace(routing=state.routing._replace(chosen=_longer(chosen, len(chosen) + 1)))
+
+
+def _longer_lines(array: np.ndarray, needed: int) -> np.ndarray:
+    """See `_longer`; records stay whole lines of the cache."""
+    longer = zeros(max(needed, len(array) * 3 // 2), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 def _longer(array: np.ndarray, needed: int) -> np.ndarray:

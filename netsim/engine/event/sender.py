@@ -8,7 +8,7 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
 from netsim.engine.event.recovery import take, timeout_ps
-from netsim.engine.event.state import Hosts, Record, State, Whole
+from netsim.engine.event.state import Hosts, Network, Record, State, Whole
 from netsim.engine.event.transit import GONE, enter
 
 _NEVER = np.int64(-1)
@@ -59,9 +59,10 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
-def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
-    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
-    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+def await_progress_sooner(network: Network, hosts: Hosts, flow: Record, index: int) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier; see `TOTALS.moves_up`."""
+    if not move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0)):
+        network.totals[0].moves_up = index
 
 
 @compiled

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from netsim.engine.compiled.lines import LINE_BYTES
+
 Array = Record = Any
 """Structured arrays and their records. Compiled code uses the fields by name, for which NumPy has no static type."""
 Whole = int | np.int64 | np.uint64
@@ -19,71 +21,79 @@ def _record(**fields: type) -> np.dtype:
     return np.dtype([*fields.items()], align=True)
 
 
-FLOW_STATE = _record(
-    # The flow: see `netsim.transport.protocol.Flow`. First and last link; the row of its pair's first way; source host
-    # and destination leaf.
+def _lines(**fields: type) -> np.dtype:
+    """A record that fills whole lines of the cache, for arrays of `netsim.engine.compiled.lines.zeros`."""
+    packed = _record(**fields)
+    formats, offsets = zip(*(packed.fields[name] for name in packed.names), strict=True)  # type: ignore[index]
+    size = -(-packed.itemsize // LINE_BYTES) * LINE_BYTES
+    names = list(packed.names or ())
+    return np.dtype({"names": names, "formats": list(formats), "offsets": list(offsets), "itemsize": size})
+
+
+FLOW_STATE = _lines(
+    # Three lines of the cache, which are all that most packets need. Where the flow leaves from, and its place in its
+    # host's ring; see `netsim.transport.protocol.Flow`.
     id=_WHOLE,
-    packets=_WHOLE,
-    last_wire=_WHOLE,
-    links=_INDEX,
+    packets_window=_REAL,
+    cut_ps=_WHOLE,
     up=_INDEX,
-    down=_INDEX,
-    first_way=_INDEX,
-    pair=_INDEX,
+    next_in_ring=_INDEX,
     path=_INDEX,
-    source=_INDEX,
-    leaf=_INDEX,
-    traffic_class=_YES,
-    listens=_YES,
-    express=_YES,
-    # In its host's ring, and its timers.
+    pair=_INDEX,
+    first_way=_INDEX,
+    oldest=_INDEX,
+    newest=_INDEX,
+    fruitless=_INDEX,
+    seen=_INDEX,
+    marked=_INDEX,
+    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions, first
+    # sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    next_ps=_WHOLE,
+    deadline_ps=_WHOLE,
+    window=_WHOLE,
+    first_row=_WHOLE,
+    packets=_INDEX,
+    serial=_INDEX,
+    next=_INDEX,
+    in_flight=_INDEX,
+    lost=_INDEX,
+    sent=_INDEX,
     in_ring=_YES,
     timer_runs=_YES,
     alone=_YES,
     given_up=_YES,
-    fruitless=_INDEX,
-    next_in_ring=_INDEX,
-    next_ps=_WHOLE,
+    traffic_class=_YES,
+    listens=_YES,
+    express=_YES,
+    links=_YES,
+    # The receiver; answers that went back without stopping at any link, and how long the hosts' links take them.
+    left=_INDEX,
+    down=_INDEX,
+    highest=_INDEX,
+    reordered=_INDEX,
+    answers=_WHOLE,
+    answer_ps=_WHOLE,
+    notified_ps=_WHOLE,
+    task=_WHOLE,
+    start_ps=_WHOLE,
+    end_ps=_WHOLE,
+    # The rest of the flow: its last packet, source host and destination leaf.
+    last_wire=_WHOLE,
+    bytes=_WHOLE,
+    source=_INDEX,
+    leaf=_INDEX,
     wake_ps=_WHOLE,
-    deadline_ps=_WHOLE,
     # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
     smoothed_8=_WHOLE,
     deviation_4=_WHOLE,
-    # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
-    # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
-    serial=_WHOLE,
-    next=_WHOLE,
-    in_flight=_WHOLE,
-    window=_WHOLE,
-    lost=_WHOLE,
-    lost_from=_WHOLE,
-    acked=_WHOLE,
-    sent=_WHOLE,
+    # No lost packet is before it; go-back-N: before which all have arrived, at the sender and at the receiver.
+    lost_from=_INDEX,
+    acked=_INDEX,
+    expected=_INDEX,
+    complained=_INDEX,
     retransmitted=_WHOLE,
-    # Selective repeat: row of its first packet in `Hosts.sent`, and the oldest and newest of those under way.
-    first_row=_WHOLE,
-    oldest=_WHOLE,
-    newest=_WHOLE,
-    # State of the receiver.
-    left=_WHOLE,
-    highest=_WHOLE,
-    reordered=_WHOLE,
-    expected=_WHOLE,
-    complained=_WHOLE,
-    notified_ps=_WHOLE,
-    start_ps=_WHOLE,
-    end_ps=_WHOLE,
-    task=_WHOLE,
-    bytes=_WHOLE,
-    # Answers that went back without stopping at any link, and how long the hosts' links take them.
-    answers=_WHOLE,
-    answer_ps=_WHOLE,
     # Congestion control; see `netsim.congestion`.
-    packets_window=_REAL,
     alpha=_REAL,
-    seen=_WHOLE,
-    marked=_WHOLE,
-    cut_ps=_WHOLE,
     latest_ps=_WHOLE,
     target_ps=_WHOLE,
     rate_bps=_REAL,
@@ -110,6 +120,19 @@ FLOW_STATE = _record(
     adjusted_ps=_WHOLE,
     fast=_YES,
     trimmed=_YES,
+    # Credits of receivers; see `netsim.congestion.credit`: at the sender, and at the receiver.
+    credit=_WHOLE,
+    under_way=_WHOLE,
+    known=_WHOLE,
+    unasked=_WHOLE,
+    ahead=_WHOLE,
+    arrived=_WHOLE,
+    trims=_WHOLE,
+    granted=_WHOLE,
+    grants=_WHOLE,
+    next_waiting=_INDEX,
+    back_way=_INDEX,
+    waits=_YES,
     # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
     flowlet_ps=_WHOLE,
     flowlet_path=_INDEX,
@@ -123,27 +146,28 @@ FLOW_STATE = _record(
     unmarked=_WHOLE,
 )
 
-LINK_STATE = _record(
+LINK_STATE = _lines(
     free_ps=_WHOLE,
-    lane_free_ps=_WHOLE,
-    delay_ps=_WHOLE,
-    rate_bps=_WHOLE,
-    # At that rate: service of a full packet and of an answer; room and thresholds of marking.
+    # At the nominal rate: service of a full packet, room, and threshold of marking.
     full_ps=_WHOLE,
-    answer_ps=_WHOLE,
     room_ps=_WHOLE,
     mark_ps=_WHOLE,
-    mark_all_ps=_WHOLE,
-    varies=_YES,
-    at_switch=_YES,
-    reverse=_INDEX,
+    delay_ps=_WHOLE,
     bytes=_WHOLE,
     busy_ps=_WHOLE,
     longest_ps=_WHOLE,
+    varies=_YES,
+    at_switch=_YES,
+    reverse=_INDEX,
+    lane_free_ps=_WHOLE,
+    rate_bps=_WHOLE,
+    # At that rate: service of an answer, and where marking is certain.
+    answer_ps=_WHOLE,
+    mark_all_ps=_WHOLE,
 )
 """A link; `rate_bps` is nominal and holds at all times unless the link `varies`."""
 
-HOST_RING = _record(
+HOST_RING = _lines(
     first=_INDEX,
     last=_INDEX,
     look_ps=_WHOLE,
@@ -159,6 +183,9 @@ HOST_RING = _record(
 The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path` is
 -1 if switches choose.
 """
+
+PACER = _record(first=_INDEX, last=_INDEX, next_ps=_WHOLE, runs=_YES)
+"""Flows whose receiver behind a link will ask them for packets in turn, and when it next may."""
 
 TRANSMISSION = _record(last_serial=_INDEX, older=_INDEX, newer=_INDEX, bits=_YES)
 """Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
@@ -300,6 +327,9 @@ RULES = _record(
     network_ps=_WHOLE,
     target_ps=_WHOLE,
     gate=_WHOLE,
+    outstanding=_WHOLE,
+    grant=_WHOLE,
+    pace=_REAL,
     # Transport.
     choice=_INDEX,
     switch=_INDEX,
@@ -340,8 +370,12 @@ TOTALS = _record(
     free_packet=_INDEX,
     chosen=_WHOLE,
     asks=_WHOLE,
+    moves_up=_INDEX,
 )
-"""Counts of a run, and what the loop needs when it stops: one record."""
+"""Counts of a run, and what the loop needs when it stops: one record.
+
+`moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
+"""
 
 
 class Program(NamedTuple):
@@ -490,6 +524,7 @@ class Hosts(NamedTuple):
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
         rings: Records of `HOST_RING`, by link, or by queue of links with queues.
+        pacers: Records of `PACER`, by link; none unless receivers ask for packets.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
@@ -497,6 +532,7 @@ class Hosts(NamedTuple):
 
     flows: Array
     rings: Array
+    pacers: Array
     timers: Array
     turns: Array
     sent: Array

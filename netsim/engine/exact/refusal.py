@@ -23,6 +23,8 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
     for section in ("congestion", "recovery", "flow_control"):
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
+    if scene.queues:
+        return "queues share memory or have classes"
     if scene.queue_bytes is not None:
         return "queues have a limit"
     if scene.rates.lossy or _surprised(scene):

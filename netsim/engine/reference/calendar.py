@@ -2,7 +2,7 @@
 
 1. links are paused and resumed; then transmissions end, messages are done, tasks begin;
 2. packets arrive, by (flow id, serial), data before acknowledgements;
-3. timers of flows, by flow id;
+3. timers of flows, by flow id, then receivers that ask for packets, by link;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
 5. links that hosts send on take the next packet from their rings, by link and class;
 6. the run ends if its simulated time is limited to this.
@@ -34,6 +34,11 @@ def arrival(flow: int, serial: int, control: bool) -> EventPriority:
 def timer(flow: int, pace: bool) -> EventPriority:
     """Place of a flow's timers within an instant: first the retransmission timer, then the pacing timer."""
     return EventPriority(_AFTER_ARRIVALS + (flow << 1 | pace))
+
+
+def pull(link: int) -> EventPriority:
+    """Place of a receiver that asks for packets, by the link that leads to it: after all timers of flows."""
+    return EventPriority(_AFTER_ARRIVALS + (1 << 64) + link)
 
 
 def late_start(flow: int) -> EventPriority:

@@ -8,7 +8,7 @@ together with the tasks.
 import numpy as np
 
 from netsim.engine.event.admission import admit_whole
-from netsim.engine.event.calendar import RELEASE, SEND, close, first_time, phase, push, take_first
+from netsim.engine.event.calendar import RELEASE, SEND, close, first_time, phase, push, take_first, timer_key
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_ROOM, RELEASED
@@ -16,6 +16,7 @@ from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
 from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import enter
+from netsim.engine.windowed.ahead import fetch_for_hosts
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.wheel import BUCKETS, Wheel, bucket_of
 
@@ -112,6 +113,33 @@ def _add_timer(wheel: Wheel, link: int, time_ps: int, key: int, flow: int) -> No
 
 
 @compiled
+def _take_timer(wheel: Wheel, link: int, before: int, index: int) -> None:
+    """Takes a timer out of those of a link; `before` is the one before it, or -1."""
+    window, timer = wheel.window[0], wheel.timers[index]
+    if before < 0:
+        wheel.units[link].first_timer = timer.next
+    else:
+        wheel.timers[before].next = timer.next
+    timer.next = window.free_timer
+    window.free_timer = index
+
+
+@compiled
+def _move_timer_up(state: State, wheel: Wheel, link: int) -> None:
+    """Moves the retransmission timer of a flow up to its deadline; it is among the link's timers of this window."""
+    totals = state.network.totals[0]
+    flow = state.hosts.flows[totals.moves_up]
+    key = timer_key(flow.id, 0)
+    before, index = np.int64(-1), np.int64(wheel.units[link].first_timer)
+    while wheel.timers[index].key != key:
+        before, index = index, np.int64(wheel.timers[index].next)
+    if wheel.timers[index].time_ps > flow.deadline_ps:
+        _take_timer(wheel, link, before, index)
+        _add_timer(wheel, link, flow.deadline_ps, key, totals.moves_up)
+    totals.moves_up = -1
+
+
+@compiled
 def _is_due(event: Record, time_ps: int, key: int) -> bool:
     """Whether an arrival or a timer comes before a moment and key."""
     return event.time_ps < time_ps or (event.time_ps == time_ps and event.key < key)
@@ -148,14 +176,15 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
             unit.begin += 1
             if is_back(packet):
                 hear(state, packet, time_ps)
+                if totals.moves_up >= 0:
+                    _move_timer_up(state, wheel, link)
             else:
                 send(state, wheel, packet, link, enter(state, packet, link, time_ps))
         elif what == _TIMER:
             index = np.int64(unit.first_timer)
             timer = wheel.timers[index]
             flow = np.int64(timer.flow)
-            unit.first_timer, timer.next = timer.next, window.free_timer
-            window.free_timer = index
+            _take_timer(wheel, link, np.int64(-1), index)
             asks = run_out(state, flow, key, time_ps)
             if asks >= 0:
                 totals.asks = asks
@@ -251,6 +280,7 @@ def end_window(state: State, wheel: Wheel) -> Whole:
     """Lets all active links of hosts go on to the end of the window; see `advance`."""
     window = wheel.window[0]
     while window.place < window.active:
+        fetch_for_hosts(state, wheel, np.int64(window.place))
         link = np.int64(wheel.active[window.place])
         why = advance(state, wheel, link, window.end_ps, 0)
         if why != FINISHED:

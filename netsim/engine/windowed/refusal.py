@@ -7,11 +7,11 @@ from netsim.transport.protocol import Transport
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
-    if scene.recovery.kind != "none" or scene.limits.simulated is not None:
-        return "timers that move up, and the limit of simulated time, are not in the windowed engine"
+    if scene.congestion.kind in ("receiver_credit", "ndp"):
+        return f"congestion {scene.congestion.kind} is not in the windowed engine"
+    if scene.queues:
+        return "queues by class, shared buffers and priority flow control are not in the windowed engine"
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
-    if scene.queues:
-        return "pauses, shared memory and classes need the event engine"
     return by_event(scene, transport)

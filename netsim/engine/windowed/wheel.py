@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import PACKET, Array, Record, State
@@ -40,7 +41,7 @@ TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("flow", _INDEX), ("next
 WINDOW = np.dtype(
     [
         *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
-        *((name, _INDEX) for name in ("stage", "place", "touched", "active", "first_used", "last_used", "chunks_used")),
+        *((name, _INDEX) for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")),
         *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
     ],
     align=True,
@@ -105,7 +106,7 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     wheel = Wheel(
         window,
         buckets,
-        aligned(0, VALUE),
+        zeros(0, VALUE),
         np.zeros(0, dtype=_INDEX),
         np.full(links, -1, dtype=_INDEX),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
@@ -115,7 +116,7 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
         np.zeros(links, dtype=_INDEX),
         np.zeros(0, dtype=TIMER),
         heap(2 * links),
-        aligned(1, VALUE),
+        zeros(1, VALUE),
     )
     return with_chunks(wheel, _CHUNKS)
 
@@ -134,7 +135,7 @@ def with_room(wheel: Wheel) -> Wheel:
 def with_chunks(wheel: Wheel, more: int) -> Wheel:
     """The wheel with so many more chunks."""
     window, used = wheel.window[0], len(wheel.next_chunk)
-    packets = aligned((used + more) * CHUNK, VALUE)
+    packets = zeros((used + more) * CHUNK, VALUE)
     packets[: len(wheel.packets)] = wheel.packets
     following = np.arange(used + 1, used + more + 1, dtype=_INDEX)
     following[-1] = window["free_chunk"]
@@ -153,14 +154,6 @@ def with_timers(wheel: Wheel, timers: int) -> Wheel:
     longer["next"][-1] = window["free_timer"]
     window["free_timer"] = used
     return wheel._replace(timers=longer)
-
-
-def aligned(size: int, dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin at a line of the processor's cache, so that a record of such a line's size is one."""
-    line = 64
-    raw = np.zeros(size * dtype.itemsize + line, dtype=np.uint8)
-    start = -raw.ctypes.data % line
-    return raw[start : start + size * dtype.itemsize].view(dtype)
 
 
 def _longer(array: np.ndarray, size: int) -> np.ndarray:
@@ -225,7 +218,7 @@ def gather(wheel: Wheel) -> None:
                 touched += 1
             unit.end += 1
         chunk = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
-    window.touched = touched
+    window.touched, window.arrivals = touched, found
     row = np.int64(0)
     for place in range(touched):
         unit = units[wheel.touched[place]]
