@@ -114,9 +114,9 @@ class Dragonfly(DetouredFabric):
         rate, delay = self._config.global_rate, self._config.global_delay
         for group in range(self._groups):
             for other in range(group + 1, self._groups):
-                for number, ends in enumerate(self._joints(group, other)):
+                for number, (out, into) in enumerate(self._joints(group, other)):
                     suffix = f".{number}" if self._twice(group, other) else ""
-                    yield Cable(*(names[end] for end in ends), rate, delay, suffix)
+                    yield Cable(names[out], names[into], rate, delay, suffix)
 
     def _twice(self, group: int, other: int) -> bool:
         """Whether two groups have links between the same two switches."""
