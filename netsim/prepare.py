@@ -125,6 +125,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.flow_control,
         scenario.acknowledgement,
         limits=scenario.limits,
+        watch=scenario.watch,
         buffer=scenario.topology.buffer,
         classes=len(scenario.classes or ("",)),
     )

@@ -14,6 +14,7 @@ from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
+from netsim.engine.watch import WatchConfig
 from netsim.errors import InputError, first_error
 from netsim.keys.schema import described
 from netsim.section import Section
@@ -81,6 +82,7 @@ class Scenario(Section, frozen=True):
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
         limits: When a run ends although tasks are left.
+        watch: What is recorded over time, for more pictures and tables.
         engine: Engine; auto chooses for each transport.
         fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
             layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
@@ -102,6 +104,7 @@ class Scenario(Section, frozen=True):
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
     limits: LimitsConfig = LimitsConfig()
+    watch: WatchConfig | None = None
     engine: Engine = "auto"
     fast_forward: bool = True
     seeds: Annotated[

@@ -15,6 +15,7 @@ from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.limits import LimitsConfig
+from netsim.engine.watch import WatchConfig, Watched
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
@@ -76,6 +77,7 @@ class Scene(NamedTuple):
         limits: When a run ends although tasks are left.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
+        watch: What is recorded over time.
     """
 
     topology: Topology
@@ -93,6 +95,7 @@ class Scene(NamedTuple):
     limits: LimitsConfig = LimitsConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
+    watch: WatchConfig | None = None
 
     @property
     def queues(self) -> bool:
@@ -203,6 +206,7 @@ class Outcome(NamedTuple):
             picoseconds.
         certified_allocations: Flow level only: number of allocations of rates, each checked to be max-min fair (every
             flow has a full link on which no flow is faster).
+        watched: What was recorded over time, if the scene asks for it.
     """
 
     completion_ps: int
@@ -216,9 +220,12 @@ class Outcome(NamedTuple):
     queues: QueueSeries
     last_sent: dict[int, int]
     certified_allocations: int = 0
+    watched: Watched | None = None
 
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""
+        if self.watched is not None and other.watched is not None and not self.watched.equals(other.watched):
+            return False
         return all(
             np.array_equal(mine, np.asarray(others)) if isinstance(mine, np.ndarray) else mine == others
             for mine, others in zip(self._flat(), other._flat(), strict=True)

@@ -11,6 +11,7 @@ from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, measure, refused, timed_out, timeout_ps
 from netsim.engine.event.sender import await_progress, await_progress_sooner, enter_ring, resume
 from netsim.engine.event.state import Hosts, Network, Record, State, Whole
+from netsim.engine.event.watching import note_window
 
 
 @compiled
@@ -64,6 +65,7 @@ def hear(state: State, news: Record, now: int) -> None:
     if rules.timeout_ps >= 0:
         _note_news(network, hosts, index, news, newly > 0, now)
     on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
+    note_window(hosts, rules, flow, now - news.sent_ps, now)
     if rules.choice == REPS and news.marked != 1:
         flow.unmarked += 1
         if flow.unmarked % rules.every == 0:

@@ -54,10 +54,12 @@ from netsim.engine.event.state import (
     State,
 )
 from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
+from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
+from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
 from netsim.topology.protocol import places, sources
 from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.ecmp import Ecmp
@@ -99,14 +101,31 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["now_ps"] = totals["moves_up"] = -1
     totals["undone"] = len(scene.tasks)
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
+    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene))
     rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    sent = np.zeros(0, dtype=TRANSMISSION)
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), sent, *_samples(scene))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
+
+
+def _carried(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the bytes of links over time."""
+    links = len(scene.topology.links) if scene.watch is not None and scene.watch.links else 0
+    return np.zeros((links, INTERVALS), dtype=np.int64), np.array([FIRST_WIDTH_PS.bit_length() - 1, 0], dtype=np.int64)
+
+
+def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the tasks whose flows are recorded, and room for their samples."""
+    tasks = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
+    slots = np.full(len(scene.tasks) if tasks else 0, -1, dtype=np.int64)
+    slots[tasks] = np.arange(len(tasks))
+    sampled = np.zeros((len(tasks), 3), dtype=np.int64)
+    sampled[:, STRIDE] = 1
+    return slots, np.zeros((len(tasks), MOST_SAMPLES, len(SAMPLE)), dtype=np.int64), sampled
 
 
 def flight_of(state: State) -> Flight:

@@ -511,6 +511,8 @@ class Network(NamedTuple):
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
         longest: Queues over time; see `netsim.engine.queue_series`.
+        carried: Bytes of each link over time, no rows if none are recorded; see `netsim.engine.watch`.
+        carried_shape: Its intervals; see `netsim.engine.event.watching`.
     """
 
     rules: Array
@@ -520,6 +522,8 @@ class Network(NamedTuple):
     change_ps: Array
     change_bps: Array
     longest: Array
+    carried: Array
+    carried_shape: Array
 
 
 class Queued(NamedTuple):
@@ -554,6 +558,9 @@ class Hosts(NamedTuple):
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
+        slots: Row of `samples` of each task, -1 for those that are not recorded; empty if none are.
+        samples: Numbers of `netsim.engine.watch.SAMPLE` of each task that is recorded.
+        sampled: How many there are; see `netsim.engine.event.watching`.
     """
 
     flows: Array
@@ -562,6 +569,9 @@ class Hosts(NamedTuple):
     timers: Array
     turns: Array
     sent: Array
+    slots: Array
+    samples: Array
+    sampled: Array
 
 
 class State(NamedTuple):

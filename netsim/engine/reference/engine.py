@@ -23,7 +23,9 @@ from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
+from netsim.engine.reference.watching import LinkRecorder
 from netsim.engine.stalled import stalled
+from netsim.engine.watch import Watched
 from netsim.errors import InputError
 from netsim.topology.protocol import Path, places, sources
 from netsim.transport.protocol import Flow, Release, Transport
@@ -62,6 +64,7 @@ class ReferenceEngine:
         self._busy = [0] * len(links)
         self._peak = [0] * len(links)
         self._queues = QueueRecorder()
+        self._carried = LinkRecorder(len(links) if scene.watch is not None and scene.watch.links else 0)
         self._conditions = Conditions(scene, transport, seed)
         self._nics: dict[int, Nic] = {}
         self._last: dict[int, tuple[Packet, int]] = {}
@@ -108,7 +111,14 @@ class ReferenceEngine:
             links=links.view(np.recarray),
             queues=self._queues.series(),
             last_sent={link: self._rest(packet, size) for link, (packet, size) in self._last.items()},
+            watched=self._watched(),
         )
+
+    def _watched(self) -> Watched | None:
+        windows = self._feedback.windows
+        if self._scene.watch is None:
+            return None
+        return Watched(*self._carried.series(), [*windows], [recorder.samples() for recorder in windows.values()])
 
     def _pulse(self) -> Pulse:
         tasks = len(self._scene.tasks)
@@ -329,6 +339,8 @@ class ReferenceEngine:
         """Forwards a packet whose last bit leaves a link at `leaves_ps`, which may be in the future."""
         arrives = leaves_ps + self._delay[link]
         packet.hop += 1
+        if not packet.control:
+            self._carried.add(link, leaves_ps, packet.wire_bytes)
         if packet.hop < packet.links:
             packet.callbacks = self._on_arrival
         elif isinstance(packet.connection, Listener):
