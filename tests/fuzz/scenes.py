@@ -21,6 +21,8 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.errors import InputError, LimitError
+from netsim.topology.detours import WithDetours
+from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
@@ -74,6 +76,9 @@ def case_of(seed: int, number: int, wall: str) -> Case:
     config = TypeAdapter(TransportConfig).validate_python({"kind": name, **written})
     limits = LimitsConfig.model_validate(what.limits.model_dump() | {"wall": wall})
     what = what._replace(limits=limits)
+    if isinstance(what.topology, WithDetours) and not PACKET_TRANSPORTS[name].takes_detours:
+        minimal = what.topology._fabric  # as `netsim.engines` gives it to this transport
+        what = what._replace(topology=minimal, routes=Routes(minimal, what.rates))
     most_paths, draws = what.most_paths, number
     return Case(kind, what, lambda: PACKET_TRANSPORTS[name](draws, most_paths, **options), config, draws)
 
