@@ -67,8 +67,9 @@ def case_of(seed: int, number: int, wall: str) -> Case:
         wall: Limit of the wall time of each of its runs.
     """
     random = Random(f"{seed} {number}")
-    kind, what = ("tests", random_scene(random)) if random.random() < 0.5 else hard_scene(random)
-    name = random.choice([*OPTIONS])
+    kind, name, what = _scene(random)
+    while not all(what.routes.usable(what.hosts[task.src], what.hosts[task.dst]) for task in what.tasks if task.bytes):
+        kind, name, what = _scene(random)
     options = {option: random.choice(values) for option, values in OPTIONS[name].items()}
     written = {key: f"{value}ps" if key in _DURATIONS else value for key, value in options.items()}
     if "mark_above" in options:
@@ -76,11 +77,18 @@ def case_of(seed: int, number: int, wall: str) -> Case:
     config = TypeAdapter(TransportConfig).validate_python({"kind": name, **written})
     limits = LimitsConfig.model_validate(what.limits.model_dump() | {"wall": wall})
     what = what._replace(limits=limits)
-    if isinstance(what.topology, WithDetours) and not PACKET_TRANSPORTS[name].takes_detours:
-        minimal = what.topology._fabric  # as `netsim.engines` gives it to this transport
-        what = what._replace(topology=minimal, routes=Routes(minimal, what.rates))
     most_paths, draws = what.most_paths, number
     return Case(kind, what, lambda: PACKET_TRANSPORTS[name](draws, most_paths, **options), config, draws)
+
+
+def _scene(random: Random) -> tuple[str, str, Scene]:
+    """Kind of a scene, a transport, and the scene with the paths that the transport may take."""
+    kind, what = ("tests", random_scene(random)) if random.random() < 0.5 else hard_scene(random)
+    name = random.choice([*OPTIONS])
+    if isinstance(what.topology, WithDetours) and not PACKET_TRANSPORTS[name].takes_detours:
+        minimal = what.topology._fabric
+        what = what._replace(topology=minimal, routes=Routes(minimal, what.rates))
+    return kind, name, what
 
 
 def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | InputError]]:
