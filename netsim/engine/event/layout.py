@@ -37,10 +37,12 @@ from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
+    ASKED_STATE,
     FLOW_STATE,
     HOST_RING,
     LANE,
     LINK_STATE,
+    NSCC_STATE,
     PACER,
     PACKET,
     RULES,
@@ -106,8 +108,8 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
-    sent = np.zeros(0, dtype=TRANSMISSION)
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), sent, *_samples(scene))
+    sent, own = np.zeros(0, dtype=TRANSMISSION), (np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE))
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), sent, *_samples(scene))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 

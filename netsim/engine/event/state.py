@@ -104,7 +104,20 @@ FLOW_STATE = _lines(
     timer_steps=_WHOLE,
     byte_steps=_WHOLE,
     counted_bytes=_WHOLE,
-    # NSCC; see `netsim.congestion.nscc`, whose names these are. `alpha` above is the scale there.
+    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+    flowlet_ps=_WHOLE,
+    flowlet_path=_INDEX,
+    valid=_INDEX,
+    valid_begin=_INDEX,
+    kept=_INDEX,
+    kept_begin=_INDEX,
+    chosen=_INDEX,
+    frozen_ps=_WHOLE,
+    exploring=_WHOLE,
+    unmarked=_WHOLE,
+)
+
+NSCC_STATE = _record(
     window_bytes=_REAL,
     average_ps=_REAL,
     rise=_REAL,
@@ -120,7 +133,10 @@ FLOW_STATE = _lines(
     adjusted_ps=_WHOLE,
     fast=_YES,
     trimmed=_YES,
-    # Credits of receivers; see `netsim.congestion.credit`: at the sender, and at the receiver.
+)
+"""What NSCC keeps of a flow besides `FLOW_STATE`, whose `alpha` is its scale; names as in `netsim.congestion.nscc`."""
+
+ASKED_STATE = _record(
     credit=_WHOLE,
     under_way=_WHOLE,
     known=_WHOLE,
@@ -133,18 +149,8 @@ FLOW_STATE = _lines(
     next_waiting=_INDEX,
     back_way=_INDEX,
     waits=_YES,
-    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
-    flowlet_ps=_WHOLE,
-    flowlet_path=_INDEX,
-    valid=_INDEX,
-    valid_begin=_INDEX,
-    kept=_INDEX,
-    kept_begin=_INDEX,
-    chosen=_INDEX,
-    frozen_ps=_WHOLE,
-    exploring=_WHOLE,
-    unmarked=_WHOLE,
 )
+"""What a sender (the first three) and its receiver keep of a flow under receiver-driven control."""
 
 LINK_STATE = _lines(
     free_ps=_WHOLE,
@@ -554,7 +560,9 @@ class Hosts(NamedTuple):
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
         rings: Records of `HOST_RING`, by link, or by queue of links with queues.
-        pacers: Records of `PACER`, by link; none unless receivers ask for packets.
+        nscc: Records of `NSCC_STATE`, by flow; none under other kinds of congestion control.
+        asked: Records of `ASKED_STATE`, by flow; none unless receivers ask for packets.
+        pacers: Records of `PACER`, by link; likewise.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
@@ -565,6 +573,8 @@ class Hosts(NamedTuple):
 
     flows: Array
     rings: Array
+    nscc: Array
+    asked: Array
     pacers: Array
     timers: Array
     turns: Array
