@@ -24,14 +24,7 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig
-    | WindowConfig
-    | DctcpConfig
-    | DcqcnConfig
-    | SwiftConfig
-    | NsccConfig
-    | ReceiverCreditConfig
-    | NdpConfig,
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
     Field(discriminator="kind"),
 ]
 
