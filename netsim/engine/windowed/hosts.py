@@ -7,11 +7,11 @@ instants together with the tasks.
 
 import numpy as np
 
-from netsim.engine.event.admission import admit_whole
 from netsim.engine.event.calendar import RELEASE, SEND, close, first_time, push, take_first, timer_key
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.cutting import admit
 from netsim.engine.event.feedback import hear, is_back, run_out
-from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_ROOM, RELEASED
+from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_FLOWS, NEEDS_ROOM
 from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
 from netsim.engine.event.state import Record, State, Whole
@@ -216,13 +216,12 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
             link = np.int64(wheel.active[window.place])
         elif totals.released and begin_ps > window.now_ps:
             if window.place == totals.released:
-                window.place = 0
                 totals.now_ps = window.now_ps
-                if not state.network.rules[0].stride:
-                    return RELEASED
                 first = totals.flows
-                admit_whole(state)
-                note_admitted(state, wheel, first)
+                if not admit(state):
+                    return NEEDS_FLOWS
+                window.place = 0
+                _note_admitted(state, wheel, first)
                 continue
             link, until_ps, until_key = _link_of(state, program.released[window.place]), window.now_ps, RELEASE
         elif min(begin_ps, inside_ps) >= window.end_ps:
@@ -254,7 +253,7 @@ def _link_of(state: State, task: int) -> Whole:
 
 
 @compiled
-def note_admitted(state: State, wheel: Wheel, first: int) -> None:
+def _note_admitted(state: State, wheel: Wheel, first: int) -> None:
     """Notes when the links of flows that have been admitted, those from `first` on, look for a packet."""
     for index in range(first, state.network.totals[0].flows):
         note_look(state, wheel, np.int64(state.hosts.flows[index].up))
