@@ -34,6 +34,10 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
             from netsim.engine.event.refusal import refusal as by_event
 
             return by_event(scene, build_transport(transport, 0, most_paths))
+        case "windowed":
+            from netsim.engine.windowed.refusal import refusal as by_windowed
+
+            return by_windowed(scene, build_transport(transport, 0, most_paths))
         case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
             return "the transport looks at queues or pauses, which do not exist for flows without packets"
         case _:
@@ -56,13 +60,16 @@ def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine
         transport: One of the scenario's transports, not ideal.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
-    exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
+    from netsim.engine.windowed.refusal import fills_windows
+
+    by_windows: tuple[Engine, ...] = ("windowed",) if fills_windows(scene) else ()
+    exact_ones: tuple[Engine, ...] = ("exact", *by_windows, "event", "simpy")
     return next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
 
 
 def to_compile(engine: Engine) -> bool:
     """Whether an engine that a run may use has yet to be compiled."""
-    names = {"auto": ("exact", "event", "forward"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
+    names = {"auto": ("exact", "event", "windowed", "forward"), "simpy": (), "fluid": ()}.get(engine, (engine,))
     return any(not is_kept(Path(__file__).parent / "engine" / name) for name in names)
 
 
@@ -104,6 +111,11 @@ def run_engine(
 
             built = build_transport(transport, seed, most_paths)
             return EventEngine(scene, built, seed, report=report).run(), wanted
+        case "windowed":
+            from netsim.engine.windowed.engine import WindowedEngine
+
+            built = build_transport(transport, seed, most_paths)
+            return WindowedEngine(scene, built, seed, report=report).run(), wanted
         case _:
             from netsim.engine.reference.engine import ReferenceEngine
 

@@ -30,7 +30,7 @@ CongestionConfig = Annotated[
 ]
 
 
-Engine = Literal["auto", "simpy", "exact", "event", "fluid"]
+Engine = Literal["auto", "simpy", "exact", "event", "windowed", "fluid"]
 """Names of engines; auto: the fastest engine that is exact."""
 
 

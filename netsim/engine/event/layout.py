@@ -98,6 +98,8 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     """
     rules = _rules(scene, transport, seed)
     links = _links(scene, fabric, rules[0])
+    places = np.arange(len(fabric.usable)) - np.repeat(fabric.usable_begin[:-1], np.diff(fabric.usable_begin))
+    rules["all_usable"] = np.array_equal(fabric.usable, places)
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1

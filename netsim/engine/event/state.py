@@ -46,8 +46,8 @@ FLOW_STATE = _lines(
     fruitless=_INDEX,
     seen=_INDEX,
     marked=_INDEX,
-    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions, first
-    # sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions,
+    # first sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
     next_ps=_WHOLE,
     deadline_ps=_WHOLE,
     window=_WHOLE,
@@ -335,8 +335,9 @@ RULES = _record(
     outstanding=_WHOLE,
     grant=_WHOLE,
     pace=_REAL,
-    # Transport.
+    # Transport; whether the nth usable path of a pair is always its nth.
     choice=_INDEX,
+    all_usable=_YES,
     switch=_INDEX,
     asks_after_timeout=_YES,
     gap_ps=_WHOLE,

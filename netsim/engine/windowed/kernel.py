@@ -6,9 +6,10 @@ from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED
 from netsim.engine.event.program import begin_roots, next_begin_ps
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
-from netsim.engine.windowed.hosts import begin_tasks, end_window, note_look, pull_timers, wake
+from netsim.engine.windowed.gathering import gather
+from netsim.engine.windowed.hosts import deal_with_hosts, note_look, pull_timers, wake
 from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, HOSTS, NEXT, OPEN, UNITS, Wheel, gather, release_chunks
+from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
@@ -49,7 +50,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resu
                 return NEEDS_ROOM
             window.active = window.place = 0
             packets += fullest
-            gather(wheel)
+            gather(state, wheel)
             wake(state, wheel)
             pull_timers(state, wheel)
             window.stage = UNITS
@@ -58,10 +59,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resu
             if why != FINISHED:
                 return why
             window.place = 0
-            window.stage = HOSTS
-        why = begin_tasks(state, wheel)
-        if why == FINISHED:
-            why = end_window(state, wheel)
+            window.stage = TASKS
+        why = deal_with_hosts(state, wheel)
         if why != FINISHED:
             return why
         release_chunks(wheel)

@@ -3,6 +3,7 @@
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Scene
 from netsim.transport.protocol import Transport
+from netsim.units import service_ps
 
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
@@ -15,3 +16,14 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
     return by_event(scene, transport)
+
+
+def fills_windows(scene: Scene) -> bool:
+    """Whether a packet arrives in every window if all hosts send at the rate of their links.
+
+    Windows cost time of their own: the event engine is faster on a fabric with fewer hosts, or shorter delays.
+    """
+    topology, size = scene.topology, scene.packet.payload + scene.packet.header
+    between = [link.delay_ps for link in topology.links if link.src != link.dst]
+    rate = max(topology.links[topology.up(host)].rate_bps for host in range(topology.hosts))
+    return bool(between) and topology.hosts * min(between) >= service_ps(size, rate)
