@@ -9,7 +9,7 @@ from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.cutting import cut
 from netsim.engine.event.program import begin_roots, delivered, next_begin, next_begin_ps
 from netsim.engine.event.state import Array, Hosts, Network, Program, Record, Routing, State, Whole
-from netsim.engine.fluid.sharing import join, leave, settle
+from netsim.engine.fluid.sharing import join, leave, settle, wait_for_turn
 from netsim.engine.fluid.streams import ACTIVE, AFFECTED, FLOWS, SETTLED_PS, STARTED, Streams
 
 FINISHED, NEEDS_ROOM, UNFAIR = range(3)
@@ -97,6 +97,8 @@ def _start(state: State, streams: Streams, now: int) -> None:
         else:
             stream.segment = len(state.routing.way_length) + flow.pair
         join(streams, index)
+        if stream.segment < len(state.routing.way_length):
+            wait_for_turn(streams, index, rules.full_wire, now)
     totals.flows = totals.rows = 0
     empty(hosts.turns)
     counts[STARTED] = 1
