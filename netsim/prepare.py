@@ -8,6 +8,7 @@ import numpy as np
 
 from netsim.bound import Bound
 from netsim.collective.build import Schedules, Use
+from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
@@ -41,6 +42,7 @@ class Prepared:
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         traces: The traces among the workloads, in the order of the jobs.
         algorithms: How often collectives of one size took each algorithm.
+        fast_forward: Whether runs may skip what repeats.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Prepared:
         recorded_ps: Mapping[int, int] | None = None,
         traces: Sequence[TraceOrigin] = (),
         algorithms: Mapping[Use, int] | None = None,
+        fast_forward: bool = False,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
         self.engine: Engine = engine
+        self.fast_forward = fast_forward
         self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
         self.algorithms = algorithms or {}
         self.most_paths = scene.most_paths
@@ -64,7 +68,8 @@ class Prepared:
     def bound(self) -> Bound:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
-        return Bound(self.scene, parts, any(transport.kind == "own" for transport in self._transports))
+        kinds = {transport.kind for transport in self._transports}
+        return Bound(self.scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
 def prepare(scenario: Scenario, source: str) -> Prepared:
@@ -103,6 +108,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
+        program.tasks.mark(_number_of_class(scenario, job.workload))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
     scene = Scene(
@@ -119,13 +125,34 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.flow_control,
         scenario.acknowledgement,
         limits=scenario.limits,
+        buffer=scenario.topology.buffer,
+        classes=len(scenario.classes or ("",)),
     )
+    _refuse_small_memory(scene, source)
     for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
         _refuse_unreachable(seen, source)
-    known = notices, program.recorded_ps, program.traces, schedules.used
+    known = notices, program.recorded_ps, program.traces, schedules.used, scenario.fast_forward
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared
+
+
+def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
+    """Place of a workload's class among the scenario's."""
+    name = workload.traffic_class
+    return scenario.classes.index(name) if scenario.classes and name else 0
+
+
+def _refuse_small_memory(scene: Scene, source: str) -> None:
+    """Refuses shared memory that has no room for the packets that come after a pause."""
+    if scene.buffer is None or scene.flow_control.kind != "pfc":
+        return
+    limits = limits_of(scene)
+    for link, node in zip(scene.topology.links, limits.source, strict=True):
+        if not link.src.startswith("host") and limits.pool[node] <= 0:
+            needed = scene.buffer.size - limits.pool[node]
+            problem = f"{link.src} needs {needed} B of headroom for its links, and memory beyond"
+            raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
 def _workload(config: WorkloadConfig) -> Workload:

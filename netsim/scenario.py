@@ -42,6 +42,11 @@ def _distinct_entries(value: object) -> object:
     return value
 
 
+Name = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
+
+Classes = Annotated[tuple[Name, ...], BeforeValidator(_distinct_entries), Field(min_length=1, max_length=8)]
+
+
 class Job(Section, frozen=True):
     """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i].
 
@@ -67,6 +72,8 @@ class Scenario(Section, frozen=True):
         nic: Order of injection at hosts.
         workload: The only job, on all ranks.
         jobs: Several workloads, in place of `workload`.
+        classes: Names of classes of traffic. Each has a queue of its own in front of every link, and the first one that
+            has a packet goes first.
         algorithms: Algorithm of each collective; auto or nccl: chosen by size, ranks and fabric.
         transports: Transports to compare.
         congestion: Congestion control.
@@ -75,6 +82,8 @@ class Scenario(Section, frozen=True):
         acknowledgement: Size and lane of acknowledgements.
         limits: When a run ends although tasks are left.
         engine: Engine; auto chooses for each transport.
+        fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
+            layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
         seeds: Each transport runs once with each seed.
     """
 
@@ -85,6 +94,7 @@ class Scenario(Section, frozen=True):
     nic: NicConfig = NicConfig()
     workload: WorkloadConfig | None = None
     jobs: tuple[Job, ...] | None = Field(default=None, min_length=1)
+    classes: Classes | None = None
     algorithms: AnyAlgorithms = Algorithms()
     transports: Annotated[tuple[TransportConfig, ...], Field(min_length=1)]
     congestion: CongestionConfig = NoneConfig()
@@ -93,6 +103,7 @@ class Scenario(Section, frozen=True):
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
     limits: LimitsConfig = LimitsConfig()
     engine: Engine = "auto"
+    fast_forward: bool = True
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
         Field(min_length=1),
@@ -128,18 +139,59 @@ class Scenario(Section, frozen=True):
             raise ValueError(f"topology.queue has no room for a packet of {largest} B; raise it")
         if self.acknowledgement.lane == "priority" and control.kind == "pfc":
             raise ValueError("acknowledgement.lane priority is not for flow_control pfc; write control or data")
+        if self.acknowledgement.lane == "priority" and (self.topology.buffer or self.classes):
+            other = "topology.buffer" if self.topology.buffer else "classes"
+            raise ValueError(f"acknowledgement.lane priority is not for {other}; write control or data")
         if self.recovery.kind == "none" and control.kind == "pfc" and not lossless:
             raise ValueError("flow_control.headroom may be too small to lose nothing; write auto, or set recovery.kind")
-        if self.flow_control.kind == "trim" and (self.topology.queue is None or self.recovery.kind != "selective"):
+        limited = queue is not None or self.topology.buffer is not None
+        if self.flow_control.kind == "trim" and not (limited and self.recovery.kind == "selective"):
             raise ValueError(
                 "flow_control trim needs a queue and repeats; set topology.queue and recovery.kind: selective"
             )
+        if self.congestion.kind in ("receiver_credit", "ndp") and self.recovery.kind != "selective":
+            problem = f"congestion {self.congestion.kind} counts packets one by one"
+            raise ValueError(f"{problem}; set recovery.kind: selective")
+        if self.congestion.kind == "ndp" and self.flow_control.kind != "trim":
+            raise ValueError("congestion ndp lives on the headers of trimmed packets; set flow_control.kind: trim")
         if self.recovery.kind == "none" and self.topology.queue is not None and not lossless:
             raise ValueError("topology.queue drops packets that are not sent again; set recovery.kind to selective")
         late = [number for number, failure in enumerate(self.topology.failures) if failure.at and not failure.rate]
         if self.recovery.kind == "none" and late:
             problem = f"topology.failures.{late[0]} loses packets that are not sent again"
             raise ValueError(f"{problem}; set recovery.kind to go_back_n or selective")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_fits(self) -> "Scenario":
+        control, buffer = self.flow_control, self.topology.buffer
+        dynamic = control.kind == "pfc" and control.dynamic
+        if buffer is None:
+            if dynamic:
+                raise ValueError("flow_control.pause_above dynamic needs shared memory; set topology.buffer")
+            return self
+        if self.topology.queue is not None:
+            raise ValueError("topology.queue and topology.buffer exclude each other; remove one of them")
+        if control.kind == "pfc" and not dynamic:
+            raise ValueError("flow_control.pause_above does not follow topology.buffer; write pause_above: dynamic")
+        largest = max(self.packet.payload + self.packet.header, self.acknowledgement.size)
+        if buffer.size < largest:
+            raise ValueError(f"topology.buffer has no room for a packet of {largest} B; raise its size")
+        if self.recovery.kind == "none" and control.kind != "pfc":
+            raise ValueError("topology.buffer drops packets that are not sent again; set recovery.kind to selective")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_known(self) -> "Scenario":
+        places = [("workload", self.workload)] if self.workload else []
+        places += [(f"jobs.{number}.workload", job.workload) for number, job in enumerate(self.jobs or ())]
+        for place, workload in places:
+            name = workload.traffic_class
+            if name is None and self.classes:
+                raise ValueError(f"{place}.class is missing; write one of {', '.join(self.classes)}")
+            if name is not None and name not in (self.classes or ()):
+                known = f"write one of {', '.join(self.classes)}" if self.classes else "list it in classes"
+                raise ValueError(f"{place}.class {name} is not among classes; {known}")
         return self
 
     @classmethod

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
@@ -23,7 +24,8 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig, Field(discriminator="kind")
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -71,9 +73,9 @@ class Scene(NamedTuple):
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
+        limits: When a run ends although tasks are left.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
-        limits: When a run ends although tasks are left.
     """
 
     topology: Topology
@@ -88,9 +90,9 @@ class Scene(NamedTuple):
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
+    limits: LimitsConfig = LimitsConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
-    limits: LimitsConfig = LimitsConfig()
 
     @property
     def queues(self) -> bool:
@@ -170,6 +172,18 @@ class QueueSeries(NamedTuple):
 
     width_ps: int
     max_queue_ps: np.ndarray
+
+
+class Skipped(NamedTuple):
+    """Messages of a run that were not simulated because they repeat others that were.
+
+    Args:
+        messages: Their number.
+        bytes: Their payload.
+    """
+
+    messages: int = 0
+    bytes: int = 0
 
 
 class Outcome(NamedTuple):

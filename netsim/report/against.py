@@ -35,15 +35,13 @@ def changes(pair: Pair) -> list[Change]:
 
 
 def operation_changes(pair: Pair) -> list[Change]:
-    """Every operation of the workload under each transport, where both have the same operations; else none."""
-    both = operations(pair.first), operations(pair.second)
-    if [kind.op for kind in both[0]] != [kind.op for kind in both[1]]:
-        by_name = {kind.op: kind for kind in both[1]}
-        both = [kind for kind in both[0] if kind.op in by_name], [by_name[k.op] for k in both[0] if k.op in by_name]
+    """Every operation that both workloads have, under each transport."""
+    others = {kind.name: kind for kind in operations(pair.second)}
     return [
-        Change(f"{first.op}, {name}", first.mean_us(name), second.mean_us(name))
-        for first, second in zip(*both, strict=True)
-        for name in first.times_us
+        Change(f"{kind.name}, {transport}", kind.mean_us(transport), others[kind.name].mean_us(transport))
+        for kind in operations(pair.first)
+        if kind.name in others
+        for transport in kind.times_us
     ]
 
 

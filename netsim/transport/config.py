@@ -48,8 +48,8 @@ class SprayConfig(_Transport, frozen=True):
     """See `netsim.transport.spray`.
 
     Args:
-        entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches' hashes
-            decide, so that some paths have many and others none. null: one for each path.
+        entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches'
+            hashes decide, so that some paths have many and others none. null: one for each path.
     """
 
     kind: Literal["spray_random"]

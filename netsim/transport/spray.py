@@ -12,7 +12,8 @@ class SprayRandom(Transport):
     Args:
         seed: Seed of the run.
         most_paths: Largest number of paths between two hosts.
-        entropies: Header values that a packet draws from; each leads the flow to a path of its own draw. None: it draws the path itself.
+        entropies: Header values that a packet draws from, each of which leads to a path of its own draw. None: it
+            draws the path itself.
     """
 
     def __init__(self, seed: int, most_paths: int, entropies: int | None = None) -> None:

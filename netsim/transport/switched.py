@@ -13,8 +13,8 @@ Ties = Literal["turn", "drawn"]
 class JoinShortestQueue(Transport):
     """Each packet takes the link with the least unfinished work.
 
-    Among equals it takes the next after the switch's last choice, or draws. After the last of a switch's links, by their
-    numbers, comes its first.
+    Among equals it takes the next after the switch's last choice, or draws. After the last of a switch's links, by
+    their numbers, comes its first.
 
     Args:
         seed: Seed of the run.

@@ -10,15 +10,15 @@ from pydantic_core import PydanticKnownError
 
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
-from netsim.section import Section
 from netsim.units import Size, split_bytes
 from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.section import WorkloadSection
 from netsim.workload.splits import Matrix, MatrixSplits, Splits, read_matrix, zipf_matrix
 
 Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast", "send"]
 
 
-class CollectiveConfig(Section, frozen=True):
+class CollectiveConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``collective``.
 
     Args:

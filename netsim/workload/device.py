@@ -3,6 +3,7 @@
 Williams, Waterman, Patterson: Roofline: an insightful visual performance model for multicore architectures, CACM 2009.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PositiveFloat
@@ -72,6 +73,8 @@ the network (Llama Team: The Llama 3 Herd of Models, 2024, table 4: 38 to 43 % o
 
 def _by_name(value: object) -> Any:
     """Replaces the name of a device by its settings."""
+    if not isinstance(value, str | Mapping | DeviceConfig) and value is not None:
+        raise ValueError("a device is a name or its peaks; write h100, or give teraflops and memory_gbps")
     if not isinstance(value, str):
         return value
     if value not in DEVICES:

@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
 from netsim.lines import MOST, read_lines, whole_number
-from netsim.section import Section
 from netsim.workload.protocol import Program, Schedules
+from netsim.workload.section import WorkloadSection
 
 COLUMNS = ("src", "dst", "bytes", "start_ns")
 _START = re.compile(r"[0-9]{1,16}(\.[0-9]{1,3})?")
 
 
-class FlowsConfig(Section, frozen=True):
+class FlowsConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``flows``.
 
     Args:

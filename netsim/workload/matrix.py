@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
-from netsim.section import Section
 from netsim.units import Duration
 from netsim.workload.connections import Matrix, read_matrix
 from netsim.workload.protocol import Program, Schedules
+from netsim.workload.section import WorkloadSection
 
 
-class MatrixConfig(Section, frozen=True):
+class MatrixConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``matrix``.
 
     Args:

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
 from netsim.lines import MOST, read_lines, whole_number
-from netsim.section import Section
 from netsim.workload.protocol import Program, Schedules, Span
 from netsim.workload.records import MOST_RANKS
+from netsim.workload.section import WorkloadSection
 
 COLUMNS = ("collective", "op", "flow_id", "src", "dest", "flow_size", "conn_type", "parent_flow_ids")
 """Columns that are read. The others of the file are ignored: data_size, algorithm, protocol, channel_id, chunk_id,
@@ -21,7 +21,7 @@ _OPERATIONS = {"1": "reduce_scatter", "2": "all_gather", "3": "all_reduce", "4":
 _REMEDY = "write the file again with SimCCL"
 
 
-class SimcclConfig(Section, frozen=True):
+class SimcclConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``simccl``.
 
     Args:

@@ -10,17 +10,17 @@ from pydantic import Field
 
 from netsim.collective.columns import message_columns
 from netsim.errors import InputError
-from netsim.section import Section
 from netsim.workload.device import Device, DeviceConfig
 from netsim.workload.gaps import with_gaps_of
 from netsim.workload.matching import check_and_combine, matching_key
 from netsim.workload.protocol import Program, Schedules, Span, TraceOrigin
 from netsim.workload.records import Record, Trace, read_trace
+from netsim.workload.section import WorkloadSection
 
 Line = tuple[int, Record]
 
 
-class TraceConfig(Section, frozen=True):
+class TraceConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``trace``.
 
     Args:

@@ -168,7 +168,7 @@ def test_one_in_so_many_acknowledgements_adds_its_path():
 
 @pytest.mark.parametrize("kind", [SprayRandom, partial(Reps, cache=8, freeze=FREEZE_PS, mark_above=100_000)])
 def test_header_values_lead_to_paths_that_hashes_decide(kind: Callable[..., Transport]):
-    """Of 64 paths 64 values reach 64 (1 - (1 - 1/64)^64) = 40.6 on average; the mean of 40 flows is within 3 of that."""
+    """Of 64 paths 64 values reach 64 (1 - (1 - 1/64)^64) = 40.6 on average; the mean of 40 flows is within 3."""
     paths, reached = tuple(range(64)), []
     transport = kind(0, 64, entropies=64)
     for task in range(40):

@@ -275,7 +275,7 @@ def test_a_choice_is_told_at_which_switch_it_is():
 
 
 def test_drawn_ties_are_any_of_the_shortest_queues_and_no_other():
-    """Of 3000 draws each of three equal queues gets a third, within 5 standard deviations of 26; one that is alone all."""
+    """Of 3000 draws each of three equal queues gets a third, within 5 standard deviations of 26; a single one all."""
     transport = JoinShortestQueue(0, 4, ties="drawn")
     work = queued(10, 0, 0, 0)
     drawn = Counter(

@@ -6,7 +6,7 @@ from netsim.congestion.protocol import UNLIMITED
 from netsim.engine.compiled.draws import draw
 from netsim.engine.event.calendar import RELEASE, close, push, take_first
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.congestion import go_on, start
+from netsim.engine.event.congestion import ASKED, go_on, start
 from netsim.engine.event.sender import enter_ring
 from netsim.engine.event.state import Program, Record, State, Whole
 
@@ -139,7 +139,8 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     first, last = links[down.reverse], links[up.reverse]
     flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
-    flow.express = not (varies or rules.answers_queue or rules.answers_take_time or rules.trims)
+    takes_part = rules.answers_take_time or rules.congestion == ASKED
+    flow.express = not (varies or rules.answers_queue or takes_part or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1

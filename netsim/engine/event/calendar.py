@@ -26,6 +26,7 @@ END = np.int64(1 << 59)
 """First key of links whose transmissions end; before them, from 0 on, words that stop and resume queues arrive."""
 ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
 """First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
+_PULL = np.int64(1 << 40)
 
 
 def heap(entries: int) -> np.ndarray:
@@ -59,6 +60,18 @@ def arrival_key(flow_id: int, serial: int, control: int) -> Whole:
 def timer_key(flow_id: int, pace: int) -> Whole:
     """Place of a flow's timers within an instant: first the retransmission timer, then the pacing timer."""
     return TIMER | (flow_id << 1) | pace
+
+
+@compiled
+def pull_key(link: int) -> Whole:
+    """Place of a receiver that asks for packets, by the link that leads to it: after all timers of flows."""
+    return TIMER | _PULL | link
+
+
+@compiled
+def is_pull(key: int) -> bool:
+    """Whether a timer is that of a receiver that asks for packets."""
+    return phase(key) == TIMER and (key & _PULL) != 0
 
 
 @compiled

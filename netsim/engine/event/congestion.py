@@ -5,12 +5,12 @@ import math
 import numpy as np
 
 from netsim.congestion.protocol import UNLIMITED
-from netsim.engine.event import nscc
+from netsim.engine.event import credit, nscc
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, Whole
 from netsim.units import PICOSECONDS_PER_SECOND
 
-FIXED, DCTCP, SWIFT, DCQCN, NSCC = range(5)
+FIXED, DCTCP, SWIFT, DCQCN, NSCC, ASKED = range(6)
 """Kinds."""
 
 _LONG_AGO = np.int64(-(2**62))
@@ -38,6 +38,8 @@ def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bp
     flow.cut_ps = _LONG_AGO if kind == SWIFT else 0
     flow.rate_bps = flow.target_bps = flow.line_bps = np.float64(line_bps)
     flow.estimated_ps = flow.increased_ps = start_ps
+    if kind == ASKED:
+        credit.start(rules, flow, initial, packets)
     if kind == NSCC:
         nscc.start(rules, flow, round_trip_ps)
 
@@ -53,11 +55,11 @@ def go_on(flow: Record, earlier: Record) -> None:
     flow.timer_steps, flow.byte_steps = earlier.timer_steps, earlier.byte_steps
     flow.counted_bytes = earlier.counted_bytes
     flow.window_bytes, flow.average_ps, flow.rise = earlier.window_bytes, earlier.average_ps, earlier.rise
-    flow.most, flow.achieved, flow.received = earlier.most, earlier.achieved, earlier.received
+    flow.most, flow.received = earlier.most, earlier.received
     flow.ignored, flow.to_ignore, flow.prompt = earlier.ignored, earlier.to_ignore, earlier.prompt
     flow.base_ps, flow.network_ps = earlier.base_ps, earlier.network_ps
-    flow.adapts_ps, flow.adjusted_ps = earlier.adapts_ps, earlier.adjusted_ps
-    flow.fast, flow.trimmed = earlier.fast, earlier.trimmed
+    flow.adjusted_ps, flow.fast = earlier.adjusted_ps, earlier.fast
+    flow.achieved, flow.adapts_ps, flow.trimmed = 0.0, 0, 0
 
 
 @compiled
@@ -65,6 +67,8 @@ def gap_ps(rules: Record, flow: Record, wire: int, now: int) -> Whole:
     """Least time from the packet that leaves now to the next."""
     if rules.congestion == SWIFT and flow.packets_window < 1.0:
         return np.int64(flow.latest_ps / flow.packets_window)
+    if rules.congestion == ASKED:
+        credit.spend(flow)
     if rules.congestion != DCQCN:
         return np.int64(0)
     _catch_up(rules, flow, now)
@@ -87,6 +91,8 @@ def on_ack(
         _dctcp(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == SWIFT:
         _swift(rules, flow, packets, marked, round_trip_ps, now)
+    elif rules.congestion == ASKED:
+        credit.on_ack(flow)
     elif rules.congestion == NSCC:
         nscc.on_ack(rules, flow, packets, marked, refused, round_trip_ps, now)
     elif rules.congestion == DCQCN:
@@ -108,6 +114,8 @@ def on_timeout(rules: Record, flow: Record, now: int) -> None:
         flow.seen = flow.marked = 0
     elif rules.congestion == SWIFT:
         _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
+    elif rules.congestion == ASKED:
+        credit.on_timeout(flow)
     elif rules.congestion == NSCC:
         flow.window_bytes = np.float64(rules.full_wire)
         flow.window = 1

@@ -195,7 +195,7 @@ class EventEngine:
         flows = self._state.hosts.flows[: totals["flows"]]
         flows = flows[flows["task"] == index]
         timeouts = int(flows["fruitless"][flows["left"] > 0].max(initial=0))
-        why = missing(int(flows["left"].sum()), int(flows["packets"].sum()), timeouts)
+        why = missing(int(flows["packets"].sum()), timeouts)
         waits = self._scene.tasks[index]
         if not len(flows):
             why = not_begun(waits.delay_ps)

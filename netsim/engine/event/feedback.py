@@ -6,6 +6,7 @@ from netsim.engine.event.calendar import RELEASE, phase
 from netsim.engine.event.choices import REPS, came_through
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import on_ack, on_timeout
+from netsim.engine.event.credit import CREDIT, is_starved, on_credit
 from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, measure, refused, timed_out, timeout_ps
 from netsim.engine.event.sender import await_progress, await_progress_sooner, enter_ring, resume
@@ -28,14 +29,14 @@ def run_out(state: State, index: int, key: int, now: int) -> Whole:
         key: Key of the timer.
         now: Current time.
     """
-    network, hosts = state.network, state.hosts
+    hosts = state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:
         enter_ring(state, index, now)
     elif key & 1:
         flow.wake_ps = -1
         resume(state, index, now)
-    elif not flow.in_flight:
+    elif not flow.in_flight and not is_starved(flow):
         flow.timer_runs = 0
     elif now < flow.deadline_ps:
         await_progress(hosts, flow, index)
@@ -50,6 +51,12 @@ def hear(state: State, news: Record, now: int) -> None:
     network, hosts = state.network, state.hosts
     rules, index = network.rules[0], np.int64(news.flow)
     flow = hosts.flows[index]
+    if news.refusal == CREDIT:
+        on_credit(flow, np.int64(news.expected))
+        if rules.timeout_ps >= 0:
+            flow.deadline_ps = now + timeout_ps(rules, flow)
+        resume(state, index, now)
+        return
     if news.refusal:
         newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     else:

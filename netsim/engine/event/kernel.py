@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, take_first
+from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, is_pull, take_first
 from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.credit import pull
 from netsim.engine.event.cutting import admit
 from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
@@ -75,7 +76,13 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
             next_begin(program, totals, begin_ps)
             continue
         totals.now_ps = time_ps
-        if from_timers:
+        if from_timers and is_pull(key):
+            if totals.free_packet < 0 or lacks_room(flight, state.queued):
+                return NEEDS_ROOM
+            take_first(timers)
+            close(timers)
+            _ask(state, flight, what, time_ps)
+        elif from_timers:
             take_first(timers)
             close(timers)
             asks = run_out(state, what, key, time_ps)
@@ -121,6 +128,25 @@ def _schedule_ring(state: State, flight: Flight, index: int) -> None:
     """Puts the ring of a flow on the calendar if it looks for a packet."""
     flow = state.hosts.flows[index]
     schedule_look(flight, state.hosts, ring_of(state.queued, state.network.rules[0], flow))
+
+
+@compiled
+def _ask(state: State, flight: Flight, link: int, now: int) -> None:
+    """The receiver behind a link asks for packets."""
+    totals = state.network.totals[0]
+    place = totals.free_packet
+    packet = flight.packets[place]
+    totals.free_packet = packet.next
+    note_packet(state.queued, place)
+    pull(state, link, packet, now)
+    first = next_link(state, packet, now)
+    arrives = enter(state, packet, first, now)
+    if arrives == GONE:
+        packet.next = totals.free_packet
+        totals.free_packet = place
+    elif arrives != HELD:
+        send(flight, place, first, arrives)
+    schedule_departures(flight, state.network, state.queued)
 
 
 @compiled

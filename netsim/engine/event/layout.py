@@ -4,6 +4,7 @@ from binascii import crc32
 
 import numpy as np
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
@@ -30,7 +31,7 @@ from netsim.engine.event.choices import (
     SPRAY_RANDOM,
     SPRAY_ROUND_ROBIN,
 )
-from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import add_queues, queued_of
@@ -40,6 +41,7 @@ from netsim.engine.event.state import (
     HOST_RING,
     LANE,
     LINK_STATE,
+    PACER,
     PACKET,
     RULES,
     TOTALS,
@@ -100,7 +102,9 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
     rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
+    pacers["first"] = -1
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
 
@@ -133,7 +137,7 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
         packet.payload + packet.header,
     )
     rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
-    rules["answers_take_time"] = answer.lane == "priority"
+    rules["answers_take_time"] = answer.lane == "priority" and not scene.queues
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
     rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes
@@ -187,6 +191,10 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
             rules["smallest_window"] = config.smallest_window
             rules["hop_ps"], rules["flow_range"] = config.hop_scaling, config.flow_scaling
             rules["flow_gain"], rules["flow_offset"] = config.flow_curve()
+        case ReceiverCreditConfig() | NdpConfig():
+            rules["congestion"], rules["grant"], rules["pace"] = ASKED, config.grant, config.pace
+            most = config.outstanding if isinstance(config, ReceiverCreditConfig) else 0
+            rules["outstanding"] = most if isinstance(most, int) else -1
         case NsccConfig():
             rules["congestion"], rules["gate"] = NSCC, 1 << config.gate
             rules["trim_share"] = 0.75 if scene.flow_control.kind == "trim" else 1.0
@@ -343,7 +351,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         np.array(places(scene.topology), dtype=np.int64),
         fabric.pair,
         fabric.way_begin,
-        fabric.way_links,
+        fabric.way_links.astype(np.int32),
         fabric.way_length,
         fabric.minimal,
         answer_ps,

@@ -16,7 +16,7 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     if packets_of_flows > len(hosts.sent) and rules["recovery"] == SELECTIVE:
         hosts = hosts._replace(sent=_longer(hosts.sent, packets_of_flows))
     if flows > len(hosts.flows):
-        timers, turns = longer_heap(hosts.timers, 3 * flows), longer_heap(hosts.turns, flows)
+        timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))

@@ -120,6 +120,19 @@ FLOW_STATE = _lines(
     adjusted_ps=_WHOLE,
     fast=_YES,
     trimmed=_YES,
+    # Credits of receivers; see `netsim.congestion.credit`: at the sender, and at the receiver.
+    credit=_WHOLE,
+    under_way=_WHOLE,
+    known=_WHOLE,
+    unasked=_WHOLE,
+    ahead=_WHOLE,
+    arrived=_WHOLE,
+    trims=_WHOLE,
+    granted=_WHOLE,
+    grants=_WHOLE,
+    next_waiting=_INDEX,
+    back_way=_INDEX,
+    waits=_YES,
     # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
     flowlet_ps=_WHOLE,
     flowlet_path=_INDEX,
@@ -170,6 +183,9 @@ HOST_RING = _lines(
 The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path` is
 -1 if switches choose.
 """
+
+PACER = _record(first=_INDEX, last=_INDEX, next_ps=_WHOLE, runs=_YES)
+"""Flows whose receiver behind a link will ask them for packets in turn, and when it next may."""
 
 TRANSMISSION = _record(last_serial=_INDEX, older=_INDEX, newer=_INDEX, bits=_YES)
 """Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
@@ -310,6 +326,9 @@ RULES = _record(
     network_ps=_WHOLE,
     target_ps=_WHOLE,
     gate=_WHOLE,
+    outstanding=_WHOLE,
+    grant=_WHOLE,
+    pace=_REAL,
     # Transport.
     choice=_INDEX,
     switch=_INDEX,
@@ -531,6 +550,7 @@ class Hosts(NamedTuple):
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
         rings: Records of `HOST_RING`, by link, or by queue of links with queues.
+        pacers: Records of `PACER`, by link; none unless receivers ask for packets.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
@@ -538,6 +558,7 @@ class Hosts(NamedTuple):
 
     flows: Array
     rings: Array
+    pacers: Array
     timers: Array
     turns: Array
     sent: Array

@@ -4,6 +4,8 @@ import numpy as np
 
 from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.congestion import ASKED
+from netsim.engine.event.credit import note
 from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
@@ -59,7 +61,7 @@ def _link_before(state: State, packet: Record, flow: Record) -> Whole:
 
 @compiled
 def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
-    """Forwards a packet whose last bit leaves a link at `leaves`; returns when it arrives at its next event, or GONE."""
+    """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
     arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
     if packet.passes or packet.control or packet.hop < packet.links:
@@ -81,18 +83,22 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
 def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
     """Turns a packet at its receiver into its acknowledgement; returns whether there is one."""
     rules = state.network.rules[0]
-    packet.refusal, packet.expected = 1, 0
+    packet.expected = 0
+    verdict = np.int64(REFUSE)
     if not packet.trimmed:
         _note_order(flow, packet)
-        verdict = received(rules, flow, state.hosts, packet.sequence)
+        verdict = np.int64(received(rules, flow, state.hosts, packet.sequence))
         if verdict & ACCEPTED:
             flow.left -= 1
             if not flow.left:
                 flow.end_ps = now
                 delivered(state.program, flow.task, now)
-        if not verdict & (ACKNOWLEDGE | REFUSE):
-            return False
-        packet.refusal, packet.expected = (verdict & REFUSE) != 0, flow.expected
+        packet.expected = flow.expected
+    if rules.congestion == ASKED:
+        note(state.hosts, packet, flow, now)
+    if not verdict & (ACKNOWLEDGE | REFUSE):
+        return False
+    packet.refusal = (verdict & REFUSE) != 0
     packet.key |= 1
     packet.control, packet.passes = 1, not rules.answers_queue
     packet.hop = 0

@@ -105,6 +105,10 @@ class Listener(Connection):
         """Whether there is a packet to send, the window has room for it, and the flow is not given up."""
         return not self.given_up and self.recovery.pending() and self.recovery.in_flight < self.congestion.window()
 
+    def starved(self) -> bool:
+        """Whether there is a packet to send, and no credit for it."""
+        return not self.given_up and self.recovery.pending() and not self.congestion.window()
+
     def ready(self, now_ps: int) -> bool:
         """A packet may leave now."""
         return now_ps >= self.next_ps and self.open()
@@ -144,6 +148,7 @@ class Packet(simpy.Event):
         "control",
         "expected",
         "found_ps",
+        "granted",
         "hop",
         "key",
         "links",

@@ -129,7 +129,7 @@ class ReferenceEngine:
         flows = [connection for connection in self._all if connection.flow.message.task == index and connection.left]
         timeouts = [flow.timeout.fruitless for flow in flows if isinstance(flow, Listener) and flow.timeout is not None]
         packets = sum(connection.packets for connection in self._all if connection.flow.message.task == index)
-        why = missing(sum(flow.left for flow in flows), packets, max(timeouts, default=0))
+        why = missing(packets, max(timeouts, default=0))
         if not packets:
             why = not_begun(waits.delay_ps)
         return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
@@ -346,7 +346,7 @@ class ReferenceEngine:
             self._dropped += 1
             return
         leaves = now + service
-        if self._scene.acknowledgement.lane == "priority":
+        if self._scene.acknowledgement.lane == "priority" and not self._queued:
             leaves = self._lane_free[link] = max(self._lane_free[link], now) + service
             self._free[link] = max(self._free[link], now) + service
             self._busy[link] += service

@@ -16,6 +16,7 @@ from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
 from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import enter
+from netsim.engine.windowed.ahead import fetch_for_hosts
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.wheel import BUCKETS, Wheel, bucket_of
 
@@ -278,6 +279,7 @@ def end_window(state: State, wheel: Wheel) -> Whole:
     """Lets all active links of hosts go on to the end of the window; see `advance`."""
     window = wheel.window[0]
     while window.place < window.active:
+        fetch_for_hosts(state, wheel, np.int64(window.place))
         link = np.int64(wheel.active[window.place])
         why = advance(state, wheel, link, window.end_ps, 0)
         if why != FINISHED:

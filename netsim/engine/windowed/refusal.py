@@ -7,6 +7,8 @@ from netsim.transport.protocol import Transport
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
+    if scene.congestion.kind in ("receiver_credit", "ndp"):
+        return f"congestion {scene.congestion.kind} is not in the windowed engine"
     if scene.queues:
         return "queues by class, shared buffers and priority flow control are not in the windowed engine"
     for link in scene.topology.links:

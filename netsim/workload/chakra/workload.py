@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Literal
 
 from netsim.errors import InputError
-from netsim.section import Section
 from netsim.workload.chakra.dependencies import Dependencies, dependencies
 from netsim.workload.chakra.files import RankTrace, find_traces, read_groups, read_rank
 from netsim.workload.chakra.layout import Layout
 from netsim.workload.chakra.nodes import Node, NodeType
 from netsim.workload.protocol import Program, Schedules
+from netsim.workload.section import WorkloadSection
 
 
-class ChakraConfig(Section, frozen=True):
+class ChakraConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``chakra``.
 
     Args:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from netsim.errors import InputError
-from netsim.section import Section
 from netsim.workload.goal.layout import Layout
 from netsim.workload.goal.text import Goal, read_goal
 from netsim.workload.protocol import Program, Schedules
+from netsim.workload.section import WorkloadSection
 
 
-class GoalConfig(Section, frozen=True):
+class GoalConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``goal``.
 
     Args:
