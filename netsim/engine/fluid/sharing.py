@@ -244,7 +244,9 @@ def _look_at(streams: Streams, index: int, number: int, is_full: bool) -> None:
     flow, link = streams.flows[index], streams.links[number]
     if flow.mark:
         return
-    if (is_full and link.level >= 0 and link.level < np.inf and flow.rate > link.level * (1 + TOLERANCE)) or (flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))):
+    if (is_full and link.level >= 0 and link.level < np.inf and flow.rate > link.level * (1 + TOLERANCE)) or (
+        flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))
+    ):
         _affect(streams, index)
 
 
