@@ -126,6 +126,7 @@ def _fluid(
     scene: Scene, transport: TransportConfig, seed: int, most_paths: int, report: Callable[[Pulse], None] | None
 ) -> Outcome:
     from netsim.engine.fluid.engine import FluidEngine
+    from netsim.engine.fluid.streaming import can_stream, stream
 
-    ideal = transport.kind == "ideal"
-    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths), report).run()
+    chosen = None if transport.kind == "ideal" else build_transport(transport, seed, most_paths)
+    return stream(scene, chosen, report) if can_stream(scene, chosen) else FluidEngine(scene, chosen, report).run()

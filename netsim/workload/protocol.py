@@ -190,6 +190,15 @@ class Tasks(Sequence[Task]):
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))
 
+    def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]]]:
+        """Columns and marks, so that processes can share the columns' memory."""
+        return self.columns(), self._marks
+
+    def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
+        """The inverse of `__getstate__`."""
+        columns, self._marks = state
+        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+
     @classmethod
     def of_columns(cls, columns: TaskColumns) -> "Tasks":
         """Tasks that share the memory of arrays, which must not be changed."""

@@ -16,6 +16,8 @@ from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, 
 _EQUAL = 1 + 1e-12
 TOLERANCE = 1e-9
 """Relative, of loads and of rates."""
+_FEW = 16
+"""Flows of a link above which a newcomer's turn is not looked at: it changes little, and each of them would be."""
 
 
 @compiled
@@ -30,6 +32,36 @@ def join(streams: Streams, index: int) -> None:
     flow.empty_ps = np.inf
     counts[ACTIVE] += 1
     _affect(streams, index)
+
+
+@compiled
+def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) -> None:
+    """A flow that finds others at work on its first link sends its first packet after one of each of them.
+
+    Each of n others is ahead by a packet's 1/(n + 1) of what even sharing would give it; the newcomer is behind by the
+    sum. Without this, messages of a rank that once overlap end in the same instant, start together at the next rank,
+    and never come apart again, whereas packets part them by one packet at every rank.
+    """
+    newcomer = streams.flows[index]
+    link = streams.links[newcomer.up]
+    if link.flows < 2 or link.flows > _FEW:
+        return
+    others = 0
+    for gives in (False, True):
+        other = np.int64(newcomer.following[FIRST])
+        while other >= 0:
+            flow = streams.flows[other]
+            if flow.bottleneck == newcomer.up or flow.start_ps == now_ps:
+                if gives:
+                    flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
+                    flow.since_ps = now_ps
+                    ahead = min(flow.left, packet_bytes / (others + 1))
+                    flow.left -= ahead
+                    newcomer.left += ahead
+                    _affect(streams, other)
+                else:
+                    others += 1
+            other = np.int64(flow.following[FIRST])
 
 
 @compiled
@@ -70,7 +102,7 @@ def settle(streams: Streams, now_ps: int) -> bool:
         flow.mark = 0
         link = streams.links[flow.bottleneck]
         fair &= link.load >= link.capacity * (1 - TOLERANCE) and link.fastest <= flow.fresh * (1 + TOLERANCE)
-        if flow.fresh != flow.rate:
+        if flow.fresh != flow.rate or flow.since_ps == now_ps:
             flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
             flow.rate, flow.since_ps = flow.fresh, now_ps
             flow.empty_ps = now_ps + flow.left / flow.rate if flow.rate else np.inf
@@ -212,7 +244,9 @@ def _look_at(streams: Streams, index: int, number: int, is_full: bool) -> None:
     flow, link = streams.flows[index], streams.links[number]
     if flow.mark:
         return
-    if (is_full and link.level >= 0 and link.level < np.inf and flow.rate > link.level * (1 + TOLERANCE)) or (flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))):
+    if (is_full and link.level >= 0 and link.level < np.inf and flow.rate > link.level * (1 + TOLERANCE)) or (
+        flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))
+    ):
         _affect(streams, index)
 
 

@@ -116,7 +116,11 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    longer, ends, affected = np.zeros(room, dtype=STREAM), np.zeros(room, dtype=np.int32), np.zeros(room, dtype=np.int32)
+    longer, ends, affected = (
+        np.zeros(room, dtype=STREAM),
+        np.zeros(room, dtype=np.int32),
+        np.zeros(room, dtype=np.int32),
+    )
     longer[:used], ends[: len(streams.ends)] = streams.flows[:used], streams.ends
     affected[: len(streams.affected)] = streams.affected
     return streams._replace(flows=longer, ends=ends, affected=affected)
