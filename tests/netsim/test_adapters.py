@@ -8,14 +8,11 @@ import yaml
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.engine.protocol import Engine
-from netsim.engine.windowed.engine import WindowedEngine
-from netsim.engine.windowed.refusal import refusal as windowed_refusal
 from netsim.engines import refusal, run_engine
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import gpu_links, paths
-from netsim.transport.build import build_transport
 
 SERVICE_PS, DELAY_PS, GPU_DELAY_PS = 320_000, 500_000, 250_000  # 4,000 B at 100 Gbps
 GPU_SERVICE_PS = 8889  # 4,000 B at 3600 Gbps, rounded up
@@ -175,6 +172,3 @@ def test_all_engines_agree_on_rails_and_links_of_gpus(op, listens):
             if refusal(engine, prepared.scene, transport, prepared.most_paths) is None:
                 found, _ = run_engine(engine, prepared.scene, transport, 3, prepared.most_paths)
                 assert found.equals(reference), (transport.name, engine)
-        built = build_transport(transport, 3, prepared.most_paths)
-        assert windowed_refusal(prepared.scene, built) is None
-        assert WindowedEngine(prepared.scene, built, 3).run().equals(reference), transport.name
