@@ -24,14 +24,7 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig
-    | WindowConfig
-    | DctcpConfig
-    | DcqcnConfig
-    | SwiftConfig
-    | NsccConfig
-    | ReceiverCreditConfig
-    | NdpConfig,
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
     Field(discriminator="kind"),
 ]
 
@@ -179,6 +172,18 @@ class QueueSeries(NamedTuple):
 
     width_ps: int
     max_queue_ps: np.ndarray
+
+
+class Skipped(NamedTuple):
+    """Messages of a run that were not simulated because they repeat others that were.
+
+    Args:
+        messages: Their number.
+        bytes: Their payload.
+    """
+
+    messages: int = 0
+    bytes: int = 0
 
 
 class Outcome(NamedTuple):

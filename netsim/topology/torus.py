@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable
 from netsim.topology.detours import DetouredFabric, selected
 from netsim.topology.failure import FailureConfig
@@ -34,6 +35,7 @@ class TorusConfig(Section, frozen=True):
         max_paths: Most minimal ways between two switches.
         max_detours: Most ways between two switches that are not minimal, for valiant and ugal.
         queue: Room for packets in front of a link, in bytes of unfinished work.
+        buffer: Memory that all queues of a switch share, in place of `queue`.
         failures: Links and switches that fail.
     """
 
@@ -48,6 +50,7 @@ class TorusConfig(Section, frozen=True):
     max_paths: PositiveInt = 64
     max_detours: PositiveInt = 64
     queue: Queue = None
+    buffer: SharedBufferConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
     @model_validator(mode="after")

@@ -63,14 +63,14 @@ class Span(NamedTuple):
     come: Sequence[int]
     over: Sequence[int]
 
-    def times(self, task_end_ps: Sequence[int]) -> "Times":
+    def times(self, task_end_ps: Sequence[int] | np.ndarray) -> "Times":
         """Times of the collective in a run.
 
         Args:
             task_end_ps: When each task of the program was done.
         """
-        over = [task_end_ps[task] for task in self.over]
-        come = [task_end_ps[task] for task in self.come] or [0] * len(over)
+        over = [int(task_end_ps[task]) for task in self.over]
+        come = [int(task_end_ps[task]) for task in self.come] or [0] * len(over)
         return Times(min(come), max(over), (sum(over) - sum(come)) // len(over))
 
 

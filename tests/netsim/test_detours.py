@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from math import ceil, prod
+from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -188,7 +189,7 @@ def test_every_byte_arrives_on_every_way():
             assert outcome.packets == fabric.hosts * (fabric.hosts - 1) * ceil(10_000 / PACKET)
 
 
-def scenario(topology: dict[str, object], **more: object) -> dict[str, object]:
+def scenario(topology: dict[str, Any], **more: object) -> dict[str, object]:
     return {
         "format": "flowfabric.scenario/1",
         "topology": topology,
@@ -199,7 +200,7 @@ def scenario(topology: dict[str, object], **more: object) -> dict[str, object]:
     }
 
 
-SMALL = {"kind": "dragonfly", "switches_per_group": 2, "hosts_per_switch": 1, "global_links": 1}
+SMALL: dict[str, Any] = {"kind": "dragonfly", "switches_per_group": 2, "hosts_per_switch": 1, "global_links": 1}
 
 
 def test_transports_with_and_without_detours_share_a_scenario():

@@ -41,7 +41,10 @@ TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("flow", _INDEX), ("next
 WINDOW = np.dtype(
     [
         *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
-        *((name, _INDEX) for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")),
+        *(
+            (name, _INDEX)
+            for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")
+        ),
         *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
     ],
     align=True,
