@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError, LimitReached, listed, nearest
+from netsim.errors import InputError, LimitError, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return arguments.run(arguments)
-    except LimitReached as error:
+    except LimitError as error:
         return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)

@@ -48,9 +48,21 @@ def seen_by(scene: Scene, transport: TransportConfig) -> Scene:
     return scene._replace(topology=routes.topology, routes=routes)
 
 
+def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine:
+    """The fastest engine that is exact for a run.
+
+    Args:
+        scene: The scene.
+        transport: One of the scenario's transports, not ideal.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+    """
+    exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
+    return next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
+
+
 def to_compile(engine: Engine) -> bool:
     """Whether an engine that a run may use has yet to be compiled."""
-    names = {"auto": ("exact", "event"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
+    names = {"auto": ("exact", "event", "forward"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
     return any(not is_kept(Path(__file__).parent / "engine" / name) for name in names)
 
 
@@ -79,8 +91,7 @@ def run_engine(
         return _fluid(scene, transport, seed, most_paths, report), "fluid"
     scene = seen_by(scene, transport)
     if wanted == "auto":
-        exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
-        wanted = next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
+        wanted = fastest(scene, transport, most_paths)
     match wanted:
         case "fluid":
             return _fluid(scene, transport, seed, most_paths, report), wanted

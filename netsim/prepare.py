@@ -42,6 +42,7 @@ class Prepared:
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         traces: The traces among the workloads, in the order of the jobs.
         algorithms: How often collectives of one size took each algorithm.
+        fast_forward: Whether runs may skip what repeats.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Prepared:
         recorded_ps: Mapping[int, int] | None = None,
         traces: Sequence[TraceOrigin] = (),
         algorithms: Mapping[Use, int] | None = None,
+        fast_forward: bool = False,
     ) -> None:
         self.scene, self.spans, self._transports = scene, spans, transports
         self.engine: Engine = engine
+        self.fast_forward = fast_forward
         self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
         self.algorithms = algorithms or {}
         self.most_paths = scene.most_paths
@@ -128,7 +131,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
     _refuse_small_memory(scene, source)
     for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
         _refuse_unreachable(seen, source)
-    known = notices, program.recorded_ps, program.traces, schedules.used
+    known = notices, program.recorded_ps, program.traces, schedules.used, scenario.fast_forward
     prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
     _refuse_engine(prepared, scenario, source)
     return prepared

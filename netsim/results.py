@@ -27,7 +27,7 @@ import numpy as np
 
 from netsim.collective.build import Use
 from netsim.engine.limits import Pulse
-from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.protocol import Span, TraceOrigin
@@ -35,7 +35,7 @@ from netsim.workload.protocol import Span, TraceOrigin
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000
 """Most rows of flows.csv, about ten megabytes; more of them are compressed."""
-_OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "sha256")
+_OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "skipped_messages", "skipped_bytes", "sha256")
 
 
 class Run:
@@ -49,6 +49,7 @@ class Run:
         outcome: Result of the engine; only the parts that go into files are kept.
         spans: The collectives; the times of each and of its members are kept.
         wall_s: Seconds it took, preparation included.
+        skipped: What was not simulated because it repeats what was.
     """
 
     def __init__(
@@ -60,15 +61,16 @@ class Run:
         outcome: Outcome,
         spans: Sequence[Span],
         wall_s: float,
+        skipped: Skipped | None = None,
     ) -> None:
         self.transport, self.seed, self.engine, self.wall_s = transport, seed, engine, wall_s
+        self.skipped = skipped or Skipped()
         self.bound_ps, self.completion_ps = bound_ps, outcome.completion_ps
         self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
         self.certified_allocations = outcome.certified_allocations
         self.control_hops, self.losses = outcome.control_hops, outcome.losses
         self.links, self.flows, self.queues = outcome.links, outcome.flows, outcome.queues
-        task_end_ps: list[int] = outcome.task_end_ps.tolist()
-        self.collectives = [span.times(task_end_ps) for span in spans]
+        self.collectives = [span.times(outcome.task_end_ps) for span in spans]
         self.members = [_members(span, outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
@@ -94,6 +96,8 @@ class Run:
             "paused_ns": to_ns(int(self.links["paused_ps"].sum())),
             "fct_ns": {name: to_ns(value) for name, value in _quantiles(durations).items()},
             "certified_allocations": self.certified_allocations,
+            "skipped_messages": self.skipped.messages,
+            "skipped_bytes": self.skipped.bytes,
             "wall_s": round(self.wall_s, 3),
         }
         hashed = {key: value for key, value in summary.items() if key not in _OUTSIDE_HASH}

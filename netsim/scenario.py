@@ -82,6 +82,8 @@ class Scenario(Section, frozen=True):
         acknowledgement: Size and lane of acknowledgements.
         limits: When a run ends although tasks are left.
         engine: Engine; auto chooses for each transport.
+        fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
+            layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
         seeds: Each transport runs once with each seed.
     """
 
@@ -101,6 +103,7 @@ class Scenario(Section, frozen=True):
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
     limits: LimitsConfig = LimitsConfig()
     engine: Engine = "auto"
+    fast_forward: bool = True
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
         Field(min_length=1),

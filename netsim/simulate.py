@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from netsim.engine.limits import Pulse
+from netsim.engine.protocol import Skipped
 from netsim.engines import run_engine
+from netsim.forwarding import run_forward
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
@@ -41,7 +43,7 @@ def simulate(
 
     Raises:
         ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
-            limit of the scenario (`netsim.engine.limits.LimitReached`).
+            limit of the scenario (`netsim.engine.limits.LimitError`).
     """
     read = read_scenario(scenario, overrides)
     source = str(scenario) if isinstance(scenario, Path) else "scenario"
@@ -127,9 +129,13 @@ def run_one(
         report: Called about once a second with how far the run is.
     """
     started = time.perf_counter()
-    outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths, report)
+    run = prepared.scene, transport, seed, prepared.most_paths, report
+    if prepared.fast_forward and prepared.engine == "auto":
+        outcome, engine, skipped = run_forward(*run)
+    else:
+        (outcome, engine), skipped = run_engine(prepared.engine, *run), Skipped()
     needless = outcome.losses.retransmitted > 0
     bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
     name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
-    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)
+    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)

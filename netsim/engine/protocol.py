@@ -174,6 +174,18 @@ class QueueSeries(NamedTuple):
     max_queue_ps: np.ndarray
 
 
+class Skipped(NamedTuple):
+    """Messages of a run that were not simulated because they repeat others that were.
+
+    Args:
+        messages: Their number.
+        bytes: Their payload.
+    """
+
+    messages: int = 0
+    bytes: int = 0
+
+
 class Outcome(NamedTuple):
     """The result of a run.
 

@@ -63,14 +63,14 @@ class Span(NamedTuple):
     come: Sequence[int]
     over: Sequence[int]
 
-    def times(self, task_end_ps: Sequence[int]) -> "Times":
+    def times(self, task_end_ps: Sequence[int] | np.ndarray) -> "Times":
         """Times of the collective in a run.
 
         Args:
             task_end_ps: When each task of the program was done.
         """
-        over = [task_end_ps[task] for task in self.over]
-        come = [task_end_ps[task] for task in self.come] or [0] * len(over)
+        over = [int(task_end_ps[task]) for task in self.over]
+        come = [int(task_end_ps[task]) for task in self.come] or [0] * len(over)
         return Times(min(come), max(over), (sum(over) - sum(come)) // len(over))
 
 
@@ -240,9 +240,9 @@ class Program:
             after[later] = first + columns.after
             after[earlier] = arrivals[columns.src]
             after_begin = after_begin + np.arange(len(columns) + 1)
-        undelayed = np.broadcast_to(np.int64(0), len(columns))
+        delay_ps = np.broadcast_to(np.int64(0), len(columns)) if columns.delay_ps is None else columns.delay_ps
         src, dst = places[columns.src], places[columns.dst]
-        self.tasks.extend(TaskColumns(src, dst, columns.bytes, undelayed, after_begin, after))
+        self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
         return list(range(first + len(columns), len(self.tasks)))
 

@@ -20,7 +20,7 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
-from netsim.errors import InputError, LimitReached
+from netsim.errors import InputError, LimitError
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
@@ -34,7 +34,7 @@ Half of the scenes are those of the tests; the others are hard to end: failures 
 tiny queues, several jobs, limits within reach. A scene that fails is printed with the number that repeats it.
 """
 ENGINES = ("event", "windowed", "exact", "fluid")
-_DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid")
+_DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid", "bias")
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -115,7 +115,7 @@ def how(end: Outcome | InputError) -> str:
     """How a run ended, in a word or two."""
     if isinstance(end, Outcome):
         return "done"
-    return end.field if isinstance(end, LimitReached) else "never arrives"
+    return end.field if isinstance(end, LimitError) else "never arrives"
 
 
 def main() -> int:

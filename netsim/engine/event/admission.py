@@ -1,4 +1,4 @@
-"""Admission of flows to their hosts, in compiled code."""
+"""Creation of flows at their hosts, in compiled code."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from netsim.engine.event.calendar import RELEASE, close, push, take_first
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED, go_on, start
 from netsim.engine.event.sender import enter_ring
-from netsim.engine.event.state import Array, Program, Record, State, Whole
+from netsim.engine.event.state import Program, Record, State, Whole
 
 DRAWN, ROTATED, AS_GIVEN = range(3)
 """Orders of flows that are admitted together."""
@@ -18,63 +18,70 @@ _LONG_AGO = np.int64(-(2**62))
 
 
 @compiled
-def admit(state: State, flows: Array) -> None:
-    """Adds the flows of one instant to their hosts' rings.
+def create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, turn: int) -> None:
+    """Creates a flow, which waits for `line_up`, or for the end of its delay.
 
     Args:
         state: State of the engine.
-        flows: Rows of id, task, payload, path or -1, and start delay.
+        identity: Of the flow.
+        task: Its task.
+        size_bytes: Its payload.
+        path: Of all its packets, or -1.
+        delay_ps: How long after its release it joins its host's ring.
+        turn: Its place among those its host releases together, if the transport orders them.
     """
-    state.network.totals[0].released = 0
-    for row in range(len(flows)):
-        _create(state, flows[row, 0], flows[row, 1], flows[row, 2], flows[row, 3], flows[row, 4], row)
-    _line_up(state)
-
-
-@compiled
-def admit_whole(state: State) -> None:
-    """Admission for transports that do not cut messages: the compiled form of `Transport.admit`."""
-    totals, program, stride = state.network.totals[0], state.program, state.network.rules[0].stride
-    for row in range(totals.released):
-        task = program.released[row]
-        _create(state, task * stride, task, program.bytes[task], np.int64(-1), np.int64(0), row)
-    totals.released = 0
-    _line_up(state)
-
-
-@compiled
-def _create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, row: int) -> None:
-    """Creates a flow, which waits for its turn or for the end of its delay."""
     network, hosts, program = state.network, state.hosts, state.program
-    totals = network.totals[0]
+    rules, totals = network.rules[0], network.totals[0]
     now, index = totals.now_ps, totals.flows
     totals.flows = index + 1
     flow = hosts.flows[index]
     flow.id, flow.task, flow.bytes, flow.path = identity, task, size_bytes, path
     program.flows_left[task] += 1
+    if rules.staggered:
+        flow.start_ps = now + delay_ps
+        push(hosts.turns, turn, identity, index)
+        return
     _prepare(state, flow, index, program.src_host[task], program.dst_host[task], now, now + delay_ps)
     if delay_ps:
         push(hosts.timers, now + delay_ps, RELEASE | (1 + identity), index)
     else:
-        push(hosts.turns, _turn(network.rules[0], program, flow, row), identity, index)
+        push(hosts.turns, _turn(rules, program, flow, turn), identity, index)
 
 
 @compiled
-def _line_up(state: State) -> None:
-    """Flows of one instant enter their hosts' rings in their order."""
-    turns = state.hosts.turns
+def line_up(state: State) -> None:
+    """Flows of one instant enter their hosts' rings in their order, in which `staggered` also creates them."""
+    hosts, program, staggered = state.hosts, state.program, state.network.rules[0].staggered
+    turns, now = hosts.turns, state.network.totals[0].now_ps
     while turns[0].time_ps:
         index = turns[1].what
         take_first(turns)
         close(turns)
-        enter_ring(state, index, state.network.totals[0].now_ps)
+        if staggered:
+            flow = hosts.flows[index]
+            start_ps = flow.start_ps
+            _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], now, start_ps)
+            if start_ps > now:
+                push(hosts.timers, start_ps, RELEASE | (1 + flow.id), index)
+                continue
+        enter_ring(state, index, now)
 
 
 @compiled
-def _turn(rules: Record, program: Program, flow: Record, row: int) -> Whole:
+def prepare_staggered(state: State) -> None:
+    """Fills in the records of flows that `line_up` would create, for engines without rings."""
+    hosts, program = state.hosts, state.program
+    if state.network.rules[0].staggered:
+        for index in range(state.network.totals[0].flows):
+            flow = hosts.flows[index]
+            _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], 0, 0)
+
+
+@compiled
+def _turn(rules: Record, program: Program, flow: Record, turn: int) -> Whole:
     """Place of a flow among those its host releases together."""
     if rules.order == AS_GIVEN:
-        return np.int64(row)
+        return np.int64(turn)
     if rules.order == ROTATED:
         return (program.dst_host[flow.task] - program.src_host[flow.task]) % rules.hosts
     return np.int64(draw(rules.order_draws, flow.id, 0) ^ _SIGN)

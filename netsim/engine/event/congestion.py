@@ -55,11 +55,11 @@ def go_on(flow: Record, earlier: Record) -> None:
     flow.timer_steps, flow.byte_steps = earlier.timer_steps, earlier.byte_steps
     flow.counted_bytes = earlier.counted_bytes
     flow.window_bytes, flow.average_ps, flow.rise = earlier.window_bytes, earlier.average_ps, earlier.rise
-    flow.most, flow.achieved, flow.received = earlier.most, earlier.achieved, earlier.received
+    flow.most, flow.received = earlier.most, earlier.received
     flow.ignored, flow.to_ignore, flow.prompt = earlier.ignored, earlier.to_ignore, earlier.prompt
     flow.base_ps, flow.network_ps = earlier.base_ps, earlier.network_ps
-    flow.adapts_ps, flow.adjusted_ps = earlier.adapts_ps, earlier.adjusted_ps
-    flow.fast, flow.trimmed = earlier.fast, earlier.trimmed
+    flow.adjusted_ps, flow.fast = earlier.adjusted_ps, earlier.fast
+    flow.achieved, flow.adapts_ps, flow.trimmed = 0.0, 0, 0
 
 
 @compiled

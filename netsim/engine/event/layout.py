@@ -1,5 +1,7 @@
 """From a scene, a transport and a seed to the event engine's arrays."""
 
+from binascii import crc32
+
 import numpy as np
 
 from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
@@ -15,6 +17,7 @@ from netsim.engine.compiled.draws import stream
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.service import service_ps
+from netsim.engine.compiled.successors import successors
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import (
@@ -29,6 +32,7 @@ from netsim.engine.event.choices import (
     SPRAY_ROUND_ROBIN,
 )
 from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
@@ -54,12 +58,15 @@ from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
-from netsim.topology.protocol import sources
+from netsim.topology.protocol import places, sources
 from netsim.transport.detouring import Ugal, Valiant
+from netsim.transport.ecmp import Ecmp
+from netsim.transport.ethereal import Ethereal
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
+from netsim.transport.subflows import Subflows
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
 
 _PACKETS = 1024
@@ -142,7 +149,6 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
     given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
     rules["order"] = AS_GIVEN if transport.orders_flows else given
-    rules["stride"] = transport.stride if type(transport).admit is Transport.admit else 0
     rules["hosts"], rules["leaves"], rules["epochs"] = scene.topology.hosts, len(scene.topology.tiers[0]), epochs
     rules["order_draws"] = stream(seed, Purpose.DESTINATION_ORDER)
     rules["mark_draws"] = stream(seed, Purpose.MARK)
@@ -205,7 +211,7 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
 
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
-    rules["step_ps"] = 1
+    rules["step_ps"] = rules["parts"] = 1
     rules["forgives_last_link"] = transport.forgives_last_link
     rules["entropy_draws"] = stream(transport.seed, Purpose.ENTROPY_PATH)
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
@@ -239,6 +245,29 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case _:
             rules["choice"] = PINNED
             rules["asks_after_timeout"] = type(transport).on_timeout is not Transport.on_timeout
+            _add_admission(rules, transport)
+
+
+def _add_admission(rules: np.void, transport: Transport) -> None:
+    """Rules of transports that give each flow a path."""
+    match transport:
+        case Ecmp(hash="crc32"):
+            rules["admission"], rules["path_draws"] = CHECKSUM, crc32(transport.seed.to_bytes(8, "little"))
+        case Ecmp():
+            rules["admission"], rules["path_draws"] = HASHED, stream(transport.seed, Purpose.ECMP_PATH)
+        case Subflows():
+            rules["admission"], rules["path_draws"] = PARTS, stream(transport.seed, Purpose.SUBFLOW_PATH)
+            rules["parts"] = transport.stride
+        case Ethereal():
+            rules["admission"], rules["parts"] = BALANCED, transport.stride
+            rules["equal_pieces"], rules["shuffled"] = transport.pieces == "equal", transport.randomise
+            rules["shuffled_groups"] = transport.order == "published"
+            rules["staggered"] = transport.order == "staggered"
+            rules["start_delay_ps"] = transport.start_delay_ps
+            rules["path_draws"] = stream(transport.seed, Purpose.ETHEREAL_PATHS)
+            rules["leaf_draws"] = stream(transport.seed, Purpose.ETHEREAL_LEAVES)
+            rules["member_draws"] = stream(transport.seed, Purpose.ETHEREAL_FLOWS)
+            rules["delay_draws"] = stream(transport.seed, Purpose.START_DELAY)
 
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
@@ -272,11 +301,10 @@ def _queue_pairs(scene: Scene, transport: Transport) -> tuple[np.ndarray, np.nda
 
 def _program(scene: Scene, transport: Transport) -> Program:
     columns = scene.tasks.columns()
-    hosts, tasks = np.asarray(scene.hosts, dtype=np.int64), len(scene.tasks)
-    waits_for = np.diff(columns.after_begin)
-    waiting = np.repeat(np.arange(tasks), waits_for)
+    hosts, tasks = np.asarray(scene.hosts, dtype=np.int32), len(scene.tasks)
+    messages, paths = int(np.count_nonzero(columns.bytes)), scene.most_paths
     queue_pair, latest = _queue_pairs(scene, transport)
-    by_earlier = np.argsort(columns.after, kind="stable")
+    next_begin, following = successors(columns.after_begin, columns.after)
     return Program(
         begins=heap(tasks),
         bytes=columns.bytes,
@@ -284,15 +312,22 @@ def _program(scene: Scene, transport: Transport) -> Program:
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
         traffic_class=scene.tasks.traffic_classes,
-        next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
-        next=waiting[by_earlier],
-        waits_for=waits_for,
-        flows_left=np.zeros(tasks, dtype=np.int64),
+        next_begin=next_begin,
+        next=following,
+        waits_for=np.diff(columns.after_begin).astype(np.int32),
+        flows_left=np.zeros(tasks, dtype=np.int32),
         end_ps=np.zeros(tasks, dtype=np.int64),
         released=np.zeros(tasks, dtype=np.int64),
         stack=np.zeros(tasks + 1, dtype=np.int64),
         queue_pair=queue_pair,
         latest=latest,
+        src=columns.src,
+        dst=columns.dst,
+        sorter=heap(max(messages, paths)),
+        groups=np.zeros((4, 4 * messages + 4), dtype=np.int64),
+        ways=np.zeros((2, paths), dtype=np.int64),
+        seen=np.zeros((2, len(scene.topology.links)), dtype=np.int64),
+        avoided=np.zeros((0, 4), dtype=np.int64),
     )
 
 
@@ -313,6 +348,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.down,
         fabric.inside,
         fabric.leaf,
+        np.array(places(scene.topology), dtype=np.int64),
         fabric.pair,
         fabric.way_begin,
         fabric.way_links.astype(np.int32),

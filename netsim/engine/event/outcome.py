@@ -2,22 +2,23 @@
 
 import numpy as np
 
+from netsim.engine.event.finished import by_id, figures_of
 from netsim.engine.event.state import State
-from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
+from netsim.engine.protocol import LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.topology.protocol import Path
 from netsim.units import service_ps
 
 
-def outcome_of(scene: Scene, state: State) -> Outcome:
+def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcome:
     """The outcome of a finished run.
 
     Args:
         scene: The simulated scene.
         state: The state at the end.
+        finished: Figures of flows that are no longer part of the state; is emptied.
     """
     totals, program = state.network.totals[0], state.program
-    flows = state.hosts.flows[: totals["flows"]]
-    flows = flows[np.argsort(flows["id"])]
+    flows = by_id([*_emptied(finished), figures_of(state, np.arange(totals["flows"]))])
     return Outcome(
         completion_ps=int(program.end_ps.max(initial=0)),
         task_end_ps=program.end_ps,
@@ -30,25 +31,24 @@ def outcome_of(scene: Scene, state: State) -> Outcome:
             int(totals["marked"]),
             int(flows["retransmitted"].sum()),
         ),
-        flows=_flows(scene, flows),
-        links=_links(state, flows),
+        flows=flows.view(np.recarray),
+        links=_links(state),
         queues=QueueSeries(1 << int(totals["width_bits"]), state.network.longest[: totals["used"]].copy()),
         last_sent=_last_sent(scene, state),
     )
 
 
-def _flows(scene: Scene, flows: np.ndarray) -> np.recarray:
-    columns = scene.tasks.columns()
-    records = np.zeros(len(flows), dtype=FLOW)
-    for name in ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "retransmitted"):
-        records[name] = flows[name]
-    records["src"], records["dst"] = columns.src[flows["task"]], columns.dst[flows["task"]]
-    return records.view(np.recarray)
+def _emptied(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """The parts, which the list no longer holds."""
+    taken = parts.copy()
+    parts.clear()
+    return taken
 
 
-def _links(state: State, flows: np.ndarray) -> np.recarray:
+def _links(state: State) -> np.recarray:
     """Figures of each link, including acknowledgements that passed without an event (`transit._return_at_once`)."""
     network, routing = state.network, state.routing
+    flows = state.hosts.flows[: network.totals["flows"][0]]
     links, size = network.links, network.rules["answer_wire"][0]
     records = np.zeros(len(links), dtype=LINK)
     records["bytes"], records["busy_ps"], records["max_queue_ps"] = (

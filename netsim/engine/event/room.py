@@ -23,6 +23,14 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
 
 
+def with_room_for_released(state: State) -> State:
+    """The state with room for the flows of the messages of this instant, however they are cut."""
+    totals, rules, program = state.network.totals[0], state.network.rules[0], state.program
+    parts, released = int(rules["parts"]), program.released[: totals["released"]]
+    packets = int((program.bytes[released] // rules["payload"] + parts).sum())
+    return with_room_for_flows(state, int(totals["flows"]) + len(released) * parts, int(totals["rows"]) + packets)
+
+
 def with_room_for_packets(flight: Flight, state: State) -> Flight:
     """The packets in flight with twice as many records, if all are in use."""
     totals = state.network.totals[0]

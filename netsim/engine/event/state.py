@@ -277,7 +277,6 @@ RULES = _record(
     listens=_YES,
     round_robin=_YES,
     order=_INDEX,
-    stride=_WHOLE,
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
@@ -346,12 +345,23 @@ RULES = _record(
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    # Admission: rule of `netsim.engine.event.cutting`, and the options and draws of ethereal.
+    admission=_INDEX,
+    parts=_WHOLE,
+    equal_pieces=_YES,
+    shuffled=_YES,
+    shuffled_groups=_YES,
+    staggered=_YES,
+    start_delay_ps=_WHOLE,
+    leaf_draws=np.uint64,
+    member_draws=np.uint64,
+    delay_draws=np.uint64,
     other_draws=np.uint64,
     entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
-"""Constants of the scenario, one record. `stride` is 0 if the transport cuts messages itself."""
+"""Constants of the scenario, one record."""
 
 TOTALS = _record(
     now_ps=_WHOLE,
@@ -395,6 +405,13 @@ class Program(NamedTuple):
         end_ps: When it was done.
         released: Tasks released in this instant; `TOTALS` has their number.
         stack: Scratch space for tasks that begin at once.
+        src: Rank that sends, of each task.
+        dst: Rank that receives.
+        sorter: Scratch heap in which admission sorts.
+        groups: Scratch rows of `netsim.engine.event.balance`, of messages and their groups.
+        ways: Scratch rows of it, of a group's ways.
+        seen: Scratch rows of it, of links.
+        avoided: Hash table of ways that have failed flows: first link or -1, leaf, way, until when.
         queue_pair: Row of `latest` of the first flow of each task's messages; empty if no state is kept.
         latest: Latest flow of each queue pair, -1 if there is none.
     """
@@ -412,6 +429,13 @@ class Program(NamedTuple):
     end_ps: Array
     released: Array
     stack: Array
+    src: Array
+    dst: Array
+    sorter: Array
+    groups: Array
+    ways: Array
+    seen: Array
+    avoided: Array
     queue_pair: Array
     latest: Array
 
@@ -424,6 +448,7 @@ class Routing(NamedTuple):
         down: Link from its leaf to a host.
         inside: Link inside a host.
         leaf: Leaf of a host.
+        place: Place of a host among those of its leaf.
         pair: Index of a pair of leaves.
         way_begin: First way of a pair.
         way_links: Links of a way.
@@ -451,6 +476,7 @@ class Routing(NamedTuple):
     down: Array
     inside: Array
     leaf: Array
+    place: Array
     pair: Array
     way_begin: Array
     way_links: Array

@@ -9,6 +9,7 @@ import simpy
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.nscc import Nscc
 from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
 from netsim.engine.protocol import Scene, keeps_state
@@ -80,6 +81,8 @@ class Feedback:
         queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
         if (latest := self._kept.get(queue_pair)) is not None:
             control = copy.copy(latest)
+            if isinstance(control, Nscc):
+                control.begin_message()
         else:
             trims = self._scene.flow_control.kind == "trim"
             control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)

@@ -8,7 +8,7 @@ from typing import Protocol
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.buffers import Buffers
-from netsim.engine.reference.calendar import FIRST, WORD, Calendar, Event
+from netsim.engine.reference.calendar import FIRST, Calendar, Event, word
 from netsim.engine.reference.conditions import Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
@@ -155,8 +155,8 @@ class QueuedLinks:
 
     def _send_word(self, queue: int) -> None:
         """Sends the word to stop a queue, or to go on; words about one queue arrive in their order."""
-        word = Event(self._calendar, partial(self._stop_or_resume, queue))
-        word.schedule(WORD, self._calendar.now + self._news_ps[queue // self._classes])
+        sent = Event(self._calendar, partial(self._stop_or_resume, queue))
+        sent.schedule(word(queue), self._calendar.now + self._news_ps[queue // self._classes])
 
     def _stop_or_resume(self, index: int) -> None:
         """A word arrives: the first one stops a queue, the second one resumes it, and so on."""

@@ -7,11 +7,11 @@ together with the tasks.
 
 import numpy as np
 
-from netsim.engine.event.admission import admit_whole
 from netsim.engine.event.calendar import RELEASE, SEND, close, first_time, phase, push, take_first, timer_key
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.cutting import admit
 from netsim.engine.event.feedback import hear, is_back, run_out
-from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_ROOM, RELEASED
+from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_FLOWS, NEEDS_ROOM
 from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
 from netsim.engine.event.state import Record, State, Whole
@@ -236,10 +236,9 @@ def _admit(state: State, wheel: Wheel) -> Whole:
             if why != FINISHED:
                 return why
     totals.now_ps = window.now_ps
-    if not network.rules[0].stride:
-        return RELEASED
     first = totals.flows
-    admit_whole(state)
+    if not admit(state):
+        return NEEDS_FLOWS
     note_admitted(state, wheel, first)
     return FINISHED
 
