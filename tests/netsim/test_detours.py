@@ -145,8 +145,8 @@ def test_the_adversarial_pattern_of_a_dragonfly_gets_one_link_minimally_and_half
     """Group i sends to group i + 1. Minimal: all a p = 8 hosts share one link.
 
     Valiant: each of 7 other groups gets 8/7 of a host's traffic over one link and passes it on over another, which also
-    has 8/7 of its own group's. With 16/7 of a host's traffic on a link a host gets 7/16 of its rate at most, and less in
-    short messages, whose draws are uneven.
+    has 8/7 of its own group's. With 16/7 of a host's traffic on a link a host gets 7/16 of its rate at most, and less
+    in short messages, whose draws are uneven.
     """
     fabric, packets = dragonfly(4, 2, 2), 50
     what = shifted(fabric, 8, packets)
