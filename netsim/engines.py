@@ -39,7 +39,7 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
 
             return by_windowed(scene, build_transport(transport, 0, most_paths))
         case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
-            return "the transport looks at queues or pauses, which do not exist for flows without packets"
+            return "the transport decides packet by packet, and flows have none here"
         case _:
             return None
 
