@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     START_DELAY = 14
     ETHEREAL_LEAVES = 15
     SPLITS = 16
+    BACKGROUND = 40
+    LINK_ERROR = 41
 
 
 def mix(value: int) -> int:

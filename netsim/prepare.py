@@ -15,9 +15,11 @@ from netsim.errors import InputError
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
+from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.transport.build import build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
+from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
@@ -60,7 +62,8 @@ class Prepared:
     def bound(self) -> Bound:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
-        return Bound(self.scene, parts, any(transport.kind == "own" for transport in self._transports))
+        scene = self.scene._replace(tasks=self.scene.tasks.in_foreground)
+        return Bound(scene, parts, any(transport.kind == "own" for transport in self._transports))
 
 
 def prepare(scenario: Scenario, source: str) -> Prepared:
@@ -87,7 +90,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
     notices: list[str] = []
     schedules = Schedules(scenario.algorithms, hosts, source)
     for index, job in enumerate(_jobs(scenario)):
-        workload = _workload(job.workload)
+        workload = _workload(job.workload, topology, hosts)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
         needed = workload.size(len(job.ranks or hosts))
         ranks = job.ranks or range(needed)
@@ -97,7 +100,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
-        program.tasks.mark(_number_of_class(scenario, job.workload))
+        program.tasks.mark(_number_of_class(scenario, job.workload), isinstance(job.workload, BackgroundConfig))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
     scene = Scene(
@@ -143,9 +146,11 @@ def _refuse_small_memory(scene: Scene, source: str) -> None:
             raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
-def _workload(config: WorkloadConfig) -> Workload:
+def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) -> Workload:
     """The workload of a section ``workload``; files are read when they are needed."""
     match config:
+        case BackgroundConfig():
+            return BackgroundWorkload(config, topology, hosts)
         case CollectiveConfig():
             return CollectiveWorkload(config)
         case TraceConfig():

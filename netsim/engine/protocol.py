@@ -98,6 +98,11 @@ class Scene(NamedTuple):
         return self.flow_control.kind == "pfc" or self.buffer is not None or self.classes > 1
 
     @property
+    def ends_early(self) -> bool:
+        """Whether the run ends although tasks in the background are left."""
+        return bool(self.tasks.in_background.any())
+
+    @property
     def most_paths(self) -> int:
         """Largest number of paths between two hosts that talk to each other."""
         leaves, pairs = len(self.topology.tiers[0]), np.flatnonzero(self.talking).tolist()
@@ -176,13 +181,13 @@ class Outcome(NamedTuple):
     """The result of a run.
 
     Args:
-        completion_ps: When the last task was done.
-        task_end_ps: When each task was done.
+        completion_ps: When the last task was done, background traffic aside.
+        task_end_ps: When each task was done; the end of the run for background traffic that was not.
         packets: Data packets sent, each transmission counted.
         packet_hops: Data packets times the links they passed.
         control_hops: Acknowledgements and trimmed headers times the links they passed.
         losses: Losses and other irregularities.
-        flows: Array of `FLOW`, by flow id.
+        flows: Array of `FLOW`, by flow id, without background traffic that had not ended.
         links: Array of `LINK`, by link index.
         queues: Queues over time.
         last_sent: For each link that hosts send on, the remaining passage of its last data packet, without queues, in
@@ -202,6 +207,22 @@ class Outcome(NamedTuple):
     queues: QueueSeries
     last_sent: dict[int, int]
     certified_allocations: int = 0
+
+    def without_rest(self, end_ps: int, left: np.ndarray, in_background: np.ndarray) -> "Outcome":
+        """The outcome of a run that has ended while background traffic went on.
+
+        Args:
+            end_ps: When.
+            left: Of each flow, how many packets had not arrived.
+            in_background: Of each task, whether it belongs to background traffic.
+        """
+        flows = self.flows
+        ended = (left == 0) & (flows.end_ps <= end_ps)
+        done = np.zeros(len(in_background), dtype=bool)
+        done[flows.task[ended]] = True
+        done[flows.task[~ended]] = False
+        ends = np.where(in_background & ~done, end_ps, self.task_end_ps)
+        return self._replace(completion_ps=end_ps, task_end_ps=ends, flows=flows[ended])
 
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""

@@ -176,6 +176,16 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
     )
 
 
+def with_background(random: Random, found: Scene) -> Scene:
+    """The scene with messages of which some are in the background, at the end."""
+    tasks = list(found.tasks)
+    for _ in range(random.choice([5, 20])):
+        src, dst = random.sample(range(len(found.hosts)), 2)
+        start_ps = random.randint(0, 4 * 10**7)
+        tasks.append(Task(src, dst, random.choice([1, 4000, 60_000]), start_ps, (), 0, True))
+    return found._replace(tasks=Tasks(tasks))
+
+
 def with_queues(random: Random, found: Scene) -> Scene:
     """The scene with pauses, shared memory or classes, or several of them."""
     classes = random.choice([1, 1, 2, 3])

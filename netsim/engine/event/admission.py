@@ -132,7 +132,7 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     first, last = links[down.reverse], links[up.reverse]
     flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
-    flow.express = not (varies or rules.answers_queue or rules.answers_take_time or rules.trims)
+    flow.express = not (varies or rules.ends_early or rules.answers_queue or rules.answers_take_time or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1

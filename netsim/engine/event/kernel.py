@@ -81,6 +81,8 @@ def run(
                 return FINISHED
             totals.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
+            if network.rules[0].ends_early and not totals.undone:
+                return FINISHED
             continue
         totals.now_ps = time_ps
         if from_timers:

@@ -73,7 +73,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = -1
-    totals["undone"] = len(scene.tasks)
+    totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
     rings = np.zeros(len(links) * scene.classes, dtype=HOST_RING)
@@ -250,6 +250,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
         traffic_class=scene.tasks.traffic_classes,
+        background=scene.tasks.in_background.astype(np.uint8),
         next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
         next=waiting[by_earlier],
         waits_for=waits_for,

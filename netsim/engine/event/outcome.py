@@ -18,7 +18,7 @@ def outcome_of(scene: Scene, state: State) -> Outcome:
     totals, program = state.network.totals[0], state.program
     flows = state.hosts.flows[: totals["flows"]]
     flows = flows[np.argsort(flows["id"])]
-    return Outcome(
+    outcome = Outcome(
         completion_ps=int(program.end_ps.max(initial=0)),
         task_end_ps=program.end_ps,
         packets=int(totals["packets"]),
@@ -35,6 +35,9 @@ def outcome_of(scene: Scene, state: State) -> Outcome:
         queues=QueueSeries(1 << int(totals["width_bits"]), state.network.longest[: totals["used"]].copy()),
         last_sent=_last_sent(scene, state),
     )
+    if not scene.ends_early:
+        return outcome
+    return outcome.without_rest(int(totals["now_ps"]), flows["left"], scene.tasks.in_background)
 
 
 def _flows(scene: Scene, flows: np.ndarray) -> np.recarray:

@@ -250,8 +250,9 @@ RULES = _record(
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
-    # Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
     # switches pause links, and by thresholds that follow the memory; when they resume.
+    ends_early=_YES,
     classes=_WHOLE,
     memory_bytes=_WHOLE,
     alpha=_WHOLE,
@@ -343,6 +344,7 @@ class Program(NamedTuple):
         src_host: Of each task.
         dst_host: Of each task.
         traffic_class: Of each task.
+        background: Whether the run may end without a task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
         waits_for: How many tasks it still waits for; less than 0 once it is done.
@@ -360,6 +362,7 @@ class Program(NamedTuple):
     src_host: Array
     dst_host: Array
     traffic_class: Array
+    background: Array
     next_begin: Array
     next: Array
     waits_for: Array

@@ -21,6 +21,8 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
     for section in ("congestion", "recovery", "flow_control"):
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
+    if scene.ends_early:
+        return "the run ends while background traffic goes on"
     if scene.queues:
         return "queues share memory or have classes"
     if scene.queue_bytes is not None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.buffers import Buffers
-from netsim.engine.reference.calendar import FIRST, Calendar, Event, word
+from netsim.engine.reference.calendar import Calendar, Event, end, word
 from netsim.engine.reference.conditions import Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
@@ -125,7 +125,7 @@ class QueuedLinks:
             service = ends_ps - now_ps
             self._engine.count(packet, link, service, packet.found_ps + service, packet.came_ps)
             self._engine.free_at(link, ends_ps)
-            Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, ends_ps)
+            Event(self._calendar, partial(self._end, packet, link)).schedule(end(link), ends_ps)
 
     def _next(self, link: int) -> _Queue | None:
         """The queue of the first class that has a packet and is not paused."""
