@@ -119,6 +119,7 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         scenario.limits,
         scenario.topology.buffer,
         len(scenario.classes or ("",)),
+        scenario.topology.link_errors,
     )
     _refuse_small_memory(scene, source)
     _refuse_unreachable(scene, source)

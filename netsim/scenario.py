@@ -179,6 +179,14 @@ class Scenario(Section, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _errors_are_repaired(self) -> "Scenario":
+        errors = self.topology.link_errors
+        if errors is not None and errors.retry == "none" and self.recovery.kind == "none":
+            problem = "topology.link_errors loses packets that are not sent again"
+            raise ValueError(f"{problem}; write retry: link, or set recovery.kind to selective")
+        return self
+
+    @model_validator(mode="after")
     def _something_ends(self) -> "Scenario":
         workloads = [self.workload] if self.workload else [job.workload for job in self.jobs or ()]
         if workloads and all(isinstance(workload, BackgroundConfig) for workload in workloads):

@@ -17,6 +17,7 @@ from netsim.engine.limits import LimitsConfig
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.units import Size
@@ -74,6 +75,7 @@ class Scene(NamedTuple):
         limits: When a run ends although tasks are left.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
+        link_errors: Packets that are corrupted on cables.
     """
 
     topology: Topology
@@ -91,6 +93,7 @@ class Scene(NamedTuple):
     limits: LimitsConfig = LimitsConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
+    link_errors: LinkErrorsConfig | None = None
 
     @property
     def queues(self) -> bool:

@@ -17,6 +17,7 @@ from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Transport
 from netsim.workload.protocol import Task, Tasks
@@ -174,6 +175,12 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
         flow_control=random.choice([NoFlowControlConfig(), NoFlowControlConfig(), trim]),
         acknowledgement=AcknowledgementConfig.model_validate(answer),
     )
+
+
+def with_errors(random: Random, found: Scene) -> Scene:
+    """The scene on links with errors."""
+    retry = random.choice(["link", "none"]) if found.recovery.kind != "none" else "link"
+    return found._replace(link_errors=LinkErrorsConfig.model_validate({"rate": 0.05, "retry": retry}))
 
 
 def with_background(random: Random, found: Scene) -> Scene:

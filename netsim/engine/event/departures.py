@@ -79,7 +79,7 @@ def _schedule_end(flight: Flight, network: Network, queued: Queued, at: int) -> 
 def _kind(network: Network, queued: Queued, at: int) -> Whole:
     """The list of transmissions that take as long as the one on a link, or -1."""
     rules, served = network.rules[0], queued.served[at]
-    if network.links[at].varies or rules.dynamic:
+    if network.links[at].varies or rules.dynamic or served.late:
         return np.int64(-1)
     if served.wire == rules.full_wire:
         return np.int64(served.kind)

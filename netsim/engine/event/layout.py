@@ -18,6 +18,7 @@ from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import AT_SWITCH, FLOWLET, PINNED, REPS, ROTATION, SPRAY_RANDOM, SPRAY_ROUND_ROBIN
 from netsim.engine.event.congestion import DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.departures import SPARE
+from netsim.engine.event.errors import LOSES, REPEATED
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
@@ -119,6 +120,10 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
+    if scene.link_errors is not None:
+        rules["errors"] = REPEATED if scene.link_errors.retry == "link" else LOSES
+        rules["error_rate"] = scene.link_errors.rate
+    rules["error_draws"] = stream(seed, Purpose.LINK_ERROR)
     rules["listens"] = scene.listens or transport.needs_acknowledgements
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
     given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
@@ -214,6 +219,8 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != links["rate_bps"]
     links["room_ps"] = END_PS
+    round_trip_ps = links["delay_ps"] + links["delay_ps"][links["reverse"]]
+    links["round_trip_ps"] = np.where(links["reverse"] == np.arange(len(links)), -1, round_trip_ps)
     for rate in np.unique(links["rate_bps"]).tolist():
         of_rate = links["rate_bps"] == rate
         links["full_ps"][of_rate] = service_ps(int(rules["full_wire"]), rate)

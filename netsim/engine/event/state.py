@@ -130,6 +130,8 @@ LINK_STATE = _record(
     full_ps=_WHOLE,
     answer_ps=_WHOLE,
     room_ps=_WHOLE,
+    # From the end of a packet until the link sends it again, less than 0 if it has no errors.
+    round_trip_ps=_WHOLE,
     mark_ps=_WHOLE,
     mark_all_ps=_WHOLE,
     varies=_YES,
@@ -216,10 +218,11 @@ QUEUE = _record(
 WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
 """A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
 
-SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, late=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
 """The packet that is on a link, and the next link whose transmission takes as long and ends later.
 
-`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers.
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
+unless they are `late` because the link repeats them.
 """
 
 SWITCH = _record(used=_WHOLE, pool=_WHOLE)
@@ -240,6 +243,9 @@ RULES = _record(
     trimmed_wire=_WHOLE,
     room_bytes=_WHOLE,
     marks=_YES,
+    errors=_INDEX,
+    error_rate=_REAL,
+    error_draws=np.uint64,
     mark_above=_WHOLE,
     mark_all_above=_WHOLE,
     mark_at_most=_REAL,

@@ -23,6 +23,8 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
     if scene.ends_early:
         return "the run ends while background traffic goes on"
+    if scene.link_errors is not None:
+        return "links have errors"
     if scene.queues:
         return "queues share memory or have classes"
     if scene.queue_bytes is not None:

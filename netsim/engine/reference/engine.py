@@ -314,8 +314,14 @@ class ReferenceEngine:
                 self._lose(packet, link, service, now, start)
                 return
             self.mark(packet, link, start - now, start)
+        repeats = self._conditions.repeats(link, packet.connection.flow.id, packet.serial, packet.control)
+        if repeats > 0:
+            service += self._conditions.repeating_ps(link, service, repeats)
         self._free[link] = leaves = start + service
         self.count(packet, link, service, leaves - now, now)
+        if repeats == LOST:
+            self.drop()
+            return
         self.forward(packet, link, leaves)
 
     def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None:
