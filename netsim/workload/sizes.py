@@ -71,6 +71,8 @@ def read_sizes(path: Path) -> Sizes:
     remedy = "write lines bytes,share, such as 10000,0.15, both ascending to 1"
     points: list[tuple[float, float]] = []
     for number, line in enumerate(read_lines(path, "a CSV file of lines bytes,share"), 1):
+        if not line.strip():
+            continue
         parts = line.split(",")
         if number == 1 and [part.strip() for part in parts] == ["bytes", "share"]:
             continue

@@ -218,7 +218,9 @@ QUEUE = _record(
 WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
 """A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
 
-SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, late=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+SERVED = _record(
+    ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, late=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX
+)
 """The packet that is on a link, and the next link whose transmission takes as long and ends later.
 
 `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
@@ -256,7 +258,8 @@ RULES = _record(
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
-    # Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a
+    # switch, -1 without one; alpha in millionths; whether full
     # switches pause links, and by thresholds that follow the memory; when they resume.
     ends_early=_YES,
     classes=_WHOLE,
