@@ -7,7 +7,8 @@ contributes and `bytes_out` what it holds afterwards: a broadcast's root has bot
 whole file, so a `wait_seq` one past the last record of a step means "waited for by the end of the step".
 
 Version 2 of the format adds the phase rollout: calls of a network by which a step collects what it learns from. A trace
-without that phase is written as version 1, so that readers of version 1 go on reading all that they understand.
+without that phase is written as version 1, so that readers of version 1 go on reading all that they understand. Version
+3 adds how much is computed before a record, from which a simulator computes how long a device takes.
 """
 
 import json
@@ -20,12 +21,14 @@ from typing import Any, NoReturn
 from moe.files import FileError, replacing
 from moe.validation.document import parse_json
 
-FORMATS = ("flowfabric.collectives/1", "flowfabric.collectives/2")
+FORMATS = ("flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3")
 SOURCES = ("recorded", "formula", "replayed")
 CLOCKS = ("host", "device")
 ROLLOUT = "rollout"
+WORK = ("flops", "memory_bytes")
+"""Fields of version 3."""
 PHASES_OF_VERSION = {1: ("forward", "backward", "optimizer"), 2: (ROLLOUT, "forward", "backward", "optimizer")}
-PHASES = PHASES_OF_VERSION[2]
+PHASES = PHASES_OF_VERSION[3] = PHASES_OF_VERSION[2]
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier")
 
 
@@ -42,7 +45,7 @@ class TraceHeader:
         config_sha256: hash of the resolved configuration; None where there was none.
         torch: version of torch that issued the collectives; None for a formula.
         clock: whose time the records tell: of the host, or of the device that computed. A header without it says host.
-        version: of the format; 2 where a record is of phase rollout, else 1.
+        version: of the format; 3 where records say what is computed, else 2 where one is of phase rollout, else 1.
     """
 
     source: str
@@ -87,6 +90,8 @@ class CollectiveRecord:
         gap_ns: compute since the previous record ended, ns; None if unknown.
         t_issue_ns, t_done_ns: since the first record of the step, ns; None if unknown.
         layer: index of the model block; None outside the blocks.
+        flops: floating-point operations since the previous record, of version 3; None: not known, and not written.
+        memory_bytes: bytes to and from memory since then, likewise.
     """
 
     rank: int
@@ -111,10 +116,16 @@ class CollectiveRecord:
     t_issue_ns: int | None = None
     t_done_ns: int | None = None
     layer: int | None = None
+    flops: int | None = None
+    memory_bytes: int | None = None
 
     def to_json(self) -> str:
         """The record's line, without its line end."""
-        return json.dumps({key: getattr(self, name) for key, name in _KEYS.items()}, separators=(",", ":"))
+        values = {key: getattr(self, name) for key, name in _KEYS.items()}
+        for key in WORK:
+            if values[key] is None:
+                del values[key]
+        return json.dumps(values, separators=(",", ":"))
 
 
 _IN_HEADER = [field.name for field in fields(TraceHeader) if field.name != "version"]
@@ -222,10 +233,11 @@ class _Lines:
         last: dict[int, int] = {}
         steps = set(header.steps)
         for number in range(2, len(self.lines) + 1):
-            values = self.values(number, _RECORD)
+            values = self.values(number, _RECORD, optional=WORK)
             frozen: dict[str, Any] = {
                 name: tuple(values[key]) if isinstance(values[key], list) else values[key]
                 for key, name in _KEYS.items()
+                if key in values
             }
             record = CollectiveRecord(**frozen)
             for field, problem in _contradictions(header, steps, record, last.get(record.rank, -1)):
@@ -248,8 +260,10 @@ def _contradictions(
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
     if record.step not in steps:
         yield "step", f"is not in the header's steps ({record.step})"
+    if header.version < 3 and (record.flops is not None or record.memory_bytes is not None):
+        yield "flops", f"belongs to {FORMATS[2]}, and the header says {FORMATS[header.version - 1]} ({record.flops})"
     if record.phase not in header.phases:
-        yield "phase", f"belongs to {FORMATS[-1]}, and the header says {FORMATS[header.version - 1]} ({record.phase})"
+        yield "phase", f"belongs to {FORMATS[1]}, and the header says {FORMATS[header.version - 1]} ({record.phase})"
     if record.seq <= last:
         yield "seq", f"must grow from record to record of a rank ({record.seq} after {last})"
     for field, splits, total in (
@@ -328,5 +342,7 @@ _RECORD = (
     | {"phase": _one_of(PHASES), "op": _one_of(OPERATIONS), "group": _TEXT, "dtype": _TEXT}
     | dict.fromkeys(("size1", "async"), _FLAG)
     | dict.fromkeys(("in_splits", "out_splits"), _COUNTS.or_null())
-    | dict.fromkeys(("root", "peer", "tag", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns", "layer"), _COUNT.or_null())
+    | dict.fromkeys(
+        ("root", "peer", "tag", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns", "layer", *WORK), _COUNT.or_null()
+    )
 )

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError, LimitReached, listed, nearest
+from netsim.errors import InputError, LimitError, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -26,25 +26,36 @@ example:
   python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/a2a
   python -m netsim compare configs/scenarios/all_to_all_64.yaml topology.spines=4 'seeds=[0,1]' --out runs/a2a_4
   python -m netsim compare configs/scenarios/two_nodes.yaml workload.path=a.jsonl --against b.jsonl --out runs/a_b
+  python -m netsim compare configs/scenarios/demo.yaml --against algorithms=nccl --out runs/nccl
 
 A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   topology    {kind: leaf_spine, leaves: 8, spines: 8, hosts_per_leaf: 8, parallel: [1], ranks_per_host: [1],
                host_rate: [100Gbps], fabric_rate: [100Gbps], or a list with a rate for each spine,
                intra_host_rate: [3600Gbps], link_delay: [500ns], queue: [unlimited] or 800KB,
                failures: [{link: leaf0-spine3 or switch: spine3, at: [0us], until: [null], rate: [0]}]}
-              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo}
+              {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo},
+              {kind: dragonfly, switches_per_group: 4, hosts_per_switch: 2, global_links: 2},
+              {kind: torus, dims: [4, 4, 4]},
+              {kind: preset, name: dgx_h100_32}: a file of configs/topologies; adapters_per_host, rails and
+              gpu_link_rate of leaf_spine are hosts of several adapters
   packet      {payload: [4000B], header: [0B]}
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
               {kind: trace, path: collectives.jsonl, steps: [all] or a list, gaps: [null] or a trace of equal structure
-               whose gaps of computation are taken}
-              {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder}
+               whose gaps of computation are taken, device: [null] or h100, h200, a100, b200, ... which computes the
+               work of a trace without gaps}
+              {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder},
+              {kind: goal, path: file.goal}, {kind: simccl, path: ncclFlowModel_detailed_flows.csv}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
+              auto: the fastest by estimates from rates and delays; nccl: as NCCL chooses; {table: FILE}: your own;
+              launch, step, inside_step: [0us] time of software of a collective and before each of its messages
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
-              ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
+              ethereal, ideal (flow level); valiant, ugal: detours on a dragonfly or torus; a mapping gives options:
+              {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn, swift or nscc}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift, nscc,
+              receiver_credit or ndp}
   recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
                for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}
@@ -58,8 +69,9 @@ Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB 
 With --against TRACE, that trace is simulated in place of the scenario's too, and report.html begins with both times. If
 both issue the same operations in the same order, the second takes the gaps of computation of the first, so that their
 difference is that of their traffic and not the noise of two recordings; --gaps own leaves each its own.
+With --against KEY=VALUE, the scenario is simulated with that change too, such as algorithms=nccl.
 
-written to DIR, each file complete or not at all (and to DIR/against for the trace of --against):
+written to DIR, each file complete or not at all (and to DIR/against for what --against names):
   results.json            scenario, links and figures of every run; times in ns, sizes in bytes
   links.csv, flows.csv    every link and flow of every run; above 100,000 flows it is flows.csv.gz
   collectives.csv         every collective of every run: operation, arrival of its first rank, end at its last rank
@@ -175,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return arguments.run(arguments)
-    except LimitReached as error:
+    except LimitError as error:
         return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)
@@ -209,7 +221,14 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     compare.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     compare.add_argument("--jobs", type=int, default=_cores(), metavar="N", help="processes (default: all cores)")
-    compare.add_argument("--against", type=Path, metavar="TRACE", help="a second trace, in place of the scenario's")
+    compare.add_argument(
+        "--against", metavar="TRACE|KEY=VALUE", help="a second trace in place of the scenario's, or a second scenario"
+    )
+    compare.add_argument(
+        "--device",
+        metavar="NAME",
+        help="what computes where a trace has work and no gaps, such as h100: workload.device=NAME",
+    )
     compare.add_argument(
         "--gaps",
         choices=("shared", "own"),
@@ -253,9 +272,9 @@ def _cores() -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from netsim.against import simulate_pair
+    from netsim.against import simulate_change, simulate_pair
     from netsim.engines import to_compile
-    from netsim.report.against import print_changes, section
+    from netsim.report.against import print_changes, sections
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_table, watching
     from netsim.simulate import simulate
@@ -275,17 +294,26 @@ def _compare(arguments: argparse.Namespace) -> int:
                 untold = False
             show(event)
 
-        source, overrides, how = arguments.scenario, arguments.overrides, {"jobs": arguments.jobs, "progress": progress}
+        source, overrides, how = (
+            arguments.scenario,
+            list(arguments.overrides),
+            {"jobs": arguments.jobs, "progress": progress},
+        )
+        if arguments.device is not None:
+            overrides.append(f"workload.device={arguments.device}")
         pair = None
         if arguments.against is None:
             results = simulate(source, overrides=overrides, **how)
+        elif "=" in arguments.against and not Path(arguments.against).exists():
+            pair = simulate_change(source, overrides, arguments.against, **how)
+            results = pair.first
         else:
-            pair = simulate_pair(source, overrides, arguments.against, gaps=arguments.gaps, **how)
+            pair = simulate_pair(source, overrides, Path(arguments.against), gaps=arguments.gaps, **how)
             results = pair.first
     for notice in results.notices:
         print(f"netsim compare: {notice}", file=sys.stderr)
     results.write(arguments.out)
-    write_report(results, arguments.out, beside=None if pair is None else section(pair))
+    write_report(results, arguments.out, beside=() if pair is None else sections(pair))
     print_table(results)
     if pair is not None:
         pair.second.write(arguments.out / "against")

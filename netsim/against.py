@@ -1,4 +1,4 @@
-"""Two traces on one fabric: what a change of the traced program does to its time."""
+"""Two simulations beside each other: of another trace, or of the scenario with a change."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,52 @@ Gaps = Literal["shared", "own"]
 
 
 class Pair(NamedTuple):
-    """Two simulated traces.
+    """Two simulations.
 
     Args:
-        first: The scenario's own trace.
-        second: The other one.
-        paths: Of both.
-        gaps: Whose gaps of computation the second one has, in a sentence.
+        first: Of the scenario.
+        second: Of the other trace, or of the changed scenario.
+        names: What to call both.
+        said: What sets them apart, in a sentence.
     """
 
     first: Results
     second: Results
-    paths: tuple[Path, Path]
-    gaps: str
+    names: tuple[str, str]
+    said: str
+
+
+def simulate_change(
+    scenario: Path, overrides: Sequence[str], change: str, *, jobs: int = 1, progress: Progress
+) -> Pair:
+    """Simulates a scenario, and the same with a change.
+
+    Args:
+        scenario: Path of a YAML file.
+        overrides: ``dotted.key=value`` changes to it, in both.
+        change: A further one, in the second.
+        jobs: Processes to use.
+        progress: Called when a run starts and when it ends.
+
+    Raises:
+        InputError: The scenario or the change is wrong, or the change is of the transports.
+    """
+    changed = [*overrides, change]
+    both = [read_scenario(scenario, these) for these in (overrides, changed)]
+    if both[0] == both[1]:
+        problem = f"{change} changes nothing"
+        raise InputError("command line", "--against", problem, "give another value than the scenario has")
+    one, other = ([transport.name for transport in read.transports] for read in both)
+    if one != other:
+        problem = f"{change} leaves other transports to compare ({', '.join(other)}; before {', '.join(one)})"
+        raise InputError(
+            "command line", "--against", problem, "change something else; one scenario compares transports"
+        )
+    first, second = (
+        simulate(scenario, overrides=these, jobs=jobs, progress=progress) for these in (overrides, changed)
+    )
+    names = Path(scenario).stem, change
+    return Pair(first, second, names, f"The second is the same scenario with {change}.")
 
 
 def simulate_pair(
@@ -67,7 +100,8 @@ def simulate_pair(
             raise InputError("command line", "--against", problem, "leave workload.steps out")
         changes.append(f"workload.steps=[{','.join(str(wanted[known.index(step)]) for step in workload.steps)}]")
     second = simulate(scenario, overrides=[*overrides, *changes], jobs=jobs, progress=progress)
-    return Pair(first, second, (path, other), said)
+    names = (path.name, other.name) if path.name != other.name else (str(path), str(other))
+    return Pair(first, second, names, said)
 
 
 def _shared(path: Path, other: Path, gaps: Gaps) -> tuple[str, bool]:

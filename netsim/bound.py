@@ -30,18 +30,19 @@ class Bound:
     with P packets a pair, service time c, four links of delay d, and a last packet that leaves the leaf, this is
     ((H-1) P + 3) c + 4 d.
 
-    The last packet of a message may be small if the message is cut: into equal shares for its paths, as ethereal does,
-    or as the arguments say.
+    The last packet of a flow may be small, but it leaves its host behind the full ones. So the first packet at the last
+    link is a full one, or a small one behind the full ones of the shortest flow into which the message may be cut.
 
     Args:
         scene: Tasks and fabric.
         parts: Numbers of equal parts into which transports cut messages.
         anywhere: Whether some transport may cut messages in any way.
+        shares: Whether some transport may cut messages into shares for their paths, as ethereal does.
     """
 
-    def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False) -> None:
+    def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False, shares: bool = True) -> None:
         columns, links = scene.tasks.columns(), len(scene.topology.links)
-        passages = passages_of(scene, frozenset(parts), anywhere)
+        passages = passages_of(scene, frozenset(parts), anywhere, shares)
         start, end = (np.zeros(len(columns.src), dtype=np.int64) for _ in range(2))
         queues = np.zeros((3, 2 * links), dtype=np.int64)
         done = _longest_chain(columns, passages, start, end, queues, np.arange(len(start)))

@@ -24,8 +24,12 @@ class Purpose(IntEnum):
     START_DELAY = 14
     ETHEREAL_LEAVES = 15
     SPLITS = 16
-    BACKGROUND = 40
-    LINK_ERROR = 41
+    DETOUR = 17
+    MINIMAL = 18
+    ENTROPY_PATH = 40
+    JSQ_TIE = 41
+    BACKGROUND = 42
+    LINK_ERROR = 43
 
 
 def mix(value: int) -> int:

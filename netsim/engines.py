@@ -6,8 +6,9 @@ from pathlib import Path
 from netsim.engine.compiled.cache import is_kept
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Engine, Outcome, Scene
-from netsim.transport.build import build_transport
+from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import TransportConfig
+from netsim.transport.protocol import Transport
 
 
 def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths: int) -> str | None:
@@ -25,6 +26,7 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         return "flows without packets have no classes"
     if transport.kind == "ideal":
         return None
+    scene = seen_by(scene, transport)
     match wanted:
         case "exact":
             from netsim.engine.exact.refusal import refusal as by_exact
@@ -34,15 +36,42 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
             from netsim.engine.event.refusal import refusal as by_event
 
             return by_event(scene, build_transport(transport, 0, most_paths))
+        case "windowed":
+            from netsim.engine.windowed.refusal import refusal as by_windowed
+
+            return by_windowed(scene, build_transport(transport, 0, most_paths))
         case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
-            return "the transport looks at queues or pauses, which do not exist for flows without packets"
+            return "the transport decides packet by packet, and flows have none here"
         case _:
             return None
 
 
+def seen_by(scene: Scene, transport: TransportConfig) -> Scene:
+    """The scene with the paths that a transport may take: only some take detours."""
+    if not PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours:
+        return scene
+    routes = scene.routes.with_detours
+    return scene._replace(topology=routes.topology, routes=routes)
+
+
+def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine:
+    """The fastest engine that is exact for a run.
+
+    Args:
+        scene: The scene.
+        transport: One of the scenario's transports, not ideal.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+    """
+    from netsim.engine.windowed.refusal import fills_windows
+
+    by_windows: tuple[Engine, ...] = ("windowed",) if fills_windows(scene) else ()
+    exact_ones: tuple[Engine, ...] = ("exact", *by_windows, "event", "simpy")
+    return next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
+
+
 def to_compile(engine: Engine) -> bool:
     """Whether an engine that a run may use has yet to be compiled."""
-    names = {"auto": ("exact", "event"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
+    names = {"auto": ("exact", "event", "windowed", "forward"), "simpy": (), "fluid": ()}.get(engine, (engine,))
     return any(not is_kept(Path(__file__).parent / "engine" / name) for name in names)
 
 
@@ -69,9 +98,9 @@ def run_engine(
     """
     if transport.kind == "ideal":
         return _fluid(scene, transport, seed, most_paths, report), "fluid"
+    scene = seen_by(scene, transport)
     if wanted == "auto":
-        exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
-        wanted = next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
+        wanted = fastest(scene, transport, most_paths)
     match wanted:
         case "fluid":
             return _fluid(scene, transport, seed, most_paths, report), wanted
@@ -84,6 +113,11 @@ def run_engine(
 
             built = build_transport(transport, seed, most_paths)
             return EventEngine(scene, built, seed, report=report).run(), wanted
+        case "windowed":
+            from netsim.engine.windowed.engine import WindowedEngine
+
+            built = build_transport(transport, seed, most_paths)
+            return WindowedEngine(scene, built, seed, report=report).run(), wanted
         case _:
             from netsim.engine.reference.engine import ReferenceEngine
 
@@ -94,6 +128,7 @@ def _fluid(
     scene: Scene, transport: TransportConfig, seed: int, most_paths: int, report: Callable[[Pulse], None] | None
 ) -> Outcome:
     from netsim.engine.fluid.engine import FluidEngine
+    from netsim.engine.fluid.streaming import can_stream, stream
 
-    ideal = transport.kind == "ideal"
-    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths), report).run()
+    chosen = None if transport.kind == "ideal" else build_transport(transport, seed, most_paths)
+    return stream(scene, chosen, report) if can_stream(scene, chosen) else FluidEngine(scene, chosen, report).run()

@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -40,7 +41,7 @@ class InputError(ValueError):
         return type(self), (self.file, self.field, self.problem, self.remedy)
 
 
-class LimitReached(InputError):
+class LimitError(InputError):
     """A run has reached one of its limits. The input need not be wrong: it is a failure and not a wrong input."""
 
 
@@ -83,7 +84,10 @@ _ABSENT = object()
 
 
 def _field(finding: "ErrorDetails", content: object) -> str:
-    return ".".join(_field_path(finding["loc"], content, finding["type"] == "missing")) or "file"
+    place = finding["loc"]
+    if finding["type"] == "union_tag_invalid":
+        place = *place, finding.get("ctx", {})["discriminator"].strip("'")
+    return ".".join(_field_path(place, content, finding["type"] == "missing")) or "file"
 
 
 def _field_path(location: Sequence[int | str], content: object, missing: bool) -> list[str]:
@@ -121,7 +125,12 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
             problem, _, remedy = finding["msg"].removeprefix("Value error, ").partition("; ")
             return (f"{problem} ({value})" if isinstance(finding["input"], (str, int, float)) else problem), remedy
         case "union_tag_invalid":
-            near = nearest(context["tag"], listed(context["expected_tags"]))
+            kinds = kinds_at(model, finding["loc"])
+            near = nearest(context["tag"], kinds)
+            remedy = f"use {near}" if near else f"use one of {', '.join(kinds)}"
+            return f"has a wrong value ({context['tag']!r})", remedy
+        case "too_short" if "field_type" in context:
+            return f"has {context['actual_length'] or 'no'} entries", f"give at least {context['min_length']}"
         case "literal_error":
             near = nearest(finding["input"], listed(context["expected"]))
         case _:
@@ -154,6 +163,21 @@ def keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
         model: What the document is.
         location: Keys, numbers of a list, and the kinds that pydantic puts in.
     """
+    found = _sections_at(model, location)
+    return [field.alias or name for section in found for name, field in section.model_fields.items()]
+
+
+def kinds_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    """The kinds that a section may have, those included that are replaced by others when they are read.
+
+    Args:
+        model: What the document is.
+        location: As for `keys_at`.
+    """
+    return list(dict.fromkeys(kind for section in _sections_at(model, location) for kind in _kinds(section)))
+
+
+def _sections_at(model: type[BaseModel], location: Sequence[int | str]) -> list[type[BaseModel]]:
     found = [model]
     for part in location:
         chosen = [section for section in found if part in _kinds(section)]
@@ -162,10 +186,16 @@ def keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
             for section in found
             for name, field in section.model_fields.items()
             if part in (name, field.alias) and not chosen
-            for below in _sections(field.annotation)
+            for below in _sections_of(field)
         ]
         found = chosen or inner or (found if isinstance(part, int) else [])
-    return [field.alias or name for section in found for name, field in section.model_fields.items()]
+    return found
+
+
+def _sections_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The models that the value of a field may be, in a file or when it has been read."""
+    written = [part.json_schema_input_type for part in field.metadata if isinstance(part, BeforeValidator)]
+    return list(dict.fromkeys(section for part in (field.annotation, *written) for section in _sections(part)))
 
 
 def _sections(annotation: Any) -> list[type[BaseModel]]:

@@ -39,7 +39,7 @@ class Kinds(NamedTuple):
         within: Whether they stay inside their host.
         first_ps: Service on the first link.
         last_ps: Service on the last link.
-        head_ps: Time of the smallest packet up to the last link.
+        head_ps: Time until the first packet of a message may be at the last link.
         tail_ps: Time of the smallest packet after its service on the first link.
         end_ps: Delay of the last link.
     """
@@ -75,20 +75,23 @@ class _Wire(NamedTuple):
     header: int
     parts: np.ndarray
     anywhere: bool
+    shares: bool
 
 
-def passages_of(scene: Scene, parts: Collection[int], anywhere: bool) -> Passages:
+def passages_of(scene: Scene, parts: Collection[int], anywhere: bool, shares: bool) -> Passages:
     """The passages of a scene's messages.
 
     Args:
         scene: Tasks and fabric.
-        parts: Numbers of equal parts into which transports cut messages, besides one share for each path.
+        parts: Numbers of equal parts into which transports cut messages.
         anywhere: Whether some transport may cut messages in any way.
+        shares: Whether some transport may cut messages into shares for their paths.
     """
     fabric, columns, links = fabric_arrays(scene), scene.tasks.columns(), range(len(scene.topology.links))
     rates = np.array([scene.rates.best(link) for link in links], dtype=np.int64)
     ends = _ends(np.asarray(scene.hosts, dtype=np.int64), fabric, rates)
-    wire = _Wire(scene.packet.payload, scene.packet.header, np.array(sorted(parts), dtype=np.int64), anywhere)
+    numbers = np.array(sorted(parts), dtype=np.int64)
+    wire = _Wire(scene.packet.payload, scene.packet.header, numbers, anywhere, shares)
     leaves = len(scene.topology.tiers[0])
     kind, first = _kinds(columns.src, columns.dst, columns.bytes, ends)
     crossing = _crossing(columns.src, columns.dst, columns.bytes, ends.leaf, leaves, wire)
@@ -107,7 +110,7 @@ def _ends(host: np.ndarray, fabric: FabricArrays, rates: np.ndarray) -> Ends:
 def _kinds(src: np.ndarray, dst: np.ndarray, size_bytes: np.ndarray, ends: Ends) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each task, and the first task of each kind; kinds are found in a hash table that doubles."""
     kind, first = np.full(len(src), -1, dtype=np.int32), np.empty(1024, dtype=np.int64)
-    room, count, alike = 2048, 0, ends.alike
+    room, count = 2048, 0
     slots = np.full(room, -1, dtype=np.int64)
     for task in range(len(src)):
         if not size_bytes[task]:
@@ -147,9 +150,9 @@ def _slot(
     place = (mixed * 0x27D4EB2F ^ (mixed >> 15)) & (len(slots) - 1)
     while slots[place] >= 0:
         known = first[slots[place]]
-        if size_bytes[known] == size and ends.alike[src[known]] == one and ends.alike[dst[known]] == other:
-            if (ends.host[src[known]] == ends.host[dst[known]]) == inside:
-                break
+        same = size_bytes[known] == size and (ends.host[src[known]] == ends.host[dst[known]]) == inside
+        if same and ends.alike[src[known]] == one and ends.alike[dst[known]] == other:
+            break
         place = (place + 1) & (len(slots) - 1)
     return place
 
@@ -195,37 +198,46 @@ def _of_kinds(
         tail_ps[kind], end_ps[kind] = fabric.delay_ps[up], fabric.delay_ps[down]
         if not within[kind]:
             pair = fabric.pair[ends.leaf[one] * leaves + ends.leaf[other]]
-            smallest, way_ps = _quickest(pair, size, fabric, rates, wire)
-            head_ps[kind] = _service_ps(smallest, rates[up]) + fabric.delay_ps[up] + way_ps
+            paths = _paths_ever_up(pair, fabric, rates)
+            smallest = _smallest_packet(size, max(1, paths), wire) + wire.header
+            full = min(size, wire.payload) + wire.header
+            before = (_shortest_flow(size, max(1, paths), wire) - 1) // wire.payload
+            way_ps = _least_ps(pair, smallest, paths > 0, fabric, rates)
+            full_ps = _service_ps(full, rates[up])
+            small_first_ps = before * full_ps + _service_ps(smallest, rates[up]) + way_ps
+            full_first_ps = full_ps + _least_ps(pair, full, paths > 0, fabric, rates)
+            head_ps[kind] = fabric.delay_ps[up] + min(full_first_ps, small_first_ps)
             tail_ps[kind] += way_ps + _service_ps(smallest, rates[down]) + fabric.delay_ps[down]
     return within, first_ps, last_ps, head_ps, tail_ps, end_ps
 
 
 @njit(cache=True)
-def _quickest(
-    pair: Integer, size_bytes: Integer, fabric: FabricArrays, rates: np.ndarray, wire: _Wire
-) -> tuple[Integer, Integer]:
-    """The smallest packet of a message in bytes, and its least time between two leaves, over ways that are ever up."""
-    begin, end, length = fabric.way_begin[pair], fabric.way_begin[pair + 1], fabric.way_length[pair]
+def _paths_ever_up(pair: Integer, fabric: FabricArrays, rates: np.ndarray) -> Integer:
+    """How many ways between two leaves are up at some time."""
     up = 0
-    for way in range(begin, end):
-        up += _is_ever_up(fabric.way_links[way, :length], rates)
-    smallest = _smallest_packet(size_bytes, max(1, up), wire) + wire.header
+    for way in range(fabric.way_begin[pair], fabric.way_begin[pair + 1]):
+        up += _is_ever_up(fabric.way_links[way, : fabric.way_length[way]], rates)
+    return up
+
+
+@njit(cache=True)
+def _least_ps(pair: Integer, wire_bytes: Integer, some_up: bool, fabric: FabricArrays, rates: np.ndarray) -> Integer:
+    """The least time of a packet between two leaves, over ways that are ever up, if there are some."""
     least = np.int64(-1)
-    for way in range(begin, end):
-        if up and not _is_ever_up(fabric.way_links[way, :length], rates):
+    for way in range(fabric.way_begin[pair], fabric.way_begin[pair + 1]):
+        if some_up and not _is_ever_up(fabric.way_links[way, : fabric.way_length[way]], rates):
             continue
         passage_ps = np.int64(0)
-        for link in fabric.way_links[way, :length]:
-            passage_ps += _service_ps(smallest, rates[link]) + fabric.delay_ps[link]
+        for link in fabric.way_links[way, : fabric.way_length[way]]:
+            passage_ps += _service_ps(wire_bytes, rates[link]) + fabric.delay_ps[link]
         if least < 0 or passage_ps < least:
             least = passage_ps
-    return smallest, max(least, np.int64(0))
+    return max(least, np.int64(0))
 
 
 @njit(cache=True)
 def _is_ever_up(links: np.ndarray, rates: np.ndarray) -> bool:
-    for link in links:
+    for link in links:  # noqa: SIM110
         if not rates[link]:
             return False
     return True
@@ -236,9 +248,9 @@ def _smallest_packet(size_bytes: Integer, paths: Integer, wire: _Wire) -> Intege
     """Least payload of a packet."""
     if wire.anywhere:
         return np.int64(1)
-    least = wire.payload
+    least = _last_packet(size_bytes, wire.payload)
     each, rest = size_bytes // paths, size_bytes % paths
-    for share in range(1, paths + 1):
+    for share in range(1, paths + 1 if wire.shares else 1):
         shorter = each * share + rest * share // paths
         longer = shorter + (rest * share % paths > 0)
         least = min(least, _last_packet(shorter, wire.payload), _last_packet(longer, wire.payload))
@@ -248,6 +260,17 @@ def _smallest_packet(size_bytes: Integer, paths: Integer, wire: _Wire) -> Intege
         if size_bytes % parts:
             least = min(least, _last_packet(shorter + 1, wire.payload))
     return least
+
+
+@njit(cache=True)
+def _shortest_flow(size_bytes: Integer, paths: Integer, wire: _Wire) -> Integer:
+    """Least payload of a flow."""
+    if wire.anywhere:
+        return np.int64(1)
+    least = size_bytes // paths if wire.shares else size_bytes
+    for parts in wire.parts:
+        least = min(least, size_bytes // parts)
+    return max(least, np.int64(1))
 
 
 @njit(cache=True)

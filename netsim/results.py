@@ -10,6 +10,9 @@ collectives.csv: each collective, in the order of the workload: its operation (s
 number of ranks, its step, phase and layer, the payload of all its messages, the arrival of its first rank and the end
 at its last; `member_ns` is the time from a rank's arrival to the end at that rank, mean over its ranks. A cell is
 empty where the workload does not say.
+
+Where a scenario watches links and flows: links_over_time.csv, the bytes of data packets on each link in each interval
+in which there are any; windows.csv, the state of the first flow of each watched message at its acknowledgements.
 """
 
 import csv
@@ -25,8 +28,9 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from netsim.collective.build import Use
 from netsim.engine.limits import Pulse
-from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.protocol import Span, TraceOrigin
@@ -34,7 +38,7 @@ from netsim.workload.protocol import Span, TraceOrigin
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000
 """Most rows of flows.csv, about ten megabytes; more of them are compressed."""
-_OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "sha256")
+_OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "skipped_messages", "skipped_bytes", "sha256")
 
 
 class Run:
@@ -48,6 +52,7 @@ class Run:
         outcome: Result of the engine; only the parts that go into files are kept.
         spans: The collectives; the times of each and of its members are kept.
         wall_s: Seconds it took, preparation included.
+        skipped: What was not simulated because it repeats what was.
     """
 
     def __init__(
@@ -59,15 +64,17 @@ class Run:
         outcome: Outcome,
         spans: Sequence[Span],
         wall_s: float,
+        skipped: Skipped | None = None,
     ) -> None:
         self.transport, self.seed, self.engine, self.wall_s = transport, seed, engine, wall_s
+        self.skipped = skipped or Skipped()
         self.bound_ps, self.completion_ps = bound_ps, outcome.completion_ps
         self.packets, self.packet_hops = outcome.packets, outcome.packet_hops
         self.certified_allocations = outcome.certified_allocations
         self.control_hops, self.losses = outcome.control_hops, outcome.losses
         self.links, self.flows, self.queues = outcome.links, outcome.flows, outcome.queues
-        task_end_ps: list[int] = outcome.task_end_ps.tolist()
-        self.collectives = [span.times(task_end_ps) for span in spans]
+        self.watched = outcome.watched
+        self.collectives = [span.times(outcome.task_end_ps) for span in spans]
         self.members = [_members(span, outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
@@ -93,6 +100,8 @@ class Run:
             "paused_ns": to_ns(int(self.links["paused_ps"].sum())),
             "fct_ns": {name: to_ns(value) for name, value in _quantiles(durations).items()},
             "certified_allocations": self.certified_allocations,
+            "skipped_messages": self.skipped.messages,
+            "skipped_bytes": self.skipped.bytes,
             "wall_s": round(self.wall_s, 3),
         }
         hashed = {key: value for key, value in summary.items() if key not in _OUTSIDE_HASH}
@@ -134,6 +143,7 @@ class Results:
         recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         notices: Remarks for the user on how the workloads were read.
         traces: The traces among the workloads, in the order of the jobs.
+        algorithms: How often collectives of one size took each algorithm.
     """
 
     def __init__(
@@ -145,9 +155,11 @@ class Results:
         recorded_ps: Mapping[int, int] | None = None,
         notices: Sequence[str] = (),
         traces: Sequence[TraceOrigin] = (),
+        algorithms: Mapping[Use, int] | None = None,
     ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
         self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
+        self.algorithms = algorithms or {}
         self.links = scene.topology.links
 
     def first_runs(self) -> list[Run]:
@@ -161,6 +173,10 @@ class Results:
         """The content of results.json."""
         traces = {"traces": [{**trace._asdict(), "steps": list(trace.steps)} for trace in self.traces]}
         head = {"format": FORMAT, "scenario": self.scenario, **(traces if self.traces else {})}
+        if self.algorithms:
+            head["algorithms"] = [
+                {**use._asdict(), "collectives": count} for use, count in sorted(self.algorithms.items())
+            ]
         return {**head, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
@@ -186,6 +202,13 @@ class Results:
         with replacing(folder / "collectives.csv") as file:
             file.write("transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns,member_ns\n")
             csv.writer(file, lineterminator="\n").writerows(self._collective_rows())
+        if any(run.watched is not None for run in self.runs):
+            with replacing(folder / "links_over_time.csv") as file:
+                file.write("transport,seed,link,from_ns,bytes\n")
+                file.writelines(self._link_series())
+            with replacing(folder / "windows.csv") as file:
+                file.write("transport,seed,message,src,dst,time_ns,window_packets,in_flight_packets,round_trip_ns\n")
+                file.writelines(self._window_series())
 
     def _link_rows(self) -> Iterator[str]:
         for run in self.runs:
@@ -200,6 +223,22 @@ class Results:
             for flow, task, src, dst, size, packets, start, end, *counts in run.flows.tolist():
                 times = f"{decimal_ns(start)},{decimal_ns(end)}"
                 yield f"{head}{flow},{task},{src},{dst},{size},{packets},{times},{counts[0]},{counts[1]}\n"
+
+    def _link_series(self) -> Iterator[str]:
+        for run in self.runs:
+            if run.watched is not None:
+                for link, interval in np.argwhere(run.watched.bytes).tolist():
+                    begin, size = decimal_ns(interval * run.watched.width_ps), run.watched.bytes[link, interval]
+                    yield f"{run.transport},{run.seed},{self.links[link].name},{begin},{size}\n"
+
+    def _window_series(self) -> Iterator[str]:
+        columns = self.scene.tasks.columns()
+        for run in self.runs:
+            if run.watched is not None:
+                for task, samples in zip(run.watched.tasks, run.watched.samples, strict=True):
+                    head = f"{run.transport},{run.seed},{task},{columns.src[task]},{columns.dst[task]}"
+                    for time, window, in_flight, trip in samples.tolist():
+                        yield f"{head},{decimal_ns(time)},{window},{in_flight},{decimal_ns(trip)}\n"
 
     def _collective_rows(self) -> Iterator[tuple[str | int | None, ...]]:
         for run in self.runs:

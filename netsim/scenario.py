@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
-from netsim.collective.build import Algorithms
+from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
+from netsim.engine.watch import WatchConfig
 from netsim.errors import InputError, first_error
 from netsim.keys.schema import described
 from netsim.section import Section
@@ -82,14 +83,17 @@ class Scenario(Section, frozen=True):
         jobs: Several workloads, in place of `workload`.
         classes: Names of classes of traffic. Each has a queue of its own in front of every link, and the first one that
             has a packet goes first.
-        algorithms: Algorithm of each collective.
+        algorithms: Algorithm of each collective; auto or nccl: chosen by size, ranks and fabric.
         transports: Transports to compare.
         congestion: Congestion control.
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
         limits: When a run ends although tasks are left.
+        watch: What is recorded over time, for more pictures and tables.
         engine: Engine; auto chooses for each transport.
+        fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
+            layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
         seeds: Each transport runs once with each seed.
     """
 
@@ -101,14 +105,16 @@ class Scenario(Section, frozen=True):
     workload: WorkloadConfig | None = None
     jobs: tuple[Job, ...] | None = Field(default=None, min_length=1)
     classes: Classes | None = None
-    algorithms: Algorithms = Algorithms()
+    algorithms: AnyAlgorithms = Algorithms()
     transports: Annotated[tuple[TransportConfig, ...], Field(min_length=1)]
     congestion: CongestionConfig = NoneConfig()
     recovery: RecoveryConfig = NoRecoveryConfig()
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
     limits: LimitsConfig = LimitsConfig()
+    watch: WatchConfig | None = None
     engine: Engine = "auto"
+    fast_forward: bool = True
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
         Field(min_length=1),
@@ -133,6 +139,9 @@ class Scenario(Section, frozen=True):
     @model_validator(mode="after")
     def _nothing_is_missing(self) -> "Scenario":
         control, queue = self.flow_control, self.topology.queue
+        if control.kind == "pfc" and self.topology.kind in ("dragonfly", "torus"):
+            problem = f"flow_control pfc can pause links of a {self.topology.kind} in a circle, for good"
+            raise ValueError(f"{problem}; write none or trim, or take a fat_tree or leaf_spine")
         lossless = control.kind == "pfc" and control.headroom == "auto"
         largest = self.packet.payload + self.packet.header
         if self.acknowledgement.lane == "data":
@@ -151,6 +160,11 @@ class Scenario(Section, frozen=True):
             raise ValueError(
                 "flow_control trim needs a queue and repeats; set topology.queue and recovery.kind: selective"
             )
+        if self.congestion.kind in ("receiver_credit", "ndp") and self.recovery.kind != "selective":
+            problem = f"congestion {self.congestion.kind} counts packets one by one"
+            raise ValueError(f"{problem}; set recovery.kind: selective")
+        if self.congestion.kind == "ndp" and self.flow_control.kind != "trim":
+            raise ValueError("congestion ndp lives on the headers of trimmed packets; set flow_control.kind: trim")
         if self.recovery.kind == "none" and self.topology.queue is not None and not lossless:
             raise ValueError("topology.queue drops packets that are not sent again; set recovery.kind to selective")
         late = [number for number, failure in enumerate(self.topology.failures) if failure.at and not failure.rate]

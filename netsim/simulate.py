@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from netsim.engine.limits import Pulse
+from netsim.engine.protocol import Skipped
 from netsim.engines import run_engine
+from netsim.forwarding import run_forward
+from netsim.grid.shared import Handle, SharedLayout, prepare_shared
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
+from netsim.seats import name_ranks
 from netsim.transport.config import TransportConfig
 
 _SECONDS_BETWEEN_PULSES = 0.5
@@ -40,7 +44,7 @@ def simulate(
 
     Raises:
         ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
-            limit of the scenario (`netsim.engine.limits.LimitReached`).
+            limit of the scenario (`netsim.engine.limits.LimitError`).
     """
     read = read_scenario(scenario, overrides)
     source = str(scenario) if isinstance(scenario, Path) else "scenario"
@@ -48,11 +52,15 @@ def simulate(
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
     report = progress or (lambda _: None)
     if min(jobs, len(work)) > 1:
-        runs = dict(_parallel(read, source, work, min(jobs, len(work)), report))
+        shared = SharedLayout(prepared)
+        try:
+            runs = dict(_parallel(read, source, shared.handle, work, min(jobs, len(work)), report))
+        finally:
+            shared.close()
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    known = prepared.recorded_ps, prepared.notices, prepared.traces
+    known = prepared.recorded_ps, prepared.notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
@@ -66,9 +74,9 @@ def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[
 
 
 def _parallel(
-    scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress
+    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    """Simulates in parallel; each process prepares the scenario once and serves the whole comparison."""
+    """Simulates in parallel, in processes that share the layout of the scenario's workloads."""
     context = get_context("spawn")
     pulses = context.SimpleQueue()
 
@@ -77,7 +85,7 @@ def _parallel(
             name, seed, pulse = pulses.get()
             progress(RunEvent(name, seed, len(work), None, pulse))
 
-    with ProcessPoolExecutor(jobs, context, _send_pulses, (pulses,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin_worker, (pulses, layout)) as pool:
         waiting = list(reversed(work))
         running: dict[Future[Run], tuple[str, int]] = {}
         while waiting or running:
@@ -96,10 +104,13 @@ def _parallel(
 
 _pulses: list[Any] = []
 """In a worker: the queue for how far its run is."""
+_layouts: list[Handle] = []
+"""In a worker: the layout that it shares."""
 
 
-def _send_pulses(queue: Any) -> None:
+def _begin_worker(queue: Any, layout: Handle) -> None:
     _pulses.append(queue)
+    _layouts.append(layout)
 
 
 def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
@@ -111,7 +122,7 @@ def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, 
 
 @lru_cache(maxsize=1)
 def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
-    return prepare(scenario, source)
+    return prepare_shared(scenario, source, _layouts[0])
 
 
 def run_one(
@@ -126,8 +137,13 @@ def run_one(
         report: Called about once a second with how far the run is.
     """
     started = time.perf_counter()
-    outcome, engine = run_engine(prepared.engine, prepared.scene, transport, seed, prepared.most_paths, report)
+    run = prepared.scene, transport, seed, prepared.most_paths, report
+    if prepared.fast_forward and prepared.engine == "auto":
+        outcome, engine, skipped = run_forward(*run)
+    else:
+        (outcome, engine), skipped = run_engine(prepared.engine, *run), Skipped()
     needless = outcome.losses.retransmitted > 0
     bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
+    name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
-    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s)
+    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)

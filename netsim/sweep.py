@@ -18,7 +18,7 @@ from netsim.grid.folder import RESULTS, SweepFolder
 from netsim.grid.job import Failed, Files, Job, attempt
 from netsim.grid.processes import Processes
 from netsim.grid.summary import Summary
-from netsim.grid.sweep_file import Cell, read_sweep
+from netsim.grid.sweep_file import Cell, SweepFile, read_sweep
 from netsim.observe.status import Status, Watcher
 from netsim.report.sweep_page import sweep_page
 from netsim.results import replacing
@@ -61,10 +61,10 @@ def sweep(
     Raises:
         InputError: Something is wrong in the sweep or a cell; then nothing was simulated.
     """
-    cells = read_sweep(path)
+    file = read_sweep(path)
     kept = SweepFolder(folder)
     with kept.locked():
-        work = _Sweep(cells, kept, watcher or (lambda _: None))
+        work = _Sweep(file, kept, watcher or (lambda _: None))
         try:
             if work.unfinished:
                 with _opened(jobs, executor) as workers:
@@ -78,7 +78,8 @@ def sweep(
 class _Sweep:
     """A sweep under way."""
 
-    def __init__(self, cells: Sequence[Cell], folder: SweepFolder, watcher: Watcher) -> None:
+    def __init__(self, file: SweepFile, folder: SweepFolder, watcher: Watcher) -> None:
+        cells, self._map = file
         self._cells, self._folder, self._watcher = cells, folder, watcher
         self._position = {cell.key: position for position, cell in enumerate(cells)}
         self._summary = Summary(folder.path / "summary.csv", cells)
@@ -214,7 +215,7 @@ class _Sweep:
         cells = [(self._cells[position].overrides, dict(self._results[position])) for position in sorted(self._results)]
         if cells:
             with replacing(self._folder.path / "index.html") as file:
-                file.write(sweep_page(cells))
+                file.write(sweep_page(cells, self._map))
 
 
 def _runs(cell: Cell) -> list[tuple[int, int]]:

@@ -41,17 +41,18 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, _Loader)
 
 
-def load_yaml(path: Path, content: str) -> object:
+def load_yaml(path: Path, content: str, folder: str | None = None) -> object:
     """What a YAML file contains.
 
     Args:
         path: The file, or the name of one that comes with the package.
         content: What it should hold, for messages: "a scenario".
+        folder: Of configs where names are looked up; None: the plural of the last word of `content`.
 
     Raises:
         InputError: It is missing, no text or no YAML, or a key occurs twice.
     """
-    folder = f"{content.split()[-1]}s"
+    folder = folder or f"{content.split()[-1]}s"
     path = located(path, folder)
     try:
         document = parse_yaml(path.read_text(encoding="utf-8"))

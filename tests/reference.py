@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from netsim.collective.table import Table
 from netsim.grid.sweep_file import SweepConfig
+from netsim.keys.schema import described_kinds
 from netsim.scenario import Scenario
+from netsim.topology.build import TopologyConfig
 from trainer.experiment.keys.listing import Group, groups
 from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema
 
@@ -21,7 +24,8 @@ FOLDERS = {
     "an operator",
     "scenarios": "fabrics, transports and traffic for `python -m netsim compare`",
     "sweeps": "grids of scenarios for `python -m netsim sweep`",
-    "topologies": "fabrics as graphs, which scenarios name",
+    "tables": "algorithms of collectives by size, ranks and hosts, which scenarios name",
+    "topologies": "fabrics that scenarios name: real ones as `{kind: preset, name: NAME}`, and graphs",
     "schemas": "JSON Schemas of configurations and of the files that the programs write",
 }
 INTRODUCTION = """\
@@ -54,7 +58,14 @@ Rates, sizes and durations are numbers with a unit: `bps`, `kbps`, `Mbps`, `Gbps
 def schemas() -> dict[str, dict[str, Any]]:
     """The generated schemas by the name of their file."""
     asked = {verb: asked_schema(verb) for verb in ASKED}
-    return {"run": run_schema(), **asked, "scenario": Scenario.schema(), "sweep": SweepConfig.schema()}
+    return {
+        "run": run_schema(),
+        **asked,
+        "scenario": Scenario.schema(),
+        "sweep": SweepConfig.schema(),
+        "table": Table.schema(),
+        "topology": described_kinds(TopologyConfig),
+    }
 
 
 def schema_text(schema: dict[str, Any]) -> str:

@@ -1,8 +1,12 @@
 """From the names in a scenario to the messages of a collective."""
 
+from collections import Counter
 from collections.abc import Sequence
-from functools import cache, partial
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from netsim.collective import (
     barrier,
@@ -15,10 +19,17 @@ from netsim.collective import (
     tree,
     two_phase,
 )
+from netsim.collective.channels import CHANNELLED, Orders, orders, share, side_by_side, worthwhile
 from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
+from netsim.collective.config import Algorithms
+from netsim.collective.fastest import fastest
+from netsim.collective.group import Group, size_of
+from netsim.collective.nccl import nccl
 from netsim.collective.protocol import CollectiveAlgorithm, Operation
+from netsim.collective.table import Table, read_table
 from netsim.errors import InputError
-from netsim.section import Section
+from netsim.seats import Seats
+from netsim.topology.protocol import Topology
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     "all_reduce": {
@@ -55,24 +66,20 @@ MOST_MESSAGES = 1 << 24
 _QUADRATIC = ("ring", "direct")
 
 
-class Algorithms(Section, frozen=True):
-    """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice.
+class Use(NamedTuple):
+    """Which algorithm some collectives took.
 
     Args:
-        all_reduce: Of sums that every rank gets.
-        all_gather: Of parts that every rank gets.
-        reduce_scatter: Of sums of which every rank gets a part.
-        all_to_all: Of a part from each rank for each other.
-        broadcast: Of what one rank has and all others get.
+        op: The collective.
+        ranks: Number of its ranks.
+        bytes: Its size, as `netsim.collective.group.size_of` counts.
+        algorithm: Name of the algorithm.
     """
 
-    all_reduce: Literal[
-        "ring", "tree", "double_tree", "recursive_doubling", "halving_doubling", "direct", "hierarchical"
-    ] = "ring"
-    all_gather: Literal["ring", "direct", "halving_doubling", "hierarchical"] = "ring"
-    reduce_scatter: Literal["ring", "direct", "halving_doubling", "hierarchical"] = "ring"
-    all_to_all: Literal["direct", "two_phase", "hierarchical"] = "direct"
-    broadcast: Literal["tree", "ring", "direct"] = "tree"
+    op: str
+    ranks: int
+    bytes: int
+    algorithm: str
 
 
 class Schedules:
@@ -80,13 +87,33 @@ class Schedules:
 
     Args:
         algorithms: How each collective is carried out.
-        hosts: Host of each rank.
+        seats: Where each rank sits.
         source: Name of the scenario in messages.
+        topology: The fabric.
+        payload: Largest payload of a packet, in bytes.
+        header: Bytes added to each packet.
+
+    Raises:
+        InputError: The table of algorithms is missing or wrong.
     """
 
-    def __init__(self, algorithms: Algorithms, hosts: Sequence[int], source: str) -> None:
-        self._algorithms, self._hosts, self._source = algorithms, hosts, source
-        self._once = cache(partial(_schedule, algorithms))
+    def __init__(
+        self,
+        algorithms: Algorithms,
+        seats: Seats,
+        source: str,
+        topology: Topology,
+        payload: int = 4000,
+        header: int = 0,
+    ) -> None:
+        self._algorithms, self._seats, self._source = algorithms, seats, source
+        self._topology, self._packet = topology, (payload, header)
+        self._delays_ps = algorithms.launch, algorithms.step, algorithms.inside_step
+        self._table: Table | None = None if algorithms.table is None else read_table(Path(algorithms.table))
+        self._once, self._group, self._chosen = cache(_schedule), cache(self._new_group), cache(self._choose)
+        self._orders = cache(self._new_orders)
+        self.used: Counter[Use] = Counter()
+        """How often each algorithm was taken for operations of one size."""
 
     def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
         """The messages of an operation.
@@ -98,29 +125,77 @@ class Schedules:
         Raises:
             InputError: The algorithm cannot serve these ranks.
         """
-        name = getattr(self._algorithms, operation.op, None)
+        name = self.algorithm(operation, ranks)
         if name in _QUADRATIC and operation.op != "broadcast" and operation.size**2 > MOST_MESSAGES:
             problem = f"{name} among {operation.size:,} ranks takes more than {operation.size**2:,} messages"
             remedy = f"use fewer ranks or an algorithm with fewer; {MOST_MESSAGES:,} are possible"
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
+        if name:
+            self.used[Use(operation.op, operation.size, size_of(operation), name)] += 1
         if name == "hierarchical":
             numbers: dict[int, int] = {}
-            shared = tuple(numbers.setdefault(self._hosts[rank], len(numbers)) for rank in ranks)
+            shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
         try:
-            return self._once(operation)
+            columns = self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:
             problem, _, remedy = str(error).partition("; ")
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy) from None
+        return self._delayed(columns, ranks) if name and any(self._delays_ps) else columns
+
+    def _delayed(self, columns: MessageColumns, ranks: Sequence[int]) -> MessageColumns:
+        """The messages with the time of software before each that moves anything."""
+        launch, step, inside_step = self._delays_ps
+        machines = np.array([self._seats.machines[rank] for rank in ranks], dtype=np.int64)
+        between = np.where(machines[columns.src] == machines[columns.dst], inside_step, step)
+        first = np.where(np.diff(columns.after_begin) == 0, launch, 0)
+        return columns.delayed((columns.bytes > 0) * (between + first))
+
+    def algorithm(self, operation: Operation, ranks: Sequence[int]) -> str:
+        """Name of the algorithm of an operation; empty for send and barrier, which have no choice."""
+        name = getattr(self._algorithms, operation.op, "")
+        if name not in ("auto", "nccl", "table"):
+            return name
+        if operation.size == 1:
+            return _first(operation.op)
+        return self._chosen(name, operation.op, size_of(operation), tuple(ranks))
+
+    def _choose(self, by: str, op: str, size_bytes: int, ranks: tuple[int, ...]) -> str:
+        group = self._group(ranks)
+        if by == "auto":
+            return fastest(op, group, size_bytes)
+        if by == "nccl":
+            return nccl(op, group, size_bytes)
+        return (self._table.algorithm(op, group, size_bytes) if self._table else None) or _first(op)
+
+    def _new_group(self, ranks: tuple[int, ...]) -> Group:
+        return Group(self._topology, self._seats.of(ranks), *self._packet, self._delays_ps[1:])
+
+    def _channels(self, operation: Operation, name: str, ranks: Sequence[int]) -> Orders:
+        """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""
+        if not self._seats.gpus or (operation.op, name) not in CHANNELLED:
+            return ()
+        found = self._orders(tuple(ranks), name == "ring")
+        return found[: worthwhile(len(found), size_of(operation))]
+
+    def _new_orders(self, ranks: tuple[int, ...], ring: bool) -> Orders:
+        return orders(self._seats.of(ranks), ring=ring)
 
 
-def _schedule(algorithms: Algorithms, operation: Operation) -> MessageColumns:
+def _first(op: str) -> str:
+    """The default algorithm."""
+    return Algorithms.model_fields[op].default
+
+
+def _schedule(operation: Operation, name: str, channels: Orders) -> MessageColumns:
+    if channels:
+        parts = (share(operation, order, number, len(channels)) for number, order in enumerate(channels))
+        return side_by_side([_schedule(part, name, ()) for part in parts], channels)
     match operation.op:
         case "send":
             return message_columns(direct.send(operation))
         case "barrier":
             return message_columns(barrier.barrier(operation))
         case op:
-            name = getattr(algorithms, op)
             in_columns = IN_COLUMNS.get((op, name))
             return in_columns(operation) if in_columns else message_columns(ALGORITHMS[op][name](operation))

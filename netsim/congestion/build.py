@@ -1,5 +1,6 @@
 """Builds the congestion control and the loss recovery of a flow from the configuration."""
 
+from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import Dctcp, DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig
@@ -11,7 +12,9 @@ from netsim.congestion.window import FixedWindow, NoneConfig, WindowConfig, init
 from netsim.topology.protocol import Link
 from netsim.units import service_ps
 
-CongestionKind = NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig
+CongestionKind = (
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig
+)
 
 
 def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int, trims: bool = False) -> Congestion:
@@ -34,6 +37,8 @@ def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int, 
             return Swift(config, round_trip)
         case NsccConfig():
             return Nscc(config, round_trip, trims)
+        case ReceiverCreditConfig() | NdpConfig():
+            return Credited(config, round_trip)
         case DcqcnConfig():
             return Dcqcn(config, round_trip, start_ps)
 

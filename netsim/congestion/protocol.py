@@ -29,7 +29,7 @@ class Congestion(Protocol):
     """Congestion control of one flow. Floating point in double precision, in the order written, on every engine."""
 
     def window(self) -> int:
-        """Packets that may be under way at once, at least 1."""
+        """Packets that may be under way at once, at least 1; 0 while the sender must wait for a credit."""
         ...
 
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:

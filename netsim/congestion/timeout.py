@@ -18,7 +18,10 @@ AUTO = 0
 def _auto_or_time(value: object) -> int:
     if value == "auto":
         return AUTO
-    time_ps = parse_time(value)
+    try:
+        time_ps = parse_time(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or write auto") from None
     if not time_ps:
         raise ValueError("a timeout of 0 runs out at once; write auto, or a duration such as 1ms")
     return time_ps

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.errors import LimitReached
+from netsim.errors import LimitError
 from netsim.section import Section
 from netsim.units import PICOSECONDS_PER_SECOND, format_time, parse_time
 
@@ -19,7 +19,10 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 def _time_or_none(value: object) -> int:
     if value in (None, "none"):
         return NO_LIMIT
-    time_ps = parse_time(value)
+    try:
+        time_ps = parse_time(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; or write none") from None
     if not time_ps:
         raise ValueError("a limit of 0 is reached at once; write none, or a duration such as 10s")
     return time_ps
@@ -101,7 +104,7 @@ class Waiting(NamedTuple):
 
 def reached(
     limits: LimitsConfig, which: Literal["simulated", "wall", "fruitless"], pulse: Pulse, waiting: Waiting
-) -> LimitReached:
+) -> LimitError:
     """The error of a run that has reached a limit.
 
     Args:
@@ -112,20 +115,21 @@ def reached(
     """
     value = limits.fruitless if which == "fruitless" else format_time(getattr(limits, which))
     what = f"{waiting.bytes} B from rank {waiting.src} to rank {waiting.dst}"
-    problem = f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    problem = (
+        f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
+    )
     first = f"first waits the message of {what}: {waiting.why}"
-    return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
+    return LimitError("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
 
 
-def missing(packets: int, of: int, timeouts: int) -> str:
+def missing(packets: int, timeouts: int) -> str:
     """Why a message whose packets are under way waits.
 
     Args:
-        packets: Packets that have not arrived.
-        of: All its packets.
+        packets: All its packets; how many of them have arrived is not said, since engines may know it early.
         timeouts: The most timeouts of one of its flows in a row without progress.
     """
-    said = f"{packets} of {of} packets have not arrived"
+    said = "its packet has not arrived" if packets == 1 else f"not all of its {packets} packets have arrived"
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 
 

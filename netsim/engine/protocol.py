@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
@@ -14,6 +15,7 @@ from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.limits import LimitsConfig
+from netsim.engine.watch import WatchConfig, Watched
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
@@ -24,11 +26,12 @@ from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig, Field(discriminator="kind")
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
+    Field(discriminator="kind"),
 ]
 
 
-Engine = Literal["auto", "simpy", "exact", "event", "fluid"]
+Engine = Literal["auto", "simpy", "exact", "event", "windowed", "fluid"]
 """Names of engines; auto: the fastest engine that is exact."""
 
 
@@ -75,6 +78,7 @@ class Scene(NamedTuple):
         limits: When a run ends although tasks are left.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
+        watch: What is recorded over time.
         link_errors: Packets that are corrupted on cables.
     """
 
@@ -93,6 +97,7 @@ class Scene(NamedTuple):
     limits: LimitsConfig = LimitsConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
+    watch: WatchConfig | None = None
     link_errors: LinkErrorsConfig | None = None
 
     @property
@@ -180,6 +185,18 @@ class QueueSeries(NamedTuple):
     max_queue_ps: np.ndarray
 
 
+class Skipped(NamedTuple):
+    """Messages of a run that were not simulated because they repeat others that were.
+
+    Args:
+        messages: Their number.
+        bytes: Their payload.
+    """
+
+    messages: int = 0
+    bytes: int = 0
+
+
 class Outcome(NamedTuple):
     """The result of a run.
 
@@ -197,6 +214,7 @@ class Outcome(NamedTuple):
             picoseconds.
         certified_allocations: Flow level only: number of allocations of rates, each checked to be max-min fair (every
             flow has a full link on which no flow is faster).
+        watched: What was recorded over time, if the scene asks for it.
     """
 
     completion_ps: int
@@ -210,6 +228,7 @@ class Outcome(NamedTuple):
     queues: QueueSeries
     last_sent: dict[int, int]
     certified_allocations: int = 0
+    watched: Watched | None = None
 
     def without_rest(self, end_ps: int, left: np.ndarray, in_background: np.ndarray) -> "Outcome":
         """The outcome of a run that has ended while background traffic went on.
@@ -229,6 +248,8 @@ class Outcome(NamedTuple):
 
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""
+        if self.watched is not None and other.watched is not None and not self.watched.equals(other.watched):
+            return False
         return all(
             np.array_equal(mine, np.asarray(others)) if isinstance(mine, np.ndarray) else mine == others
             for mine, others in zip(self._flat(), other._flat(), strict=True)

@@ -62,12 +62,12 @@ def simulator_sha256() -> str:
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Every file named by `path`, `groups`, `gaps` or `class`: the file, all of a folder, or all with that prefix."""
+    """Every file named by `path`, `groups`, `gaps`, `table` or `class`: the file, all of a folder, or by prefix."""
     files: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":
             files.update(_sources(value))
-        elif key in ("path", "groups", "gaps"):
+        elif key in ("path", "groups", "gaps", "table"):
             path = Path(value)
             among = [path] if path.is_file() else path.iterdir() if path.is_dir() else _begun_by(path)
             files.update(file for file in among if file.is_file())

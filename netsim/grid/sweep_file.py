@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from netsim.errors import InputError, first_error
 from netsim.grid.identity import Identity, content_hash, identify
 from netsim.keys.schema import described
+from netsim.report.sweep_map import SweepMap
 from netsim.scenario import Scenario, read_scenario
 from netsim.section import Section
 from netsim.yaml_file import load_yaml
@@ -25,6 +26,20 @@ Label = Annotated[str, Field(pattern=r"^[\w.+ -]{1,40}$")]
 Values = Annotated[list[Any], Field(min_length=1)] | Annotated[dict[Label, Any], Field(min_length=1)]
 
 
+class MapConfig(Section, frozen=True):
+    """Section ``map``: a picture of which of two groups of transports wins where.
+
+    Args:
+        across: Key whose values are the columns; one that varies.
+        down: Key whose values are the rows; another one that varies.
+        groups: Two groups of transports, by name. A group's time in a scenario is that of its fastest transport.
+    """
+
+    across: Key
+    down: Key
+    groups: Annotated[dict[Label, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=2)]
+
+
 class SweepConfig(Section, frozen=True):
     """A whole sweep file. Every entry of `cells` is combined with every point of `grid`.
 
@@ -34,12 +49,14 @@ class SweepConfig(Section, frozen=True):
         grid: Values to try for each dotted key, a list, or a mapping from a short name of each value, for tables and
             pictures, to the value; the last key varies fastest.
         cells: Further combinations of dotted keys and values, which need not form a grid.
+        map: A picture of which of two groups of transports wins where.
     """
 
     format: Literal["flowfabric.sweep/1"]
     scenario: str | dict[str, Any]
     grid: dict[Key, Values] = Field(default={})
     cells: Annotated[list[dict[Key, Any]], Field(min_length=1)] = Field(default=[{}])
+    map: MapConfig | None = None
 
     @model_validator(mode="after")
     def _something_varies(self) -> "SweepConfig":
@@ -51,6 +68,17 @@ class SweepConfig(Section, frozen=True):
         count = len(self.cells) * prod(len(values) for values in self.grid.values())
         if count > MOST_CELLS:
             raise ValueError(f"these are {count} cells; try fewer values, at most {MOST_CELLS} cells are possible")
+        return self
+
+    @model_validator(mode="after")
+    def _map_is_of_what_varies(self) -> "SweepConfig":
+        varies = [*self.grid, *dict.fromkeys(key for cell in self.cells for key in cell)]
+        for field in ("across", "down") if self.map else ():
+            key = getattr(self.map, field)
+            if key not in varies:
+                raise ValueError(f"map.{field}: {key} does not vary; name one of {', '.join(varies)}")
+        if self.map and self.map.across == self.map.down:
+            raise ValueError(f"map.down: {self.map.down} is map.across already; name another key that varies")
         return self
 
     @classmethod
@@ -80,14 +108,23 @@ class Cell(NamedTuple):
     key: str
 
 
-def read_sweep(path: Path) -> list[Cell]:
+class SweepFile(NamedTuple):
+    """What a sweep file says.
+
+    Args:
+        cells: In their order: by `cells`, then by `grid`.
+        map: The picture that it asks for.
+    """
+
+    cells: list[Cell]
+    map: SweepMap | None
+
+
+def read_sweep(path: Path) -> SweepFile:
     """Reads and checks a sweep and the scenario of every cell.
 
     Args:
         path: A YAML file.
-
-    Returns:
-        The cells in their order: by `cells`, then by `grid`.
 
     Raises:
         InputError: The first thing that is wrong; about a cell it names the cell.
@@ -114,7 +151,20 @@ def read_sweep(path: Path) -> list[Cell]:
             raise InputError(path, f"cell {cell.name}", problem, "remove one of the two")
         first[cell.key] = cell.name
         cells.append(cell)
-    return cells
+    if config.map is None:
+        return SweepFile(cells, None)
+    _refuse_unknown_transports(path, config.map, cells)
+    return SweepFile(cells, SweepMap(config.map.across, config.map.down, config.map.groups))
+
+
+def _refuse_unknown_transports(path: Path, shown: MapConfig, cells: Sequence[Cell]) -> None:
+    """Refuses a map of transports that no cell has."""
+    names = dict.fromkeys(transport.name for cell in cells for transport in cell.scenario.transports)
+    for group, transports in shown.groups.items():
+        for name in transports:
+            if name not in names:
+                problem = f"no scenario has a transport {name}"
+                raise InputError(path, f"map.groups.{group}", problem, f"name some of {', '.join(names)}")
 
 
 def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:

@@ -9,6 +9,8 @@ from pydantic_core.core_schema import ModelSchema
 
 from netsim.keys.meaning import meanings, summary
 
+_DRAFT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+
 
 def described(document: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of a document, with the meaning of each key.
@@ -16,8 +18,16 @@ def described(document: type[BaseModel]) -> dict[str, Any]:
     Args:
         document: the section that is the whole file.
     """
-    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return draft | document.model_json_schema(by_alias=True, schema_generator=_Generator)
+    return _DRAFT | document.model_json_schema(by_alias=True, schema_generator=_Generator)
+
+
+def described_kinds(kinds: Any) -> dict[str, Any]:
+    """The same of a document that is one of several sections.
+
+    Args:
+        kinds: their union, with its validators.
+    """
+    return _DRAFT | TypeAdapter(kinds).json_schema(by_alias=True, schema_generator=_Generator)
 
 
 class _Generator(GenerateJsonSchema):

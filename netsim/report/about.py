@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from netsim.report.layout import row_name
+from netsim.report.layout import hosts_in_words, row_name
 from netsim.results import Results
-from netsim.topology.protocol import Link
+from netsim.topology.protocol import Link, gpu_links, network_tiers
 from netsim.units import format_rate, format_time
 
 
@@ -20,13 +20,15 @@ def workload(results: Results) -> str:
 def fabric(results: Results) -> str:
     """The fabric, its packets, and failures, queues and control, in one sentence."""
     topology, scenario = results.scene.topology, results.scenario
-    switches = {name for tier in topology.tiers for name in tier}
+    tiers, gpus = network_tiers(topology), gpu_links(topology)
+    switches = {name for tier in tiers for name in tier}
     between = [link for link in results.links if {link.src, link.dst} <= switches]
-    edge = [results.links[topology.up(host)] for host in range(topology.hosts)]
+    edge = [results.links[topology.up(host)] for host in range(topology.hosts if gpus is None else gpus.first)]
     rates = f"{_rates(edge)} to hosts" + (f", {_rates(between)} between switches" if between else "")
     parts = [
-        f"{_counted(topology.hosts, 'host')} on {_listed([row_name(tier) for tier in topology.tiers])}",
+        f"{hosts_in_words(topology)} on {_listed([row_name(tier) for tier in tiers])}",
         f"{rates}, {_range((link.delay_ps for link in edge + between), format_time)} a link",
+        *([] if gpus is None else [f"{_rates([results.links[topology.up(gpus.first)]])} to each GPU inside hosts"]),
         f"packets of {scenario['packet']['payload']}",
         *_against(scenario),
         _counted(len(scenario["seeds"]), "seed"),

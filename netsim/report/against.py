@@ -1,4 +1,4 @@
-"""The comparison of two traces: rows for the terminal, the page and the file."""
+"""The comparison of two simulations: rows for the terminal and the page."""
 
 from collections.abc import Sequence
 from html import escape
@@ -10,21 +10,22 @@ from rich.markup import escape as plain
 from rich.table import Table
 
 from netsim.against import Pair
+from netsim.report import algorithms
 from netsim.report.page import Section, table
-from netsim.report.summary import summarise
+from netsim.report.summary import operations, summarise
 
 
 class Change(NamedTuple):
-    """One transport under both traces; times are means over the seeds, us."""
+    """One transport, or an operation under it, in both; times are means over the seeds, us."""
 
-    transport: str
+    name: str
     first_us: float
     second_us: float
 
     def cells(self) -> tuple[str, ...]:
-        """Transport, both times and the change, as text."""
+        """Name, both times and the change, as text."""
         change = self.second_us / self.first_us - 1 if self.first_us else 0.0
-        return self.transport, f"{self.first_us / 1000:,.4f}", f"{self.second_us / 1000:,.4f}", f"{change:+.2%}"
+        return self.name, f"{self.first_us / 1000:,.4f}", f"{self.second_us / 1000:,.4f}", f"{change:+.2%}"
 
 
 def changes(pair: Pair) -> list[Change]:
@@ -33,26 +34,42 @@ def changes(pair: Pair) -> list[Change]:
     return [Change(first.name, first.mean_us, second.mean_us) for first, second in both]
 
 
-def section(pair: Pair) -> Section:
-    """What the page of the first trace says of the second."""
-    _, other = pair.paths
+def operation_changes(pair: Pair) -> list[Change]:
+    """Every operation that both workloads have, under each transport."""
+    others = {kind.name: kind for kind in operations(pair.second)}
+    return [
+        Change(f"{kind.name}, {transport}", kind.mean_us(transport), others[kind.name].mean_us(transport))
+        for kind in operations(pair.first)
+        if kind.name in others
+        for transport in kind.times_us
+    ]
+
+
+def sections(pair: Pair) -> list[Section]:
+    """What the page of the first says of the second."""
+    other = pair.names[1]
     rows = [change.cells() for change in changes(pair)]
-    note = f"{pair.gaps} The report of {other.name} is in the folder against."
-    return Section(f"Against {other.name}", table(_head(pair), rows) + f'<p class="note">{escape(note)}</p>')
+    note = f"{pair.said} The report of {other} is in the folder against."
+    parts = [table(_head(pair, "transport"), rows)]
+    if by_operation := operation_changes(pair):
+        parts.append("<p>Time of a rank in the collectives of each operation, with waiting for others:</p>")
+        parts.append(table(_head(pair, "operation"), [change.cells() for change in by_operation]))
+    found = [Section(f"Against {other}", "".join(parts) + f'<p class="note">{escape(note)}</p>')]
+    for name, results in zip(pair.names, (pair.first, pair.second), strict=True):
+        found += [Section(f"Algorithms: {name}", part.body) for part in algorithms.sections(results)]
+    return found if pair.first.algorithms != pair.second.algorithms else found[:1]
 
 
 def print_changes(pair: Pair) -> None:
     """Prints the same."""
     printed = Table(box=SIMPLE_HEAD)
-    for index, head in enumerate(_head(pair)):
+    for index, head in enumerate(_head(pair, "transport")):
         printed.add_column(plain(head), justify="right" if index else "left")
     for change in changes(pair):
         printed.add_row(*map(plain, change.cells()))
     Console(width=None if Console().is_terminal else 160).print(printed)
-    print(pair.gaps)
+    print(pair.said)
 
 
-def _head(pair: Pair) -> Sequence[str]:
-    names = [path.name for path in pair.paths]
-    names = names if names[0] != names[1] else [str(path) for path in pair.paths]
-    return "transport", *(f"{name}, ms" for name in names), "change"
+def _head(pair: Pair, of: str) -> Sequence[str]:
+    return of, *(f"{name}, ms" for name in pair.names), "change"

@@ -1,9 +1,10 @@
 """The report of a comparison: page, pictures and trace, and their files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from netsim.report import algorithms
 from netsim.report.about import fabric, workload
 from netsim.report.columns import columns, spread, table_rows, transport_name
 from netsim.report.completion import completion_svg
@@ -20,12 +21,24 @@ from netsim.report.recorded import sentence
 from netsim.report.summary import extremes, operations, summarise
 from netsim.report.timeline import has_timeline, timeline_svg
 from netsim.report.usage import usage
+from netsim.report.watching import has_links_over_time, has_windows, links_over_time_svg, windows_svg
 from netsim.results import Results, replacing
 
-PICTURES = ("completion", "timeline", "phases", "operations", "links", "loads", "flows", "queues")
+PICTURES = (
+    "completion",
+    "timeline",
+    "phases",
+    "operations",
+    "links",
+    "loads",
+    "flows",
+    "queues",
+    "links_over_time",
+    "windows",
+)
 
 
-def write_report(results: Results, folder: Path, *, beside: Section | None = None) -> None:
+def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = ()) -> None:
     """Writes report.html, figures/ and trace.json, each file whole or not at all.
 
     figures/ holds the pictures of `PICTURES` that have data; a picture of an earlier report without data is removed.
@@ -33,7 +46,7 @@ def write_report(results: Results, folder: Path, *, beside: Section | None = Non
     Args:
         results: What is reported.
         folder: Where the files go.
-        beside: A section that comes first on the page.
+        beside: Sections that come first on the page.
     """
     pictures = _pictures(results)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -63,17 +76,21 @@ def _pictures(results: Results) -> dict[str, str]:
         pictures["flows"] = flows_svg(results)
     if has_queues(results):
         pictures["queues"] = queues_svg(results)
+    if has_links_over_time(results):
+        pictures["links_over_time"] = links_over_time_svg(results)
+    if has_windows(results):
+        pictures["windows"] = windows_svg(results)
     return pictures
 
 
-def _page(results: Results, pictures: Mapping[str, str], beside: Section | None) -> str:
+def _page(results: Results, pictures: Mapping[str, str], beside: Sequence[Section]) -> str:
     summaries = summarise(results)
     fastest, _ = extremes(summaries)
     heads = [column.head for column in columns(results)]
     numbers = table(heads, table_rows(results), summaries.index(fastest))
     sections = [
         Section("", f'<p class="lead">{escape(fabric(results))}</p>'),
-        *([] if beside is None else [beside]),
+        *beside,
         *([Section("", f'<p class="lead">{escape(sentence(results))}.</p>')] if results.recorded_ps else []),
         Section("", figure(pictures["completion"], _COMPLETION) + numbers + f'<p class="note">{escape(_NOTE)}</p>'),
         *(
@@ -83,7 +100,10 @@ def _page(results: Results, pictures: Mapping[str, str], beside: Section | None)
         ),
         *_phases(results, pictures),
         *_operations(results, pictures),
+        *algorithms.sections(results),
         Section("Where the time goes: links", _links(results, pictures)),
+        *_pictured("Links over time", pictures.get("links_over_time"), _LINKS_OVER_TIME),
+        *_pictured("Windows of flows", pictures.get("windows"), _WINDOWS),
         *_pictured("Queues", pictures.get("queues"), _QUEUES),
         *_pictured("Flows", pictures.get("flows"), _FLOWS),
         Section("Scenario", f"<pre>{escape(_scenario(results))}</pre>"),
@@ -126,6 +146,14 @@ _LOADS = (
 _QUEUES = (
     "Longest queue that a packet finds at any switch, as the time that its link needs to send it. Line: mean over the "
     "seeds. Band: minimum to maximum of the seeds."
+)
+_LINKS_OVER_TIME = (
+    "Share of the capacity that data packets use in each interval, for the links between switches that are busiest at "
+    "some moment. First seed."
+)
+_WINDOWS = (
+    "The first flow of each watched message when its acknowledgements arrive: the packets that may be under way, those "
+    "that are, and the round trip of the packet acknowledged. First seed."
 )
 _FLOWS = "Share of all flows, over all seeds, that complete within a time from their own start."
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from netsim.topology.protocol import Topology
+from netsim.topology.protocol import Topology, gpu_links, network_tiers
 
 Point = tuple[float, float]
 
@@ -49,7 +49,7 @@ class Drawing(NamedTuple):
 
 def drawings(topology: Topology) -> list[Drawing]:
     """A drawing of the links up and one of the links down, or one of all where links do not join neighbouring tiers."""
-    tiers = {name: number for number, tier in enumerate(topology.tiers) for name in tier}
+    tiers = {name: number for number, tier in enumerate(network_tiers(topology)) for name in tier}
     steps = {tiers[link.dst] - tiers[link.src] for link in topology.links if link.src in tiers and link.dst in tiers}
     if steps <= {1, -1}:
         return [_tiered(topology, tiers, up=True), _tiered(topology, tiers, up=False)]
@@ -59,31 +59,32 @@ def drawings(topology: Topology) -> list[Drawing]:
 def _tiered(topology: Topology, tiers: Mapping[str, int], up: bool) -> Drawing:
     """Rows of switches, hosts at the bottom."""
     heights = [
-        (_HOST_ROOM + tier) / (_HOST_ROOM + max(1, len(topology.tiers) - 1)) for tier in range(len(topology.tiers))
+        (_HOST_ROOM + tier) / (_HOST_ROOM + max(1, len(network_tiers(topology)) - 1))
+        for tier in range(len(network_tiers(topology)))
     ]
     switches = {
         name: ((place + 0.5) / len(tier), height)
-        for tier, height in zip(topology.tiers, heights, strict=True)
+        for tier, height in zip(network_tiers(topology), heights, strict=True)
         for place, name in enumerate(tier)
     }
     hosts: list[Stroke] = []
-    most = max(1, _MOST_HOST_STROKES // len(topology.tiers[0]))
-    width = 0.9 / len(topology.tiers[0])
+    most = max(1, _MOST_HOST_STROKES // len(network_tiers(topology)[0]))
+    width = 0.9 / len(network_tiers(topology)[0])
     for leaf, below in _hosts_by_leaf(topology).items():
-        x, y = switches[topology.tiers[0][leaf]]
+        x, y = switches[network_tiers(topology)[0][leaf]]
         groups = _groups(below, most)
         for place, group in enumerate(groups):
             foot = x + ((place + 0.5) / len(groups) - 0.5) * width
             links = tuple(topology.up(host) if up else topology.down(host) for host in group)
             hosts.append(Stroke(links, ((x + min(0.55, 0.025 / width) * (foot - x), y), (foot, 0.0))))
-    shift = 0.16 / max(map(len, topology.tiers))
+    shift = 0.16 / max(map(len, network_tiers(topology)))
     between = [
         Stroke((link,), tuple((switches[end][0] + side * shift, switches[end][1]) for end in ends))
         for link, ends, side in _between(topology, tiers)
         if (tiers[ends[1]] > tiers[ends[0]]) == up
     ]
-    rows = [(f"{topology.hosts} hosts", 0.0)]
-    rows += [(row_name(tier), height) for tier, height in zip(topology.tiers, heights, strict=True)]
+    rows = [(hosts_in_words(topology), 0.0)]
+    rows += [(row_name(tier), height) for tier, height in zip(network_tiers(topology), heights, strict=True)]
     return Drawing("towards the top" if up else "towards the hosts", switches, between, hosts, rows)
 
 
@@ -94,7 +95,7 @@ def _spread(topology: Topology, tiers: Mapping[str, int]) -> Drawing:
     reach = min(0.09, 0.6 * max(shortest, 0.05))
     hosts: list[Stroke] = []
     for leaf, below in _hosts_by_leaf(topology).items():
-        x, y = switches[topology.tiers[0][leaf]]
+        x, y = switches[network_tiers(topology)[0][leaf]]
         outwards = math.atan2(y - 0.5, x - 0.5)
         groups = _groups(below, _MOST_STROKES_A_FAN)
         for place, group in enumerate(groups):
@@ -149,9 +150,25 @@ def _bent(start: Point, end: Point, bend: float) -> tuple[Point, ...]:
 
 def _hosts_by_leaf(topology: Topology) -> dict[int, list[int]]:
     hosts: dict[int, list[int]] = defaultdict(list)
-    for host in range(topology.hosts):
+    for host in range(_adapters(topology)):
         hosts[topology.leaf(host)].append(host)
     return hosts
+
+
+def _adapters(topology: Topology) -> int:
+    gpus = gpu_links(topology)
+    return topology.hosts if gpus is None else gpus.first
+
+
+def hosts_in_words(topology: Topology) -> str:
+    """How many hosts there are and, of several adapters, how many of those."""
+    gpus, adapters = gpu_links(topology), _adapters(topology)
+    if gpus is None:
+        return f"{topology.hosts:,} host{'s' * (topology.hosts != 1)}"
+    each = gpus.per_machine // topology.ranks_per_host
+    machines = adapters // each
+    hosts = f"{machines:,} host{'s' * (machines != 1)}"
+    return hosts if each == 1 else f"{hosts} of {each} adapters"
 
 
 def _groups(hosts: Sequence[int], most: int) -> list[Sequence[int]]:

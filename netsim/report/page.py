@@ -15,17 +15,18 @@ p { margin: .5rem 0; max-width: 48rem; }
 figure { margin: 1.6rem 0 2.2rem; }
 figure svg { width: 100%; height: auto; }
 figcaption, .note { font-size: .875rem; margin-top: .5rem; max-width: 52rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .94rem; }
-th, td { padding: .4rem .75rem; text-align: right; border-bottom: 1px solid #e4e7eb; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .875rem; }
+th, td { padding: .4rem .6rem; text-align: right; border-bottom: 1px solid #e4e7eb; }
 td { white-space: nowrap; }
-th { font-weight: 600; color: #52606d; vertical-align: bottom; min-width: 6rem; }
+th { font-weight: 600; color: #52606d; vertical-align: bottom; min-width: 3.5rem; }
 th:first-child { min-width: 0; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 tr.best td { font-weight: 600; }
 table.sortable th { cursor: pointer; }
 table.sortable th[data-order="down"]::after { content: " ▾"; }
 table.sortable th[data-order="up"]::after { content: " ▴"; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; position: relative; left: 50%; transform: translateX(-50%);
+  width: max-content; min-width: 100%; max-width: calc(100vw - 4rem); }
 code, pre { font: .84rem/1.5 ui-monospace, monospace; }
 pre { background: #f5f7f9; padding: 1rem; border-radius: 6px; overflow-x: auto; }
 """

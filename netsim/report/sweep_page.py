@@ -6,6 +6,7 @@ from html import escape
 from netsim.report.columns import microseconds, spread
 from netsim.report.page import Section, figure, page
 from netsim.report.sweep_figure import sweep_svg
+from netsim.report.sweep_map import SweepMap, map_svg
 from netsim.report.sweep_summary import CellSummary, Sweep, SweepCell
 
 _SORT = """
@@ -26,11 +27,12 @@ _CELLS = "Bold: the fastest transport of a scenario and those within half a perc
 _TABLE = "Click on a heading to sort. Bold: the fastest transport of a scenario and those within half a percent."
 
 
-def sweep_page(cells: Sequence[SweepCell]) -> str:
+def sweep_page(cells: Sequence[SweepCell], shown: SweepMap | None = None) -> str:
     """The whole page, which needs nothing from the network.
 
     Args:
         cells: For each scenario its values by dotted key, and its results.json; at least one.
+        shown: The map that the sweep asks for.
     """
     sweep = Sweep(cells)
     axes = [f"{axis} ({', '.join(sweep.values[axis])})" for axis in sweep.axes]
@@ -43,10 +45,19 @@ def sweep_page(cells: Sequence[SweepCell]) -> str:
         f"{scenarios}, {len(sweep.transports)} transport{'s' if len(sweep.transports) > 1 else ''}",
         [
             Section("", f'<p class="lead">{escape(lead)}</p>' if lead else ""),
+            *([] if shown is None else [Section("", figure(map_svg(sweep, shown), _map_caption(shown)))]),
             Section("", figure(sweep_svg(sweep), _PICTURE if len(sweep.axes) == 1 else f"{_PICTURE} {_CELLS}")),
             Section("In numbers", _table(sweep) + f'<p class="note">{escape(_TABLE)}</p>{_SORT}'),
         ],
     )
+
+
+def _map_caption(shown: SweepMap) -> str:
+    groups = "; ".join(f"{name}: {', '.join(transports)}" for name, transports in shown.groups.items())
+    told = (
+        "The number says by how much the other group's fastest transport takes longer than that of the group that wins."
+    )
+    return f"{told} Groups: {groups}. White: a run is missing."
 
 
 def _table(sweep: Sweep) -> str:

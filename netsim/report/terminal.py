@@ -43,7 +43,9 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
             nonlocal hops, finished
             key = event.transport, event.seed
             if event.pulse is not None:
-                progress.update(running[key], description=f"  {event.transport}, seed {event.seed}: {_how_far(event.pulse)}")
+                progress.update(
+                    running[key], description=f"  {event.transport}, seed {event.seed}: {_how_far(event.pulse)}"
+                )
                 return
             if event.run is None:
                 running[key] = progress.add_task(f"  {event.transport}, seed {event.seed}")

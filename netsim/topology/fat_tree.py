@@ -8,9 +8,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
-from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many

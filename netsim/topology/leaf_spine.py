@@ -1,15 +1,16 @@
 """Two-tier fabric: every leaf has a link, or several, to every spine, in each direction."""
 
+from collections.abc import Iterator
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
-from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.failure import FailureConfig
-from netsim.topology.protocol import Link, Path
+from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.protocol import GpuLinks, Link, Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many
 from netsim.units import Duration, Rate
@@ -22,15 +23,25 @@ class LeafSpineConfig(Section, frozen=True):
 
     Oversubscription is hosts_per_leaf * host_rate over the sum of a leaf's links up.
 
+    With gpu_link_rate, or several adapters a host, each rank is a GPU with a link of its own to a switch inside its
+    host, which carries all traffic between ranks of the host and loses nothing. Traffic to another host leaves by the
+    adapter of its GPU and comes in by that of the other one: the GPUs of a host share its adapters evenly, neighbours
+    the same one.
+
     Args:
         leaves: Number of leaf switches.
         spines: Number of spine switches.
-        hosts_per_leaf: Hosts below a leaf; host h sits on leaf h // hosts_per_leaf.
+        hosts_per_leaf: Hosts below a leaf; host h sits on leaf h // hosts_per_leaf. With rails, hosts of a pod.
+        adapters_per_host: Adapters of a host, each with a link of host_rate to a leaf.
+        rails: Pods of adapters_per_host leaves: adapter i of every host of a pod has its link to leaf i of the pod.
+        gpu_link_rate: Rate of a GPU's link inside its host, each direction; with several adapters 3600Gbps if absent.
+        gpu_link_delay: Propagation delay of a GPU's link, to the switch inside its host or from it.
         parallel: Links between a leaf and a spine; spines * parallel is the number of paths between two leaves.
-        ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host.
+        ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host. As many as adapters if absent.
         host_rate: Rate of a host's link to its leaf, each direction.
         fabric_rate: Rate of a link between leaf and spine, each direction; a list gives the rate of each spine's links.
-        intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
+        intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other, if no GPU
+            has a link of its own.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
@@ -43,6 +54,10 @@ class LeafSpineConfig(Section, frozen=True):
     spines: PositiveInt
     hosts_per_leaf: PositiveInt
     parallel: PositiveInt = 1
+    adapters_per_host: PositiveInt = 1
+    rails: bool = False
+    gpu_link_rate: PositiveRate | None = None
+    gpu_link_delay: Duration = 250 * 10**3
     ranks_per_host: PositiveInt = 1
     host_rate: PositiveRate = 100 * 10**9
     fabric_rate: PositiveRate | tuple[PositiveRate, ...] = 100 * 10**9
@@ -53,10 +68,39 @@ class LeafSpineConfig(Section, frozen=True):
     link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_several_adapters(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("adapters_per_host", 1) not in (1, None):
+            several = {"ranks_per_host": values["adapters_per_host"], "gpu_link_rate": "3600Gbps"}
+            return several | values
+        return values
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> "LeafSpineConfig":
+        adapters = self.adapters_per_host
+        if self.ranks_per_host % adapters:
+            problem = f"{self.ranks_per_host} ranks of a host do not share {adapters} adapters evenly"
+            raise ValueError(f"{problem}; give a multiple of {adapters} as ranks_per_host")
+        if adapters > 1 and self.gpu_link_rate is None:
+            raise ValueError("hosts of several adapters need links between GPUs; give gpu_link_rate, or leave it out")
+        if self.rails and adapters == 1:
+            raise ValueError("rails need several adapters a host; set adapters_per_host, or leave rails out")
+        if self.rails and self.leaves % adapters:
+            problem = f"{self.leaves} leaves do not make pods of {adapters} rails"
+            raise ValueError(f"{problem}; give a multiple of {adapters} leaves")
+        return self
+
     @model_validator(mode="after")
     def _not_too_large(self) -> "LeafSpineConfig":
-        refuse_too_many(self.leaves * (3 * self.hosts_per_leaf + 2 * self.spines * self.parallel))
+        ends = self.adapters_per_host + (0 if self.gpu_link_rate is None else self.ranks_per_host)
+        refuse_too_many(3 * self.machines * ends + 2 * self.leaves * self.spines * self.parallel)
         return self
+
+    @property
+    def machines(self) -> int:
+        """Number of hosts, whatever their adapters."""
+        return self.leaves // (self.adapters_per_host if self.rails else 1) * self.hosts_per_leaf
 
     @model_validator(mode="after")
     def _a_rate_for_each_spine(self) -> "LeafSpineConfig":
@@ -70,22 +114,27 @@ class LeafSpine:
     """The fabric of a `LeafSpineConfig`.
 
     Link indices: host to leaf, leaf to host, leaf to spine, spine to leaf, and the link inside each host.
-    Way k between two leaves goes through spine k // parallel.
+    Way k between two leaves goes through spine k // parallel. Adapters are hosts of the protocol, and so are the ends
+    of the links of GPUs, behind all adapters; the switches inside machines are leaves behind those of the network.
     """
 
     def __init__(self, config: LeafSpineConfig) -> None:
-        self.hosts = config.leaves * config.hosts_per_leaf
-        self.ranks_per_host = config.ranks_per_host
-        self._leaves, self._hosts_per_leaf = config.leaves, config.hosts_per_leaf
+        self._config, self._adapters = config, config.machines * config.adapters_per_host
+        has_gpu_links = config.gpu_link_rate is not None
+        self.hosts = self._adapters + (config.machines * config.ranks_per_host if has_gpu_links else 0)
+        self.ranks_per_host = config.ranks_per_host // config.adapters_per_host
+        self.gpus = GpuLinks(self._adapters, config.ranks_per_host) if has_gpu_links else None
+        self._leaves = config.leaves
         self._ways = config.spines * config.parallel
         self._leaf_spine = 2 * self.hosts
         self._spine_leaf = self._leaf_spine + config.leaves * self._ways
         self._inside = self._spine_leaf + config.leaves * self._ways
-        hosts, leaves, ways = range(self.hosts), range(config.leaves), range(self._ways)
-        edge = config.host_rate, config.link_delay
+        leaves, ways = range(config.leaves), range(self._ways)
         rates = config.fabric_rate if isinstance(config.fabric_rate, tuple) else (config.fabric_rate,) * config.spines
         spines = [f"spine{spine}" for spine in range(config.spines)]
-        self.tiers = (tuple(f"leaf{leaf}" for leaf in leaves), tuple(spines))
+        inner = (f"host{machine}.switch" for machine in range(config.machines if has_gpu_links else 0))
+        self.tiers = ((*(f"leaf{leaf}" for leaf in leaves), *inner), tuple(spines))
+        ends = [*self._ends()]
 
         def fabric(way: int, leaf: int, up: bool) -> Link:
             spine, cable = divmod(way, config.parallel)
@@ -94,17 +143,34 @@ class LeafSpine:
             return Link(name, *ends, rates[spine], config.link_delay)
 
         self.links = (
-            *(Link(f"host{h}-leaf{self.leaf(h)}", f"host{h}", f"leaf{self.leaf(h)}", *edge) for h in hosts),
-            *(Link(f"leaf{self.leaf(h)}-host{h}", f"leaf{self.leaf(h)}", f"host{h}", *edge) for h in hosts),
+            *(Link(f"{end}-{switch}", end, switch, *edge) for end, switch, *edge in ends),
+            *(Link(f"{switch}-{end}", switch, end, *edge) for end, switch, *edge in ends),
             *(fabric(way, leaf, up=True) for leaf in leaves for way in ways),
             *(fabric(way, leaf, up=False) for way in ways for leaf in leaves),
-            *(Link(f"host{h}-inside", f"host{h}", f"host{h}", config.intra_host_rate, 0) for h in hosts),
+            *(Link(f"{end}-inside", end, end, config.intra_host_rate, 0) for end, *_ in ends),
         )
         self.between = cache(self._between)
 
     def leaf(self, host: int) -> int:
         """See `netsim.topology.protocol.Topology`, as for all that follows."""
-        return host // self._hosts_per_leaf
+        config = self._config
+        if host >= self._adapters:
+            return self._leaves + (host - self._adapters) // config.ranks_per_host
+        machine, adapter = divmod(host, config.adapters_per_host)
+        pod = machine // config.hosts_per_leaf
+        return pod * config.adapters_per_host + adapter if config.rails else pod
+
+    def _ends(self) -> Iterator[tuple[str, str, int, int]]:
+        """Name of each host, of its leaf, and rate and delay of its links."""
+        config = self._config
+        for host in range(self._adapters):
+            machine, adapter = divmod(host, config.adapters_per_host)
+            name = f"host{machine}" if config.adapters_per_host == 1 else f"host{machine}.{adapter}"
+            yield name, self.tiers[0][self.leaf(host)], config.host_rate, config.link_delay
+        for host in range(self._adapters, self.hosts):
+            machine, gpu = divmod(host - self._adapters, config.ranks_per_host)
+            rate = config.gpu_link_rate or 0
+            yield f"host{machine}.gpu{gpu}", self.tiers[0][self.leaf(host)], rate, config.gpu_link_delay
 
     def up(self, host: int) -> int:
         """Link of the host's number."""
@@ -133,5 +199,7 @@ class LeafSpine:
     def _between(self, src_leaf: int, dst_leaf: int) -> tuple[Path, ...]:
         if src_leaf == dst_leaf:
             return ((),)
+        if max(src_leaf, dst_leaf) >= self._leaves:
+            return ()
         up = self._leaf_spine + src_leaf * self._ways
         return tuple((up + way, self._spine_leaf + way * self._leaves + dst_leaf) for way in range(self._ways))

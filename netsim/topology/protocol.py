@@ -24,11 +24,26 @@ class Link(NamedTuple):
     delay_ps: int
 
 
+class GpuLinks(NamedTuple):
+    """Links between the GPUs of machines: each rank has one to a switch inside its machine, and no other shares it.
+
+    Args:
+        first: The topology's host that ends the link of the first GPU; the others follow in the order of the places.
+        per_machine: GPUs of a machine, each a rank.
+    """
+
+    first: int
+    per_machine: int
+
+
 class Topology(Protocol):
     """A fabric. Links are numbered by their index in `links`, hosts 0..hosts-1, first switches 0..leaves-1.
 
     A host has one cable, to its leaf, and one link inside that its ranks share. A path between two hosts is the
     sender's link up, one of the ways between their leaves, and the receiver's link down.
+
+    A machine of several adapters is as many hosts. Its GPUs are hosts too, behind those of all adapters, whose leaf is
+    the switch inside the machine and which no way joins to others: see `gpu_links` and `netsim.seats`.
     """
 
     @property
@@ -77,6 +92,17 @@ class Topology(Protocol):
     def reverse(self, link: int) -> int:
         """The other direction of the same cable; the link inside a host is its own."""
         ...
+
+
+def gpu_links(topology: Topology) -> GpuLinks | None:
+    """The links between the GPUs of machines; None where the ranks of a host share one link inside it."""
+    return getattr(topology, "gpus", None)
+
+
+def network_tiers(topology: Topology) -> tuple[tuple[str, ...], ...]:
+    """`Topology.tiers` without the switches inside machines, which are behind the leaves."""
+    leaves, *others = topology.tiers
+    return (tuple(name for name in leaves if not name.startswith("host")), *others)
 
 
 def places(topology: Topology) -> list[int]:

@@ -1,8 +1,9 @@
 """The routing's knowledge: which paths it takes as usable, over time."""
 
 from bisect import bisect_right
-from functools import cache
+from functools import cache, cached_property
 
+from netsim.topology.detours import WithDetours
 from netsim.topology.failure import Rates
 from netsim.topology.protocol import Path, Topology, paths
 
@@ -19,11 +20,28 @@ class Routes:
     """
 
     def __init__(self, topology: Topology, rates: Rates) -> None:
-        self._topology = topology
+        self._topology, self._rates = topology, rates
         self._known = rates.known_down()
         self.times = [time for time, _ in self._known]
         self.paths = cache(self._paths)
         self.usable_ways = cache(self._usable_ways)
+
+    @cached_property
+    def with_detours(self) -> "Routes":
+        """The same with the detours of the fabric; these routes where it has none."""
+        fabric = getattr(self._topology, "with_detours", None)
+        return self if fabric is None else Routes(fabric, self._rates)
+
+    def minimal(self, src_leaf: int, dst_leaf: int) -> int:
+        """Number of minimal ways, which come first."""
+        if isinstance(self._topology, WithDetours):
+            return self._topology.minimal(src_leaf, dst_leaf)
+        return len(self._topology.between(src_leaf, dst_leaf))
+
+    @property
+    def topology(self) -> Topology:
+        """The fabric."""
+        return self._topology
 
     def epoch(self, now_ps: int) -> int:
         """Number of the epoch at a moment."""

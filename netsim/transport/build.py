@@ -1,8 +1,7 @@
 """From the names in a scenario to transports."""
 
-from collections.abc import Callable
-
 from netsim.transport.config import OwnConfig, TransportConfig
+from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.flowlet import Flowlet
@@ -13,7 +12,7 @@ from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundR
 from netsim.transport.subflows import Subflows
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
 
-PACKET_TRANSPORTS: dict[str, Callable[..., Transport]] = {
+PACKET_TRANSPORTS: dict[str, type[Transport]] = {
     "adaptive_flow": AdaptiveFlow,
     "drb": DestinationRotation,
     "drill": Drill,
@@ -25,6 +24,8 @@ PACKET_TRANSPORTS: dict[str, Callable[..., Transport]] = {
     "spray_random": SprayRandom,
     "spray_round_robin": SprayRoundRobin,
     "subflows": Subflows,
+    "ugal": Ugal,
+    "valiant": Valiant,
 }
 
 

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from netsim.section import Section
 from netsim.transport.ecmp import Hash
 from netsim.transport.ethereal import Order, Pieces
+from netsim.transport.switched import Ties
 from netsim.units import Duration, Size
 
 Label = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
@@ -37,7 +38,22 @@ class _Transport(Section, frozen=True):
 class PlainConfig(_Transport, frozen=True):
     """Transports without options."""
 
-    kind: Literal["spray_round_robin", "spray_random", "drb", "adaptive_flow", "ideal"]
+    kind: Literal["spray_round_robin", "drb", "adaptive_flow", "ideal", "valiant"]
+
+
+Entropies = Annotated[int, Field(ge=1, le=2**16)] | None
+
+
+class SprayConfig(_Transport, frozen=True):
+    """See `netsim.transport.spray`.
+
+    Args:
+        entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches'
+            hashes decide, so that some paths have many and others none. null: one for each path.
+    """
+
+    kind: Literal["spray_random"]
+    entropies: Entropies = None
 
 
 class EcmpConfig(_Transport, frozen=True):
@@ -79,12 +95,23 @@ class RepsConfig(_Transport, frozen=True):
     Args:
         cache: Entries of a flow's ring of paths.
         freeze: How long a flow does not explore after a timeout.
+        every: Of so many acknowledgements without a mark one adds its path, as where receivers acknowledge several
+            packets at once.
+        explore: After a freeze the ring is emptied and so many packets explore, and timeouts do not freeze again before
+            that is over; 0: the ring stays as it is.
+        entropies: Values of the header field that a flow draws from; each leads to a path that switches' hashes decide,
+            so that some paths have many and others none. null: one for each path.
+        forgive_last_link: A packet trimmed in front of its receiver's own link says nothing against its path.
         mark_above: Queue above which packets are marked, unless the congestion control sets a threshold.
     """
 
     kind: Literal["reps"]
     cache: Annotated[int, Field(ge=1, le=64)] = 8
     freeze: Duration = 10**9
+    every: Annotated[int, Field(ge=1, le=2**20)] = 1
+    explore: Annotated[int, Field(ge=0, le=2**20)] = 0
+    entropies: Entropies = None
+    forgive_last_link: bool = False
     mark_above: Annotated[Size, Field(gt=0)] = 100_000
 
 
@@ -106,10 +133,24 @@ class JsqConfig(_Transport, frozen=True):
 
     Args:
         step: Queues are told apart in steps of so much work; 0: exactly.
+        ties: Among queues that are equally short. turn: the next after the switch's last choice, so that switches which
+            see the same queues may choose alike; drawn: any of them.
     """
 
     kind: Literal["jsq"]
     step: Duration = 0
+    ties: Ties = "turn"
+
+
+class UgalConfig(_Transport, frozen=True):
+    """See `netsim.transport.detouring`.
+
+    Args:
+        bias: Advantage of the minimal path, in unfinished work times links.
+    """
+
+    kind: Literal["ugal"]
+    bias: Duration = 0
 
 
 class EtherealConfig(_Transport, frozen=True):
@@ -164,12 +205,14 @@ class OwnConfig(Section, frozen=True):
 
 KINDS = (
     PlainConfig,
+    SprayConfig,
     EcmpConfig,
     SubflowsConfig,
     FlowletConfig,
     RepsConfig,
     DrillConfig,
     JsqConfig,
+    UgalConfig,
     EtherealConfig,
     OwnConfig,
 )
@@ -195,12 +238,14 @@ def _entry(value: object) -> object:
 
 _AnyKind = (
     PlainConfig
+    | SprayConfig
     | EcmpConfig
     | SubflowsConfig
     | FlowletConfig
     | RepsConfig
     | DrillConfig
     | JsqConfig
+    | UgalConfig
     | EtherealConfig
     | OwnConfig
 )

@@ -20,6 +20,7 @@ class Release(NamedTuple):
         src_leaf: First switch of the source host.
         src_place: Place of the source host among the hosts of its leaf.
         dst_place: Place of the destination host among the hosts of its leaf.
+        minimal: Number of minimal paths, which come first; the others are detours.
     """
 
     task: int
@@ -32,6 +33,7 @@ class Release(NamedTuple):
     src_leaf: int
     src_place: int
     dst_place: int
+    minimal: int = 2**31
 
 
 class Flow(NamedTuple):
@@ -66,12 +68,18 @@ class Transport:
 
     at_switch = False
     """Whether switches choose the next link of each packet, by `choose_link`."""
+    at_first_switch = False
+    """Whether the first switch chooses the whole path of each packet, by `choose_way`."""
+    takes_detours = False
+    """Whether paths include those that are not minimal, on fabrics that have them."""
     needs_acknowledgements = False
     """Whether `on_ack` must be called even if nothing else needs acknowledgements."""
     orders_flows = False
     """Whether flows join their host's ring in the order that `admit` returns, instead of the order of the nic."""
     needs_packets = False
     """Whether path choice depends on queues or pauses, so that the flow-level engine cannot simulate it."""
+    forgives_last_link = False
+    """Whether a packet trimmed in front of its receiver's own link counts as unmarked: no path would have spared it."""
     mark_above: int | None = None
     """Queue in bytes above which packets are marked, if the congestion control sets no threshold."""
 
@@ -124,6 +132,17 @@ class Transport:
             now_ps: When the packet has arrived.
         """
         raise NotImplementedError(f"{type(self).__name__} is at_switch and chooses no links; override choose_link")
+
+    def choose_way(self, flow: Flow, serial: int, usable: tuple[int, ...], backlog_ps: Callable[[int], int]) -> int:
+        """Path of a packet that has arrived at its first switch; only if `at_first_switch`.
+
+        Args:
+            flow: Its flow.
+            serial: Number of the transmission in the flow.
+            usable: Indices of the paths that the routing took as usable when it left its host.
+            backlog_ps: Unfinished work in front of a link, in picoseconds.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is at_first_switch and chooses no path; override choose_way")
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
         """An acknowledgement has arrived at the sender.

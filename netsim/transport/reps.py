@@ -4,7 +4,7 @@ Bonato et al.: REPS: Recycled Entropy Packet Spraying for Adaptive Load Balancin
 2407.21625: a ring of eight entries a connection; here an entropy is a path.
 """
 
-from collections import deque
+from collections import Counter, deque
 
 from netsim.draws import Draws, Purpose
 from netsim.transport.protocol import Flow, Transport
@@ -22,21 +22,44 @@ class Reps(Transport):
         cache: Entries of a flow's ring.
         freeze: How long a flow does not explore after a timeout, in picoseconds.
         mark_above: Queue in bytes above which packets are marked, unless the congestion control sets a threshold.
+        every: Of so many acknowledgements without a mark one adds its path.
+        explore: Packets that explore after a freeze, with an empty ring; 0: the ring is kept.
+        entropies: Header values that a flow draws from, each of which leads to a path of its own draw. None: it draws
+            paths.
+        forgive_last_link: Whether a packet trimmed in front of its receiver's link counts as unmarked.
     """
 
     needs_acknowledgements = True
 
-    def __init__(self, seed: int, most_paths: int, cache: int, freeze: int, mark_above: int) -> None:
+    def __init__(
+        self,
+        seed: int,
+        most_paths: int,
+        cache: int,
+        freeze: int,
+        mark_above: int,
+        every: int = 1,
+        explore: int = 0,
+        entropies: int | None = None,
+        forgive_last_link: bool = False,
+    ) -> None:
         super().__init__(seed, most_paths)
         self.mark_above = mark_above
         self.entries, self.freeze_ps = cache, freeze
+        self.every = every
+        self.explore, self.entropies, self.forgives_last_link = explore, entropies, forgive_last_link
         self._draws = Draws(seed, Purpose.REPS_PATH)
+        self._paths = Draws(seed, Purpose.ENTROPY_PATH)
+        self._unmarked: Counter[int] = Counter()
+        self._exploring: dict[int, int] = {}
         self._valid: dict[int, deque[int]] = {}
         self._ring: dict[int, deque[int]] = {}
         self._frozen_until: dict[int, int] = {}
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
+        if self._explores(flow, now_ps):
+            return self._drawn(flow, serial, usable)
         valid = self._valid.get(flow.id)
         while valid:
             path = valid.popleft()
@@ -48,11 +71,34 @@ class Reps(Transport):
                 ring.rotate(-1)
                 if path in usable:
                     return path
-        return usable[self._draws(flow.id, serial) % len(usable)]
+        return self._drawn(flow, serial, usable)
+
+    def _drawn(self, flow: Flow, serial: int, usable: tuple[int, ...]) -> int:
+        drawn = self._draws(flow.id, serial)
+        if self.entropies:
+            drawn = self._paths(flow.id, drawn % self.entropies)
+        return usable[drawn % len(usable)]
+
+    def _explores(self, flow: Flow, now_ps: int) -> bool:
+        """Whether a packet explores although the ring may have entries: after a freeze, whose end empties the ring."""
+        if not self.explore:
+            return False
+        until = self._frozen_until.get(flow.id, 0)
+        if until and now_ps >= until:
+            self._frozen_until[flow.id] = 0
+            self._exploring[flow.id] = self.explore
+            for entries in (self._valid, self._ring):
+                entries.pop(flow.id, None)
+        left = self._exploring.get(flow.id, 0)
+        self._exploring[flow.id] = max(0, left - 1)
+        return left > 0
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
         """A path without a mark becomes the newest entry; the oldest one goes if there is no room."""
         if marked:
+            return
+        self._unmarked[flow.id] += 1
+        if self._unmarked[flow.id] % self.every:
             return
         for entries in (self._valid, self._ring):
             kept = entries.setdefault(flow.id, deque(maxlen=self.entries))
@@ -60,5 +106,7 @@ class Reps(Transport):
 
     def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:  # noqa: ARG002
         """Freezes the flow: it does not explore for a while."""
+        if self.explore and (self._frozen_until.get(flow.id, 0) or self._exploring.get(flow.id, 0)):
+            return path
         self._frozen_until[flow.id] = now_ps + self.freeze_ps
         return path

@@ -7,15 +7,28 @@ from netsim.transport.protocol import Flow, Transport
 
 
 class SprayRandom(Transport):
-    """Each packet draws its path."""
+    """Each packet draws its path.
 
-    def __init__(self, seed: int, most_paths: int) -> None:
+    Args:
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts.
+        entropies: Header values that a packet draws from, each of which leads to a path of its own draw. None: it
+            draws the path itself.
+    """
+
+    def __init__(self, seed: int, most_paths: int, entropies: int | None = None) -> None:
         super().__init__(seed, most_paths)
+        self.entropies = entropies
+        self.needs_packets = entropies is not None
         self._draws = Draws(seed, Purpose.SPRAY_PATH)
+        self._paths = Draws(seed, Purpose.ENTROPY_PATH)
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """A uniform draw over the paths."""
-        return usable[self._draws(flow.id, serial) % len(usable)]
+        drawn = self._draws(flow.id, serial)
+        if self.entropies:
+            drawn = self._paths(flow.id, drawn % self.entropies)
+        return usable[drawn % len(usable)]
 
 
 class SprayRoundRobin(Transport):

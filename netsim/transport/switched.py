@@ -1,41 +1,51 @@
 """Transports whose switches choose the next link of each packet, by the queues of their own links only."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from netsim.draws import Draws, Purpose
 from netsim.transport.protocol import Flow, Transport
 
 Backlog = Callable[[int], int]
+Ties = Literal["turn", "drawn"]
 
 
 class JoinShortestQueue(Transport):
-    """Each packet takes the link with the least unfinished work; among equals the next after the switch's last choice.
+    """Each packet takes the link with the least unfinished work.
 
-    After the last of a switch's links, by their numbers, comes its first.
+    Among equals it takes the next after the switch's last choice, or draws. After the last of a switch's links, by
+    their numbers, comes its first.
 
     Args:
         seed: Seed of the run.
         most_paths: Largest number of paths between two hosts.
         step: Queues are told apart in steps of so many picoseconds of work; 0: exactly.
+        ties: Choice among equals.
     """
 
     at_switch = True
 
-    def __init__(self, seed: int, most_paths: int, step: int = 0) -> None:
+    def __init__(self, seed: int, most_paths: int, step: int = 0, ties: Ties = "turn") -> None:
         super().__init__(seed, most_paths)
         self.step_ps = max(1, step)
+        self.draws_ties = ties == "drawn"
+        self._draws = Draws(seed, Purpose.JSQ_TIE)
         self._last: dict[int, int] = {}
 
     def choose_link(
         self,
-        flow: Flow,  # noqa: ARG002
-        serial: int,  # noqa: ARG002
+        flow: Flow,
+        serial: int,
         switch: int,
         links: Sequence[int],
         backlog_ps: Backlog,
         now_ps: int,  # noqa: ARG002
     ) -> int:
         """The shortest of the switch's queues to these links."""
+        if self.draws_ties:
+            work = [backlog_ps(link) // self.step_ps for link in links]
+            equal = [link for link, much in zip(links, work, strict=True) if much == min(work)]
+            return equal[self._draws(flow.id, serial << 20 | links[0]) % len(equal)]
         last = self._last.get(switch, -1)
         best = min(links, key=lambda link: (backlog_ps(link) // self.step_ps, link <= last, link))
         self._last[switch] = best

@@ -63,14 +63,14 @@ class Span(NamedTuple):
     come: Sequence[int]
     over: Sequence[int]
 
-    def times(self, task_end_ps: Sequence[int]) -> "Times":
+    def times(self, task_end_ps: Sequence[int] | np.ndarray) -> "Times":
         """Times of the collective in a run.
 
         Args:
             task_end_ps: When each task of the program was done.
         """
-        over = [task_end_ps[task] for task in self.over]
-        come = [task_end_ps[task] for task in self.come] or [0] * len(over)
+        over = [int(task_end_ps[task]) for task in self.over]
+        come = [int(task_end_ps[task]) for task in self.come] or [0] * len(over)
         return Times(min(come), max(over), (sum(over) - sum(come)) // len(over))
 
 
@@ -205,6 +205,21 @@ class Tasks(Sequence[Task]):
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))
 
+    def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]]]:
+        """Columns and marks, so that processes can share the columns' memory."""
+        return self.columns(), self._marks
+
+    def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
+        """The inverse of `__getstate__`."""
+        columns, self._marks = state
+        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+
+    def with_columns(self, columns: TaskColumns) -> "Tasks":
+        """As many tasks with other arrays, which must not be changed, of the same classes."""
+        tasks = Tasks.of_columns(columns)
+        tasks._marks = list(self._marks)
+        return tasks
+
     @classmethod
     def of_columns(cls, columns: TaskColumns) -> "Tasks":
         """Tasks that share the memory of arrays, which must not be changed."""
@@ -255,9 +270,9 @@ class Program:
             after[later] = first + columns.after
             after[earlier] = arrivals[columns.src]
             after_begin = after_begin + np.arange(len(columns) + 1)
-        undelayed = np.broadcast_to(np.int64(0), len(columns))
+        delay_ps = np.broadcast_to(np.int64(0), len(columns)) if columns.delay_ps is None else columns.delay_ps
         src, dst = places[columns.src], places[columns.dst]
-        self.tasks.extend(TaskColumns(src, dst, columns.bytes, undelayed, after_begin, after))
+        self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
         return list(range(first + len(columns), len(self.tasks)))
 

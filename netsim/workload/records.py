@@ -23,7 +23,8 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
     """First line of a trace.
 
     Args:
-        format: Name and version of the format; version 2 may have records of phase rollout.
+        format: Name and version of the format; version 2 may have records of phase rollout, version 3 besides says how
+            much is computed.
         source: Origin of the records: recorded, formula or replayed.
         world_size: Number of ranks.
         ranks_per_node: Ranks on a node of the traced run; in a simulation the scenario decides where ranks sit.
@@ -34,7 +35,7 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
         clock: Whose time the records tell: of the host, or of the device that computed.
     """
 
-    format: Literal["flowfabric.collectives/1", "flowfabric.collectives/2"]
+    format: Literal["flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3"]
     source: Literal["recorded", "formula", "replayed"]
     world_size: Annotated[int, Field(ge=1, le=MOST_RANKS)]
     ranks_per_node: Annotated[int, Field(ge=1)]
@@ -49,7 +50,8 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
     """A line of a trace: one collective as one rank issued it.
 
     bytes_in is the size of its contribution, bytes_out the size of its result. rank, root and peer are global ranks;
-    splits follow the order of the group's ranks; seq increases along a program.
+    splits follow the order of the group's ranks; seq increases along a program. flops and memory_bytes are the work
+    since the previous record, floating-point operations and bytes to and from memory, where version 3 says so.
     """
 
     rank: Count
@@ -74,6 +76,8 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
     t_issue_ns: Count | None
     t_done_ns: Count | None
     layer: Count | None
+    flops: Count | None = None
+    memory_bytes: Count | None = None
 
 
 class Trace(NamedTuple):
@@ -118,7 +122,9 @@ def _contradictions(header: Header, steps: frozenset[int], record: Record) -> It
         yield "rank", f"is not a member of group {record.group} ({record.rank})"
     if record.size1 != (len(ranks) == 1):
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
-    if record.phase == "rollout" and header.format != "flowfabric.collectives/2":
+    if header.format != "flowfabric.collectives/3" and (record.flops is not None or record.memory_bytes is not None):
+        yield "flops", f"belongs to flowfabric.collectives/3, and the header says {header.format}"
+    if record.phase == "rollout" and header.format == "flowfabric.collectives/1":
         yield "phase", f"belongs to flowfabric.collectives/2, and the header says {header.format} (rollout)"
     if record.step not in steps:
         yield "step", f"is not in the header's steps ({record.step})"

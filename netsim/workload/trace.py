@@ -10,6 +10,7 @@ from pydantic import Field
 
 from netsim.collective.columns import message_columns
 from netsim.errors import InputError
+from netsim.workload.device import Device, DeviceConfig
 from netsim.workload.gaps import with_gaps_of
 from netsim.workload.matching import check_and_combine, matching_key
 from netsim.workload.protocol import Program, Schedules, Span, TraceOrigin
@@ -26,11 +27,13 @@ class TraceConfig(WorkloadSection, frozen=True):
         path: A collective trace, relative to the working directory.
         steps: Optimiser steps to replay, one after the other.
         gaps: Trace of equal structure whose gaps of computation are taken in place of its own.
+        device: What computes where the trace has work and no gaps: a name, such as h100, or the peaks of your own.
     """
 
     kind: Literal["trace"]
     path: str
     gaps: str | None = None
+    device: Device | None = None
     steps: Literal["all"] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = "all"
 
 
@@ -54,6 +57,7 @@ class TraceWorkload:
         self._path = Path(config.path)
         self._steps = config.steps
         self._gaps = None if config.gaps is None else Path(config.gaps)
+        self._device = config.device
 
     @cached_property
     def trace(self) -> Trace:
@@ -84,7 +88,21 @@ class TraceWorkload:
         header = self.trace.header
         steps = header.steps if isinstance(self._steps, str) else self._steps
         program.traces.append(TraceOrigin(self.trace.sha256, header.config_sha256, tuple(sorted(steps))))
-        _Replay(self.trace, program, ranks, schedules).run(start_ps)
+        replay = _Replay(self.trace, program, ranks, schedules, self._device)
+        if self._device is not None:
+            self._check_work()
+        replay.run(start_ps)
+
+    def _check_work(self) -> None:
+        """Refuses a device for which the trace has no work; says so where it has gaps instead."""
+        records = [record for program in self.trace.programs for _, record in program]
+        if any(record.flops is not None or record.memory_bytes is not None for record in records):
+            return
+        if any(record.gap_ns is not None for record in records):
+            problem = "changes nothing: the trace has gaps of computation, and no work from which to compute others"
+            raise InputError(self._path, "device", problem, "leave the device out")
+        remedy = "write it with python -m trainer trace --work, or leave the device out"
+        raise InputError(self._path, "device", "has nothing to compute: the trace says no work (flops)", remedy)
 
 
 def _recorded_ps(trace: Trace) -> dict[int, int]:
@@ -127,8 +145,16 @@ class _Cursor:
 class _Replay:
     """Turns the ranks' programs into tasks; a rank proceeds until it needs a collective that is not complete yet."""
 
-    def __init__(self, trace: Trace, program: Program, ranks: Sequence[int], schedules: Schedules) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        program: Program,
+        ranks: Sequence[int],
+        schedules: Schedules,
+        device: DeviceConfig | None = None,
+    ) -> None:
         self._trace, self._program, self._ranks, self._schedules = trace, program, ranks, schedules
+        self._device = device
         self._meetings: dict[tuple[str | int, ...], _Meeting] = {}
 
     def run(self, start_ps: int) -> None:
@@ -171,7 +197,7 @@ class _Replay:
     def _come(self, rank: int, cursor: _Cursor, line: Line) -> list[int]:
         """Processes the arrival of a rank at a record; the last arrival unblocks the ranks that wait for it."""
         _, record = line
-        cursor.gap_ps += 1000 * (record.gap_ns or 0)
+        cursor.gap_ps += self._computed_ps(record, overlaps=bool(cursor.outstanding))
         if record.size1:
             return []
         come = self._program.wait(self._ranks[rank], cursor.ready, cursor.gap_ps)
@@ -189,6 +215,13 @@ class _Replay:
             return []
         self._carry_out(meeting)
         return meeting.waiting
+
+    def _computed_ps(self, record: Record, *, overlaps: bool) -> int:
+        """Computation before a record: its gap or, without one, the device's time for its work."""
+        if record.gap_ns is not None or self._device is None:
+            return 1000 * (record.gap_ns or 0)
+        alone_ps = self._device.compute_ps(record.flops or 0, record.memory_bytes or 0)
+        return round(alone_ps * self._device.contention) if overlaps else alone_ps
 
     def _members(self, record: Record) -> Sequence[int]:
         if record.peer is not None:

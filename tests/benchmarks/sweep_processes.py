@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("sweep", nargs="?", type=Path, default=Path("configs/sweeps/spines.yaml"))
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
-    cells = read_sweep(given.sweep)
+    cells = read_sweep(given.sweep).cells
     with TemporaryDirectory() as folder:
         began_s = time.perf_counter()
         for cell in cells:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, PfcConfig, TrimConfig
@@ -14,10 +15,12 @@ from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.protocol import Scene
 from netsim.topology.buffer import SharedBufferConfig
+from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
-from netsim.topology.leaf_spine import LeafSpine
 from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.protocol import Topology
+from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Transport
 from netsim.workload.protocol import Task, Tasks
@@ -36,11 +39,21 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "avoid": [10**7, 10**11],
     },
     "flowlet": {"gap": [0, 500_000, 10**6]},
-    "jsq": {"step": [0, 320_000]},
-    "reps": {"cache": [1, 2, 8], "freeze": [10**7, 10**9], "mark_above": [8000]},
-    "spray_random": {},
+    "jsq": {"step": [0, 320_000], "ties": ["turn", "drawn"]},
+    "reps": {
+        "cache": [1, 2, 8],
+        "freeze": [10**7, 10**9],
+        "mark_above": [8000],
+        "every": [1, 1, 3],
+        "explore": [0, 0, 3],
+        "entropies": [None, 5],
+        "forgive_last_link": [False, True],
+    },
+    "spray_random": {"entropies": [None, None, 7]},
     "spray_round_robin": {},
     "subflows": {"count": [1, 3, 4]},
+    "ugal": {"bias": [0, 320_000]},
+    "valiant": {},
 }
 """For each transport the values of its options to choose from."""
 
@@ -70,7 +83,16 @@ def random_scene(random: Random) -> Scene:
             return _with_feedback(random, found)
 
 
-def _topology(random: Random) -> LeafSpine | FatTree:
+def _topology(random: Random) -> Topology:
+    if random.random() < 0.15:
+        ends: dict[str, Any] = {
+            "hosts_per_switch": random.choice([1, 2]),
+            "link_delay": random.choice(["500ns", "0ns"]),
+        }
+        if random.random() < 0.5:
+            return Torus(TorusConfig.model_validate({"kind": "torus", "dims": [2, 3], **ends})).with_detours
+        shape = {"kind": "dragonfly", "switches_per_group": 2, "global_links": 1, "groups": random.choice([2, 3])}
+        return Dragonfly(DragonflyConfig.model_validate(shape | ends)).with_detours
     if random.random() < 0.3:
         shape = {"kind": "fat_tree", "k": 4, "link_delay": random.choice(["500ns", "100ns"])}
         return FatTree(FatTreeConfig.model_validate(shape))
@@ -114,7 +136,7 @@ def _tasks(random: Random, ranks: int) -> list[Task]:
             return tasks
 
 
-def _failures(random: Random, topology: LeafSpine | FatTree) -> list[FailureConfig]:
+def _failures(random: Random, topology: Topology) -> list[FailureConfig]:
     links = [link.name for link in topology.links if not link.name.endswith("inside")]
     failures = []
     for _ in range(random.randint(1, 3)):
@@ -163,6 +185,14 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
     )
     if not lossy and not found.rates.lossy and random.random() < 0.5:
         recovery = NoRecoveryConfig()
+    if recovery.kind == "selective" and random.random() < 0.3:
+        grant = random.choice([1, 4])
+        congestion = random.choice(
+            [
+                ReceiverCreditConfig.model_validate({"kind": "receiver_credit", "window": window, "grant": grant}),
+                NdpConfig.model_validate({"kind": "ndp", "window": window, "pace": 0.8}),
+            ]
+        )
     trim = TrimConfig.model_validate({"kind": "trim", "header": random.choice(["64B", "80B", "200B"])})
     answer = {
         "size": random.choice(["64B", "84B", "500B"]),

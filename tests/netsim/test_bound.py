@@ -48,6 +48,19 @@ def test_incast_counts_the_receivers_link():
     assert Bound(what).ps == (48 + 3) * SERVICE + 4 * DELAY
 
 
+@pytest.mark.parametrize("size", [4000, 4100, 9000, 40_100, 1_000_001])
+def test_a_message_alone_whose_last_packet_is_short_takes_exactly_its_bound(size):
+    """On one path the short packet follows the full ones through every link."""
+    what = scene(fabric(2, 1, 1), [flow(0, 1, size)])
+    outcome = simulate(what, "ecmp")
+    assert outcome.completion_ps - Bound(what, shares=False).of_run(outcome.last_sent) <= (size < 16_000) * 3 * SERVICE
+    spread = scene(fabric(2, 4, 1), [flow(0, 1, size)])
+    for transport in TRANSPORTS:
+        found = simulate(spread, transport)
+        bound = Bound(spread, shares=transport == "ethereal").of_run(found.last_sent)
+        assert bound <= found.completion_ps
+
+
 def test_few_spines_count():
     what = scene(fabric(2, 1, 4), [flow(src, 4 + src, 400_000) for src in range(4)])
     assert Bound(what).ps == 4 * 100 * SERVICE

@@ -120,7 +120,7 @@ def test_dctcp_with_an_estimate_of_zero_is_not_halved_by_the_first_mark():
 
 
 def test_swift_adds_to_its_target_for_links_and_for_small_windows():
-    """Section 3.2: links * hop, and range * (1/sqrt(w) - 1/sqrt(most)) / (1/sqrt(least) - 1/sqrt(most)) within its range.
+    """Section 3.2: links * hop, and of the range (1/sqrt(w) - 1/sqrt(most)) / (1/sqrt(least) - 1/sqrt(most)).
 
     With windows from 1/4 to 16 packets the fraction is 4 / sqrt(w) / 7 - 1/7: 1 at 1/4, 3/7 at 1, 1/7 at 4, 0 at 16.
     """

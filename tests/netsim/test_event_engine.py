@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, TrimConfig
 from netsim.congestion.nscc import NsccConfig
@@ -50,6 +51,8 @@ CONGESTION = {
         {"kind": "swift", "queueing": "1us", "hop_scaling": "100ns", "flow_scaling": "6us"}
     ),
     "nscc": NsccConfig(kind="nscc"),
+    "receiver_credit": ReceiverCreditConfig(kind="receiver_credit"),
+    "ndp": NdpConfig(kind="ndp", window=5),
 }
 RECOVERY = {
     "go_back_n": GoBackNConfig.model_validate({"kind": "go_back_n", "timeout": "30us"}),

@@ -2,11 +2,15 @@
 
 import random
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from netsim.transport.protocol import Flow
+from netsim.engine.reference.engine import ReferenceEngine
+from netsim.transport.protocol import Flow, Transport
 from netsim.transport.reps import Reps
+from netsim.transport.spray import SprayRandom
 from tests.netsim.closed_loop import controlled, run
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import fabric, flow, scene
@@ -136,3 +140,55 @@ def test_a_flow_alone_shuns_the_path_that_is_marked():
     sprayed = int(run(what, "spray_random").links[4].bytes) // 4000
     assert 200 < sprayed < 300
     assert 3 * slow < sprayed < min(others)
+
+
+def test_after_a_freeze_the_ring_is_empty_and_packets_explore():
+    """With the only known path at 5 of 97, 16 packets after the freeze go anywhere, then the newest acknowledgement."""
+    transport = Reps(0, 97, 8, FREEZE_PS, 100_000, explore=16)
+    one = transport.admit([RELEASE(0, 0, 4, 4000)], 0)[0]
+    transport.on_ack(one, 5, marked=False)
+    transport.on_timeout(one, None, MANY, 0)
+    assert {transport.choose_path(one, serial, MANY, FREEZE_PS - 1) for serial in range(8)} == {5}
+    transport.on_timeout(one, None, MANY, FREEZE_PS - 1)
+    explored = [transport.choose_path(one, serial, MANY, FREEZE_PS) for serial in range(8, 10)]
+    transport.on_ack(one, 7, marked=False)
+    explored += [transport.choose_path(one, serial, MANY, FREEZE_PS) for serial in range(10, 24)]
+    assert len(set(explored)) > 8, "a second timeout within the freeze does not make it longer"
+    assert transport.choose_path(one, 24, MANY, FREEZE_PS) == 7
+
+
+def test_one_in_so_many_acknowledgements_adds_its_path():
+    transport = Reps(0, 97, 8, FREEZE_PS, 100_000, every=4)
+    one = transport.admit([RELEASE(0, 0, 4, 4000)], 0)[0]
+    for path in range(12):
+        transport.on_ack(one, path, marked=False)
+        transport.on_ack(one, 90, marked=True)
+    assert [transport.choose_path(one, serial, MANY, 0) for serial in range(3)] == [3, 7, 11]
+
+
+@pytest.mark.parametrize("kind", [SprayRandom, partial(Reps, cache=8, freeze=FREEZE_PS, mark_above=100_000)])
+def test_header_values_lead_to_paths_that_hashes_decide(kind: Callable[..., Transport]):
+    """Of 64 paths 64 values reach 64 (1 - (1 - 1/64)^64) = 40.6 on average; the mean of 40 flows is within 3."""
+    paths, reached = tuple(range(64)), []
+    transport = kind(0, 64, entropies=64)
+    for task in range(40):
+        one = transport.admit([RELEASE(task, 0, 4, 4000)], 0)[0]
+        reached.append(len({transport.choose_path(one, serial, paths, 0) for serial in range(600)}))
+    assert abs(sum(reached) / len(reached) - 40.6) < 3
+
+
+@pytest.mark.parametrize("forgive", [False, True])
+def test_a_packet_trimmed_before_its_receiver_says_nothing_against_its_path(forgive: bool):
+    """In an incast behind an ample fabric everything is trimmed there, and every path is as good as another."""
+    told: list[bool] = []
+
+    class Watched(Reps):
+        def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
+            told.append(marked)
+            super().on_ack(flow, path, marked)
+
+    what = scene(fabric(4, 8, 2), [flow(src, 0, 40_000) for src in range(2, 8)])
+    what = controlled(what, queue="20KB", recovery={"kind": "selective"}, flow_control={"kind": "trim"})
+    outcome = ReferenceEngine(what, Watched(0, 8, 8, 10**9, 10**6, forgive_last_link=forgive), 0).run()
+    assert outcome.losses.trimmed > 10
+    assert told.count(True) == (0 if forgive else outcome.losses.trimmed)

@@ -36,7 +36,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_cell_is_what_compare_writes_for_its_scenario(once, tmp_path):
-    for cell in read_sweep(written(tmp_path)):
+    for cell in read_sweep(written(tmp_path)).cells:
         out = tmp_path / cell.key
         simulate(cell.scenario.resolved()).write(out)
         assert contents(once / "cells" / cell.key) == contents(out)
@@ -112,7 +112,7 @@ def test_runs_that_are_finished_are_not_repeated(once, tmp_path, monkeypatch):
     """A cell comes from its finished runs alone if all are there."""
     path, out = written(tmp_path), tmp_path / "out"
     folder = SweepFolder(out)
-    cells = read_sweep(path)
+    cells = read_sweep(path).cells
     with folder.locked():
         for cell in cells:
             for position, name in enumerate(["ecmp", "spray_random"]):

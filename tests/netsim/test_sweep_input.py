@@ -110,10 +110,10 @@ def test_other_contents_of_a_file_make_another_cell(tmp_path):
     flows.write_text("0,1\n1,0\n")
     splits = {"kind": "collective", "op": "all_to_all", "splits": {"kind": "matrix", "path": str(flows)}}
     path = written(tmp_path, scenario=SCENARIO | {"workload": splits})
-    keys = [cell.key for cell in read_sweep(path)]
-    assert [cell.key for cell in read_sweep(path)] == keys
+    keys = [cell.key for cell in read_sweep(path).cells]
+    assert [cell.key for cell in read_sweep(path).cells] == keys
     flows.write_text("0,2\n1,0\n")
-    assert not set(keys) & {cell.key for cell in read_sweep(path)}
+    assert not set(keys) & {cell.key for cell in read_sweep(path).cells}
 
 
 def test_files_of_a_scenario_are_found(tmp_path, monkeypatch):
@@ -135,13 +135,36 @@ def test_files_of_a_scenario_are_found(tmp_path, monkeypatch):
 
 
 def test_example_sweeps_are_right():
-    cells = {path.stem: len(read_sweep(path)) for path in Path("configs/sweeps").glob("*.yaml")}
-    assert cells == {"spines": 9, "closed_loop": 4}
+    cells = {path.stem: len(read_sweep(path).cells) for path in Path("configs/sweeps").glob("*.yaml")}
+    assert cells == {"spines": 9, "closed_loop": 4, "spraying_map": 108}
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        ({"across": "seeds"}, "map.across: seeds does not vary; name one of topology.spines, nic.scheduling"),
+        ({"down": "topology.spines"}, "map.down: topology.spines is map.across already"),
+        ({"groups": {"one": ["ecmp"]}}, "map.groups: "),
+        ({"groups": {"one": ["ecmp"], "two": []}}, "map.groups.two: "),
+        (
+            {"groups": {"one": ["ecmp"], "two": ["drill"]}},
+            "map.groups.two: no scenario has a transport drill; name some",
+        ),
+    ],
+)
+def test_maps_that_cannot_be_drawn_are_refused(shown, expected, tmp_path):
+    grid = {"topology.spines": [2, 4], "nic.scheduling": ["round_robin", "sequential"]}
+    groups = {"one path": ["ecmp"], "spraying": ["spray_random"]}
+    right = {"across": "topology.spines", "down": "nic.scheduling", "groups": groups}
+    assert read_sweep(written(tmp_path, grid=grid, map=right)).map is not None
+    with pytest.raises(InputError) as error:
+        read_sweep(written(tmp_path, grid=grid, map=right | shown))
+    assert expected in str(error.value)
 
 
 def test_values_may_have_short_names():
     """The name is what tables and messages show; the scenario gets the value."""
-    cells = read_sweep(Path("configs/sweeps/closed_loop.yaml"))
+    cells = read_sweep(Path("configs/sweeps/closed_loop.yaml")).cells
     assert [cell.name for cell in cells[:2]] == [
         "workload.op=direct all-to-all, recovery=go-back-N",
         "workload.op=direct all-to-all, recovery=selective",

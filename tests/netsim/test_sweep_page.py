@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from netsim.report.sweep_figure import sweep_svg, sweep_title
+from netsim.report.sweep_map import SweepMap, map_svg, map_title
 from netsim.report.sweep_page import sweep_page
 from netsim.report.sweep_summary import Sweep, SweepCell
 
@@ -114,3 +115,23 @@ def test_text_is_escaped():
     text = sweep_page([cell([run("a", 1.0)], path=name) for name in ("<b>", "c&d")])
     assert "<b>" not in text
     assert "c&amp;d" in text
+
+
+def test_the_map_tells_which_group_wins_where():
+    """Two panels of two rows and two columns, with times that double from scenario to scenario for one group."""
+    cells = [
+        cell(
+            [run("ecmp", 1000.0), run("drb", 1000.0 * 2**power), run("ideal", 10.0)],
+            size=str(size),
+            spines=str(spines),
+            recovery=recovery,
+        )
+        for power, (recovery, spines, size) in enumerate(product("ab", (1, 2), (3, 4)), start=-2)
+    ]
+    shown = SweepMap("size", "spines", {"one path": ["ecmp"], "spraying": ["drb", "absent"]})
+    title = map_title(Sweep(cells), shown)
+    assert title == "one path wins in 5 of 8 scenarios, spraying in 2, 1 are even; the largest gap is ×32"
+    picture = map_svg(Sweep(cells), shown)
+    assert picture == map_svg(Sweep(cells), shown)
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    assert picture in sweep_page(cells, shown)

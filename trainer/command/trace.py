@@ -50,6 +50,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the mean compute by phase, operation and layer from a recording; rollouts that it lacks "
         "take that of forward passes, in the ratio of their tokens",
     )
+    parser.add_argument(
+        "--work",
+        action="store_true",
+        help="say what is computed before each collective, operations and bytes of memory, from which "
+        "python -m netsim compare --device h100 computes how long it takes; version 3 of the format",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="JSONL", help="the trace to write")
 
 

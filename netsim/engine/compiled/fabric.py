@@ -25,7 +25,8 @@ class FabricArrays(NamedTuple):
         pair: [K * K] index of the pair (src leaf * K + dst leaf), -1 if they do not talk.
         way_begin: [P + 1] rows of `way_links` of each pair, in the order of `Topology.between`.
         way_links: [W, longest] links of a way, -1 behind its end.
-        way_length: [P] links of a pair's ways.
+        way_length: [W] links of a way.
+        minimal: [P] minimal ways of a pair, which come first.
         epoch_ps: [E] when the routing's knowledge changes, the first at 0.
         usable_begin: [P * E + 1] rows of `usable` for each pair and epoch (pair * E + epoch).
         usable: Indices of usable ways within their pair.
@@ -45,6 +46,7 @@ class FabricArrays(NamedTuple):
     way_begin: np.ndarray
     way_links: np.ndarray
     way_length: np.ndarray
+    minimal: np.ndarray
     epoch_ps: np.ndarray
     usable_begin: np.ndarray
     usable: np.ndarray
@@ -69,7 +71,7 @@ def _fabric_arrays(scene: Scene) -> FabricArrays:
     talking = np.flatnonzero(scene.talking)
     pairs = [divmod(code, leaves) for code in talking.tolist()]
     ways = [topology.between(*pair) for pair in pairs]
-    longest = max((len(of_pair[0]) for of_pair in ways if of_pair), default=0)
+    longest = max((len(way) for of_pair in ways for way in of_pair), default=0)
     usable = [routes.usable_ways(*pair, epoch) for pair in pairs for epoch in range(len(routes.times))]
     pair = np.full(leaves * leaves, -1, dtype=np.int64)
     pair[talking] = np.arange(len(talking))
@@ -88,7 +90,8 @@ def _fabric_arrays(scene: Scene) -> FabricArrays:
         pair=pair,
         way_begin=_offsets(len(of_pair) for of_pair in ways),
         way_links=np.array(padded, dtype=np.int64).reshape(len(padded), longest),
-        way_length=_int64(len(of_pair[0]) if of_pair else 0 for of_pair in ways),
+        way_length=_int64(len(way) for of_pair in ways for way in of_pair),
+        minimal=_int64(routes.minimal(*pair) for pair in pairs),
         epoch_ps=_int64(routes.times),
         usable_begin=_offsets(len(indices) for indices in usable),
         usable=_int64(chain.from_iterable(usable)),

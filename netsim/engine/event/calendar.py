@@ -2,7 +2,8 @@
 
 Entry 0 of a heap is its header: `time_ps` is the number of entries, and `key` is 1 while the first entry has been taken
 and its place is not filled yet. Entries begin at 1; the children of entry i are 4 i - 2 to 4 i + 1. Four entries that
-are never due follow the last one.
+are never due follow the last one. Entries behind those are written when the heap grows, so that a heap with room for
+all that may ever happen takes memory only for what does.
 """
 
 import numpy as np
@@ -25,19 +26,21 @@ END = np.int64(1 << 59)
 """First key of links whose transmissions end; before them, from 0 on, words that stop and resume queues arrive."""
 ARRIVAL, TIMER, RELEASE, SEND = (np.int64(phase << _PHASE_BITS) for phase in (1, 2, 3, 4))
 """First key of each phase of an instant; tasks, which come before all of them, have a heap of their own."""
+_PULL = np.int64(1 << 40)
 
 
 def heap(entries: int) -> np.ndarray:
     """An empty heap with room for so many entries."""
-    empty = np.zeros(entries + 5, dtype=ENTRY)
-    empty["time_ps"][1:] = empty["key"][1:] = _NEVER
-    return empty
+    fresh = np.zeros(entries + 5, dtype=ENTRY)
+    fresh["time_ps"][1:6] = fresh["key"][1:6] = _NEVER
+    return fresh
 
 
 def longer_heap(heap_: np.ndarray, entries: int) -> np.ndarray:
     """A heap with room for at least so many entries, and at least half as many again as it had."""
     longer = heap(max(entries, len(heap_) * 3 // 2))
-    longer[: len(heap_)] = heap_
+    used = int(heap_["time_ps"][0]) + 5
+    longer[:used] = heap_[:used]
     return longer
 
 
@@ -60,6 +63,18 @@ def timer_key(flow_id: int, pace: int) -> Whole:
 
 
 @compiled
+def pull_key(link: int) -> Whole:
+    """Place of a receiver that asks for packets, by the link that leads to it: after all timers of flows."""
+    return TIMER | _PULL | link
+
+
+@compiled
+def is_pull(key: int) -> bool:
+    """Whether a timer is that of a receiver that asks for packets."""
+    return phase(key) == TIMER and (key & _PULL) != 0
+
+
+@compiled
 def first_time(heap: Array) -> Whole:
     """When the first entry is due."""
     return heap[1].time_ps if heap[0].time_ps else END_PS
@@ -73,7 +88,9 @@ def push(heap: Array, time_ps: int, key: int, what: int) -> None:
         _sink(heap, time_ps, key, what)
         return
     heap[0].time_ps += 1
-    _rise(heap, heap[0].time_ps, time_ps, key, what)
+    size = heap[0].time_ps
+    heap[size + 4].time_ps = heap[size + 4].key = _NEVER
+    _rise(heap, size, time_ps, key, what)
 
 
 @compiled
@@ -103,6 +120,14 @@ def close(heap: Array) -> None:
 
 
 @compiled
+def empty(heap: Array) -> None:
+    """Forgets all entries."""
+    heap[0].time_ps = heap[0].key = 0
+    for place in range(1, 6):
+        heap[place].time_ps = heap[place].key = _NEVER
+
+
+@compiled
 def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
     """Moves the entry of `what` to an earlier time; a rare operation, which searches the heap."""
     place = 1
@@ -112,13 +137,20 @@ def bring_forward(heap: Array, time_ps: int, key: int, what: int) -> None:
 
 
 @compiled
-def move_up(heap: Array, time_ps: int, key: int) -> None:
-    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap."""
+def move_up(heap: Array, time_ps: int, key: int) -> bool:
+    """Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap.
+
+    Returns:
+        Whether there is such an entry.
+    """
     place = 1
-    while heap[place].key != key:
+    while place <= heap[0].time_ps and heap[place].key != key:
         place += 1
+    if place > heap[0].time_ps:
+        return False
     if heap[place].time_ps > time_ps:
         _rise(heap, place, time_ps, key, heap[place].what)
+    return True
 
 
 @compiled

@@ -6,8 +6,9 @@ from netsim.engine.compiled.draws import draw
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Hosts, Record, Routing, Whole
 
-PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH = range(7)
-"""Kinds of path choice: a path for each flow; a path for each packet, chosen by its host; links chosen by switches."""
+PINNED, SPRAY_RANDOM, SPRAY_ROUND_ROBIN, ROTATION, FLOWLET, REPS, AT_SWITCH, DETOURING, AT_FIRST_SWITCH = range(9)
+"""Kinds of path choice: a path for each flow; a path for each packet, chosen by its host; links chosen by
+switches; a detour for each packet; a path chosen by the first switch."""
 
 VALID, KEPT = 0, 1
 """Columns of `Routing.paths`."""
@@ -48,20 +49,49 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
     begin = routing.usable_begin[flow.pair * rules.epochs + epoch]
     count = routing.usable_begin[flow.pair * rules.epochs + epoch + 1] - begin
     if kind == SPRAY_RANDOM:
-        return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+        return _usable(rules, routing, begin, _pick(_drawn(rules, flow, serial), 0, count))
     if kind == SPRAY_ROUND_ROBIN:
         ring = hosts.rings[flow.up * rules.classes]
         ring.sent += 1
-        return routing.usable[begin + _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count)]
+        return _usable(rules, routing, begin, _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count))
     if kind == ROTATION:
-        return routing.usable[begin + _rotate(rules, routing, flow, count)]
+        return _usable(rules, routing, begin, _rotate(rules, routing, flow, count))
     if kind == FLOWLET:
         path = flow.flowlet_path
         if path < 0 or now - flow.flowlet_ps > rules.gap_ps or not is_usable(routing, begin, begin + count, path):
             path = routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
         flow.flowlet_ps, flow.flowlet_path = now, path
         return np.int64(path)
+    if kind == DETOURING:
+        minimal = minimal_among(routing, begin, count, routing.minimal[flow.pair])
+        if minimal == count:
+            minimal = np.int64(0)
+        return routing.usable[begin + minimal + _pick(draw(rules.path_draws, flow.id, serial), 0, count - minimal)]
     return _recycle(rules, routing, flow, index, serial, begin, count, now)
+
+
+@compiled
+def minimal_among(routing: Routing, begin: int, count: int, minimal: int) -> Whole:
+    """How many of some usable paths are minimal; they come first."""
+    among = np.int64(0)
+    while among < count and routing.usable[begin + among] < minimal:
+        among += 1
+    return among
+
+
+@compiled
+def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
+    """The draw for a packet: of its path, or of a header value that leads to a path."""
+    drawn = draw(rules.path_draws, flow.id, serial)
+    if rules.entropies:
+        drawn = draw(rules.entropy_draws, flow.id, int(drawn % np.uint64(rules.entropies)))
+    return drawn
+
+
+@compiled
+def _usable(rules: Record, routing: Routing, begin: int, place: int) -> Whole:
+    """A usable path, by its place among those that begin at a row; without failures it is the place."""
+    return place if rules.all_usable else np.int64(routing.usable[begin + place])
 
 
 @compiled
@@ -87,6 +117,8 @@ def _recycle(
 ) -> Whole:
     """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
     entries = rules.entries
+    if rules.explore and _explores(rules, flow, now):
+        return _usable(rules, routing, begin, _pick(_drawn(rules, flow, serial), 0, count))
     while flow.valid:
         path = np.int64(routing.paths[index * entries + flow.valid_begin, VALID])
         flow.valid_begin = (flow.valid_begin + 1) % entries
@@ -101,7 +133,20 @@ def _recycle(
             flow.kept_begin = (flow.kept_begin + 1) % entries
             if is_usable(routing, begin, begin + count, path):
                 return path
-    return routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+    return _usable(rules, routing, begin, _pick(_drawn(rules, flow, serial), 0, count))
+
+
+@compiled
+def _explores(rules: Record, flow: Record, now: int) -> bool:
+    """Whether a packet explores although the ring may have entries: after a freeze, whose end empties the ring."""
+    if flow.frozen_ps and now >= flow.frozen_ps:
+        flow.frozen_ps = 0
+        flow.exploring = rules.explore
+        flow.valid = flow.kept = 0
+    if flow.exploring:
+        flow.exploring -= 1
+        return True
+    return False
 
 
 @compiled

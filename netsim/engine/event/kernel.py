@@ -1,10 +1,11 @@
-"""The event engine's loop, from one instant in which messages are released to the next."""
+"""The event engine's loop."""
 
 import numpy as np
 
-from netsim.engine.event.admission import admit, admit_whole
-from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, take_first
+from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, is_pull, take_first
 from netsim.engine.event.compiled import called, compiled
+from netsim.engine.event.credit import pull
+from netsim.engine.event.cutting import admit
 from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
@@ -14,24 +15,21 @@ from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Routing, State, Whole
 from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
-"""Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated time is
-limited to now."""
+FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
+"""Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
+has timed out; the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated
+time is limited to now."""
 
 _EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(
-    arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ...], admitted: Array, resumed: int
-) -> Whole:
+def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
     Args:
         arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
         in_flight: The fields of `Flight`.
-        admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
     parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
@@ -42,10 +40,6 @@ def run(
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(program, totals)
-    if len(admitted):
-        flows = totals.flows
-        admit(state, admitted)
-        _schedule_admitted(state, flight, flows)
     if resumed >= 0:
         resume(state, resumed, totals.now_ps)
         _schedule_ring(state, flight, resumed)
@@ -67,10 +61,9 @@ def run(
             ending = np.int64(-1)
         begin_ps = next_begin_ps(program)
         if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
-            if not network.rules[0].stride:
-                return RELEASED
             flows = totals.flows
-            admit_whole(state)
+            if not admit(state):
+                return NEEDS_FLOWS
             _schedule_admitted(state, flight, flows)
             continue
         if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
@@ -85,7 +78,13 @@ def run(
                 return FINISHED
             continue
         totals.now_ps = time_ps
-        if from_timers:
+        if from_timers and is_pull(key):
+            if totals.free_packet < 0 or lacks_room(flight, state.queued):
+                return NEEDS_ROOM
+            take_first(timers)
+            close(timers)
+            _ask(state, flight, what, time_ps)
+        elif from_timers:
             take_first(timers)
             close(timers)
             asks = run_out(state, what, key, time_ps)
@@ -131,6 +130,25 @@ def _schedule_ring(state: State, flight: Flight, index: int) -> None:
     """Puts the ring of a flow on the calendar if it looks for a packet."""
     flow = state.hosts.flows[index]
     schedule_look(flight, state.hosts, ring_of(state.queued, state.network.rules[0], flow))
+
+
+@compiled
+def _ask(state: State, flight: Flight, link: int, now: int) -> None:
+    """The receiver behind a link asks for packets."""
+    totals = state.network.totals[0]
+    place = totals.free_packet
+    packet = flight.packets[place]
+    totals.free_packet = packet.next
+    note_packet(state.queued, place)
+    pull(state, link, packet, now)
+    first = next_link(state, packet, now)
+    arrives = enter(state, packet, first, now)
+    if arrives == GONE:
+        packet.next = totals.free_packet
+        totals.free_packet = place
+    elif arrives != HELD:
+        send(flight, place, first, arrives)
+    schedule_departures(flight, state.network, state.queued)
 
 
 @compiled

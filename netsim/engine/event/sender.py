@@ -3,12 +3,12 @@
 import numpy as np
 
 from netsim.engine.event.calendar import arrival_key, move_up, push, timer_key
-from netsim.engine.event.choices import AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH, PINNED, choose_path, epoch_of, is_usable
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
 from netsim.engine.event.recovery import take, timeout_ps
-from netsim.engine.event.state import Hosts, Record, State, Whole
+from netsim.engine.event.state import Hosts, Network, Record, State, Whole
 from netsim.engine.event.transit import GONE, enter
 
 _NEVER = np.int64(-1)
@@ -59,9 +59,10 @@ def await_progress(hosts: Hosts, flow: Record, index: int) -> None:
 
 
 @compiled
-def await_progress_sooner(hosts: Hosts, flow: Record) -> None:
-    """Moves the flow's timer, which runs, up to its deadline if that has become earlier."""
-    move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))
+def await_progress_sooner(network: Network, hosts: Hosts, flow: Record, index: int) -> None:
+    """Moves the flow's timer, which runs, up to its deadline if that has become earlier; see `TOTALS.moves_up`."""
+    if not move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0)):
+        network.totals[0].moves_up = index
 
 
 @compiled
@@ -118,7 +119,6 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
     packet.sequence = sequence
     wire = rules.full_wire if sequence + 1 < flow.packets else flow.last_wire
     packet.wire = wire
-    packet.links = flow.links
     packet.hop = packet.control = packet.passes = packet.trimmed = packet.marked = 0
     if rules.choice == PINNED:
         path = np.int64(flow.path)
@@ -126,16 +126,21 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
         path = _NEVER
         packet.node = flow.pair * rules.epochs + epoch
         packet.way = routing.node_way[packet.node]
+    elif rules.choice == AT_FIRST_SWITCH:
+        path = _NEVER
+        packet.node = flow.pair * rules.epochs + epoch
+        packet.way = flow.first_way + routing.usable[routing.usable_begin[packet.node]]
     else:
         path = choose_path(rules, hosts, routing, index, serial, now, epoch)
     if path >= 0:
         packet.way = flow.first_way + path
+    packet.links = 1 if flow.links == 1 else 2 + routing.way_length[packet.way]
     last = hosts.rings[first_ring(state.queued, rules, flow.up)]
     last.last_flow, last.last_path, last.last_wire, last.last_epoch = index, path, wire, epoch
     totals.packets += 1
     arrives = enter(state, packet, np.int64(flow.up), now)
     if flow.listens:
-        flow.next_ps = now + gap_ps(rules, flow, wire, now)
+        flow.next_ps = now + gap_ps(rules, hosts, index, wire, now)
         if rules.timeout_ps >= 0 and not flow.timer_runs:
             await_progress(hosts, flow, index)
     if not _is_ready(flow, now):

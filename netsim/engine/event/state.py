@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from netsim.engine.compiled.lines import LINE_BYTES
+
 Array = Record = Any
 """Structured arrays and their records. Compiled code uses the fields by name, for which NumPy has no static type."""
 Whole = int | np.int64 | np.uint64
@@ -19,71 +21,79 @@ def _record(**fields: type) -> np.dtype:
     return np.dtype([*fields.items()], align=True)
 
 
-FLOW_STATE = _record(
-    # The flow: see `netsim.transport.protocol.Flow`. First and last link; the row of its pair's first way; source host
-    # and destination leaf.
+def _lines(**fields: type) -> np.dtype:
+    """A record that fills whole lines of the cache, for arrays of `netsim.engine.compiled.lines.zeros`."""
+    packed = _record(**fields)
+    formats, offsets = zip(*(packed.fields[name] for name in packed.names), strict=True)  # type: ignore[index]
+    size = -(-packed.itemsize // LINE_BYTES) * LINE_BYTES
+    names = list(packed.names or ())
+    return np.dtype({"names": names, "formats": list(formats), "offsets": list(offsets), "itemsize": size})
+
+
+FLOW_STATE = _lines(
+    # Three lines of the cache, which are all that most packets need. Where the flow leaves from, and its place in its
+    # host's ring; see `netsim.transport.protocol.Flow`.
     id=_WHOLE,
-    packets=_WHOLE,
-    last_wire=_WHOLE,
-    links=_INDEX,
+    packets_window=_REAL,
+    cut_ps=_WHOLE,
     up=_INDEX,
-    down=_INDEX,
-    first_way=_INDEX,
-    pair=_INDEX,
+    next_in_ring=_INDEX,
     path=_INDEX,
-    source=_INDEX,
-    leaf=_INDEX,
-    traffic_class=_YES,
-    listens=_YES,
-    express=_YES,
-    # In its host's ring, and its timers.
+    pair=_INDEX,
+    first_way=_INDEX,
+    oldest=_INDEX,
+    newest=_INDEX,
+    fruitless=_INDEX,
+    seen=_INDEX,
+    marked=_INDEX,
+    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions,
+    # first sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    next_ps=_WHOLE,
+    deadline_ps=_WHOLE,
+    window=_WHOLE,
+    first_row=_WHOLE,
+    packets=_INDEX,
+    serial=_INDEX,
+    next=_INDEX,
+    in_flight=_INDEX,
+    lost=_INDEX,
+    sent=_INDEX,
     in_ring=_YES,
     timer_runs=_YES,
     alone=_YES,
     given_up=_YES,
-    fruitless=_INDEX,
-    next_in_ring=_INDEX,
-    next_ps=_WHOLE,
+    traffic_class=_YES,
+    listens=_YES,
+    express=_YES,
+    links=_YES,
+    # The receiver; answers that went back without stopping at any link, and how long the hosts' links take them.
+    left=_INDEX,
+    down=_INDEX,
+    highest=_INDEX,
+    reordered=_INDEX,
+    answers=_WHOLE,
+    answer_ps=_WHOLE,
+    notified_ps=_WHOLE,
+    task=_WHOLE,
+    start_ps=_WHOLE,
+    end_ps=_WHOLE,
+    # The rest of the flow: its last packet, source host and destination leaf.
+    last_wire=_WHOLE,
+    bytes=_WHOLE,
+    source=_INDEX,
+    leaf=_INDEX,
     wake_ps=_WHOLE,
-    deadline_ps=_WHOLE,
     # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
     smoothed_8=_WHOLE,
     deviation_4=_WHOLE,
-    # State of the sender: transmissions; first sequence never sent; packets under way, counted as lost, before
-    # which all have arrived (go-back-N), the highest ever sent and one; how many may be under way.
-    serial=_WHOLE,
-    next=_WHOLE,
-    in_flight=_WHOLE,
-    window=_WHOLE,
-    lost=_WHOLE,
-    lost_from=_WHOLE,
-    acked=_WHOLE,
-    sent=_WHOLE,
+    # No lost packet is before it; go-back-N: before which all have arrived, at the sender and at the receiver.
+    lost_from=_INDEX,
+    acked=_INDEX,
+    expected=_INDEX,
+    complained=_INDEX,
     retransmitted=_WHOLE,
-    # Selective repeat: row of its first packet in `Hosts.sent`, and the oldest and newest of those under way.
-    first_row=_WHOLE,
-    oldest=_WHOLE,
-    newest=_WHOLE,
-    # State of the receiver.
-    left=_WHOLE,
-    highest=_WHOLE,
-    reordered=_WHOLE,
-    expected=_WHOLE,
-    complained=_WHOLE,
-    notified_ps=_WHOLE,
-    start_ps=_WHOLE,
-    end_ps=_WHOLE,
-    task=_WHOLE,
-    bytes=_WHOLE,
-    # Answers that went back without stopping at any link, and how long the hosts' links take them.
-    answers=_WHOLE,
-    answer_ps=_WHOLE,
     # Congestion control; see `netsim.congestion`.
-    packets_window=_REAL,
     alpha=_REAL,
-    seen=_WHOLE,
-    marked=_WHOLE,
-    cut_ps=_WHOLE,
     latest_ps=_WHOLE,
     target_ps=_WHOLE,
     rate_bps=_REAL,
@@ -94,7 +104,20 @@ FLOW_STATE = _record(
     timer_steps=_WHOLE,
     byte_steps=_WHOLE,
     counted_bytes=_WHOLE,
-    # NSCC; see `netsim.congestion.nscc`, whose names these are. `alpha` above is the scale there.
+    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+    flowlet_ps=_WHOLE,
+    flowlet_path=_INDEX,
+    valid=_INDEX,
+    valid_begin=_INDEX,
+    kept=_INDEX,
+    kept_begin=_INDEX,
+    chosen=_INDEX,
+    frozen_ps=_WHOLE,
+    exploring=_WHOLE,
+    unmarked=_WHOLE,
+)
+
+NSCC_STATE = _record(
     window_bytes=_REAL,
     average_ps=_REAL,
     rise=_REAL,
@@ -110,40 +133,49 @@ FLOW_STATE = _record(
     adjusted_ps=_WHOLE,
     fast=_YES,
     trimmed=_YES,
-    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
-    flowlet_ps=_WHOLE,
-    flowlet_path=_INDEX,
-    valid=_INDEX,
-    valid_begin=_INDEX,
-    kept=_INDEX,
-    kept_begin=_INDEX,
-    chosen=_INDEX,
-    frozen_ps=_WHOLE,
 )
+"""What NSCC keeps of a flow besides `FLOW_STATE`, whose `alpha` is its scale; names as in `netsim.congestion.nscc`."""
 
-LINK_STATE = _record(
+ASKED_STATE = _record(
+    credit=_WHOLE,
+    under_way=_WHOLE,
+    known=_WHOLE,
+    unasked=_WHOLE,
+    ahead=_WHOLE,
+    arrived=_WHOLE,
+    trims=_WHOLE,
+    granted=_WHOLE,
+    grants=_WHOLE,
+    next_waiting=_INDEX,
+    back_way=_INDEX,
+    waits=_YES,
+)
+"""What a sender (the first three) and its receiver keep of a flow under receiver-driven control."""
+
+LINK_STATE = _lines(
     free_ps=_WHOLE,
-    lane_free_ps=_WHOLE,
-    delay_ps=_WHOLE,
-    rate_bps=_WHOLE,
-    # At that rate: service of a full packet and of an answer; room and thresholds of marking.
+    # At the nominal rate: service of a full packet, room, and threshold of marking.
     full_ps=_WHOLE,
-    answer_ps=_WHOLE,
     room_ps=_WHOLE,
     # From the end of a packet until the link sends it again, less than 0 if it has no errors.
     round_trip_ps=_WHOLE,
     mark_ps=_WHOLE,
-    mark_all_ps=_WHOLE,
-    varies=_YES,
-    at_switch=_YES,
-    reverse=_INDEX,
+    delay_ps=_WHOLE,
     bytes=_WHOLE,
     busy_ps=_WHOLE,
     longest_ps=_WHOLE,
+    varies=_YES,
+    at_switch=_YES,
+    reverse=_INDEX,
+    lane_free_ps=_WHOLE,
+    rate_bps=_WHOLE,
+    # At that rate: service of an answer, and where marking is certain.
+    answer_ps=_WHOLE,
+    mark_all_ps=_WHOLE,
 )
 """A link; `rate_bps` is nominal and holds at all times unless the link `varies`."""
 
-HOST_RING = _record(
+HOST_RING = _lines(
     first=_INDEX,
     last=_INDEX,
     look_ps=_WHOLE,
@@ -159,6 +191,9 @@ HOST_RING = _record(
 The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path` is
 -1 if switches choose.
 """
+
+PACER = _record(first=_INDEX, last=_INDEX, next_ps=_WHOLE, runs=_YES)
+"""Flows whose receiver behind a link will ask them for packets in turn, and when it next may."""
 
 TRANSMISSION = _record(last_serial=_INDEX, older=_INDEX, newer=_INDEX, bits=_YES)
 """Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
@@ -191,6 +226,8 @@ PACKET = _record(
     notified=_YES,
 )
 """A packet, or its acknowledgement, which has passed `hop` of `links` links.
+
+`marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
 
 `way` is a row of `FabricArrays.way_links` that agrees with its path so far.
 """
@@ -254,7 +291,6 @@ RULES = _record(
     listens=_YES,
     round_robin=_YES,
     order=_INDEX,
-    stride=_WHOLE,
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
@@ -306,21 +342,43 @@ RULES = _record(
     network_ps=_WHOLE,
     target_ps=_WHOLE,
     gate=_WHOLE,
-    # Transport.
+    outstanding=_WHOLE,
+    grant=_WHOLE,
+    pace=_REAL,
+    # Transport; whether the nth usable path of a pair is always its nth.
     choice=_INDEX,
+    all_usable=_YES,
     switch=_INDEX,
     asks_after_timeout=_YES,
     gap_ps=_WHOLE,
     entries=_WHOLE,
     freeze_ps=_WHOLE,
+    explore=_WHOLE,
+    every=_WHOLE,
+    entropies=_WHOLE,
+    forgives_last_link=_YES,
     step_ps=_WHOLE,
+    bias_ps=_WHOLE,
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    # Admission: rule of `netsim.engine.event.cutting`, and the options and draws of ethereal.
+    admission=_INDEX,
+    parts=_WHOLE,
+    equal_pieces=_YES,
+    shuffled=_YES,
+    shuffled_groups=_YES,
+    staggered=_YES,
+    start_delay_ps=_WHOLE,
+    leaf_draws=np.uint64,
+    member_draws=np.uint64,
+    delay_draws=np.uint64,
+    other_draws=np.uint64,
+    entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
-"""Constants of the scenario, one record. `stride` is 0 if the transport cuts messages itself."""
+"""Constants of the scenario, one record."""
 
 TOTALS = _record(
     now_ps=_WHOLE,
@@ -339,8 +397,12 @@ TOTALS = _record(
     free_packet=_INDEX,
     chosen=_WHOLE,
     asks=_WHOLE,
+    moves_up=_INDEX,
 )
-"""Counts of a run, and what the loop needs when it stops: one record."""
+"""Counts of a run, and what the loop needs when it stops: one record.
+
+`moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
+"""
 
 
 class Program(NamedTuple):
@@ -361,6 +423,13 @@ class Program(NamedTuple):
         end_ps: When it was done.
         released: Tasks released in this instant; `TOTALS` has their number.
         stack: Scratch space for tasks that begin at once.
+        src: Rank that sends, of each task.
+        dst: Rank that receives.
+        sorter: Scratch heap in which admission sorts.
+        groups: Scratch rows of `netsim.engine.event.balance`, of messages and their groups.
+        ways: Scratch rows of it, of a group's ways.
+        seen: Scratch rows of it, of links.
+        avoided: Hash table of ways that have failed flows: first link or -1, leaf, way, until when.
         queue_pair: Row of `latest` of the first flow of each task's messages; empty if no state is kept.
         latest: Latest flow of each queue pair, -1 if there is none.
     """
@@ -379,6 +448,13 @@ class Program(NamedTuple):
     end_ps: Array
     released: Array
     stack: Array
+    src: Array
+    dst: Array
+    sorter: Array
+    groups: Array
+    ways: Array
+    seen: Array
+    avoided: Array
     queue_pair: Array
     latest: Array
 
@@ -391,10 +467,12 @@ class Routing(NamedTuple):
         down: Link from its leaf to a host.
         inside: Link inside a host.
         leaf: Leaf of a host.
+        place: Place of a host among those of its leaf.
         pair: Index of a pair of leaves.
         way_begin: First way of a pair.
         way_links: Links of a way.
-        way_length: Links of a pair's ways.
+        way_length: Links of a way.
+        minimal: Minimal ways of a pair, which come first.
         way_answer_ps: How long an answer takes back on a way without waiting.
         way_answers: Answers that went back on a way without stopping.
         calm: Whether nothing ever changes on a pair's ways.
@@ -417,10 +495,12 @@ class Routing(NamedTuple):
     down: Array
     inside: Array
     leaf: Array
+    place: Array
     pair: Array
     way_begin: Array
     way_links: Array
     way_length: Array
+    minimal: Array
     way_answer_ps: Array
     way_answers: Array
     calm: Array
@@ -450,6 +530,8 @@ class Network(NamedTuple):
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
         longest: Queues over time; see `netsim.engine.queue_series`.
+        carried: Bytes of each link over time, no rows if none are recorded; see `netsim.engine.watch`.
+        carried_shape: Its intervals; see `netsim.engine.event.watching`.
     """
 
     rules: Array
@@ -459,6 +541,8 @@ class Network(NamedTuple):
     change_ps: Array
     change_bps: Array
     longest: Array
+    carried: Array
+    carried_shape: Array
 
 
 class Queued(NamedTuple):
@@ -489,16 +573,28 @@ class Hosts(NamedTuple):
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
         rings: Records of `HOST_RING`, by link, or by queue of links with queues.
+        nscc: Records of `NSCC_STATE`, by flow; none under other kinds of congestion control.
+        asked: Records of `ASKED_STATE`, by flow; none unless receivers ask for packets.
+        pacers: Records of `PACER`, by link; likewise.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
+        slots: Row of `samples` of each task, -1 for those that are not recorded; empty if none are.
+        samples: Numbers of `netsim.engine.watch.SAMPLE` of each task that is recorded.
+        sampled: How many there are; see `netsim.engine.event.watching`.
     """
 
     flows: Array
     rings: Array
+    nscc: Array
+    asked: Array
+    pacers: Array
     timers: Array
     turns: Array
     sent: Array
+    slots: Array
+    samples: Array
+    sampled: Array
 
 
 class State(NamedTuple):

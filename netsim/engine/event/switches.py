@@ -15,8 +15,8 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.queued import work_before
 from netsim.engine.event.state import Array, Hosts, Network, Queued, Record, Routing, Whole
 
-SHORTEST, SAMPLED, FLOW_SHORTEST = range(3)
-"""Kinds: `JoinShortestQueue`, `Drill`, `AdaptiveFlow`."""
+SHORTEST, SHORTEST_DRAWN, SAMPLED, FLOW_SHORTEST = range(4)
+"""Kinds: `JoinShortestQueue` with ties in turn and drawn, `Drill`, `AdaptiveFlow`."""
 
 _SAMPLE_BITS, _LINK_BITS = np.int64(8), np.int64(20)
 MOST_CANDIDATES = 192
@@ -46,9 +46,9 @@ def tree(fabric: FabricArrays) -> Tree:
     way = [-1] * roots
     children: list[dict[int, int]] = [{} for _ in range(roots)]
     for root in range(roots):
-        first, length = int(fabric.way_begin[root // epochs]), int(fabric.way_length[root // epochs])
+        first = int(fabric.way_begin[root // epochs])
         for index in fabric.usable[fabric.usable_begin[root] : fabric.usable_begin[root + 1]].tolist():
-            links: Sequence[int] = fabric.way_links[first + index, :length].tolist()
+            links: Sequence[int] = fabric.way_links[first + index, : fabric.way_length[first + index]].tolist()
             node = root
             way[root] = first + index if way[root] < 0 else way[root]
             for link in links:
@@ -81,6 +81,8 @@ def choose_next(
         return begin
     if rules.switch == SHORTEST:
         return _shortest(rules, network.links, routing, queued, hosts.flows[index], begin, end, now)
+    if rules.switch == SHORTEST_DRAWN:
+        return _shortest_drawn(rules, network.links, routing, queued, hosts.flows[index], serial, begin, end, now)
     if rules.switch == SAMPLED:
         return _sampled(rules, network.links, routing, queued, hosts.flows[index], serial, begin, end, now)
     flow, switch = hosts.flows[index], routing.source[routing.child_link[begin]]
@@ -102,7 +104,7 @@ def choose_next(
 
 
 @compiled
-def _backlog(rules: Record, links: Array, queued: Queued | None, flow: Record, link: int, now: int) -> Whole:
+def backlog_ps(rules: Record, links: Array, queued: Queued | None, flow: Record, link: int, now: int) -> Whole:
     """Unfinished work in front of a link that goes before a new packet of a flow."""
     if queued is not None:
         return work_before(queued, rules, flow.traffic_class, link, now)
@@ -119,12 +121,42 @@ def _shortest(
     best, best_work, best_turn = np.int64(-1), np.int64(0), np.int64(0)
     for row in range(begin, end):
         link = routing.child_link[row]
-        work = _backlog(rules, links, queued, flow, link, now) // rules.step_ps
+        work = backlog_ps(rules, links, queued, flow, link, now) // rules.step_ps
         turn = link if link > last else link + len(links)
         if best < 0 or work < best_work or (work == best_work and turn < best_turn):
             best, best_work, best_turn = row, work, turn
     routing.shortest[switch, 0] = routing.child_link[best]
     return best
+
+
+@compiled
+def _shortest_drawn(
+    rules: Record,
+    links: Array,
+    routing: Routing,
+    queued: Queued | None,
+    flow: Record,
+    serial: int,
+    begin: int,
+    end: int,
+    now: int,
+) -> Whole:
+    """The link with the least unfinished work; among equals one is drawn."""
+    least, equal = np.int64(0), np.int64(0)
+    for row in range(begin, end):
+        work = backlog_ps(rules, links, queued, flow, routing.child_link[row], now) // rules.step_ps
+        if not equal or work < least:
+            least, equal = work, np.int64(0)
+        if work == least:
+            equal += 1
+    drawn = draw(rules.path_draws, flow.id, (serial << _LINK_BITS) | routing.child_link[begin])
+    left = np.int64(drawn % np.uint64(equal))
+    for row in range(begin, end):
+        if backlog_ps(rules, links, queued, flow, routing.child_link[row], now) // rules.step_ps == least:
+            if not left:
+                return row
+            left -= 1
+    return begin
 
 
 @compiled
@@ -147,12 +179,12 @@ def _sampled(
     for sample in range(rules.samples):
         drawn = draw(rules.path_draws, flow.id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
         row = begin + np.int64(drawn % np.uint64(end - begin))
-        work = _backlog(rules, links, queued, flow, routing.child_link[row], now)
+        work = backlog_ps(rules, links, queued, flow, routing.child_link[row], now)
         size = _insert(rows, works, size, row, work)
     for place in range(rules.memory):
         for row in range(begin, end):
             if routing.child_link[row] == routing.shortest[switch, place]:
-                work = _backlog(rules, links, queued, flow, routing.child_link[row], now)
+                work = backlog_ps(rules, links, queued, flow, routing.child_link[row], now)
                 size = _insert(rows, works, size, row, work)
     for place in range(rules.memory):
         routing.shortest[switch, place] = routing.child_link[rows[place]] if place < size else -1

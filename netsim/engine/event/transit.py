@@ -2,14 +2,18 @@
 
 import numpy as np
 
-from netsim.engine.event.choices import AT_SWITCH
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.congestion import ASKED
+from netsim.engine.event.credit import note
+from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
 from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, join, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
 from netsim.engine.event.state import Queued, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
+from netsim.engine.event.watching import note_carried
 
 GONE = np.int64(-1)
 """The time of a packet's next event if it is lost, delivered or heard."""
@@ -26,7 +30,9 @@ def enter(state: State, packet: Record, link: int, now: int) -> Whole:
     else:
         fate, leaves = _queue_up(state, state.queued, packet, link, now)
         if fate == TRIMMED:
-            packet.trimmed = packet.passes = 1
+            forgiven = network.rules[0].forgives_last_link and packet.hop == packet.links - 1
+            packet.trimmed = 2 if forgiven else 1
+            packet.passes = 1
             packet.wire = network.rules[0].trimmed_wire
             fate, leaves = cross(network, packet, link, now)
     if fate == WAITS:
@@ -59,6 +65,8 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
     arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
+    if not packet.control:
+        note_carried(state.network, link, leaves, packet.wire)
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
     flow = state.hosts.flows[packet.flow]
@@ -78,24 +86,29 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
 def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
     """Turns a packet at its receiver into its acknowledgement; returns whether there is one."""
     rules = state.network.rules[0]
-    packet.refusal, packet.expected = 1, 0
+    packet.expected = 0
+    verdict = np.int64(REFUSE)
     if not packet.trimmed:
         _note_order(flow, packet)
-        verdict = received(rules, flow, state.hosts, packet.sequence)
+        verdict = np.int64(received(rules, flow, state.hosts, packet.sequence))
         if verdict & ACCEPTED:
             flow.left -= 1
             if not flow.left:
                 flow.end_ps = now
                 delivered(state.program, flow.task, now)
-        if not verdict & (ACKNOWLEDGE | REFUSE):
-            return False
-        packet.refusal, packet.expected = (verdict & REFUSE) != 0, flow.expected
+        packet.expected = flow.expected
+    if rules.congestion == ASKED:
+        note(state.hosts, packet, flow, now)
+    if not verdict & (ACKNOWLEDGE | REFUSE):
+        return False
+    packet.refusal = (verdict & REFUSE) != 0
     packet.key |= 1
     packet.control, packet.passes = 1, not rules.answers_queue
     packet.hop = 0
     packet.wire = rules.answer_wire
     packet.notified = 0
-    packet.marked |= packet.trimmed
+    if not packet.marked:
+        packet.marked = packet.trimmed
     if rules.notify_ps >= 0 and packet.marked and now - flow.notified_ps >= rules.notify_ps:
         flow.notified_ps = now
         packet.notified = 1
@@ -113,7 +126,11 @@ def next_link(state: State, packet: Record, now: int) -> Whole:
         row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
         packet.way = routing.node_way[packet.node]
+        packet.links = 2 + routing.way_length[packet.way]
         return routing.child_link[row]
+    if network.rules[0].choice == AT_FIRST_SWITCH and packet.hop == 1 and packet.links > 2:
+        packet.way = flow.first_way + choose_way(state, flow, packet, serial_of(packet), now)
+        packet.links = 2 + routing.way_length[packet.way]
     return _link(routing, packet, flow, np.int64(packet.hop))
 
 
@@ -140,10 +157,10 @@ def _return_at_once(state: State, packet: Record, flow: Record, now: int) -> Who
     """Returns an acknowledgement that nothing can stop or delay: its links are counted, and none needs an event."""
     routing = state.routing
     arrives = now + flow.answer_ps
-    if flow.links > 2:
+    if packet.links > 2:
         arrives += routing.way_answer_ps[packet.way]
         routing.way_answers[packet.way] += 1
     flow.answers += 1
-    state.network.totals[0].control_hops += flow.links
+    state.network.totals[0].control_hops += packet.links
     packet.hop = packet.links
     return arrives

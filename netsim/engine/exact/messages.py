@@ -56,8 +56,23 @@ def messages_of(columns: TaskColumns, hosts: np.ndarray, fabric: FabricArrays) -
     task = np.flatnonzero(columns.bytes)
     if (release_ps[task] == UNKNOWN).any():
         return None
+    return placed(columns, task, release_ps[task], hosts, fabric)
+
+
+def placed(
+    columns: TaskColumns, task: np.ndarray, release_ps: np.ndarray, hosts: np.ndarray, fabric: FabricArrays
+) -> Messages:
+    """Messages whose release is known.
+
+    Args:
+        columns: The program.
+        task: Tasks with bytes.
+        release_ps: When each of them may be sent.
+        hosts: Host of each rank.
+        fabric: The fabric.
+    """
     src, dst = columns.src[task], columns.dst[task]
-    src_host, dst_host, release_ps = hosts[src], hosts[dst], release_ps[task]
+    src_host, dst_host = hosts[src], hosts[dst]
     inside, leaves = src_host == dst_host, isqrt(len(fabric.pair))
     pair = fabric.pair[fabric.leaf[src_host] * leaves + fabric.leaf[dst_host]]
     epochs = len(fabric.epoch_ps)

@@ -16,8 +16,23 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
         scene: The scene.
         transport: The transport.
     """
+    why = refusal_of_fabric(scene, transport)
+    if why is None and layout_of(scene).messages is None:
+        return "a message waits for another"
+    return why
+
+
+def refusal_of_fabric(scene: Scene, transport: TransportConfig) -> str | None:
+    """Why it could not simulate a run even if no message waited for another; None if it could.
+
+    Args:
+        scene: The scene.
+        transport: The transport.
+    """
     if transport.kind not in KINDS:
         return f"{transport.kind} chooses paths by what it sees in the network"
+    if getattr(transport, "entropies", None):
+        return "paths follow from header values"
     for section in ("congestion", "recovery", "flow_control"):
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
@@ -25,16 +40,15 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
         return "the run ends while background traffic goes on"
     if scene.link_errors is not None:
         return "links have errors"
+    if scene.watch is not None:
+        return "links or flows are watched over time"
     if scene.queues:
         return "queues share memory or have classes"
     if scene.queue_bytes is not None:
         return "queues have a limit"
     if scene.rates.lossy or _surprised(scene):
         return "a link goes down, or is used while it is down"
-    layout = layout_of(scene)
-    if layout.messages is None:
-        return "a message waits for another"
-    if layout.inner is None:
+    if layout_of(scene).inner is None:
         return "links feed each other in a circle"
     return None
 

@@ -31,7 +31,6 @@ class Dependencies:
         self._waits_for[tasks] = _DONE
         return _ready(tasks, self._waits_for, self._begin, self._successors)
 
-
     def first_waiting(self) -> int:
         """The first task that is not done although it waits for no other."""
         return int(np.flatnonzero(self._waits_for == 0)[0])

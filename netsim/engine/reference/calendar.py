@@ -2,7 +2,7 @@
 
 1. messages are done, tasks begin; links are paused and resumed, by link and class; then transmissions end, by link;
 2. packets arrive, by (flow id, serial), data before acknowledgements;
-3. timers of flows, by flow id;
+3. timers of flows, by flow id, then receivers that ask for packets, by link;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
 5. links that hosts send on take the next packet from their rings, by link and class;
 6. the run ends if its simulated time is limited to this.
@@ -11,6 +11,7 @@
 from collections.abc import Callable
 
 import simpy
+from simpy.core import EmptySchedule
 from simpy.events import EventPriority
 
 _SERIAL_BITS = 32
@@ -46,6 +47,11 @@ def timer(flow: int, pace: bool) -> EventPriority:
     return EventPriority(_AFTER_ARRIVALS + (flow << 1 | pace))
 
 
+def pull(link: int) -> EventPriority:
+    """Place of a receiver that asks for packets, by the link that leads to it: after all timers of flows."""
+    return EventPriority(_AFTER_ARRIVALS + (1 << 64) + link)
+
+
 def late_start(flow: int) -> EventPriority:
     """Place of a flow that joins its host's ring later than its message was released."""
     return EventPriority(_AFTER_TIMERS + 1 + flow)
@@ -73,7 +79,7 @@ class Calendar(simpy.Environment):
         try:
             for _ in range(count):
                 self.step()
-        except simpy.core.EmptySchedule:
+        except EmptySchedule:
             return False
         return True
 

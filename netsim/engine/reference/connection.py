@@ -105,6 +105,10 @@ class Listener(Connection):
         """Whether there is a packet to send, the window has room for it, and the flow is not given up."""
         return not self.given_up and self.recovery.pending() and self.recovery.in_flight < self.congestion.window()
 
+    def starved(self) -> bool:
+        """Whether there is a packet to send, and no credit for it."""
+        return not self.given_up and self.recovery.pending() and not self.congestion.window()
+
     def ready(self, now_ps: int) -> bool:
         """A packet may leave now."""
         return now_ps >= self.next_ps and self.open()
@@ -136,6 +140,7 @@ class Packet(simpy.Event):
     """
 
     __slots__ = (
+        "blames",
         "callbacks",
         "came_ps",
         "choice",
@@ -143,6 +148,7 @@ class Packet(simpy.Event):
         "control",
         "expected",
         "found_ps",
+        "granted",
         "hop",
         "key",
         "links",
@@ -155,6 +161,7 @@ class Packet(simpy.Event):
         "sequence",
         "serial",
         "trimmed",
+        "trimmed_last",
         "usable",
         "wire_bytes",
         "work",
@@ -173,5 +180,5 @@ class Packet(simpy.Event):
         self.work = wire_bytes * 8 * 10**12
         self.control = control
         self.hop = 0
-        self.passes = self.trimmed = self.marked = False
+        self.passes = self.trimmed = self.trimmed_last = self.marked = False
         self.key = arrival(connection.flow.id, serial, control)

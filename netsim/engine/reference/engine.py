@@ -23,7 +23,9 @@ from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
+from netsim.engine.reference.watching import LinkRecorder
 from netsim.engine.stalled import stalled
+from netsim.engine.watch import Watched
 from netsim.errors import InputError
 from netsim.topology.protocol import Path, places, sources
 from netsim.transport.protocol import Flow, Release, Transport
@@ -62,6 +64,7 @@ class ReferenceEngine:
         self._busy = [0] * len(links)
         self._peak = [0] * len(links)
         self._queues = QueueRecorder()
+        self._carried = LinkRecorder(len(links) if scene.watch is not None and scene.watch.links else 0)
         self._conditions = Conditions(scene, transport, seed)
         self._nics: dict[int, Nic] = {}
         self._last: dict[int, tuple[Packet, int]] = {}
@@ -116,7 +119,14 @@ class ReferenceEngine:
             links=links.view(np.recarray),
             queues=self._queues.series(),
             last_sent={link: self._rest(packet, size) for link, (packet, size) in self._last.items()},
+            watched=self._watched(),
         )
+
+    def _watched(self) -> Watched | None:
+        windows = self._feedback.windows
+        if self._scene.watch is None:
+            return None
+        return Watched(*self._carried.series(), [*windows], [recorder.samples() for recorder in windows.values()])
 
     def _pulse(self) -> Pulse:
         tasks = len(self._scene.tasks)
@@ -137,7 +147,7 @@ class ReferenceEngine:
         flows = [connection for connection in self._all if connection.flow.message.task == index and connection.left]
         timeouts = [flow.timeout.fruitless for flow in flows if isinstance(flow, Listener) and flow.timeout is not None]
         packets = sum(connection.packets for connection in self._all if connection.flow.message.task == index)
-        why = missing(sum(flow.left for flow in flows), packets, max(timeouts, default=0))
+        why = missing(packets, max(timeouts, default=0))
         if not packets:
             why = not_begun(waits.delay_ps)
         return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
@@ -188,7 +198,8 @@ class ReferenceEngine:
             paths = scene.routes.paths(src, dst)
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, leaves[1], *places)
+            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends)
             by_nic[paths[0][0]].append(release)
         self._released.clear()
         for link, released in by_nic.items():
@@ -275,11 +286,12 @@ class ReferenceEngine:
             if connection.path not in usable:
                 connection.path = self._transport.choose_path(flow, serial, usable, now)
             choice = connection.path
-        elif not self._transport.at_switch:
+        elif not (self._transport.at_switch or self._transport.at_first_switch):
             choice = self._transport.choose_path(flow, serial, usable, now)
         path = paths[0][:1] if choice is None else paths[choice]
         wire_bytes = payload + config.header
-        packet = Packet(connection, sequence, serial, path, len(paths[usable[0]]), wire_bytes, control=False)
+        links = len(paths[usable[0]] if choice is None else path)
+        packet = Packet(connection, sequence, serial, path, links, wire_bytes, control=False)
         packet.choice, packet.usable, packet.sent_ps = choice, usable, now
         return packet
 
@@ -296,7 +308,7 @@ class ReferenceEngine:
         now = self._calendar.now
         hop = packet.hop
         if hop == len(packet.path):
-            packet.path += (self._chosen_link(packet, now),)
+            self._go_on(packet, now)
         link = packet.path[hop]
         if packet.passes:
             self._pass(packet, link, now)
@@ -349,6 +361,8 @@ class ReferenceEngine:
         """Forwards a packet whose last bit leaves a link at `leaves_ps`, which may be in the future."""
         arrives = leaves_ps + self._delay[link]
         packet.hop += 1
+        if not packet.control:
+            self._carried.add(link, leaves_ps, packet.wire_bytes)
         if packet.hop < packet.links:
             packet.callbacks = self._on_arrival
         elif isinstance(packet.connection, Listener):
@@ -366,7 +380,7 @@ class ReferenceEngine:
             self._dropped += 1
             return
         leaves = now + service
-        if self._scene.acknowledgement.lane == "priority":
+        if self._scene.acknowledgement.lane == "priority" and not self._queued:
             leaves = self._lane_free[link] = max(self._lane_free[link], now) + service
             self._free[link] = max(self._free[link], now) + service
             self._busy[link] += service
@@ -374,17 +388,21 @@ class ReferenceEngine:
         self._control_hops += 1
         self.forward(packet, link, leaves)
 
-    def _chosen_link(self, packet: Packet, now: int) -> int:
-        """The next link, chosen by the switch where the packet is."""
-        hop, taken = packet.hop, packet.path
-        paths = packet.connection.flow.message.paths
+    def _go_on(self, packet: Packet, now: int) -> None:
+        """Extends the path of a packet by what the switch chooses where the packet is."""
+        flow, hop, taken = packet.connection.flow, packet.hop, packet.path
+        paths, backlog_ps = flow.message.paths, partial(self._backlog, packet.connection.traffic_class, now)
+        if self._transport.at_first_switch:
+            packet.path = paths[self._transport.choose_way(flow, packet.serial, packet.usable, backlog_ps)]
+            packet.links = len(packet.path)
+            return
         ahead = [paths[index] for index in packet.usable if paths[index][:hop] == taken]
         links = tuple(dict.fromkeys(path[hop] for path in ahead))
-        if len(links) == 1:
-            return links[0]
-        flow, switch = packet.connection.flow, self._source[links[0]]
-        backlog = partial(self._backlog, packet.connection.traffic_class, now)
-        return self._transport.choose_link(flow, packet.serial, switch, links, backlog, now)
+        link = links[0]
+        if len(links) > 1:
+            link = self._transport.choose_link(flow, packet.serial, self._source[link], links, backlog_ps, now)
+        packet.path += (link,)
+        packet.links = next(len(path) for path in ahead if path[hop] == link)
 
     def _backlog(self, traffic_class: int, now: int, link: int) -> int:
         if self._queued:
@@ -397,6 +415,7 @@ class ReferenceEngine:
         if why == FULL and trim.kind == "trim" and not packet.control:
             self._trimmed += 1
             packet.trimmed = packet.passes = True
+            packet.trimmed_last = packet.hop == packet.links - 1
             packet.wire_bytes = trim.header
             self._pass(packet, link, now)
             return

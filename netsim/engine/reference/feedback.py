@@ -7,12 +7,17 @@ from functools import cache, partial
 import simpy
 
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
+from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.nscc import Nscc
 from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
+from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
+from netsim.engine.reference.watching import WindowRecorder
+from netsim.engine.watch import watched_tasks
 from netsim.errors import InputError
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
@@ -55,7 +60,12 @@ class Feedback:
         self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
         self._keeps = keeps_state(scene)
         self._kept: dict[tuple[int, int, int], Congestion] = {}
+        self._receivers = None
+        if isinstance(congestion, ReceiverCreditConfig | NdpConfig):
+            self._receivers = Receivers(scene, congestion, calendar, self._ask)
         self._round_trip = cache(self._round_trip_of)
+        watched = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
+        self.windows = {task: WindowRecorder() for task in watched}
         self.on_receipt = [self._receive]
         self.on_news = [self._hear]
 
@@ -75,6 +85,8 @@ class Feedback:
         queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
         if (latest := self._kept.get(queue_pair)) is not None:
             control = copy.copy(latest)
+            if isinstance(control, Nscc):
+                control.begin_message()
         else:
             trims = self._scene.flow_control.kind == "trim"
             control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)
@@ -108,6 +120,8 @@ class Feedback:
         connection, now = packet.connection, self._calendar.now
         assert isinstance(connection, Listener)
         if packet.trimmed:
+            if self._receivers:
+                self._receivers.note(packet)
             self._answer(packet, refusal=True, expected=0)
             return
         if packet.sequence < connection.highest:
@@ -120,19 +134,20 @@ class Feedback:
             if not connection.left:
                 connection.end_ps = now
                 self._delivered(connection, now)
+        if self._receivers:
+            self._receivers.note(packet)
         if reply.refusal is not None:
             self._answer(packet, reply.refusal, reply.expected)
 
     def _answer(self, packet: Packet, refusal: bool, expected: int) -> None:
         """Sends the acknowledgement of a packet back along its path."""
-        connection, scene, now = packet.connection, self._scene, self._calendar.now
+        connection, now = packet.connection, self._calendar.now
         assert isinstance(connection, Listener)
-        path = tuple(scene.topology.reverse(link) for link in reversed(packet.path))
-        size = scene.acknowledgement.size
-        news = Packet(connection, packet.sequence, packet.serial, path, len(path), size, control=True)
-        news.passes = scene.acknowledgement.lane != "data"
+        news = self._control_packet(connection, packet, packet.serial)
         news.refusal, news.expected = refusal, expected
         news.marked = packet.marked or packet.trimmed
+        forgiven = packet.trimmed_last and self._transport.forgives_last_link
+        news.blames = packet.marked or (packet.trimmed and not forgiven)
         news.sent_ps, news.choice = packet.sent_ps, packet.choice
         news.notified = False
         if self._notify_ps is not None and news.marked and now - connection.notified_ps >= self._notify_ps:
@@ -140,11 +155,37 @@ class Feedback:
             news.notified = True
         self._arrive(news)
 
+    def _control_packet(self, connection: Listener, packet: Packet, serial: int) -> Packet:
+        """A control packet that goes back along the path of a packet."""
+        topology, answer = self._scene.topology, self._scene.acknowledgement
+        path = tuple(topology.reverse(link) for link in reversed(packet.path))
+        news = Packet(connection, packet.sequence, serial, path, len(path), answer.size, control=True)
+        news.passes = answer.lane != "data"
+        news.granted = None
+        return news
+
+    def _ask(self, connection: Listener, packet: Packet, demand: Demand) -> None:
+        """Sends a credit."""
+        news = self._control_packet(connection, packet, FIRST_GRANT + demand.grants)
+        news.granted = demand.granted
+        self._arrive(news)
+
+    def _hear_credit(self, connection: Listener, granted: int) -> None:
+        """Processes a credit at the sender."""
+        assert isinstance(connection.congestion, Credited)
+        connection.congestion.on_credit(granted)
+        if connection.timeout is not None:
+            connection.deadline_ps = self._calendar.now + connection.timeout.lasts_ps()
+        self._continue(connection)
+
     def _hear(self, news: simpy.Event) -> None:
         """Processes an acknowledgement at the sender."""
         assert isinstance(news, Packet)
         connection, now = news.connection, self._calendar.now
         assert isinstance(connection, Listener)
+        if news.granted is not None:
+            self._hear_credit(connection, news.granted)
+            return
         recovery = connection.recovery
         settle = recovery.refused if news.refusal else recovery.acknowledged
         newly = settle(news.sequence, news.serial, news.expected)
@@ -154,9 +195,16 @@ class Feedback:
         connection.congestion.on_ack(
             newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
         )
+        if (recorder := self._recorder(connection.flow)) is not None:
+            recorder.add(now, connection.congestion.window(), recovery.in_flight, now - news.sent_ps)
         if news.choice is not None:
-            self._transport.on_ack(connection.flow, news.choice, news.marked)
+            self._transport.on_ack(connection.flow, news.choice, news.blames)
         self._continue(connection)
+
+    def _recorder(self, flow: Flow) -> WindowRecorder | None:
+        """Of the first flow of a message that is watched."""
+        task = flow.message.task
+        return self.windows.get(task) if flow.id == task * self._transport.stride else None
 
     def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
         """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""
@@ -192,7 +240,7 @@ class Feedback:
         if timeout is None or not connection.timer_runs or connection.timer_ps != now:
             return
         connection.timer_runs = False
-        if not connection.recovery.in_flight:
+        if not connection.recovery.in_flight and not connection.starved():
             return
         if now < connection.deadline_ps:
             self._await_progress(connection)

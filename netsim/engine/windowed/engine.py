@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from netsim.engine.event.choices import AT_SWITCH
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.windowed import kernel
 from netsim.engine.windowed.wheel import wheel_of, with_room, with_timers
@@ -21,11 +21,14 @@ class WindowedEngine(EventEngine):
     def _prepare(self) -> None:
         links, rules = self._state.network.links, self._state.network.rules[0]
         between = links["delay_ps"][links["reverse"] != np.arange(len(links))]
-        self._wheel = wheel_of(self._state, int(between.min()), bool(rules["choice"] == AT_SWITCH))
+        self._wheel = wheel_of(self._state, int(between.min()), bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH)))
 
-    def _go_on(self, admitted: np.ndarray, resumed: int) -> int:
+    def _go_on(self, resumed: int) -> int:
         self._wheel = with_timers(self._wheel, len(self._state.hosts.timers))
-        return kernel.run(self._arrays, tuple(self._wheel), admitted, resumed)
+        return kernel.run(self._arrays, tuple(self._wheel), resumed)
 
     def _make_room(self) -> None:
         self._wheel = with_room(self._wheel)
+
+    def _flows_of_packets(self) -> np.ndarray:
+        return self._wheel.packets["flow"]

@@ -1,25 +1,27 @@
 """The windowed engine's loop, window by window."""
 
-from netsim.engine.event.admission import admit
 from netsim.engine.event.calendar import END_PS, first_time
 from netsim.engine.event.compiled import called, compiled
-from netsim.engine.event.kernel import FINISHED, NEEDS_ROOM
+from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED
 from netsim.engine.event.program import begin_roots, next_begin_ps
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
-from netsim.engine.windowed.hosts import begin_tasks, end_window, note_admitted, note_look, pull_timers, wake
+from netsim.engine.windowed.gathering import gather
+from netsim.engine.windowed.hosts import deal_with_hosts, note_look, pull_timers, wake
 from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, HOSTS, NEXT, OPEN, UNITS, Wheel, gather, release_chunks
+from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
+
+OPENED = -1
+_PACKETS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admitted: Array, resumed: int) -> Whole:
+def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; see `netsim.engine.event.kernel`.
 
     Args:
         arrays: The fields of `State`.
         of_wheel: The fields of `Wheel`.
-        admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
@@ -29,25 +31,26 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(state.program, totals)
-    if len(admitted):
-        first = totals.flows
-        admit(state, admitted)
-        note_admitted(state, wheel, first)
     if resumed >= 0:
         resume(state, resumed, totals.now_ps)
         note_look(state, wheel, hosts.flows[resumed].up)
         pull_timers(state, wheel)
+    packets = 0
     while True:
         if window.stage == NEXT:
-            if not _open(state, wheel):
-                return FINISHED
+            if packets >= _PACKETS_BETWEEN_PAUSES:
+                return PAUSED
+            why = _open(state, wheel)
+            if why != OPENED:
+                return why
             window.stage = OPEN
         if window.stage == OPEN:
             fullest = wheel.buckets[window.number & (BUCKETS - 1)].packets
             if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + 1:
                 return NEEDS_ROOM
             window.active = window.place = 0
-            gather(wheel)
+            packets += fullest
+            gather(state, wheel)
             wake(state, wheel)
             pull_timers(state, wheel)
             window.stage = UNITS
@@ -56,10 +59,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
             if why != FINISHED:
                 return why
             window.place = 0
-            window.stage = HOSTS
-        why = begin_tasks(state, wheel)
-        if why == FINISHED:
-            why = end_window(state, wheel)
+            window.stage = TASKS
+        why = deal_with_hosts(state, wheel)
         if why != FINISHED:
             return why
         release_chunks(wheel)
@@ -67,21 +68,29 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
 
 
 @compiled
-def _open(state: State, wheel: Wheel) -> bool:
-    """Sets number and end of the next window in which something happens; returns whether there is one."""
-    window, totals = wheel.window[0], state.network.totals[0]
+def _open(state: State, wheel: Wheel) -> Whole:
+    """Sets number and end of the next window in which something happens: OPENED, or why there is none.
+
+    A window ends at the limit of simulated time; if tasks are left, nothing happens later.
+    """
+    window, totals, last_ps = wheel.window[0], state.network.totals[0], state.network.rules[0].end_ps
     first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
     if totals.released:
         first_ps = min(first_ps, window.now_ps)
     nothing = window.in_flight == 0 and window.looks == 0
     if nothing and first_ps == END_PS:
-        return False
+        return FINISHED
+    if totals.undone and window.end_ps > last_ps:
+        totals.now_ps = last_ps
+        return IN_TIME
     latest = first_ps // window.length_ps
-    number = latest if nothing else window.number + 1
+    number = latest if nothing else window.end_ps // window.length_ps
     while number < latest:
         bucket = wheel.buckets[number & (BUCKETS - 1)]
         if bucket.first >= 0 or bucket.first_look >= 0:
             break
         number += 1
     window.number, window.end_ps = number, (number + 1) * window.length_ps
-    return True
+    if totals.undone:
+        window.end_ps = min(window.end_ps, last_ps + 1)
+    return OPENED

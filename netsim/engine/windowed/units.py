@@ -6,6 +6,7 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.kernel import FINISHED, NEEDS_ROOM
 from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import enter, next_link, receive
+from netsim.engine.windowed.ahead import fetch_for_units
 from netsim.engine.windowed.hosts import activate
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.sorting import sort
@@ -50,6 +51,7 @@ def _pass_on(state: State, wheel: Wheel, unit: Record, index: int) -> bool:
     while unit.begin < unit.end:
         if not window.free_chunks or state.network.totals[0].chosen == choices:
             return False
+        fetch_for_units(state, wheel, unit.begin, np.int64(window.arrivals))
         arrival = wheel.arrivals[unit.begin]
         packet, now = wheel.packets[arrival.place], arrival.time_ps
         link = next_link(state, packet, now) if window.by_switch else index

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 
 from trainer.config.constraints.buckets import several_shapes
+from trainer.config.constraints.calls import calls_of
 from trainer.config.constraints.cycle import cycle_of
 from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.digest import config_digest
@@ -48,11 +49,14 @@ from trainer.trace.formula.tensor import tensor_sum
 from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.training import LossCall, TrainingStep
 from trainer.trace.formula.walk import Walk, walk
+from trainer.trace.formula.work import Computation, computation
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
 
 
-def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,)) -> TraceSpec:
+def trace_spec(
+    config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,), work: bool = False
+) -> TraceSpec:
     """Collects what the formula needs.
 
     What happens between steps (an expert bias, moving averages, logged figures) is in no trace, recorded or computed.
@@ -62,12 +66,13 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         layout: how it is laid out.
         ranks_per_node: ranks on one node.
         steps: optimiser steps to write; the first of a cycle collects for all of its steps.
+        work: whether operations say what is computed before them.
 
     Returns:
         The specification.
 
     Raises:
-        ValueError: no formula covers the dispatch mode or the objective.
+        ValueError: no formula covers the dispatch mode, the objective or the computation.
     """
     missing = without_formula(config)
     if missing is not None:
@@ -82,6 +87,7 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         drawing=tuple(drawing(config, layout)) * cycle,
         collecting=collecting,
         weighing=tuple(weighing(config, layout)) * cycle,
+        computation=_computation(config, layout) if work else None,
     )
     return TraceSpec(
         world_size=layout.world_size,
@@ -93,6 +99,17 @@ def trace_spec(config: RunConfig, layout: Layout, *, ranks_per_node: int, steps:
         steps=steps,
         config_sha256=config_digest(config),
     )
+
+
+def _computation(config: RunConfig, layout: Layout) -> Computation:
+    """What a rank computes in a step, for tasks whose loss calls the run's own network once."""
+    once = [(one.reference, one.count) for one in calls_of(config) or ()] in ([], [(False, 1)])
+    if not _learns_flow(config) and not once:
+        raise ValueError(f"--work: what {config.task.kind} computes besides one call has no formula; leave it out")
+    states = (
+        _tokens_of_a_loss(config, layout) // tokens_per_example(config) if _learns_flow(config) else layout.micro_batch
+    )
+    return computation(config, layout, states=states)
 
 
 def rank_groups(layout: Layout) -> dict[str, RankGroups]:

@@ -70,12 +70,16 @@ class Operation:
         phase: rollout, forward, backward or optimizer.
         layer: index of the block; None outside the blocks.
         collective: what every rank issues.
+        flops: floating-point operations of a rank since its last collective; None: not asked for.
+        memory_bytes: bytes to and from its memory since then.
     """
 
     micro: int
     phase: str
     layer: int | None
     collective: Collective
+    flops: int | None = None
+    memory_bytes: int | None = None
 
 
 class Program(Protocol):

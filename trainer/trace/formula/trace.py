@@ -71,6 +71,7 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
     issued = {id(operations): operations for operations in programs.values()}.values()
     used = {operation.collective.group for operations in issued for operation in operations}
     collects = any(operation.phase == ROLLOUT for operations in issued for operation in operations)
+    works = any(operation.flops is not None for operations in issued for operation in operations)
     own = [
         {meaning: groups.of(rank) for meaning, groups in spec.groups.items() if meaning in used}
         for rank in range(spec.world_size)
@@ -84,7 +85,7 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
         steps=spec.steps,
         config_sha256=spec.config_sha256,
         torch=None,
-        version=2 if collects else 1,
+        version=3 if works else 2 if collects else 1,
     )
     return header, _records(programs, own, names, gaps or (lambda _record: None))
 
@@ -116,6 +117,8 @@ def _records(
                     group=names[meaning, ranks],
                     size1=len(ranks) == 1,
                     layer=operation.layer,
+                    flops=operation.flops,
+                    memory_bytes=operation.memory_bytes,
                     **operation.collective.fields(rank, ranks),
                 )
                 yield replace(record, gap_ns=gaps(record))

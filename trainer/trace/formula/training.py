@@ -1,11 +1,12 @@
 """One optimiser step of training."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.trace.formula.collecting import Collecting
 from trainer.trace.formula.passes import Passage, layer_of
 from trainer.trace.formula.protocol import Collective, EngineTraffic, Operation, Phase, Place
+from trainer.trace.formula.work import Computation, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class TrainingStep:
         drawing: what the ranks exchange while they draw, before the first micro step.
         collecting: rollouts that come before the first micro step; None: there are none.
         weighing: what the ranks tell each other of the weights of what they drew, behind the rollouts.
+        computation: what a rank computes, for operations that say so; None: they do not.
     """
 
     calls: tuple[LossCall, ...]
@@ -44,9 +46,22 @@ class TrainingStep:
     drawing: tuple[Collective, ...] = ()
     collecting: Collecting | None = None
     weighing: tuple[Collective, ...] = ()
+    computation: Computation | None = None
 
     def operations(self) -> Iterator[Operation]:
         """See the protocol."""
+        since = Work()
+        for event in self._events():
+            if isinstance(event, Work):
+                since += event
+            elif self.computation is None:
+                yield event
+            else:
+                yield replace(event, flops=since.flops, memory_bytes=since.memory_bytes)
+                since = Work()
+
+    def _events(self) -> Iterator[Operation | Work]:
+        """Collectives, and what is computed between them."""
         for collective in self.drawing:
             yield Operation(0, "forward", None, collective)
         if self.collecting is not None:
@@ -55,10 +70,14 @@ class TrainingStep:
             yield Operation(0, "forward", None, collective)
         for micro in range(self.accumulation):
             yield from self._micro_step(micro)
-        for collective in self.engine.update():
+        update = list(self.engine.update())
+        gathers = next((n for n, one in enumerate(update) if one.op == "all_gather"), len(update))
+        for number, collective in enumerate(update):
+            if number == gathers and self.computation is not None:
+                yield self.computation.update
             yield Operation(self.accumulation - 1, "optimizer", None, collective)
 
-    def _micro_step(self, micro: int) -> Iterator[Operation]:
+    def _micro_step(self, micro: int) -> Iterator[Operation | Work]:
         own = [call.passage for call in self.calls if call.own]
         for call in self.calls:
             if not call.own:
@@ -72,15 +91,44 @@ class TrainingStep:
 
     def _place(
         self, passage: Passage, phase: Phase, place: Place, micro: int, *, ends: bool = True
-    ) -> Iterator[Operation]:
+    ) -> Iterator[Operation | Work]:
         """A pass through a place; gradients are whole once the last backward pass of a loss ends there."""
         layer = layer_of(place)
         repeats = self.repeats_forward and phase == "backward" and layer is not None
-        for collectives in (
-            self.engine.entering(phase, place, micro),
-            passage.inside("forward", place) if repeats else (),
-            passage.inside(phase, place),
-            self.engine.leaving(phase, place, micro) if ends else (),
-        ):
-            for collective in collectives:
-                yield Operation(micro, phase, layer, collective)
+        for collective in self.engine.entering(phase, place, micro):
+            yield Operation(micro, phase, layer, collective)
+        for again in ("forward", phase) if repeats else (phase,):
+            for event in self._inside(passage, again, place):
+                yield event if isinstance(event, Work) else Operation(micro, phase, layer, event)
+        for collective in self.engine.leaving(phase, place, micro) if ends else ():
+            yield Operation(micro, phase, layer, collective)
+
+    def _inside(self, passage: Passage, phase: Phase, place: Place) -> Iterator[Collective | Work]:
+        """What the layers of a place send, and compute in between.
+
+        Experts compute in the middle of the exchanges of tokens: between their way there and back. What else a block
+        computes comes before its exchanges in a forward pass and behind them in a backward pass, in equal parts before
+        the sums over divided layers.
+        """
+        sent = list(passage.inside(phase, place))
+        computes = self.computation
+        if computes is None:
+            yield from sent
+            return
+        exchanges = [n for n, one in enumerate(sent) if one.exchange is not None and "int" not in one.exchange.dtype]
+        middle = exchanges[len(exchanges) // 2] if exchanges else len(sent)
+        sums = [number for number, one in enumerate(sent) if one.exchange is None and one.group == "tensor"]
+        dense = computes.dense(phase, place)
+        late = phase == "backward" and bool(exchanges)
+        if not sums and not late:
+            yield dense
+        for number, collective in enumerate(sent):
+            if number in sums:
+                yield Work(dense.flops // len(sums), dense.memory_bytes // len(sums))
+            if number == middle:
+                yield computes.mixture(phase, place)
+            yield collective
+        if middle == len(sent):
+            yield computes.mixture(phase, place)
+        if not sums and late:
+            yield dense

@@ -32,6 +32,7 @@ class TraceRequest:
         sampling: sampler in YAML that draws, or empty for the run's own; None: a step of training is written.
         examples: that each data rank draws; None: as many as in a training step's pass.
         guidance: scale of classifier-free guidance of a drawing; None: the run's own.
+        work: whether records say what is computed before them.
         times: recorded trace whose mean gaps are used instead, or None.
         out: the trace to write.
     """
@@ -45,6 +46,7 @@ class TraceRequest:
     examples: int | None
     guidance: float | None
     gap_ns: int | None
+    work: bool = False
     times: Path | None
     out: Path
 
@@ -87,7 +89,7 @@ def _training(request: TraceRequest) -> tuple[TraceSpec, str]:
     steps = (1,) if request.steps is None else _steps(request.steps)
     config = load_config(request.config, request.overrides)
     layout = plan_layout(config, request.world_size, ranks_per_node=request.ranks_per_node)
-    spec = trace_spec(config, layout, ranks_per_node=request.ranks_per_node, steps=steps)
+    spec = trace_spec(config, layout, ranks_per_node=request.ranks_per_node, steps=steps, work=request.work)
     written = "one step" if len(steps) == 1 else f"{len(steps)} steps"
     return spec, f"{written} of {request.world_size} ranks{_collected(config, spec)}"
 
@@ -112,6 +114,8 @@ def _collected(config: RunConfig, spec: TraceSpec) -> str:
 
 def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     """A drawing, and what it is in words."""
+    if request.work:
+        raise ValueError("--work: what a drawing computes has no formula; leave it out")
     if request.steps is not None:
         raise ValueError(f"--steps: {request.steps} are steps of training, and a drawing is written; leave it out")
     config = load_config(request.config, request.overrides)

@@ -1,0 +1,75 @@
+"""Section ``algorithms`` of a scenario."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, model_validator
+
+from netsim.collective.names import AllGather, AllReduce, AllToAll, Broadcast, Choice, ReduceScatter
+from netsim.section import Section
+from netsim.units import Duration
+
+OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+
+
+class Algorithms(Section, frozen=True):
+    """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice.
+
+    Besides the algorithms by name, auto takes the one that should be fastest on this fabric, by estimates from its
+    rates and delays (`netsim.collective.fastest`); nccl the one that NCCL would take, by its model of latencies and
+    bandwidths (`netsim.collective.nccl`); table the one of a file (`netsim.collective.table`). One word in place of the
+    section, auto or nccl, stands for all collectives.
+
+    Args:
+        all_reduce: Of sums that every rank gets.
+        all_gather: Of parts that every rank gets.
+        reduce_scatter: Of sums of which every rank gets a part.
+        all_to_all: Of a part from each rank for each other.
+        broadcast: Of what one rank has and all others get.
+        table: A table of algorithms, for the collectives that say table; those that are left out do.
+        launch: Time of a collective before its first messages leave, such as the launch of a kernel.
+        step: Time between the arrival of the data for a message to another host and its start, such as for summing up
+            and posting it.
+        inside_step: The same of a message inside a host.
+    """
+
+    all_reduce: AllReduce | Choice = "ring"
+    all_gather: AllGather | Choice = "ring"
+    reduce_scatter: ReduceScatter | Choice = "ring"
+    all_to_all: AllToAll | Choice = "direct"
+    broadcast: Broadcast | Choice = "tree"
+    table: str | None = None
+    launch: Duration = 0
+    step: Duration = 0
+    inside_step: Duration = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _table_for_the_rest(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("table"), str):
+            return dict.fromkeys(OPERATIONS, "table") | values
+        return values
+
+    @model_validator(mode="after")
+    def _table_is_there(self) -> "Algorithms":
+        asks = [op for op in OPERATIONS if getattr(self, op) == "table"]
+        if asks and self.table is None:
+            raise ValueError(f"{asks[0]} asks a table and there is none; add table: FILE, or write auto or nccl")
+        if self.table is not None and not asks:
+            raise ValueError(f"no collective asks the table {self.table}; write table for one, or remove it")
+        return self
+
+
+def _in_one_word(value: object) -> object:
+    """Replaces a word by the section that it stands for."""
+    if value is None or isinstance(value, (Mapping, Algorithms)):
+        return value
+    if value not in ("auto", "nccl"):
+        raise ValueError("it names no way to choose algorithms; write auto, nccl, or a section such as {table: FILE}")
+    return dict.fromkeys(OPERATIONS, value)
+
+
+AnyAlgorithms = Annotated[
+    Algorithms, BeforeValidator(_in_one_word, json_schema_input_type=Literal["auto", "nccl"] | Algorithms)
+]
+"""The section, or one word in its place."""

@@ -1,0 +1,151 @@
+"""The ranks of a collective on a fabric: who shares what, and how fast a message passes."""
+
+from collections import Counter
+from functools import cache, cached_property
+
+import numpy as np
+
+from netsim.collective.channels import Orders, orders, worthwhile
+from netsim.collective.protocol import Operation
+from netsim.seats import Seats
+from netsim.topology.protocol import Topology, paths
+from netsim.units import PICOSECONDS_PER_SECOND, service_ps
+
+COLLISIONS = 1.4
+"""How much longer links out of a full leaf take under spraying than evenly loaded: 1.3 to 1.6 in halving-doubling."""
+
+
+def size_of(operation: Operation) -> int:
+    """Bytes of an operation, as tables of algorithms and NCCL count them.
+
+    all_reduce: the vector; all_gather: the whole result; reduce_scatter: a rank's whole input; broadcast: the buffer;
+    all_to_all: the largest input of a rank.
+    """
+    return max(map(sum, operation.matrix), default=0) if operation.matrix else sum(operation.blocks)
+
+
+class Group:
+    """The ranks of a collective.
+
+    Args:
+        topology: The fabric; every link counts at its nominal rate.
+        seats: Where each participant sits.
+        payload: Largest payload of a packet, in bytes.
+        header: Bytes added to each packet.
+        steps_ps: Time of software before a message to another machine, and before one inside, in picoseconds.
+    """
+
+    def __init__(
+        self, topology: Topology, seats: Seats, payload: int, header: int, steps_ps: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._steps_ps = steps_ps
+        self._topology, self._payload, self._header = topology, payload, header
+        self.seats, self.ranks = seats, len(seats.hosts)
+        self._hosts, self.machines, self._gpus = (np.array(part, dtype=np.int64) for part in seats)
+        self._leaf = cache(topology.leaf)
+        self._pattern = cache(self._loads_and_pairs)
+        self.passage_ps = cache(self._passage_ps)
+        self._orders = cache(self._new_orders)
+
+    @cached_property
+    def by_host(self) -> Counter[int]:
+        """Participants of each machine."""
+        return Counter(self.machines.tolist())
+
+    @property
+    def adapter_bps(self) -> int:
+        """Rate of all ways out of a machine that its participants use, on the slowest one."""
+        rates: Counter[int] = Counter()
+        for machine, host in {*zip(self.seats.machines, self.seats.hosts, strict=True)}:
+            rates[machine] += self._topology.links[self._topology.up(host)].rate_bps
+        return min(rates.values())
+
+    @property
+    def inside_bps(self) -> int:
+        """Rate at which a rank sends to another of its machine while all others do, on the slowest machine."""
+        topology = self._topology
+        if self.seats.gpus:
+            return min(topology.links[topology.up(gpu)].rate_bps for gpu in self.seats.gpus)
+        inside = ((topology.inside(host), count) for host, count in self.by_host.items())
+        return min(topology.links[link].rate_bps // count for link, count in inside)
+
+    def channels(self, size_bytes: int, *, ring: bool) -> list[np.ndarray]:
+        """Channels of an operation, each with the participants in their order; see `netsim.collective.channels`."""
+        found = self._orders(ring)
+        return [np.array(order, dtype=np.int64) for order in found[: worthwhile(len(found), size_bytes)]] or [
+            np.arange(self.ranks, dtype=np.int64)
+        ]
+
+    def _new_orders(self, ring: bool) -> Orders:
+        return orders(self.seats, ring=ring) if self.seats.gpus else ()
+
+    def wire(self, size_bytes: int) -> int:
+        """Bytes of a message with its headers."""
+        return size_bytes + self._header * -(-size_bytes // self._payload)
+
+    def round_ps(self, src: np.ndarray, dst: np.ndarray, size_bytes: int, *, most: bool = True) -> float:
+        """Least time of messages of one size that leave together, in picoseconds.
+
+        The longest passage of one of them through an empty fabric, or the load of the busiest link of a host or leaf.
+
+        Args:
+            src: Participants that send.
+            dst: Participant to which each sends.
+            size_bytes: Of each message.
+            most: The longest passage counts; else the mean, for rounds that overlap along a ring.
+        """
+        if not len(src) or not size_bytes:
+            return 0.0
+        loads, alone = self._pattern(src.tobytes(), dst.tobytes())
+        passages = [self.passage_ps(*ends, size_bytes) + self._steps_ps[inside] for (*ends, inside), _ in alone]
+        counts = [count for _, count in alone]
+        passage = max(passages) if most else float(np.average(passages, weights=counts))
+        return max(passage, loads * 8 * PICOSECONDS_PER_SECOND * self.wire(size_bytes))
+
+    def _ends(self, src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hosts of the fabric between which messages go."""
+        if not len(self._gpus):
+            return self._hosts[src], self._hosts[dst]
+        near = self.machines[src] == self.machines[dst]
+        return tuple(np.where(near, self._gpus[side], self._hosts[side]) for side in (src, dst))  # type: ignore[return-value]
+
+    def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int, bool], int]]]:
+        """Messages a bit per second of the busiest link, and pairs of hosts that stand for all, each with its number.
+
+        Pairs of equal leaves have equal passages; each says whether it lies within a machine.
+        """
+        first, second = np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64)
+        ends, inside = self._ends(first, second), self.machines[first] == self.machines[second]
+        leaves = [np.array([self._leaf(host) for host in side.tolist()], dtype=np.int64) for side in ends]
+        apart, topology, busiest = ends[0] != ends[1], self._topology, 0.0
+        sides = (topology.up, ends[0][apart]), (topology.down, ends[1][apart]), (topology.inside, ends[0][~apart])
+        for link_of, hosts in sides:
+            for host, count in _counts(hosts):
+                busiest = max(busiest, count / topology.links[link_of(host)].rate_bps)
+        away = leaves[0] != leaves[1]
+        for leaf, count in _counts(leaves[0][away]):
+            other = int(leaves[1][away][leaves[0][away] == leaf][0])
+            busiest = max(busiest, COLLISIONS * count / self._leaf_bps(leaf, other))
+        alike = np.stack([*leaves, apart, inside])
+        _, where, counts = np.unique(alike, axis=1, return_index=True, return_counts=True)
+        pairs = [(int(ends[0][at]), int(ends[1][at]), bool(inside[at])) for at in where]
+        return busiest, list(zip(pairs, counts.tolist(), strict=True))
+
+    def _leaf_bps(self, leaf: int, other: int) -> int:
+        """Rate of a leaf's links towards another."""
+        firsts = {way[0] for way in self._topology.between(leaf, other) if way}
+        return sum(self._topology.links[link].rate_bps for link in firsts)
+
+    def _passage_ps(self, src: int, dst: int, size_bytes: int) -> float:
+        """Time of a message alone from host to host, store and forward."""
+        ways = paths(self._topology, src, dst)
+        links = [self._topology.links[link] for link in ways[0]]
+        first = min(size_bytes, self._payload) + self._header
+        head = sum(service_ps(first, link.rate_bps) + link.delay_ps for link in links)
+        return head + service_ps(max(0, self.wire(size_bytes) - first), min(link.rate_bps for link in links))
+
+
+def _counts(values: np.ndarray) -> list[tuple[int, int]]:
+    """Distinct values, and how often each occurs."""
+    distinct, counts = np.unique(values, return_counts=True)
+    return list(zip(distinct.tolist(), counts.tolist(), strict=True))

@@ -1,0 +1,148 @@
+"""A table of which algorithm each collective takes, by its size, its ranks and its hosts."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import PositiveInt, ValidationError, model_validator
+
+from netsim.collective.group import Group
+from netsim.collective.names import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
+from netsim.errors import InputError, first_error
+from netsim.keys.schema import described
+from netsim.section import Section
+from netsim.units import Size
+from netsim.yaml_file import load_yaml
+
+
+class Row(Section, frozen=True):
+    """Conditions, all of which must hold.
+
+    Args:
+        from_bytes: Least size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's
+            whole input, of broadcast the buffer, of all_to_all the largest input of a rank.
+        from_ranks: Least number of ranks.
+        from_hosts: Least number of hosts on which they sit.
+        from_ranks_per_host: Least number of ranks on the host that has most of them.
+    """
+
+    from_bytes: Size = 0
+    from_ranks: PositiveInt = 1
+    from_hosts: PositiveInt = 1
+    from_ranks_per_host: PositiveInt = 1
+
+    def holds(self, group: Group, size_bytes: int) -> bool:
+        """Whether a collective of some ranks and size meets all conditions."""
+        return (
+            size_bytes >= self.from_bytes
+            and group.ranks >= self.from_ranks
+            and len(group.by_host) >= self.from_hosts
+            and max(group.by_host.values()) >= self.from_ranks_per_host
+        )
+
+
+class AllReduceRow(Row, frozen=True):
+    """A row of ``all_reduce``.
+
+    Args:
+        algorithm: What is taken then.
+    """
+
+    algorithm: AllReduce
+
+
+class AllGatherRow(Row, frozen=True):
+    """A row of ``all_gather``.
+
+    Args:
+        algorithm: What is taken then.
+    """
+
+    algorithm: AllGather
+
+
+class ReduceScatterRow(Row, frozen=True):
+    """A row of ``reduce_scatter``.
+
+    Args:
+        algorithm: What is taken then.
+    """
+
+    algorithm: ReduceScatter
+
+
+class AllToAllRow(Row, frozen=True):
+    """A row of ``all_to_all``.
+
+    Args:
+        algorithm: What is taken then.
+    """
+
+    algorithm: AllToAll
+
+
+class BroadcastRow(Row, frozen=True):
+    """A row of ``broadcast``.
+
+    Args:
+        algorithm: What is taken then.
+    """
+
+    algorithm: Broadcast
+
+
+class Table(Section, frozen=True):
+    """A whole table of algorithms. For each collective the last row whose conditions hold decides.
+
+    Args:
+        format: Name and version of the format.
+        source: Where the table comes from.
+        all_reduce: Rows for sums that every rank gets.
+        all_gather: Rows for parts that every rank gets.
+        reduce_scatter: Rows for sums of which every rank gets a part.
+        all_to_all: Rows for a part from each rank for each other.
+        broadcast: Rows for what one rank has and all others get.
+    """
+
+    format: Literal["flowfabric.algorithms/1"]
+    source: str = ""
+    all_reduce: tuple[AllReduceRow, ...] = ()
+    all_gather: tuple[AllGatherRow, ...] = ()
+    reduce_scatter: tuple[ReduceScatterRow, ...] = ()
+    all_to_all: tuple[AllToAllRow, ...] = ()
+    broadcast: tuple[BroadcastRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Table":
+        if not any((self.all_reduce, self.all_gather, self.reduce_scatter, self.all_to_all, self.broadcast)):
+            raise ValueError("the table has no rows; add some, such as all_reduce: [{algorithm: ring}]")
+        return self
+
+    def algorithm(self, op: str, group: Group, size_bytes: int) -> str | None:
+        """The algorithm of the last row that holds; None if none does."""
+        rows = [row for row in getattr(self, op) if row.holds(group, size_bytes)]
+        return rows[-1].algorithm if rows else None
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """configs/schemas/algorithms.schema.json."""
+        return described(cls)
+
+
+def read_table(path: Path) -> Table:
+    """Reads a table, YAML or JSON.
+
+    Raises:
+        InputError: It is missing or wrong.
+    """
+    content = load_yaml(path, "an algorithm table")
+    if not isinstance(content, dict):
+        remedy = "write keys and values, format: flowfabric.algorithms/1 first"
+        raise InputError(path, "file", "is not a mapping of keys to values", remedy)
+    return _validated(path, content)
+
+
+def _validated(path: Path, content: dict[str, Any]) -> Table:
+    try:
+        return Table.model_validate(content)
+    except ValidationError as error:
+        raise first_error(error, path, content, Table) from None

@@ -1,0 +1,115 @@
+"""Receiver-driven control: after a first window a sender sends what its receiver has asked for, and no more.
+
+A receiver knows who wants to send to it, and hands out its own link's rate, in turn, as credits that travel as control
+packets. `receiver_credit` is the receiver-credit control of the Ultra Ethernet Specification 1.0, section 3.6.14:
+credits for several packets, ahead of what has come. `ndp` asks for a packet for each packet or header that has come.
+Handley et al.: Re-architecting datacenter networks and stacks for low latency and high performance, SIGCOMM 2017.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from netsim.congestion.protocol import UNLIMITED, RoundTrip
+from netsim.congestion.window import Packets, initial
+from netsim.section import Section
+
+
+class ReceiverCreditConfig(Section, frozen=True):
+    """Section ``congestion`` of kind ``receiver_credit``.
+
+    Args:
+        window: Packets that a sender sends before it is asked to.
+        outstanding: A receiver asks for no more while so many packets that it expects of a flow have not come; bdp: 1.5
+            bandwidth-delay products.
+        grant: Most packets of one credit.
+        pace: Share of its link's rate for which a receiver hands out credits.
+    """
+
+    kind: Literal["receiver_credit"]
+    window: Packets = "bdp"
+    outstanding: Packets = "bdp"
+    grant: Annotated[int, Field(ge=1, le=2**20)] = 4
+    pace: Annotated[float, Field(gt=0, le=1)] = 0.99
+
+    def ahead(self, round_trip: RoundTrip) -> int:
+        """Packets beyond the first window that a receiver expects at once, at least 0."""
+        most = self.outstanding if self.outstanding != "bdp" else (3 * round_trip.packets + 1) // 2
+        return max(0, most - initial(self.window, round_trip))
+
+
+class NdpConfig(Section, frozen=True):
+    """Section ``congestion`` of kind ``ndp``.
+
+    Args:
+        window: Packets that a sender sends before it is asked to.
+        pace: Share of its link's rate for which a receiver asks.
+    """
+
+    kind: Literal["ndp"]
+    window: Packets = "bdp"
+    pace: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @property
+    def grant(self) -> int:
+        """Packets that a receiver asks for at a time."""
+        return 1
+
+    def ahead(self, round_trip: RoundTrip) -> int:  # noqa: ARG002
+        """As many packets are expected as in the first window."""
+        return 0
+
+
+class Credited:
+    """The sender of one flow.
+
+    Packets that count as lost without a header give their credit back: the receiver does not know of them.
+
+    Args:
+        config: Constants.
+        round_trip: The flow's path.
+    """
+
+    def __init__(self, config: ReceiverCreditConfig | NdpConfig, round_trip: RoundTrip) -> None:
+        self.credit = self.unasked = initial(config.window, round_trip)
+        self.ahead = config.ahead(round_trip)
+        self._granted = self._under_way = 0
+
+    def window(self) -> int:
+        """No limit while there is credit, and 0 without."""
+        return UNLIMITED if self.credit > 0 else 0
+
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
+        """The packet that leaves costs a credit."""
+        self.credit -= 1
+        self._under_way += 1
+        return 0
+
+    def on_credit(self, granted: int) -> None:
+        """A credit has arrived.
+
+        Args:
+            granted: Packets that the receiver has asked for so far, so that a lost credit is made up for by the next.
+        """
+        if granted > self._granted:
+            self.credit += granted - self._granted
+            self._granted = granted
+
+    def on_ack(
+        self,
+        packets: int,  # noqa: ARG002
+        marked: bool,  # noqa: ARG002
+        notified: bool,  # noqa: ARG002
+        round_trip_ps: int,  # noqa: ARG002
+        now_ps: int,  # noqa: ARG002
+        refused: bool = False,  # noqa: ARG002
+        in_flight: int = 0,
+    ) -> None:
+        """Takes back the credit of packets that the acknowledgement shows to be lost."""
+        self.credit += max(0, self._under_way - in_flight - 1)
+        self._under_way = in_flight
+
+    def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002
+        """All under way counts as lost. One packet may always go: its receiver may not know that more are to come."""
+        self.credit = max(1, self.credit + self._under_way)
+        self._under_way = 0

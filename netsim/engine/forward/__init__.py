@@ -1,0 +1,13 @@
+"""Fast-forward: a run in which what repeats is simulated once, equal to the last bit to a run without it.
+
+Messages that are released in one instant and share links are one unit. A unit that has the network's links to itself
+is simulated alone, once; wherever an equal one occurs, its result is shifted. Two units may be under way together as
+long as no link carries packets of both at a time: then neither can notice the other. That is checked for every unit
+and link; where it fails, the run is simulated plainly from the last moment at which the network was idle.
+"""
+
+from pathlib import Path
+
+from netsim.engine.compiled.cache import forget_if_outdated
+
+forget_if_outdated(Path(__file__).parent)

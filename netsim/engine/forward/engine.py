@@ -1,0 +1,173 @@
+"""The driver: carries out a program unit by unit, and simulates the rest plainly where units cannot be told apart."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from netsim.engine.exact.layout import layout_of
+from netsim.engine.forward import kernel
+from netsim.engine.forward.library import Library
+from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
+from netsim.engine.forward.progress import progress_of
+from netsim.engine.forward.refusal import shares_groups
+from netsim.engine.forward.unit import Simulator
+from netsim.engine.limits import Clock, Pulse, Waiting, reached
+from netsim.engine.protocol import Outcome, Scene, Skipped
+from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
+from netsim.transport.build import build_transport
+from netsim.transport.config import TransportConfig
+from netsim.workload.protocol import TaskColumns, Tasks
+
+_AHEAD = 1 << 14
+"""Tasks among which messages are looked for that can be simulated in one go."""
+_PATIENCE = 256
+"""Units that may be simulated before they must have occurred twice in the mean."""
+
+
+class ForwardEngine:
+    """One run, equal to a plain one to the last bit.
+
+    Args:
+        scene: Tasks and fabric; `netsim.engine.forward.refusal` does not refuse them.
+        transport: Path choice.
+        seed: Seed of the run.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+        plain: Simulates a scene plainly.
+        report: Called now and then with how far the run is.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        transport: TransportConfig,
+        seed: int,
+        most_paths: int,
+        plain: Callable[[Scene], Outcome],
+        report: Callable[[Pulse], None] | None = None,
+    ) -> None:
+        self._scene, self._plain = scene, plain
+        self._wall = Clock(scene.limits, report)
+        layout = layout_of(scene)
+        self._columns = scene.tasks.columns()
+        self._stride = build_transport(transport, seed, most_paths).stride
+        self._shares = shares_groups(scene, transport)
+        self._library = Library(Simulator(scene, layout, transport, seed, self._stride), layout)
+        self._kinds = self._library.kinds
+        hosts = np.asarray(scene.hosts, dtype=np.int64)
+        self._progress, self._depends = progress_of(self._columns, layout.fabric, hosts)
+
+    def run(self) -> tuple[Outcome, Skipped]:
+        """Simulates until all tasks are done.
+
+        Returns:
+            The outcome, and what was skipped.
+
+        Raises:
+            InputError: The run has reached its wall time, or what is simulated plainly has reached a limit.
+        """
+        progress, library = self._progress, self._library
+        kernel.start(progress)
+        while (why := kernel.run(progress, library.units, self._kinds)) != kernel.FINISHED:
+            self._look_at_wall()
+            match why:
+                case kernel.UNKNOWN:
+                    self._look_ahead()
+                case kernel.MEETING:
+                    self._join()
+                case kernel.TOGETHER if self._begin_together():
+                    pass
+                case _:
+                    return self._with_the_rest()
+            patience = _PATIENCE + int(progress.totals[kernel.UNITS]) // 2
+            if library.units.count > min(patience, len(progress.joint_unit) // 2):
+                return self._with_the_rest()
+        whole = Occurrences.of(progress, int(progress.totals[kernel.UNITS]))
+        return self._outcome(whole, progress.end_ps), self._skipped(whole)
+
+    def _outcome(self, whole: Occurrences, end_ps: np.ndarray) -> Outcome:
+        return outcome_of(self._scene, self._library.units, self._kinds.link, whole, end_ps, self._stride)
+
+    def _look_at_wall(self) -> None:
+        progress, columns = self._progress, self._columns
+        pulse = Pulse(int(progress.totals[kernel.NOW]), int(progress.totals[kernel.DONE]), len(progress.end_ps))
+        if self._wall.is_over(pulse):
+            task = int(progress.released[0])
+            ends = int(columns.src[task]), int(columns.dst[task]), int(columns.bytes[task])
+            raise reached(self._scene.limits, "wall", pulse, Waiting(*ends, "it has just been released"))
+
+    def _width_ps(self) -> int:
+        """Intervals of queues are at least that long in the end, since time has come so far."""
+        width_ps = FIRST_WIDTH_PS
+        while int(self._progress.totals[kernel.NOW]) // width_ps >= INTERVALS:
+            width_ps *= 2
+        return width_ps
+
+    def _look_ahead(self) -> None:
+        """Finds the kinds of the messages released now, and of those among the next tasks that wait for messages."""
+        progress = self._progress
+        released = progress.released[: progress.totals[kernel.RELEASED]]
+        first = int(released.min())
+        ahead = np.arange(first, min(first + _AHEAD, len(progress.bytes)))
+        ahead = ahead[(progress.bytes[ahead] > 0) & self._depends[ahead]]
+        tasks = np.concatenate([released, ahead])
+        progress.kind[tasks] = self._library.kinds_of(tasks, self._width_ps())
+        self._kinds = self._library.kinds
+
+    def _join(self) -> None:
+        """Simulates a unit together with a message that meets it under way."""
+        progress, units = self._progress, self._library.units
+        met, task, now_ps = (int(progress.totals[entry]) for entry in (kernel.MET, kernel.MEETS, kernel.NOW))
+        unit, after_ps = int(progress.unit[met]), now_ps - int(progress.unit_ps[met])
+        tasks = np.append(progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]], task)
+        starts_ps = units.start_ps[units.message_begin[unit] : units.message_begin[unit + 1]]
+        binding = int(progress.binding[met])
+        joint = self._library.joint(tasks, np.append(starts_ps, after_ps), binding, self._width_ps())
+        kernel.remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
+
+    def _begin_together(self) -> bool:
+        """Begins those of the released messages that share links, as units; False if one would meet another."""
+        progress, library, width_ps = self._progress, self._library, self._width_ps()
+        tasks = np.sort(progress.released[: progress.totals[kernel.RELEASED]])
+        groups, alone = library.groups_of(tasks)
+        for group in groups:
+            numbered = not self._shares and len(np.unique(progress.first_link[group])) < len(group)
+            unit, binding = library.group(group, width_ps, numbered=numbered)
+            self._kinds = library.kinds
+            if not kernel.place(progress, library.units, self._kinds.link, unit, binding, group):
+                return False
+        progress.released[: len(alone)] = alone
+        progress.totals[kernel.RELEASED] = len(alone)
+        return True
+
+    def _with_the_rest(self) -> tuple[Outcome, Skipped]:
+        """The outcome up to the last moment at which nothing was under way, joined with a plain run of the rest."""
+        progress, columns = self._progress, self._columns
+        idle_ps, units = int(progress.totals[kernel.IDLE]), int(progress.totals[kernel.IDLE_UNITS])
+        if not units:
+            return self._plain(self._scene), Skipped()
+        whole = Occurrences.of(progress, units)
+        moved = columns.bytes == 0
+        moved[whole.tasks] = True
+        done = moved & (progress.end_ps >= 0) & (progress.end_ps <= idle_ps)
+        end_ps = np.where(done, progress.end_ps, -1)
+        rest = self._plain(self._scene._replace(tasks=_rest_of(columns, done, end_ps)))
+        return joined(self._outcome(whole, end_ps), rest), self._skipped(whole)
+
+    def _skipped(self, whole: Occurrences) -> Skipped:
+        """What all occurrences of units but the first of each carry."""
+        _, first = np.unique(whole.unit, return_index=True)
+        again = whole.unit >= 0
+        again[first] = False
+        tasks = whole.tasks[np.repeat(again, np.diff(whole.begin))]
+        return Skipped(len(tasks), int(self._columns.bytes[tasks].sum()))
+
+
+def _rest_of(columns: TaskColumns, done: np.ndarray, end_ps: np.ndarray) -> Tasks:
+    """The program in which every task that is done merely waits until its end; numbers of tasks stay."""
+    waits_for = np.diff(columns.after_begin)
+    kept = np.repeat(~done, waits_for)
+    begin = np.concatenate([[0], np.cumsum(np.where(done, 0, waits_for))])
+    size, delay_ps = np.where(done, 0, columns.bytes), np.where(done, end_ps, columns.delay_ps)
+    return Tasks.of_columns(
+        columns._replace(bytes=size, delay_ps=delay_ps, after_begin=begin, after=columns.after[kept])
+    )

@@ -1,0 +1,182 @@
+"""From the occurrences of units to the outcome of a run."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from netsim.engine.compiled.annotations import Integer, Records
+from netsim.engine.compiled.queue_series import Longest, no_queues, note_queue, series_of
+from netsim.engine.forward.kernel import Progress
+from netsim.engine.forward.unit import Units
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
+
+
+class Occurrences(NamedTuple):
+    """Units that have begun, in the order of their releases.
+
+    Args:
+        unit: Of each occurrence; -1 if it is part of a later one.
+        binding: First entry of its links in `Kinds.link`.
+        release_ps: When its first message was released.
+        begin: Its first entry in `tasks`, and the end of the last.
+        tasks: Their messages.
+    """
+
+    unit: np.ndarray
+    binding: np.ndarray
+    release_ps: np.ndarray
+    begin: np.ndarray
+    tasks: np.ndarray
+
+    @classmethod
+    def of(cls, progress: Progress, units: int) -> "Occurrences":
+        """The first `units` of them."""
+        begin = progress.unit_begin[: units + 1]
+        return cls(
+            progress.unit[:units], progress.binding[:units], progress.unit_ps[:units], begin, progress.laid[: begin[-1]]
+        )
+
+
+def outcome_of(
+    scene: Scene,
+    units: Units,
+    bound_links: np.ndarray,
+    whole: Occurrences,
+    task_end_ps: np.ndarray,
+    stride: int,
+) -> Outcome:
+    """The outcome of all occurrences.
+
+    Args:
+        scene: The simulated scene.
+        units: Results of units.
+        bound_links: See `netsim.engine.forward.kernel.Kinds.link`.
+        whole: Occurrences of units.
+        task_end_ps: When each task was done.
+        stride: Largest number of flows of a message.
+    """
+    columns = scene.tasks.columns()
+    times = np.bincount(whole.unit[whole.unit >= 0], minlength=units.count)
+    first_flow = np.zeros(len(task_end_ps) + 1, dtype=np.int64)
+    _count_flows(units, whole, first_flow)
+    first_flow = np.cumsum(first_flow)
+    flows = np.zeros(int(first_flow[-1]), dtype=FLOW)
+    links = np.zeros(len(scene.topology.links), dtype=LINK)
+    last_sent, longest = np.full(len(links), -1, dtype=np.int64), no_queues()
+    _fill(units, bound_links, whole, first_flow, columns.src, columns.dst, stride, flows, links, last_sent, longest)
+    packets = _sums(units.packets, units.flow_begin)
+    hops = _sums(units.link_packets, units.link_begin)
+    sends = np.flatnonzero(last_sent >= 0)
+    return Outcome(
+        completion_ps=int(task_end_ps.max(initial=0)),
+        task_end_ps=task_end_ps,
+        packets=int(times @ packets),
+        packet_hops=int(times @ hops),
+        control_hops=0,
+        losses=Losses(),
+        flows=flows.view(np.recarray),
+        links=links.view(np.recarray),
+        queues=series_of(longest),
+        last_sent=dict(zip(sends.tolist(), last_sent[sends].tolist(), strict=True)),
+    )
+
+
+def joined(before: Outcome, after: Outcome) -> Outcome:
+    """The outcome of a run of which a part has ended before the other begins, on an idle network.
+
+    Args:
+        before: The first part; tasks that it has not done end at -1.
+        after: The other part, whose times count from the begin of the run.
+    """
+    flows = np.concatenate([before.flows, after.flows])
+    links = np.zeros(len(before.links), dtype=LINK)
+    for name in ("bytes", "busy_ps", "paused_ps"):
+        links[name] = before.links[name] + after.links[name]
+    links["max_queue_ps"] = np.maximum(before.links["max_queue_ps"], after.links["max_queue_ps"])
+    return after._replace(
+        packets=before.packets + after.packets,
+        packet_hops=before.packet_hops + after.packet_hops,
+        flows=flows[np.argsort(flows["id"], kind="stable")].view(np.recarray),
+        links=links.view(np.recarray),
+        queues=_both(before.queues, after.queues),
+        last_sent=before.last_sent | after.last_sent,
+    )
+
+
+def _both(first: QueueSeries, second: QueueSeries) -> QueueSeries:
+    """The longest of both in each interval of the wider one."""
+    width_ps = max(first.width_ps, second.width_ps)
+    parts = []
+    for series in (first, second):
+        narrow = np.arange(len(series.max_queue_ps)) // (width_ps // series.width_ps)
+        wide = np.zeros(int(narrow.max(initial=-1)) + 1, dtype=np.int64)
+        np.maximum.at(wide, narrow, series.max_queue_ps)
+        parts.append(wide)
+    longest = np.zeros(max(map(len, parts)), dtype=np.int64)
+    for wide in parts:
+        longest[: len(wide)] = np.maximum(longest[: len(wide)], wide)
+    return QueueSeries(width_ps, longest)
+
+
+def _sums(values: np.ndarray, begin: np.ndarray) -> np.ndarray:
+    """Sum of the values of each group."""
+    total = np.concatenate([[0], np.cumsum(values)])
+    return total[begin[1:]] - total[begin[:-1]]
+
+
+@njit(cache=True)
+def _count_flows(units: Units, whole: Occurrences, flows_of_next: np.ndarray) -> None:
+    """Counts the flows of every task, one entry further on."""
+    for occurrence in range(len(whole.unit)):
+        unit, first = whole.unit[occurrence], whole.begin[occurrence]
+        if unit < 0:
+            continue
+        for flow in range(units.flow_begin[unit], units.flow_begin[unit + 1]):
+            flows_of_next[whole.tasks[first + units.message[flow]] + 1] += 1
+
+
+@njit(cache=True)
+def _fill(
+    units: Units,
+    bound_links: np.ndarray,
+    whole: Occurrences,
+    first_flow: np.ndarray,
+    src: np.ndarray,
+    dst: np.ndarray,
+    stride: Integer,
+    flows: Records,
+    links: Records,
+    last_sent: np.ndarray,
+    longest: Longest,
+) -> None:
+    """Fills in flows, links, the last packets of hosts, and queues."""
+    for occurrence in range(len(whole.unit)):
+        unit, first, begin_ps = whole.unit[occurrence], whole.begin[occurrence], whole.release_ps[occurrence]
+        if unit < 0:
+            continue
+        binding, messages = whole.binding[occurrence], units.message_begin[unit]
+        message, place = np.int64(-1), np.int64(0)
+        for flow in range(units.flow_begin[unit], units.flow_begin[unit + 1]):
+            if units.message[flow] != message:
+                message = units.message[flow]
+                place = first_flow[whole.tasks[first + message]]
+            task = whole.tasks[first + message]
+            record = flows[place]
+            place += 1
+            record.id, record.task = task * stride + units.piece[flow], task
+            record.src, record.dst = src[task], dst[task]
+            record.bytes, record.packets = units.bytes[flow], units.packets[flow]
+            record.start_ps = begin_ps + units.start_ps[messages + message]
+            record.end_ps = begin_ps + units.flow_end_ps[flow]
+            record.reordered = units.reordered[flow]
+        for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
+            number = bound_links[binding + units.link[row]]
+            link = links[number]
+            link.bytes += units.link_bytes[row]
+            link.busy_ps += units.busy_ps[row]
+            link.max_queue_ps = max(link.max_queue_ps, units.longest_ps[row])
+            if units.rest_ps[row] >= 0:
+                last_sent[number] = units.rest_ps[row]
+        for row in range(units.queue_begin[unit], units.queue_begin[unit + 1]):
+            note_queue(longest, begin_ps + units.queue_time_ps[row], units.queue_ps[row])

@@ -1,0 +1,227 @@
+"""Simulates units, each alone on the network."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.exact.admission import admit
+from netsim.engine.exact.injection import cargo_of
+from netsim.engine.exact.layout import Layout
+from netsim.engine.exact.messages import placed
+from netsim.engine.exact.stages import remaining_ps
+from netsim.engine.exact.travel import travel
+from netsim.engine.forward.passage import Passages, passages
+from netsim.engine.forward.queues import thin
+from netsim.engine.protocol import Scene
+from netsim.transport.config import TransportConfig
+
+
+class Units(NamedTuple):
+    """Results of units. Arrays of int64; times in picoseconds from a unit's release.
+
+    The columns of a group have an entry for each message, flow, passage over a link, or queue, and `begin` says where
+    those of each unit begin, and where the last end.
+
+    Args:
+        message_begin: Messages, in the order of their tasks.
+        start_ps: Release of a message.
+        end_ps: Arrival of its last byte.
+        flow_begin: Flows, in the order of their ids.
+        message: A flow's message, counted within the unit.
+        piece: Its place among the flows of the message.
+        bytes: Its payload.
+        packets: Its packets.
+        flow_end_ps: Arrival of its last byte.
+        reordered: Packets that arrived after one with a higher number.
+        link_begin: Passages.
+        link: The link, by its place in the binding of the occurrence; ascending.
+        first_ps: When the first packet arrives at it.
+        last_ps: When the last one has left it.
+        link_packets: Packets that it carried.
+        link_bytes: Bytes that it carried.
+        busy_ps: How long it was busy.
+        longest_ps: Longest queue that a packet joined at it.
+        rest_ps: Remaining passage of the last packet after this link, without queues; -1 unless a host sends on it.
+        queue_begin: Queues at switches, thinned.
+        queue_time_ps: When a packet joined one.
+        queue_ps: Its length.
+    """
+
+    message_begin: np.ndarray
+    start_ps: np.ndarray
+    end_ps: np.ndarray
+    flow_begin: np.ndarray
+    message: np.ndarray
+    piece: np.ndarray
+    bytes: np.ndarray
+    packets: np.ndarray
+    flow_end_ps: np.ndarray
+    reordered: np.ndarray
+    link_begin: np.ndarray
+    link: np.ndarray
+    first_ps: np.ndarray
+    last_ps: np.ndarray
+    link_packets: np.ndarray
+    link_bytes: np.ndarray
+    busy_ps: np.ndarray
+    longest_ps: np.ndarray
+    rest_ps: np.ndarray
+    queue_begin: np.ndarray
+    queue_time_ps: np.ndarray
+    queue_ps: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of units."""
+        return len(self.message_begin) - 1
+
+    def joined(self, others: "Units") -> "Units":
+        """These units, and others behind them."""
+        parts = zip(self._fields, self, others, strict=True)
+        both = {name: np.concatenate([mine, theirs]) for name, mine, theirs in parts}
+        for name in ("message_begin", "flow_begin", "link_begin", "queue_begin"):
+            mine, theirs = getattr(self, name), getattr(others, name)
+            both[name] = np.concatenate([mine, theirs[1:] + mine[-1]])
+        return Units(**both)
+
+    @classmethod
+    def none(cls) -> "Units":
+        """No units."""
+        begins = {name: np.zeros(int(name.endswith("begin")), dtype=np.int64) for name in cls._fields}
+        return cls(**begins)
+
+    def bound(self, bindings: Sequence[Sequence[int]]) -> "Units":
+        """Numbers of links replaced by their places in a binding; one binding for each unit, of all its links."""
+        place, order = np.empty_like(self.link), np.empty_like(self.link)
+        for unit, links in enumerate(bindings):
+            rows = slice(int(self.link_begin[unit]), int(self.link_begin[unit + 1]))
+            sorted_places = np.argsort(np.array(links, dtype=np.int64))
+            found = sorted_places[np.searchsorted(np.sort(np.array(links, dtype=np.int64)), self.link[rows])]
+            place[rows], order[rows] = found, rows.start + np.argsort(found)
+        columns = ("first_ps", "last_ps", "link_packets", "link_bytes", "busy_ps", "longest_ps", "rest_ps")
+        ordered = {name: getattr(self, name)[order] for name in columns}
+        return self._replace(link=place[order], **ordered)
+
+
+class Simulator:
+    """Simulates units of a run.
+
+    Args:
+        scene: The run's scene, which `netsim.engine.forward.refusal` does not refuse.
+        layout: The scene as arrays.
+        transport: Path choice.
+        seed: Seed of the run.
+        stride: Largest number of flows of a message.
+    """
+
+    def __init__(self, scene: Scene, layout: Layout, transport: TransportConfig, seed: int, stride: int) -> None:
+        self._scene, self._layout, self._transport, self._seed, self._stride = scene, layout, transport, seed, stride
+        self._hosts = np.asarray(scene.hosts, dtype=np.int64)
+        self._rate_bps = np.array(scene.rates.initial, dtype=np.int64)
+
+    def simulate(
+        self,
+        tasks: np.ndarray,
+        width_ps: int,
+        release_ps: np.ndarray | None = None,
+        *,
+        apart: bool = False,
+        numbered: bool = False,
+    ) -> Units:
+        """Messages as one unit, or each as a unit of its own; `Units.link` are numbers of links, ascending.
+
+        Args:
+            tasks: The messages; those of one unit ascend.
+            width_ps: Intervals of queues in the run are at least that long.
+            release_ps: Release of each message, the first at 0; None: all at 0.
+            apart: Each message is a unit. One run serves them all, so far apart in time that they cannot meet.
+            numbered: Flows keep the numbers of their tasks, as draws need them.
+        """
+        layout, fabric = self._layout, self._layout.fabric
+        order = np.arange(len(tasks), dtype=np.int64)
+        unit = order if apart else np.zeros_like(order)
+        release_ps = order * self._longest_ps(tasks) if apart else release_ps
+        release_ps = np.zeros_like(order) if release_ps is None else release_ps
+        messages = placed(layout.columns, tasks, release_ps, self._hosts, fabric)
+        messages = messages._replace(task=tasks if numbered else order)
+        flows = admit(layout, messages, self._transport, self._seed)
+        cargo = cargo_of(flows, messages, self._scene.packet)
+        travelled = travel(self._scene, layout, messages, flows, cargo, self._transport, self._seed)
+        receivers, count = travelled.figures.receivers, int(unit[-1]) + 1
+        begin = np.searchsorted(unit, np.arange(count + 1))
+        unit_of_flow, of_unit_ps = unit[flows.message], release_ps[begin[:-1]]
+        seen = [
+            passages(fabric, arrivals, travelled.packets, unit_of_flow, of_unit_ps, width_ps)
+            for arrivals in (travelled.at_hosts, travelled.inside)
+        ]
+        assert all(part.apart for part in seen), "further apart than any can last"
+        at_hosts = seen[0]
+        rest_ps = remaining_ps(fabric, self._rate_bps, travelled.packets, receivers, at_hosts.link, at_hosts.tag)
+        rest_ps = np.concatenate([rest_ps, np.full(len(seen[1].link), -1)])
+        of_link = np.concatenate([part.unit for part in seen])
+        links = np.lexsort((np.concatenate([part.link for part in seen]), of_link))
+        passed = [
+            np.concatenate([getattr(part, name) for part in seen])[links]
+            for name in ("link", "first_ps", "last_ps", "packets", "bytes", "busy_ps", "longest_ps")
+        ]
+        flow_end_ps = receivers["end_ps"] - of_unit_ps[unit_of_flow]
+        first_flow = np.flatnonzero(np.diff(flows.message, prepend=-1))
+        return Units(
+            begin,
+            release_ps - of_unit_ps[unit],
+            np.maximum.reduceat(flow_end_ps, first_flow),
+            np.searchsorted(unit_of_flow, np.arange(count + 1)),
+            flows.message - begin[unit_of_flow],
+            flows.id - messages.task[flows.message] * self._stride,
+            flows.bytes,
+            np.diff(cargo.first),
+            flow_end_ps,
+            receivers["reordered"],
+            np.searchsorted(of_link[links], np.arange(count + 1)),
+            *passed,
+            rest_ps[links],
+            *_queues(seen, count, width_ps),
+        )
+
+    def flows_of(self, tasks: np.ndarray, *, apart: bool = False) -> list[list[tuple[int, tuple[int, ...]]]]:
+        """For each message the payload and the links of its flows.
+
+        Args:
+            tasks: The messages.
+            apart: They are released one after the other, not together.
+        """
+        layout, fabric = self._layout, self._layout.fabric
+        order = np.arange(len(tasks), dtype=np.int64)
+        release_ps = order if apart else np.zeros_like(order)
+        messages = placed(layout.columns, tasks, release_ps, self._hosts, fabric)._replace(task=order)
+        flows = admit(layout, messages, self._transport, self._seed)
+        found: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in tasks]
+        first, last, ways = messages.link.tolist(), messages.exit.tolist(), fabric.way_links.tolist()
+        for message, size, way in zip(flows.message.tolist(), flows.bytes.tolist(), flows.way.tolist(), strict=True):
+            if first[message] == last[message]:
+                path = (first[message],)
+            else:
+                path = (first[message], *(link for link in ways[way] if link >= 0), last[message])
+            found[message].append((size, path))
+        return found
+
+    def _longest_ps(self, tasks: np.ndarray) -> int:
+        """No message alone lasts longer: each of its links could serve all its packets after the link before."""
+        fabric, packet = self._layout.fabric, self._scene.packet
+        size = int(self._layout.columns.bytes[tasks].max())
+        wire = size + (size // packet.payload + self._stride + 1) * (packet.header + 1)
+        slowest = int(fabric.rate_bps[fabric.rate_bps > 0].min())
+        once_ps = 8 * 10**12 * wire // slowest + size // packet.payload + self._stride + int(fabric.delay_ps.max()) + 1
+        return (2 + fabric.way_links.shape[1]) * once_ps
+
+
+def _queues(seen: list[Passages], units: int, width_ps: int) -> tuple[np.ndarray, ...]:
+    """Queues of units by time, and where those of each begin."""
+    of_queue, time_ps, queue_ps = (
+        np.concatenate([getattr(part, name) for part in seen]) for name in ("queue_unit", "queue_time_ps", "queue_ps")
+    )
+    order = np.lexsort((time_ps, of_queue))
+    begin = np.searchsorted(of_queue[order], np.arange(units + 1))
+    time_ps, queue_ps, begin = thin(time_ps[order], queue_ps[order], begin, width_ps)
+    return begin, time_ps, queue_ps

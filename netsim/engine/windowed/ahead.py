@@ -1,0 +1,80 @@
+"""Hints which records units and hosts will need soon: at size they lie outside the caches, and their order is known."""
+
+import numpy as np
+
+from netsim.engine.compiled.lines import LINE_BYTES
+from netsim.engine.compiled.prefetch import prefetch
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import State
+from netsim.engine.windowed.wheel import Wheel
+
+_FAR, _NEAR, _NEXT = 12, 6, 3
+"""How many arrivals or hosts ahead: first a record, then those to which it points."""
+
+
+@compiled
+def fetch_for_gathering(state: State, wheel: Wheel, place: int, end: int) -> None:
+    """Fetches what says where a packet behind a place goes next: its way, or its flow for the last link."""
+    if place + _NEAR < end:
+        packet = wheel.packets[place + _NEAR]
+        if packet.unit < 0:
+            if packet.hop + 1 == packet.links:
+                prefetch(state.hosts.flows, packet.flow, 2 * LINE_BYTES)
+            else:
+                prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+
+
+@compiled
+def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
+    """Fetches what the arrivals behind a row need: packet and link, then the flow, then the transmission."""
+    hosts, arrivals, packets = state.hosts, wheel.arrivals, wheel.packets
+    if row + _FAR < end:
+        arrival = arrivals[row + _FAR]
+        prefetch(packets, arrival.place, 0)
+        prefetch(wheel.units, arrival.unit, 0)
+        if arrival.unit < len(state.network.links):
+            prefetch(state.network.links, arrival.unit, 0)
+            prefetch(state.network.links, arrival.unit, LINE_BYTES)
+    if row + _NEAR < end:
+        packet = packets[arrivals[row + _NEAR].place]
+        if packet.hop + 1 == packet.links:
+            prefetch(hosts.flows, packet.flow, 0)
+            prefetch(hosts.flows, packet.flow, LINE_BYTES)
+            prefetch(hosts.flows, packet.flow, 2 * LINE_BYTES)
+            prefetch(state.routing.way_answer_ps, packet.way, 0)
+            prefetch(state.routing.way_answers, packet.way, 0)
+    if row + _NEXT < end:
+        packet = packets[arrivals[row + _NEXT].place]
+        if packet.hop + 1 == packet.links:
+            prefetch(hosts.sent, hosts.flows[packet.flow].first_row + packet.sequence, 0)
+
+
+@compiled
+def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
+    """Fetches what the hosts behind a place among the active ones need: link and ring, then packets, then flows."""
+    hosts, units, links, last = state.hosts, wheel.units, state.network.links, wheel.window[0].active - 1
+    link = wheel.active[min(place + _FAR, last)]
+    prefetch(units, link, 0)
+    prefetch(hosts.rings, link, 0)
+    prefetch(links, link, 0)
+    prefetch(links, link, LINE_BYTES)
+    unit = units[wheel.active[min(place + _NEAR + _NEXT, last)]]
+    for row in range(unit.begin, unit.end):
+        prefetch(wheel.packets, wheel.arrivals[row].place, 0)
+    link = wheel.active[min(place + _NEAR, last)]
+    unit, flow = units[link], np.int64(hosts.rings[link].first)
+    for row in range(unit.begin, unit.end):
+        flow = np.int64(wheel.packets[wheel.arrivals[row].place].flow)
+    if flow >= 0:
+        prefetch(hosts.flows, flow, 0)
+        prefetch(hosts.flows, flow, LINE_BYTES)
+        prefetch(hosts.flows, flow, 2 * LINE_BYTES)
+    link = wheel.active[min(place + _NEXT, last)]
+    unit, index = units[link], np.int64(hosts.rings[link].first)
+    for row in range(unit.begin, unit.end):
+        packet = wheel.packets[wheel.arrivals[row].place]
+        index = np.int64(packet.flow)
+        prefetch(hosts.sent, hosts.flows[index].first_row + packet.sequence, 0)
+    if index >= 0:
+        flow = hosts.flows[index]
+        prefetch(hosts.sent, flow.first_row + flow.next, 0)

@@ -1,0 +1,43 @@
+"""Runs that skip what repeats; what cannot be skipped is left to the fastest engine that is exact."""
+
+from collections.abc import Callable
+from functools import partial
+
+from netsim.engine.forward.engine import ForwardEngine
+from netsim.engine.forward.refusal import refusal
+from netsim.engine.limits import Pulse
+from netsim.engine.protocol import Outcome, Scene, Skipped
+from netsim.engines import fastest, run_engine, seen_by
+from netsim.transport.config import TransportConfig
+
+
+def run_forward(
+    scene: Scene,
+    transport: TransportConfig,
+    seed: int,
+    most_paths: int,
+    report: Callable[[Pulse], None] | None = None,
+) -> tuple[Outcome, str, Skipped]:
+    """Simulates one transport with one seed, as `netsim.engines.run_engine` with auto does, to the last bit.
+
+    Args:
+        scene: The scene.
+        transport: One of the scenario's transports.
+        seed: Seed of all draws.
+        most_paths: Largest number of paths between two hosts that talk to each other.
+        report: Called about once a second with how far the run is.
+
+    Returns:
+        The outcome, the name of the engine that a run without skipping takes, and what was skipped.
+    """
+    if transport.kind == "ideal":
+        return *run_engine("auto", scene, transport, seed, most_paths, report), Skipped()
+    scene = seen_by(scene, transport)
+    engine = fastest(scene, transport, most_paths)
+    plainly = partial(run_engine, engine, transport=transport, seed=seed, most_paths=most_paths, report=report)
+    if refusal(scene, transport) is None:
+        forward = ForwardEngine(scene, transport, seed, most_paths, lambda rest: plainly(rest)[0], report)
+        outcome, skipped = forward.run()
+        if outcome.completion_ps <= scene.limits.simulated:
+            return outcome, engine, skipped
+    return *plainly(scene), Skipped()

@@ -1,0 +1,174 @@
+"""Hosts of several adapters: rails, links of GPUs, which traffic takes which, and what is refused."""
+
+from collections import Counter
+
+import pytest
+import yaml
+
+from netsim import simulate
+from netsim.__main__ import main
+from netsim.engine.protocol import Engine
+from netsim.engines import refusal, run_engine
+from netsim.prepare import prepare
+from netsim.scenario import read_scenario
+from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.protocol import gpu_links, paths
+
+SERVICE_PS, DELAY_PS, GPU_DELAY_PS = 320_000, 500_000, 250_000  # 4,000 B at 100 Gbps
+GPU_SERVICE_PS = 8889  # 4,000 B at 3600 Gbps, rounded up
+RAILS = {"leaves": 4, "spines": 2, "hosts_per_leaf": 3, "adapters_per_host": 2, "rails": True, "ranks_per_host": 4}
+HOSTS, PER_HOST = 6, 4
+OTHERS: tuple[Engine, ...] = ("exact", "event")
+
+
+def scenario(op: str = "all_to_all", size: str = "96KB", **topology: object) -> dict[str, object]:
+    return {
+        "format": "flowfabric.scenario/1",
+        "topology": {"kind": "leaf_spine", **RAILS, **topology},
+        "workload": {"kind": "collective", "op": op, "bytes_per_rank": size},
+        "transports": ["spray_random"],
+        "engine": "simpy",
+        "seeds": [0],
+    }
+
+
+def sent(document: dict[str, object]) -> dict[str, int]:
+    """Bytes by name of the link."""
+    results = simulate(document)
+    return {link.name: size for link, size in zip(results.links, results.runs[0].links["bytes"].tolist(), strict=True)}
+
+
+def test_every_adapter_of_a_pod_is_on_the_leaf_of_its_number():
+    names = {link.name for link in LeafSpine(LeafSpineConfig.model_validate({"kind": "leaf_spine", **RAILS})).links}
+    for host in range(HOSTS):
+        for adapter in range(2):
+            assert f"host{host}.{adapter}-leaf{host // 3 * 2 + adapter}" in names
+
+
+def test_without_rails_all_adapters_of_a_host_are_on_its_leaf():
+    config = {"kind": "leaf_spine", **RAILS, "rails": False}
+    topology = LeafSpine(LeafSpineConfig.model_validate(config))
+    assert [topology.leaf(host) for host in range(24)] == [host // 6 for host in range(24)]
+
+
+def test_links_carry_exactly_the_traffic_of_their_gpus_and_rails():
+    """Each of 24 ranks sends 4 kB to each: to its 3 neighbours by its GPU's link, to 20 others by its adapter."""
+    carried = sent(scenario())
+    for host in range(HOSTS):
+        for gpu in range(PER_HOST):
+            assert carried[f"host{host}.gpu{gpu}-host{host}.switch"] == 3 * 4000
+            assert carried[f"host{host}.switch-host{host}.gpu{gpu}"] == 3 * 4000
+        for adapter in range(2):
+            name = f"host{host}.{adapter}"
+            leaf = f"leaf{host // 3 * 2 + adapter}"
+            assert carried[f"{name}-{leaf}"] == carried[f"{leaf}-{name}"] == 2 * 20 * 4000
+    crossing: Counter[str] = Counter()
+    for name, size in carried.items():
+        if name.startswith("leaf") and "-spine" in name:
+            crossing[name.partition("-")[0]] += size
+    # of a leaf's six ranks each sends to all but the four ranks on its own host and the four of its rail on the others
+    assert crossing == {f"leaf{leaf}": 6 * (24 - 4 - 4) * 4000 for leaf in range(4)}
+    assert all(size == 0 for name, size in carried.items() if name.endswith("inside"))
+
+
+def test_rings_between_ranks_of_one_rail_stay_below_their_leaf():
+    """An all-reduce among the first ranks of the hosts of a pod crosses no spine and no other rail."""
+    job = {"workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "12KB"}, "ranks": [0, 4, 8]}
+    document = scenario()
+    del document["workload"]
+    carried = sent({**document, "jobs": [job]})
+    used = {name for name, size in carried.items() if size}
+    assert used == {f"host{host}.0-leaf0" for host in range(3)} | {f"leaf0-host{host}.0" for host in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "expected_ps"),
+    [
+        ([0, 1], 2 * (GPU_SERVICE_PS + GPU_DELAY_PS)),  # one host
+        ([0, 4], 2 * (SERVICE_PS + DELAY_PS)),  # one rail of a pod
+        ([0, 6], 4 * (SERVICE_PS + DELAY_PS)),  # another rail of the pod
+        ([0, 12], 4 * (SERVICE_PS + DELAY_PS)),  # another pod
+    ],
+)
+def test_a_packet_takes_the_links_between_its_ranks(ranks, expected_ps):
+    document = scenario()
+    del document["workload"]
+    job = {"workload": {"kind": "collective", "op": "send", "bytes_per_rank": "4KB"}, "ranks": ranks}
+    results = simulate({**document, "jobs": [job]})
+    assert results.runs[0].completion_ps == expected_ps
+    assert [results.runs[0].flows[side].tolist() for side in ("src", "dst")] == [[ranks[0]], [ranks[1]]]
+
+
+def test_gpus_share_an_adapter_evenly_and_hosts_may_have_one():
+    """Four GPUs behind one adapter: four packets leave it one after the other; inside the host nothing waits."""
+    shape = {"leaves": 1, "hosts_per_leaf": 2, "adapters_per_host": 1, "rails": False, "gpu_link_rate": "3600Gbps"}
+    document = scenario(**shape)
+    del document["workload"]
+    sends = [{"kind": "collective", "op": "send", "bytes_per_rank": "4KB"}] * 4
+    away = [{"workload": one, "ranks": [rank, 4 + rank]} for rank, one in enumerate(sends)]
+    near = [{"workload": one, "ranks": [rank, (rank + 1) % 4]} for rank, one in enumerate(sends)]
+    assert simulate({**document, "jobs": away}).runs[0].completion_ps == 5 * SERVICE_PS + 2 * DELAY_PS
+    assert simulate({**document, "jobs": near}).runs[0].completion_ps == 2 * (GPU_SERVICE_PS + GPU_DELAY_PS)
+
+
+@pytest.mark.parametrize("order", [None, [*reversed(range(24))]])
+def test_no_run_is_faster_than_the_bound(order):
+    document = scenario("all_reduce", "48KB") | ({} if order is None else {"rank_order": order})
+    for name in ("ring", "hierarchical", "double_tree"):
+        run = simulate({**document, "algorithms": {"all_reduce": name}}).runs[0]
+        assert run.completion_ps >= run.bound_ps > 0
+
+
+def test_a_hierarchical_all_reduce_crosses_hosts_on_the_rail_of_each_rank():
+    document = scenario("all_reduce", "96KB", leaves=2)
+    carried = sent({**document, "algorithms": {"all_reduce": "hierarchical"}})
+    assert not any(size for name, size in carried.items() if "spine" in name)
+
+
+def test_the_paths_of_a_fabric_join_no_switch_inside_a_machine_to_another():
+    prepared = prepare(read_scenario(scenario()), "scenario")
+    topology = prepared.scene.topology
+    gpus = gpu_links(topology)
+    assert gpus is not None
+    first, second = gpus.first, gpus.first + PER_HOST
+    assert paths(topology, first, first + 1)
+    assert paths(topology, first, second) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("topology.ranks_per_host=3", "3 ranks of a host do not share 2 adapters evenly; give a multiple of 2"),
+        ("topology.leaves=3", "3 leaves do not make pods of 2 rails; give a multiple of 2"),
+        ("topology.adapters_per_host=1", "rails need several adapters a host"),
+        ("topology.gpu_link_rate=null", "hosts of several adapters need links between GPUs"),
+        ("topology.gpu_link_rate=0Gbps", "gpu_link_rate"),
+        ("topology.adapters_per_host=0", "adapters_per_host"),
+        ("topology.hosts_per_leaf=1000000", "smaller fabric"),
+        ("topology.failures=[{switch: host0.switch}]", "'host0.switch' is not in the fabric"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(change, said, tmp_path, capsys):
+    file = tmp_path / "scenario.yaml"
+    file.write_text(yaml.safe_dump(scenario()))
+    assert main(["compare", str(file), change, "--out", str(tmp_path / "out"), "--jobs", "1"]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if "first use" not in line]
+    assert len(told) == 1
+    assert said in told[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["all_to_all", "all_reduce"])
+@pytest.mark.parametrize("listens", [False, True])
+def test_all_engines_agree_on_rails_and_links_of_gpus(op, listens):
+    document = scenario(op, "48KB", queue="20KB" if listens else "unlimited") | {"transports": ["ecmp", "drb"]}
+    if listens:
+        document |= {"congestion": {"kind": "dctcp"}, "recovery": {"kind": "selective", "timeout": "100us"}}
+    config = read_scenario(document)
+    prepared = prepare(config, "scenario")
+    for transport in config.transports:
+        reference, _ = run_engine("simpy", prepared.scene, transport, 3, prepared.most_paths)
+        for engine in OTHERS:
+            if refusal(engine, prepared.scene, transport, prepared.most_paths) is None:
+                found, _ = run_engine(engine, prepared.scene, transport, 3, prepared.most_paths)
+                assert found.equals(reference), (transport.name, engine)

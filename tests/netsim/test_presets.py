@@ -1,0 +1,85 @@
+"""Topologies by name: those that come with the package, keys that override them, and what names none."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from netsim.__main__ import main
+from netsim.prepare import prepare
+from netsim.scenario import read_scenario
+from netsim.seats import room
+from netsim.topology.build import build_topology
+from netsim.topology.leaf_spine import LeafSpineConfig
+
+TIERED = {"dgx_h100_32": 256, "dgx_h100_128": 1024, "fat_tree_1024": 1024}
+PRESETS = {**TIERED, "dragonfly_1056": 1056, "torus_512": 512}
+
+
+def scenario(topology: dict[str, object]) -> dict[str, object]:
+    return {
+        "format": "flowfabric.scenario/1",
+        "topology": topology,
+        "workload": {"kind": "collective", "op": "send", "bytes_per_rank": "4KB"},
+        "transports": ["ecmp"],
+        "seeds": [0],
+    }
+
+
+def test_every_topology_in_yaml_is_known_here():
+    assert {path.stem for path in Path("configs/topologies").glob("*.yaml")} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_room_for_their_ranks(name):
+    assert room(build_topology(read_scenario(scenario({"kind": "preset", "name": name})).topology)) == PRESETS[name]
+
+
+@pytest.mark.parametrize("name", TIERED)
+def test_presets_of_tiers_have_no_oversubscription(name):
+    topology = build_topology(read_scenario(scenario({"kind": "preset", "name": name})).topology)
+    into, out = {}, {}
+    switches = {name for tier in topology.tiers for name in tier}
+    for link in topology.links:
+        if link.dst.startswith(("leaf", "edge")) and link.src not in switches:
+            into[link.dst] = into.get(link.dst, 0) + link.rate_bps
+        elif link.src.startswith(("leaf", "edge")) and link.dst in switches:
+            out[link.src] = out.get(link.src, 0) + link.rate_bps
+    assert into == out
+    assert into
+
+
+def test_other_keys_override_the_file_and_the_result_can_be_read_back():
+    read = read_scenario(
+        scenario({"kind": "preset", "name": "dgx_h100_32", "spines": 2, "queue": "1MB"})
+        | {"recovery": {"kind": "selective"}}
+    )
+    assert isinstance(read.topology, LeafSpineConfig)
+    assert (read.topology.spines, read.topology.leaves) == (2, 8)
+    assert read_scenario(read.resolved()) == read
+
+
+def test_a_file_of_ones_own_is_a_topology(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 2}))
+    prepared = prepare(read_scenario(scenario({"kind": "preset", "name": str(file)})), "scenario")
+    assert prepared.scene.topology.hosts == 2
+
+
+@pytest.mark.parametrize(
+    ("topology", "said"),
+    [
+        ({"kind": "preset"}, "topology: a topology of kind preset needs a name; write name: dgx_h100_32"),
+        ({"kind": "preset", "name": 3}, "needs a name"),
+        ({"kind": "preset", "name": "dgx_h100"}, "or the name of one in configs/topologies: dgx_h100_32, dgx_h100_128"),
+        ({"kind": "preset", "name": "dgx_h100_32", "spine": 3}, "topology.spine: is not a known key (3); write spines"),
+        ({"kind": "preset", "name": "configs/tables/nccl_ndr.yaml"}, "kind: is missing: it holds no topology"),
+    ],
+)
+def test_wrong_presets_are_refused_in_one_line(topology, said, tmp_path, capsys):
+    file = tmp_path / "scenario.yaml"
+    file.write_text(yaml.safe_dump(scenario(topology)))
+    assert main(["compare", str(file), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if "first use" not in line]
+    assert len(told) == 1
+    assert said in told[0]
