@@ -162,6 +162,21 @@ class Tasks(Sequence[Task]):
         """Of each task, whether the run may end without it."""
         return np.repeat(np.array([mark[2] for mark in self._marks], dtype=bool), self._marked())
 
+    @property
+    def in_foreground(self) -> "Tasks":
+        """The tasks without those in the background, which no other task waits for."""
+        if not any(mark[2] for mark in self._marks):
+            return self
+        kept = ~self.in_background
+        columns, place = self.columns(), np.cumsum(kept) - 1
+        waits_for = np.diff(columns.after_begin)
+        after = place[columns.after[np.repeat(kept, waits_for)]]
+        begin = np.concatenate([[0], np.cumsum(waits_for[kept])]).astype(np.int64)
+        tasks = Tasks()
+        parts = (columns.src[kept], columns.dst[kept], columns.bytes[kept], columns.delay_ps[kept], begin, after)
+        tasks.extend(TaskColumns(*parts))
+        return tasks
+
     def _marked(self) -> np.ndarray:
         """Number of tasks after each mark and before the next."""
         return np.diff([*(mark[0] for mark in self._marks), len(self)])
@@ -198,6 +213,12 @@ class Tasks(Sequence[Task]):
         """The inverse of `__getstate__`."""
         columns, self._marks = state
         self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+
+    def with_columns(self, columns: TaskColumns) -> "Tasks":
+        """As many tasks with other arrays, which must not be changed, of the same classes."""
+        tasks = Tasks.of_columns(columns)
+        tasks._marks = list(self._marks)
+        return tasks
 
     @classmethod
     def of_columns(cls, columns: TaskColumns) -> "Tasks":

@@ -74,6 +74,8 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
                 return FINISHED
             totals.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
+            if network.rules[0].ends_early and not totals.undone:
+                return FINISHED
             continue
         totals.now_ps = time_ps
         if from_timers and is_pull(key):
