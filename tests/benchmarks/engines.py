@@ -21,7 +21,8 @@ def main() -> None:
     parser.add_argument("--packets", type=int, default=16, help="packets a message")
     parser.add_argument("--closed-loop", action="store_true", help="DCTCP, acknowledgements among the data")
     parser.add_argument("--pauses", action="store_true", help="priority flow control")
-    parser.add_argument("--engines", nargs="+", default=["simpy", "exact", "event"], help="ratios are to the first")
+    every = ["simpy", "exact", "event", "windowed"]
+    parser.add_argument("--engines", nargs="+", default=every, help="ratios are to the first")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     shape = Shape(given.leaves, given.hosts_per_leaf, given.spines)
