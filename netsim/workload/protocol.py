@@ -3,7 +3,7 @@
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -121,7 +121,7 @@ class Tasks(Sequence[Task]):
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._parts = tuple(array("q") for _ in TaskColumns._fields)
+        self._parts: tuple[Any, ...] = tuple(array("q") for _ in TaskColumns._fields)
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
@@ -187,7 +187,7 @@ class Tasks(Sequence[Task]):
             self._columns = TaskColumns(*(np.frombuffer(part, dtype=np.int64) for part in self._parts))
         return self._columns
 
-    def _growing(self) -> tuple[array, ...]:
+    def _growing(self) -> tuple[Any, ...]:
         """The columns, with room for more tasks; arrays that were handed out keep their memory."""
         if self._columns is not None:
             self._parts, self._columns = tuple(array("q", part.tobytes()) for part in self._columns), None
@@ -212,7 +212,7 @@ class Tasks(Sequence[Task]):
     def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
         """The inverse of `__getstate__`."""
         columns, self._marks = state
-        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)
 
     def with_columns(self, columns: TaskColumns) -> "Tasks":
         """As many tasks with other arrays, which must not be changed, of the same classes."""
@@ -225,7 +225,7 @@ class Tasks(Sequence[Task]):
         """Tasks that share the memory of arrays, which must not be changed."""
         tasks = cls()
         tasks._columns = columns
-        tasks._parts = tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+        tasks._parts = tuple(memoryview(column) for column in columns)
         return tasks
 
 

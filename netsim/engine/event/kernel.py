@@ -17,7 +17,7 @@ from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
 FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
-has timed out; the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated
+has timed out; the arrays of packets or of choices, or the calendar, are full; Python may look at the clock; simulated
 time is limited to now."""
 
 _EVENTS_BETWEEN_PAUSES = 1 << 20
