@@ -20,6 +20,8 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         transport: One of the scenario's transports.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
+    if scene.ends_early and (wanted == "fluid" or transport.kind == "ideal"):
+        return "the run ends while background traffic goes on"
     if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
         return "flows without packets have no classes"
     if transport.kind == "ideal":
@@ -39,7 +41,7 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
 
             return by_windowed(scene, build_transport(transport, 0, most_paths))
         case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
-            return "the transport looks at queues or pauses, which do not exist for flows without packets"
+            return "the transport decides packet by packet, and flows have none here"
         case _:
             return None
 
@@ -126,6 +128,7 @@ def _fluid(
     scene: Scene, transport: TransportConfig, seed: int, most_paths: int, report: Callable[[Pulse], None] | None
 ) -> Outcome:
     from netsim.engine.fluid.engine import FluidEngine
+    from netsim.engine.fluid.streaming import can_stream, stream
 
-    ideal = transport.kind == "ideal"
-    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths), report).run()
+    chosen = None if transport.kind == "ideal" else build_transport(transport, seed, most_paths)
+    return stream(scene, chosen, report) if can_stream(scene, chosen) else FluidEngine(scene, chosen, report).run()

@@ -109,7 +109,7 @@ class Nscc:
         self._adapts_ps = self._adjusted_ps = self._decreased_ps = 0
 
     def begin_message(self) -> None:
-        """Another message of the queue pair begins: what has got through is counted anew, since nothing has for a while."""
+        """Another message of the queue pair begins: what gets through is counted anew, whatever the pause before it."""
         self._achieved, self._adapts_ps, self._lost = 0.0, 0, False
 
     def window(self) -> int:

@@ -22,7 +22,7 @@ from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.sweeps import SCENARIO, rows, written
 from tests.netsim.test_failures import failing
 
-BOTH_SPINES = [{"switch": f"spine{number}", "at": "10us"} for number in range(2)]
+BOTH_SPINES = [{"switch": f"spine{number}", "at": "2us", "noticed_after": "100us"} for number in range(2)]
 
 
 Engine = ReferenceEngine | EventEngine | ExactEngine | FluidEngine
@@ -45,13 +45,14 @@ def ends(what: Scene, transport: object) -> Outcome | str:
     return expected
 
 
-@pytest.mark.parametrize("size", [100_000, 2_000_000])
-@pytest.mark.parametrize("transport", ["ecmp", "ethereal", "reps", "jsq"])
+@pytest.mark.parametrize("size", [20_000, 100_000])
+@pytest.mark.parametrize("transport", ["ecmp", "ethereal", "jsq"])
 @pytest.mark.parametrize("kind", ["selective", "go_back_n"])
 def test_flows_that_are_cut_off_for_good_are_given_up(kind, transport, size):
     """Messages that their hosts send for longer than the timeout lasts, and paths that change at every timeout."""
     what = scene(fabric(2, 2, 2), all_to_all(4, size))
-    found = ends(failing(what, *BOTH_SPINES, recovery={"kind": kind, "timeout": "50us"}), transport)
+    recovery = {"kind": kind, "timeout": "10us", "longest_timeout": "10us"}
+    found = ends(failing(what, *BOTH_SPINES, recovery=recovery), transport)
     assert f"8 messages never arrive, among them one of {size} B from rank 0 to rank 2" in str(found)
 
 

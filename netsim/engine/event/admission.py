@@ -114,7 +114,7 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
     if flow.listens:
         flow.first_row = totals.rows
         totals.rows += flow.packets
-        _prepare_answers(state, flow, now, start_ps)
+        _prepare_answers(state, flow, index, now, start_ps)
         if rules.keeps:
             _keep_state(state, flow, index)
 
@@ -122,16 +122,16 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
 @compiled
 def _keep_state(state: State, flow: Record, index: int) -> None:
     """The flow goes on from where the latest flow of its queue pair stands, and becomes the latest."""
-    program, flows = state.program, state.hosts.flows
+    program = state.program
     row = program.queue_pair[flow.task] + flow.id - flow.task * state.network.rules[0].places
     latest = program.latest[row]
     program.latest[row] = index
     if latest >= 0:
-        go_on(flow, flows[latest])
+        go_on(state.network.rules[0], state.hosts, index, latest)
 
 
 @compiled
-def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> None:
+def _prepare_answers(state: State, flow: Record, index: int, now: int, start_ps: int) -> None:
     """Fills in the path of the flow's acknowledgements and its congestion control."""
     network, routing = state.network, state.routing
     rules, links = network.rules[0], network.links
@@ -140,7 +140,7 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
     takes_part = rules.answers_take_time or rules.congestion == ASKED
-    flow.express = not (varies or rules.answers_queue or takes_part or rules.trims)
+    flow.express = not (varies or rules.ends_early or rules.answers_queue or takes_part or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1
@@ -154,4 +154,4 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
         round_trip_ps += link.full_ps + link.delay_ps + link.answer_ps + link.delay_ps
         slowest_ps = max(slowest_ps, link.full_ps)
     packets = (round_trip_ps + slowest_ps - 1) // slowest_ps
-    start(rules, flow, round_trip_ps, packets, up.rate_bps, start_ps)
+    start(rules, state.hosts, index, round_trip_ps, packets, up.rate_bps, start_ps)

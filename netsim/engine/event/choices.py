@@ -84,7 +84,7 @@ def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
     """The draw for a packet: of its path, or of a header value that leads to a path."""
     drawn = draw(rules.path_draws, flow.id, serial)
     if rules.entropies:
-        drawn = draw(rules.entropy_draws, flow.id, np.int64(drawn % np.uint64(rules.entropies)))
+        drawn = draw(rules.entropy_draws, flow.id, int(drawn % np.uint64(rules.entropies)))
     return drawn
 
 

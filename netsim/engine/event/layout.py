@@ -34,13 +34,16 @@ from netsim.engine.event.choices import (
 from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
 from netsim.engine.event.departures import SPARE
+from netsim.engine.event.errors import LOSES, REPEATED
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
+    ASKED_STATE,
     FLOW_STATE,
     HOST_RING,
     LANE,
     LINK_STATE,
+    NSCC_STATE,
     PACER,
     PACKET,
     RULES,
@@ -54,10 +57,12 @@ from netsim.engine.event.state import (
     State,
 )
 from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
+from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
+from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
 from netsim.topology.protocol import places, sources
 from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.ecmp import Ecmp
@@ -99,16 +104,33 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
-    totals["undone"] = len(scene.tasks)
+    totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
+    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene))
     rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    sent, own = np.zeros(0, dtype=TRANSMISSION), (np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE))
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), sent, *_samples(scene))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
+
+
+def _carried(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the bytes of links over time."""
+    links = len(scene.topology.links) if scene.watch is not None and scene.watch.links else 0
+    return np.zeros((links, INTERVALS), dtype=np.int64), np.array([FIRST_WIDTH_PS.bit_length() - 1, 0], dtype=np.int64)
+
+
+def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the tasks whose flows are recorded, and room for their samples."""
+    tasks = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
+    slots = np.full(len(scene.tasks) if tasks else 0, -1, dtype=np.int64)
+    slots[tasks] = np.arange(len(tasks))
+    sampled = np.zeros((len(tasks), 3), dtype=np.int64)
+    sampled[:, STRIDE] = 1
+    return slots, np.zeros((len(tasks), MOST_SAMPLES, len(SAMPLE)), dtype=np.int64), sampled
 
 
 def flight_of(state: State) -> Flight:
@@ -147,6 +169,10 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
+    if scene.link_errors is not None:
+        rules["errors"] = REPEATED if scene.link_errors.retry == "link" else LOSES
+        rules["error_rate"] = scene.link_errors.rate
+    rules["error_draws"] = stream(seed, Purpose.LINK_ERROR)
     rules["listens"] = scene.listens or transport.needs_acknowledgements
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
     given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
@@ -279,6 +305,8 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != links["rate_bps"]
     links["room_ps"] = END_PS
+    round_trip_ps = links["delay_ps"] + links["delay_ps"][links["reverse"]]
+    links["round_trip_ps"] = np.where(links["reverse"] == np.arange(len(links)), -1, round_trip_ps)
     for rate in np.unique(links["rate_bps"]).tolist():
         of_rate = links["rate_bps"] == rate
         links["full_ps"][of_rate] = service_ps(int(rules["full_wire"]), rate)
@@ -314,6 +342,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
         traffic_class=scene.tasks.traffic_classes,
+        background=scene.tasks.in_background.astype(np.uint8),
         next_begin=next_begin,
         next=following,
         waits_for=np.diff(columns.after_begin).astype(np.int32),

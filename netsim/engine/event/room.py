@@ -4,6 +4,7 @@ import numpy as np
 
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import longer_heap
+from netsim.engine.event.congestion import ASKED, NSCC
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
 from netsim.engine.event.recovery import SELECTIVE
@@ -18,6 +19,10 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
+        if rules["congestion"] == NSCC:
+            hosts = hosts._replace(nscc=_longer(hosts.nscc, len(hosts.flows)))
+        if rules["congestion"] == ASKED:
+            hosts = hosts._replace(asked=_longer(hosts.asked, len(hosts.flows)))
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)

@@ -9,15 +9,17 @@ from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.cutting import cut
 from netsim.engine.event.program import begin_roots, delivered, next_begin, next_begin_ps
 from netsim.engine.event.state import Array, Hosts, Network, Program, Record, Routing, State, Whole
-from netsim.engine.fluid.sharing import join, leave, settle
+from netsim.engine.fluid.sharing import join, leave, settle, wait_for_turn
 from netsim.engine.fluid.streams import ACTIVE, AFFECTED, FLOWS, SETTLED_PS, STARTED, Streams
 
-FINISHED, NEEDS_ROOM, UNFAIR = range(3)
-"""Why the loop stops: everything is done; released messages need room for their flows; rates are not max-min fair."""
+FINISHED, NEEDS_ROOM, UNFAIR, PAUSED, IN_TIME = range(5)
+"""Why the loop stops: everything is done; released messages need room for their flows; rates are not max-min fair;
+Python may look at the clock; the simulated time is limited to now."""
 
 _ROUNDING_PS = 1e-3
 _ROUNDING = 1e-13
 """Tolerance of times for rounding, absolute and relative."""
+_MOMENTS_BETWEEN_PAUSES = 1 << 12
 _MANY = 256
 """Flows above which rates that departures raise are settled once for all departures within the service of a packet."""
 
@@ -36,7 +38,11 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(program, totals)
+    moments = 0
     while True:
+        moments += 1
+        if moments == _MOMENTS_BETWEEN_PAUSES:
+            return PAUSED
         now = totals.now_ps
         while next_begin_ps(program) == now:
             next_begin(program, totals, now)
@@ -63,6 +69,9 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
             due_ps = min(due_ps, counts[SETTLED_PS] + delay_ps)
         if due_ps == END_PS:
             return FINISHED
+        if due_ps > rules.end_ps and totals.undone:
+            totals.now_ps = rules.end_ps
+            return IN_TIME
         totals.now_ps = due_ps
         _drain(state, streams, due_ps)
 
@@ -77,7 +86,7 @@ def _patience_ps(state: State, streams: Streams) -> Whole:
 @compiled
 def _start(state: State, streams: Streams, now: int) -> None:
     """Turns the messages of this instant into flows, all of which start."""
-    network, hosts, program, counts = state.network, state.hosts, state.program, streams.counts
+    network, hosts, counts = state.network, state.hosts, streams.counts
     totals, rules = network.totals[0], network.rules[0]
     cut(state)
     totals.released = 0
@@ -97,6 +106,8 @@ def _start(state: State, streams: Streams, now: int) -> None:
         else:
             stream.segment = len(state.routing.way_length) + flow.pair
         join(streams, index)
+        if stream.segment < len(state.routing.way_length):
+            wait_for_turn(streams, index, rules.full_wire, now)
     totals.flows = totals.rows = 0
     empty(hosts.turns)
     counts[STARTED] = 1

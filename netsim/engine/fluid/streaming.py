@@ -1,12 +1,16 @@
 """The flow-level engine in compiled code, for fabrics that never change: see `netsim.engine.fluid.engine`."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from netsim.engine.compiled.fabric import fabric_arrays
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.room import with_room_for_flows
+from netsim.engine.event.state import State
 from netsim.engine.fluid import kernel
 from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, streams_of, with_room
+from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.engine.stalled import stalled
 from netsim.transport.build import PACKET_TRANSPORTS
@@ -26,18 +30,28 @@ def can_stream(scene: Scene, transport: Transport | None) -> bool:
     return transport is None or type(transport) in PACKET_TRANSPORTS.values()
 
 
-def stream(scene: Scene, transport: Transport | None) -> Outcome:
+def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], None] | None = None) -> Outcome:
     """Simulates until all tasks are done.
 
+    Args:
+        scene: Tasks and fabric.
+        transport: As for `netsim.engine.fluid.engine.FluidEngine`.
+        report: Called now and then with how far the run is.
+
     Raises:
-        InputError: Some never are.
+        InputError: Some never are, or the run has reached a limit.
     """
+    clock = Clock(scene.limits, report)
     fabric = fabric_arrays(scene)
     state = state_of(scene, fabric, transport or Transport(0, 1), 0)
     streams = streams_of(scene, fabric)
     while (why := kernel.run(tuple(tuple(part) for part in state[:4]), tuple(streams))) != kernel.FINISHED:
         if why == kernel.UNFAIR:
             raise RuntimeError("no max-min fair rates")
+        if why == kernel.IN_TIME:
+            raise reached(scene.limits, "simulated", _pulse(state), _first_waiting(scene, state, streams))
+        if clock.is_over(_pulse(state)):
+            raise reached(scene.limits, "wall", _pulse(state), _first_waiting(scene, state, streams))
         flows = int(state.network.totals["released"][0]) * int(state.network.rules["parts"][0])
         state = with_room_for_flows(state, max(flows, _ROOM), 0)
         streams = with_room(streams, max(int(streams.counts[FLOWS]) + flows, _ROOM))
@@ -58,6 +72,19 @@ def stream(scene: Scene, transport: Transport | None) -> Outcome:
         last_sent={link: int(links["rest_ps"][link]) for link in np.flatnonzero(links["last_ps"] >= 0).tolist()},
         certified_allocations=int(streams.counts[ALLOCATIONS]),
     )
+
+
+def _pulse(state: State) -> Pulse:
+    totals = state.network.totals[0]
+    tasks = len(state.program.bytes)
+    return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
+
+
+def _first_waiting(scene: Scene, state: State, streams: Streams) -> Waiting:
+    index = int(np.flatnonzero(state.program.waits_for == 0)[0])
+    task, begun = scene.tasks[index], streams.flows["task"][: streams.counts[FLOWS]]
+    why = "its bytes are on their way" if index in begun else not_begun(task.delay_ps)
+    return Waiting(task.src, task.dst, task.bytes, why)
 
 
 def _flows(scene: Scene, flows: np.ndarray) -> np.ndarray:

@@ -35,9 +35,9 @@ SHARED = np.dtype(
     ],
     align=True,
 )
-"""A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares of
-flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's link
-the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
+"""A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares
+of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's
+link the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
 
 FIRST, BETWEEN, LAST = range(3)
 """Columns of `STREAM`'s neighbours."""
@@ -116,7 +116,11 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    longer, ends, affected = np.zeros(room, dtype=STREAM), np.zeros(room, dtype=np.int32), np.zeros(room, dtype=np.int32)
+    longer, ends, affected = (
+        np.zeros(room, dtype=STREAM),
+        np.zeros(room, dtype=np.int32),
+        np.zeros(room, dtype=np.int32),
+    )
     longer[:used], ends[: len(streams.ends)] = streams.flows[:used], streams.ends
     affected[: len(streams.affected)] = streams.affected
     return streams._replace(flows=longer, ends=ends, affected=affected)

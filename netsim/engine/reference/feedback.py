@@ -16,6 +16,8 @@ from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
+from netsim.engine.reference.watching import WindowRecorder
+from netsim.engine.watch import watched_tasks
 from netsim.errors import InputError
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
@@ -62,6 +64,8 @@ class Feedback:
         if isinstance(congestion, ReceiverCreditConfig | NdpConfig):
             self._receivers = Receivers(scene, congestion, calendar, self._ask)
         self._round_trip = cache(self._round_trip_of)
+        watched = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
+        self.windows = {task: WindowRecorder() for task in watched}
         self.on_receipt = [self._receive]
         self.on_news = [self._hear]
 
@@ -191,9 +195,16 @@ class Feedback:
         connection.congestion.on_ack(
             newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
         )
+        if (recorder := self._recorder(connection.flow)) is not None:
+            recorder.add(now, connection.congestion.window(), recovery.in_flight, now - news.sent_ps)
         if news.choice is not None:
             self._transport.on_ack(connection.flow, news.choice, news.blames)
         self._continue(connection)
+
+    def _recorder(self, flow: Flow) -> WindowRecorder | None:
+        """Of the first flow of a message that is watched."""
+        task = flow.message.task
+        return self.windows.get(task) if flow.id == task * self._transport.stride else None
 
     def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
         """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""
