@@ -8,10 +8,9 @@ from netsim.engine.exact.layout import layout_of
 from netsim.engine.forward import kernel
 from netsim.engine.forward.library import Library
 from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
-from netsim.engine.forward.progress import progress_of, resume
+from netsim.engine.forward.progress import progress_of
 from netsim.engine.forward.refusal import shares_groups
 from netsim.engine.forward.unit import Simulator
-from netsim.engine.forward.window import window_of
 from netsim.engine.limits import Clock, Pulse, Waiting, reached
 from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
@@ -23,9 +22,6 @@ _AHEAD = 1 << 14
 """Tasks among which messages are looked for that can be simulated in one go."""
 _PATIENCE = 256
 """Units that may be simulated before they must have occurred twice in the mean."""
-
-_WINDOWS = 32
-"""Most stretches that are simulated plainly before all that is left is."""
 
 
 class ForwardEngine:
@@ -50,10 +46,6 @@ class ForwardEngine:
         report: Callable[[Pulse], None] | None = None,
     ) -> None:
         self._scene, self._plain = scene, plain
-        self._parts: list[Outcome] = []
-        self._seen: set[int] = set()
-        self._skipped = Skipped()
-        self._begun = self._windows = 0
         self._wall = Clock(scene.limits, report)
         layout = layout_of(scene)
         self._columns = scene.tasks.columns()
@@ -63,7 +55,6 @@ class ForwardEngine:
         self._kinds = self._library.kinds
         hosts = np.asarray(scene.hosts, dtype=np.int64)
         self._progress, self._depends = progress_of(self._columns, layout.fabric, hosts)
-        self._moved = np.zeros(len(self._columns.bytes), dtype=bool)
 
     def run(self) -> tuple[Outcome, Skipped]:
         """Simulates until all tasks are done.
@@ -85,26 +76,16 @@ class ForwardEngine:
                     self._join()
                 case kernel.TOGETHER if self._begin_together():
                     pass
-                case _ if self._pass_over():
-                    pass
                 case _:
                     return self._with_the_rest()
-            patience = _PATIENCE + (self._begun + int(progress.totals[kernel.UNITS])) // 2
+            patience = _PATIENCE + int(progress.totals[kernel.UNITS]) // 2
             if library.units.count > min(patience, len(progress.joint_unit) // 2):
                 return self._with_the_rest()
-        self._keep(int(progress.totals[kernel.UNITS]))
-        return joined(self._parts, progress.end_ps), self._skipped
+        whole = Occurrences.of(progress, int(progress.totals[kernel.UNITS]))
+        return self._outcome(whole, progress.end_ps), self._skipped(whole)
 
-    def _keep(self, units: int) -> None:
-        """Adds the first units that have begun since the last part to the parts of the outcome."""
-        whole = Occurrences.of(self._progress, units)
-        links = self._kinds.link
-        self._parts.append(outcome_of(self._scene, self._library.units, links, whole, self._stride))
-        again = [unit >= 0 and (unit in self._seen or bool(self._seen.add(unit))) for unit in whole.unit.tolist()]
-        tasks = whole.tasks[np.repeat(np.array(again, dtype=bool), np.diff(whole.begin))]
-        messages, size = self._skipped
-        self._skipped = Skipped(messages + len(tasks), size + int(self._columns.bytes[tasks].sum()))
-        self._begun += units
+    def _outcome(self, whole: Occurrences, end_ps: np.ndarray) -> Outcome:
+        return outcome_of(self._scene, self._library.units, self._kinds.link, whole, end_ps, self._stride)
 
     def _look_at_wall(self) -> None:
         progress, columns = self._progress, self._columns
@@ -158,48 +139,32 @@ class ForwardEngine:
         progress.totals[kernel.RELEASED] = len(alone)
         return True
 
-    def _done(self) -> np.ndarray:
-        """When tasks were done that had come to their end at the last idle moment; -1 for the others."""
-        progress = self._progress
-        idle_ps, units = int(progress.totals[kernel.IDLE]), int(progress.totals[kernel.IDLE_UNITS])
-        moved = (progress.bytes == 0) | self._moved
-        moved[Occurrences.of(progress, units).tasks] = True
-        return np.where(moved & (progress.end_ps <= idle_ps), progress.end_ps, -1)
-
-    def _pass_over(self) -> bool:
-        """Simulates plainly from the last idle moment to one that follows; False if all that is left had better be."""
-        progress, totals = self._progress, self._progress.totals
-        begun = progress.laid[progress.unit_begin[totals[kernel.IDLE_UNITS]] : totals[kernel.LAID]]
-        released = progress.released[: totals[kernel.RELEASED]]
-        end_ps = self._done()
-        first, last = int(np.argmin(end_ps)), int(np.concatenate([begun, released]).max())
-        ahead = max(2 * (last - first), (len(end_ps) - last) // _WINDOWS)
-        if not self._shares or self._windows == _WINDOWS or last + ahead >= len(end_ps):
-            return False
-        self._windows += 1
-        found = window_of(self._scene, self._plain, self._stride, end_ps, last + ahead)
-        if found is None:
-            return False
-        self._keep(int(totals[kernel.IDLE_UNITS]))
-        self._parts.append(found.outcome)
-        end_ps[found.tasks] = found.outcome.task_end_ps
-        self._moved = end_ps >= 0
-        resume(progress, self._columns, end_ps, found.idle_ps)
-        return True
-
     def _with_the_rest(self) -> tuple[Outcome, Skipped]:
-        """The outcome up to the last idle moment, joined with a plain run of all that is left."""
-        end_ps, units = self._done(), int(self._progress.totals[kernel.IDLE_UNITS])
-        if not units and not self._parts:
+        """The outcome up to the last moment at which nothing was under way, joined with a plain run of the rest."""
+        progress, columns = self._progress, self._columns
+        idle_ps, units = int(progress.totals[kernel.IDLE]), int(progress.totals[kernel.IDLE_UNITS])
+        if not units:
             return self._plain(self._scene), Skipped()
-        self._keep(units)
-        rest = self._plain(self._scene._replace(tasks=_rest_of(self._columns, end_ps)))
-        return joined([*self._parts, rest], rest.task_end_ps), self._skipped
+        whole = Occurrences.of(progress, units)
+        moved = columns.bytes == 0
+        moved[whole.tasks] = True
+        done = moved & (progress.end_ps >= 0) & (progress.end_ps <= idle_ps)
+        end_ps = np.where(done, progress.end_ps, -1)
+        rest = self._plain(self._scene._replace(tasks=_rest_of(columns, done, end_ps)))
+        return joined(self._outcome(whole, end_ps), rest), self._skipped(whole)
+
+    def _skipped(self, whole: Occurrences) -> Skipped:
+        """What all occurrences of units but the first of each carry."""
+        _, first = np.unique(whole.unit, return_index=True)
+        again = whole.unit >= 0
+        again[first] = False
+        tasks = whole.tasks[np.repeat(again, np.diff(whole.begin))]
+        return Skipped(len(tasks), int(self._columns.bytes[tasks].sum()))
 
 
-def _rest_of(columns: TaskColumns, end_ps: np.ndarray) -> Tasks:
+def _rest_of(columns: TaskColumns, done: np.ndarray, end_ps: np.ndarray) -> Tasks:
     """The program in which every task that is done merely waits until its end; numbers of tasks stay."""
-    done, waits_for = end_ps >= 0, np.diff(columns.after_begin)
+    waits_for = np.diff(columns.after_begin)
     kept = np.repeat(~done, waits_for)
     begin = np.concatenate([[0], np.cumsum(np.where(done, 0, waits_for))])
     size, delay_ps = np.where(done, 0, columns.bytes), np.where(done, end_ps, columns.delay_ps)

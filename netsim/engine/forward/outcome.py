@@ -1,7 +1,5 @@
 """From the occurrences of units to the outcome of a run."""
 
-from collections.abc import Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -45,20 +43,22 @@ def outcome_of(
     units: Units,
     bound_links: np.ndarray,
     whole: Occurrences,
+    task_end_ps: np.ndarray,
     stride: int,
 ) -> Outcome:
-    """The outcome of all occurrences, without the ends of tasks.
+    """The outcome of all occurrences.
 
     Args:
         scene: The simulated scene.
         units: Results of units.
         bound_links: See `netsim.engine.forward.kernel.Kinds.link`.
         whole: Occurrences of units.
+        task_end_ps: When each task was done.
         stride: Largest number of flows of a message.
     """
     columns = scene.tasks.columns()
     times = np.bincount(whole.unit[whole.unit >= 0], minlength=units.count)
-    first_flow = np.zeros(len(columns.bytes) + 1, dtype=np.int64)
+    first_flow = np.zeros(len(task_end_ps) + 1, dtype=np.int64)
     _count_flows(units, whole, first_flow)
     first_flow = np.cumsum(first_flow)
     flows = np.zeros(int(first_flow[-1]), dtype=FLOW)
@@ -69,8 +69,8 @@ def outcome_of(
     hops = _sums(units.link_packets, units.link_begin)
     sends = np.flatnonzero(last_sent >= 0)
     return Outcome(
-        completion_ps=0,
-        task_end_ps=np.empty(0, dtype=np.int64),
+        completion_ps=int(task_end_ps.max(initial=0)),
+        task_end_ps=task_end_ps,
         packets=int(times @ packets),
         packet_hops=int(times @ hops),
         control_hops=0,
@@ -82,31 +82,25 @@ def outcome_of(
     )
 
 
-def joined(parts: Sequence[Outcome], task_end_ps: np.ndarray) -> Outcome:
-    """The outcome of a run whose parts follow each other, each on an idle network; all times count from its begin.
+def joined(before: Outcome, after: Outcome) -> Outcome:
+    """The outcome of a run of which a part has ended before the other begins, on an idle network.
 
     Args:
-        parts: The parts, at least one.
-        task_end_ps: When each task was done.
+        before: The first part; tasks that it has not done end at -1.
+        after: The other part, whose times count from the begin of the run.
     """
-    flows = np.concatenate([part.flows for part in parts])
-    if len(parts) > 1:
-        flows = flows[np.argsort(flows["id"], kind="stable")]
-    links = np.zeros(len(parts[0].links), dtype=LINK)
+    flows = np.concatenate([before.flows, after.flows])
+    links = np.zeros(len(before.links), dtype=LINK)
     for name in ("bytes", "busy_ps", "paused_ps"):
-        links[name] = sum(part.links[name] for part in parts)
-    links["max_queue_ps"] = np.maximum.reduce([part.links["max_queue_ps"] for part in parts])
-    return Outcome(
-        completion_ps=int(task_end_ps.max(initial=0)),
-        task_end_ps=task_end_ps,
-        packets=sum(part.packets for part in parts),
-        packet_hops=sum(part.packet_hops for part in parts),
-        control_hops=0,
-        losses=Losses(),
-        flows=flows.view(np.recarray),
+        links[name] = before.links[name] + after.links[name]
+    links["max_queue_ps"] = np.maximum(before.links["max_queue_ps"], after.links["max_queue_ps"])
+    return after._replace(
+        packets=before.packets + after.packets,
+        packet_hops=before.packet_hops + after.packet_hops,
+        flows=flows[np.argsort(flows["id"], kind="stable")].view(np.recarray),
         links=links.view(np.recarray),
-        queues=reduce(_both, [part.queues for part in parts]),
-        last_sent={link: rest for part in parts for link, rest in part.last_sent.items()},
+        queues=_both(before.queues, after.queues),
+        last_sent=before.last_sent | after.last_sent,
     )
 
 

@@ -3,8 +3,7 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.forward.kernel import BUSY, DONE, EVENTS, IDLE, MOST_JOINED, NOW, Progress, successors
-from netsim.engine.forward.window import earliest_begins
+from netsim.engine.forward.kernel import MOST_JOINED, Progress, successors
 from netsim.workload.protocol import TaskColumns
 
 _MEETINGS = 1 << 16
@@ -51,28 +50,6 @@ def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -
         totals=np.zeros(11, dtype=np.int64),
     )
     return progress, depends
-
-
-def resume(progress: Progress, columns: TaskColumns, end_ps: np.ndarray, now_ps: int) -> None:
-    """Puts a program into the state of an idle moment.
-
-    Args:
-        progress: State of the program.
-        columns: The program.
-        end_ps: When tasks were done; -1 for those that are left.
-        now_ps: The moment.
-    """
-    left = end_ps < 0
-    waiting = np.repeat(np.arange(len(end_ps)), np.diff(columns.after_begin))
-    progress.waits_for[:] = np.bincount(waiting[left[columns.after]], minlength=len(end_ps))
-    begin_ps = earliest_begins(columns, end_ps)
-    due = np.flatnonzero(left & (progress.waits_for == 0))
-    due = due[np.argsort(begin_ps[due], kind="stable")]
-    progress.event_ps[1 : len(due) + 1], progress.event[1 : len(due) + 1] = begin_ps[due], 2 * due
-    progress.end_ps[:], progress.due_ps[:], progress.owner[:], progress.free_ps[:] = end_ps, -1, -1, 0
-    progress.totals[:] = 0
-    progress.totals[NOW] = progress.totals[BUSY] = progress.totals[IDLE] = now_ps
-    progress.totals[EVENTS], progress.totals[DONE] = len(due), len(end_ps) - left.sum()
 
 
 def _filled(size: int) -> np.ndarray:
