@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from netsim.errors import InputError, LimitReached, listed, nearest
+from netsim.errors import InputError, LimitError, listed, nearest
 
 if TYPE_CHECKING:
     from netsim.observe.status import Status, Watcher
@@ -34,6 +34,8 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
                intra_host_rate: [3600Gbps], link_delay: [500ns], queue: [unlimited] or 800KB,
                failures: [{link: leaf0-spine3 or switch: spine3, at: [0us], until: [null], rate: [0]}]}
               {kind: fat_tree, k: 8}, {kind: graph, path: fabric.json}, {kind: htsim, path: fabric.topo},
+              {kind: dragonfly, switches_per_group: 4, hosts_per_switch: 2, global_links: 2},
+              {kind: torus, dims: [4, 4, 4]},
               {kind: preset, name: dgx_h100_32}: a file of configs/topologies; adapters_per_host, rails and
               gpu_link_rate of leaf_spine are hosts of several adapters
   packet      {payload: [4000B], header: [0B]}
@@ -42,12 +44,15 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               {kind: trace, path: collectives.jsonl, steps: [all] or a list, gaps: [null] or a trace of equal structure
                whose gaps of computation are taken, device: [null] or h100, h200, a100, b200, ... which computes the
                work of a trace without gaps}
-              {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder}
+              {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder},
+              {kind: goal, path: file.goal}, {kind: simccl, path: ncclFlowModel_detailed_flows.csv}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
-              auto: the fastest by estimates from rates and delays; nccl: as NCCL chooses; {table: FILE}: your own
+              auto: the fastest by estimates from rates and delays; nccl: as NCCL chooses; {table: FILE}: your own;
+              launch, step, inside_step: [0us] time of software of a collective and before each of its messages
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
-              ethereal, ideal (flow level); a mapping gives options: {kind: drill, d: 2, m: 1, label: drill-2-1},
+              ethereal, ideal (flow level); valiant, ugal: detours on a dragonfly or torus; a mapping gives options:
+              {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
   congestion  {kind: [none], window, dctcp, dcqcn, swift, nscc,
               receiver_credit or ndp}
@@ -182,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         return arguments.run(arguments)
-    except LimitReached as error:
+    except LimitError as error:
         return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)

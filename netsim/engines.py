@@ -20,6 +20,8 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         transport: One of the scenario's transports.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
+    if scene.ends_early and (wanted == "fluid" or transport.kind == "ideal"):
+        return "the run ends while background traffic goes on"
     if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
         return "flows without packets have no classes"
     if transport.kind == "ideal":
@@ -34,8 +36,12 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
             from netsim.engine.event.refusal import refusal as by_event
 
             return by_event(scene, build_transport(transport, 0, most_paths))
+        case "windowed":
+            from netsim.engine.windowed.refusal import refusal as by_windowed
+
+            return by_windowed(scene, build_transport(transport, 0, most_paths))
         case "fluid" if build_transport(transport, 0, most_paths).needs_packets:
-            return "the transport looks at queues or pauses, which do not exist for flows without packets"
+            return "the transport decides packet by packet, and flows have none here"
         case _:
             return None
 
@@ -56,13 +62,16 @@ def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine
         transport: One of the scenario's transports, not ideal.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
-    exact_ones: tuple[Engine, ...] = ("exact", "event", "simpy")
+    from netsim.engine.windowed.refusal import fills_windows
+
+    by_windows: tuple[Engine, ...] = ("windowed",) if fills_windows(scene) else ()
+    exact_ones: tuple[Engine, ...] = ("exact", *by_windows, "event", "simpy")
     return next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
 
 
 def to_compile(engine: Engine) -> bool:
     """Whether an engine that a run may use has yet to be compiled."""
-    names = {"auto": ("exact", "event", "forward"), "exact": ("exact",), "event": ("event",)}.get(engine, ())
+    names = {"auto": ("exact", "event", "windowed", "forward"), "simpy": (), "fluid": ()}.get(engine, (engine,))
     return any(not is_kept(Path(__file__).parent / "engine" / name) for name in names)
 
 
@@ -104,6 +113,11 @@ def run_engine(
 
             built = build_transport(transport, seed, most_paths)
             return EventEngine(scene, built, seed, report=report).run(), wanted
+        case "windowed":
+            from netsim.engine.windowed.engine import WindowedEngine
+
+            built = build_transport(transport, seed, most_paths)
+            return WindowedEngine(scene, built, seed, report=report).run(), wanted
         case _:
             from netsim.engine.reference.engine import ReferenceEngine
 
@@ -114,6 +128,7 @@ def _fluid(
     scene: Scene, transport: TransportConfig, seed: int, most_paths: int, report: Callable[[Pulse], None] | None
 ) -> Outcome:
     from netsim.engine.fluid.engine import FluidEngine
+    from netsim.engine.fluid.streaming import can_stream, stream
 
-    ideal = transport.kind == "ideal"
-    return FluidEngine(scene, None if ideal else build_transport(transport, seed, most_paths), report).run()
+    chosen = None if transport.kind == "ideal" else build_transport(transport, seed, most_paths)
+    return stream(scene, chosen, report) if can_stream(scene, chosen) else FluidEngine(scene, chosen, report).run()

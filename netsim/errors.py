@@ -41,7 +41,7 @@ class InputError(ValueError):
         return type(self), (self.file, self.field, self.problem, self.remedy)
 
 
-class LimitReached(InputError):
+class LimitError(InputError):
     """A run has reached one of its limits. The input need not be wrong: it is a failure and not a wrong input."""
 
 
@@ -129,6 +129,8 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
             near = nearest(context["tag"], kinds)
             remedy = f"use {near}" if near else f"use one of {', '.join(kinds)}"
             return f"has a wrong value ({context['tag']!r})", remedy
+        case "too_short" if "field_type" in context:
+            return f"has {context['actual_length'] or 'no'} entries", f"give at least {context['min_length']}"
         case "literal_error":
             near = nearest(finding["input"], listed(context["expected"]))
         case _:

@@ -103,14 +103,15 @@ def _ends(host: np.ndarray, fabric: FabricArrays, rates: np.ndarray) -> Ends:
     links = fabric.up, fabric.down, fabric.inside
     described = np.stack([fabric.leaf, *(part[link] for link in links for part in (rates, fabric.delay_ps))])
     _, alike = np.unique(described, axis=1, return_inverse=True)
-    return Ends(*(link[host] for link in links), host, fabric.leaf[host], alike.reshape(-1)[host])
+    up, down, inside = (link[host] for link in links)
+    return Ends(up, down, inside, host, fabric.leaf[host], alike.reshape(-1)[host])
 
 
 @njit(cache=True)
 def _kinds(src: np.ndarray, dst: np.ndarray, size_bytes: np.ndarray, ends: Ends) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each task, and the first task of each kind; kinds are found in a hash table that doubles."""
     kind, first = np.full(len(src), -1, dtype=np.int32), np.empty(1024, dtype=np.int64)
-    room, count, alike = 2048, 0, ends.alike
+    room, count = 2048, 0
     slots = np.full(room, -1, dtype=np.int64)
     for task in range(len(src)):
         if not size_bytes[task]:
@@ -150,9 +151,9 @@ def _slot(
     place = (mixed * 0x27D4EB2F ^ (mixed >> 15)) & (len(slots) - 1)
     while slots[place] >= 0:
         known = first[slots[place]]
-        if size_bytes[known] == size and ends.alike[src[known]] == one and ends.alike[dst[known]] == other:
-            if (ends.host[src[known]] == ends.host[dst[known]]) == inside:
-                break
+        same = size_bytes[known] == size and (ends.host[src[known]] == ends.host[dst[known]]) == inside
+        if same and ends.alike[src[known]] == one and ends.alike[dst[known]] == other:
+            break
         place = (place + 1) & (len(slots) - 1)
     return place
 
@@ -237,7 +238,7 @@ def _least_ps(pair: Integer, wire_bytes: Integer, some_up: bool, fabric: FabricA
 
 @njit(cache=True)
 def _is_ever_up(links: np.ndarray, rates: np.ndarray) -> bool:
-    for link in links:
+    for link in links:  # noqa: SIM110
         if not rates[link]:
             return False
     return True

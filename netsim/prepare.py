@@ -13,21 +13,43 @@ from netsim.engine.protocol import Engine, Scene
 from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
 from netsim.scenario import Job, Scenario, WorkloadConfig
-from netsim.seats import room, seats_of, with_gpu_links
+from netsim.seats import Seats, room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
+from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
 from netsim.transport.protocol import Transport
+from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
 from netsim.workload.goal.workload import GoalConfig, GoalWorkload
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
-from netsim.workload.protocol import Program, Span, TraceOrigin, Workload
+from netsim.workload.protocol import Program, Span, Tasks, TraceOrigin, Workload
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload
 from netsim.workload.trace import TraceConfig, TraceWorkload
+
+
+class LaidOut(NamedTuple):
+    """What the workloads of a scenario become.
+
+    Args:
+        tasks: Of all workloads.
+        spans: Their collectives.
+        notices: Remarks for the user on how the workloads were read.
+        recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
+        traces: The traces among the workloads, in the order of the jobs.
+        algorithms: How often each algorithm of a collective was used.
+    """
+
+    tasks: Tasks
+    spans: Sequence[Span]
+    notices: Sequence[str]
+    recorded_ps: Mapping[int, int]
+    traces: Sequence[TraceOrigin]
+    algorithms: Mapping[Use, int]
 
 
 class Prepared:
@@ -35,33 +57,24 @@ class Prepared:
 
     Args:
         scene: Tasks and fabric.
-        spans: Collectives of the workload.
         transports: Transports to simulate, for the lower bound.
+        laid_out: The workloads; its fields but the tasks are attributes of this object too.
         engine: The scenario's choice of engine.
-        notices: Remarks for the user on how the workloads were read.
-        recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
-        traces: The traces among the workloads, in the order of the jobs.
-        algorithms: How often collectives of one size took each algorithm.
         fast_forward: Whether runs may skip what repeats.
     """
 
     def __init__(
         self,
         scene: Scene,
-        spans: Sequence[Span],
         transports: Sequence[TransportConfig],
+        laid_out: LaidOut,
         engine: Engine = "auto",
-        notices: Sequence[str] = (),
-        recorded_ps: Mapping[int, int] | None = None,
-        traces: Sequence[TraceOrigin] = (),
-        algorithms: Mapping[Use, int] | None = None,
         fast_forward: bool = False,
     ) -> None:
-        self.scene, self.spans, self._transports = scene, spans, transports
+        self.scene, self.laid_out, self._transports = scene, laid_out, transports
         self.engine: Engine = engine
         self.fast_forward = fast_forward
-        self.notices, self.recorded_ps, self.traces = notices, recorded_ps or {}, traces
-        self.algorithms = algorithms or {}
+        _, self.spans, self.notices, self.recorded_ps, self.traces, self.algorithms = laid_out
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -69,15 +82,17 @@ class Prepared:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
         kinds = {transport.kind for transport in self._transports}
-        return Bound(self.scene, parts, "own" in kinds, "ethereal" in kinds)
+        scene = self.scene._replace(tasks=self.scene.tasks.in_foreground)
+        return Bound(scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
-def prepare(scenario: Scenario, source: str) -> Prepared:
+def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) -> Prepared:
     """Reads the workloads of a scenario and lays them out on its fabric.
 
     Args:
         scenario: What to simulate.
         source: Name of the scenario in messages.
+        laid_out: The same workloads laid out on the same fabric, which are not read again then.
 
     Raises:
         InputError: A workload does not fit the fabric or its ranks.
@@ -92,13 +107,54 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
     _refuse_detours(scenario, source)
     routes = Routes(topology, rates)
     seats = seats_of(topology, _places(scenario, source, room(topology)))
+    _refuse_watched(scenario, source, len(seats.hosts))
+    known = laid_out or _lay_out(scenario, source, topology, seats)
+    scene = Scene(
+        topology,
+        rates,
+        routes,
+        seats.ends,
+        known.tasks,
+        scenario.packet,
+        scenario.nic,
+        scenario.topology.queue,
+        scenario.congestion,
+        scenario.recovery,
+        scenario.flow_control,
+        scenario.acknowledgement,
+        limits=scenario.limits,
+        watch=scenario.watch,
+        buffer=scenario.topology.buffer,
+        classes=len(scenario.classes or ("",)),
+        link_errors=scenario.topology.link_errors,
+    )
+    prepared = Prepared(scene, scenario.transports, known, scenario.engine, scenario.fast_forward)
+    if laid_out is None:
+        _refuse_small_memory(scene, source)
+        for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
+            _refuse_unreachable(seen, source)
+        _refuse_engine(prepared, scenario, source)
+    return prepared
+
+
+def _refuse_watched(scenario: Scenario, source: str, ranks: int) -> None:
+    """Refuses to watch flows of ranks that do not exist."""
+    pairs = () if scenario.watch is None else scenario.watch.flows
+    for number, pair in enumerate(pairs):
+        if max(pair) >= ranks:
+            problem = f"rank {max(pair)} has no host ({ranks} ranks fit)"
+            raise InputError(source, f"watch.flows.{number}", problem, f"name ranks from 0 to {ranks - 1}")
+
+
+def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) -> LaidOut:
+    """Reads the workloads of a scenario."""
     hosts = seats.hosts
     program = Program()
     notices: list[str] = []
     packet = scenario.packet
     schedules = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header)
     for index, job in enumerate(_jobs(scenario)):
-        workload = _workload(job.workload)
+        workload = _workload(job.workload, topology, hosts)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
         needed = workload.size(len(job.ranks or hosts))
         ranks = job.ranks or range(needed)
@@ -108,33 +164,13 @@ def prepare(scenario: Scenario, source: str) -> Prepared:
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
-        program.tasks.mark(_number_of_class(scenario, job.workload))
+        program.tasks.mark(_number_of_class(scenario, job.workload), isinstance(job.workload, BackgroundConfig))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
-    scene = Scene(
-        topology,
-        rates,
-        routes,
-        seats.ends,
-        with_gpu_links(program.tasks, seats),
-        scenario.packet,
-        scenario.nic,
-        scenario.topology.queue,
-        scenario.congestion,
-        scenario.recovery,
-        scenario.flow_control,
-        scenario.acknowledgement,
-        limits=scenario.limits,
-        buffer=scenario.topology.buffer,
-        classes=len(scenario.classes or ("",)),
+    used = schedules.used
+    return LaidOut(
+        with_gpu_links(program.tasks, seats), program.spans, notices, program.recorded_ps, program.traces, used
     )
-    _refuse_small_memory(scene, source)
-    for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
-        _refuse_unreachable(seen, source)
-    known = notices, program.recorded_ps, program.traces, schedules.used, scenario.fast_forward
-    prepared = Prepared(scene, program.spans, scenario.transports, scenario.engine, *known)
-    _refuse_engine(prepared, scenario, source)
-    return prepared
 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
@@ -155,9 +191,11 @@ def _refuse_small_memory(scene: Scene, source: str) -> None:
             raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
-def _workload(config: WorkloadConfig) -> Workload:
+def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) -> Workload:
     """The workload of a section ``workload``; files are read when they are needed."""
     match config:
+        case BackgroundConfig():
+            return BackgroundWorkload(config, topology, hosts)
         case CollectiveConfig():
             return CollectiveWorkload(config)
         case TraceConfig():

@@ -10,6 +10,9 @@ collectives.csv: each collective, in the order of the workload: its operation (s
 number of ranks, its step, phase and layer, the payload of all its messages, the arrival of its first rank and the end
 at its last; `member_ns` is the time from a rank's arrival to the end at that rank, mean over its ranks. A cell is
 empty where the workload does not say.
+
+Where a scenario watches links and flows: links_over_time.csv, the bytes of data packets on each link in each interval
+in which there are any; windows.csv, the state of the first flow of each watched message at its acknowledgements.
 """
 
 import csv
@@ -70,8 +73,8 @@ class Run:
         self.certified_allocations = outcome.certified_allocations
         self.control_hops, self.losses = outcome.control_hops, outcome.losses
         self.links, self.flows, self.queues = outcome.links, outcome.flows, outcome.queues
-        task_end_ps: list[int] = outcome.task_end_ps.tolist()
-        self.collectives = [span.times(task_end_ps) for span in spans]
+        self.watched = outcome.watched
+        self.collectives = [span.times(outcome.task_end_ps) for span in spans]
         self.members = [_members(span, outcome.task_end_ps) for span in spans]
 
     def to_dict(self, links: Sequence[Link]) -> dict[str, Any]:
@@ -199,6 +202,13 @@ class Results:
         with replacing(folder / "collectives.csv") as file:
             file.write("transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns,member_ns\n")
             csv.writer(file, lineterminator="\n").writerows(self._collective_rows())
+        if any(run.watched is not None for run in self.runs):
+            with replacing(folder / "links_over_time.csv") as file:
+                file.write("transport,seed,link,from_ns,bytes\n")
+                file.writelines(self._link_series())
+            with replacing(folder / "windows.csv") as file:
+                file.write("transport,seed,message,src,dst,time_ns,window_packets,in_flight_packets,round_trip_ns\n")
+                file.writelines(self._window_series())
 
     def _link_rows(self) -> Iterator[str]:
         for run in self.runs:
@@ -213,6 +223,22 @@ class Results:
             for flow, task, src, dst, size, packets, start, end, *counts in run.flows.tolist():
                 times = f"{decimal_ns(start)},{decimal_ns(end)}"
                 yield f"{head}{flow},{task},{src},{dst},{size},{packets},{times},{counts[0]},{counts[1]}\n"
+
+    def _link_series(self) -> Iterator[str]:
+        for run in self.runs:
+            if run.watched is not None:
+                for link, interval in np.argwhere(run.watched.bytes).tolist():
+                    begin, size = decimal_ns(interval * run.watched.width_ps), run.watched.bytes[link, interval]
+                    yield f"{run.transport},{run.seed},{self.links[link].name},{begin},{size}\n"
+
+    def _window_series(self) -> Iterator[str]:
+        columns = self.scene.tasks.columns()
+        for run in self.runs:
+            if run.watched is not None:
+                for task, samples in zip(run.watched.tasks, run.watched.samples, strict=True):
+                    head = f"{run.transport},{run.seed},{task},{columns.src[task]},{columns.dst[task]}"
+                    for time, window, in_flight, trip in samples.tolist():
+                        yield f"{head},{decimal_ns(time)},{window},{in_flight},{decimal_ns(trip)}\n"
 
     def _collective_rows(self) -> Iterator[tuple[str | int | None, ...]]:
         for run in self.runs:

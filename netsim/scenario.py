@@ -14,12 +14,14 @@ from netsim.congestion.window import NoneConfig
 from netsim.documents import check_document
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
+from netsim.engine.watch import WatchConfig
 from netsim.errors import InputError, first_error
 from netsim.keys.schema import described
 from netsim.section import Section
 from netsim.topology.build import TopologyConfig
 from netsim.transport.config import TransportConfig
 from netsim.units import Duration
+from netsim.workload.background import BackgroundConfig
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
@@ -31,7 +33,14 @@ from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
-    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig | GoalConfig | SimcclConfig,
+    BackgroundConfig
+    | CollectiveConfig
+    | TraceConfig
+    | FlowsConfig
+    | MatrixConfig
+    | ChakraConfig
+    | GoalConfig
+    | SimcclConfig,
     Field(discriminator="kind"),
 ]
 
@@ -81,6 +90,7 @@ class Scenario(Section, frozen=True):
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
         limits: When a run ends although tasks are left.
+        watch: What is recorded over time, for more pictures and tables.
         engine: Engine; auto chooses for each transport.
         fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
             layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
@@ -102,6 +112,7 @@ class Scenario(Section, frozen=True):
     flow_control: FlowControlConfig = NoFlowControlConfig()
     acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
     limits: LimitsConfig = LimitsConfig()
+    watch: WatchConfig | None = None
     engine: Engine = "auto"
     fast_forward: bool = True
     seeds: Annotated[
@@ -179,6 +190,21 @@ class Scenario(Section, frozen=True):
             raise ValueError(f"topology.buffer has no room for a packet of {largest} B; raise its size")
         if self.recovery.kind == "none" and control.kind != "pfc":
             raise ValueError("topology.buffer drops packets that are not sent again; set recovery.kind to selective")
+        return self
+
+    @model_validator(mode="after")
+    def _errors_are_repaired(self) -> "Scenario":
+        errors = self.topology.link_errors
+        if errors is not None and errors.retry == "none" and self.recovery.kind == "none":
+            problem = "topology.link_errors loses packets that are not sent again"
+            raise ValueError(f"{problem}; write retry: link, or set recovery.kind to selective")
+        return self
+
+    @model_validator(mode="after")
+    def _something_ends(self) -> "Scenario":
+        workloads = [self.workload] if self.workload else [job.workload for job in self.jobs or ()]
+        if workloads and all(isinstance(workload, BackgroundConfig) for workload in workloads):
+            raise ValueError("background traffic alone never ends; add another job to jobs")
         return self
 
     @model_validator(mode="after")

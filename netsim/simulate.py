@@ -12,6 +12,7 @@ from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Skipped
 from netsim.engines import run_engine
 from netsim.forwarding import run_forward
+from netsim.grid.shared import Handle, SharedLayout, prepare_shared
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
@@ -43,7 +44,7 @@ def simulate(
 
     Raises:
         ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
-            limit of the scenario (`netsim.engine.limits.LimitReached`).
+            limit of the scenario (`netsim.engine.limits.LimitError`).
     """
     read = read_scenario(scenario, overrides)
     source = str(scenario) if isinstance(scenario, Path) else "scenario"
@@ -51,7 +52,11 @@ def simulate(
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
     report = progress or (lambda _: None)
     if min(jobs, len(work)) > 1:
-        runs = dict(_parallel(read, source, work, min(jobs, len(work)), report))
+        shared = SharedLayout(prepared)
+        try:
+            runs = dict(_parallel(read, source, shared.handle, work, min(jobs, len(work)), report))
+        finally:
+            shared.close()
     else:
         runs = dict(_one_by_one(prepared, work, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
@@ -69,9 +74,9 @@ def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[
 
 
 def _parallel(
-    scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress
+    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    """Simulates in parallel; each process prepares the scenario once and serves the whole comparison."""
+    """Simulates in parallel, in processes that share the layout of the scenario's workloads."""
     context = get_context("spawn")
     pulses = context.SimpleQueue()
 
@@ -80,7 +85,7 @@ def _parallel(
             name, seed, pulse = pulses.get()
             progress(RunEvent(name, seed, len(work), None, pulse))
 
-    with ProcessPoolExecutor(jobs, context, _send_pulses, (pulses,)) as pool:
+    with ProcessPoolExecutor(jobs, context, _begin_worker, (pulses, layout)) as pool:
         waiting = list(reversed(work))
         running: dict[Future[Run], tuple[str, int]] = {}
         while waiting or running:
@@ -99,10 +104,13 @@ def _parallel(
 
 _pulses: list[Any] = []
 """In a worker: the queue for how far its run is."""
+_layouts: list[Handle] = []
+"""In a worker: the layout that it shares."""
 
 
-def _send_pulses(queue: Any) -> None:
+def _begin_worker(queue: Any, layout: Handle) -> None:
     _pulses.append(queue)
+    _layouts.append(layout)
 
 
 def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
@@ -114,7 +122,7 @@ def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, 
 
 @lru_cache(maxsize=1)
 def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
-    return prepare(scenario, source)
+    return prepare_shared(scenario, source, _layouts[0])
 
 
 def run_one(

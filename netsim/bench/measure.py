@@ -129,10 +129,16 @@ def _event(scene: Scene) -> Outcome:
     return EventEngine(scene, Ecmp(0, scene.most_paths), 0).run()
 
 
+def _windowed(scene: Scene) -> Outcome:
+    from netsim.engine.windowed.engine import WindowedEngine
+
+    return WindowedEngine(scene, Ecmp(0, scene.most_paths), 0).run()
+
+
 def _fluid(scene: Scene) -> Outcome:
     from netsim.engine.fluid.engine import FluidEngine
 
     return FluidEngine(scene, Ecmp(0, scene.most_paths)).run()
 
 
-_ENGINES = {"simpy": _simpy, "exact": _exact, "event": _event, "fluid": _fluid}
+_ENGINES = {"simpy": _simpy, "exact": _exact, "event": _event, "windowed": _windowed, "fluid": _fluid}

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from netsim.collective import (
     barrier,
     binary_tree,
@@ -106,6 +108,7 @@ class Schedules:
     ) -> None:
         self._algorithms, self._seats, self._source = algorithms, seats, source
         self._topology, self._packet = topology, (payload, header)
+        self._delays_ps = algorithms.launch, algorithms.step, algorithms.inside_step
         self._table: Table | None = None if algorithms.table is None else read_table(Path(algorithms.table))
         self._once, self._group, self._chosen = cache(_schedule), cache(self._new_group), cache(self._choose)
         self._orders = cache(self._new_orders)
@@ -134,10 +137,19 @@ class Schedules:
             shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
         try:
-            return self._once(operation, name, self._channels(operation, name, ranks))
+            columns = self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:
             problem, _, remedy = str(error).partition("; ")
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy) from None
+        return self._delayed(columns, ranks) if name and any(self._delays_ps) else columns
+
+    def _delayed(self, columns: MessageColumns, ranks: Sequence[int]) -> MessageColumns:
+        """The messages with the time of software before each that moves anything."""
+        launch, step, inside_step = self._delays_ps
+        machines = np.array([self._seats.machines[rank] for rank in ranks], dtype=np.int64)
+        between = np.where(machines[columns.src] == machines[columns.dst], inside_step, step)
+        first = np.where(np.diff(columns.after_begin) == 0, launch, 0)
+        return columns.delayed((columns.bytes > 0) * (between + first))
 
     def algorithm(self, operation: Operation, ranks: Sequence[int]) -> str:
         """Name of the algorithm of an operation; empty for send and barrier, which have no choice."""
@@ -157,7 +169,7 @@ class Schedules:
         return (self._table.algorithm(op, group, size_bytes) if self._table else None) or _first(op)
 
     def _new_group(self, ranks: tuple[int, ...]) -> Group:
-        return Group(self._topology, self._seats.of(ranks), *self._packet)
+        return Group(self._topology, self._seats.of(ranks), *self._packet, self._delays_ps[1:])
 
     def _channels(self, operation: Operation, name: str, ranks: Sequence[int]) -> Orders:
         """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""

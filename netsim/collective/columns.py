@@ -20,12 +20,24 @@ class MessageColumns:
         bytes: Payload.
         after_begin: One more entry than there are messages.
         after: Messages of the schedule that must have arrived before.
+        delay_ps: Picoseconds between their arrival and the start of the message; None: none.
     """
 
     def __init__(
-        self, src: np.ndarray, dst: np.ndarray, bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray
+        self,
+        src: np.ndarray,
+        dst: np.ndarray,
+        bytes: np.ndarray,
+        after_begin: np.ndarray,
+        after: np.ndarray,
+        delay_ps: np.ndarray | None = None,
     ) -> None:
         self.src, self.dst, self.bytes, self.after_begin, self.after = src, dst, bytes, after_begin, after
+        self.delay_ps = delay_ps
+
+    def delayed(self, delay_ps: np.ndarray) -> "MessageColumns":
+        """The same messages, each with a delay."""
+        return MessageColumns(self.src, self.dst, self.bytes, self.after_begin, self.after, delay_ps)
 
     def __len__(self) -> int:
         return len(self.src)

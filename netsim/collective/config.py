@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, model_validator
 
 from netsim.collective.names import AllGather, AllReduce, AllToAll, Broadcast, Choice, ReduceScatter
 from netsim.section import Section
+from netsim.units import Duration
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 
@@ -26,6 +27,10 @@ class Algorithms(Section, frozen=True):
         all_to_all: Of a part from each rank for each other.
         broadcast: Of what one rank has and all others get.
         table: A table of algorithms, for the collectives that say table; those that are left out do.
+        launch: Time of a collective before its first messages leave, such as the launch of a kernel.
+        step: Time between the arrival of the data for a message to another host and its start, such as for summing up
+            and posting it.
+        inside_step: The same of a message inside a host.
     """
 
     all_reduce: AllReduce | Choice = "ring"
@@ -34,6 +39,9 @@ class Algorithms(Section, frozen=True):
     all_to_all: AllToAll | Choice = "direct"
     broadcast: Broadcast | Choice = "tree"
     table: str | None = None
+    launch: Duration = 0
+    step: Duration = 0
+    inside_step: Duration = 0
 
     @model_validator(mode="before")
     @classmethod

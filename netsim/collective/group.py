@@ -32,9 +32,13 @@ class Group:
         seats: Where each participant sits.
         payload: Largest payload of a packet, in bytes.
         header: Bytes added to each packet.
+        steps_ps: Time of software before a message to another machine, and before one inside, in picoseconds.
     """
 
-    def __init__(self, topology: Topology, seats: Seats, payload: int, header: int) -> None:
+    def __init__(
+        self, topology: Topology, seats: Seats, payload: int, header: int, steps_ps: tuple[int, int] = (0, 0)
+    ) -> None:
+        self._steps_ps = steps_ps
         self._topology, self._payload, self._header = topology, payload, header
         self.seats, self.ranks = seats, len(seats.hosts)
         self._hosts, self.machines, self._gpus = (np.array(part, dtype=np.int64) for part in seats)
@@ -93,7 +97,7 @@ class Group:
         if not len(src) or not size_bytes:
             return 0.0
         loads, alone = self._pattern(src.tobytes(), dst.tobytes())
-        passages = [self.passage_ps(*ends, size_bytes) for ends, _ in alone]
+        passages = [self.passage_ps(*ends, size_bytes) + self._steps_ps[inside] for (*ends, inside), _ in alone]
         counts = [count for _, count in alone]
         passage = max(passages) if most else float(np.average(passages, weights=counts))
         return max(passage, loads * 8 * PICOSECONDS_PER_SECOND * self.wire(size_bytes))
@@ -105,12 +109,13 @@ class Group:
         near = self.machines[src] == self.machines[dst]
         return tuple(np.where(near, self._gpus[side], self._hosts[side]) for side in (src, dst))  # type: ignore[return-value]
 
-    def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int], int]]]:
+    def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int, bool], int]]]:
         """Messages a bit per second of the busiest link, and pairs of hosts that stand for all, each with its number.
 
-        Pairs of equal leaves have equal passages.
+        Pairs of equal leaves have equal passages; each says whether it lies within a machine.
         """
-        ends = self._ends(np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64))
+        first, second = np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64)
+        ends, inside = self._ends(first, second), self.machines[first] == self.machines[second]
         leaves = [np.array([self._leaf(host) for host in side.tolist()], dtype=np.int64) for side in ends]
         apart, topology, busiest = ends[0] != ends[1], self._topology, 0.0
         sides = (topology.up, ends[0][apart]), (topology.down, ends[1][apart]), (topology.inside, ends[0][~apart])
@@ -121,9 +126,9 @@ class Group:
         for leaf, count in _counts(leaves[0][away]):
             other = int(leaves[1][away][leaves[0][away] == leaf][0])
             busiest = max(busiest, COLLISIONS * count / self._leaf_bps(leaf, other))
-        alike = np.stack([*leaves, apart])
+        alike = np.stack([*leaves, apart, inside])
         _, where, counts = np.unique(alike, axis=1, return_index=True, return_counts=True)
-        pairs = [(int(ends[0][at]), int(ends[1][at])) for at in where]
+        pairs = [(int(ends[0][at]), int(ends[1][at]), bool(inside[at])) for at in where]
         return busiest, list(zip(pairs, counts.tolist(), strict=True))
 
     def _leaf_bps(self, leaf: int, other: int) -> int:

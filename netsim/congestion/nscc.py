@@ -108,6 +108,10 @@ class Nscc:
         self._fast = self._lost = False
         self._adapts_ps = self._adjusted_ps = self._decreased_ps = 0
 
+    def begin_message(self) -> None:
+        """Another message of the queue pair begins: what gets through is counted anew, whatever the pause before it."""
+        self._achieved, self._adapts_ps, self._lost = 0.0, 0, False
+
     def window(self) -> int:
         """Full packets that fit into the window."""
         return max(1, int(self.window_bytes / self._packet))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.errors import LimitReached
+from netsim.errors import LimitError
 from netsim.section import Section
 from netsim.units import PICOSECONDS_PER_SECOND, format_time, parse_time
 
@@ -104,7 +104,7 @@ class Waiting(NamedTuple):
 
 def reached(
     limits: LimitsConfig, which: Literal["simulated", "wall", "fruitless"], pulse: Pulse, waiting: Waiting
-) -> LimitReached:
+) -> LimitError:
     """The error of a run that has reached a limit.
 
     Args:
@@ -119,7 +119,7 @@ def reached(
         f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
     )
     first = f"first waits the message of {what}: {waiting.why}"
-    return LimitReached("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
+    return LimitError("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
 
 
 def missing(packets: int, timeouts: int) -> str:

@@ -15,28 +15,23 @@ from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.limits import LimitsConfig
+from netsim.engine.watch import WatchConfig, Watched
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.units import Size
 from netsim.workload.protocol import Tasks
 
 CongestionConfig = Annotated[
-    NoneConfig
-    | WindowConfig
-    | DctcpConfig
-    | DcqcnConfig
-    | SwiftConfig
-    | NsccConfig
-    | ReceiverCreditConfig
-    | NdpConfig,
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
     Field(discriminator="kind"),
 ]
 
 
-Engine = Literal["auto", "simpy", "exact", "event", "fluid"]
+Engine = Literal["auto", "simpy", "exact", "event", "windowed", "fluid"]
 """Names of engines; auto: the fastest engine that is exact."""
 
 
@@ -83,6 +78,8 @@ class Scene(NamedTuple):
         limits: When a run ends although tasks are left.
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
+        watch: What is recorded over time.
+        link_errors: Packets that are corrupted on cables.
     """
 
     topology: Topology
@@ -100,11 +97,18 @@ class Scene(NamedTuple):
     limits: LimitsConfig = LimitsConfig()
     buffer: SharedBufferConfig | None = None
     classes: int = 1
+    watch: WatchConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
 
     @property
     def queues(self) -> bool:
         """Whether a departure may depend on what comes later, so that packets wait in queues to be chosen."""
         return self.flow_control.kind == "pfc" or self.buffer is not None or self.classes > 1
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run ends although tasks in the background are left."""
+        return bool(self.tasks.in_background.any())
 
     @property
     def most_paths(self) -> int:
@@ -197,19 +201,20 @@ class Outcome(NamedTuple):
     """The result of a run.
 
     Args:
-        completion_ps: When the last task was done.
-        task_end_ps: When each task was done.
+        completion_ps: When the last task was done, background traffic aside.
+        task_end_ps: When each task was done; the end of the run for background traffic that was not.
         packets: Data packets sent, each transmission counted.
         packet_hops: Data packets times the links they passed.
         control_hops: Acknowledgements and trimmed headers times the links they passed.
         losses: Losses and other irregularities.
-        flows: Array of `FLOW`, by flow id.
+        flows: Array of `FLOW`, by flow id, without background traffic that had not ended.
         links: Array of `LINK`, by link index.
         queues: Queues over time.
         last_sent: For each link that hosts send on, the remaining passage of its last data packet, without queues, in
             picoseconds.
         certified_allocations: Flow level only: number of allocations of rates, each checked to be max-min fair (every
             flow has a full link on which no flow is faster).
+        watched: What was recorded over time, if the scene asks for it.
     """
 
     completion_ps: int
@@ -223,9 +228,28 @@ class Outcome(NamedTuple):
     queues: QueueSeries
     last_sent: dict[int, int]
     certified_allocations: int = 0
+    watched: Watched | None = None
+
+    def without_rest(self, end_ps: int, left: np.ndarray, in_background: np.ndarray) -> "Outcome":
+        """The outcome of a run that has ended while background traffic went on.
+
+        Args:
+            end_ps: When.
+            left: Of each flow, how many packets had not arrived.
+            in_background: Of each task, whether it belongs to background traffic.
+        """
+        flows = self.flows
+        ended = (left == 0) & (flows.end_ps <= end_ps)
+        done = np.zeros(len(in_background), dtype=bool)
+        done[flows.task[ended]] = True
+        done[flows.task[~ended]] = False
+        ends = np.where(in_background & ~done, end_ps, self.task_end_ps)
+        return self._replace(completion_ps=end_ps, task_end_ps=ends, flows=flows[ended])
 
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""
+        if self.watched is not None and other.watched is not None and not self.watched.equals(other.watched):
+            return False
         return all(
             np.array_equal(mine, np.asarray(others)) if isinstance(mine, np.ndarray) else mine == others
             for mine, others in zip(self._flat(), other._flat(), strict=True)

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple
 
-from netsim.errors import InputError, LimitReached
+from netsim.errors import InputError, LimitError
 from netsim.grid.identity import Identity, identify
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results
@@ -65,7 +65,7 @@ def attempt(job: Job) -> Files | Failed:
     with _ONE_AT_A_TIME:
         try:
             return _carry_out(job)
-        except LimitReached as error:
+        except LimitError as error:
             return Failed(f"{error.field}: {error.problem}; {error.remedy}")
         except InputError as error:
             field = error.field if error.file == job.source else f"{error.file}: {error.field}"

@@ -35,7 +35,7 @@ _SECONDS_BETWEEN_WRITES = 1.0
 
 
 class Summary:
-    """summary.csv: a row a run that is over, in the order of the sweep; the columns are `cell`, the folder under cells/,
+    """summary.csv: a row a run that is over, in the order of the sweep. Columns are `cell`, the folder under cells/,
     the keys that the sweep changes, those of results.json, and `problem`, which only a run that failed has.
 
     Args:

@@ -21,9 +21,21 @@ from netsim.report.recorded import sentence
 from netsim.report.summary import extremes, operations, summarise
 from netsim.report.timeline import has_timeline, timeline_svg
 from netsim.report.usage import usage
+from netsim.report.watching import has_links_over_time, has_windows, links_over_time_svg, windows_svg
 from netsim.results import Results, replacing
 
-PICTURES = ("completion", "timeline", "phases", "operations", "links", "loads", "flows", "queues")
+PICTURES = (
+    "completion",
+    "timeline",
+    "phases",
+    "operations",
+    "links",
+    "loads",
+    "flows",
+    "queues",
+    "links_over_time",
+    "windows",
+)
 
 
 def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = ()) -> None:
@@ -64,6 +76,10 @@ def _pictures(results: Results) -> dict[str, str]:
         pictures["flows"] = flows_svg(results)
     if has_queues(results):
         pictures["queues"] = queues_svg(results)
+    if has_links_over_time(results):
+        pictures["links_over_time"] = links_over_time_svg(results)
+    if has_windows(results):
+        pictures["windows"] = windows_svg(results)
     return pictures
 
 
@@ -86,6 +102,8 @@ def _page(results: Results, pictures: Mapping[str, str], beside: Sequence[Sectio
         *_operations(results, pictures),
         *algorithms.sections(results),
         Section("Where the time goes: links", _links(results, pictures)),
+        *_pictured("Links over time", pictures.get("links_over_time"), _LINKS_OVER_TIME),
+        *_pictured("Windows of flows", pictures.get("windows"), _WINDOWS),
         *_pictured("Queues", pictures.get("queues"), _QUEUES),
         *_pictured("Flows", pictures.get("flows"), _FLOWS),
         Section("Scenario", f"<pre>{escape(_scenario(results))}</pre>"),
@@ -128,6 +146,14 @@ _LOADS = (
 _QUEUES = (
     "Longest queue that a packet finds at any switch, as the time that its link needs to send it. Line: mean over the "
     "seeds. Band: minimum to maximum of the seeds."
+)
+_LINKS_OVER_TIME = (
+    "Share of the capacity that data packets use in each interval, for the links between switches that are busiest at "
+    "some moment. First seed."
+)
+_WINDOWS = (
+    "The first flow of each watched message when its acknowledgements arrive: the packets that may be under way, those "
+    "that are, and the round trip of the packet acknowledged. First seed."
 )
 _FLOWS = "Share of all flows, over all seeds, that complete within a time from their own start."
 

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable
 from netsim.topology.detours import DetouredFabric, selected
 from netsim.topology.failure import FailureConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many
@@ -37,6 +39,8 @@ class DragonflyConfig(Section, frozen=True):
         global_delay: Propagation delay of links between groups.
         max_detours: Most ways between two switches that are not minimal, for valiant and ugal.
         queue: Room for packets in front of a link, in bytes of unfinished work.
+        buffer: Memory that all queues of a switch share, in place of `queue`.
+        link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.
     """
 
@@ -54,6 +58,8 @@ class DragonflyConfig(Section, frozen=True):
     global_delay: Duration = 500 * 10**3
     max_detours: PositiveInt = 64
     queue: Queue = None
+    buffer: SharedBufferConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
     @property
@@ -111,9 +117,9 @@ class Dragonfly(DetouredFabric):
         rate, delay = self._config.global_rate, self._config.global_delay
         for group in range(self._groups):
             for other in range(group + 1, self._groups):
-                for number, ends in enumerate(self._joints(group, other)):
+                for number, (out, into) in enumerate(self._joints(group, other)):
                     suffix = f".{number}" if self._twice(group, other) else ""
-                    yield Cable(*(names[end] for end in ends), rate, delay, suffix)
+                    yield Cable(names[out], names[into], rate, delay, suffix)
 
     def _twice(self, group: int, other: int) -> bool:
         """Whether two groups have links between the same two switches."""

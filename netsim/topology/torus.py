@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable
 from netsim.topology.detours import DetouredFabric, selected
 from netsim.topology.failure import FailureConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many
@@ -34,6 +36,8 @@ class TorusConfig(Section, frozen=True):
         max_paths: Most minimal ways between two switches.
         max_detours: Most ways between two switches that are not minimal, for valiant and ugal.
         queue: Room for packets in front of a link, in bytes of unfinished work.
+        buffer: Memory that all queues of a switch share, in place of `queue`.
+        link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.
     """
 
@@ -48,6 +52,8 @@ class TorusConfig(Section, frozen=True):
     max_paths: PositiveInt = 64
     max_detours: PositiveInt = 64
     queue: Queue = None
+    buffer: SharedBufferConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
     @model_validator(mode="after")

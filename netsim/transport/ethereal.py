@@ -57,14 +57,16 @@ class Ethereal(Transport):
     ) -> None:
         super().__init__(seed, most_paths)
         self._cut = self._equal if pieces == "equal" else self._minimal
-        self._randomise, self._start_delay_ps, self._avoid_ps = randomise and order != "staggered", start_delay, avoid
-        self._order, self.orders_flows = order, order != "nic"
+        self.pieces, self.randomise, self.order = pieces, randomise and order != "staggered", order
+        self.start_delay_ps, self._avoid_ps = start_delay, avoid
+        self.orders_flows = order != "nic"
         self._leaf_order = Draws(seed, Purpose.ETHEREAL_LEAVES)
         self._flow_order = Draws(seed, Purpose.ETHEREAL_FLOWS)
         self._path_order = Draws(seed, Purpose.ETHEREAL_PATHS)
         self._delay = Draws(seed, Purpose.START_DELAY)
         self._another = Draws(seed, Purpose.REPATH)
-        self._bad_until: dict[tuple[int, int, int], int] = {}
+        self.bad_until: dict[tuple[int, int, int], int] = {}
+        """Until when a path is avoided, by first link, destination leaf and path."""
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:
         """Balances each group of equal flows to one leaf; traffic with one path only is sent as it is."""
@@ -72,7 +74,7 @@ class Ethereal(Transport):
         for message in released:
             groups[message.dst_leaf if len(message.paths) > 1 else -1, message.bytes].append(message)
         keys = list(groups)
-        if self._order == "published":
+        if self.order == "published":
             keys.sort(key=lambda key: self._leaf_order(groups[key][0].task))
         flows: list[Flow] = []
         for group in (groups[key] for key in keys):
@@ -80,7 +82,7 @@ class Ethereal(Transport):
                 flows += [self._flow(message, 0, message.bytes, 0) for message in group]
             else:
                 flows += self._balance(group, self._good(group[0], group[0].usable, now_ps))
-        return sorted(flows, key=_stagger) if self._order == "staggered" else flows
+        return sorted(flows, key=_stagger) if self.order == "staggered" else flows
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """Another path for a flow whose own has failed."""
@@ -91,23 +93,23 @@ class Ethereal(Transport):
         """Another path, and the old one is avoided."""
         if path is None or len(flow.message.paths) == 1:
             return path
-        self._bad_until[flow.message.paths[0][0], flow.message.dst_leaf, path] = now_ps + self._avoid_ps
+        self.bad_until[flow.message.paths[0][0], flow.message.dst_leaf, path] = now_ps + self._avoid_ps
         return self.choose_path(flow, now_ps, usable, now_ps)
 
     def _good(self, message: Release, usable: tuple[int, ...], now_ps: int) -> tuple[int, ...]:
         """Usable paths that have not failed lately; all of them if none is left."""
-        if not self._bad_until:
+        if not self.bad_until:
             return usable
         pair = message.paths[0][0], message.dst_leaf
-        return tuple(path for path in usable if self._bad_until.get((*pair, path), 0) <= now_ps) or usable
+        return tuple(path for path in usable if self.bad_until.get((*pair, path), 0) <= now_ps) or usable
 
     def _balance(self, group: list[Release], paths: tuple[int, ...]) -> Iterator[Flow]:
         first = group[0]
         order, flows = list(paths), group
-        if self._randomise:
+        if self.randomise:
             order.sort(key=lambda path: self._path_order(first.task, path))
             flows = sorted(group, key=lambda message: self._flow_order(message.task))
-        elif self._order == "staggered":
+        elif self.order == "staggered":
             order = _links_in_turn(first, paths)
             flows = sorted(group, key=_places_ahead)
         whole = len(flows) - len(flows) % len(order)
@@ -140,7 +142,7 @@ class Ethereal(Transport):
 
     def _flow(self, message: Release, piece: int, size_bytes: int, path: int) -> Flow:
         identity = message.task * self.stride + piece
-        delay_ps = self._delay(identity) % (self._start_delay_ps + 1) if self._start_delay_ps else 0
+        delay_ps = self._delay(identity) % (self.start_delay_ps + 1) if self.start_delay_ps else 0
         return Flow(identity, message, size_bytes, path, delay_ps)
 
 

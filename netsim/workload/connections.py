@@ -222,8 +222,9 @@ def _connection(path: Path, number: int, src: int, dst: int, options: Mapping[st
         problem = "there are both start and trigger" if "start" in options else "there is neither start nor trigger"
         raise InputError(path, place, problem, "write one of them")
     named = (options.get(name) for name in ("start", "trigger", "send_done_trigger", "recv_done_trigger"))
-    words = {"priority": "prio" in options, "message": "msg" in options}
-    return Connection(number, src, dst, options["size"], *named, **words)
+    start_ps, trigger, sent, received = named
+    kind = "prio" in options, "msg" in options
+    return Connection(number, src, dst, options["size"], start_ps, trigger, sent, received, *kind)
 
 
 def _trigger(path: Path, number: int, words: Sequence[str]) -> tuple[int, Trigger]:

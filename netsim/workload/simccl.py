@@ -67,7 +67,9 @@ class Collective(NamedTuple):
 
 
 def read_flow_models(path: Path) -> list[Collective]:
-    """Reads and checks a list of flows (github.com/aliyun/SimCCL, MockNcclGroup.cc, dumpDetailedFlowModels).
+    """Reads and checks a list of flows.
+
+    SimCCL's MockNcclGroup.cc writes it (NetMeasurements-Team/SimCCL, src/mock/v2.30, dumpDetailedFlowModels).
 
     Raises:
         InputError: Missing or malformed; the message names line, column and remedy.

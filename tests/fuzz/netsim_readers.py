@@ -46,6 +46,22 @@ flow_control: {kind: none}
 nic: {scheduling: sequential}
 seeds: [1]
 """
+DETOURS = """\
+format: flowfabric.scenario/1
+topology: {kind: dragonfly, switches_per_group: 2, hosts_per_switch: 1, global_links: 1, max_detours: 2, queue: 40KB}
+workload: {kind: matrix, path: htsim.cm, acknowledged_after: 1us}
+transports: [ugal, {kind: valiant, label: v}]
+recovery: {kind: selective}
+seeds: [0]
+"""
+TORUS = """\
+format: flowfabric.scenario/1
+topology: {kind: torus, dims: [2, 3], hosts_per_switch: 1, max_paths: 3, failures: [{link: switch0-1-switch0-2, at: 5us, until: 40us}]}
+workload: {kind: goal, path: schedule.goal, send_ends: started}
+transports: [{kind: ugal, bias: 1us}, spray_random]
+recovery: {kind: selective}
+seeds: [0]
+"""
 OVERRIDES = """\
 topology.spines=4
 seeds=[0,1]
@@ -94,7 +110,8 @@ def _simulate(scenario: Path, overrides: list[str] | None = None) -> None:
     sizes = prepared.scene.tasks.columns().bytes
     packets = int(np.sum(-(-sizes.astype(float) // read.packet.payload))) if len(sizes) else 0
     over_ps = prepared.bound.ps + prepared.scene.routes.times[-1]
-    timeouts = 0 if read.recovery.kind == "none" else over_ps / read.recovery.timeout
+    recovery = read.recovery
+    timeouts = 0 if recovery.kind == "none" else over_ps / (recovery.timeout or recovery.shortest_timeout)
     if packets > MOST_PACKETS or packets * timeouts > MOST_TIMEOUTS:
         return
     for transport in read.transports[:MOST_RUNS]:
@@ -133,8 +150,11 @@ def readers() -> Iterator[Reader]:
     """All of them."""
     yield Reader(
         "scenario",
-        {"small.yaml": "yaml", "failing.yaml": "yaml", "scenario.yaml": "yaml"},
-        all_of(written(small__yaml=SMALL, failing__yaml=FAILING), copied("tests/files/scenario.yaml")),
+        dict.fromkeys(("small.yaml", "failing.yaml", "detours.yaml", "torus.yaml", "scenario.yaml"), "yaml"),
+        all_of(
+            written(small__yaml=SMALL, failing__yaml=FAILING, detours__yaml=DETOURS, torus__yaml=TORUS),
+            copied(*(f"tests/files/{name}" for name in ("scenario.yaml", "htsim.cm", "schedule.goal"))),
+        ),
         reading(_simulate),
     )
     yield Reader(

@@ -20,7 +20,9 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
-from netsim.errors import InputError, LimitReached
+from netsim.errors import InputError, LimitError
+from netsim.topology.detours import WithDetours
+from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
@@ -34,7 +36,7 @@ Half of the scenes are those of the tests; the others are hard to end: failures 
 tiny queues, several jobs, limits within reach. A scene that fails is printed with the number that repeats it.
 """
 ENGINES = ("event", "windowed", "exact", "fluid")
-_DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid")
+_DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid", "bias")
 _SECONDS_BETWEEN_LINES = 5.0
 
 
@@ -65,8 +67,9 @@ def case_of(seed: int, number: int, wall: str) -> Case:
         wall: Limit of the wall time of each of its runs.
     """
     random = Random(f"{seed} {number}")
-    kind, what = ("tests", random_scene(random)) if random.random() < 0.5 else hard_scene(random)
-    name = random.choice([*OPTIONS])
+    kind, name, what = _scene(random)
+    while not all(what.routes.usable(what.hosts[task.src], what.hosts[task.dst]) for task in what.tasks if task.bytes):
+        kind, name, what = _scene(random)
     options = {option: random.choice(values) for option, values in OPTIONS[name].items()}
     written = {key: f"{value}ps" if key in _DURATIONS else value for key, value in options.items()}
     if "mark_above" in options:
@@ -76,6 +79,16 @@ def case_of(seed: int, number: int, wall: str) -> Case:
     what = what._replace(limits=limits)
     most_paths, draws = what.most_paths, number
     return Case(kind, what, lambda: PACKET_TRANSPORTS[name](draws, most_paths, **options), config, draws)
+
+
+def _scene(random: Random) -> tuple[str, str, Scene]:
+    """Kind of a scene, a transport, and the scene with the paths that the transport may take."""
+    kind, what = ("tests", random_scene(random)) if random.random() < 0.5 else hard_scene(random)
+    name = random.choice([*OPTIONS])
+    if isinstance(what.topology, WithDetours) and not PACKET_TRANSPORTS[name].takes_detours:
+        minimal = what.topology._fabric
+        what = what._replace(topology=minimal, routes=Routes(minimal, what.rates))
+    return kind, name, what
 
 
 def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | InputError]]:
@@ -115,7 +128,7 @@ def how(end: Outcome | InputError) -> str:
     """How a run ended, in a word or two."""
     if isinstance(end, Outcome):
         return "done"
-    return end.field if isinstance(end, LimitReached) else "never arrives"
+    return end.field if isinstance(end, LimitError) else "never arrives"
 
 
 def main() -> int:

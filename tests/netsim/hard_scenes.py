@@ -8,8 +8,7 @@ from netsim.congestion.recovery import GoBackNConfig, RecoveryConfig, SelectiveC
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Scene
 from netsim.topology.failure import FailureConfig
-from netsim.topology.fat_tree import FatTree
-from netsim.topology.leaf_spine import LeafSpine
+from netsim.topology.protocol import Topology
 from netsim.workload.protocol import Task
 from tests.netsim.random_scenes import _tasks, _topology, _with_feedback
 from tests.netsim.scenes import all_to_all, fabric, scene
@@ -37,7 +36,7 @@ def hard_scene(random: Random) -> tuple[str, Scene]:
             return kind, _with_limits(random, kind, found if kind == "open" else _with_feedback(random, found))
 
 
-def _parts(random: Random, kind: str) -> tuple[LeafSpine | FatTree, list[Task], list[FailureConfig]]:
+def _parts(random: Random, kind: str) -> tuple[Topology, list[Task], list[FailureConfig]]:
     """Fabric, tasks and failures."""
     if kind == "spines_down":
         spines = [{"switch": f"spine{number}", "at": f"{random.randint(1, 20)}us"} for number in range(2)]
@@ -68,10 +67,10 @@ def _with_job(random: Random, tasks: list[Task], further: list[Task]) -> list[Ta
     ]
 
 
-def _failures(random: Random, topology: LeafSpine | FatTree) -> list[FailureConfig]:
+def _failures(random: Random, topology: Topology) -> list[FailureConfig]:
     """Of cables of hosts and switches, and of whole switches; short, long or for good, noticed or not."""
     links = [link.name for link in topology.links if not link.name.endswith("inside")]
-    switches = [name for tier in topology.tiers[1:] for name in tier]
+    switches = [name for tier in topology.tiers[1:] or topology.tiers for name in tier]
     failures = []
     for _ in range(random.randint(1, 6)):
         at = random.randint(1, 4 * 10**7)

@@ -1,6 +1,7 @@
 """Profiles in the shape in which Kineto writes those of NCCL, made by hand."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ class ProfileWriter:
         kernel: tuple[float, float] | None,
         thread: int = 1,
         group: str = "0",
-        **more: Any,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """A collective: when it was called, and begin and length of its kernel."""
+        """A collective: when it was called, begin and length of its kernel, and arguments that differ."""
         identity = len(self.events) + 1
         ranks = self.groups[group]
         args = {
@@ -48,7 +49,7 @@ class ProfileWriter:
             "Process Group Name": group,
             "Process Group Ranks": str(ranks),
             "Rank": ranks.index(self.rank),
-            **more,
+            **(more or {}),
         }
         self.event("record_param_comms", "cpu_op", called, 5.0, thread, **args)
         if kernel:
@@ -78,21 +79,21 @@ def step_of_two(rank: int) -> ProfileWriter:
     writer.event("ProfilerStep#3", "user_annotation", 0, 700)
     writer.event("volta_sgemm", "kernel", 10, 90, thread=20)
     writer.call("allreduce", (2000, 2000), 20, (100, 50), thread=9)
-    writer.call("all_to_allv", (30, 30), 25, (120, 80), **{
+    writer.call("all_to_allv", (30, 30), 25, (120, 80), more={
         "In split size": "[1, 2]" if rank == 0 else "[2, 1]",
         "Out split size": "[1, 2]" if rank == 0 else "[2, 1]",
     })  # fmt: skip
     writer.call("wait", (0, 0), 26, None)
     writer.call("_allgather_base", (500, 1000), 30, (210, 40), group="pair")
     writer.call("_reduce_scatter_base", (1000, 500), 40, (260, 40))
-    writer.call("broadcast", (250, 250), 50, (310, 10), Rank=1)
+    writer.call("broadcast", (250, 250), 50, (310, 10), more={"Rank": 1})
     peer = 1 - rank
     if rank == 0:
-        writer.call("send", (1000, 1000), 60, (330, 10), Rank=peer, **{"Dst Rank": peer})
+        writer.call("send", (1000, 1000), 60, (330, 10), more={"Rank": peer, "Dst Rank": peer})
     else:
-        writer.call("recv", (1000, 1000), 60, (330, 10), Rank=peer, **{"Src Rank": peer})
+        writer.call("recv", (1000, 1000), 60, (330, 10), more={"Rank": peer, "Src Rank": peer})
     writer.event("Optimizer.step#AdamW.step", "user_annotation", 65, 20)
-    writer.call("barrier", (0, 0), 70, (350, 5), dtype="Byte")
+    writer.call("barrier", (0, 0), 70, (350, 5), more={"dtype": "Byte"})
     return writer
 
 

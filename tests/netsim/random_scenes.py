@@ -1,5 +1,6 @@
 """Scenes and transports drawn from a seed: for tests in which two engines must agree."""
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -7,20 +8,22 @@ from typing import Any
 from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
-from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, TrimConfig
+from netsim.congestion.flow_control import AcknowledgementConfig, NoFlowControlConfig, PfcConfig, TrimConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import GoBackNConfig, NoRecoveryConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.protocol import Scene
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Transport
-from netsim.workload.protocol import Task
+from netsim.workload.protocol import Task, Tasks
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 OPTIONS: dict[str, dict[str, list[Any]]] = {
@@ -202,6 +205,62 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
         flow_control=random.choice([NoFlowControlConfig(), NoFlowControlConfig(), trim]),
         acknowledgement=AcknowledgementConfig.model_validate(answer),
     )
+
+
+def with_errors(random: Random, found: Scene) -> Scene:
+    """The scene on links with errors."""
+    retry = random.choice(["link", "none"]) if found.recovery.kind != "none" else "link"
+    return found._replace(link_errors=LinkErrorsConfig.model_validate({"rate": 0.05, "retry": retry}))
+
+
+def with_background(random: Random, found: Scene) -> Scene:
+    """The scene with messages of which some are in the background, at the end."""
+    tasks = list(found.tasks)
+    for _ in range(random.choice([5, 20])):
+        src, dst = random.sample(range(len(found.hosts)), 2)
+        start_ps = random.randint(0, 4 * 10**7)
+        tasks.append(Task(src, dst, random.choice([1, 4000, 60_000]), start_ps, (), 0, True))
+    return found._replace(tasks=Tasks(tasks))
+
+
+def with_queues(random: Random, found: Scene) -> Scene:
+    """The scene with pauses, shared memory or classes, or several of them."""
+    classes = random.choice([1, 1, 2, 3])
+    drops = found.recovery.kind != "none"
+    kind = random.choice(["pauses", "follows", *(["shared"] if drops else []), *(["ports"] if classes > 1 else [])])
+    buffer, control, room = None, found.flow_control, found.queue_bytes
+    size = random.choice([20_000, 50_000, 200_000])
+    if kind in ("follows", "shared"):
+        needed = _headroom(found) * classes if kind == "follows" else 0
+        alpha = random.choice([0.125, 0.5, 1.0, 1.7, 8.0])
+        buffer, room = (
+            SharedBufferConfig.model_validate({"kind": "shared", "size": f"{size + needed}B", "alpha": alpha}),
+            None,
+        )
+    above = random.choice([1, 4000, 9000, 30_000])
+    headroom = random.choice(["auto", "auto", "2KB"]) if drops else "auto"
+    if kind == "pauses":
+        thresholds = {"pause_above": f"{above}B", "resume_at": f"{above // 2}B", "headroom": headroom}
+        control = PfcConfig.model_validate({"kind": "pfc", **thresholds})
+    if kind == "follows":
+        thresholds = {"pause_above": "dynamic", "resume_below": f"{random.choice([0, 4000])}B", "headroom": headroom}
+        control = PfcConfig.model_validate({"kind": "pfc", **thresholds})
+    lane = random.choice(["control", "data"])
+    return found._replace(
+        tasks=Tasks(task._replace(traffic_class=random.randrange(classes)) for task in found.tasks),
+        classes=classes,
+        buffer=buffer,
+        queue_bytes=room,
+        flow_control=control,
+        acknowledgement=found.acknowledgement.model_copy(update={"lane": lane}),
+    )
+
+
+def _headroom(found: Scene) -> int:
+    """Enough for all links of any switch."""
+    links = found.topology.links
+    one = max(link.rate_bps * 2 * link.delay_ps // (8 * 10**12) + 2 * 5000 for link in links)
+    return one * max(Counter(link.dst for link in links).values())
 
 
 def quick_dcqcn() -> DcqcnConfig:

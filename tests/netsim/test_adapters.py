@@ -7,16 +7,18 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
+from netsim.engine.protocol import Engine
 from netsim.engines import refusal, run_engine
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
-from netsim.topology.protocol import paths
+from netsim.topology.protocol import gpu_links, paths
 
 SERVICE_PS, DELAY_PS, GPU_DELAY_PS = 320_000, 500_000, 250_000  # 4,000 B at 100 Gbps
 GPU_SERVICE_PS = 8889  # 4,000 B at 3600 Gbps, rounded up
 RAILS = {"leaves": 4, "spines": 2, "hosts_per_leaf": 3, "adapters_per_host": 2, "rails": True, "ranks_per_host": 4}
 HOSTS, PER_HOST = 6, 4
+OTHERS: tuple[Engine, ...] = ("exact", "event")
 
 
 def scenario(op: str = "all_to_all", size: str = "96KB", **topology: object) -> dict[str, object]:
@@ -126,8 +128,9 @@ def test_a_hierarchical_all_reduce_crosses_hosts_on_the_rail_of_each_rank():
 def test_the_paths_of_a_fabric_join_no_switch_inside_a_machine_to_another():
     prepared = prepare(read_scenario(scenario()), "scenario")
     topology = prepared.scene.topology
-    assert topology.gpus is not None
-    first, second = topology.gpus.first, topology.gpus.first + PER_HOST
+    gpus = gpu_links(topology)
+    assert gpus is not None
+    first, second = gpus.first, gpus.first + PER_HOST
     assert paths(topology, first, first + 1)
     assert paths(topology, first, second) == ()
 
@@ -165,7 +168,7 @@ def test_all_engines_agree_on_rails_and_links_of_gpus(op, listens):
     prepared = prepare(config, "scenario")
     for transport in config.transports:
         reference, _ = run_engine("simpy", prepared.scene, transport, 3, prepared.most_paths)
-        for engine in ("exact", "event", "windowed"):
+        for engine in OTHERS:
             if refusal(engine, prepared.scene, transport, prepared.most_paths) is None:
                 found, _ = run_engine(engine, prepared.scene, transport, 3, prepared.most_paths)
                 assert found.equals(reference), (transport.name, engine)

@@ -8,6 +8,8 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
+from netsim.collective.build import Schedules
+from netsim.collective.config import Algorithms
 from netsim.collective.fastest import estimates, fastest
 from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import candidates, nccl
@@ -167,3 +169,31 @@ def test_wrong_tables_are_refused_in_one_line(content, said, tmp_path, capsys):
     assert len(told) == 1
     assert said in told[0]
     assert str(table) in told[0]
+
+
+def test_software_takes_its_time_before_each_step_of_a_ring():
+    """Four ranks of one leaf: a launch, then in each of six rounds a step and a packet over two links."""
+    document = scenario(8, "all_reduce", "16KB", {"all_reduce": "ring", "launch": "7us", "step": "3us"})
+    document["jobs"] = [{"workload": document.pop("workload"), "ranks": [0, 1, 2, 3]}]
+    assert simulate(document).runs[0].completion_ps == 7_000_000 + 6 * (3_000_000 + 2 * (320_000 + 500_000))
+
+
+def test_steps_inside_a_host_have_a_time_of_their_own():
+    """The second message of the first round waits for the first one on the link that both share."""
+    shape = {"leaves": 1, "hosts_per_leaf": 1, "ranks_per_host": 2, "intra_host_rate": "100Gbps"}
+    document = scenario(8, "all_reduce", "8KB", {"all_reduce": "ring", "step": "3us", "inside_step": "1us"}, **shape)
+    assert simulate(document).runs[0].completion_ps == 2 * 1_000_000 + 3 * 320_000
+
+
+def test_the_choice_counts_the_software_of_each_step():
+    """Of 1 MB among 8 ranks a ring has 14 steps; with a millisecond for each, three of recursive doubling are best."""
+    topology = fabric(2, 4, 4)
+    seats = seats_of(topology, range(8))
+    chosen = [fastest("all_reduce", Group(topology, seats, PAYLOAD, 0, (step, 0)), 10**7) for step in (0, 10**9)]
+    assert chosen == ["ring", "recursive_doubling"]
+
+
+def test_columns_without_software_have_no_delays():
+    topology = fabric(1, 1, 4)
+    made = Schedules(Algorithms(), seats_of(topology, range(4)), "scenario", topology)
+    assert made(operation("all_reduce", 4, 100), range(4)).delay_ps is None

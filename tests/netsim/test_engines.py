@@ -29,10 +29,12 @@ def engine(**more: Any) -> str:
     [
         ({}, "exact"),
         ({"transports": [{"kind": "ethereal", "pieces": "minimal"}]}, "exact"),
-        ({"transports": ["jsq"]}, "event"),
-        ({"transports": ["reps"]}, "event"),
-        ({"congestion": {"kind": "dctcp"}}, "event"),
-        ({"workload": ALL_REDUCE}, "event"),
+        ({"transports": ["jsq"]}, "windowed"),
+        ({"transports": ["reps"]}, "windowed"),
+        ({"congestion": {"kind": "dctcp"}}, "windowed"),
+        ({"workload": ALL_REDUCE}, "windowed"),
+        ({"workload": ALL_REDUCE, "topology": SMALL["topology"] | {"link_delay": "0ns"}}, "event"),
+        ({"workload": ALL_REDUCE, "topology": SMALL["topology"] | {"link_delay": "50ns"}}, "event"),
         (PFC, "event"),
         ({"transports": [OWN]}, "simpy"),
         ({"transports": ["ideal"]}, "fluid"),
@@ -46,7 +48,7 @@ def test_the_fastest_engine_that_is_exact(more, chosen):
     assert engine(**more) == chosen
 
 
-@pytest.mark.parametrize("name", ["exact", "event"])
+@pytest.mark.parametrize("name", ["exact", "event", "windowed"])
 @pytest.mark.parametrize("transport", ["ecmp", "spray_random", "drb", {"kind": "ethereal", "order": "staggered"}])
 def test_the_run_is_the_same_whoever_simulates_it(name, transport):
     """The hash in results.json leaves out who it was."""
@@ -64,6 +66,7 @@ def test_the_run_is_the_same_whoever_simulates_it(name, transport):
         ({"engine": "exact", "workload": ALL_REDUCE}, "exact cannot simulate ecmp: a message waits for another"),
         ({"engine": "exact", "congestion": {"kind": "swift"}}, "exact cannot simulate ecmp: congestion swift"),
         ({"engine": "event", "transports": [OWN]}, "event cannot simulate Latin: "),
+        ({"engine": "windowed", "topology": SMALL["topology"] | {"link_delay": "0ns"}}, "link host0.* has no delay"),
         ({"engine": "fluid", "transports": ["flowlet"]}, "fluid cannot simulate flowlet: "),
         ({"engine": "fluid", "transports": ["adaptive_flow"]}, "fluid cannot simulate adaptive_flow: "),
     ],

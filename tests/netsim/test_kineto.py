@@ -66,7 +66,7 @@ def test_profiles_without_kernels_take_the_times_of_the_host_and_say_so(tmp_path
     for rank in range(2):
         writer = ProfileWriter(rank, 2, {"0": [0, 1]})
         writer.call("all_to_all", (1000, 1000), 10, None)
-        writer.call("allreduce", (1000, 1000), 40, None, **{"Process Group Ranks": "[0, ...]"})
+        writer.call("allreduce", (1000, 1000), 40, None, more={"Process Group Ranks": "[0, ...]"})
         content = json.dumps(writer.content()).encode()
         (tmp_path / f"{rank}.json.gz").write_bytes(gzip.compress(content))
     assert main(["import", "kineto", str(tmp_path), "--out", str(tmp_path / "out" / "trace.jsonl")]) == 0

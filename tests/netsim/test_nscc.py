@@ -127,6 +127,17 @@ def test_quick_adapt_leaves_what_has_got_through_since_it_last_looked():
         assert control.window_bytes == 12_000, "marks of the 6 packets that were under way are ignored"
 
 
+def test_quick_adapt_does_not_count_the_time_between_messages():
+    """The first acknowledgement after a pause is no sign that little gets through."""
+    control = nscc()
+    hear(control, 10, 1)
+    refuse(control, 2)
+    before = control.window_bytes
+    control.begin_message()
+    hear(control, 10, 500)
+    assert control.window_bytes >= before
+
+
 def test_quick_adapt_needs_that_little_has_got_through():
     control = nscc(gate=3)
     hear(control, 10, 1)

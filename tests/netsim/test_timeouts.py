@@ -48,7 +48,9 @@ def test_the_estimate_has_a_floor_and_a_fixed_timeout_none():
     assert estimate.lasts_ps() > 50 * MILLISECOND
 
 
-@pytest.mark.parametrize(("given", "longest", "expected"), [("20us", "90us", [20, 40, 80, 90, 90]), ("5ms", "1ms", [5000] * 3)])
+@pytest.mark.parametrize(
+    ("given", "longest", "expected"), [("20us", "90us", [20, 40, 80, 90, 90]), ("5ms", "1ms", [5000] * 3)]
+)
 def test_each_timeout_in_a_row_doubles_the_next(given, longest, expected):
     waits = timeout(timeout=given, longest_timeout=longest)
     for fruitless, microseconds in enumerate(expected):

@@ -1,4 +1,4 @@
-"""Admission of flows to their hosts, in compiled code."""
+"""Creation of flows at their hosts, in compiled code."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from netsim.engine.event.calendar import RELEASE, close, push, take_first
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED, go_on, start
 from netsim.engine.event.sender import enter_ring
-from netsim.engine.event.state import Array, Program, Record, State, Whole
+from netsim.engine.event.state import Program, Record, State, Whole
 
 DRAWN, ROTATED, AS_GIVEN = range(3)
 """Orders of flows that are admitted together."""
@@ -18,63 +18,70 @@ _LONG_AGO = np.int64(-(2**62))
 
 
 @compiled
-def admit(state: State, flows: Array) -> None:
-    """Adds the flows of one instant to their hosts' rings.
+def create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, turn: int) -> None:
+    """Creates a flow, which waits for `line_up`, or for the end of its delay.
 
     Args:
         state: State of the engine.
-        flows: Rows of id, task, payload, path or -1, and start delay.
+        identity: Of the flow.
+        task: Its task.
+        size_bytes: Its payload.
+        path: Of all its packets, or -1.
+        delay_ps: How long after its release it joins its host's ring.
+        turn: Its place among those its host releases together, if the transport orders them.
     """
-    state.network.totals[0].released = 0
-    for row in range(len(flows)):
-        _create(state, flows[row, 0], flows[row, 1], flows[row, 2], flows[row, 3], flows[row, 4], row)
-    _line_up(state)
-
-
-@compiled
-def admit_whole(state: State) -> None:
-    """Admission for transports that do not cut messages: the compiled form of `Transport.admit`."""
-    totals, program, stride = state.network.totals[0], state.program, state.network.rules[0].stride
-    for row in range(totals.released):
-        task = program.released[row]
-        _create(state, task * stride, task, program.bytes[task], np.int64(-1), np.int64(0), row)
-    totals.released = 0
-    _line_up(state)
-
-
-@compiled
-def _create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, row: int) -> None:
-    """Creates a flow, which waits for its turn or for the end of its delay."""
     network, hosts, program = state.network, state.hosts, state.program
-    totals = network.totals[0]
+    rules, totals = network.rules[0], network.totals[0]
     now, index = totals.now_ps, totals.flows
     totals.flows = index + 1
     flow = hosts.flows[index]
     flow.id, flow.task, flow.bytes, flow.path = identity, task, size_bytes, path
     program.flows_left[task] += 1
+    if rules.staggered:
+        flow.start_ps = now + delay_ps
+        push(hosts.turns, turn, identity, index)
+        return
     _prepare(state, flow, index, program.src_host[task], program.dst_host[task], now, now + delay_ps)
     if delay_ps:
         push(hosts.timers, now + delay_ps, RELEASE | (1 + identity), index)
     else:
-        push(hosts.turns, _turn(network.rules[0], program, flow, row), identity, index)
+        push(hosts.turns, _turn(rules, program, flow, turn), identity, index)
 
 
 @compiled
-def _line_up(state: State) -> None:
-    """Flows of one instant enter their hosts' rings in their order."""
-    turns = state.hosts.turns
+def line_up(state: State) -> None:
+    """Flows of one instant enter their hosts' rings in their order, in which `staggered` also creates them."""
+    hosts, program, staggered = state.hosts, state.program, state.network.rules[0].staggered
+    turns, now = hosts.turns, state.network.totals[0].now_ps
     while turns[0].time_ps:
         index = turns[1].what
         take_first(turns)
         close(turns)
-        enter_ring(state, index, state.network.totals[0].now_ps)
+        if staggered:
+            flow = hosts.flows[index]
+            start_ps = flow.start_ps
+            _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], now, start_ps)
+            if start_ps > now:
+                push(hosts.timers, start_ps, RELEASE | (1 + flow.id), index)
+                continue
+        enter_ring(state, index, now)
 
 
 @compiled
-def _turn(rules: Record, program: Program, flow: Record, row: int) -> Whole:
+def prepare_staggered(state: State) -> None:
+    """Fills in the records of flows that `line_up` would create, for engines without rings."""
+    hosts, program = state.hosts, state.program
+    if state.network.rules[0].staggered:
+        for index in range(state.network.totals[0].flows):
+            flow = hosts.flows[index]
+            _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], 0, 0)
+
+
+@compiled
+def _turn(rules: Record, program: Program, flow: Record, turn: int) -> Whole:
     """Place of a flow among those its host releases together."""
     if rules.order == AS_GIVEN:
-        return np.int64(row)
+        return np.int64(turn)
     if rules.order == ROTATED:
         return (program.dst_host[flow.task] - program.src_host[flow.task]) % rules.hosts
     return np.int64(draw(rules.order_draws, flow.id, 0) ^ _SIGN)
@@ -107,7 +114,7 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
     if flow.listens:
         flow.first_row = totals.rows
         totals.rows += flow.packets
-        _prepare_answers(state, flow, now, start_ps)
+        _prepare_answers(state, flow, index, now, start_ps)
         if rules.keeps:
             _keep_state(state, flow, index)
 
@@ -115,16 +122,16 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
 @compiled
 def _keep_state(state: State, flow: Record, index: int) -> None:
     """The flow goes on from where the latest flow of its queue pair stands, and becomes the latest."""
-    program, flows = state.program, state.hosts.flows
+    program = state.program
     row = program.queue_pair[flow.task] + flow.id - flow.task * state.network.rules[0].places
     latest = program.latest[row]
     program.latest[row] = index
     if latest >= 0:
-        go_on(flow, flows[latest])
+        go_on(state.network.rules[0], state.hosts, index, latest)
 
 
 @compiled
-def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> None:
+def _prepare_answers(state: State, flow: Record, index: int, now: int, start_ps: int) -> None:
     """Fills in the path of the flow's acknowledgements and its congestion control."""
     network, routing = state.network, state.routing
     rules, links = network.rules[0], network.links
@@ -133,7 +140,7 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
     flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
     takes_part = rules.answers_take_time or rules.congestion == ASKED
-    flow.express = not (varies or rules.answers_queue or takes_part or rules.trims)
+    flow.express = not (varies or rules.ends_early or rules.answers_queue or takes_part or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1
@@ -147,4 +154,4 @@ def _prepare_answers(state: State, flow: Record, now: int, start_ps: int) -> Non
         round_trip_ps += link.full_ps + link.delay_ps + link.answer_ps + link.delay_ps
         slowest_ps = max(slowest_ps, link.full_ps)
     packets = (round_trip_ps + slowest_ps - 1) // slowest_ps
-    start(rules, flow, round_trip_ps, packets, up.rate_bps, start_ps)
+    start(rules, state.hosts, index, round_trip_ps, packets, up.rate_bps, start_ps)

@@ -2,7 +2,8 @@
 
 Entry 0 of a heap is its header: `time_ps` is the number of entries, and `key` is 1 while the first entry has been taken
 and its place is not filled yet. Entries begin at 1; the children of entry i are 4 i - 2 to 4 i + 1. Four entries that
-are never due follow the last one.
+are never due follow the last one. Entries behind those are written when the heap grows, so that a heap with room for
+all that may ever happen takes memory only for what does.
 """
 
 import numpy as np
@@ -30,15 +31,16 @@ _PULL = np.int64(1 << 40)
 
 def heap(entries: int) -> np.ndarray:
     """An empty heap with room for so many entries."""
-    empty = np.zeros(entries + 5, dtype=ENTRY)
-    empty["time_ps"][1:] = empty["key"][1:] = _NEVER
-    return empty
+    fresh = np.zeros(entries + 5, dtype=ENTRY)
+    fresh["time_ps"][1:6] = fresh["key"][1:6] = _NEVER
+    return fresh
 
 
 def longer_heap(heap_: np.ndarray, entries: int) -> np.ndarray:
     """A heap with room for at least so many entries, and at least half as many again as it had."""
     longer = heap(max(entries, len(heap_) * 3 // 2))
-    longer[: len(heap_)] = heap_
+    used = int(heap_["time_ps"][0]) + 5
+    longer[:used] = heap_[:used]
     return longer
 
 
@@ -86,7 +88,9 @@ def push(heap: Array, time_ps: int, key: int, what: int) -> None:
         _sink(heap, time_ps, key, what)
         return
     heap[0].time_ps += 1
-    _rise(heap, heap[0].time_ps, time_ps, key, what)
+    size = heap[0].time_ps
+    heap[size + 4].time_ps = heap[size + 4].key = _NEVER
+    _rise(heap, size, time_ps, key, what)
 
 
 @compiled
@@ -113,6 +117,14 @@ def close(heap: Array) -> None:
         last.time_ps = last.key = _NEVER
         if size > 1:
             _sink(heap, time_ps, key, what)
+
+
+@compiled
+def empty(heap: Array) -> None:
+    """Forgets all entries."""
+    heap[0].time_ps = heap[0].key = 0
+    for place in range(1, 6):
+        heap[place].time_ps = heap[place].key = _NEVER
 
 
 @compiled

@@ -49,13 +49,13 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
     begin = routing.usable_begin[flow.pair * rules.epochs + epoch]
     count = routing.usable_begin[flow.pair * rules.epochs + epoch + 1] - begin
     if kind == SPRAY_RANDOM:
-        return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
+        return _usable(rules, routing, begin, _pick(_drawn(rules, flow, serial), 0, count))
     if kind == SPRAY_ROUND_ROBIN:
         ring = hosts.rings[flow.up * rules.classes]
         ring.sent += 1
-        return routing.usable[begin + _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count)]
+        return _usable(rules, routing, begin, _pick(draw(rules.path_draws, flow.up, 0), ring.sent, count))
     if kind == ROTATION:
-        return routing.usable[begin + _rotate(rules, routing, flow, count)]
+        return _usable(rules, routing, begin, _rotate(rules, routing, flow, count))
     if kind == FLOWLET:
         path = flow.flowlet_path
         if path < 0 or now - flow.flowlet_ps > rules.gap_ps or not is_usable(routing, begin, begin + count, path):
@@ -84,8 +84,14 @@ def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
     """The draw for a packet: of its path, or of a header value that leads to a path."""
     drawn = draw(rules.path_draws, flow.id, serial)
     if rules.entropies:
-        drawn = draw(rules.entropy_draws, flow.id, np.int64(drawn % np.uint64(rules.entropies)))
+        drawn = draw(rules.entropy_draws, flow.id, int(drawn % np.uint64(rules.entropies)))
     return drawn
+
+
+@compiled
+def _usable(rules: Record, routing: Routing, begin: int, place: int) -> Whole:
+    """A usable path, by its place among those that begin at a row; without failures it is the place."""
+    return place if rules.all_usable else np.int64(routing.usable[begin + place])
 
 
 @compiled
@@ -112,7 +118,7 @@ def _recycle(
     """The oldest valid entry; else, frozen, the ring in turn; else a draw."""
     entries = rules.entries
     if rules.explore and _explores(rules, flow, now):
-        return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
+        return _usable(rules, routing, begin, _pick(_drawn(rules, flow, serial), 0, count))
     while flow.valid:
         path = np.int64(routing.paths[index * entries + flow.valid_begin, VALID])
         flow.valid_begin = (flow.valid_begin + 1) % entries
@@ -127,7 +133,7 @@ def _recycle(
             flow.kept_begin = (flow.kept_begin + 1) % entries
             if is_usable(routing, begin, begin + count, path):
                 return path
-    return routing.usable[begin + _pick(_drawn(rules, flow, serial), 0, count)]
+    return _usable(rules, routing, begin, _pick(_drawn(rules, flow, serial), 0, count))
 
 
 @compiled

@@ -7,7 +7,7 @@ import numpy as np
 from netsim.congestion.protocol import UNLIMITED
 from netsim.engine.event import credit, nscc
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Record, Whole
+from netsim.engine.event.state import Hosts, Record, Whole
 from netsim.units import PICOSECONDS_PER_SECOND
 
 FIXED, DCTCP, SWIFT, DCQCN, NSCC, ASKED = range(6)
@@ -18,18 +18,21 @@ _SECOND = float(PICOSECONDS_PER_SECOND)
 
 
 @compiled
-def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bps: int, start_ps: int) -> None:
+def start(
+    rules: Record, hosts: Hosts, index: int, round_trip_ps: int, packets: int, line_bps: int, start_ps: int
+) -> None:
     """Sets the state at the start of a flow.
 
     Args:
         rules: Constants.
-        flow: Its record.
+        hosts: Flows.
+        index: The flow.
         round_trip_ps: See `netsim.congestion.protocol.RoundTrip`, as for `packets`.
         packets: One bandwidth-delay product.
         line_bps: Rate of its host's link.
         start_ps: When it begins.
     """
-    kind = rules.congestion
+    flow, kind = hosts.flows[index], rules.congestion
     initial = rules.fixed_window if rules.fixed_window > 0 else packets
     flow.window = np.int64(UNLIMITED) if kind == DCQCN else initial
     flow.packets_window = np.float64(initial)
@@ -39,14 +42,15 @@ def start(rules: Record, flow: Record, round_trip_ps: int, packets: int, line_bp
     flow.rate_bps = flow.target_bps = flow.line_bps = np.float64(line_bps)
     flow.estimated_ps = flow.increased_ps = start_ps
     if kind == ASKED:
-        credit.start(rules, flow, initial, packets)
+        credit.start(rules, flow, hosts.asked[index], initial, packets)
     if kind == NSCC:
-        nscc.start(rules, flow, round_trip_ps)
+        nscc.start(rules, flow, hosts.nscc[index], round_trip_ps)
 
 
 @compiled
-def go_on(flow: Record, earlier: Record) -> None:
-    """The flow takes over the state of an earlier one."""
+def go_on(rules: Record, hosts: Hosts, index: int, latest: int) -> None:
+    """A flow takes over the state of an earlier one."""
+    flow, earlier = hosts.flows[index], hosts.flows[latest]
     flow.window, flow.packets_window, flow.alpha = earlier.window, earlier.packets_window, earlier.alpha
     flow.seen, flow.marked, flow.cut_ps = earlier.seen, earlier.marked, earlier.cut_ps
     flow.latest_ps, flow.target_ps = earlier.latest_ps, earlier.target_ps
@@ -54,21 +58,18 @@ def go_on(flow: Record, earlier: Record) -> None:
     flow.estimated_ps, flow.increased_ps = earlier.estimated_ps, earlier.increased_ps
     flow.timer_steps, flow.byte_steps = earlier.timer_steps, earlier.byte_steps
     flow.counted_bytes = earlier.counted_bytes
-    flow.window_bytes, flow.average_ps, flow.rise = earlier.window_bytes, earlier.average_ps, earlier.rise
-    flow.most, flow.achieved, flow.received = earlier.most, earlier.achieved, earlier.received
-    flow.ignored, flow.to_ignore, flow.prompt = earlier.ignored, earlier.to_ignore, earlier.prompt
-    flow.base_ps, flow.network_ps = earlier.base_ps, earlier.network_ps
-    flow.adapts_ps, flow.adjusted_ps = earlier.adapts_ps, earlier.adjusted_ps
-    flow.fast, flow.trimmed = earlier.fast, earlier.trimmed
+    if rules.congestion == NSCC:
+        nscc.go_on(hosts.nscc[index], hosts.nscc[latest])
 
 
 @compiled
-def gap_ps(rules: Record, flow: Record, wire: int, now: int) -> Whole:
+def gap_ps(rules: Record, hosts: Hosts, index: int, wire: int, now: int) -> Whole:
     """Least time from the packet that leaves now to the next."""
+    flow = hosts.flows[index]
     if rules.congestion == SWIFT and flow.packets_window < 1.0:
         return np.int64(flow.latest_ps / flow.packets_window)
     if rules.congestion == ASKED:
-        credit.spend(flow)
+        credit.spend(flow, hosts.asked[index])
     if rules.congestion != DCQCN:
         return np.int64(0)
     _catch_up(rules, flow, now)
@@ -84,17 +85,26 @@ def gap_ps(rules: Record, flow: Record, wire: int, now: int) -> Whole:
 
 @compiled
 def on_ack(
-    rules: Record, flow: Record, packets: int, marked: int, notified: int, refused: int, round_trip_ps: int, now: int
+    rules: Record,
+    hosts: Hosts,
+    index: int,
+    packets: int,
+    marked: int,
+    notified: int,
+    refused: int,
+    round_trip_ps: int,
+    now: int,
 ) -> None:
     """An acknowledgement, positive or negative, has arrived at the sender."""
+    flow = hosts.flows[index]
     if rules.congestion == DCTCP:
         _dctcp(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == SWIFT:
         _swift(rules, flow, packets, marked, round_trip_ps, now)
     elif rules.congestion == ASKED:
-        credit.on_ack(flow)
+        credit.on_ack(flow, hosts.asked[index])
     elif rules.congestion == NSCC:
-        nscc.on_ack(rules, flow, packets, marked, refused, round_trip_ps, now)
+        nscc.on_ack(rules, flow, hosts.nscc[index], packets, marked, refused, round_trip_ps, now)
     elif rules.congestion == DCQCN:
         _catch_up(rules, flow, now)
         if notified:
@@ -106,8 +116,9 @@ def on_ack(
 
 
 @compiled
-def on_timeout(rules: Record, flow: Record, now: int) -> None:
+def on_timeout(rules: Record, hosts: Hosts, index: int, now: int) -> None:
     """The retransmission timer has run out: packets are taken as lost."""
+    flow = hosts.flows[index]
     if rules.congestion == DCTCP:
         flow.packets_window = 1.0
         flow.window = 1
@@ -115,9 +126,9 @@ def on_timeout(rules: Record, flow: Record, now: int) -> None:
     elif rules.congestion == SWIFT:
         _shrink(rules, flow, 1.0 - rules.largest_decrease, now)
     elif rules.congestion == ASKED:
-        credit.on_timeout(flow)
+        credit.on_timeout(flow, hosts.asked[index])
     elif rules.congestion == NSCC:
-        flow.window_bytes = np.float64(rules.full_wire)
+        hosts.nscc[index].window_bytes = np.float64(rules.full_wire)
         flow.window = 1
 
 

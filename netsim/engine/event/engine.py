@@ -1,23 +1,26 @@
 """The event engine: the semantics of the reference engine, in compiled code.
 
-The compiled loop runs from one release of messages to the next. At a release the Python object of the transport cuts
-the messages into flows. As in the reference engine, it also chooses another path for a flow whose path has failed.
+The compiled loop stops only where arrays are full, or where a flow's path has failed: then, as in the reference engine,
+the Python object of the transport chooses another.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event import kernel
+from netsim.engine.event.avoided import with_avoided
+from netsim.engine.event.cutting import BALANCED
+from netsim.engine.event.finished import can_forget, without_finished
 from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.room import (
     with_room_for_choices,
     with_room_for_flows,
     with_room_for_packets,
+    with_room_for_released,
     with_room_for_waiting,
     with_room_for_words,
 )
@@ -27,11 +30,13 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.stalled import stalled
 from netsim.errors import InputError
 from netsim.topology.protocol import places
+from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Flow, Release, Transport
 
-_NOBODY = np.empty((0, 5), dtype=np.int64)
 _STOPS_BETWEEN_LOOKS = 1024
 """Returns of the compiled loop, which may be short, from one look at the clock to the next."""
+FEWEST_FLOWS = 1 << 14
+"""Flows for which there is room at least."""
 
 
 class EventEngine:
@@ -56,18 +61,14 @@ class EventEngine:
         self._scene, self._transport = scene, transport
         self._clock = Clock(scene.limits, report)
         state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
-        columns = scene.tasks.columns()
-        self._src, self._dst, self._bytes = columns.src.tolist(), columns.dst.tolist(), columns.bytes.tolist()
         self._place = places(scene.topology)
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
-        self._asks = scene.recovery.kind != "none" or len(scene.routes.times) > 1
-        self._flows: list[Flow] = []
-        self._admitted = self._packets = 0
-        if not self._cuts:
-            messages = columns.bytes[columns.bytes > 0]
-            packets = int((-(-messages // scene.packet.payload)).sum())
-            state = with_room_for_flows(state, len(messages), packets)
+        self._finished: list[np.ndarray] = []
+        if not can_forget(state) and state.network.rules["admission"][0] != BALANCED:
+            sizes, parts = scene.tasks.columns().bytes, int(state.network.rules["parts"][0])
+            packets = int((sizes[sizes > 0] // scene.packet.payload + parts).sum())
+            state = with_room_for_flows(state, int(np.minimum(sizes, parts).sum()), packets)
         self._keep(state)
         self._prepare()
 
@@ -77,14 +78,14 @@ class EventEngine:
         Raises:
             InputError: Some never are, or the run has reached a limit.
         """
-        admitted, resumed, stops = _NOBODY, -1, 0
-        while (why := self._go_on(admitted, resumed)) != kernel.FINISHED:
-            admitted, resumed, stops = _NOBODY, -1, stops + 1
+        resumed, stops = -1, 0
+        while (why := self._go_on(resumed)) != kernel.FINISHED:
+            resumed, stops = -1, stops + 1
             if why == kernel.PAUSED or not stops % _STOPS_BETWEEN_LOOKS:
                 self._look_at_clock()
             match why:
-                case kernel.RELEASED:
-                    admitted = self._admit()
+                case kernel.NEEDS_FLOWS:
+                    self._make_room_for_flows()
                 case kernel.ASKS_FOR_PATH:
                     self._give_path()
                 case kernel.ASKS_AFTER_TIMEOUT:
@@ -96,54 +97,47 @@ class EventEngine:
                     self._make_room()
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
-        return outcome_of(self._scene, self._state)
+        return outcome_of(self._scene, self._state, self._finished)
 
     def _prepare(self) -> None:
         """Makes the calendar."""
         self._flight = flight_of(self._state)
 
-    def _go_on(self, admitted: np.ndarray, resumed: int) -> int:
+    def _go_on(self, resumed: int) -> int:
         """Simulates until the compiled loop stops; see `kernel.run`."""
-        return kernel.run(self._arrays, tuple(self._flight), admitted, resumed)
+        return kernel.run(self._arrays, tuple(self._flight), resumed)
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""
         self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
         self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
+    def _flows_of_packets(self) -> np.ndarray:
+        """The flow of each packet, under way or not."""
+        return self._flight.packets["flow"]
+
+    def _make_room_for_flows(self) -> None:
+        """Makes room for released messages: in place of flows that have ended, or, if few have, beyond all others."""
+        if can_forget(self._state) and self._state.network.totals["flows"][0]:
+            self._finished.append(without_finished(self._state, self._flows_of_packets()))
+        room = 2 * int(self._state.network.totals["flows"][0])
+        self._keep(with_room_for_released(with_room_for_flows(self._state, max(room, FEWEST_FLOWS), 0)))
+
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have grown."""
         self._state = state
         self._arrays = tuple(None if part is None else tuple(part) for part in state)
 
-    def _admit(self) -> np.ndarray:
-        """Hands the messages released in this instant to the transport, and returns its flows."""
-        totals = self._state.network.totals[0]
-        released = sorted(self._state.program.released[: totals["released"]].tolist())
-        flows = self._cut(released, int(totals["now_ps"]))
-        self._admitted += len(flows)
-        self._packets += sum(-(-flow.bytes // self._scene.packet.payload) for flow in flows)
-        if (state := with_room_for_flows(self._state, self._admitted, self._packets)) is not self._state:
-            self._keep(state)
-        if self._asks:
-            self._flows += flows
-        return np.array([_row(flow) for flow in flows], dtype=np.int64)
-
-    def _cut(self, released: Sequence[int], now_ps: int) -> list[Flow]:
-        """Flows into which the transport cuts messages, host by host."""
-        scene, topology = self._scene, self._scene.topology
-        epoch = scene.routes.epoch(now_ps)
-        by_nic: dict[int, list[Release]] = defaultdict(list)
-        for task in released:
-            src_rank, dst_rank = self._src[task], self._dst[task]
-            src, dst = scene.hosts[src_rank], scene.hosts[dst_rank]
-            paths = scene.routes.paths(src, dst)
-            usable = scene.routes.usable(src, dst, epoch)
-            leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
-            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
-            message = Release(task, src_rank, dst_rank, leaves[0], self._bytes[task], paths, usable, *ends)
-            by_nic[paths[0][0]].append(message)
-        return [flow for messages in by_nic.values() for flow in self._transport.admit(messages, now_ps)]
+    def _flow(self, record: np.void) -> Flow:
+        """A flow as transports know it."""
+        scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
+        task, (src, dst) = int(record["task"]), self._ends(record)
+        ranks, usable = (int(columns.src[task]), int(columns.dst[task])), self._usable(record, int(record["start_ps"]))
+        leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
+        minimal = scene.routes.minimal(leaves[1], leaves[0])
+        size, paths = int(columns.bytes[task]), scene.routes.paths(src, dst)
+        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places, minimal)
+        return Flow(int(record["id"]), message, int(record["bytes"]), int(record["path"]))
 
     def _give_path(self) -> None:
         """Gives another path to a flow whose path the routing no longer takes as usable."""
@@ -151,7 +145,7 @@ class EventEngine:
         index, now_ps = int(totals["asks"]), int(totals["now_ps"])
         record = self._state.hosts.flows[index]
         usable, serial = self._usable(record, now_ps), int(record["serial"])
-        record["path"] = self._transport.choose_path(self._flows[index], serial, usable, now_ps)
+        record["path"] = self._transport.choose_path(self._flow(record), serial, usable, now_ps)
 
     def _settle_timeout(self) -> int:
         """Lets the transport choose another path after a timeout, and gives the flow up if it is cut off for good."""
@@ -160,11 +154,17 @@ class EventEngine:
         record = hosts.flows[index]
         usable = self._usable(record, now_ps)
         if self._cuts:
-            path = int(record["path"])
-            record["path"] = self._transport.on_timeout(self._flows[index], path, usable, now_ps)
+            path, flow = int(record["path"]), self._flow(record)
+            record["path"] = self._transport.on_timeout(flow, path, usable, now_ps)
+            self._note_avoided((flow.message.paths[0][0], flow.message.dst_leaf, path))
         if record["fruitless"] >= self._state.network.rules["patience"][0]:
             record["given_up"] = self._is_hopeless(record, usable, now_ps)
         return index
+
+    def _note_avoided(self, way: tuple[int, int, int]) -> None:
+        """Hands the compiled admission the time until which ethereal avoids a way that has failed a flow."""
+        if isinstance(self._transport, Ethereal) and way in self._transport.bad_until:
+            self._keep(with_avoided(self._state, way, self._transport.bad_until[way]))
 
     def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
@@ -221,7 +221,3 @@ class EventEngine:
     def _ends(self, record: np.void) -> tuple[int, int]:
         program = self._state.program
         return int(program.src_host[record["task"]]), int(program.dst_host[record["task"]])
-
-
-def _row(flow: Flow) -> tuple[int, int, int, int, int]:
-    return flow.id, flow.message.task, flow.bytes, -1 if flow.path is None else flow.path, flow.delay_ps

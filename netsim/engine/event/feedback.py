@@ -11,6 +11,7 @@ from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, measure, refused, timed_out, timeout_ps
 from netsim.engine.event.sender import await_progress, await_progress_sooner, enter_ring, resume
 from netsim.engine.event.state import Hosts, Network, Record, State, Whole
+from netsim.engine.event.watching import note_window
 
 
 @compiled
@@ -52,7 +53,7 @@ def hear(state: State, news: Record, now: int) -> None:
     rules, index = network.rules[0], np.int64(news.flow)
     flow = hosts.flows[index]
     if news.refusal == CREDIT:
-        on_credit(flow, np.int64(news.expected))
+        on_credit(flow, hosts.asked[index], np.int64(news.expected))
         if rules.timeout_ps >= 0:
             flow.deadline_ps = now + timeout_ps(rules, flow)
         resume(state, index, now)
@@ -63,7 +64,8 @@ def hear(state: State, news: Record, now: int) -> None:
         newly = acknowledged(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     if rules.timeout_ps >= 0:
         _note_news(network, hosts, index, news, newly > 0, now)
-    on_ack(rules, flow, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
+    on_ack(rules, hosts, index, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)
+    note_window(hosts, rules, flow, now - news.sent_ps, now)
     if rules.choice == REPS and news.marked != 1:
         flow.unmarked += 1
         if flow.unmarked % rules.every == 0:
@@ -93,7 +95,7 @@ def _give_up(state: State, flow: Record, index: int, now: int) -> Whole:
     rules = network.rules[0]
     flow.timer_runs = 0
     timed_out(rules, flow, hosts)
-    on_timeout(rules, flow, now)
+    on_timeout(rules, hosts, index, now)
     if rules.choice == REPS and not (rules.explore and (flow.frozen_ps or flow.exploring)):
         flow.frozen_ps = now + rules.freeze_ps
     flow.fruitless += 1

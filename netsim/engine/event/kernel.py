@@ -1,11 +1,11 @@
-"""The event engine's loop, from one instant in which messages are released to the next."""
+"""The event engine's loop."""
 
 import numpy as np
 
-from netsim.engine.event.admission import admit, admit_whole
 from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, is_pull, take_first
 from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.credit import pull
+from netsim.engine.event.cutting import admit
 from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
@@ -15,24 +15,21 @@ from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Routing, State, Whole
 from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
-FINISHED, RELEASED, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
-"""Why the loop stops: all tasks are done; messages wait for admission; a flow's path has failed; a flow has timed out;
-the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated time is
-limited to now."""
+FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
+"""Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
+has timed out; the arrays of packets or of choices, or the calendar, are full; Python may look at the clock; simulated
+time is limited to now."""
 
 _EVENTS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(
-    arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ...], admitted: Array, resumed: int
-) -> Whole:
+def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
     Args:
         arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
         in_flight: The fields of `Flight`.
-        admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
     parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
@@ -43,10 +40,6 @@ def run(
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(program, totals)
-    if len(admitted):
-        flows = totals.flows
-        admit(state, admitted)
-        _schedule_admitted(state, flight, flows)
     if resumed >= 0:
         resume(state, resumed, totals.now_ps)
         _schedule_ring(state, flight, resumed)
@@ -68,10 +61,9 @@ def run(
             ending = np.int64(-1)
         begin_ps = next_begin_ps(program)
         if totals.released and (min(begin_ps, time_ps) > totals.now_ps or (begin_ps > time_ps and key >= RELEASE)):
-            if not network.rules[0].stride:
-                return RELEASED
             flows = totals.flows
-            admit_whole(state)
+            if not admit(state):
+                return NEEDS_FLOWS
             _schedule_admitted(state, flight, flows)
             continue
         if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
@@ -82,6 +74,8 @@ def run(
                 return FINISHED
             totals.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
+            if network.rules[0].ends_early and not totals.undone:
+                return FINISHED
             continue
         totals.now_ps = time_ps
         if from_timers and is_pull(key):

@@ -1,5 +1,7 @@
 """From a scene, a transport and a seed to the event engine's arrays."""
 
+from binascii import crc32
+
 import numpy as np
 
 from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
@@ -15,6 +17,7 @@ from netsim.engine.compiled.draws import stream
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.service import service_ps
+from netsim.engine.compiled.successors import successors
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.choices import (
@@ -29,14 +32,18 @@ from netsim.engine.event.choices import (
     SPRAY_ROUND_ROBIN,
 )
 from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
+from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
 from netsim.engine.event.departures import SPARE
+from netsim.engine.event.errors import LOSES, REPEATED
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
+    ASKED_STATE,
     FLOW_STATE,
     HOST_RING,
     LANE,
     LINK_STATE,
+    NSCC_STATE,
     PACER,
     PACKET,
     RULES,
@@ -50,16 +57,21 @@ from netsim.engine.event.state import (
     State,
 )
 from netsim.engine.event.switches import FLOW_SHORTEST, MOST_CANDIDATES, SAMPLED, SHORTEST, SHORTEST_DRAWN, Tree, tree
+from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
-from netsim.topology.protocol import sources
+from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
+from netsim.topology.protocol import places, sources
 from netsim.transport.detouring import Ugal, Valiant
+from netsim.transport.ecmp import Ecmp
+from netsim.transport.ethereal import Ethereal
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
+from netsim.transport.subflows import Subflows
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
 
 _PACKETS = 1024
@@ -87,19 +99,38 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     """
     rules = _rules(scene, transport, seed)
     links = _links(scene, fabric, rules[0])
+    places = np.arange(len(fabric.usable)) - np.repeat(fabric.usable_begin[:-1], np.diff(fabric.usable_begin))
+    rules["all_usable"] = np.array_equal(fabric.usable, places)
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
-    totals["undone"] = len(scene.tasks)
+    totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64))
+    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene))
     rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, pacers, heap(0), heap(0), np.zeros(0, dtype=TRANSMISSION))
+    sent, own = np.zeros(0, dtype=TRANSMISSION), (np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE))
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), sent, *_samples(scene))
     queued = queued_of(scene, links) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
+
+
+def _carried(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Room for the bytes of links over time."""
+    links = len(scene.topology.links) if scene.watch is not None and scene.watch.links else 0
+    return np.zeros((links, INTERVALS), dtype=np.int64), np.array([FIRST_WIDTH_PS.bit_length() - 1, 0], dtype=np.int64)
+
+
+def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the tasks whose flows are recorded, and room for their samples."""
+    tasks = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
+    slots = np.full(len(scene.tasks) if tasks else 0, -1, dtype=np.int64)
+    slots[tasks] = np.arange(len(tasks))
+    sampled = np.zeros((len(tasks), 3), dtype=np.int64)
+    sampled[:, STRIDE] = 1
+    return slots, np.zeros((len(tasks), MOST_SAMPLES, len(SAMPLE)), dtype=np.int64), sampled
 
 
 def flight_of(state: State) -> Flight:
@@ -138,11 +169,14 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
+    if scene.link_errors is not None:
+        rules["errors"] = REPEATED if scene.link_errors.retry == "link" else LOSES
+        rules["error_rate"] = scene.link_errors.rate
+    rules["error_draws"] = stream(seed, Purpose.LINK_ERROR)
     rules["listens"] = scene.listens or transport.needs_acknowledgements
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
     given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
     rules["order"] = AS_GIVEN if transport.orders_flows else given
-    rules["stride"] = transport.stride if type(transport).admit is Transport.admit else 0
     rules["hosts"], rules["leaves"], rules["epochs"] = scene.topology.hosts, len(scene.topology.tiers[0]), epochs
     rules["order_draws"] = stream(seed, Purpose.DESTINATION_ORDER)
     rules["mark_draws"] = stream(seed, Purpose.MARK)
@@ -205,7 +239,7 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
 
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
-    rules["step_ps"] = 1
+    rules["step_ps"] = rules["parts"] = 1
     rules["forgives_last_link"] = transport.forgives_last_link
     rules["entropy_draws"] = stream(transport.seed, Purpose.ENTROPY_PATH)
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
@@ -239,6 +273,29 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
         case _:
             rules["choice"] = PINNED
             rules["asks_after_timeout"] = type(transport).on_timeout is not Transport.on_timeout
+            _add_admission(rules, transport)
+
+
+def _add_admission(rules: np.void, transport: Transport) -> None:
+    """Rules of transports that give each flow a path."""
+    match transport:
+        case Ecmp(hash="crc32"):
+            rules["admission"], rules["path_draws"] = CHECKSUM, crc32(transport.seed.to_bytes(8, "little"))
+        case Ecmp():
+            rules["admission"], rules["path_draws"] = HASHED, stream(transport.seed, Purpose.ECMP_PATH)
+        case Subflows():
+            rules["admission"], rules["path_draws"] = PARTS, stream(transport.seed, Purpose.SUBFLOW_PATH)
+            rules["parts"] = transport.stride
+        case Ethereal():
+            rules["admission"], rules["parts"] = BALANCED, transport.stride
+            rules["equal_pieces"], rules["shuffled"] = transport.pieces == "equal", transport.randomise
+            rules["shuffled_groups"] = transport.order == "published"
+            rules["staggered"] = transport.order == "staggered"
+            rules["start_delay_ps"] = transport.start_delay_ps
+            rules["path_draws"] = stream(transport.seed, Purpose.ETHEREAL_PATHS)
+            rules["leaf_draws"] = stream(transport.seed, Purpose.ETHEREAL_LEAVES)
+            rules["member_draws"] = stream(transport.seed, Purpose.ETHEREAL_FLOWS)
+            rules["delay_draws"] = stream(transport.seed, Purpose.START_DELAY)
 
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
@@ -248,6 +305,8 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != links["rate_bps"]
     links["room_ps"] = END_PS
+    round_trip_ps = links["delay_ps"] + links["delay_ps"][links["reverse"]]
+    links["round_trip_ps"] = np.where(links["reverse"] == np.arange(len(links)), -1, round_trip_ps)
     for rate in np.unique(links["rate_bps"]).tolist():
         of_rate = links["rate_bps"] == rate
         links["full_ps"][of_rate] = service_ps(int(rules["full_wire"]), rate)
@@ -272,11 +331,10 @@ def _queue_pairs(scene: Scene, transport: Transport) -> tuple[np.ndarray, np.nda
 
 def _program(scene: Scene, transport: Transport) -> Program:
     columns = scene.tasks.columns()
-    hosts, tasks = np.asarray(scene.hosts, dtype=np.int64), len(scene.tasks)
-    waits_for = np.diff(columns.after_begin)
-    waiting = np.repeat(np.arange(tasks), waits_for)
+    hosts, tasks = np.asarray(scene.hosts, dtype=np.int32), len(scene.tasks)
+    messages, paths = int(np.count_nonzero(columns.bytes)), scene.most_paths
     queue_pair, latest = _queue_pairs(scene, transport)
-    by_earlier = np.argsort(columns.after, kind="stable")
+    next_begin, following = successors(columns.after_begin, columns.after)
     return Program(
         begins=heap(tasks),
         bytes=columns.bytes,
@@ -284,15 +342,23 @@ def _program(scene: Scene, transport: Transport) -> Program:
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
         traffic_class=scene.tasks.traffic_classes,
-        next_begin=np.searchsorted(columns.after[by_earlier], np.arange(tasks + 1)),
-        next=waiting[by_earlier],
-        waits_for=waits_for,
-        flows_left=np.zeros(tasks, dtype=np.int64),
+        background=scene.tasks.in_background.astype(np.uint8),
+        next_begin=next_begin,
+        next=following,
+        waits_for=np.diff(columns.after_begin).astype(np.int32),
+        flows_left=np.zeros(tasks, dtype=np.int32),
         end_ps=np.zeros(tasks, dtype=np.int64),
         released=np.zeros(tasks, dtype=np.int64),
         stack=np.zeros(tasks + 1, dtype=np.int64),
         queue_pair=queue_pair,
         latest=latest,
+        src=columns.src,
+        dst=columns.dst,
+        sorter=heap(max(messages, paths)),
+        groups=np.zeros((4, 4 * messages + 4), dtype=np.int64),
+        ways=np.zeros((2, paths), dtype=np.int64),
+        seen=np.zeros((2, len(scene.topology.links)), dtype=np.int64),
+        avoided=np.zeros((0, 4), dtype=np.int64),
     )
 
 
@@ -313,6 +379,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.down,
         fabric.inside,
         fabric.leaf,
+        np.array(places(scene.topology), dtype=np.int64),
         fabric.pair,
         fabric.way_begin,
         fabric.way_links.astype(np.int32),

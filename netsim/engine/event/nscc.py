@@ -25,127 +25,139 @@ _BIT_TIME = 8.0 * PICOSECONDS_PER_SECOND
 
 
 @compiled
-def start(rules: Record, flow: Record, round_trip_ps: int) -> None:
+def start(rules: Record, flow: Record, own: Record, round_trip_ps: int) -> None:
     """Sets the state at the start of a flow."""
     packet = np.float64(rules.full_wire)
-    flow.network_ps = rules.network_ps if rules.network_ps > 0 else round_trip_ps
-    flow.target_ps = rules.target_ps if rules.target_ps > 0 else np.int64(rules.trim_share * flow.network_ps)
-    flow.alpha = flow.network_ps * flow.line_bps / _BIT_TIME / REFERENCE_BYTES
-    flow.base_ps = round_trip_ps
-    flow.most = _largest(rules, flow)
-    first = rules.fixed_window * packet if rules.fixed_window > 0 else flow.most
-    flow.window_bytes = max(first, packet)
-    _show(rules, flow)
+    own.network_ps = rules.network_ps if rules.network_ps > 0 else round_trip_ps
+    flow.target_ps = rules.target_ps if rules.target_ps > 0 else np.int64(rules.trim_share * own.network_ps)
+    flow.alpha = own.network_ps * flow.line_bps / _BIT_TIME / REFERENCE_BYTES
+    own.base_ps = round_trip_ps
+    own.most = _largest(rules, flow, own)
+    first = rules.fixed_window * packet if rules.fixed_window > 0 else own.most
+    own.window_bytes = max(first, packet)
+    _show(rules, flow, own)
 
 
 @compiled
-def on_ack(rules: Record, flow: Record, packets: int, marked: int, refused: int, round_trip_ps: int, now: int) -> None:
+def go_on(own: Record, earlier: Record) -> None:
+    """The flow takes over the state of an earlier one; what has got through is counted anew."""
+    own.window_bytes, own.average_ps, own.rise = earlier.window_bytes, earlier.average_ps, earlier.rise
+    own.most, own.received, own.prompt = earlier.most, earlier.received, earlier.prompt
+    own.ignored, own.to_ignore, own.fast = earlier.ignored, earlier.to_ignore, earlier.fast
+    own.base_ps, own.network_ps, own.adjusted_ps = earlier.base_ps, earlier.network_ps, earlier.adjusted_ps
+    own.achieved, own.adapts_ps, own.trimmed = 0.0, 0, 0
+
+
+@compiled
+def on_ack(
+    rules: Record, flow: Record, own: Record, packets: int, marked: int, refused: int, round_trip_ps: int, now: int
+) -> None:
     """An acknowledgement, positive or negative, has arrived at the sender."""
     packet = np.float64(rules.full_wire)
-    if round_trip_ps < flow.base_ps:
-        flow.base_ps = round_trip_ps
-        flow.most = _largest(rules, flow)
+    if round_trip_ps < own.base_ps:
+        own.base_ps = round_trip_ps
+        own.most = _largest(rules, flow, own)
     if refused:
-        _refuse(rules, flow, now)
-        _show(rules, flow)
+        _refuse(rules, flow, own, now)
+        _show(rules, flow, own)
         return
     acked = packets * packet
-    flow.achieved += acked
-    flow.received += acked
-    flow.ignored += acked
-    delay = round_trip_ps - flow.base_ps
+    own.achieved += acked
+    own.received += acked
+    own.ignored += acked
+    delay = round_trip_ps - own.base_ps
     if not marked and delay > flow.target_ps:
-        flow.average_ps = AVERAGE * (0.25 * flow.base_ps) + (1.0 - AVERAGE) * flow.average_ps
+        own.average_ps = AVERAGE * (0.25 * own.base_ps) + (1.0 - AVERAGE) * own.average_ps
     else:
-        flow.average_ps = AVERAGE * delay + (1.0 - AVERAGE) * flow.average_ps
+        own.average_ps = AVERAGE * delay + (1.0 - AVERAGE) * own.average_ps
     very_long = delay > VERY_LONG * flow.target_ps
-    if not _adapt(rules, flow, very_long, marked, now, flow.in_flight * packet):
+    if not _adapt(rules, flow, own, very_long, marked, now, flow.in_flight * packet):
         if marked:
             if delay >= flow.target_ps:
-                _shrink(flow, now)
+                _shrink(flow, own, now)
         elif delay >= flow.target_ps:
-            flow.rise += FAIR * (packet * flow.alpha) * acked
+            own.rise += FAIR * (packet * flow.alpha) * acked
         else:
-            _grow(rules, flow, acked, delay)
-        _bound(rules, flow)
-        if flow.received > PERIOD_PACKETS * packet or now - flow.adjusted_ps > flow.network_ps:
-            _adjust(rules, flow, now)
-            _bound(rules, flow)
-    _show(rules, flow)
+            _grow(rules, flow, own, acked, delay)
+        _bound(rules, own)
+        if own.received > PERIOD_PACKETS * packet or now - own.adjusted_ps > own.network_ps:
+            _adjust(rules, flow, own, now)
+            _bound(rules, own)
+    _show(rules, flow, own)
 
 
 @compiled
-def _show(rules: Record, flow: Record) -> None:
+def _show(rules: Record, flow: Record, own: Record) -> None:
     """Keeps the window in packets, which the sender looks at, up to date."""
-    flow.window = max(np.int64(1), np.int64(flow.window_bytes / np.float64(rules.full_wire)))
+    flow.window = max(np.int64(1), np.int64(own.window_bytes / np.float64(rules.full_wire)))
 
 
 @compiled
-def _refuse(rules: Record, flow: Record, now: int) -> None:
+def _refuse(rules: Record, flow: Record, own: Record, now: int) -> None:
     packet = np.float64(rules.full_wire)
-    flow.ignored += packet
-    flow.average_ps = AVERAGE * flow.network_ps + (1.0 - AVERAGE) * flow.average_ps
-    flow.trimmed = 1
-    if not _adapt(rules, flow, True, True, now, (flow.in_flight + 1) * packet):
-        flow.window_bytes -= packet
-        _bound(rules, flow)
+    own.ignored += packet
+    own.average_ps = AVERAGE * own.network_ps + (1.0 - AVERAGE) * own.average_ps
+    own.trimmed = 1
+    if not _adapt(rules, flow, own, True, True, now, (flow.in_flight + 1) * packet):
+        own.window_bytes -= packet
+        _bound(rules, own)
 
 
 @compiled
-def _adapt(rules: Record, flow: Record, loss: bool, marked: int, now: int, under_way: float) -> bool:
-    done = bool(marked) and flow.ignored < flow.to_ignore
-    if not done and now > flow.adapts_ps:
-        if flow.adapts_ps and (loss or flow.trimmed) and flow.achieved * rules.gate < flow.most:
-            flow.window_bytes = max(flow.achieved, np.float64(rules.full_wire))
-            flow.to_ignore, flow.ignored = under_way, 0.0
-            flow.trimmed = 0
+def _adapt(rules: Record, flow: Record, own: Record, loss: bool, marked: int, now: int, under_way: float) -> bool:
+    done = bool(marked) and own.ignored < own.to_ignore
+    if not done and now > own.adapts_ps:
+        if own.adapts_ps and (loss or own.trimmed) and own.achieved * rules.gate < own.most:
+            own.window_bytes = max(own.achieved, np.float64(rules.full_wire))
+            own.to_ignore, own.ignored = under_way, 0.0
+            own.trimmed = 0
             done = True
-        flow.achieved = 0.0
-        flow.adapts_ps = now + flow.base_ps + flow.target_ps
+        own.achieved = 0.0
+        own.adapts_ps = now + own.base_ps + flow.target_ps
     if done:
-        flow.rise = flow.received = 0.0
+        own.rise = own.received = 0.0
     return done
 
 
 @compiled
-def _grow(rules: Record, flow: Record, acked: float, delay: int) -> None:
+def _grow(rules: Record, flow: Record, own: Record, acked: float, delay: int) -> None:
     if delay < PROMPT_PS:
-        flow.prompt += acked
-        if flow.fast or flow.prompt > flow.window_bytes:
-            flow.window_bytes += acked * (FAST * flow.alpha)
-            flow.fast = 1
+        own.prompt += acked
+        if own.fast or own.prompt > own.window_bytes:
+            own.window_bytes += acked * (FAST * flow.alpha)
+            own.fast = 1
             return
     else:
-        flow.prompt = 0.0
-    flow.fast = 0
+        own.prompt = 0.0
+    own.fast = 0
     scaled = np.float64(rules.full_wire) * flow.alpha
-    flow.rise += PROPORTIONAL * scaled / REFERENCE_PS * acked * (flow.target_ps - delay)
+    own.rise += PROPORTIONAL * scaled / REFERENCE_PS * acked * (flow.target_ps - delay)
 
 
 @compiled
-def _shrink(flow: Record, now: int) -> None:
-    flow.fast, flow.prompt = 0, 0.0
-    if flow.average_ps > flow.target_ps and now - flow.cut_ps > flow.base_ps:
-        excess = (flow.average_ps - flow.target_ps) / flow.average_ps
-        flow.window_bytes *= max(1.0 - DECREASE * excess, LARGEST_DECREASE)
+def _shrink(flow: Record, own: Record, now: int) -> None:
+    own.fast, own.prompt = 0, 0.0
+    if own.average_ps > flow.target_ps and now - flow.cut_ps > own.base_ps:
+        excess = (own.average_ps - flow.target_ps) / own.average_ps
+        own.window_bytes *= max(1.0 - DECREASE * excess, LARGEST_DECREASE)
         flow.cut_ps = now
 
 
 @compiled
-def _adjust(rules: Record, flow: Record, now: int) -> None:
-    flow.window_bytes += flow.rise / flow.window_bytes
-    if now - flow.adjusted_ps >= flow.network_ps:
-        flow.window_bytes += STEADY * (np.float64(rules.full_wire) * flow.alpha)
-        flow.adjusted_ps = now
-    flow.rise = flow.received = 0.0
+def _adjust(rules: Record, flow: Record, own: Record, now: int) -> None:
+    own.window_bytes += own.rise / own.window_bytes
+    if now - own.adjusted_ps >= own.network_ps:
+        own.window_bytes += STEADY * (np.float64(rules.full_wire) * flow.alpha)
+        own.adjusted_ps = now
+    own.rise = own.received = 0.0
 
 
 @compiled
-def _bound(rules: Record, flow: Record) -> None:
-    flow.window_bytes = min(max(flow.window_bytes, np.float64(rules.full_wire)), flow.most)
+def _bound(rules: Record, own: Record) -> None:
+    own.window_bytes = min(max(own.window_bytes, np.float64(rules.full_wire)), own.most)
 
 
 @compiled
-def _largest(rules: Record, flow: Record) -> float:
-    most = LARGEST_WINDOW * (flow.base_ps * flow.line_bps / _BIT_TIME)
+def _largest(rules: Record, flow: Record, own: Record) -> float:
+    most = LARGEST_WINDOW * (own.base_ps * flow.line_bps / _BIT_TIME)
     return max(most, np.float64(rules.full_wire))

@@ -1,24 +1,28 @@
 """The outcome of a run from the event engine's arrays."""
 
 import numpy as np
+from numpy.lib.recfunctions import unstructured_to_structured
 
+from netsim.engine.event.finished import by_id, figures_of
 from netsim.engine.event.state import State
-from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
+from netsim.engine.event.watching import COUNT
+from netsim.engine.protocol import LINK, Losses, Outcome, QueueSeries, Scene
+from netsim.engine.watch import SAMPLE, Watched
 from netsim.topology.protocol import Path
 from netsim.units import service_ps
 
 
-def outcome_of(scene: Scene, state: State) -> Outcome:
+def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcome:
     """The outcome of a finished run.
 
     Args:
         scene: The simulated scene.
         state: The state at the end.
+        finished: Figures of flows that are no longer part of the state; is emptied.
     """
     totals, program = state.network.totals[0], state.program
-    flows = state.hosts.flows[: totals["flows"]]
-    flows = flows[np.argsort(flows["id"])]
-    return Outcome(
+    flows = by_id([*_emptied(finished), figures_of(state, np.arange(totals["flows"]))])
+    outcome = Outcome(
         completion_ps=int(program.end_ps.max(initial=0)),
         task_end_ps=program.end_ps,
         packets=int(totals["packets"]),
@@ -30,25 +34,41 @@ def outcome_of(scene: Scene, state: State) -> Outcome:
             int(totals["marked"]),
             int(flows["retransmitted"].sum()),
         ),
-        flows=_flows(scene, flows),
-        links=_links(state, flows),
+        flows=flows.view(np.recarray),
+        links=_links(state),
         queues=QueueSeries(1 << int(totals["width_bits"]), state.network.longest[: totals["used"]].copy()),
         last_sent=_last_sent(scene, state),
+        watched=_watched(scene, state),
     )
+    if not scene.ends_early:
+        return outcome
+    records = state.hosts.flows[: totals["flows"]]
+    left = records["left"][np.argsort(records["id"])]
+    return outcome.without_rest(int(totals["now_ps"]), left, scene.tasks.in_background)
 
 
-def _flows(scene: Scene, flows: np.ndarray) -> np.recarray:
-    columns = scene.tasks.columns()
-    records = np.zeros(len(flows), dtype=FLOW)
-    for name in ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "retransmitted"):
-        records[name] = flows[name]
-    records["src"], records["dst"] = columns.src[flows["task"]], columns.dst[flows["task"]]
-    return records.view(np.recarray)
+def _watched(scene: Scene, state: State) -> Watched | None:
+    if scene.watch is None:
+        return None
+    network, hosts = state.network, state.hosts
+    width_bits, used = network.carried_shape.tolist()
+    rows = [rows[:count] for rows, count in zip(hosts.samples, hosts.sampled[:, COUNT].tolist(), strict=True)]
+    samples = [unstructured_to_structured(row, SAMPLE) for row in rows]
+    tasks: list[int] = np.flatnonzero(hosts.slots >= 0).tolist()
+    return Watched(1 << width_bits, network.carried[:, :used].copy(), tasks, samples)
 
 
-def _links(state: State, flows: np.ndarray) -> np.recarray:
+def _emptied(parts: list[np.ndarray]) -> list[np.ndarray]:
+    """The parts, which the list no longer holds."""
+    taken = parts.copy()
+    parts.clear()
+    return taken
+
+
+def _links(state: State) -> np.recarray:
     """Figures of each link, including acknowledgements that passed without an event (`transit._return_at_once`)."""
     network, routing = state.network, state.routing
+    flows = state.hosts.flows[: network.totals["flows"][0]]
     links, size = network.links, network.rules["answer_wire"][0]
     records = np.zeros(len(links), dtype=LINK)
     records["bytes"], records["busy_ps"], records["max_queue_ps"] = (

@@ -4,6 +4,7 @@ import numpy as np
 
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import longer_heap
+from netsim.engine.event.congestion import ASKED, NSCC
 from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
 from netsim.engine.event.recovery import SELECTIVE
@@ -18,9 +19,21 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
+        if rules["congestion"] == NSCC:
+            hosts = hosts._replace(nscc=_longer(hosts.nscc, len(hosts.flows)))
+        if rules["congestion"] == ASKED:
+            hosts = hosts._replace(asked=_longer(hosts.asked, len(hosts.flows)))
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
+
+
+def with_room_for_released(state: State) -> State:
+    """The state with room for the flows of the messages of this instant, however they are cut."""
+    totals, rules, program = state.network.totals[0], state.network.rules[0], state.program
+    parts, released = int(rules["parts"]), program.released[: totals["released"]]
+    packets = int((program.bytes[released] // rules["payload"] + parts).sum())
+    return with_room_for_flows(state, int(totals["flows"]) + len(released) * parts, int(totals["rows"]) + packets)
 
 
 def with_room_for_packets(flight: Flight, state: State) -> Flight:

@@ -140,7 +140,7 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
     totals.packets += 1
     arrives = enter(state, packet, np.int64(flow.up), now)
     if flow.listens:
-        flow.next_ps = now + gap_ps(rules, flow, wire, now)
+        flow.next_ps = now + gap_ps(rules, hosts, index, wire, now)
         if rules.timeout_ps >= 0 and not flow.timer_runs:
             await_progress(hosts, flow, index)
     if not _is_ready(flow, now):

@@ -46,8 +46,8 @@ FLOW_STATE = _lines(
     fruitless=_INDEX,
     seen=_INDEX,
     marked=_INDEX,
-    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions, first
-    # sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions,
+    # first sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
     next_ps=_WHOLE,
     deadline_ps=_WHOLE,
     window=_WHOLE,
@@ -104,7 +104,20 @@ FLOW_STATE = _lines(
     timer_steps=_WHOLE,
     byte_steps=_WHOLE,
     counted_bytes=_WHOLE,
-    # NSCC; see `netsim.congestion.nscc`, whose names these are. `alpha` above is the scale there.
+    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+    flowlet_ps=_WHOLE,
+    flowlet_path=_INDEX,
+    valid=_INDEX,
+    valid_begin=_INDEX,
+    kept=_INDEX,
+    kept_begin=_INDEX,
+    chosen=_INDEX,
+    frozen_ps=_WHOLE,
+    exploring=_WHOLE,
+    unmarked=_WHOLE,
+)
+
+NSCC_STATE = _record(
     window_bytes=_REAL,
     average_ps=_REAL,
     rise=_REAL,
@@ -120,7 +133,10 @@ FLOW_STATE = _lines(
     adjusted_ps=_WHOLE,
     fast=_YES,
     trimmed=_YES,
-    # Credits of receivers; see `netsim.congestion.credit`: at the sender, and at the receiver.
+)
+"""What NSCC keeps of a flow besides `FLOW_STATE`, whose `alpha` is its scale; names as in `netsim.congestion.nscc`."""
+
+ASKED_STATE = _record(
     credit=_WHOLE,
     under_way=_WHOLE,
     known=_WHOLE,
@@ -133,24 +149,16 @@ FLOW_STATE = _lines(
     next_waiting=_INDEX,
     back_way=_INDEX,
     waits=_YES,
-    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
-    flowlet_ps=_WHOLE,
-    flowlet_path=_INDEX,
-    valid=_INDEX,
-    valid_begin=_INDEX,
-    kept=_INDEX,
-    kept_begin=_INDEX,
-    chosen=_INDEX,
-    frozen_ps=_WHOLE,
-    exploring=_WHOLE,
-    unmarked=_WHOLE,
 )
+"""What a sender (the first three) and its receiver keep of a flow under receiver-driven control."""
 
 LINK_STATE = _lines(
     free_ps=_WHOLE,
     # At the nominal rate: service of a full packet, room, and threshold of marking.
     full_ps=_WHOLE,
     room_ps=_WHOLE,
+    # From the end of a packet until the link sends it again, less than 0 if it has no errors.
+    round_trip_ps=_WHOLE,
     mark_ps=_WHOLE,
     delay_ps=_WHOLE,
     bytes=_WHOLE,
@@ -247,10 +255,13 @@ QUEUE = _record(
 WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
 """A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
 
-SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+SERVED = _record(
+    ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, late=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX
+)
 """The packet that is on a link, and the next link whose transmission takes as long and ends later.
 
-`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers.
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
+unless they are `late` because the link repeats them.
 """
 
 SWITCH = _record(used=_WHOLE, pool=_WHOLE)
@@ -271,18 +282,22 @@ RULES = _record(
     trimmed_wire=_WHOLE,
     room_bytes=_WHOLE,
     marks=_YES,
+    errors=_INDEX,
+    error_rate=_REAL,
+    error_draws=np.uint64,
     mark_above=_WHOLE,
     mark_all_above=_WHOLE,
     mark_at_most=_REAL,
     listens=_YES,
     round_robin=_YES,
     order=_INDEX,
-    stride=_WHOLE,
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
-    # Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a
+    # switch, -1 without one; alpha in millionths; whether full
     # switches pause links, and by thresholds that follow the memory; when they resume.
+    ends_early=_YES,
     classes=_WHOLE,
     memory_bytes=_WHOLE,
     alpha=_WHOLE,
@@ -330,8 +345,9 @@ RULES = _record(
     outstanding=_WHOLE,
     grant=_WHOLE,
     pace=_REAL,
-    # Transport.
+    # Transport; whether the nth usable path of a pair is always its nth.
     choice=_INDEX,
+    all_usable=_YES,
     switch=_INDEX,
     asks_after_timeout=_YES,
     gap_ps=_WHOLE,
@@ -346,12 +362,23 @@ RULES = _record(
     samples=_WHOLE,
     memory=_WHOLE,
     path_draws=np.uint64,
+    # Admission: rule of `netsim.engine.event.cutting`, and the options and draws of ethereal.
+    admission=_INDEX,
+    parts=_WHOLE,
+    equal_pieces=_YES,
+    shuffled=_YES,
+    shuffled_groups=_YES,
+    staggered=_YES,
+    start_delay_ps=_WHOLE,
+    leaf_draws=np.uint64,
+    member_draws=np.uint64,
+    delay_draws=np.uint64,
     other_draws=np.uint64,
     entropy_draws=np.uint64,
     order_draws=np.uint64,
     mark_draws=np.uint64,
 )
-"""Constants of the scenario, one record. `stride` is 0 if the transport cuts messages itself."""
+"""Constants of the scenario, one record."""
 
 TOTALS = _record(
     now_ps=_WHOLE,
@@ -388,6 +415,7 @@ class Program(NamedTuple):
         src_host: Of each task.
         dst_host: Of each task.
         traffic_class: Of each task.
+        background: Whether the run may end without a task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
         waits_for: How many tasks it still waits for; less than 0 once it is done.
@@ -395,6 +423,13 @@ class Program(NamedTuple):
         end_ps: When it was done.
         released: Tasks released in this instant; `TOTALS` has their number.
         stack: Scratch space for tasks that begin at once.
+        src: Rank that sends, of each task.
+        dst: Rank that receives.
+        sorter: Scratch heap in which admission sorts.
+        groups: Scratch rows of `netsim.engine.event.balance`, of messages and their groups.
+        ways: Scratch rows of it, of a group's ways.
+        seen: Scratch rows of it, of links.
+        avoided: Hash table of ways that have failed flows: first link or -1, leaf, way, until when.
         queue_pair: Row of `latest` of the first flow of each task's messages; empty if no state is kept.
         latest: Latest flow of each queue pair, -1 if there is none.
     """
@@ -405,6 +440,7 @@ class Program(NamedTuple):
     src_host: Array
     dst_host: Array
     traffic_class: Array
+    background: Array
     next_begin: Array
     next: Array
     waits_for: Array
@@ -412,6 +448,13 @@ class Program(NamedTuple):
     end_ps: Array
     released: Array
     stack: Array
+    src: Array
+    dst: Array
+    sorter: Array
+    groups: Array
+    ways: Array
+    seen: Array
+    avoided: Array
     queue_pair: Array
     latest: Array
 
@@ -424,6 +467,7 @@ class Routing(NamedTuple):
         down: Link from its leaf to a host.
         inside: Link inside a host.
         leaf: Leaf of a host.
+        place: Place of a host among those of its leaf.
         pair: Index of a pair of leaves.
         way_begin: First way of a pair.
         way_links: Links of a way.
@@ -451,6 +495,7 @@ class Routing(NamedTuple):
     down: Array
     inside: Array
     leaf: Array
+    place: Array
     pair: Array
     way_begin: Array
     way_links: Array
@@ -485,6 +530,8 @@ class Network(NamedTuple):
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
         longest: Queues over time; see `netsim.engine.queue_series`.
+        carried: Bytes of each link over time, no rows if none are recorded; see `netsim.engine.watch`.
+        carried_shape: Its intervals; see `netsim.engine.event.watching`.
     """
 
     rules: Array
@@ -494,6 +541,8 @@ class Network(NamedTuple):
     change_ps: Array
     change_bps: Array
     longest: Array
+    carried: Array
+    carried_shape: Array
 
 
 class Queued(NamedTuple):
@@ -524,18 +573,28 @@ class Hosts(NamedTuple):
     Args:
         flows: Records of `FLOW_STATE`, in the order of their admission.
         rings: Records of `HOST_RING`, by link, or by queue of links with queues.
-        pacers: Records of `PACER`, by link; none unless receivers ask for packets.
+        nscc: Records of `NSCC_STATE`, by flow; none under other kinds of congestion control.
+        asked: Records of `ASKED_STATE`, by flow; none unless receivers ask for packets.
+        pacers: Records of `PACER`, by link; likewise.
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
+        slots: Row of `samples` of each task, -1 for those that are not recorded; empty if none are.
+        samples: Numbers of `netsim.engine.watch.SAMPLE` of each task that is recorded.
+        sampled: How many there are; see `netsim.engine.event.watching`.
     """
 
     flows: Array
     rings: Array
+    nscc: Array
+    asked: Array
     pacers: Array
     timers: Array
     turns: Array
     sent: Array
+    slots: Array
+    samples: Array
+    sampled: Array
 
 
 class State(NamedTuple):

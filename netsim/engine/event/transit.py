@@ -13,6 +13,7 @@ from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, 
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
 from netsim.engine.event.state import Queued, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
+from netsim.engine.event.watching import note_carried
 
 GONE = np.int64(-1)
 """The time of a packet's next event if it is lost, delivered or heard."""
@@ -64,6 +65,8 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
     arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
+    if not packet.control:
+        note_carried(state.network, link, leaves, packet.wire)
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
     flow = state.hosts.flows[packet.flow]

@@ -9,12 +9,15 @@ import simpy
 from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.nscc import Nscc
 from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
+from netsim.engine.reference.watching import WindowRecorder
+from netsim.engine.watch import watched_tasks
 from netsim.errors import InputError
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
@@ -61,6 +64,8 @@ class Feedback:
         if isinstance(congestion, ReceiverCreditConfig | NdpConfig):
             self._receivers = Receivers(scene, congestion, calendar, self._ask)
         self._round_trip = cache(self._round_trip_of)
+        watched = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
+        self.windows = {task: WindowRecorder() for task in watched}
         self.on_receipt = [self._receive]
         self.on_news = [self._hear]
 
@@ -80,6 +85,8 @@ class Feedback:
         queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
         if (latest := self._kept.get(queue_pair)) is not None:
             control = copy.copy(latest)
+            if isinstance(control, Nscc):
+                control.begin_message()
         else:
             trims = self._scene.flow_control.kind == "trim"
             control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)
@@ -188,9 +195,16 @@ class Feedback:
         connection.congestion.on_ack(
             newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
         )
+        if (recorder := self._recorder(connection.flow)) is not None:
+            recorder.add(now, connection.congestion.window(), recovery.in_flight, now - news.sent_ps)
         if news.choice is not None:
             self._transport.on_ack(connection.flow, news.choice, news.blames)
         self._continue(connection)
+
+    def _recorder(self, flow: Flow) -> WindowRecorder | None:
+        """Of the first flow of a message that is watched."""
+        task = flow.message.task
+        return self.windows.get(task) if flow.id == task * self._transport.stride else None
 
     def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
         """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""

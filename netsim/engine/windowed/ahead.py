@@ -13,25 +13,36 @@ _FAR, _NEAR, _NEXT = 12, 6, 3
 
 
 @compiled
+def fetch_for_gathering(state: State, wheel: Wheel, place: int, end: int) -> None:
+    """Fetches what says where a packet behind a place goes next: its way, or its flow for the last link."""
+    if place + _NEAR < end:
+        packet = wheel.packets[place + _NEAR]
+        if packet.unit < 0:
+            if packet.hop + 1 == packet.links:
+                prefetch(state.hosts.flows, packet.flow, 2 * LINE_BYTES)
+            else:
+                prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+
+
+@compiled
 def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
-    """Fetches what the arrivals behind a row need: packet and link, then way and flow, then the transmission."""
+    """Fetches what the arrivals behind a row need: packet and link, then the flow, then the transmission."""
     hosts, arrivals, packets = state.hosts, wheel.arrivals, wheel.packets
     if row + _FAR < end:
         arrival = arrivals[row + _FAR]
         prefetch(packets, arrival.place, 0)
+        prefetch(wheel.units, arrival.unit, 0)
         if arrival.unit < len(state.network.links):
             prefetch(state.network.links, arrival.unit, 0)
             prefetch(state.network.links, arrival.unit, LINE_BYTES)
     if row + _NEAR < end:
         packet = packets[arrivals[row + _NEAR].place]
-        prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
-        if packet.hop + 2 >= packet.links:
+        if packet.hop + 1 == packet.links:
+            prefetch(hosts.flows, packet.flow, 0)
+            prefetch(hosts.flows, packet.flow, LINE_BYTES)
             prefetch(hosts.flows, packet.flow, 2 * LINE_BYTES)
-            if packet.hop + 1 == packet.links:
-                prefetch(hosts.flows, packet.flow, 0)
-                prefetch(hosts.flows, packet.flow, LINE_BYTES)
-                prefetch(state.routing.way_answer_ps, packet.way, 0)
-                prefetch(state.routing.way_answers, packet.way, 0)
+            prefetch(state.routing.way_answer_ps, packet.way, 0)
+            prefetch(state.routing.way_answers, packet.way, 0)
     if row + _NEXT < end:
         packet = packets[arrivals[row + _NEXT].place]
         if packet.hop + 1 == packet.links:
@@ -58,7 +69,12 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
         prefetch(hosts.flows, flow, 0)
         prefetch(hosts.flows, flow, LINE_BYTES)
         prefetch(hosts.flows, flow, 2 * LINE_BYTES)
-    unit = units[wheel.active[min(place + _NEXT, last)]]
+    link = wheel.active[min(place + _NEXT, last)]
+    unit, index = units[link], np.int64(hosts.rings[link].first)
     for row in range(unit.begin, unit.end):
         packet = wheel.packets[wheel.arrivals[row].place]
-        prefetch(hosts.sent, hosts.flows[packet.flow].first_row + packet.sequence, 0)
+        index = np.int64(packet.flow)
+        prefetch(hosts.sent, hosts.flows[index].first_row + packet.sequence, 0)
+    if index >= 0:
+        flow = hosts.flows[index]
+        prefetch(hosts.sent, flow.first_row + flow.next, 0)

@@ -1,24 +1,24 @@
 """What happens at hosts in one window: acknowledgements, timers, and links that look for a packet to send.
 
-Each link of a host is on its own until a task begins: then the links of the hosts that send its message catch up with that
-instant first. Traffic inside a host may end, and let a task begin, within the window: its links go through all instants
-together with the tasks.
+Each link of a host is on its own until a task begins: then the link that sends its message catches up with that instant
+first. Traffic inside a host may end, and let a task begin, within the window: the links inside hosts go through all
+instants together with the tasks.
 """
 
 import numpy as np
 
-from netsim.engine.event.admission import admit_whole
-from netsim.engine.event.calendar import RELEASE, SEND, close, first_time, phase, push, take_first, timer_key
+from netsim.engine.event.calendar import RELEASE, SEND, close, first_time, push, take_first, timer_key
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.cutting import admit
 from netsim.engine.event.feedback import hear, is_back, run_out
-from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_ROOM, RELEASED
+from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_FLOWS, NEEDS_ROOM
 from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
 from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import enter
 from netsim.engine.windowed.ahead import fetch_for_hosts
 from netsim.engine.windowed.passage import send
-from netsim.engine.windowed.wheel import BUCKETS, Wheel, bucket_of
+from netsim.engine.windowed.wheel import BUCKETS, REST, Wheel, bucket_of
 
 _NOTHING, _ARRIVAL, _TIMER, _LOOK = range(4)
 
@@ -87,10 +87,10 @@ def pull_timers(state: State, wheel: Wheel) -> None:
         take_first(timers)
         close(timers)
         link = np.int64(state.hosts.flows[flow].up)
+        _add_timer(wheel, link, time_ps, key, flow)
         if state.network.links[link].reverse == link:
-            push(wheel.inside, time_ps, key, flow)
+            push(wheel.inside, time_ps, key, link)
         else:
-            _add_timer(wheel, link, time_ps, key, flow)
             activate(wheel, link)
 
 
@@ -200,52 +200,60 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
 
 
 @compiled
-def begin_tasks(state: State, wheel: Wheel) -> Whole:
-    """Goes through the instants of the window in which tasks begin, or something happens inside a host.
+def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
+    """Lets tasks begin and hosts do what they do in the window.
 
     Returns:
         Why the loop must stop, in which case this is to be called again; FINISHED at the end of the window.
     """
-    network, program, window = state.network, state.program, wheel.window[0]
-    totals = network.totals[0]
+    program, window, totals = state.program, wheel.window[0], state.network.totals[0]
     while True:
         begin_ps, inside_ps = next_begin_ps(program), first_time(wheel.inside)
-        if totals.released and begin_ps > window.now_ps:
-            why = _admit(state, wheel)
-            if why != FINISHED:
-                return why
+        link, until_ps, until_key = np.int64(-1), np.int64(window.end_ps), np.int64(0)
+        if window.stage == REST:
+            if window.place == window.active:
+                return FINISHED
+            link = np.int64(wheel.active[window.place])
+        elif totals.released and begin_ps > window.now_ps:
+            if window.place == totals.released:
+                totals.now_ps = window.now_ps
+                first = totals.flows
+                if not admit(state):
+                    return NEEDS_FLOWS
+                window.place = 0
+                _note_admitted(state, wheel, first)
+                continue
+            link, until_ps, until_key = _link_of(state, program.released[window.place]), window.now_ps, RELEASE
         elif min(begin_ps, inside_ps) >= window.end_ps:
-            return FINISHED
+            window.stage, window.place = REST, 0
+            continue
         elif begin_ps <= inside_ps:
             window.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
-        elif not _go_on_inside(state, wheel):
-            return ASKS_FOR_PATH
+            continue
+        else:
+            link, until_ps, until_key = wheel.inside[1].what, inside_ps, wheel.inside[1].key + 1
+        why = advance(state, wheel, link, until_ps, until_key)
+        if why != FINISHED:
+            return why
+        if window.stage != REST and until_key != RELEASE:
+            _take_inside(state, wheel, link)
+            continue
+        if window.stage == REST:
+            _leave_window(state, wheel, link)
+            fetch_for_hosts(state, wheel, np.int64(window.place))
+        window.place += 1
 
 
 @compiled
-def _admit(state: State, wheel: Wheel) -> Whole:
-    """Admits the messages released in this instant, once the links of their hosts have caught up; see `begin_tasks`."""
-    network, program, window = state.network, state.program, wheel.window[0]
-    totals = network.totals[0]
-    for row in range(totals.released):
-        task = program.released[row]
-        if program.src_host[task] != program.dst_host[task]:
-            link = state.routing.up[program.src_host[task]]
-            why = advance(state, wheel, link, window.now_ps, RELEASE)
-            if why != FINISHED:
-                return why
-    totals.now_ps = window.now_ps
-    if not network.rules[0].stride:
-        return RELEASED
-    first = totals.flows
-    admit_whole(state)
-    note_admitted(state, wheel, first)
-    return FINISHED
+def _link_of(state: State, task: int) -> Whole:
+    """The link that sends the message of a task."""
+    src, dst = state.program.src_host[task], state.program.dst_host[task]
+    return state.routing.inside[src] if src == dst else state.routing.up[src]
 
 
 @compiled
-def note_admitted(state: State, wheel: Wheel, first: int) -> None:
+def _note_admitted(state: State, wheel: Wheel, first: int) -> None:
     """Notes when the links of flows that have been admitted, those from `first` on, look for a packet."""
     for index in range(first, state.network.totals[0].flows):
         note_look(state, wheel, np.int64(state.hosts.flows[index].up))
@@ -253,41 +261,19 @@ def note_admitted(state: State, wheel: Wheel, first: int) -> None:
 
 
 @compiled
-def _go_on_inside(state: State, wheel: Wheel) -> bool:
-    """The first event inside a host: a flow starts late, or the link looks; returns False if that needs a path."""
-    inside, totals = wheel.inside, state.network.totals[0]
-    time_ps, key, what = inside[1].time_ps, inside[1].key, inside[1].what
-    totals.now_ps = time_ps
-    if phase(key) == RELEASE:
-        take_first(inside)
-        close(inside)
-        run_out(state, what, key, time_ps)
-        note_look(state, wheel, np.int64(state.hosts.flows[what].up))
-        return True
-    asks, _ = look(state, what, wheel.scratch[0], time_ps)
-    if asks >= 0:
-        totals.asks = asks
-        return False
-    take_first(inside)
-    close(inside)
-    state.hosts.rings[what].scheduled = 0
-    note_look(state, wheel, what)
-    return True
+def _take_inside(state: State, wheel: Wheel, link: int) -> None:
+    """The first event inside a host has happened."""
+    if wheel.inside[1].key >= SEND:
+        state.hosts.rings[link].scheduled = 0
+    take_first(wheel.inside)
+    close(wheel.inside)
+    note_look(state, wheel, link)
 
 
 @compiled
-def end_window(state: State, wheel: Wheel) -> Whole:
-    """Lets all active links of hosts go on to the end of the window; see `advance`."""
-    window = wheel.window[0]
-    while window.place < window.active:
-        fetch_for_hosts(state, wheel, np.int64(window.place))
-        link = np.int64(wheel.active[window.place])
-        why = advance(state, wheel, link, window.end_ps, 0)
-        if why != FINISHED:
-            return why
-        unit, ring = wheel.units[link], state.hosts.rings[link]
-        unit.begin = unit.end = unit.active = 0
-        if ring.look_ps >= 0 and not ring.scheduled:
-            _list(wheel, ring, link)
-        window.place += 1
-    return FINISHED
+def _leave_window(state: State, wheel: Wheel, link: int) -> None:
+    """A link has done everything in this window."""
+    unit, ring = wheel.units[link], state.hosts.rings[link]
+    unit.begin = unit.end = unit.active = 0
+    if ring.look_ps >= 0 and not ring.scheduled:
+        _list(wheel, ring, link)

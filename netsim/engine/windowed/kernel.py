@@ -1,29 +1,27 @@
 """The windowed engine's loop, window by window."""
 
-from netsim.engine.event.admission import admit
 from netsim.engine.event.calendar import END_PS, first_time
 from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED
 from netsim.engine.event.program import begin_roots, next_begin_ps
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
-from netsim.engine.windowed.hosts import begin_tasks, end_window, note_admitted, note_look, pull_timers, wake
+from netsim.engine.windowed.gathering import gather
+from netsim.engine.windowed.hosts import deal_with_hosts, note_look, pull_timers, wake
 from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, HOSTS, NEXT, OPEN, UNITS, Wheel, gather, release_chunks
-
+from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admitted: Array, resumed: int) -> Whole:
+def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; see `netsim.engine.event.kernel`.
 
     Args:
         arrays: The fields of `State`.
         of_wheel: The fields of `Wheel`.
-        admitted: Flows that begin now; see `admit`.
         resumed: A flow that goes on after a timeout, or -1.
     """
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
@@ -33,10 +31,6 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(state.program, totals)
-    if len(admitted):
-        first = totals.flows
-        admit(state, admitted)
-        note_admitted(state, wheel, first)
     if resumed >= 0:
         resume(state, resumed, totals.now_ps)
         note_look(state, wheel, hosts.flows[resumed].up)
@@ -56,7 +50,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
                 return NEEDS_ROOM
             window.active = window.place = 0
             packets += fullest
-            gather(wheel)
+            gather(state, wheel)
             wake(state, wheel)
             pull_timers(state, wheel)
             window.stage = UNITS
@@ -65,10 +59,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], admi
             if why != FINISHED:
                 return why
             window.place = 0
-            window.stage = HOSTS
-        why = begin_tasks(state, wheel)
-        if why == FINISHED:
-            why = end_window(state, wheel)
+            window.stage = TASKS
+        why = deal_with_hosts(state, wheel)
         if why != FINISHED:
             return why
         release_chunks(wheel)

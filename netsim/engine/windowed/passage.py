@@ -4,7 +4,7 @@ import numpy as np
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, State, Whole
-from netsim.engine.event.transit import GONE, next_link
+from netsim.engine.event.transit import GONE
 from netsim.engine.windowed.wheel import Wheel, put
 
 
@@ -17,10 +17,12 @@ def send(state: State, wheel: Wheel, packet: Record, link: int, arrives: int) ->
 
 @compiled
 def _next_unit(state: State, wheel: Wheel, packet: Record, link: int) -> Whole:
-    """The unit at which a packet arrives that leaves a link: a link of a switch or a switch, or a host's link."""
-    reverse = state.network.links[link].reverse
-    if packet.hop < packet.links:
-        if wheel.window[0].by_switch:
-            return len(state.network.links) + state.routing.source[reverse]
-        return next_link(state, packet, np.int64(0))
-    return np.int64(state.hosts.flows[packet.flow].up if packet.control else reverse)
+    """The unit at which a packet arrives that leaves a link: a switch, or a host's link.
+
+    -1 for a link of a switch, which is found when the packet is taken out of the wheel.
+    """
+    if packet.hop == packet.links:
+        return np.int64(state.hosts.flows[packet.flow].up if packet.control else state.network.links[link].reverse)
+    if wheel.window[0].by_switch:
+        return np.int64(len(state.network.links) + state.routing.source[state.network.links[link].reverse])
+    return np.int64(-1)

@@ -1,7 +1,7 @@
 """The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window.
 
-Packets lie in chunks, which are chained. A bucket also serves the windows that come a turn of the wheel later, whose packets
-go back into it.
+Packets lie in chunks, which are chained. A bucket also serves the windows that come a turn of the wheel later, whose
+packets go back into it.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import heap
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import PACKET, Array, Record, State
+from netsim.engine.event.state import PACKET, Array, Record, State, Whole
 
 CHUNK = 32
 """Packets of a chunk."""
@@ -24,7 +24,7 @@ _VALUE = {name: PACKET[name] for name in PACKET.names or () if name not in ("nex
 VALUE = np.dtype(
     sorted([*_VALUE.items(), ("unit", np.dtype(_INDEX))], key=lambda field: -field[1].itemsize), align=True
 )
-"""A packet by value: the fields of `PACKET`, and the unit at which it arrives."""
+"""A packet by value: the fields of `PACKET`, and the unit at which it arrives, or -1; see `passage`."""
 
 ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
 """An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
@@ -41,16 +41,19 @@ TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("flow", _INDEX), ("next
 WINDOW = np.dtype(
     [
         *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
-        *((name, _INDEX) for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")),
+        *(
+            (name, _INDEX)
+            for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")
+        ),
         *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
     ],
     align=True,
 )
 """The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel and links
-in it that look for one; how far the loop is (see `netsim.engine.windowed.kernel`); chunks in use by the window, and free."""
+in it that look for one; how far the loop is (see `netsim.engine.windowed.kernel`); chunks in use, and free."""
 
-NEXT, OPEN, UNITS, HOSTS = range(4)
-"""Stages of a window: none is open; one is; units deal with their arrivals; hosts do, with timers and tasks."""
+NEXT, OPEN, UNITS, TASKS, REST = range(5)
+"""Stages of a window: none is open; one is; units deal with their arrivals; tasks begin; hosts do what is left."""
 
 
 class Wheel(NamedTuple):
@@ -163,7 +166,7 @@ def _longer(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @compiled
-def bucket_of(wheel: Wheel, time_ps: int) -> int:
+def bucket_of(wheel: Wheel, time_ps: int) -> Whole:
     """Bucket of the window of a moment."""
     number = np.uint64(time_ps) // np.uint64(wheel.window[0].length_ps)
     return np.int64(number & np.uint64(BUCKETS - 1))
@@ -190,44 +193,6 @@ def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
     window.in_flight += 1
     packet.time_ps, packet.unit = arrives, unit
     wheel.packets[bucket.last * CHUNK + fill] = packet
-
-
-@compiled
-def gather(wheel: Wheel) -> None:
-    """Takes the packets that arrive in the open window out of their bucket, and sorts them by unit."""
-    window, units = wheel.window[0], wheel.units
-    bucket = wheel.buckets[window.number & (BUCKETS - 1)]
-    chunk, last, fill = np.int64(bucket.first), np.int64(bucket.last), np.int64(bucket.fill)
-    window.first_used, window.last_used, window.chunks_used = chunk, last, 0
-    window.in_flight -= bucket.packets
-    bucket.first = -1
-    bucket.packets = 0
-    found, touched = np.int64(0), np.int64(0)
-    while chunk >= 0:
-        window.chunks_used += 1
-        for place in range(chunk * CHUNK, chunk * CHUNK + (fill if chunk == last else CHUNK)):
-            packet = wheel.packets[place]
-            if packet.time_ps >= window.end_ps:
-                put(wheel, packet, packet.unit, packet.time_ps)
-                continue
-            arrival, unit = wheel.found[found], units[packet.unit]
-            arrival.time_ps, arrival.key, arrival.place, arrival.unit = packet.time_ps, packet.key, place, packet.unit
-            found += 1
-            if not unit.end:
-                wheel.touched[touched] = packet.unit
-                touched += 1
-            unit.end += 1
-        chunk = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
-    window.touched, window.arrivals = touched, found
-    row = np.int64(0)
-    for place in range(touched):
-        unit = units[wheel.touched[place]]
-        row += unit.end
-        unit.begin = unit.end = row - unit.end
-    for place in range(found):
-        unit = units[wheel.found[place].unit]
-        wheel.arrivals[unit.end] = wheel.found[place]
-        unit.end += 1
 
 
 @compiled

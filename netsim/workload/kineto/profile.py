@@ -176,7 +176,7 @@ def _times_us(path: Path, place: int, event: Mapping[str, Any]) -> tuple[float, 
     """Start and duration of an event."""
     for name in ("ts", "dur"):
         value = event.get(name)
-        if type(value) not in (int, float) or not 0 <= value < MOST:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MOST:
             problem = f"is no time in microseconds ({value!r:.40})"
             raise InputError(path, f"traceEvents.{place}.{name}", problem, _REMEDY)
     return float(event["ts"]), float(event["dur"])

@@ -33,7 +33,7 @@ _ARGUMENTS = {
 }
 """Arguments of the binaries that are known, besides those that every run gets."""
 _CONGESTION = "{kind: nscc}"
-_TRANSPORT = "{kind: reps, cache: 8, forgive_last_link: true}"
+_TRANSPORT = "{kind: reps, cache: 8, entropies: 64, every: 4, forgive_last_link: true}"
 
 
 class Taken(NamedTuple):

@@ -27,12 +27,13 @@ def test_a_rank_computes_the_arithmetic_of_its_examples(batch):
     config, layout, header, records = traced(DIT, overrides, 4)
     assert header.version == 3
     examples = layout.micro_batch * layout.accumulation
-    assert sum(record.flops for record in records) == training_flops(config) * examples
-    assert all(record.memory_bytes >= 0 for record in records)
+    assert sum(record.flops or 0 for record in records) == (training_flops(config) or 0) * examples > 0
+    assert all(record.memory_bytes is not None for record in records)
 
 
 def test_experts_compute_between_the_way_there_and_back_and_the_rest_around():
     config, layout, _, records = traced(DIT, SMALL, 4)
+    assert config.moe is not None
     visits = layout.micro_batch * 256 * config.moe.top_k
     of_experts = 2 * visits * 2 * config.model.hidden * config.moe.expert_hidden
     block = [record for record in records if (record.phase, record.layer, record.op) == ("forward", 0, "all_to_all")]
@@ -50,8 +51,8 @@ def test_the_update_moves_optimiser_states_and_no_sums_wait_for_it():
 
 def test_language_models_compute_as_their_formula_says():
     config, layout, _, records = traced(GPT, ["optim.global_batch=16"], 4)
-    whole = training_flops(config) * layout.micro_batch * layout.accumulation
-    assert sum(record.flops for record in records) == whole
+    whole = (training_flops(config) or 0) * layout.micro_batch * layout.accumulation
+    assert sum(record.flops or 0 for record in records) == whole > 0
 
 
 def test_traces_that_do_not_say_work_are_as_they_were():

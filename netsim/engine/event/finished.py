@@ -1,0 +1,61 @@
+"""Room for new flows in place of those that have ended, where nothing refers to a flow any more once it has arrived."""
+
+import numpy as np
+
+from netsim.engine.event.state import State
+from netsim.engine.protocol import FLOW
+
+_KEPT = ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "retransmitted")
+
+
+def can_forget(state: State) -> bool:
+    """Whether only rings and packets refer to flows: no acknowledgements, no timers, and none is left at the end."""
+    rules = state.network.rules[0]
+    return not (rules["listens"] or rules["start_delay_ps"] or rules["ends_early"])
+
+
+def without_finished(state: State, flows_of_packets: np.ndarray) -> np.ndarray:
+    """Takes the flows that have ended out of a state that can forget them, and returns their figures.
+
+    All others keep their order and are numbered anew, in the rings of hosts and in packets.
+
+    Args:
+        state: Is changed.
+        flows_of_packets: The flow of each packet, under way or not; is changed.
+    """
+    hosts, used = state.hosts, int(state.network.totals["flows"][0])
+    flows, rings = hosts.flows[:used], hosts.rings
+    stays = (flows["left"] > 0) | (flows["in_ring"] > 0)
+    stays[rings["last_flow"][rings["last_flow"] >= 0]] = True
+    figures, kept = figures_of(state, np.flatnonzero(~stays)), np.flatnonzero(stays)
+    number = np.cumsum(stays) - 1
+    indices = [rings[name] for name in ("first", "last", "last_flow")]
+    for column in (*indices, flows["next_in_ring"], flows_of_packets):
+        column[:] = np.where(column >= 0, number[np.clip(column, 0, used - 1)], column)
+    flows[: len(kept)] = flows[kept]
+    flows[len(kept) :] = np.zeros(1, dtype=flows.dtype)
+    state.network.totals["flows"] = len(kept)
+    return figures
+
+
+def figures_of(state: State, which: np.ndarray) -> np.ndarray:
+    """Figures of some flows, an array of `FLOW`."""
+    flows, program = state.hosts.flows, state.program
+    figures = np.zeros(len(which), dtype=FLOW)
+    for name in _KEPT:
+        figures[name] = flows[name][which]
+    figures["src"], figures["dst"] = program.src[figures["task"]], program.dst[figures["task"]]
+    return figures
+
+
+def by_id(parts: list[np.ndarray]) -> np.ndarray:
+    """Figures of all flows in the order of their ids; empties the list, so that a part is freed once it is copied."""
+    ids = np.concatenate([part["id"] for part in parts])
+    place = np.empty_like(ids)
+    place[np.argsort(ids)] = np.arange(len(ids))
+    figures, begin = np.empty(len(ids), dtype=FLOW), 0
+    while parts:
+        part = parts.pop(0)
+        figures[place[begin : begin + len(part)]] = part
+        begin += len(part)
+    return figures

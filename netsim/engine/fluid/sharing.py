@@ -1,0 +1,296 @@
+"""Max-min fair rates, where flows have come or gone: compiled, and only as far as the change reaches.
+
+The rates of the affected flows rise together until a link is full, which settles the flows on it (progressive filling;
+Bertsekas, Gallager: Data Networks, 6.5.2), while all other flows keep theirs. Then every link whose load has changed is
+looked at: a flow there that is faster than those the link holds back, or that has lost the full link that held it
+back, is affected too, and filling begins again. When none is left, each flow has a full link on which no flow is
+faster, which is the condition for rates to be max-min fair.
+"""
+
+import numpy as np
+
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Record, Whole
+from netsim.engine.fluid.ends import move_end, order_ends, take_end
+from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
+from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, MARK, Streams
+
+_EQUAL = 1 + 1e-12
+TOLERANCE = 1e-9
+"""Relative, of loads and of rates."""
+_FEW = 16
+"""Flows of a link above which a newcomer's turn is not looked at: it changes little, and each of them would be."""
+
+
+@compiled
+def join(streams: Streams, index: int) -> None:
+    """Makes a flow active, and its rate to be settled."""
+    flow, counts = streams.flows[index], streams.counts
+    link_in(streams, index)
+    flow.rate = 0.0
+    flow.bottleneck = -1
+    flow.place = counts[ACTIVE]
+    streams.ends[flow.place] = index
+    flow.empty_ps = np.inf
+    counts[ACTIVE] += 1
+    _affect(streams, index)
+
+
+@compiled
+def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) -> None:
+    """A flow that finds others at work on its first link sends its first packet after one of each of them.
+
+    Each of n others is ahead by a packet's 1/(n + 1) of what even sharing would give it; the newcomer is behind by the
+    sum. Without this, messages of a rank that once overlap end in the same instant, start together at the next rank,
+    and never come apart again, whereas packets part them by one packet at every rank.
+    """
+    newcomer = streams.flows[index]
+    link = streams.links[newcomer.up]
+    if link.flows < 2 or link.flows > _FEW:
+        return
+    others = 0
+    for gives in (False, True):
+        other = np.int64(newcomer.following[FIRST])
+        while other >= 0:
+            flow = streams.flows[other]
+            if flow.bottleneck == newcomer.up or flow.start_ps == now_ps:
+                if gives:
+                    flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
+                    flow.since_ps = now_ps
+                    ahead = min(flow.left, packet_bytes / (others + 1))
+                    flow.left -= ahead
+                    newcomer.left += ahead
+                    _affect(streams, other)
+                else:
+                    others += 1
+            other = np.int64(flow.following[FIRST])
+
+
+@compiled
+def leave(streams: Streams, index: int) -> None:
+    """Takes a flow off its links; the flows that they held back are affected."""
+    flow = streams.flows[index]
+    take_end(streams, index)
+    link_out(streams, index)
+    flow.bottleneck = -1
+    for row in range(links_of(streams, flow)):
+        number, share = link_of(streams, flow, row)
+        link = streams.links[number]
+        if link.load >= link.capacity * (1 - TOLERANCE):
+            _affect_held(streams, number)
+        link.flows -= 1
+        link.load = link.load - share * flow.rate if link.flows else 0.0
+
+
+@compiled
+def settle(streams: Streams, now_ps: int) -> bool:
+    """Settles the rates of the affected flows and of all that they reach; False if a rate is not max-min fair."""
+    counts, known, touched = streams.counts, 0, np.int64(0)
+    _forget_absent(streams)
+    if not counts[AFFECTED]:
+        return True
+    while known < counts[AFFECTED]:
+        known = counts[AFFECTED]
+        touched = _fill(streams)
+        _look_around(streams, touched)
+    fair = True
+    for place in range(touched):
+        link = streams.links[streams.touched[place]]
+        link.load = link.taken
+        fair &= link.load <= link.capacity * (1 + TOLERANCE)
+    for place in range(counts[AFFECTED]):
+        index = np.int64(streams.affected[place])
+        flow = streams.flows[index]
+        flow.mark = 0
+        link = streams.links[flow.bottleneck]
+        fair &= link.load >= link.capacity * (1 - TOLERANCE) and link.fastest <= flow.fresh * (1 + TOLERANCE)
+        if flow.fresh != flow.rate or flow.since_ps == now_ps:
+            flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
+            flow.rate, flow.since_ps = flow.fresh, now_ps
+            flow.empty_ps = now_ps + flow.left / flow.rate if flow.rate else np.inf
+    if 8 * counts[AFFECTED] > counts[ACTIVE]:
+        order_ends(streams)
+    else:
+        for place in range(counts[AFFECTED]):
+            move_end(streams, np.int64(streams.flows[streams.affected[place]].place))
+    counts[AFFECTED] = 0
+    counts[ALLOCATIONS] += 1
+    return fair
+
+
+@compiled
+def _forget_absent(streams: Streams) -> None:
+    """Takes flows that have left since out of the affected ones."""
+    counts, kept = streams.counts, 0
+    for place in range(counts[AFFECTED]):
+        index = streams.affected[place]
+        if streams.flows[index].place >= 0:
+            streams.affected[kept] = index
+            kept += 1
+    counts[AFFECTED] = kept
+
+
+@compiled
+def _fill(streams: Streams) -> Whole:
+    """Sets the next rates of the affected flows; returns the number of links touched."""
+    counts, links = streams.counts, streams.links
+    counts[MARK] += 1
+    touched = np.int64(0)
+    for place in range(counts[AFFECTED]):
+        flow = streams.flows[streams.affected[place]]
+        flow.fresh = -1.0
+        for row in range(links_of(streams, flow)):
+            number, share = link_of(streams, flow, row)
+            link = links[number]
+            if link.mark != counts[MARK]:
+                link.mark = counts[MARK]
+                link.taken, link.demand, link.rising, link.level, link.fastest = link.load, 0.0, 0, -1.0, 0.0
+                streams.touched[touched] = number
+                touched += 1
+            link.taken -= share * flow.rate
+            link.demand += share
+            link.rising += 1
+    for place in range(touched):
+        link = links[streams.touched[place]]
+        if link.rising == link.flows:
+            link.taken = 0.0
+        streams.heap[place] = streams.touched[place]
+        link.level = _full_at(link)
+    size = touched
+    for place in range(size // 2 - 1, -1, -1):
+        _sift_link(streams, place, size)
+    while size:
+        number = np.int64(streams.heap[0])
+        link = links[number]
+        level = _full_at(link)
+        if level > link.level * _EQUAL and link.rising:
+            link.level = level
+        else:
+            if link.rising:
+                _hold_back(streams, number, level)
+            else:
+                link.level = np.inf
+            size -= 1
+            streams.heap[0] = streams.heap[size]
+        if size:
+            _sift_link(streams, np.int64(0), size)
+    return touched
+
+
+@compiled
+def _full_at(link: Record) -> float:
+    """Rate of the rising flows at which a link is full, infinite if it has none."""
+    return max(0.0, (link.capacity - link.taken) / link.demand) if link.rising else np.inf
+
+
+@compiled
+def _hold_back(streams: Streams, number: int, level: float) -> None:
+    """A link is full: its rising flows keep this rate."""
+    link = streams.links[number]
+    link.level = level
+    if link.at_host:
+        index = np.int64(link.first)
+        while index >= 0:
+            following = after(streams, index, number)
+            _keep(streams, index, number, level)
+            index = following
+        return
+    for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
+        index = np.int64(streams.segment_first[streams.segment[row]])
+        while index >= 0:
+            following = np.int64(streams.flows[index].following[BETWEEN])
+            _keep(streams, index, number, level)
+            index = following
+
+
+@compiled
+def _keep(streams: Streams, index: int, number: int, level: float) -> None:
+    flow = streams.flows[index]
+    if not flow.mark or flow.fresh >= 0:
+        return
+    flow.fresh, flow.bottleneck = level, number
+    for row in range(links_of(streams, flow)):
+        passed, share = link_of(streams, flow, row)
+        link = streams.links[passed]
+        link.rising -= 1
+        link.demand -= share
+        link.taken += share * level
+        link.fastest = max(link.fastest, level)
+
+
+@compiled
+def _look_around(streams: Streams, touched: int) -> None:
+    """Affects flows that the next rates of the affected ones concern."""
+    for place in range(touched):
+        number = np.int64(streams.touched[place])
+        link = streams.links[number]
+        full = link.capacity * (1 - TOLERANCE)
+        if link.load < full and link.taken < full:
+            continue
+        if link.at_host:
+            index = np.int64(link.first)
+            while index >= 0:
+                _look_at(streams, index, number, link.taken >= full)
+                index = after(streams, index, number)
+            continue
+        for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
+            index = np.int64(streams.segment_first[streams.segment[row]])
+            while index >= 0:
+                _look_at(streams, index, number, link.taken >= full)
+                index = np.int64(streams.flows[index].following[BETWEEN])
+
+
+@compiled
+def _look_at(streams: Streams, index: int, number: int, is_full: bool) -> None:
+    """Affects a flow of a link that is faster than those held back there, or that is no longer held back there."""
+    flow, link = streams.flows[index], streams.links[number]
+    if flow.mark:
+        return
+    holds_back = is_full and link.level >= 0 and link.level < np.inf
+    too_fast = holds_back and flow.rate > link.level * (1 + TOLERANCE)
+    freed = flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))
+    if too_fast or freed:
+        _affect(streams, index)
+
+
+@compiled
+def _affect(streams: Streams, index: int) -> None:
+    flow = streams.flows[index]
+    if not flow.mark:
+        flow.mark = 1
+        streams.affected[streams.counts[AFFECTED]] = index
+        streams.counts[AFFECTED] += 1
+
+
+@compiled
+def _affect_held(streams: Streams, number: int) -> None:
+    """Affects the flows that a link holds back."""
+    link = streams.links[number]
+    if link.at_host:
+        index = np.int64(link.first)
+        while index >= 0:
+            if streams.flows[index].bottleneck == number:
+                _affect(streams, index)
+            index = after(streams, index, number)
+        return
+    for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
+        index = np.int64(streams.segment_first[streams.segment[row]])
+        while index >= 0:
+            if streams.flows[index].bottleneck == number:
+                _affect(streams, index)
+            index = np.int64(streams.flows[index].following[BETWEEN])
+
+
+@compiled
+def _sift_link(streams: Streams, place: int, size: int) -> None:
+    heap, links = streams.heap, streams.links
+    moved = heap[place]
+    while 2 * place + 1 < size:
+        below = 2 * place + 1
+        if below + 1 < size and links[heap[below + 1]].level < links[heap[below]].level:
+            below += 1
+        if links[moved].level <= links[heap[below]].level:
+            break
+        heap[place] = heap[below]
+        place = below
+    heap[place] = moved

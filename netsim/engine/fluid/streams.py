@@ -1,0 +1,145 @@
+"""State of the compiled flow-level engine: flows, the links that they share, and the segments between their ends.
+
+A flow passes its first link, a segment, and its last link; one inside a host passes its first link only. A segment is
+one way, or all usable ways of a pair of leaves, over which a flow spreads evenly.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.event.state import Array
+from netsim.engine.protocol import Scene
+from netsim.units import PICOSECONDS_PER_SECOND
+
+STREAM = np.dtype(
+    [
+        *((name, np.int64) for name in ("id", "task", "bytes", "start_ps", "end_ps", "since_ps")),
+        *((name, np.float64) for name in ("left", "rate", "fresh", "empty_ps")),
+        *((name, np.int32) for name in ("up", "segment", "down", "bottleneck", "place", "mark")),
+        ("following", np.int32, 3),
+        ("ahead", np.int32, 3),
+    ],
+    align=True,
+)
+"""A flow: bytes left to send since a time, present and next rate in bytes per picosecond, when it has sent everything,
+the full link that holds it back, its place in the heap of ends, and its neighbours among the flows of its first link,
+of its segment and of its last link."""
+
+SHARED = np.dtype(
+    [
+        *((name, np.float64) for name in ("capacity", "load", "taken", "demand", "level", "fastest")),
+        *((name, np.int64) for name in ("delay_ps", "rate_bps", "flows", "rising", "last_ps", "rest_ps")),
+        *((name, np.int32) for name in ("first", "mark", "at_host")),
+    ],
+    align=True,
+)
+"""A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares
+of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's
+link the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
+
+FIRST, BETWEEN, LAST = range(3)
+"""Columns of `STREAM`'s neighbours."""
+
+
+class Streams(NamedTuple):
+    """Flows and links, and scratch space.
+
+    Args:
+        flows: Records of `STREAM`, in the order of their admission.
+        links: Records of `SHARED`.
+        ends: Heap of the active flows by `empty_ps`.
+        affected: Flows whose rates are settled anew.
+        touched: Their links.
+        heap: Heap of links by the rate at which they are full.
+        segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
+        link: Links of segments.
+        share: Share of the segment's traffic that each carries.
+        segment_first: First flow of each segment.
+        link_begin: Rows of `segment` of each link between switches.
+        segment: Segments that a link is part of.
+        counts: Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a
+            large allocation; whether flows have started since the last allocation.
+    """
+
+    flows: Array
+    links: Array
+    ends: Array
+    affected: Array
+    touched: Array
+    heap: Array
+    segment_begin: Array
+    link: Array
+    share: Array
+    segment_first: Array
+    link_begin: Array
+    segment: Array
+    counts: Array
+
+
+FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED = range(7)
+"""Entries of `Streams.counts`."""
+
+
+def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
+    """No flows, on a fabric whose links never change."""
+    count = len(fabric.delay_ps)
+    links = np.zeros(count, dtype=SHARED)
+    links["rate_bps"], links["delay_ps"], links["first"] = scene.rates.initial, fabric.delay_ps, -1
+    links["last_ps"] = -1
+    links["capacity"] = links["rate_bps"] / 8 / PICOSECONDS_PER_SECOND
+    for ends in (fabric.up, fabric.down, fabric.inside):
+        links["at_host"][ends] = 1
+    begin, link, share = _segments(fabric)
+    by_link = np.argsort(link, kind="stable")
+    segment = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
+    return Streams(
+        np.zeros(0, dtype=STREAM),
+        links,
+        np.zeros(0, dtype=np.int32),
+        np.zeros(0, dtype=np.int32),
+        np.zeros(count, dtype=np.int32),
+        np.zeros(count, dtype=np.int32),
+        begin,
+        link,
+        share,
+        np.full(len(begin) - 1, -1, dtype=np.int32),
+        np.concatenate([[0], np.cumsum(np.bincount(link, minlength=count))]).astype(np.int64),
+        segment[by_link].astype(np.int32),
+        np.zeros(7, dtype=np.int64),
+    )
+
+
+def with_room(streams: Streams, flows: int) -> Streams:
+    """The streams with room for so many flows, and at least half as many again as there was."""
+    if flows <= len(streams.flows):
+        return streams
+    room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
+    longer, ends, affected = (
+        np.zeros(room, dtype=STREAM),
+        np.zeros(room, dtype=np.int32),
+        np.zeros(room, dtype=np.int32),
+    )
+    longer[:used], ends[: len(streams.ends)] = streams.flows[:used], streams.ends
+    affected[: len(streams.affected)] = streams.affected
+    return streams._replace(flows=longer, ends=ends, affected=affected)
+
+
+def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, links and shares of all segments: each way, then the usable ways of each pair of leaves."""
+    pairs, longest = len(fabric.way_begin) - 1, fabric.way_links.shape[1]
+    present = fabric.way_links >= 0
+    ways = present.sum(axis=1)
+    links, shares, sizes = [fabric.way_links[present]], [np.ones(int(ways.sum()))], [ways]
+    usable, begin = fabric.usable, fabric.usable_begin
+    pair = np.repeat(np.arange(pairs), np.diff(begin))
+    rows = fabric.way_links[fabric.way_begin[pair] + usable]
+    codes = np.where(rows >= 0, np.repeat(pair, longest).reshape(rows.shape) * len(fabric.delay_ps) + rows, -1).ravel()
+    distinct, times = np.unique(codes[codes >= 0], return_counts=True)
+    owner, link = np.divmod(distinct, len(fabric.delay_ps))
+    links.append(link)
+    shares.append(times / np.diff(begin)[owner])
+    sizes.append(np.bincount(owner, minlength=pairs))
+    rows_of = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
+    return rows_of, np.concatenate(links).astype(np.int64), np.concatenate(shares)

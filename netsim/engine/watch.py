@@ -1,0 +1,63 @@
+"""What a run records over time on request: bytes on each link, and windows of chosen flows; alike in every engine."""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from netsim.section import Section
+from netsim.workload.protocol import TaskColumns
+
+MOST_FLOWS = 64
+"""Messages between chosen ranks whose first flow is recorded: those that come first in the workload."""
+MOST_SAMPLES = 1024
+"""Samples of a flow; whenever they are as many, every other one goes, and from then on half as many are taken."""
+SAMPLE = np.dtype([(name, np.int64) for name in ("time_ps", "window", "in_flight", "round_trip_ps")])
+"""State of a flow when an acknowledgement has arrived: window and packets under way, both in packets; the round trip of
+the packet that was acknowledged."""
+
+Rank = Annotated[int, Field(ge=0, strict=True)]
+
+
+class WatchConfig(Section, frozen=True):
+    """Section ``watch``: what is recorded over time, for pictures and tables.
+
+    Args:
+        links: Bytes of data packets on each link.
+        flows: Pairs of ranks, sender first; windows and round trips of the first flow of each message between them.
+    """
+
+    links: bool = True
+    flows: tuple[tuple[Rank, Rank], ...] = ()
+
+
+class Watched(NamedTuple):
+    """What was recorded.
+
+    Args:
+        width_ps: Length of an interval; a power of two.
+        bytes: [link, interval] data packets, headers included, whose last bit left in the interval; no rows if links
+            are not watched.
+        tasks: Messages whose first flow is recorded.
+        samples: For each of them an array of `SAMPLE`, by time.
+    """
+
+    width_ps: int
+    bytes: np.ndarray
+    tasks: Sequence[int]
+    samples: Sequence[np.ndarray]
+
+    def equals(self, other: "Watched") -> bool:
+        """The same to the last bit."""
+        alike = all(np.array_equal(mine, others) for mine, others in zip(self.samples, other.samples, strict=False))
+        same = (self.width_ps, *self.tasks) == (other.width_ps, *other.tasks)
+        return same and alike and np.array_equal(self.bytes, other.bytes)
+
+
+def watched_tasks(config: WatchConfig, columns: TaskColumns) -> list[int]:
+    """The messages whose flows are recorded, in the order of the workload."""
+    chosen = np.zeros(len(columns.src), dtype=bool)
+    for src, dst in config.flows:
+        chosen |= (columns.src == src) & (columns.dst == dst) & (columns.bytes > 0)
+    return np.flatnonzero(chosen)[:MOST_FLOWS].tolist()

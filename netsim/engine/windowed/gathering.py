@@ -1,0 +1,50 @@
+"""The packets that arrive in a window, taken out of the wheel and sorted by unit."""
+
+import numpy as np
+
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import State
+from netsim.engine.event.transit import next_link
+from netsim.engine.windowed.ahead import fetch_for_gathering
+from netsim.engine.windowed.wheel import BUCKETS, CHUNK, Wheel, put
+
+
+@compiled
+def gather(state: State, wheel: Wheel) -> None:
+    """Takes the packets that arrive in the open window out of their bucket, and sorts them by unit."""
+    window, units = wheel.window[0], wheel.units
+    bucket = wheel.buckets[window.number & (BUCKETS - 1)]
+    chunk, last, fill = np.int64(bucket.first), np.int64(bucket.last), np.int64(bucket.fill)
+    window.first_used, window.last_used, window.chunks_used = chunk, last, 0
+    window.in_flight -= bucket.packets
+    bucket.first = -1
+    bucket.packets = 0
+    found, touched = np.int64(0), np.int64(0)
+    while chunk >= 0:
+        window.chunks_used += 1
+        size = fill if chunk == last else np.int64(CHUNK)
+        for place in range(chunk * CHUNK, chunk * CHUNK + size):
+            fetch_for_gathering(state, wheel, place, chunk * CHUNK + size)
+            packet = wheel.packets[place]
+            if packet.time_ps >= window.end_ps:
+                put(wheel, packet, packet.unit, packet.time_ps)
+                continue
+            index = np.int64(packet.unit) if packet.unit >= 0 else next_link(state, packet, packet.time_ps)
+            arrival, unit = wheel.found[found], units[index]
+            arrival.time_ps, arrival.key, arrival.place, arrival.unit = packet.time_ps, packet.key, place, index
+            found += 1
+            if not unit.end:
+                wheel.touched[touched] = index
+                touched += 1
+            unit.end += 1
+        chunk = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
+    window.touched, window.arrivals = touched, found
+    row = np.int64(0)
+    for place in range(touched):
+        unit = units[wheel.touched[place]]
+        row += unit.end
+        unit.begin = unit.end = row - unit.end
+    for place in range(found):
+        unit = units[wheel.found[place].unit]
+        wheel.arrivals[unit.end] = wheel.found[place]
+        unit.end += 1

@@ -1,0 +1,186 @@
+"""Mistakes in scenarios, limits, recovery, fabrics, matrices, flows, traces and sweeps: one line each, nothing left."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import netsim.__main__
+
+ROOT = Path(__file__).parents[2]
+SCENARIO = """\
+format: flowfabric.scenario/1
+topology: {kind: leaf_spine, leaves: 2, spines: 2, hosts_per_leaf: 2, queue: 100KB}
+workload: {kind: collective, op: all_to_all, bytes_per_rank: 8KB}
+transports: [ecmp]
+congestion: {kind: dctcp}
+recovery: {kind: selective}
+seeds: [0]
+"""
+HEAD = '{"format": "flowfabric.collectives/1"'
+FLOWS = "src,dst,bytes,start_ns\n"
+MATRIX = "Nodes 4\nConnections 1\n"
+
+
+class Mistake(NamedTuple):
+    """A mistake.
+
+    Attributes:
+        words: arguments of compare behind a good scenario.
+        told: what the line says, in this order.
+        files: what is in the working folder besides the scenario.
+    """
+
+    words: tuple[str, ...]
+    told: tuple[str, ...]
+    files: Mapping[str, str | bytes] = {}
+
+
+def key(word: str, *told: str) -> Mistake:
+    """A wrong key or value."""
+    return Mistake((word,), told)
+
+
+def flows(text: str, *told: str) -> Mistake:
+    """A wrong list of flows."""
+    return Mistake(("workload={kind: flows, path: f.csv}",), ("f.csv: ", *told), {"f.csv": text})
+
+
+def matrix(text: str, *told: str) -> Mistake:
+    """A wrong connection matrix."""
+    return Mistake(("workload={kind: matrix, path: m.cm}",), ("m.cm: ", *told), {"m.cm": text})
+
+
+def trace(text: str | bytes, *told: str) -> Mistake:
+    """A wrong collective trace."""
+    return Mistake(("workload={kind: trace, path: t.jsonl}",), ("t.jsonl: ", *told), {"t.jsonl": text})
+
+
+def graph(text: str, *told: str) -> Mistake:
+    """A wrong graph of a fabric."""
+    return Mistake(("topology={kind: graph, path: g.json}",), ("g.json: ", *told), {"g.json": text})
+
+
+MISTAKES = {
+    # Limits.
+    "a limit without a unit": key("limits.simulated=10", "limits.simulated", "needs a unit (10)", "write none"),
+    "a limit that is never": key("limits.wall=never", "limits.wall", "needs a unit ('never')", "write none"),
+    "a limit of nothing": key("limits.wall=0s", "limits.wall", "reached at once", "none, or a duration"),
+    "a limit of less than a picosecond": key("limits.simulated=0.5ps", "limits.simulated", "no", "whole"),
+    "a limit in the past": key("limits.simulated=-3us", "limits.simulated", "needs a unit ('-3us')"),
+    "a limit without end": key("limits.simulated=1e30s", "limits.simulated", "too large"),
+    "a limit in minutes": key("limits.wall=5min", "limits.wall", "needs a unit ('5min')", "ns, us, ms, s"),
+    "no timeouts allowed": key("limits.fruitless=0", "limits.fruitless", "(0)", "greater than or equal to 1"),
+    "half a timeout": key("limits.fruitless=2.5", "limits.fruitless", "(2.5)", "integer"),
+    "timeouts in words": key("limits.fruitless=none", "limits.fruitless", "('none')", "integer"),
+    "true for timeouts": key("limits.fruitless=true", "limits: fruitless is true", "write a number"),
+    "a misspelt limit": key("limits.simulatd=1s", "limits.simulatd", "not a known key", "write simulated"),
+    "one number for all limits": key("limits=5s", "limits", "has a wrong value ('5s')"),
+    # Recovery.
+    "a misspelt auto": key("recovery.timeout=atuo", "recovery.timeout", "needs a unit ('atuo')", "or write auto"),
+    "a timeout of nothing": key("recovery.timeout=0us", "recovery.timeout", "runs out at once", "auto, or a duration"),
+    "a bare number for a timeout": key("recovery.timeout=100", "recovery.timeout", "needs a unit (100)", "write auto"),
+    "no timeout": key("recovery.timeout=null", "recovery.timeout", "needs a unit", "write auto"),
+    "a longest timeout of nothing": key("recovery.longest_timeout=0s", "recovery.longest_timeout", "greater than 0"),
+    "a longest timeout of auto": key("recovery.longest_timeout=auto", "recovery.longest_timeout", "needs a unit"),
+    "a shortest timeout of nothing": key("recovery.shortest_timeout=0s", "recovery.shortest_timeout", "greater than 0"),
+    "a key of another name": key("recovery.max_timeout=1s", "recovery.max_timeout", "not a known key", "write timeout"),
+    "reordering of a go-back-N": key(
+        "recovery={kind: go_back_n, reordering: 3}", "recovery.reordering", "not a known key"
+    ),
+    "packets that overtake by less than none": key("recovery.reordering=-1", "recovery.reordering", "(-1)"),
+    "an unknown recovery": key("recovery.kind=tcp", "recovery.kind", "('tcp')", "none, go_back_n, selective"),
+    "a misspelt recovery": key("recovery.kind=selectve", "recovery.kind", "use selective"),
+    "drops without repeats": key("recovery.kind=none", "topology.queue drops packets", "recovery.kind to selective"),
+    # Kinds.
+    "a misspelt kind of another simulator": key("topology.kind=htsi", "topology.kind", "('htsi')", "use htsim"),
+    "an unknown fabric": key("topology.kind=ring", "topology.kind", "use one of leaf_spine", "htsim"),
+    "a number for a kind": key("congestion.kind=3", "congestion.kind", "use one of none, window"),
+    "an unknown workload": key("workload.kind=mpi", "workload.kind", "use one of collective"),
+    "an unknown flow control": key("flow_control.kind=credit", "flow_control.kind", "use one of none, trim, pfc"),
+    "a fabric that is a word": key("topology=leaf_spine", "topology", "wrong value ('leaf_spine')"),
+    # Fabric and failures.
+    "no leaves": key("topology.leaves=0", "topology.leaves", "greater than"),
+    "a queue for no packet": key("topology.queue=1KB", "topology.queue has no room for a packet of 4000 B", "raise it"),
+    "a failure of nothing": key("topology.failures=[{at: 1us}]", "failures.0", "name exactly one"),
+    "a failure of two things": key(
+        "topology.failures=[{link: leaf0-spine0, switch: spine0}]", "failures.0", "name exactly one"
+    ),
+    "a failure that ends first": key(
+        "topology.failures=[{switch: spine0, at: 5us, until: 3us}]", "failures.0", "end after it begins"
+    ),
+    "a failure of an unknown switch": key(
+        "topology.failures=[{switch: spine9, at: 1us}]", "topology.failures.0", "'spine9' is not in the fabric", "leaf0"
+    ),
+    "a failure that speeds up": key(
+        "topology.failures=[{switch: spine0, at: 1us, rate: 1Tbps}]", "failures.0.rate", "more than 100Gbps"
+    ),
+    "a failure noticed too soon": key(
+        "topology.failures=[{switch: spine0, at: 1us, noticed_after: soon}]", "failures.0.noticed_after", "needs a unit"
+    ),
+    "a host without a path": key(
+        "topology.failures=[{switch: spine0}, {switch: spine1}]", "topology", "no path leads from host0 to host2"
+    ),
+    "ranks that do not fit": key("rank_order=[0, 1, 2, 3, 4]", "rank_order", "lists 5 ranks, 4 fit"),
+    "a rank twice": key("rank_order=[0, 1, 1]", "rank_order", "occurs twice"),
+    "an engine that cannot": key("engine=exact", "engine: exact cannot simulate ecmp", "write engine: auto"),
+    "a misspelt engine": key("engine=evnt", "engine", "use event"),
+    "no seeds": key("seeds=[]", "seeds", "has no entries", "give at least 1"),
+    "a negative seed": key("seeds=[-1]", "seeds.0", "(-1)"),
+    # Files of other formats.
+    "flows without a header": flows("0,1,100,0\n", "line 1", "src", "write src,dst,bytes,start_ns"),
+    "flows of nothing": flows(FLOWS + "0,1,0,0\n", "line 2", "bytes"),
+    "flows to no rank": flows(FLOWS + "0,9,100,0\n", "line 2", "9"),
+    "flows in words": flows(FLOWS + "zero,1,100,0\n", "line 2", "src"),
+    "flows with a cell too few": flows(FLOWS + "0,1,100\n", "line 2"),
+    "flows before the start": flows(FLOWS + "0,1,100,-5\n", "line 2", "start_ns"),
+    "a matrix without nodes": matrix(
+        "Connections 1\n0->1 start 0 size 100\n", "Nodes: is missing or 0", "write the line Nodes"
+    ),
+    "a matrix with an arrow of another kind": matrix(MATRIX + "0=>1 start 0 size 100\n", "line 3"),
+    "a matrix without a size": matrix(MATRIX + "0->1 start 0\n", "line 3", "size"),
+    "a matrix with a misspelt word": matrix(MATRIX + "0->1 strat 0 size 100\n", "line 3", "strat"),
+    "a matrix of more nodes": matrix("Nodes 4\nConnections 1\n0->7 start 0 size 100\n", "line 3", "7"),
+    "a matrix with connections too few": matrix("Nodes 4\nConnections 2\n0->1 start 0 size 100\n", "2"),
+    "a matrix that waits for nobody": matrix(MATRIX + "0->1 id 1 trigger 3 size 100\n", "3"),
+    "an empty trace": trace("", "empty"),
+    "a trace that is no JSON": trace("hello\n", "line 1", "JSON"),
+    "a trace of another format": trace('{"format": "mine/1"}\n', "line 1", "format"),
+    "a trace cut off": trace(HEAD + "\n", "line 1"),
+    "a trace in binary": trace(bytes(range(256)), "is not text", "collective trace in JSON lines"),
+    "a graph that is no JSON": graph("{", "JSON"),
+    "a graph without anything": graph('{"nodes": [], "links": []}', "nodes", "no entries", "at least 1"),
+    "a graph without hosts": graph('{"nodes": [{"id": "a", "kind": "switch"}], "links": []}', "there is no host"),
+    "a graph with an end that is no node": graph(
+        '{"nodes": [{"id": "a", "kind": "switch"}, {"id": "h", "kind": "host"}], "links": [{"source": "a", '
+        '"target": "b", "rate": "1Gbps", "delay": "1us"}]}',
+        "links.0",
+        "b",
+    ),
+    "no file of flows": Mistake(("workload={kind: flows, path: none.csv}",), ("none.csv", "No such file")),
+    "no processes": Mistake(("--jobs", "0"), ("--jobs", "must be at least 1 (0)")),
+    "an override without a value": key("limits", "limits: is not key=value", "write key=value"),
+    "an override that is no YAML": key("limits={wall: 1s", "limits", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mistake = MISTAKES[name]
+    files = {"s.yaml": SCENARIO, **mistake.files}
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    monkeypatch.chdir(tmp_path)
+    code = netsim.__main__.main(["compare", "s.yaml", *mistake.words, "--out", "o"])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.err.count("\n") == 1, said.err
+    position = 0
+    for part in mistake.told:
+        assert part in said.err[position:], said.err
+        position = said.err.index(part, position) + len(part)
+    assert said.out == ""
+    assert {path.name for path in tmp_path.iterdir()} == files.keys()

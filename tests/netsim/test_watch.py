@@ -1,0 +1,82 @@
+"""What runs record over time: alike in every engine, complete, and of bounded length."""
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.nscc import NsccConfig
+from netsim.congestion.recovery import SelectiveConfig
+from netsim.congestion.swift import SwiftConfig
+from netsim.engine.event.engine import EventEngine
+from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.reference.watching import LinkRecorder, WindowRecorder
+from netsim.engine.watch import MOST_SAMPLES, WatchConfig
+from netsim.engine.windowed.engine import WindowedEngine
+from netsim.transport.build import PACKET_TRANSPORTS
+from tests.netsim.scenes import all_to_all, fabric, scene
+
+WATCH = WatchConfig(flows=((0, 5), (3, 1)))
+
+
+@pytest.mark.parametrize("congestion", [DctcpConfig(kind="dctcp"), SwiftConfig(kind="swift"), NsccConfig(kind="nscc")])
+@pytest.mark.parametrize("kind", ["ecmp", "spray_random", "subflows", "jsq"])
+def test_every_engine_records_the_same(congestion, kind):
+    what = scene(fabric(2, 2, 4), all_to_all(8, 60_000))
+    lossy = what._replace(
+        congestion=congestion, recovery=SelectiveConfig(kind="selective"), queue_bytes=40_000, watch=WATCH
+    )
+    options = {"count": 3} if kind == "subflows" else {}
+    runs = [
+        engine(lossy, PACKET_TRANSPORTS[kind](0, 2, **options), 0).run()
+        for engine in (ReferenceEngine, EventEngine, WindowedEngine)
+    ]
+    watched = runs[0].watched
+    assert watched is not None
+    assert [len(samples) > 0 for samples in watched.samples] == [True, True]
+    assert all(run.watched is not None and run.watched.equals(watched) for run in runs)
+    assert all(run.equals(runs[0]) for run in runs)
+
+
+def test_links_carry_over_time_what_they_carry_in_all():
+    what = scene(fabric(2, 2, 4), all_to_all(8, 60_000))._replace(watch=WATCH)
+    outcome = EventEngine(what, PACKET_TRANSPORTS["ecmp"](0, 2), 0).run()
+    watched = outcome.watched
+    assert watched is not None
+    assert np.array_equal(watched.bytes.sum(axis=1), outcome.links["bytes"])
+    assert (watched.bytes.shape[1] - 1) * watched.width_ps <= outcome.completion_ps
+    rates = np.array([link.rate_bps for link in what.topology.links])
+    largest = watched.bytes.max(axis=1)
+    assert (8 * (largest - 4000) * 10**12 <= rates * watched.width_ps).all()
+
+
+def test_a_run_without_watching_records_nothing():
+    what = scene(fabric(2, 2, 2), all_to_all(4, 4000))
+    assert EventEngine(what, PACKET_TRANSPORTS["ecmp"](0, 2), 0).run().watched is None
+
+
+def test_intervals_double_and_lose_nothing():
+    random, recorder, sums = Random(0), LinkRecorder(3), [0, 0, 0]
+    times = sorted(random.randrange(10**12) for _ in range(500))
+    for time_ps in times:
+        link, size = random.randrange(3), random.randrange(1, 9000)
+        recorder.add(link, time_ps, size)
+        sums[link] += size
+    width_ps, carried = recorder.series()
+    assert carried.sum(axis=1).tolist() == sums
+    assert carried.shape[1] == times[-1] // width_ps + 1
+    assert carried.shape[1] > 128
+
+
+@pytest.mark.parametrize("seen", [10, MOST_SAMPLES, MOST_SAMPLES + 1, 5 * MOST_SAMPLES])
+def test_samples_are_every_so_many_acknowledgements(seen):
+    recorder = WindowRecorder()
+    for time_ps in range(seen):
+        recorder.add(time_ps, 1, 1, 1)
+    times = recorder.samples()["time_ps"]
+    (stride,) = {*np.diff(times).tolist()}
+    assert times[0] == 0
+    assert len(times) == -(-seen // stride)
+    assert len(times) <= MOST_SAMPLES
+    assert stride == 1 or len(times) > MOST_SAMPLES // 2

@@ -1,0 +1,153 @@
+"""The windowed engine simulates what the reference engine simulates, to the last bit."""
+
+from random import Random
+
+import numpy as np
+import pytest
+from numba import njit
+
+from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
+from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.windowed.engine import WindowedEngine
+from netsim.engine.windowed.refusal import fills_windows, refusal
+from netsim.engine.windowed.sorting import sort
+from netsim.engine.windowed.wheel import ARRIVAL, BUCKETS
+from netsim.errors import InputError
+from netsim.topology.failure import FailureConfig
+from netsim.transport.ecmp import Ecmp
+from netsim.workload.protocol import Task
+from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of
+from tests.netsim.scenes import all_to_all, fabric, flow, scene
+from tests.netsim.test_event_engine import CONGESTION, DCTCP, PATTERNS, RECOVERY, SELECTIVE
+
+LANES = ["control", "data"]
+
+
+def both(what: Scene, transport: str, seed: int = 0) -> Outcome:
+    """The run of either engine, which is the same."""
+    make = transport_of(transport, Random(seed), seed, what.most_paths)
+    assert refusal(what, make()) is None
+    expected = ReferenceEngine(what, make(), seed).run()
+    found = WindowedEngine(what, make(), seed).run()
+    assert found.equals(expected)
+    return found
+
+
+def _end(engine: ReferenceEngine | WindowedEngine) -> Outcome | str:
+    """What a run was, or why it never ends."""
+    try:
+        return engine.run()
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("transport", OPTIONS)
+def test_drops_and_what_goes_again(transport):
+    what = scene(fabric(4, 2, 1), [flow(src, 0, 60_000) for src in range(1, 4)])
+    lossy = what._replace(congestion=CONGESTION["none"], recovery=SELECTIVE, queue_bytes=16_000)
+    outcome = both(lossy, transport)
+    assert outcome.losses.dropped > 0
+    assert outcome.losses.retransmitted > 0
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_scenes(seed):
+    random = Random(seed)
+    while True:
+        what = random_scene(random)
+        make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
+        if refusal(what, make()) is None:
+            break
+    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
+    assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("recovery", RECOVERY)
+@pytest.mark.parametrize("congestion", [kind for kind in CONGESTION if kind not in ("receiver_credit", "ndp")])
+@pytest.mark.parametrize("pattern", ["all_to_all", "incast", "ring"])
+@pytest.mark.parametrize("transport", OPTIONS)
+def test_everything_together(transport, pattern, congestion, recovery, lane):
+    """Full queues, and a spine that fails for a while."""
+    failure = {"switch": "spine1", "at": "3us", "until": "40us", "noticed_after": "10us"}
+    what = scene(fabric(4, 3, 2), PATTERNS[pattern], failures=[FailureConfig.model_validate(failure)])
+    both(
+        what._replace(
+            queue_bytes=24_000,
+            congestion=CONGESTION[congestion],
+            recovery=RECOVERY[recovery],
+            acknowledgement=AcknowledgementConfig.model_validate({"lane": lane}),
+        ),
+        transport,
+    )
+
+
+@pytest.mark.parametrize("lane", LANES)
+def test_tasks_that_begin_within_a_window(lane):
+    """Messages inside hosts take less than a window; barriers of all ranks join hosts and start them."""
+    topology = fabric(2, 2, 2, ranks_per_host=2, intra_host_rate="3200Gbps")
+    ranks, tasks = range(8), [Task(rank, rank ^ 1, 3000, 7000 * rank, ()) for rank in range(8)]
+    for step in range(3):
+        last = tuple(range(len(tasks) - 8, len(tasks)))
+        barrier = len(tasks)
+        tasks.append(Task(0, 0, 0, 1000 * step, last))
+        tasks += [Task(rank, rank ^ 1, 500, 3 * rank, (barrier,)) for rank in ranks]
+        inside = len(tasks) - 8
+        tasks += [Task(rank, (rank + 3) % 8, 9000, rank % 2, (inside + (rank + 5) % 8,)) for rank in ranks]
+    what = scene(topology, tasks)._replace(
+        congestion=DCTCP, acknowledgement=AcknowledgementConfig.model_validate({"lane": lane})
+    )
+    assert len(set(both(what, "spray_random").task_end_ps.tolist())) > 20
+
+
+def test_packets_that_wait_for_longer_than_the_wheel_turns():
+    """Windows of a nanosecond, a queue of more nanoseconds than there are buckets, and more packets than at first."""
+    what = scene(fabric(2, 1, 4, link_delay="1ns"), [flow(src, 0, 220_000) for src in range(1, 8)])
+    outcome = both(what, "ecmp")
+    assert outcome.links.max_queue_ps.max() > 1000 * BUCKETS
+
+
+def test_a_run_ends_in_the_middle_of_a_window_at_its_limit():
+    what = scene(fabric(2, 2, 2), all_to_all(4, 40_000))._replace(congestion=DCTCP)
+    for simulated in range(3_000_000, 12_000_000, 1_234_567):
+        limited = what._replace(limits=what.limits.model_copy(update={"simulated": simulated}))
+        expected, found = (
+            _end(engine(limited, Ecmp(0, limited.most_paths), 0)) for engine in (ReferenceEngine, WindowedEngine)
+        )
+        assert (
+            found.equals(expected)
+            if isinstance(expected, Outcome) and isinstance(found, Outcome)
+            else found == expected
+        )
+
+
+@njit
+def _sorted(arrivals: np.ndarray, begin: int, end: int) -> None:
+    sort(arrivals, arrivals.copy(), begin, end)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 15, 16, 17, 33, 100, 1000])
+def test_arrivals_are_sorted_by_time_and_key(size):
+    draw = np.random.default_rng(size)
+    arrivals = np.zeros(size + 8, dtype=ARRIVAL)
+    arrivals["time_ps"], arrivals["key"] = draw.integers(0, 9, size + 8), draw.permutation(size + 8)
+    arrivals["place"] = np.arange(size + 8)
+    before = arrivals.copy()
+    _sorted(arrivals, 4, 4 + size)
+    rows = [4 + row for row in np.lexsort((before["key"][4 : 4 + size], before["time_ps"][4 : 4 + size]))]
+    assert arrivals["place"].tolist() == [*range(4), *rows, *range(4 + size, size + 8)]
+
+
+def test_refuses_what_it_does_not_simulate():
+    what = scene(fabric(2, 2, 1), [flow(0, 1, 1)])
+    assert refusal(what, Ecmp(0, 2)) is None
+    assert "class" in str(refusal(what._replace(flow_control=PfcConfig(kind="pfc")), Ecmp(0, 2)))
+    without_delay = scene(fabric(2, 2, 1, link_delay="0ns"), [flow(0, 1, 1)])
+    assert "link host0" in str(refusal(without_delay, Ecmp(0, 2)))
+    assert [fills_windows(scene(fabric(2, 2, 1, link_delay=delay), [])) for delay in ("0ns", "50ns", "500ns")] == [
+        False,
+        False,
+        True,
+    ]
