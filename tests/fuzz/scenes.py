@@ -18,6 +18,7 @@ from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.watch import WatchConfig
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.errors import InputError, LimitError
@@ -27,13 +28,14 @@ from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
 from tests.netsim.hard_scenes import hard_scene
-from tests.netsim.random_scenes import OPTIONS, random_scene
+from tests.netsim.random_scenes import OPTIONS, random_scene, with_queues
 
 _ABOUT = """\
 Draws scenes from a seed and simulates each on simpy and on every other engine that takes it. Outcomes must be equal to
 the last bit, errors word for word (of the exact engine all but the reason), and every run must end within its limits.
 Half of the scenes are those of the tests; the others are hard to end: failures for good, timeouts below the round trip,
-tiny queues, several jobs, limits within reach. A scene that fails is printed with the number that repeats it.
+tiny queues, several jobs, limits within reach. Some of either have classes, pauses or shared memory, or watch links
+and flows over time. A scene that fails is printed with the number that repeats it.
 """
 ENGINES = ("event", "windowed", "exact", "fluid")
 _DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid", "bias")
@@ -76,7 +78,7 @@ def case_of(seed: int, number: int, wall: str) -> Case:
         written["mark_above"] = f"{options['mark_above']}B"
     config = TypeAdapter(TransportConfig).validate_python({"kind": name, **written})
     limits = LimitsConfig.model_validate(what.limits.model_dump() | {"wall": wall})
-    what = what._replace(limits=limits)
+    what = _with_more(Random(f"{seed} {number} more"), what._replace(limits=limits))
     most_paths, draws = what.most_paths, number
     return Case(kind, what, lambda: PACKET_TRANSPORTS[name](draws, most_paths, **options), config, draws)
 
@@ -89,6 +91,17 @@ def _scene(random: Random) -> tuple[str, str, Scene]:
         minimal = what.topology._fabric
         what = what._replace(topology=minimal, routes=Routes(minimal, what.rates))
     return kind, name, what
+
+
+def _with_more(random: Random, what: Scene) -> Scene:
+    """Some scenes with shared memory, pauses or classes; a quarter of all with a watch on links or flows, or on both."""
+    if not what.queues and random.random() < 0.15:
+        what = with_queues(random, what)
+    if random.random() >= 0.25:
+        return what
+    tasks = random.sample(range(len(what.tasks)), min(len(what.tasks), random.choice([0, 1, 4])))
+    pairs = tuple((what.tasks[task].src, what.tasks[task].dst) for task in tasks)
+    return what._replace(watch=WatchConfig(links=random.random() < 0.7, flows=pairs))
 
 
 def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | InputError]]:
@@ -117,7 +130,7 @@ def differ(engine: str, found: Outcome | InputError, expected: Outcome | InputEr
     if engine == "fluid":
         return False
     if isinstance(found, Outcome) and isinstance(expected, Outcome):
-        return not found.equals(expected)
+        return not found.equals(expected) or (found.watched is None) != (expected.watched is None)
     said, wanted = str(found), str(expected)
     if engine == "exact":
         said, wanted = (text.rpartition(": ")[0] for text in (said, wanted))
