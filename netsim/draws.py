@@ -28,6 +28,8 @@ class Purpose(IntEnum):
     MINIMAL = 18
     ENTROPY_PATH = 40
     JSQ_TIE = 41
+    BACKGROUND = 42
+    LINK_ERROR = 43
 
 
 def mix(value: int) -> int:

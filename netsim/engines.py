@@ -20,6 +20,8 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         transport: One of the scenario's transports.
         most_paths: Largest number of paths between two hosts that talk to each other.
     """
+    if scene.ends_early and (wanted == "fluid" or transport.kind == "ideal"):
+        return "the run ends while background traffic goes on"
     if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
         return "flows without packets have no classes"
     if transport.kind == "ideal":

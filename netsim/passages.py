@@ -103,7 +103,8 @@ def _ends(host: np.ndarray, fabric: FabricArrays, rates: np.ndarray) -> Ends:
     links = fabric.up, fabric.down, fabric.inside
     described = np.stack([fabric.leaf, *(part[link] for link in links for part in (rates, fabric.delay_ps))])
     _, alike = np.unique(described, axis=1, return_inverse=True)
-    return Ends(*(link[host] for link in links), host, fabric.leaf[host], alike.reshape(-1)[host])
+    up, down, inside = (link[host] for link in links)
+    return Ends(up, down, inside, host, fabric.leaf[host], alike.reshape(-1)[host])
 
 
 @njit(cache=True)

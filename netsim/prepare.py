@@ -21,6 +21,7 @@ from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
 from netsim.transport.protocol import Transport
+from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
@@ -81,7 +82,8 @@ class Prepared:
         """Lower bound of the completion time."""
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
         kinds = {transport.kind for transport in self._transports}
-        return Bound(self.scene, parts, "own" in kinds, "ethereal" in kinds)
+        scene = self.scene._replace(tasks=self.scene.tasks.in_foreground)
+        return Bound(scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
 def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) -> Prepared:
@@ -124,6 +126,7 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) ->
         watch=scenario.watch,
         buffer=scenario.topology.buffer,
         classes=len(scenario.classes or ("",)),
+        link_errors=scenario.topology.link_errors,
     )
     prepared = Prepared(scene, scenario.transports, known, scenario.engine, scenario.fast_forward)
     if laid_out is None:
@@ -151,7 +154,7 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
     packet = scenario.packet
     schedules = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header)
     for index, job in enumerate(_jobs(scenario)):
-        workload = _workload(job.workload)
+        workload = _workload(job.workload, topology, hosts)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
         needed = workload.size(len(job.ranks or hosts))
         ranks = job.ranks or range(needed)
@@ -161,7 +164,7 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
             raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
-        program.tasks.mark(_number_of_class(scenario, job.workload))
+        program.tasks.mark(_number_of_class(scenario, job.workload), isinstance(job.workload, BackgroundConfig))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
     used = schedules.used
@@ -188,9 +191,11 @@ def _refuse_small_memory(scene: Scene, source: str) -> None:
             raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
-def _workload(config: WorkloadConfig) -> Workload:
+def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) -> Workload:
     """The workload of a section ``workload``; files are read when they are needed."""
     match config:
+        case BackgroundConfig():
+            return BackgroundWorkload(config, topology, hosts)
         case CollectiveConfig():
             return CollectiveWorkload(config)
         case TraceConfig():

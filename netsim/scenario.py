@@ -21,6 +21,7 @@ from netsim.section import Section
 from netsim.topology.build import TopologyConfig
 from netsim.transport.config import TransportConfig
 from netsim.units import Duration
+from netsim.workload.background import BackgroundConfig
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig
@@ -32,7 +33,14 @@ from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
-    CollectiveConfig | TraceConfig | FlowsConfig | MatrixConfig | ChakraConfig | GoalConfig | SimcclConfig,
+    BackgroundConfig
+    | CollectiveConfig
+    | TraceConfig
+    | FlowsConfig
+    | MatrixConfig
+    | ChakraConfig
+    | GoalConfig
+    | SimcclConfig,
     Field(discriminator="kind"),
 ]
 
@@ -182,6 +190,21 @@ class Scenario(Section, frozen=True):
             raise ValueError(f"topology.buffer has no room for a packet of {largest} B; raise its size")
         if self.recovery.kind == "none" and control.kind != "pfc":
             raise ValueError("topology.buffer drops packets that are not sent again; set recovery.kind to selective")
+        return self
+
+    @model_validator(mode="after")
+    def _errors_are_repaired(self) -> "Scenario":
+        errors = self.topology.link_errors
+        if errors is not None and errors.retry == "none" and self.recovery.kind == "none":
+            problem = "topology.link_errors loses packets that are not sent again"
+            raise ValueError(f"{problem}; write retry: link, or set recovery.kind to selective")
+        return self
+
+    @model_validator(mode="after")
+    def _something_ends(self) -> "Scenario":
+        workloads = [self.workload] if self.workload else [job.workload for job in self.jobs or ()]
+        if workloads and all(isinstance(workload, BackgroundConfig) for workload in workloads):
+            raise ValueError("background traffic alone never ends; add another job to jobs")
         return self
 
     @model_validator(mode="after")

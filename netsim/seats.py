@@ -61,7 +61,7 @@ def with_gpu_links(tasks: Tasks, seats: Seats) -> Tasks:
     columns, machines = tasks.columns(), np.asarray(seats.machines, dtype=np.int64)
     near = (machines[columns.src] == machines[columns.dst]) & (columns.src != columns.dst) & (columns.bytes > 0)
     shift = len(machines) * near
-    return Tasks.of_columns(columns._replace(src=columns.src + shift, dst=columns.dst + shift))
+    return tasks.with_columns(columns._replace(src=columns.src + shift, dst=columns.dst + shift))
 
 
 def name_ranks(scene: Scene, outcome: Outcome) -> None:

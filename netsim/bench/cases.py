@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from netsim.congestion.dctcp import DctcpConfig
-from netsim.congestion.flow_control import AcknowledgementConfig
+from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
 from netsim.engine.protocol import Scene
 from netsim.topology.failure import Rates
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
@@ -52,6 +52,7 @@ class Case(NamedTuple):
         packets: Packets of a message.
         engines: Engines to measure, in order; ratios are to the first.
         closed_loop: DCTCP, with acknowledgements that stand in the queues like data.
+        pauses: Priority flow control.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Case(NamedTuple):
     packets: int
     engines: tuple[str, ...]
     closed_loop: bool = False
+    pauses: bool = False
 
     @property
     def small(self) -> "Case":
@@ -75,6 +77,8 @@ class Case(NamedTuple):
         rates = Rates(topology, ())
         tasks = self.pattern(topology.hosts, self.packets * PACKET_BYTES)
         scene = Scene(topology, rates, Routes(topology, rates), list(range(topology.hosts)), tasks)
+        if self.pauses:
+            scene = scene._replace(flow_control=PfcConfig(kind="pfc"))
         if self.closed_loop:
             loop = DctcpConfig(kind="dctcp"), AcknowledgementConfig(lane="data")
             return scene._replace(congestion=loop[0], acknowledgement=loop[1])
@@ -90,6 +94,10 @@ CASES = (
     Case("DCTCP permutation, 64 hosts, 1,000 packets", Shape(8, 8, 8), permutation, 1000, _CLOSED, True),
     Case("DCTCP all-to-all, 64 hosts, 16 packets", Shape(8, 8, 8), all_to_all, 16, _CLOSED, True),
     Case("DCTCP permutation, 1,024 hosts, 100 packets", Shape(32, 32, 32), permutation, 100, _CLOSED[1:], True),
+    Case(
+        "PFC permutation, 64 hosts, 1,000 packets", Shape(8, 8, 8), permutation, 1000, ("simpy", "event"), pauses=True
+    ),
+    Case("PFC permutation, 1,024 hosts, 250 packets", Shape(32, 32, 32), permutation, 250, ("event",), pauses=True),
     Case("permutation, 10,240 hosts", Shape(320, 32, 32), permutation, 250, ("fluid",)),
     Case("all-to-all, 1,024 hosts", Shape(32, 32, 32), all_to_all, 2, ("fluid",)),
 )

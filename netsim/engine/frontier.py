@@ -8,13 +8,16 @@ from netsim.workload.protocol import Task
 class Frontier:
     """Counts for each task how many of the tasks it waits for are not done yet.
 
+    Tasks in the background do not count as undone.
+
     Args:
         tasks: All tasks.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.roots = [index for index, task in enumerate(tasks) if not task.after]
-        self.undone = len(tasks)
+        self.background = [task.background for task in tasks]
+        self.undone = len(tasks) - sum(self.background)
         self._done = bytearray(len(tasks))
         self._waits_for = [len(task.after) for task in tasks]
         self._successors: list[list[int]] = [[] for _ in tasks]
@@ -24,7 +27,7 @@ class Frontier:
 
     def done(self, index: int) -> list[int]:
         """Notes that a task is done and returns those that no longer wait for anything."""
-        self.undone -= 1
+        self.undone -= not self.background[index]
         self._done[index] = 1
         ready = []
         for successor in self._successors[index]:
@@ -34,5 +37,6 @@ class Frontier:
         return ready
 
     def waiting(self) -> list[int]:
-        """Tasks that are not done although they wait for no other."""
-        return [index for index, waits in enumerate(self._waits_for) if not waits and not self._done[index]]
+        """Tasks that are not done although they wait for no other, background traffic aside."""
+        waiting = [index for index, waits in enumerate(self._waits_for) if not waits and not self._done[index]]
+        return [index for index in waiting if not self.background[index]] or waiting

@@ -19,6 +19,7 @@ from netsim.engine.watch import WatchConfig, Watched
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import Rates
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.units import Size
@@ -78,6 +79,7 @@ class Scene(NamedTuple):
         buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
         classes: Number of classes of traffic; those with smaller numbers go first.
         watch: What is recorded over time.
+        link_errors: Packets that are corrupted on cables.
     """
 
     topology: Topology
@@ -96,11 +98,17 @@ class Scene(NamedTuple):
     buffer: SharedBufferConfig | None = None
     classes: int = 1
     watch: WatchConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
 
     @property
     def queues(self) -> bool:
         """Whether a departure may depend on what comes later, so that packets wait in queues to be chosen."""
         return self.flow_control.kind == "pfc" or self.buffer is not None or self.classes > 1
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether the run ends although tasks in the background are left."""
+        return bool(self.tasks.in_background.any())
 
     @property
     def most_paths(self) -> int:
@@ -193,13 +201,13 @@ class Outcome(NamedTuple):
     """The result of a run.
 
     Args:
-        completion_ps: When the last task was done.
-        task_end_ps: When each task was done.
+        completion_ps: When the last task was done, background traffic aside.
+        task_end_ps: When each task was done; the end of the run for background traffic that was not.
         packets: Data packets sent, each transmission counted.
         packet_hops: Data packets times the links they passed.
         control_hops: Acknowledgements and trimmed headers times the links they passed.
         losses: Losses and other irregularities.
-        flows: Array of `FLOW`, by flow id.
+        flows: Array of `FLOW`, by flow id, without background traffic that had not ended.
         links: Array of `LINK`, by link index.
         queues: Queues over time.
         last_sent: For each link that hosts send on, the remaining passage of its last data packet, without queues, in
@@ -221,6 +229,22 @@ class Outcome(NamedTuple):
     last_sent: dict[int, int]
     certified_allocations: int = 0
     watched: Watched | None = None
+
+    def without_rest(self, end_ps: int, left: np.ndarray, in_background: np.ndarray) -> "Outcome":
+        """The outcome of a run that has ended while background traffic went on.
+
+        Args:
+            end_ps: When.
+            left: Of each flow, how many packets had not arrived.
+            in_background: Of each task, whether it belongs to background traffic.
+        """
+        flows = self.flows
+        ended = (left == 0) & (flows.end_ps <= end_ps)
+        done = np.zeros(len(in_background), dtype=bool)
+        done[flows.task[ended]] = True
+        done[flows.task[~ended]] = False
+        ends = np.where(in_background & ~done, end_ps, self.task_end_ps)
+        return self._replace(completion_ps=end_ps, task_end_ps=ends, flows=flows[ended])
 
     def equals(self, other: "Outcome") -> bool:
         """The same to the last bit."""

@@ -41,8 +41,10 @@ class SharedLayout:
             end = begin + buffer.raw().nbytes
             places.append((begin, end))
         self._memory = SharedMemory(create=True, size=max(end, 1))
+        room = self._memory.buf
+        assert room is not None, "just created"
         for buffer, (begin, end) in zip(buffers, places, strict=True):
-            self._memory.buf[begin:end] = buffer.raw()
+            room[begin:end] = buffer.raw()
         self.handle = Handle(self._memory.name, body, tuple(places))
 
     def close(self) -> None:
@@ -65,9 +67,9 @@ def prepare_shared(scenario: Scenario, source: str, handle: Handle) -> Prepared:
     """
     memory = SharedMemory(handle.name)
     _attached.append(memory)
-    shared: tuple[LaidOut, Bound] = pickle.loads(
-        handle.body, buffers=[memory.buf[begin:end] for begin, end in handle.places]
-    )
+    room = memory.buf
+    assert room is not None, "just opened"
+    shared: tuple[LaidOut, Bound] = pickle.loads(handle.body, buffers=[room[begin:end] for begin, end in handle.places])
     laid_out, bound = shared
     prepared = prepare(scenario, source, laid_out)
     prepared.bound = bound

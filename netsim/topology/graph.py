@@ -13,6 +13,7 @@ from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph_file import CableEntry, GraphFile, read_graph
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.queue import Queue
 from netsim.topology.shortest import Outgoing, ShortestPaths, distances
 from netsim.units import Rate
@@ -28,6 +29,7 @@ class GraphConfig(Section, frozen=True):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
+        link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.
     """
 
@@ -38,6 +40,7 @@ class GraphConfig(Section, frozen=True):
     intra_host_rate: Annotated[Rate, Field(gt=0)] = 3600 * 10**9
     queue: Queue = None
     buffer: SharedBufferConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import GpuLinks, Link, Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many
@@ -44,6 +45,7 @@ class LeafSpineConfig(Section, frozen=True):
         link_delay: Propagation delay of every link but the one inside a host, which has none.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
+        link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.
     """
 
@@ -63,6 +65,7 @@ class LeafSpineConfig(Section, frozen=True):
     link_delay: Duration = 500 * 10**3
     queue: Queue = None
     buffer: SharedBufferConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
     @model_validator(mode="before")

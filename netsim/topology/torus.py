@@ -12,6 +12,7 @@ from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable
 from netsim.topology.detours import DetouredFabric, selected
 from netsim.topology.failure import FailureConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many
@@ -36,6 +37,7 @@ class TorusConfig(Section, frozen=True):
         max_detours: Most ways between two switches that are not minimal, for valiant and ugal.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
+        link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.
     """
 
@@ -51,6 +53,7 @@ class TorusConfig(Section, frozen=True):
     max_detours: PositiveInt = 64
     queue: Queue = None
     buffer: SharedBufferConfig | None = None
+    link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
     @model_validator(mode="after")

@@ -3,7 +3,7 @@
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -121,7 +121,7 @@ class Tasks(Sequence[Task]):
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._parts = tuple(array("q") for _ in TaskColumns._fields)
+        self._parts: tuple[Any, ...] = tuple(array("q") for _ in TaskColumns._fields)
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
@@ -162,6 +162,21 @@ class Tasks(Sequence[Task]):
         """Of each task, whether the run may end without it."""
         return np.repeat(np.array([mark[2] for mark in self._marks], dtype=bool), self._marked())
 
+    @property
+    def in_foreground(self) -> "Tasks":
+        """The tasks without those in the background, which no other task waits for."""
+        if not any(mark[2] for mark in self._marks):
+            return self
+        kept = ~self.in_background
+        columns, place = self.columns(), np.cumsum(kept) - 1
+        waits_for = np.diff(columns.after_begin)
+        after = place[columns.after[np.repeat(kept, waits_for)]]
+        begin = np.concatenate([[0], np.cumsum(waits_for[kept])]).astype(np.int64)
+        tasks = Tasks()
+        parts = (columns.src[kept], columns.dst[kept], columns.bytes[kept], columns.delay_ps[kept], begin, after)
+        tasks.extend(TaskColumns(*parts))
+        return tasks
+
     def _marked(self) -> np.ndarray:
         """Number of tasks after each mark and before the next."""
         return np.diff([*(mark[0] for mark in self._marks), len(self)])
@@ -172,7 +187,7 @@ class Tasks(Sequence[Task]):
             self._columns = TaskColumns(*(np.frombuffer(part, dtype=np.int64) for part in self._parts))
         return self._columns
 
-    def _growing(self) -> tuple[array, ...]:
+    def _growing(self) -> tuple[Any, ...]:
         """The columns, with room for more tasks; arrays that were handed out keep their memory."""
         if self._columns is not None:
             self._parts, self._columns = tuple(array("q", part.tobytes()) for part in self._columns), None
@@ -197,14 +212,20 @@ class Tasks(Sequence[Task]):
     def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
         """The inverse of `__getstate__`."""
         columns, self._marks = state
-        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)
+
+    def with_columns(self, columns: TaskColumns) -> "Tasks":
+        """As many tasks with other arrays, which must not be changed, of the same classes."""
+        tasks = Tasks.of_columns(columns)
+        tasks._marks = list(self._marks)
+        return tasks
 
     @classmethod
     def of_columns(cls, columns: TaskColumns) -> "Tasks":
         """Tasks that share the memory of arrays, which must not be changed."""
         tasks = cls()
         tasks._columns = columns
-        tasks._parts = tuple(memoryview(column) for column in columns)  # type: ignore[assignment]
+        tasks._parts = tuple(memoryview(column) for column in columns)
         return tasks
 
 

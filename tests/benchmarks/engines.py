@@ -20,14 +20,16 @@ def main() -> None:
     parser.add_argument("--pattern", choices=PATTERNS, default="all_to_all")
     parser.add_argument("--packets", type=int, default=16, help="packets a message")
     parser.add_argument("--closed-loop", action="store_true", help="DCTCP, acknowledgements among the data")
-    parser.add_argument("--engines", nargs="+", default=["simpy", "exact", "event"], help="ratios are to the first")
+    parser.add_argument("--pauses", action="store_true", help="priority flow control")
+    every = ["simpy", "exact", "event", "windowed"]
+    parser.add_argument("--engines", nargs="+", default=every, help="ratios are to the first")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     shape = Shape(given.leaves, given.hosts_per_leaf, given.spines)
     name = f"{given.pattern}, {given.leaves * given.hosts_per_leaf} hosts, {given.packets} packets"
     pattern = PATTERNS[given.pattern]
     print_figures(
-        bench(given.repeats, [Case(name, shape, pattern, given.packets, tuple(given.engines), given.closed_loop)])
+        bench(given.repeats, [Case(name, shape, pattern, given.packets, tuple(given.engines), given.closed_loop, given.pauses)])
     )
 
 

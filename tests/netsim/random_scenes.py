@@ -18,6 +18,7 @@ from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import PACKET_TRANSPORTS
@@ -204,6 +205,22 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
         flow_control=random.choice([NoFlowControlConfig(), NoFlowControlConfig(), trim]),
         acknowledgement=AcknowledgementConfig.model_validate(answer),
     )
+
+
+def with_errors(random: Random, found: Scene) -> Scene:
+    """The scene on links with errors."""
+    retry = random.choice(["link", "none"]) if found.recovery.kind != "none" else "link"
+    return found._replace(link_errors=LinkErrorsConfig.model_validate({"rate": 0.05, "retry": retry}))
+
+
+def with_background(random: Random, found: Scene) -> Scene:
+    """The scene with messages of which some are in the background, at the end."""
+    tasks = list(found.tasks)
+    for _ in range(random.choice([5, 20])):
+        src, dst = random.sample(range(len(found.hosts)), 2)
+        start_ps = random.randint(0, 4 * 10**7)
+        tasks.append(Task(src, dst, random.choice([1, 4000, 60_000]), start_ps, (), 0, True))
+    return found._replace(tasks=Tasks(tasks))
 
 
 def with_queues(random: Random, found: Scene) -> Scene:

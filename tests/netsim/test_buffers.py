@@ -14,7 +14,7 @@ from netsim.topology.buffer import SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.protocol import Task, Tasks
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run, transport_of
-from tests.netsim.random_scenes import OPTIONS, random_scene, with_queues
+from tests.netsim.random_scenes import OPTIONS, random_scene, with_background, with_queues
 from tests.netsim.random_scenes import transport_of as transport_option
 from tests.netsim.scenes import fabric, flow, scene
 
@@ -169,9 +169,11 @@ def test_a_pause_stops_one_class_alone():
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_random_scenes_with_queues(seed):
+def test_random_scenes_with_queues_and_background_traffic(seed):
     random = Random(seed)
-    what = with_queues(random, random_scene(random))
+    what = random_scene(random)
+    what = with_background(random, what) if seed % 3 == 0 else what
+    what = with_queues(random, what) if seed % 3 < 2 or seed % 2 else what
     make = transport_option([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
     expected, found = (end_of(engine(what, make(), seed)) for engine in (ReferenceEngine, EventEngine))
     assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected

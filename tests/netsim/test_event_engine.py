@@ -100,7 +100,7 @@ def test_drops_and_what_goes_again(transport):
     assert outcome.losses.retransmitted > 0
 
 
-@pytest.mark.parametrize("lane", ["control", "priority", "data"])
+@pytest.mark.parametrize("lane", ["control", "data"])
 @pytest.mark.parametrize("recovery", RECOVERY)
 @pytest.mark.parametrize("congestion", CONGESTION)
 def test_congestion_control_and_recovery(congestion, recovery, lane):
@@ -122,6 +122,8 @@ def test_trimming(congestion, recovery):
     what = scene(fabric(4, 2, 2), PATTERNS["incast"])._replace(
         queue_bytes=24_000, congestion=CONGESTION[congestion], flow_control=TrimConfig(kind="trim")
     )
+    if recovery == "selective":
+        what = what._replace(acknowledgement=AcknowledgementConfig(lane="priority"))
     outcome = both(what._replace(recovery=RECOVERY[recovery]) if recovery else what, "drb")
     assert outcome.losses.trimmed > 0
 

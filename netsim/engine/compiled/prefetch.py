@@ -35,4 +35,4 @@ def _prefetch(context: Any, array: Any, index: Any, offset: Any) -> Any:  # noqa
     return types.void(array, types.intp, types.intp), generate
 
 
-prefetch = intrinsic(_prefetch)
+prefetch: Any = intrinsic(_prefetch)

@@ -149,7 +149,7 @@ def _prepare_answers(state: State, flow: Record, index: int, now: int, start_ps:
     flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
     takes_part = rules.answers_take_time or rules.congestion == ASKED
-    flow.express = not (varies or rules.answers_queue or takes_part or rules.trims)
+    flow.express = not (varies or rules.ends_early or rules.answers_queue or takes_part or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1

@@ -9,9 +9,9 @@ _KEPT = ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "r
 
 
 def can_forget(state: State) -> bool:
-    """Whether only rings and packets refer to flows: no acknowledgements come back, and no timers run."""
+    """Whether only rings and packets refer to flows: no acknowledgements, no timers, and none is left at the end."""
     rules = state.network.rules[0]
-    return not rules["listens"] and not rules["start_delay_ps"]
+    return not (rules["listens"] or rules["start_delay_ps"] or rules["ends_early"])
 
 
 def without_finished(state: State, flows_of_packets: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
 FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
-has timed out; the arrays of packets or of choices, or the calendar are full; Python may look at the clock; the simulated
+has timed out; the arrays of packets or of choices, or the calendar, are full; Python may look at the clock; simulated
 time is limited to now."""
 
 _EVENTS_BETWEEN_PAUSES = 1 << 20
@@ -74,6 +74,8 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
                 return FINISHED
             totals.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
+            if network.rules[0].ends_early and not totals.undone:
+                return FINISHED
             continue
         totals.now_ps = time_ps
         if from_timers and is_pull(key):

@@ -34,6 +34,7 @@ from netsim.engine.event.choices import (
 from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
 from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
 from netsim.engine.event.departures import SPARE
+from netsim.engine.event.errors import LOSES, REPEATED
 from netsim.engine.event.queued_layout import add_queues, queued_of
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.state import (
@@ -103,7 +104,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
-    totals["undone"] = len(scene.tasks)
+    totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene))
     rings = zeros(len(links) * scene.classes, HOST_RING)
@@ -168,6 +169,10 @@ def _rules(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
+    if scene.link_errors is not None:
+        rules["errors"] = REPEATED if scene.link_errors.retry == "link" else LOSES
+        rules["error_rate"] = scene.link_errors.rate
+    rules["error_draws"] = stream(seed, Purpose.LINK_ERROR)
     rules["listens"] = scene.listens or transport.needs_acknowledgements
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
     given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
@@ -300,6 +305,8 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != links["rate_bps"]
     links["room_ps"] = END_PS
+    round_trip_ps = links["delay_ps"] + links["delay_ps"][links["reverse"]]
+    links["round_trip_ps"] = np.where(links["reverse"] == np.arange(len(links)), -1, round_trip_ps)
     for rate in np.unique(links["rate_bps"]).tolist():
         of_rate = links["rate_bps"] == rate
         links["full_ps"][of_rate] = service_ps(int(rules["full_wire"]), rate)
@@ -335,6 +342,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
         src_host=hosts[columns.src],
         dst_host=hosts[columns.dst],
         traffic_class=scene.tasks.traffic_classes,
+        background=scene.tasks.in_background.astype(np.uint8),
         next_begin=next_begin,
         next=following,
         waits_for=np.diff(columns.after_begin).astype(np.int32),

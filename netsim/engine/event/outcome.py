@@ -22,7 +22,7 @@ def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcom
     """
     totals, program = state.network.totals[0], state.program
     flows = by_id([*_emptied(finished), figures_of(state, np.arange(totals["flows"]))])
-    return Outcome(
+    outcome = Outcome(
         completion_ps=int(program.end_ps.max(initial=0)),
         task_end_ps=program.end_ps,
         packets=int(totals["packets"]),
@@ -40,6 +40,11 @@ def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcom
         last_sent=_last_sent(scene, state),
         watched=_watched(scene, state),
     )
+    if not scene.ends_early:
+        return outcome
+    records = state.hosts.flows[: totals["flows"]]
+    left = records["left"][np.argsort(records["id"])]
+    return outcome.without_rest(int(totals["now_ps"]), left, scene.tasks.in_background)
 
 
 def _watched(scene: Scene, state: State) -> Watched | None:

@@ -72,8 +72,8 @@ def _done(program: Program, totals: Record, task: int, now: int) -> None:
     depth = 1
     while depth:
         depth -= 1
-        totals.undone -= 1
         done = program.stack[depth]
+        totals.undone -= 1 - program.background[done]
         program.waits_for[done] = DONE
         for row in range(program.next_begin[done], program.next_begin[done + 1]):
             following = program.next[row]

@@ -7,7 +7,8 @@ import numpy as np
 
 from netsim.engine.event.buffers import REFUSED, TELLS, gives_back, takes
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, marks, serial_of, service_of
+from netsim.engine.event.errors import repeats
+from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, flow_id_of, marks, serial_of, service_of
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
 
@@ -69,8 +70,8 @@ def stand(
         if link.varies and next_down(network, at, now) < now + service:
             release(network, routing, queued, at, packet.wire, source, place)
             return LOST, lose(network, packet, at, now)
-        begin(network, queued, packet, at, place, source, service, found, now, now)
-        return GOES, now + service
+        ends = begin(network, queued, packet, at, place, source, service, found, now, now)
+        return (GOES, ends) if ends >= 0 else (LOST, now)
     index = queued.notes[0].packet
     waiting = queued.waiting[index]
     waiting.came_ps, waiting.found_ps, waiting.work_ps = now, found, service
@@ -104,15 +105,27 @@ def begin(
     found: int,
     came: int,
     now: int,
-) -> None:
-    """Begins the transmission of a packet that came at `came` and found so much work of its class before it."""
+) -> Whole:
+    """Begins the transmission of a packet that came at `came` and found so much work of its class before it.
+
+    Returns:
+        When it ends, -1 if the packet is corrupted.
+    """
     link, served = network.links[at], queued.served[at]
+    again = repeats(network.rules[0], link, at, flow_id_of(packet), serial_of(packet), np.int64(packet.control))
+    served.late = again > 0
+    if again > 0:
+        service += again * (service + link.round_trip_ps)
     ends = now + service
     link.free_ps = ends
     count(network, link, packet, service, found + service, came)
     served.ends_ps, served.wire, served.busy = ends, packet.wire, 1
     served.queue, served.source = place, source
     queued.notes[0].begun = at
+    if again < 0:
+        network.totals[0].dropped += 1
+        return np.int64(-1)
+    return ends
 
 
 @compiled
@@ -237,5 +250,4 @@ def serve_next(
             release(network, routing, queued, at, packet.wire, source, place)
             lose(network, packet, at, now)
             return np.int64(-1)
-    begin(network, queued, packet, at, place, source, service, waiting.found_ps, waiting.came_ps, now)
-    return now + service
+    return begin(network, queued, packet, at, place, source, service, waiting.found_ps, waiting.came_ps, now)

@@ -12,7 +12,7 @@ _PACKETS = 1024
 def add_queues(rules: np.void, scene: Scene) -> None:
     """Fills in the constants of links with queues."""
     control, buffer = scene.flow_control, scene.buffer
-    rules["classes"] = scene.classes
+    rules["classes"], rules["ends_early"] = scene.classes, scene.ends_early
     rules["memory_bytes"], rules["alpha"] = (-1, 0) if buffer is None else (buffer.size, buffer.millionths)
     if control.kind == "pfc":
         rules["pauses"], rules["dynamic"] = True, control.dynamic

@@ -6,6 +6,7 @@ from netsim.engine.compiled.draws import draw
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.errors import FAULTLESS, repeats
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Array, Network, Record, Whole
 from netsim.engine.queue_series import INTERVALS
@@ -54,6 +55,7 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
     else:
         service = service_of(rules, link, packet.wire, rate)
     leaves = start + service
+    again = np.int64(0)
     if link.at_switch:
         room = link.room_ps if not link.varies or rules.room_bytes < 0 else service_ps(rules.room_bytes, rate)
         if leaves - now > room:
@@ -66,8 +68,16 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
         if may_mark and marks(rules, link, index, flow_id, serial_of(packet), start - now, rate):
             packet.marked = 1
             totals.marked += 1
+    if rules.errors != FAULTLESS:
+        again = repeats(rules, link, index, flow_id, serial_of(packet), np.int64(packet.control))
+        if again > 0:
+            service += again * (service + link.round_trip_ps)
+            leaves = start + service
     link.free_ps = leaves
     count(network, link, packet, service, leaves - now, now)
+    if again < 0:
+        totals.dropped += 1
+        return LOST, now
     return GOES, leaves
 
 

@@ -157,6 +157,8 @@ LINK_STATE = _lines(
     # At the nominal rate: service of a full packet, room, and threshold of marking.
     full_ps=_WHOLE,
     room_ps=_WHOLE,
+    # From the end of a packet until the link sends it again, less than 0 if it has no errors.
+    round_trip_ps=_WHOLE,
     mark_ps=_WHOLE,
     delay_ps=_WHOLE,
     bytes=_WHOLE,
@@ -253,10 +255,13 @@ QUEUE = _record(
 WAITING = _record(came_ps=_WHOLE, found_ps=_WHOLE, work_ps=_WHOLE, source=_INDEX, next=_INDEX)
 """A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
 
-SERVED = _record(ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX)
+SERVED = _record(
+    ends_ps=_WHOLE, wire=_WHOLE, busy=_YES, late=_YES, queue=_INDEX, source=_INDEX, next=_INDEX, kind=_INDEX
+)
 """The packet that is on a link, and the next link whose transmission takes as long and ends later.
 
-`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers.
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
+unless they are `late` because the link repeats them.
 """
 
 SWITCH = _record(used=_WHOLE, pool=_WHOLE)
@@ -277,6 +282,9 @@ RULES = _record(
     trimmed_wire=_WHOLE,
     room_bytes=_WHOLE,
     marks=_YES,
+    errors=_INDEX,
+    error_rate=_REAL,
+    error_draws=np.uint64,
     mark_above=_WHOLE,
     mark_all_above=_WHOLE,
     mark_at_most=_REAL,
@@ -286,8 +294,10 @@ RULES = _record(
     hosts=_WHOLE,
     leaves=_WHOLE,
     epochs=_WHOLE,
-    # Links with queues: number of classes; memory of a switch, -1 without one; alpha in millionths; whether full
+    # Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a
+    # switch, -1 without one; alpha in millionths; whether full
     # switches pause links, and by thresholds that follow the memory; when they resume.
+    ends_early=_YES,
     classes=_WHOLE,
     memory_bytes=_WHOLE,
     alpha=_WHOLE,
@@ -405,6 +415,7 @@ class Program(NamedTuple):
         src_host: Of each task.
         dst_host: Of each task.
         traffic_class: Of each task.
+        background: Whether the run may end without a task.
         next_begin: Rows of `next` of each task.
         next: Tasks that wait for it.
         waits_for: How many tasks it still waits for; less than 0 once it is done.
@@ -429,6 +440,7 @@ class Program(NamedTuple):
     src_host: Array
     dst_host: Array
     traffic_class: Array
+    background: Array
     next_begin: Array
     next: Array
     waits_for: Array

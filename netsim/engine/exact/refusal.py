@@ -36,6 +36,10 @@ def refusal_of_fabric(scene: Scene, transport: TransportConfig) -> str | None:
     for section in ("congestion", "recovery", "flow_control"):
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
+    if scene.ends_early:
+        return "the run ends while background traffic goes on"
+    if scene.link_errors is not None:
+        return "links have errors"
     if scene.watch is not None:
         return "links or flows are watched over time"
     if scene.queues:

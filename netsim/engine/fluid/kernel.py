@@ -13,8 +13,8 @@ from netsim.engine.fluid.sharing import join, leave, settle, wait_for_turn
 from netsim.engine.fluid.streams import ACTIVE, AFFECTED, FLOWS, SETTLED_PS, STARTED, Streams
 
 FINISHED, NEEDS_ROOM, UNFAIR, PAUSED, IN_TIME = range(5)
-"""Why the loop stops: everything is done; released messages need room for their flows; rates are not max-min fair; Python
-may look at the clock; the simulated time is limited to now."""
+"""Why the loop stops: everything is done; released messages need room for their flows; rates are not max-min fair;
+Python may look at the clock; the simulated time is limited to now."""
 
 _ROUNDING_PS = 1e-3
 _ROUNDING = 1e-13
@@ -86,7 +86,7 @@ def _patience_ps(state: State, streams: Streams) -> Whole:
 @compiled
 def _start(state: State, streams: Streams, now: int) -> None:
     """Turns the messages of this instant into flows, all of which start."""
-    network, hosts, program, counts = state.network, state.hosts, state.program, streams.counts
+    network, hosts, counts = state.network, state.hosts, streams.counts
     totals, rules = network.totals[0], network.rules[0]
     cut(state)
     totals.released = 0

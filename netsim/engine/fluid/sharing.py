@@ -2,16 +2,18 @@
 
 The rates of the affected flows rise together until a link is full, which settles the flows on it (progressive filling;
 Bertsekas, Gallager: Data Networks, 6.5.2), while all other flows keep theirs. Then every link whose load has changed is
-looked at: a flow there that is faster than those the link holds back, or that has lost the full link that held it back,
-is affected too, and filling begins again. When none is left, each flow has a full link on which no flow is faster, which
-is the condition for rates to be max-min fair.
+looked at: a flow there that is faster than those the link holds back, or that has lost the full link that held it
+back, is affected too, and filling begins again. When none is left, each flow has a full link on which no flow is
+faster, which is the condition for rates to be max-min fair.
 """
 
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, Whole
-from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, LAST, MARK, Streams
+from netsim.engine.fluid.ends import move_end, order_ends, take_end
+from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
+from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, MARK, Streams
 
 _EQUAL = 1 + 1e-12
 TOLERANCE = 1e-9
@@ -24,7 +26,7 @@ _FEW = 16
 def join(streams: Streams, index: int) -> None:
     """Makes a flow active, and its rate to be settled."""
     flow, counts = streams.flows[index], streams.counts
-    _link_in(streams, index)
+    link_in(streams, index)
     flow.rate = 0.0
     flow.bottleneck = -1
     flow.place = counts[ACTIVE]
@@ -68,11 +70,11 @@ def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) 
 def leave(streams: Streams, index: int) -> None:
     """Takes a flow off its links; the flows that they held back are affected."""
     flow = streams.flows[index]
-    _take_end(streams, index)
-    _link_out(streams, index)
+    take_end(streams, index)
+    link_out(streams, index)
     flow.bottleneck = -1
-    for row in range(_links(streams, flow)):
-        number, share = _link(streams, flow, row)
+    for row in range(links_of(streams, flow)):
+        number, share = link_of(streams, flow, row)
         link = streams.links[number]
         if link.load >= link.capacity * (1 - TOLERANCE):
             _affect_held(streams, number)
@@ -107,10 +109,10 @@ def settle(streams: Streams, now_ps: int) -> bool:
             flow.rate, flow.since_ps = flow.fresh, now_ps
             flow.empty_ps = now_ps + flow.left / flow.rate if flow.rate else np.inf
     if 8 * counts[AFFECTED] > counts[ACTIVE]:
-        _order_ends(streams)
+        order_ends(streams)
     else:
         for place in range(counts[AFFECTED]):
-            _move_end(streams, np.int64(streams.flows[streams.affected[place]].place))
+            move_end(streams, np.int64(streams.flows[streams.affected[place]].place))
     counts[AFFECTED] = 0
     counts[ALLOCATIONS] += 1
     return fair
@@ -137,8 +139,8 @@ def _fill(streams: Streams) -> Whole:
     for place in range(counts[AFFECTED]):
         flow = streams.flows[streams.affected[place]]
         flow.fresh = -1.0
-        for row in range(_links(streams, flow)):
-            number, share = _link(streams, flow, row)
+        for row in range(links_of(streams, flow)):
+            number, share = link_of(streams, flow, row)
             link = links[number]
             if link.mark != counts[MARK]:
                 link.mark = counts[MARK]
@@ -189,7 +191,7 @@ def _hold_back(streams: Streams, number: int, level: float) -> None:
     if link.at_host:
         index = np.int64(link.first)
         while index >= 0:
-            following = _after(streams, index, number)
+            following = after(streams, index, number)
             _keep(streams, index, number, level)
             index = following
         return
@@ -207,8 +209,8 @@ def _keep(streams: Streams, index: int, number: int, level: float) -> None:
     if not flow.mark or flow.fresh >= 0:
         return
     flow.fresh, flow.bottleneck = level, number
-    for row in range(_links(streams, flow)):
-        passed, share = _link(streams, flow, row)
+    for row in range(links_of(streams, flow)):
+        passed, share = link_of(streams, flow, row)
         link = streams.links[passed]
         link.rising -= 1
         link.demand -= share
@@ -229,7 +231,7 @@ def _look_around(streams: Streams, touched: int) -> None:
             index = np.int64(link.first)
             while index >= 0:
                 _look_at(streams, index, number, link.taken >= full)
-                index = _after(streams, index, number)
+                index = after(streams, index, number)
             continue
         for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
             index = np.int64(streams.segment_first[streams.segment[row]])
@@ -244,9 +246,10 @@ def _look_at(streams: Streams, index: int, number: int, is_full: bool) -> None:
     flow, link = streams.flows[index], streams.links[number]
     if flow.mark:
         return
-    if (is_full and link.level >= 0 and link.level < np.inf and flow.rate > link.level * (1 + TOLERANCE)) or (
-        flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))
-    ):
+    holds_back = is_full and link.level >= 0 and link.level < np.inf
+    too_fast = holds_back and flow.rate > link.level * (1 + TOLERANCE)
+    freed = flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))
+    if too_fast or freed:
         _affect(streams, index)
 
 
@@ -268,7 +271,7 @@ def _affect_held(streams: Streams, number: int) -> None:
         while index >= 0:
             if streams.flows[index].bottleneck == number:
                 _affect(streams, index)
-            index = _after(streams, index, number)
+            index = after(streams, index, number)
         return
     for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
         index = np.int64(streams.segment_first[streams.segment[row]])
@@ -276,68 +279,6 @@ def _affect_held(streams: Streams, number: int) -> None:
             if streams.flows[index].bottleneck == number:
                 _affect(streams, index)
             index = np.int64(streams.flows[index].following[BETWEEN])
-
-
-@compiled
-def _links(streams: Streams, flow: Record) -> Whole:
-    """Number of links that a flow passes, those of all its ways counted."""
-    if flow.down < 0:
-        return np.int64(1)
-    return 2 + streams.segment_begin[flow.segment + 1] - streams.segment_begin[flow.segment]
-
-
-@compiled
-def _link(streams: Streams, flow: Record, row: int) -> tuple[Whole, float]:
-    """A link of a flow, and the share of its bytes that pass it."""
-    if row == 0:
-        return np.int64(flow.up), 1.0
-    if row == 1:
-        return np.int64(flow.down), 1.0
-    place = streams.segment_begin[flow.segment] + row - 2
-    return streams.link[place], streams.share[place]
-
-
-@compiled
-def _after(streams: Streams, index: int, number: int) -> Whole:
-    """The next flow of a host's link."""
-    flow = streams.flows[index]
-    return np.int64(flow.following[FIRST] if flow.up == number else flow.following[LAST])
-
-
-@compiled
-def _link_in(streams: Streams, index: int) -> None:
-    """Puts a flow first among those of its links and of its segment."""
-    flow = streams.flows[index]
-    for column in range(3 if flow.down >= 0 else 1):
-        first = np.int64(-1)
-        if column == BETWEEN:
-            first = np.int64(streams.segment_first[flow.segment])
-            streams.segment_first[flow.segment] = index
-        else:
-            link = streams.links[flow.up if column == FIRST else flow.down]
-            first = np.int64(link.first)
-            link.first = index
-        flow.following[column], flow.ahead[column] = first, -1
-        if first >= 0:
-            streams.flows[first].ahead[column] = index
-    for row in range(_links(streams, flow)):
-        number, _ = _link(streams, flow, row)
-        streams.links[number].flows += 1
-
-
-@compiled
-def _link_out(streams: Streams, index: int) -> None:
-    flow = streams.flows[index]
-    for column in range(3 if flow.down >= 0 else 1):
-        following, ahead = np.int64(flow.following[column]), np.int64(flow.ahead[column])
-        if following >= 0:
-            streams.flows[following].ahead[column] = ahead
-        if ahead >= 0:
-            streams.flows[ahead].following[column] = following
-        elif column == BETWEEN:
-            streams.segment_first[flow.segment] = following
-        else:
-            streams.links[flow.up if column == FIRST else flow.down].first = following
 
 
 @compiled
@@ -353,56 +294,3 @@ def _sift_link(streams: Streams, place: int, size: int) -> None:
         heap[place] = heap[below]
         place = below
     heap[place] = moved
-
-
-@compiled
-def _order_ends(streams: Streams) -> None:
-    """Brings the whole heap of ends into order."""
-    size = streams.counts[ACTIVE]
-    for place in range(size // 2 - 1, -1, -1):
-        _sink_end(streams, place)
-
-
-@compiled
-def _take_end(streams: Streams, index: int) -> None:
-    """Takes a flow out of the heap of ends."""
-    counts, place = streams.counts, np.int64(streams.flows[index].place)
-    counts[ACTIVE] -= 1
-    last = np.int64(streams.ends[counts[ACTIVE]])
-    if last != index:
-        streams.ends[place] = last
-        streams.flows[last].place = place
-        _move_end(streams, place)
-    streams.flows[index].place = -1
-
-
-@compiled
-def _move_end(streams: Streams, place: int) -> None:
-    """Moves an entry of the heap of ends to its place, up or down."""
-    ends, flows = streams.ends, streams.flows
-    moved = ends[place]
-    while place > 0 and flows[moved].empty_ps < flows[ends[(place - 1) >> 1]].empty_ps:
-        above = (place - 1) >> 1
-        ends[place] = ends[above]
-        flows[ends[place]].place = place
-        place = above
-    ends[place] = moved
-    flows[moved].place = place
-    _sink_end(streams, place)
-
-
-@compiled
-def _sink_end(streams: Streams, place: int) -> None:
-    ends, flows, size = streams.ends, streams.flows, streams.counts[ACTIVE]
-    moved = ends[place]
-    while 2 * place + 1 < size:
-        below = 2 * place + 1
-        if below + 1 < size and flows[ends[below + 1]].empty_ps < flows[ends[below]].empty_ps:
-            below += 1
-        if flows[moved].empty_ps <= flows[ends[below]].empty_ps:
-            break
-        ends[place] = ends[below]
-        flows[ends[place]].place = place
-        place = below
-    ends[place] = moved
-    flows[moved].place = place

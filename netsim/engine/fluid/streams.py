@@ -35,9 +35,9 @@ SHARED = np.dtype(
     ],
     align=True,
 )
-"""A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares of
-flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's link
-the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
+"""A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares
+of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's
+link the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
 
 FIRST, BETWEEN, LAST = range(3)
 """Columns of `STREAM`'s neighbours."""

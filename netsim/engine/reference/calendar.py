@@ -1,6 +1,6 @@
 """simpy's calendar in whole picoseconds, and the order of events within one picosecond.
 
-1. links are paused and resumed, by link and class; then transmissions end, messages are done, tasks begin;
+1. messages are done, tasks begin; links are paused and resumed, by link and class; then transmissions end, by link;
 2. packets arrive, by (flow id, serial), data before acknowledgements;
 3. timers of flows, by flow id, then receivers that ask for packets, by link;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
@@ -16,11 +16,12 @@ from simpy.events import EventPriority
 
 _SERIAL_BITS = 32
 _WORDS = -(1 << 64)
+_ENDS = -(1 << 32)
 _AFTER_ARRIVALS = 1 << 128
 _AFTER_TIMERS = 1 << 192
 _AFTER_ADMISSION = 1 << 256
 
-FIRST = EventPriority(-1)
+FIRST = EventPriority(-(1 << 65))
 RELEASE = EventPriority(_AFTER_TIMERS)
 LAST = EventPriority(1 << 320)
 """Priority of the end of a run whose simulated time is limited."""
@@ -29,6 +30,11 @@ LAST = EventPriority(1 << 320)
 def word(queue: int) -> EventPriority:
     """Place of a switch's word to stop a queue, or to go on."""
     return EventPriority(_WORDS + queue)
+
+
+def end(link: int) -> EventPriority:
+    """Place of the end of a transmission."""
+    return EventPriority(_ENDS + link)
 
 
 def arrival(flow: int, serial: int, control: bool) -> EventPriority:
@@ -63,6 +69,10 @@ class Calendar(simpy.Environment):
     def now(self) -> int:
         """Current time in picoseconds."""
         return int(self._now)
+
+    def end(self) -> None:
+        """Drops all events that are left."""
+        self._queue.clear()
 
     def steps(self, count: int) -> bool:
         """Processes up to so many events; returns whether some may be left."""

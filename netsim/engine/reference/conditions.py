@@ -14,6 +14,10 @@ LOST, FULL = -1, -2
 """Values in place of a service time: LOST, the link is or goes down; FULL, the queue has no room."""
 
 
+MOST_REPEATS = 64
+"""How often a link repeats a packet; then it counts as sent."""
+
+
 class Marking(NamedTuple):
     """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
 
@@ -52,6 +56,10 @@ class Conditions:
         self._room_bytes = scene.queue_bytes if scene.flow_control.kind != "pfc" else None
         self._marking = marking(scene, transport)
         self._draws = Draws(seed, Purpose.MARK)
+        self._errors, self._error_draws = scene.link_errors, Draws(seed, Purpose.LINK_ERROR)
+        links, reverse = scene.topology.links, scene.topology.reverse
+        self._round_trip_ps = [link.delay_ps + links[reverse(index)].delay_ps for index, link in enumerate(links)]
+        self._inside = [reverse(index) == index for index in range(len(links))]
         self.indifferent = not scene.rates.changes and self._room_bytes is None and self._marking is None
 
     def service_ps(self, link: int, wire_bytes: int, now_ps: int, start_ps: int, at_switch: bool) -> int:
@@ -70,6 +78,24 @@ class Conditions:
     def has_room(self, queue_ps: int, rate_bps: int) -> bool:
         """Whether a queue may become so long, as service time at a rate."""
         return self._room_bytes is None or queue_ps <= service_ps(self._room_bytes, rate_bps)
+
+    def repeats(self, link: int, flow: int, serial: int, control: bool) -> int:
+        """How often a link has to send a packet again, or LOST if it is corrupted and the link does not repeat."""
+        if self._errors is None or self._inside[link]:
+            return 0
+        attempt = 0
+        while attempt < MOST_REPEATS:
+            key = (attempt << 1 | control) << 48 | serial << 20 | link
+            if (self._error_draws(flow, key) >> 11) * 2.0**-53 >= self._errors.rate:
+                break
+            if self._errors.retry == "none":
+                return LOST
+            attempt += 1
+        return attempt
+
+    def repeating_ps(self, link: int, service_ps: int, repeats: int) -> int:
+        """How long a link needs to send a packet again so often, each time after its round trip."""
+        return repeats * (service_ps + self._round_trip_ps[link])
 
     def rate_bps(self, link: int, now_ps: int) -> int:
         """Rate at this moment, 0 if the link is down."""

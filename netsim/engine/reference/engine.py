@@ -69,6 +69,8 @@ class ReferenceEngine:
         self._nics: dict[int, Nic] = {}
         self._last: dict[int, tuple[Packet, int]] = {}
         self._frontier = Frontier(scene.tasks)
+        self._ends_early = scene.ends_early
+        self._is_over = False
         self._flows_left = [0] * len(scene.tasks)
         self._task_end = [0] * len(scene.tasks)
         self._released: list[int] = []
@@ -91,11 +93,17 @@ class ReferenceEngine:
         if self._scene.limits.simulated < NO_LIMIT:
             Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
         self._begin(self._frontier.roots)
-        while self._calendar.steps(_EVENTS_BETWEEN_LOOKS):
+        while not self._is_over and self._calendar.steps(_EVENTS_BETWEEN_LOOKS):
             if self._clock.is_over(self._pulse()) and self._frontier.undone:
                 raise self._reached("wall")
         if self._frontier.undone:
             raise stalled(self._scene, self._frontier.waiting())
+        if self._ends_early:
+            left = [flow.left for flow in sorted(self._all, key=lambda connection: connection.flow.id)]
+            return self._outcome().without_rest(self._calendar.now, np.array(left), self._scene.tasks.in_background)
+        return self._outcome()
+
+    def _outcome(self) -> Outcome:
         retransmitted = sum(connection.retransmitted for connection in self._all)
         paused = self._queued.paused_ps if self._queued else [0] * len(self._free)
         links = np.array(list(zip(self._bytes, self._busy, self._peak, paused, strict=True)), dtype=LINK)
@@ -157,6 +165,13 @@ class ReferenceEngine:
 
     def _move(self, index: int) -> None:
         self._begin(self._move_or_finish(index))
+        self._end_early()
+
+    def _end_early(self) -> None:
+        """Ends the run if only background traffic is left."""
+        if self._ends_early and not self._frontier.undone:
+            self._is_over = True
+            self._calendar.end()
 
     def _move_or_finish(self, index: int) -> list[int]:
         """Releases a task's message. A task without one is done; returns the tasks that now wait for nothing."""
@@ -170,6 +185,7 @@ class ReferenceEngine:
 
     def _done(self, index: int) -> None:
         self._begin(self._frontier.done(index))
+        self._end_early()
 
     def _admit(self) -> None:
         """Hands the messages released in this instant, host by host, to the transport and the hosts' rings."""
@@ -310,8 +326,14 @@ class ReferenceEngine:
                 self._lose(packet, link, service, now, start)
                 return
             self.mark(packet, link, start - now, start)
+        repeats = self._conditions.repeats(link, packet.connection.flow.id, packet.serial, packet.control)
+        if repeats > 0:
+            service += self._conditions.repeating_ps(link, service, repeats)
         self._free[link] = leaves = start + service
         self.count(packet, link, service, leaves - now, now)
+        if repeats == LOST:
+            self.drop()
+            return
         self.forward(packet, link, leaves)
 
     def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None:

@@ -8,8 +8,8 @@ from typing import Protocol
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.buffers import Buffers
-from netsim.engine.reference.calendar import FIRST, Calendar, Event, word
-from netsim.engine.reference.conditions import Conditions
+from netsim.engine.reference.calendar import Calendar, Event, end, word
+from netsim.engine.reference.conditions import LOST, Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
 from netsim.units import service_ps
@@ -121,11 +121,19 @@ class QueuedLinks:
                 self._release(packet, link)
                 self._lose(packet, link, now_ps)
                 continue
-            self._served[link], self._ends_ps[link] = packet, ends_ps
             service = ends_ps - now_ps
+            flow = packet.connection.flow.id
+            repeats = self._conditions.repeats(link, flow, packet.serial, packet.control)
+            if repeats > 0:
+                service += self._conditions.repeating_ps(link, service, repeats)
+                ends_ps = now_ps + service
+            self._served[link], self._ends_ps[link] = packet, ends_ps
             self._engine.count(packet, link, service, packet.found_ps + service, packet.came_ps)
             self._engine.free_at(link, ends_ps)
-            Event(self._calendar, partial(self._end, packet, link)).schedule(FIRST, ends_ps)
+            if repeats == LOST:
+                self._engine.drop()
+            ended = Event(self._calendar, partial(self._end, packet, link, repeats != LOST))
+            ended.schedule(end(link), ends_ps)
 
     def _next(self, link: int) -> _Queue | None:
         """The queue of the first class that has a packet and is not paused."""
@@ -140,13 +148,14 @@ class QueuedLinks:
             self._engine.free_at(link, now_ps + service_ps(packet.wire_bytes, self._rate[link]))
         self._engine.drop()
 
-    def _end(self, packet: Packet, link: int) -> None:
-        """Ends a transmission."""
+    def _end(self, packet: Packet, link: int, arrives: bool) -> None:
+        """Ends a transmission; a packet that is corrupted does not arrive."""
         now = self._calendar.now
         self._served[link] = None
         self._release(packet, link)
         self._start(link, now)
-        self._engine.forward(packet, link, now)
+        if arrives:
+            self._engine.forward(packet, link, now)
 
     def _release(self, packet: Packet, link: int) -> None:
         """Removes a packet from the memory of its switch."""

@@ -1,4 +1,4 @@
-"""The windowed engine: what the event engine simulates, many times a cache faster at size."""
+"""The windowed engine: what the event engine simulates, faster the more hosts there are."""
 
 import numpy as np
 

@@ -18,6 +18,10 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
+    if scene.ends_early:
+        return "the run ends while background traffic goes on"
+    if scene.link_errors is not None:
+        return "links with errors are not in the windowed engine"
     return by_event(scene, transport)
 
 

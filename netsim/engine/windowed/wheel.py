@@ -11,7 +11,7 @@ import numpy as np
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import heap, longer_heap
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import PACKET, Array, Record, State
+from netsim.engine.event.state import PACKET, Array, Record, State, Whole
 
 CHUNK = 32
 """Packets of a chunk."""
@@ -167,7 +167,7 @@ def _longer(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @compiled
-def bucket_of(wheel: Wheel, time_ps: int) -> int:
+def bucket_of(wheel: Wheel, time_ps: int) -> Whole:
     """Bucket of the window of a moment."""
     number = np.uint64(time_ps) // np.uint64(wheel.window[0].length_ps)
     return np.int64(number & np.uint64(BUCKETS - 1))

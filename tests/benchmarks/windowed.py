@@ -1,0 +1,80 @@
+"""Packet-hops a second of the event and the windowed engine: python -m tests.benchmarks.windowed --hosts 64 1024.
+
+A random permutation under DCTCP with selective repeat, sprayed at random over a fabric of leaves and spines without
+oversubscription, 100 Gbps and 500 ns a link. CPU time of a run, without the construction of the scene, the best of the
+repeats. Both engines must end alike.
+"""
+
+import argparse
+import sys
+import time
+from random import Random
+
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.recovery import SelectiveConfig
+from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
+from netsim.engine.event.engine import EventEngine
+from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.windowed.engine import WindowedEngine
+from netsim.topology.failure import Rates
+from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.routes import Routes
+from netsim.transport.spray import SprayRandom
+from netsim.workload.protocol import Tasks
+
+SHAPES = {64: (8, 8, 8), 256: (16, 16, 16), 1024: (32, 32, 32), 4096: (64, 64, 64), 8192: (128, 64, 64)}
+"""Leaves, hosts of a leaf, and spines, by the number of hosts."""
+PACKET_BYTES = 4000
+ENGINES = {"event": EventEngine, "windowed": WindowedEngine}
+
+
+def scene_of(hosts: int, packets: int, seed: int) -> Scene:
+    """A random permutation, in which every host sends to another one."""
+    leaves, hosts_per_leaf, spines = SHAPES[hosts]
+    shape = LeafSpineConfig(kind="leaf_spine", leaves=leaves, spines=spines, hosts_per_leaf=hosts_per_leaf)
+    topology, order, tasks = LeafSpine(shape), [*range(hosts)], Tasks()
+    Random(seed).shuffle(order)
+    for place, src in enumerate(order):
+        tasks.append(src, order[(place + 1) % hosts], packets * PACKET_BYTES, 0, ())
+    rates = Rates(topology, ())
+    scene = Scene(topology, rates, Routes(topology, rates), [*range(hosts)], tasks)
+    return scene._replace(congestion=DctcpConfig(kind="dctcp"), recovery=SelectiveConfig(kind="selective"))
+
+
+def best_of(repeats: int, name: str, scene: Scene, fabric: FabricArrays, seed: int) -> tuple[float, Outcome]:
+    """The least CPU time of a run, and its outcome."""
+    runs = []
+    for _ in range(repeats):
+        engine = ENGINES[name](scene, SprayRandom(seed, scene.most_paths), seed, fabric)
+        started = time.process_time()
+        outcome = engine.run()
+        runs.append((time.process_time() - started, outcome))
+    return min(runs, key=lambda run: run[0])
+
+
+def main() -> int:
+    """Measures and prints; returns 1 if the windowed engine is slower than the bar, or ends otherwise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hosts", type=int, nargs="+", choices=SHAPES, default=[64, 1024, 8192])
+    parser.add_argument("--packets", type=int, help="of a message (default: so many that a size takes a second or two)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--bar", type=float, default=10.0, help="least million data hops a second (default: 10)")
+    given = parser.parse_args()
+    missed = False
+    for hosts in given.hosts:
+        packets = given.packets or max(200, min(3000, 1_000_000 // hosts))
+        scene = scene_of(hosts, packets, given.seed)
+        fabric = fabric_arrays(scene)
+        times = {name: best_of(given.repeats, name, scene, fabric, given.seed) for name in ENGINES}
+        speed = {name: outcome.packet_hops / cpu_s / 1e6 for name, (cpu_s, outcome) in times.items()}
+        alike = times["event"][1].equals(times["windowed"][1])
+        ratio = speed["windowed"] / speed["event"]
+        figures = "  ".join(f"{name} {million:5.1f} M/s" for name, million in speed.items())
+        print(f"{hosts:5} hosts, {packets} packets: {figures}  {ratio:.2f} x  {'' if alike else 'OUTCOMES DIFFER'}")
+        missed |= not alike or speed["windowed"] < given.bar
+    return int(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
