@@ -94,7 +94,7 @@ def _scene(random: Random) -> tuple[str, str, Scene]:
 
 
 def _with_more(random: Random, what: Scene) -> Scene:
-    """Some scenes with shared memory, pauses or classes; a quarter of all with a watch on links or flows, or on both."""
+    """Some scenes with shared memory, pauses or classes; a quarter of all watch links or flows, or both."""
     if not what.queues and random.random() < 0.15:
         what = with_queues(random, what)
     if random.random() >= 0.25:
