@@ -15,6 +15,7 @@ from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.exact.engine import ExactEngine
 from netsim.engine.exact.refusal import refusal as by_exact
 from netsim.engine.fluid.engine import FluidEngine
+from netsim.engine.fluid.streaming import can_stream, stream
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
@@ -117,20 +118,21 @@ def _with_more(random: Random, what: Scene) -> Scene:
 def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | InputError]]:
     """How the case ends on simpy, and then on each of some engines that takes it."""
     what, seed = case.scene, case.seed
-    yield "simpy", _end(lambda: ReferenceEngine(what, case.make(), seed))
+    yield "simpy", _end(lambda: ReferenceEngine(what, case.make(), seed).run())
     if "event" in engines and by_event(what, case.make()) is None:
-        yield "event", _end(lambda: EventEngine(what, case.make(), seed))
+        yield "event", _end(lambda: EventEngine(what, case.make(), seed).run())
     if "windowed" in engines and by_windowed(what, case.make()) is None:
-        yield "windowed", _end(lambda: WindowedEngine(what, case.make(), seed))
+        yield "windowed", _end(lambda: WindowedEngine(what, case.make(), seed).run())
     if "exact" in engines and by_exact(what, case.config) is None:
-        yield "exact", _end(lambda: ExactEngine(what, case.config, seed))
+        yield "exact", _end(lambda: ExactEngine(what, case.config, seed).run())
     if "fluid" in engines and not case.make().needs_packets:
-        yield "fluid", _end(lambda: FluidEngine(what, case.make()))
+        made = case.make()
+        yield "fluid", _end(lambda: stream(what, made) if can_stream(what, made) else FluidEngine(what, made).run())
 
 
-def _end(make: Callable[[], ReferenceEngine | EventEngine | ExactEngine | FluidEngine]) -> Outcome | InputError:
+def _end(run: Callable[[], Outcome]) -> Outcome | InputError:
     try:
-        return make().run()
+        return run()
     except InputError as error:
         return error
 

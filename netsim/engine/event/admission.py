@@ -68,10 +68,10 @@ def line_up(state: State) -> None:
 
 
 @compiled
-def prepare_staggered(state: State) -> None:
-    """Fills in the records of flows that `line_up` would create, for engines without rings."""
+def prepare_waiting(state: State) -> None:
+    """Fills in the records of flows that `line_up` would prepare, for engines without rings."""
     hosts, program = state.hosts, state.program
-    if state.network.rules[0].staggered:
+    if _waits_for_turn(state.network.rules[0]):
         for index in range(state.network.totals[0].flows):
             flow = hosts.flows[index]
             _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], 0, 0)
