@@ -15,9 +15,11 @@ from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.exact.engine import ExactEngine
 from netsim.engine.exact.refusal import refusal as by_exact
 from netsim.engine.fluid.engine import FluidEngine
+from netsim.engine.fluid.streaming import can_stream, stream
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.watch import WatchConfig
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.errors import InputError, LimitError
@@ -27,13 +29,14 @@ from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
 from tests.netsim.hard_scenes import hard_scene
-from tests.netsim.random_scenes import OPTIONS, random_scene
+from tests.netsim.random_scenes import OPTIONS, random_scene, with_background, with_errors, with_queues
 
 _ABOUT = """\
 Draws scenes from a seed and simulates each on simpy and on every other engine that takes it. Outcomes must be equal to
 the last bit, errors word for word (of the exact engine all but the reason), and every run must end within its limits.
 Half of the scenes are those of the tests; the others are hard to end: failures for good, timeouts below the round trip,
-tiny queues, several jobs, limits within reach. A scene that fails is printed with the number that repeats it.
+tiny queues, several jobs, limits within reach. Some of either have classes, pauses or shared memory, links with errors,
+background traffic, or watch links and flows over time. A scene that fails is printed with the number that repeats it.
 """
 ENGINES = ("event", "windowed", "exact", "fluid")
 _DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid", "bias")
@@ -68,7 +71,7 @@ def case_of(seed: int, number: int, wall: str) -> Case:
     """
     random = Random(f"{seed} {number}")
     kind, name, what = _scene(random)
-    while not all(what.routes.usable(what.hosts[task.src], what.hosts[task.dst]) for task in what.tasks if task.bytes):
+    while not _has_paths(what):
         kind, name, what = _scene(random)
     options = {option: random.choice(values) for option, values in OPTIONS[name].items()}
     written = {key: f"{value}ps" if key in _DURATIONS else value for key, value in options.items()}
@@ -76,7 +79,7 @@ def case_of(seed: int, number: int, wall: str) -> Case:
         written["mark_above"] = f"{options['mark_above']}B"
     config = TypeAdapter(TransportConfig).validate_python({"kind": name, **written})
     limits = LimitsConfig.model_validate(what.limits.model_dump() | {"wall": wall})
-    what = what._replace(limits=limits)
+    what = _with_more(Random(f"{seed} {number} more"), what._replace(limits=limits))
     most_paths, draws = what.most_paths, number
     return Case(kind, what, lambda: PACKET_TRANSPORTS[name](draws, most_paths, **options), config, draws)
 
@@ -91,23 +94,45 @@ def _scene(random: Random) -> tuple[str, str, Scene]:
     return kind, name, what
 
 
+def _has_paths(what: Scene) -> bool:
+    """Whether every message has a path at the beginning."""
+    moves = [task for task in what.tasks if task.bytes]
+    return all(what.routes.usable(what.hosts[task.src], what.hosts[task.dst]) for task in moves)
+
+
+def _with_more(random: Random, what: Scene) -> Scene:
+    """Some scenes with classes, pauses or shared memory, links with errors, background traffic, or a watch."""
+    if not what.queues and random.random() < 0.15:
+        what = with_queues(random, what)
+    if random.random() < 0.1:
+        what = with_errors(random, what)
+    if random.random() < 0.1 and _has_paths(busy := with_background(random, what)):
+        what = busy
+    if random.random() >= 0.25:
+        return what
+    tasks = random.sample(range(len(what.tasks)), min(len(what.tasks), random.choice([0, 1, 4])))
+    pairs = tuple((what.tasks[task].src, what.tasks[task].dst) for task in tasks)
+    return what._replace(watch=WatchConfig(links=random.random() < 0.7, flows=pairs))
+
+
 def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | InputError]]:
     """How the case ends on simpy, and then on each of some engines that takes it."""
     what, seed = case.scene, case.seed
-    yield "simpy", _end(lambda: ReferenceEngine(what, case.make(), seed))
+    yield "simpy", _end(lambda: ReferenceEngine(what, case.make(), seed).run())
     if "event" in engines and by_event(what, case.make()) is None:
-        yield "event", _end(lambda: EventEngine(what, case.make(), seed))
+        yield "event", _end(lambda: EventEngine(what, case.make(), seed).run())
     if "windowed" in engines and by_windowed(what, case.make()) is None:
-        yield "windowed", _end(lambda: WindowedEngine(what, case.make(), seed))
+        yield "windowed", _end(lambda: WindowedEngine(what, case.make(), seed).run())
     if "exact" in engines and by_exact(what, case.config) is None:
-        yield "exact", _end(lambda: ExactEngine(what, case.config, seed))
+        yield "exact", _end(lambda: ExactEngine(what, case.config, seed).run())
     if "fluid" in engines and not case.make().needs_packets:
-        yield "fluid", _end(lambda: FluidEngine(what, case.make()))
+        made = case.make()
+        yield "fluid", _end(lambda: stream(what, made) if can_stream(what, made) else FluidEngine(what, made).run())
 
 
-def _end(make: Callable[[], ReferenceEngine | EventEngine | ExactEngine | FluidEngine]) -> Outcome | InputError:
+def _end(run: Callable[[], Outcome]) -> Outcome | InputError:
     try:
-        return make().run()
+        return run()
     except InputError as error:
         return error
 
@@ -117,7 +142,7 @@ def differ(engine: str, found: Outcome | InputError, expected: Outcome | InputEr
     if engine == "fluid":
         return False
     if isinstance(found, Outcome) and isinstance(expected, Outcome):
-        return not found.equals(expected)
+        return not found.equals(expected) or (found.watched is None) != (expected.watched is None)
     said, wanted = str(found), str(expected)
     if engine == "exact":
         said, wanted = (text.rpartition(": ")[0] for text in (said, wanted))

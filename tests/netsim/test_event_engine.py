@@ -18,6 +18,7 @@ from netsim.engine.event.refusal import refusal
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
+from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.transport.build import PACKET_TRANSPORTS
@@ -200,6 +201,25 @@ def test_state_of_queue_pairs(kind, transport):
     kept = both(what, transport)
     fresh = both(what._replace(congestion=CONGESTION[kind].model_copy(update={"state": "message"})), transport)
     assert (kept.task_end_ps != fresh.task_end_ps).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_latest_of_two_messages_that_begin_together(seed):
+    """The third message goes on from where the later of the first two in its host's ring stands."""
+    control = CONGESTION["dctcp"].model_copy(update={"state": "queue_pair"})
+    others = [flow(src, 4, 80_000) for src in range(1, 4)]
+    tasks = [flow(0, 4, 200_000), flow(0, 4, 12_000), *others, Task(0, 4, 160_000, 0, (0, 1))]
+    what = scene(fabric(2, 2, 4), tasks)
+    both(what._replace(congestion=control, recovery=SELECTIVE, queue_bytes=24_000), "ecmp", seed)
+
+
+@pytest.mark.parametrize("kind", ["ndp", "receiver_credit"])
+@pytest.mark.parametrize("transport", ["ecmp", "drill"])
+def test_credits_go_back_on_paths_of_any_length(kind, transport):
+    """Two groups with two links between them: minimal paths of three and of five links."""
+    shape = {"kind": "dragonfly", "groups": 2, "switches_per_group": 2, "global_links": 1, "hosts_per_switch": 1}
+    what = scene(Dragonfly(DragonflyConfig.model_validate(shape)), all_to_all(4, 60_000))
+    both(what._replace(congestion=CONGESTION[kind], recovery=SELECTIVE), transport)
 
 
 def test_more_packets_and_choices_than_there_is_room_for_at_first():

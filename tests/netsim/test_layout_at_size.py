@@ -11,6 +11,7 @@ import pytest
 from netsim.collective.build import ALGORITHMS
 from netsim.collective.columns import IN_COLUMNS, message_columns
 from netsim.collective.protocol import Message, Operation
+from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event import engine as event
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import can_stream, stream
@@ -21,7 +22,7 @@ from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.workload.protocol import Program, Span, Task
 from tests.netsim.random_scenes import random_scene
-from tests.netsim.scenes import fabric, scene
+from tests.netsim.scenes import fabric, flow, scene
 
 
 def one_by_one(program: Program, messages: Sequence[Message], ranks: Sequence[int], come: Sequence[int]) -> list[int]:
@@ -109,6 +110,13 @@ def test_compiled_flow_level_equals_the_plain_one_where_messages_spread(seed):
     plain, compiled = FluidEngine(what).run(), stream(what, None)
     assert np.abs(plain.task_end_ps - compiled.task_end_ps).max() <= 1000
     assert np.array_equal(plain.links["bytes"], compiled.links["bytes"])
+
+
+def test_state_of_queue_pairs_changes_nothing_at_flow_level():
+    """Messages of a queue pair that begin together are flows like any others."""
+    what = scene(fabric(2, 2, 2), [flow(0, 2, 90_000), flow(0, 2, 30_000), flow(1, 2, 50_000)])
+    kept = what._replace(congestion=NsccConfig(kind="nscc"))
+    assert stream(kept, Ecmp(0, 2)).equals(stream(what, Ecmp(0, 2)))
 
 
 @pytest.mark.parametrize("late_us", [0, 10, 50, 100, 200, 400])

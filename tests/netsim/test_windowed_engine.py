@@ -16,6 +16,7 @@ from netsim.engine.windowed.wheel import ARRIVAL, BUCKETS
 from netsim.errors import InputError
 from netsim.topology.failure import FailureConfig
 from netsim.transport.ecmp import Ecmp
+from netsim.transport.ethereal import Ethereal
 from netsim.workload.protocol import Task
 from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
@@ -100,6 +101,14 @@ def test_tasks_that_begin_within_a_window(lane):
         congestion=DCTCP, acknowledgement=AcknowledgementConfig.model_validate({"lane": lane})
     )
     assert len(set(both(what, "spray_random").task_end_ps.tolist())) > 20
+
+
+def test_more_late_starts_inside_hosts_than_links():
+    """All within one window; each is an event of its own at the link inside the host."""
+    what = scene(fabric(1, 1, 2, ranks_per_host=2), [flow(0, 1, size) for size in range(1, 2000)])
+    make = lambda: Ethereal(0, what.most_paths, start_delay=100_000)  # noqa: E731
+    expected, found = (engine(what, make(), 0).run() for engine in (ReferenceEngine, WindowedEngine))
+    assert found.equals(expected)
 
 
 def test_packets_that_wait_for_longer_than_the_wheel_turns():

@@ -37,9 +37,9 @@ def create(state: State, identity: int, task: int, size_bytes: int, path: int, d
     flow = hosts.flows[index]
     flow.id, flow.task, flow.bytes, flow.path = identity, task, size_bytes, path
     program.flows_left[task] += 1
-    if rules.staggered:
+    if _waits_for_turn(rules):
         flow.start_ps = now + delay_ps
-        push(hosts.turns, turn, identity, index)
+        push(hosts.turns, _turn(rules, program, flow, turn), identity, index)
         return
     _prepare(state, flow, index, program.src_host[task], program.dst_host[task], now, now + delay_ps)
     if delay_ps:
@@ -50,14 +50,14 @@ def create(state: State, identity: int, task: int, size_bytes: int, path: int, d
 
 @compiled
 def line_up(state: State) -> None:
-    """Flows of one instant enter their hosts' rings in their order, in which `staggered` also creates them."""
-    hosts, program, staggered = state.hosts, state.program, state.network.rules[0].staggered
+    """Flows of one instant enter their hosts' rings in their order, in which some are also prepared."""
+    hosts, program, waited = state.hosts, state.program, _waits_for_turn(state.network.rules[0])
     turns, now = hosts.turns, state.network.totals[0].now_ps
     while turns[0].time_ps:
         index = turns[1].what
         take_first(turns)
         close(turns)
-        if staggered:
+        if waited:
             flow = hosts.flows[index]
             start_ps = flow.start_ps
             _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], now, start_ps)
@@ -68,13 +68,22 @@ def line_up(state: State) -> None:
 
 
 @compiled
-def prepare_staggered(state: State) -> None:
-    """Fills in the records of flows that `line_up` would create, for engines without rings."""
+def prepare_waiting(state: State) -> None:
+    """Fills in the records of flows that `line_up` would prepare, for engines without rings."""
     hosts, program = state.hosts, state.program
-    if state.network.rules[0].staggered:
+    if _waits_for_turn(state.network.rules[0]):
         for index in range(state.network.totals[0].flows):
             flow = hosts.flows[index]
             _prepare(state, flow, index, program.src_host[flow.task], program.dst_host[flow.task], 0, 0)
+
+
+@compiled
+def _waits_for_turn(rules: Record) -> bool:
+    """Whether flows of one instant are prepared in the order of their turns.
+
+    Of two messages of a queue pair that are released together, the later in its host's ring is the latest.
+    """
+    return bool(rules.staggered or rules.keeps)
 
 
 @compiled

@@ -103,7 +103,7 @@ def pull(state: State, link: int, packet: Record, now: int) -> None:
         push(hosts.timers, pacer.next_ps, pull_key(link), link)
     packet.key = arrival_key(flow.id, FIRST_GRANT + own.grants, 1)
     packet.sent_ps = now
-    packet.flow, packet.way, packet.links = index, own.back_way, flow.links
+    packet.flow, packet.way, packet.links = index, own.back_way, 2 + state.routing.way_length[own.back_way]
     packet.hop = packet.trimmed = packet.marked = packet.notified = 0
     packet.control, packet.passes = 1, not rules.answers_queue
     packet.wire = rules.answer_wire

@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.compiled.service import service_ps
-from netsim.engine.event.admission import prepare_staggered
+from netsim.engine.event.admission import prepare_waiting
 from netsim.engine.event.calendar import END_PS, empty
 from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.cutting import cut
@@ -90,7 +90,7 @@ def _start(state: State, streams: Streams, now: int) -> None:
     totals, rules = network.totals[0], network.rules[0]
     cut(state)
     totals.released = 0
-    prepare_staggered(state)
+    prepare_waiting(state)
     for place in range(totals.flows):
         flow, index = hosts.flows[place], counts[FLOWS]
         counts[FLOWS] += 1

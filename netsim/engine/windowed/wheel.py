@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine.compiled.lines import zeros
-from netsim.engine.event.calendar import heap
+from netsim.engine.event.calendar import heap, longer_heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import PACKET, Array, Record, State, Whole
 
@@ -118,7 +118,7 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
         np.zeros(len(units), dtype=_INDEX),
         np.zeros(links, dtype=_INDEX),
         np.zeros(0, dtype=TIMER),
-        heap(2 * links),
+        heap(links),
         zeros(1, VALUE),
     )
     return with_chunks(wheel, _CHUNKS)
@@ -148,7 +148,7 @@ def with_chunks(wheel: Wheel, more: int) -> Wheel:
 
 
 def with_timers(wheel: Wheel, timers: int) -> Wheel:
-    """The wheel with room for at least so many timers."""
+    """The wheel with room for at least so many timers, all of which may be those of flows inside hosts."""
     window, used = wheel.window[0], len(wheel.timers)
     if timers <= used:
         return wheel
@@ -156,7 +156,8 @@ def with_timers(wheel: Wheel, timers: int) -> Wheel:
     longer["next"][used:] = np.arange(used + 1, timers + 1)
     longer["next"][-1] = window["free_timer"]
     window["free_timer"] = used
-    return wheel._replace(timers=longer)
+    looks = len(wheel.next_look)
+    return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, looks + timers))
 
 
 def _longer(array: np.ndarray, size: int) -> np.ndarray:
