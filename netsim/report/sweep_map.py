@@ -60,6 +60,7 @@ def map_svg(sweep: Sweep, shown: SweepMap) -> str:
     The colour tells which group wins, the number by how much the other group's time is longer.
     """
     import matplotlib
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     panels = _panels(sweep, shown)
@@ -75,9 +76,8 @@ def map_svg(sweep: Sweep, shown: SweepMap) -> str:
         size = 1.3 + high * (0.55 + 0.34 * len(rows))
         figure = new_figure(10, size, map_title(sweep, shown))
         grid = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
-        image = None
         for axes, panel in zip(grid.flat, panels, strict=False):
-            image = axes.imshow(panel.advantage, cmap=fills, norm=norm, aspect="auto")
+            axes.imshow(panel.advantage, cmap=fills, norm=norm, aspect="auto")
             _write(axes, panel, norm)
             name = ", ".join(panel.values)
             axes.set_title(name, loc="left", weight="bold", size=9.5)
@@ -91,7 +91,9 @@ def map_svg(sweep: Sweep, shown: SweepMap) -> str:
             line[0].set_ylabel(shown.down, size=9, color=FAINT)
         figure.supxlabel(shown.across, size=9, color=FAINT)
         first, second = shown.groups
-        bar = figure.colorbar(image, ax=grid, pad=0.01, aspect=26, shrink=min(1.0, 2.2 / size + 0.2))
+        bar = figure.colorbar(
+            ScalarMappable(norm, fills), ax=grid, pad=0.01, aspect=26, shrink=min(1.0, 2.2 / size + 0.2)
+        )
         bar.set_ticks(
             [-_STRONGEST, 0, _STRONGEST], labels=[f"{second}\ntwice as fast", "even", f"{first}\ntwice as fast"]
         )

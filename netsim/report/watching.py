@@ -52,7 +52,8 @@ def links_over_time_title(results: Results) -> str:
 def links_over_time_svg(results: Results) -> str:
     """The links between switches that are busiest at some moment, over time; the fastest and the slowest transport."""
     import matplotlib
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
 
     runs = _shown(results)
     loads = [_loads(results, run) for run in runs]
@@ -63,11 +64,10 @@ def links_over_time_svg(results: Results) -> str:
     with matplotlib.rc_context(STYLE):
         figure = new_figure(10, 1.2 + 0.5 * len(runs) + 0.14 * sum(rows), links_over_time_title(results))
         grid = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
-        image = None
         for axes, run, load in zip(grid, runs, loads, strict=True):
             shown = load.shares[:_LINKS]
             end = _width_ps(run) * shown.shape[1] / 1e6 / scale
-            image = axes.imshow(
+            axes.imshow(
                 shown,
                 cmap=fills,
                 vmin=0,
@@ -82,7 +82,7 @@ def links_over_time_svg(results: Results) -> str:
             axes.set_title(run.transport, loc="left", weight="bold", size=9.5)
         grid[-1].set_xlabel(f"time ({unit})")
         grid[-1].set_xlim(0, longest / 1e6 / scale)
-        bar = figure.colorbar(image, ax=list(grid), pad=0.01, aspect=30)
+        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), fills), ax=list(grid), pad=0.01, aspect=30)
         bar.set_ticks([0, 0.5, 1], labels=["idle", "50 %", "full"])
         bar.outline.set_visible(False)
         return to_svg(figure, "links_over_time")

@@ -212,7 +212,7 @@ class Tasks(Sequence[Task]):
     def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
         """The inverse of `__getstate__`."""
         columns, self._marks = state
-        self._columns, self._parts = columns, tuple(memoryview(column) for column in columns)
+        self._columns, self._parts = columns, tuple(column.data for column in columns)
 
     def with_columns(self, columns: TaskColumns) -> "Tasks":
         """As many tasks with other arrays, which must not be changed, of the same classes."""
@@ -225,7 +225,7 @@ class Tasks(Sequence[Task]):
         """Tasks that share the memory of arrays, which must not be changed."""
         tasks = cls()
         tasks._columns = columns
-        tasks._parts = tuple(memoryview(column) for column in columns)
+        tasks._parts = tuple(column.data for column in columns)
         return tasks
 
 

@@ -29,7 +29,10 @@ def main() -> None:
     name = f"{given.pattern}, {given.leaves * given.hosts_per_leaf} hosts, {given.packets} packets"
     pattern = PATTERNS[given.pattern]
     print_figures(
-        bench(given.repeats, [Case(name, shape, pattern, given.packets, tuple(given.engines), given.closed_loop, given.pauses)])
+        bench(
+            given.repeats,
+            [Case(name, shape, pattern, given.packets, tuple(given.engines), given.closed_loop, given.pauses)],
+        )
     )
 
 

@@ -56,7 +56,8 @@ seeds: [0]
 """
 TORUS = """\
 format: flowfabric.scenario/1
-topology: {kind: torus, dims: [2, 3], hosts_per_switch: 1, max_paths: 3, failures: [{link: switch0-1-switch0-2, at: 5us, until: 40us}]}
+topology: {kind: torus, dims: [2, 3], hosts_per_switch: 1, max_paths: 3,
+           failures: [{link: switch0-1-switch0-2, at: 5us, until: 40us}]}
 workload: {kind: goal, path: schedule.goal, send_ends: started}
 transports: [{kind: ugal, bias: 1us}, spray_random]
 recovery: {kind: selective}

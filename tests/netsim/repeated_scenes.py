@@ -30,8 +30,14 @@ CHOICES = {
 }
 
 
-def repeated_scene(random: Random) -> Scene:
-    """Collectives of all or some ranks, one after the other at each rank, most of them again and again."""
+def repeated_scene(random: Random, fewest: int = 2, most: int = 6) -> Scene:
+    """Collectives of all or some ranks, one after the other at each rank, most of them again and again.
+
+    Args:
+        random: Draws.
+        fewest: Least number of collectives.
+        most: Largest number of collectives.
+    """
     fields: dict[str, Any] = {
         "kind": "leaf_spine",
         "leaves": random.randint(1, 4),
@@ -51,7 +57,7 @@ def repeated_scene(random: Random) -> Scene:
     order = random.sample(range(ranks), ranks) if random.random() < 0.3 else list(range(ranks))
     ends: list[tuple[int, ...]] = [()] * ranks
     gaps = random.choice([[0], [0], [0], [0, 1000], [5_000_000], [0, 320_000], [random.randint(1, 10**6)]])
-    for _ in range(random.randint(2, 6)):
+    for _ in range(random.randint(fewest, most)):
         operation = random.choice(distinct)
         first = random.choice([0, 0, 0, ranks - operation.size])
         members = order[first : first + operation.size]

@@ -1,6 +1,8 @@
 """Set-up in arrays equals the plain definitions: schedules, tasks, admission and the compiled flow level."""
 
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from random import Random
 
 import numpy as np
@@ -13,9 +15,12 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event import engine as event
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import can_stream, stream
+from netsim.grid.shared import Handle, SharedLayout, prepare_shared
+from netsim.prepare import prepare
+from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workload.protocol import Program
+from netsim.workload.protocol import Program, Span, Task
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene
 
@@ -68,6 +73,32 @@ def test_flows_that_have_ended_make_room_for_others(monkeypatch):
     whole = event.EventEngine(what, Ethereal(0, 2), 0).run()
     monkeypatch.setattr(event, "FEWEST_FLOWS", 2)
     assert event.EventEngine(what, Ethereal(0, 2), 0).run().equals(whole)
+
+
+SCENARIO = {
+    "format": "flowfabric.scenario/1",
+    "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
+    "transports": ["ecmp"],
+    "seeds": [0],
+    "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "100KB"},
+}
+
+
+def what_is_shared(handle: Handle) -> tuple[list[Task], Sequence[Span], int]:
+    """What another process finds in a shared layout."""
+    prepared = prepare_shared(read_scenario(SCENARIO, ()), "scenario", handle)
+    return list(prepared.scene.tasks), prepared.spans, prepared.bound.ps
+
+
+def test_processes_share_one_layout():
+    prepared = prepare(read_scenario(SCENARIO, ()), "scenario")
+    layout = SharedLayout(prepared)
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            found = pool.submit(what_is_shared, layout.handle).result()
+    finally:
+        layout.close()
+    assert found == (list(prepared.scene.tasks), prepared.spans, prepared.bound.ps)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -246,6 +246,6 @@ def test_the_report_is_one_file(results, tmp_path):
     write_report(results, tmp_path)
     text = (tmp_path / "report.html").read_text()
     assert not re.search(r'(src|href)="(https?:|figures|/)', text)
-    drawn = set(PICTURES) - {"operations", "phases", "timeline"}
+    drawn = set(PICTURES) - {"operations", "phases", "timeline", "links_over_time", "windows"}
     assert all((tmp_path / "figures" / f"{name}.svg").exists() for name in drawn)
     assert (tmp_path / "trace.json").stat().st_size < 3 * (perfetto.MOST_FLOWS + perfetto.MOST_SLICES) * 300

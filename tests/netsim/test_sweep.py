@@ -177,7 +177,12 @@ def test_failures_are_named_and_others_go_on(tmp_path, monkeypatch, capsys):
     assert "own:Fails" in lines[1]
     assert "RuntimeError: no way" in lines[1]
     assert len(list(Path("out/cells").iterdir())) == 1
-    assert sorted(row["transport"] for row in rows(Path("out"))) == ["ecmp", "ecmp", "spray_random"]
+    problems = {row["transport"]: row["problem"] for row in rows(Path("out"))}
+    assert problems.keys() == {"Dies", "Fails", "ecmp", "spray_random"}
+    assert not problems["ecmp"]
+    assert not problems["spray_random"]
+    assert "signal 9" in problems["Dies"]
+    assert "no way" in problems["Fails"]
 
 
 def test_a_second_sweep_of_a_folder_is_refused(tmp_path, capsys):

@@ -21,7 +21,7 @@ def repeats(rules: Record, link: Record, index: int, flow_id: int, serial: int, 
         return attempt
     while attempt < MOST_REPEATS:
         key = ((attempt << 1 | control) << _ATTEMPT_BITS) | (serial << _LINK_BITS) | index
-        drawn = draw(rules.error_draws, flow_id, key)
+        drawn = draw(rules.error_draws, flow_id, int(key))
         if np.float64(drawn >> np.uint64(11)) * 2.0**-53 >= rules.error_rate:
             break
         if rules.errors == LOSES:

@@ -130,7 +130,7 @@ def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     slots[tasks] = np.arange(len(tasks))
     sampled = np.zeros((len(tasks), 3), dtype=np.int64)
     sampled[:, STRIDE] = 1
-    return slots, np.zeros((len(tasks), MOST_SAMPLES, len(SAMPLE)), dtype=np.int64), sampled
+    return slots, np.zeros((len(tasks), MOST_SAMPLES, len(SAMPLE.names or ())), dtype=np.int64), sampled
 
 
 def flight_of(state: State) -> Flight:

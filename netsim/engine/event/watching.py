@@ -7,7 +7,7 @@ from netsim.engine.event.state import Hosts, Network, Record
 from netsim.engine.queue_series import INTERVALS
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE
 
-_COLUMNS = len(SAMPLE)
+_COLUMNS = len(SAMPLE.names or ())
 COUNT, SEEN, STRIDE = range(3)
 """Columns of `Hosts.sampled`: samples kept, acknowledgements so far, acknowledgements a sample."""
 WIDTH, USED = range(2)

@@ -161,27 +161,36 @@ class Simulator:
         rest_ps = np.concatenate([rest_ps, np.full(len(seen[1].link), -1)])
         of_link = np.concatenate([part.unit for part in seen])
         links = np.lexsort((np.concatenate([part.link for part in seen]), of_link))
-        passed = [
-            np.concatenate([getattr(part, name) for part in seen])[links]
-            for name in ("link", "first_ps", "last_ps", "packets", "bytes", "busy_ps", "longest_ps")
-        ]
         flow_end_ps = receivers["end_ps"] - of_unit_ps[unit_of_flow]
         first_flow = np.flatnonzero(np.diff(flows.message, prepend=-1))
+        queue_begin, queue_time_ps, queue_ps = _queues(seen, count, width_ps)
+
+        def passed(name: str) -> np.ndarray:
+            return np.concatenate([getattr(part, name) for part in seen])[links]
+
         return Units(
-            begin,
-            release_ps - of_unit_ps[unit],
-            np.maximum.reduceat(flow_end_ps, first_flow),
-            np.searchsorted(unit_of_flow, np.arange(count + 1)),
-            flows.message - begin[unit_of_flow],
-            flows.id - messages.task[flows.message] * self._stride,
-            flows.bytes,
-            np.diff(cargo.first),
-            flow_end_ps,
-            receivers["reordered"],
-            np.searchsorted(of_link[links], np.arange(count + 1)),
-            *passed,
-            rest_ps[links],
-            *_queues(seen, count, width_ps),
+            message_begin=begin,
+            start_ps=release_ps - of_unit_ps[unit],
+            end_ps=np.maximum.reduceat(flow_end_ps, first_flow),
+            flow_begin=np.searchsorted(unit_of_flow, np.arange(count + 1)),
+            message=flows.message - begin[unit_of_flow],
+            piece=flows.id - messages.task[flows.message] * self._stride,
+            bytes=flows.bytes,
+            packets=np.diff(cargo.first),
+            flow_end_ps=flow_end_ps,
+            reordered=receivers["reordered"],
+            link_begin=np.searchsorted(of_link[links], np.arange(count + 1)),
+            link=passed("link"),
+            first_ps=passed("first_ps"),
+            last_ps=passed("last_ps"),
+            link_packets=passed("packets"),
+            link_bytes=passed("bytes"),
+            busy_ps=passed("busy_ps"),
+            longest_ps=passed("longest_ps"),
+            rest_ps=rest_ps[links],
+            queue_begin=queue_begin,
+            queue_time_ps=queue_time_ps,
+            queue_ps=queue_ps,
         )
 
     def flows_of(self, tasks: np.ndarray, *, apart: bool = False) -> list[list[tuple[int, tuple[int, ...]]]]:
@@ -216,7 +225,7 @@ class Simulator:
         return (2 + fabric.way_links.shape[1]) * once_ps
 
 
-def _queues(seen: list[Passages], units: int, width_ps: int) -> tuple[np.ndarray, ...]:
+def _queues(seen: list[Passages], units: int, width_ps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queues of units by time, and where those of each begin."""
     of_queue, time_ps, queue_ps = (
         np.concatenate([getattr(part, name) for part in seen]) for name in ("queue_unit", "queue_time_ps", "queue_ps")
