@@ -236,6 +236,18 @@ def test_losses_for_good_are_told_in_the_same_words():
     assert found == expected
 
 
+@pytest.mark.parametrize("fruitless", range(9, 14))
+def test_patience_that_ends_while_the_last_packet_is_under_way(fruitless):
+    """The event engine knows of arrivals early, and must not take a packet on the last link for one that has come."""
+    what = scene(fabric(2, 2, 2, link_delay="3us"), [flow(0, 2, 1000)])
+    keys = {"kind": "selective", "timeout": "500ns", "shortest_timeout": "1us", "longest_timeout": "1us"}
+    limits = what.limits.model_copy(update={"fruitless": fruitless})
+    hasty = what._replace(recovery=SelectiveConfig.model_validate(keys), limits=limits)
+    expected, found = (_end(engine(hasty, Ecmp(0, 2), 0)) for engine in (ReferenceEngine, EventEngine))
+    assert (fruitless < 13) == isinstance(expected, str)
+    assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
+
+
 class OwnTransport(Ecmp):
     """A transport of the user's."""
 

@@ -132,6 +132,22 @@ def test_a_run_ends_in_the_middle_of_a_window_at_its_limit():
         )
 
 
+@pytest.mark.parametrize("first", range(4))
+def test_the_flow_that_first_loses_its_patience_is_named(first):
+    """One host begins 100 ns before the others, which are in the same window when it gives up."""
+    failures = [
+        FailureConfig.model_validate({"switch": f"spine{spine}", "at": "10us", "until": "10ms"}) for spine in (0, 1)
+    ]
+    tasks = [task._replace(delay_ps=0 if task.src == first else 100_000) for task in all_to_all(4, 90_000)]
+    what = scene(fabric(2, 2, 2), [*tasks, flow(0, 1, 1_000_000)], failures=failures)._replace(recovery=SELECTIVE)
+    limited = what._replace(limits=what.limits.model_copy(update={"fruitless": 5}))
+    expected, found = (
+        _end(engine(limited, Ecmp(0, limited.most_paths), 0)) for engine in (ReferenceEngine, WindowedEngine)
+    )
+    assert "after 5 timeouts" in str(expected)
+    assert found == expected
+
+
 @njit
 def _sorted(arrivals: np.ndarray, begin: int, end: int) -> None:
     sort(arrivals, arrivals.copy(), begin, end)

@@ -176,9 +176,13 @@ class EventEngine:
             return True
         if record["fruitless"] < self._scene.limits.fruitless:
             return False
-        if record["left"]:
-            raise self._reached("fruitless", int(record["task"]))
+        if record["left"] or record["end_ps"] > now_ps:
+            self._lose_patience(record)
         return True
+
+    def _lose_patience(self, record: np.void) -> None:
+        """Called when a flow that has not arrived has reached the limit of timeouts in a row."""
+        raise self._reached("fruitless", int(record["task"]))
 
     def _look_at_clock(self) -> None:
         if self._clock.is_over(self._pulse()) and self._state.network.totals["undone"][0]:
@@ -190,16 +194,19 @@ class EventEngine:
 
     def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
         """The error for a limit that was reached; without a task the first that waits is named."""
-        totals, program = self._state.network.totals[0], self._state.program
-        index = int(np.flatnonzero(program.waits_for == 0)[0]) if task is None else task
+        index = int(np.flatnonzero(self._state.program.waits_for == 0)[0]) if task is None else task
+        return reached(self._scene.limits, which, self._pulse(), self._waiting(index))
+
+    def _waiting(self, task: int) -> Waiting:
+        """A task that waits, and for what. Some arrivals are known before they happen."""
+        totals, waits = self._state.network.totals[0], self._scene.tasks[task]
         flows = self._state.hosts.flows[: totals["flows"]]
-        flows = flows[flows["task"] == index]
-        timeouts = int(flows["fruitless"][flows["left"] > 0].max(initial=0))
-        why = missing(int(flows["packets"].sum()), timeouts)
-        waits = self._scene.tasks[index]
+        flows = flows[flows["task"] == task]
+        missed = (flows["left"] > 0) | (flows["end_ps"] > totals["now_ps"])
+        why = missing(int(flows["packets"].sum()), int(flows["fruitless"][missed].max(initial=0)))
         if not len(flows):
             why = not_begun(waits.delay_ps)
-        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
+        return Waiting(waits.src, waits.dst, waits.bytes, why)
 
     def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""

@@ -1,11 +1,16 @@
 """The windowed engine: what the event engine simulates, faster the more hosts there are."""
 
+from typing import Literal
+
 import numpy as np
 
 from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.engine import EventEngine
+from netsim.engine.event.program import DONE
+from netsim.engine.limits import Pulse, Waiting, reached
 from netsim.engine.windowed import kernel
 from netsim.engine.windowed.wheel import wheel_of, with_room, with_timers
+from netsim.errors import InputError
 
 
 class WindowedEngine(EventEngine):
@@ -18,6 +23,9 @@ class WindowedEngine(EventEngine):
         fabric: The scene's fabric as arrays; None: they are made.
     """
 
+    _impatient: tuple[int, int, Waiting] | None = None
+    """When the first flow lost its patience, its id, and what waits; the run ends with the window."""
+
     def _prepare(self) -> None:
         links, rules = self._state.network.links, self._state.network.rules[0]
         between = links["delay_ps"][links["reverse"] != np.arange(len(links))]
@@ -25,10 +33,27 @@ class WindowedEngine(EventEngine):
 
     def _go_on(self, resumed: int) -> int:
         self._wheel = with_timers(self._wheel, len(self._state.hosts.timers))
-        return kernel.run(self._arrays, tuple(self._wheel), resumed)
+        why = kernel.run(self._arrays, tuple(self._wheel), resumed)
+        return kernel.IN_TIME if self._impatient is not None and why == kernel.FINISHED else why
 
     def _make_room(self) -> None:
         self._wheel = with_room(self._wheel)
 
     def _flows_of_packets(self) -> np.ndarray:
         return self._wheel.packets["flow"]
+
+    def _lose_patience(self, record: np.void) -> None:
+        """Lets the window go on, in which other hosts may not have come as far as this flow's."""
+        network, task = self._state.network, int(record["task"])
+        found = int(network.totals["now_ps"][0]), int(record["id"])
+        if self._impatient is None or found < self._impatient[:2]:
+            self._impatient = *found, self._waiting(task)
+            network.rules["end_ps"] = found[0]
+
+    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+        if self._impatient is None:
+            return super()._reached(which, task)
+        now_ps, _, waiting = self._impatient
+        program = self._state.program
+        done = np.count_nonzero((program.waits_for == DONE) & (program.end_ps <= now_ps))
+        return reached(self._scene.limits, "fruitless", Pulse(now_ps, done, len(program.end_ps)), waiting)
