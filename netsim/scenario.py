@@ -33,14 +33,14 @@ from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
-    BackgroundConfig
-    | CollectiveConfig
+    CollectiveConfig
     | TraceConfig
     | FlowsConfig
     | MatrixConfig
     | ChakraConfig
     | GoalConfig
-    | SimcclConfig,
+    | SimcclConfig
+    | BackgroundConfig,
     Field(discriminator="kind"),
 ]
 
