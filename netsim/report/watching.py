@@ -14,6 +14,8 @@ from netsim.units import PICOSECONDS_PER_SECOND
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_SHARES, _FILLS = (0.0, 0.5, 0.9, 0.93, 1.0), ("#f1f4f6", "#9cc3de", "#0072b2", "#d55e00", "#d55e00")
+"""Colours of shares of a link's capacity; those of nearly full links stand out."""
 _LINKS = 24
 _FLOWS = 6
 
@@ -57,7 +59,7 @@ def links_over_time_svg(results: Results) -> str:
 
     runs = _shown(results)
     loads = [_loads(results, run) for run in runs]
-    fills = LinearSegmentedColormap.from_list("load", ["#f1f4f6", "#9cc3de", "#0072b2", "#d55e00"])
+    fills = LinearSegmentedColormap.from_list("load", [*zip(_SHARES, _FILLS, strict=True)])
     longest = max(run.watched.width_ps * run.watched.bytes.shape[1] for run in runs if run.watched is not None)
     scale, unit = time_unit(longest / 1e6)
     rows = [min(_LINKS, len(load.names)) for load in loads]
@@ -82,7 +84,7 @@ def links_over_time_svg(results: Results) -> str:
             axes.set_title(run.transport, loc="left", weight="bold", size=9.5)
         grid[-1].set_xlabel(f"time ({unit})")
         grid[-1].set_xlim(0, longest / 1e6 / scale)
-        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), fills), ax=list(grid), pad=0.01, aspect=30)
+        bar = figure.colorbar(ScalarMappable(Normalize(0, 1), fills), ax=list(grid), pad=0.01, aspect=30, shrink=0.5)
         bar.set_ticks([0, 0.5, 1], labels=["idle", "50 %", "full"])
         bar.outline.set_visible(False)
         return to_svg(figure, "links_over_time")
@@ -121,6 +123,7 @@ def windows_svg(results: Results) -> str:
         for axes in grid[-1]:
             axes.set_xlabel(f"time ({unit})")
             axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
         grid[0, 1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=8, markerscale=3)
         return to_svg(figure, "windows")
 
@@ -128,7 +131,6 @@ def windows_svg(results: Results) -> str:
 def _label(axes: "Axes", title: str, quantity: str) -> None:
     axes.set_title(title, loc="left", weight="bold", size=9)
     axes.set_ylabel(quantity, size=9, color=FAINT)
-    axes.set_ylim(bottom=0)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from netsim.engine.buffers import limits_of
-from netsim.engine.event.state import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING, Queued
+from netsim.engine.event.records import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING
+from netsim.engine.event.state import Queued
 from netsim.engine.protocol import Scene
 
 _PACKETS = 1024

@@ -108,7 +108,7 @@ class ForwardEngine:
         released = progress.released[: progress.totals[kernel.RELEASED]]
         first = int(released.min())
         ahead = np.arange(first, min(first + _AHEAD, len(progress.bytes)))
-        ahead = ahead[(progress.bytes[ahead] > 0) & self._depends[ahead]]
+        ahead = ahead[(progress.bytes[ahead] > 0) & self._depends[ahead] & (progress.kind[ahead] < 0)]
         tasks = np.concatenate([released, ahead])
         progress.kind[tasks] = self._library.kinds_of(tasks, self._width_ps())
         self._kinds = self._library.kinds

@@ -11,7 +11,8 @@ import numpy as np
 from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import heap, longer_heap
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import PACKET, Array, Record, State, Whole
+from netsim.engine.event.records import PACKET
+from netsim.engine.event.state import Array, Record, State, Whole
 
 CHUNK = 32
 """Packets of a chunk."""

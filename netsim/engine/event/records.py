@@ -1,0 +1,245 @@
+"""Records of the event engine: flows, links, hosts' rings, packets in flight and queues.
+
+Times in picoseconds, sizes in bytes, on the wire unless said otherwise. -1 is no index.
+"""
+
+from netsim.engine.event.fields import INDEX, REAL, WHOLE, YES, lines, record
+
+FLOW_STATE = lines(
+    # Three lines of the cache, which are all that most packets need. Where the flow leaves from, and its place in its
+    # host's ring; see `netsim.transport.protocol.Flow`.
+    id=WHOLE,
+    packets_window=REAL,
+    cut_ps=WHOLE,
+    up=INDEX,
+    next_in_ring=INDEX,
+    path=INDEX,
+    pair=INDEX,
+    first_way=INDEX,
+    oldest=INDEX,
+    newest=INDEX,
+    fruitless=INDEX,
+    seen=INDEX,
+    marked=INDEX,
+    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions,
+    # first sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    next_ps=WHOLE,
+    deadline_ps=WHOLE,
+    window=WHOLE,
+    first_row=WHOLE,
+    packets=INDEX,
+    serial=INDEX,
+    next=INDEX,
+    in_flight=INDEX,
+    lost=INDEX,
+    sent=INDEX,
+    in_ring=YES,
+    timer_runs=YES,
+    alone=YES,
+    given_up=YES,
+    traffic_class=YES,
+    listens=YES,
+    express=YES,
+    links=YES,
+    # The receiver; answers that went back without stopping at any link, and how long the hosts' links take them.
+    left=INDEX,
+    down=INDEX,
+    highest=INDEX,
+    reordered=INDEX,
+    answers=WHOLE,
+    answer_ps=WHOLE,
+    notified_ps=WHOLE,
+    task=WHOLE,
+    start_ps=WHOLE,
+    end_ps=WHOLE,
+    # The rest of the flow: its last packet, source host and destination leaf.
+    last_wire=WHOLE,
+    bytes=WHOLE,
+    source=INDEX,
+    leaf=INDEX,
+    wake_ps=WHOLE,
+    # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
+    smoothed_8=WHOLE,
+    deviation_4=WHOLE,
+    # No lost packet is before it; go-back-N: before which all have arrived, at the sender and at the receiver.
+    lost_from=INDEX,
+    acked=INDEX,
+    expected=INDEX,
+    complained=INDEX,
+    retransmitted=WHOLE,
+    # Congestion control; see `netsim.congestion`.
+    alpha=REAL,
+    latest_ps=WHOLE,
+    target_ps=WHOLE,
+    rate_bps=REAL,
+    target_bps=REAL,
+    line_bps=REAL,
+    estimated_ps=WHOLE,
+    increased_ps=WHOLE,
+    timer_steps=WHOLE,
+    byte_steps=WHOLE,
+    counted_bytes=WHOLE,
+    # Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+    flowlet_ps=WHOLE,
+    flowlet_path=INDEX,
+    valid=INDEX,
+    valid_begin=INDEX,
+    kept=INDEX,
+    kept_begin=INDEX,
+    chosen=INDEX,
+    frozen_ps=WHOLE,
+    exploring=WHOLE,
+    unmarked=WHOLE,
+)
+
+NSCC_STATE = record(
+    window_bytes=REAL,
+    average_ps=REAL,
+    rise=REAL,
+    most=REAL,
+    achieved=REAL,
+    received=REAL,
+    ignored=REAL,
+    to_ignore=REAL,
+    prompt=REAL,
+    base_ps=WHOLE,
+    network_ps=WHOLE,
+    adapts_ps=WHOLE,
+    adjusted_ps=WHOLE,
+    fast=YES,
+    trimmed=YES,
+)
+"""What NSCC keeps of a flow besides `FLOW_STATE`, whose `alpha` is its scale; names as in `netsim.congestion.nscc`."""
+
+ASKED_STATE = record(
+    credit=WHOLE,
+    under_way=WHOLE,
+    known=WHOLE,
+    unasked=WHOLE,
+    ahead=WHOLE,
+    arrived=WHOLE,
+    trims=WHOLE,
+    granted=WHOLE,
+    grants=WHOLE,
+    next_waiting=INDEX,
+    back_way=INDEX,
+    waits=YES,
+)
+"""What a sender (the first three) and its receiver keep of a flow under receiver-driven control."""
+
+LINK_STATE = lines(
+    free_ps=WHOLE,
+    # At the nominal rate: service of a full packet, room, and threshold of marking.
+    full_ps=WHOLE,
+    room_ps=WHOLE,
+    # From the end of a packet until the link sends it again, less than 0 if it has no errors.
+    round_trip_ps=WHOLE,
+    mark_ps=WHOLE,
+    delay_ps=WHOLE,
+    bytes=WHOLE,
+    busy_ps=WHOLE,
+    longest_ps=WHOLE,
+    varies=YES,
+    at_switch=YES,
+    reverse=INDEX,
+    lane_free_ps=WHOLE,
+    rate_bps=WHOLE,
+    # At that rate: service of an answer, and where marking is certain.
+    answer_ps=WHOLE,
+    mark_all_ps=WHOLE,
+)
+"""A link; `rate_bps` is nominal and holds at all times unless the link `varies`."""
+
+HOST_RING = lines(
+    first=INDEX,
+    last=INDEX,
+    look_ps=WHOLE,
+    scheduled=YES,
+    sent=WHOLE,
+    last_flow=INDEX,
+    last_path=INDEX,
+    last_wire=WHOLE,
+    last_epoch=INDEX,
+)
+"""Flows that take turns at a host's link, and the packet that it sent last.
+
+The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path` is
+-1 if switches choose.
+"""
+
+PACER = record(first=INDEX, last=INDEX, next_ps=WHOLE, runs=YES)
+"""Flows whose receiver behind a link will ask them for packets in turn, and when it next may."""
+
+TRANSMISSION = record(last_serial=INDEX, older=INDEX, newer=INDEX, bits=YES)
+"""Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
+
+Packets are sequences within their flow, `bits` those of `netsim.engine.event.recovery`.
+"""
+
+LANE = record(first=INDEX, last=INDEX)
+"""Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane."""
+
+PACKET = record(
+    time_ps=WHOLE,
+    key=WHOLE,
+    sent_ps=WHOLE,
+    wire=WHOLE,
+    flow=INDEX,
+    way=INDEX,
+    node=INDEX,
+    sequence=INDEX,
+    expected=INDEX,
+    next=INDEX,
+    previous=INDEX,
+    hop=YES,
+    links=YES,
+    control=YES,
+    passes=YES,
+    trimmed=YES,
+    marked=YES,
+    refusal=YES,
+    notified=YES,
+)
+"""A packet, or its acknowledgement, which has passed `hop` of `links` links.
+
+`marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
+
+`way` is a row of `FabricArrays.way_links` that agrees with its path so far.
+"""
+
+QUEUE = record(
+    # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
+    # that is on the link.
+    first=INDEX,
+    last=INDEX,
+    waiting_ps=WHOLE,
+    length=WHOLE,
+    # Whether the switch behind the link has stopped the queue, since when, and for how long in all.
+    stopped=YES,
+    stopped_ps=WHOLE,
+    paused_ps=WHOLE,
+    # What that switch holds of its packets, how much it may hold, whether it has told the queue to stop, and how long
+    # its word takes.
+    told=YES,
+    held=WHOLE,
+    most=WHOLE,
+    news_ps=WHOLE,
+)
+"""Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
+
+WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, source=INDEX, next=INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
+
+SERVED = record(ends_ps=WHOLE, wire=WHOLE, busy=YES, late=YES, queue=INDEX, source=INDEX, next=INDEX, kind=INDEX)
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later.
+
+`kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
+unless they are `late` because the link repeats them.
+"""
+
+SWITCH = record(used=WHOLE, pool=WHOLE)
+"""Bytes that a switch holds, and its memory without headroom."""
+
+NOTES = record(packet=INDEX, begun=INDEX, told=INDEX)
+"""Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
+begins with it, or -1, and the number of queues that are told to stop or to go on."""
