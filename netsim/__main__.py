@@ -273,7 +273,7 @@ def _cores() -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from netsim.against import simulate_change, simulate_pair
-    from netsim.engines import to_compile
+    from netsim.engines import none_compiled
     from netsim.report.against import print_changes, sections
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_table, watching
@@ -282,7 +282,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     _refuse_no_processes(arguments.jobs)
     _refuse_file(arguments.out)
     with watching() as show:
-        untold = to_compile("auto")
+        untold = none_compiled()
 
         def progress(event: "RunEvent") -> None:
             nonlocal untold
