@@ -236,6 +236,14 @@ def test_losses_for_good_are_told_in_the_same_words():
     assert found == expected
 
 
+def test_lost_background_traffic_is_not_among_the_messages_that_never_arrive():
+    noise = [flow(src, 0, 80_000)._replace(background=True) for src in range(1, 5)]
+    what = scene(fabric(2, 2, 4), [*PATTERNS["incast"], *noise])._replace(queue_bytes=8000)
+    expected, found = (_end(engine(what, Ecmp(0, what.most_paths), 0)) for engine in (ReferenceEngine, EventEngine))
+    assert "6 messages never arrive" in str(expected)
+    assert found == expected
+
+
 @pytest.mark.parametrize("fruitless", range(9, 14))
 def test_patience_that_ends_while_the_last_packet_is_under_way(fruitless):
     """The event engine knows of arrivals early, and must not take a packet on the last link for one that has come."""

@@ -15,7 +15,7 @@ from netsim.engine.reference.watching import LinkRecorder, WindowRecorder
 from netsim.engine.watch import MOST_SAMPLES, WatchConfig
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.transport.build import PACKET_TRANSPORTS
-from tests.netsim.scenes import all_to_all, fabric, scene
+from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 WATCH = WatchConfig(flows=((0, 5), (3, 1)))
 
@@ -49,6 +49,17 @@ def test_links_carry_over_time_what_they_carry_in_all():
     rates = np.array([link.rate_bps for link in what.topology.links])
     largest = watched.bytes.max(axis=1)
     assert (8 * (largest - 4000) * 10**12 <= rates * watched.width_ps).all()
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_packet_that_is_on_a_link_when_a_run_ends_early_is_not_recorded_there(classes):
+    """Links with queues count it when its last bit has left, whatever the engine knows before."""
+    noise = [flow(src, 4, 200_000)._replace(background=True) for src in range(1, 4)]
+    what = scene(fabric(2, 2, 4), [flow(0, 4, 20_000), *noise])._replace(watch=WATCH, classes=classes)
+    runs = [engine(what, PACKET_TRANSPORTS["ecmp"](0, 2), 0).run() for engine in (ReferenceEngine, EventEngine)]
+    assert runs[0].watched is not None
+    assert runs[1].watched is not None
+    assert runs[1].watched.equals(runs[0].watched)
 
 
 def test_a_run_without_watching_records_nothing():

@@ -96,7 +96,7 @@ class EventEngine:
                     self._keep(with_room_for_choices(self._state))
                     self._make_room()
         if self._state.network.totals["undone"][0]:
-            raise stalled(self._scene, np.flatnonzero(self._state.program.waits_for == 0).tolist())
+            raise stalled(self._scene, self._waiting_tasks())
         return outcome_of(self._scene, self._state, self._finished)
 
     def _prepare(self) -> None:
@@ -194,8 +194,13 @@ class EventEngine:
 
     def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
         """The error for a limit that was reached; without a task the first that waits is named."""
-        index = int(np.flatnonzero(self._state.program.waits_for == 0)[0]) if task is None else task
+        index = self._waiting_tasks()[0] if task is None else task
         return reached(self._scene.limits, which, self._pulse(), self._waiting(index))
+
+    def _waiting_tasks(self) -> list[int]:
+        """See `netsim.engine.frontier.Frontier.waiting`."""
+        program = self._state.program
+        return np.flatnonzero((program.waits_for == 0) & (program.background == 0)).tolist()
 
     def _waiting(self, task: int) -> Waiting:
         """A task that waits, and for what. Some arrivals are known before they happen."""

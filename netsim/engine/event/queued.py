@@ -11,6 +11,7 @@ from netsim.engine.event.errors import repeats
 from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, flow_id_of, marks, serial_of, service_of
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
+from netsim.engine.event.watching import note_carried
 
 
 @compiled
@@ -121,6 +122,7 @@ def begin(
     count(network, link, packet, service, found + service, came)
     served.ends_ps, served.wire, served.busy = ends, packet.wire, 1
     served.queue, served.source = place, source
+    served.carried = 0 if packet.control or again < 0 else packet.wire
     queued.notes[0].begun = at
     if again < 0:
         network.totals[0].dropped += 1
@@ -133,6 +135,8 @@ def finish(network: Network, routing: Routing, queued: Queued, at: int) -> None:
     """The last bit of a packet has left a link."""
     served = queued.served[at]
     served.busy = 0
+    if served.carried:
+        note_carried(network, at, served.ends_ps, served.carried)
     release(network, routing, queued, at, served.wire, served.source, served.queue)
 
 

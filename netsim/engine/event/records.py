@@ -230,9 +230,12 @@ QUEUE = record(
 WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, source=INDEX, next=INDEX)
 """A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
 
-SERVED = record(ends_ps=WHOLE, wire=WHOLE, busy=YES, late=YES, queue=INDEX, source=INDEX, next=INDEX, kind=INDEX)
+SERVED = record(
+    ends_ps=WHOLE, wire=WHOLE, carried=WHOLE, busy=YES, late=YES, queue=INDEX, source=INDEX, next=INDEX, kind=INDEX
+)
 """The packet that is on a link, and the next link whose transmission takes as long and ends later.
 
+`carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
 unless they are `late` because the link repeats them.
 """

@@ -11,7 +11,7 @@ from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
 from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, join, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
-from netsim.engine.event.state import Queued, Record, Routing, State, Whole
+from netsim.engine.event.state import Network, Queued, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
 from netsim.engine.event.watching import note_carried
 
@@ -65,8 +65,7 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
     arrives = leaves + state.network.links[link].delay_ps
     packet.hop += 1
-    if not packet.control:
-        note_carried(state.network, link, leaves, packet.wire)
+    _note_carried(state.network, state.queued, packet, link, leaves)
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
     flow = state.hosts.flows[packet.flow]
@@ -80,6 +79,15 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     if not flow.express:
         return arrives
     return _return_at_once(state, packet, flow, arrives) if receive(state, packet, flow, arrives) else GONE
+
+
+@compiled
+def _note_carried(network: Network, queued: Queued | None, packet: Record, link: int, leaves: int) -> None:
+    """Notes what a link carries; links with queues do so when a transmission ends, see `queued.finish`."""
+    if queued is not None and not packet.passes:
+        return
+    if not packet.control:
+        note_carried(network, link, leaves, packet.wire)
 
 
 @compiled
