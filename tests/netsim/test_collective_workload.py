@@ -128,7 +128,7 @@ ZIPF = {"kind": "zipf", "exponent": 1}
             "workload.bytes_per_rank",
             "the matrix of splits says already how much moves",
         ),
-        ({"op": "all_to_all", "bytes_per_rank": "1KB", "splits": {"kind": "pareto"}}, "workload.splits.kind", "wrong value"),
+        ({"op": "all_to_all", "bytes_per_rank": "1KB", "splits": {"kind": "pareto"}}, "workload.splits.kind", "wrong"),
         (
             {"op": "all_to_all", "bytes_per_rank": "1KB", "splits": ZIPF | {"exponent": -1}},
             "workload.splits.exponent",

@@ -139,7 +139,8 @@ def test_compare_writes_everything_and_prints_the_table(tmp_path, capsys):
     assert all(name in printed.out for name in ("ecmp", "ethereal-equal", "ideal (flow level)", "mean [min, max]"))
     assert max(len(line) for line in printed.out.splitlines()) <= 120
     files = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    pictures = [f"figures/{name}.svg" for name in ("completion", "flows", "links", "loads", "operations", "queues", "timeline")]
+    drawn = ("completion", "flows", "links", "loads", "operations", "queues", "timeline")
+    pictures = [f"figures/{name}.svg" for name in drawn]
     tables = ["collectives.csv", *pictures, "flows.csv", "links.csv"]
     assert files == [*tables, "report.html", "results.json", "trace.json"]
     report = (out / "report.html").read_text()
