@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
@@ -90,9 +90,10 @@ def _topology(random: Random) -> Topology:
             "link_delay": random.choice(["500ns", "0ns"]),
         }
         if random.random() < 0.5:
-            return Torus(TorusConfig.model_validate({"kind": "torus", "dims": [2, 3], **ends})).with_detours
+            torus = Torus(TorusConfig.model_validate({"kind": "torus", "dims": [2, 3], **ends}))
+            return cast(Topology, torus.with_detours)
         shape = {"kind": "dragonfly", "switches_per_group": 2, "global_links": 1, "groups": random.choice([2, 3])}
-        return Dragonfly(DragonflyConfig.model_validate(shape | ends)).with_detours
+        return cast(Topology, Dragonfly(DragonflyConfig.model_validate(shape | ends)).with_detours)
     if random.random() < 0.3:
         shape = {"kind": "fat_tree", "k": 4, "link_delay": random.choice(["500ns", "100ns"])}
         return FatTree(FatTreeConfig.model_validate(shape))
