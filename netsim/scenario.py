@@ -137,6 +137,13 @@ class Scenario(Section, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _watched_flows_are_answered(self) -> "Scenario":
+        if self.watch and self.watch.flows and self.congestion.kind == "none" and self.recovery.kind == "none":
+            problem = "watch.flows are recorded when acknowledgements arrive, which nothing asks for"
+            raise ValueError(f"{problem}; set congestion.kind, such as window")
+        return self
+
+    @model_validator(mode="after")
     def _nothing_is_missing(self) -> "Scenario":
         control, queue = self.flow_control, self.topology.queue
         if control.kind == "pfc" and self.topology.kind in ("dragonfly", "torus"):

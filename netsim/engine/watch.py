@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from netsim.section import Section
 from netsim.workload.protocol import TaskColumns
@@ -20,6 +20,15 @@ the packet that was acknowledged."""
 Rank = Annotated[int, Field(ge=0, strict=True)]
 
 
+def _pair(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(f"{value!r} is not a pair of ranks; write the sender and the receiver, such as [0, 5]")
+    return value
+
+
+Pair = Annotated[tuple[Rank, Rank], BeforeValidator(_pair)]
+
+
 class WatchConfig(Section, frozen=True):
     """Section ``watch``: what is recorded over time, for pictures and tables.
 
@@ -29,7 +38,7 @@ class WatchConfig(Section, frozen=True):
     """
 
     links: bool = True
-    flows: tuple[tuple[Rank, Rank], ...] = ()
+    flows: tuple[Pair, ...] = ()
 
 
 class Watched(NamedTuple):

@@ -149,6 +149,12 @@ WRONG: dict[str, tuple[str, str, str]] = {
     "label with a comma": ("transports=[{kind: ecmp, label: 'a,b'}]", "transports.0.label: ", "pattern"),
     "no transport": ("transports=[]", "transports: ", "at least 1"),
     "no seed": ("seeds=[]", "seeds: ", "at least 1"),
+    "watched rank alone": ("watch={flows: [3]}", "watch.flows.0: 3 is not a pair of ranks", "such as [0, 5]"),
+    "watched flows without answers": (
+        "watch={flows: [[0, 1]]}",
+        "file: watch.flows are recorded when acknowledgements arrive",
+        "set congestion.kind",
+    ),
     "seed twice": ("seeds=[1, 1]", "seeds: an entry occurs twice", "remove one"),
     "negative seed": ("seeds=[-1]", "seeds.0: has a wrong value (-1)", "greater than or equal to 0"),
     "congestion control": ("congestion.kind=bbr", "congestion", "dctcp, "),
