@@ -93,8 +93,7 @@ pathlib.Path(sys.argv[1]).write_text("\n".join(list(lines)[:192]) + "\n")
 endef
 export WRITE_PROMPTS
 
-SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow' \
-  tests/moe tests/trainer tests
+SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
 NAMESPACES := pytest -m multinode tests/multinode
 
 # The engines of netsim are compiled beside the first tests, once, instead of by each process that needs them first.
