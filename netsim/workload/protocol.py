@@ -103,7 +103,10 @@ class TraceOrigin(NamedTuple):
 
 
 class TaskColumns(NamedTuple):
-    """Tasks as arrays of int64; task i waits for after[after_begin[i]:after_begin[i + 1]]."""
+    """Tasks as arrays; task i waits for after[after_begin[i]:after_begin[i + 1]].
+
+    Ranks and tasks are int32 in the columns of `Tasks`, where they take half of all memory; all else is int64.
+    """
 
     src: np.ndarray
     dst: np.ndarray
@@ -113,15 +116,19 @@ class TaskColumns(NamedTuple):
     after: np.ndarray
 
 
+_CODES = TaskColumns("i", "i", "q", "q", "q", "i")
+"""Types of the columns of `Tasks`, as `array` and numpy call them."""
+
+
 class Tasks(Sequence[Task]):
-    """Many tasks, stored as columns: a million of them take fifty megabytes.
+    """Many tasks, stored as columns: a million of them, each waiting for four, take fifty megabytes.
 
     Args:
         tasks: The first of them.
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._parts: tuple[Any, ...] = tuple(array("q") for _ in TaskColumns._fields)
+        self._parts: tuple[Any, ...] = tuple(map(array, _CODES))
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
@@ -145,7 +152,7 @@ class Tasks(Sequence[Task]):
         parts = self._growing()
         shifted = columns.after_begin[1:] + len(parts[5])
         for part, column in zip(parts, columns._replace(after_begin=shifted), strict=True):
-            part.frombytes(np.ascontiguousarray(column, dtype=np.int64).view(np.uint8).data)
+            part.frombytes(np.ascontiguousarray(column, dtype=part.typecode).view(np.uint8).data)
 
     def mark(self, traffic_class: int, background: bool = False) -> None:
         """Sets the class of the tasks that are added from now on, and whether the run may end without them."""
@@ -184,13 +191,14 @@ class Tasks(Sequence[Task]):
     def columns(self) -> TaskColumns:
         """All tasks as arrays, which must not be changed; made once, until a task is added."""
         if self._columns is None:
-            self._columns = TaskColumns(*(np.frombuffer(part, dtype=np.int64) for part in self._parts))
+            self._columns = TaskColumns(*map(np.frombuffer, self._parts, _CODES))
         return self._columns
 
     def _growing(self) -> tuple[Any, ...]:
         """The columns, with room for more tasks; arrays that were handed out keep their memory."""
         if self._columns is not None:
-            self._parts, self._columns = tuple(array("q", part.tobytes()) for part in self._columns), None
+            parts = zip(_CODES, self._columns, strict=True)
+            self._parts, self._columns = tuple(array(code, part.tobytes()) for code, part in parts), None
         return self._parts
 
     def __len__(self) -> int:
@@ -222,9 +230,9 @@ class Tasks(Sequence[Task]):
 
     @classmethod
     def of_columns(cls, columns: TaskColumns) -> "Tasks":
-        """Tasks that share the memory of arrays, which must not be changed."""
+        """Tasks that share the memory of arrays of the types of `Tasks`, which must not be changed."""
         tasks = cls()
-        tasks._columns = columns
+        tasks._columns = columns = TaskColumns(*map(np.ascontiguousarray, columns, _CODES))
         tasks._parts = tuple(column.data for column in columns)
         return tasks
 
@@ -250,7 +258,7 @@ class Program:
 
     def carry_out(
         self, messages: Sequence[Message] | MessageColumns, ranks: Sequence[int], come: Sequence[int]
-    ) -> list[int]:
+    ) -> range:
         """Adds the messages of a collective.
 
         Args:
@@ -261,12 +269,12 @@ class Program:
         Returns:
             For each member, a task that ends when the member and all messages from it and to it have arrived.
         """
-        columns, first, places = message_columns(messages), len(self.tasks), np.array(ranks, dtype=np.int64)
-        arrivals = np.array(come, dtype=np.int64)
+        columns, first, places = message_columns(messages), len(self.tasks), np.array(ranks, dtype=np.int32)
+        arrivals = np.array(come, dtype=np.int32)
         after_begin, after = columns.after_begin, first + columns.after
         if len(arrivals):
-            later, earlier = columns.places
-            after = np.empty(len(columns.after) + len(columns), dtype=np.int64)
+            later, earlier = columns.shape.places
+            after = np.empty(len(columns.after) + len(columns), dtype=np.int32)
             after[later] = first + columns.after
             after[earlier] = arrivals[columns.src]
             after_begin = after_begin + np.arange(len(columns) + 1)
@@ -274,19 +282,19 @@ class Program:
         src, dst = places[columns.src], places[columns.dst]
         self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
-        return list(range(first + len(columns), len(self.tasks)))
+        return range(first + len(columns), len(self.tasks))
 
 
 def _joined(columns: MessageColumns, first: int, ranks: np.ndarray, come: np.ndarray) -> TaskColumns:
     """A task for each member of a collective that waits for its arrival and for all its messages."""
-    counts, order = columns.of_members
+    counts, order = columns.shape.of_members
     members, nothing = len(ranks), np.zeros(len(ranks), dtype=np.int64)
     waits_for = nothing.copy()
     waits_for[: len(counts)] = counts
     begin = np.concatenate([nothing[:1], np.cumsum(waits_for)])
     after = first + order
     if len(come):
-        with_arrivals = np.empty(len(order) + members, dtype=np.int64)
+        with_arrivals = np.empty(len(order) + members, dtype=np.int32)
         with_arrivals[np.arange(len(order)) + np.repeat(np.arange(1, members + 1), waits_for)] = after
         with_arrivals[begin[:-1] + np.arange(members)] = come
         after, begin = with_arrivals, begin + np.arange(members + 1)
