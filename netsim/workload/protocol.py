@@ -116,7 +116,7 @@ class TaskColumns(NamedTuple):
     after: np.ndarray
 
 
-_CODES = TaskColumns("i", "i", "q", "q", "q", "i")
+_CODES = ("i", "i", "q", "q", "q", "i")
 """Types of the columns of `Tasks`, as `array` and numpy call them."""
 
 
@@ -128,7 +128,7 @@ class Tasks(Sequence[Task]):
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._parts: tuple[Any, ...] = tuple(map(array, _CODES))
+        self._parts: tuple[Any, ...] = tuple(array(code) for code in _CODES)
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
