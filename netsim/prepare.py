@@ -132,6 +132,7 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) ->
         watch=scenario.watch,
         buffer=scenario.topology.buffer,
         classes=len(scenario.classes or ("",)),
+        weights=tuple(entry.weight or 0 for entry in scenario.classes or ()),
         link_errors=scenario.topology.link_errors,
     )
     prepared = Prepared(scene, scenario.transports, known, scenario.engine, scenario.fast_forward)
@@ -172,8 +173,7 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
     """Place of a workload's class among the scenario's."""
-    name = workload.traffic_class
-    return scenario.classes.index(name) if scenario.classes and name else 0
+    return next((n for n, one in enumerate(scenario.classes or ()) if one.name == workload.traffic_class), 0)
 
 
 def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) -> Workload:

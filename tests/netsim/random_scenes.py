@@ -254,6 +254,7 @@ def with_queues(random: Random, found: Scene) -> Scene:
         queue_bytes=room,
         flow_control=control,
         acknowledgement=found.acknowledgement.model_copy(update={"lane": lane}),
+        weights=random.choice([(), (3, 1, 2)[:classes], (0, 1, 5)[:classes]]),
     )
 
 

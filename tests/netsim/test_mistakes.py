@@ -86,6 +86,19 @@ MISTAKES = {
     "one for true of a transport": key(
         "transports=[{kind: ethereal, randomise: 1}]", "transports.0: randomise is 1, neither true nor false"
     ),
+    # Classes.
+    "a class of no weight": key("classes=[{name: a, weight: 0}]", "classes.0.weight", "(0)", "greater than"),
+    "half a weight": key("classes=[{name: a, weight: 0.5}]", "classes.0.weight", "(0.5)", "integer"),
+    "a class without weight behind others": key(
+        "classes=[{name: a, weight: 2}, b]", "classes: b has no weight", "give it a weight, or move it to the front"
+    ),
+    "a class twice": key("classes=[a, {name: a, weight: 2}]", "classes: the class a occurs twice", "remove one"),
+    "a number for a class": key("classes=[3]", "classes.0: it is no class (3)", "{name: bulk, weight: 3}"),
+    "a weight without a name": key("classes=[{weight: 2}]", "classes.0.name", "is missing"),
+    "a misspelt weight": key("classes=[{name: a, wieght: 2}]", "classes.0.wieght", "write weight"),
+    "a class of an unknown name": Mistake(
+        ("classes=[{name: a, weight: 2}]", "workload.class=b"), ("workload.class b is not among classes", "one of a")
+    ),
     # Watching.
     "a pair that never talks": Mistake(
         ("workload={kind: flows, path: f.csv}", "watch={flows: [[0, 2], [0, 3]]}"),

@@ -227,8 +227,8 @@ QUEUE = record(
 )
 """Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
 
-WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, source=INDEX, next=INDEX)
-"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
+WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, wire=WHOLE, source=INDEX, next=INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, size, the queue it came from, the next."""
 
 SERVED = record(
     ends_ps=WHOLE, wire=WHOLE, carried=WHOLE, busy=YES, late=YES, queue=INDEX, source=INDEX, next=INDEX, kind=INDEX

@@ -20,6 +20,7 @@ from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.links import Links
 from netsim.engine.reference.messages import Messages
 from netsim.engine.reference.nic import Nic
+from netsim.engine.reference.turns import Turns
 from netsim.engine.reference.ways import Ways
 from netsim.engine.stalled import stalled
 from netsim.engine.watch import Watched
@@ -47,7 +48,9 @@ class ReferenceEngine:
         self._clock = Clock(scene.limits, report)
         self._calendar = Calendar()
         self._nics: dict[int, Nic] = {}
+        self._turns: dict[int, Turns] = {}
         self._last: dict[int, tuple[Packet, int]] = {}
+        self._quanta = scene.quanta
         self._all: list[Connection] = []
         self._packets = 0
         self._messages = Messages(scene, self._calendar, self._admit)
@@ -172,6 +175,10 @@ class ReferenceEngine:
         connection = nic.ready(now)
         if connection is None:
             return
+        traffic_class = connection.traffic_class
+        if self._takes_turns(traffic_class) and self._whose_turn(nic.link, now) != traffic_class:
+            nic.look_at(now + 1)
+            return
         packet = self._ways.packet(connection, now)
         self._last[nic.link] = packet, packet.wire_bytes
         self._packets += 1
@@ -181,8 +188,29 @@ class ReferenceEngine:
         out = nic.turn(now, self._scene.nic.scheduling == "round_robin")
         if isinstance(out, Listener):
             self._feedback.keep_pace(out)
+        if self._takes_turns(traffic_class):
+            self._turns[nic.link].sent(traffic_class, packet.wire_bytes, bool(nic.ring))
         if nic.ring:
             self._links.look(nic)
+
+    def _takes_turns(self, traffic_class: int) -> bool:
+        """Whether a class takes turns with others."""
+        return bool(self._quanta) and self._quanta[traffic_class] > 0
+
+    def _whose_turn(self, link: int, now: int) -> int | None:
+        """The class whose ring sends next on a host's link that is free.
+
+        All rings of the link look in this instant, the first class first. Whether one may send is known before its
+        packet is: what it has left must cover a whole packet.
+        """
+        scene, needs = self._scene, list[int | None]()
+        for traffic_class in range(scene.classes):
+            nic = self._nics.get(link * scene.classes + traffic_class)
+            sends = nic and not nic.stopped and self._takes_turns(traffic_class) and nic.ready(now)
+            needs.append(scene.packet.payload + scene.packet.header if sends else None)
+        if link not in self._turns:
+            self._turns[link] = Turns(self._quanta)
+        return self._turns[link].next(needs)
 
     def _end(self, packet: Packet, arrives: int) -> None:
         """Leads a packet from its last link to its receiver, or to its sender; `arrives` may be in the future."""

@@ -11,6 +11,8 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
     if scene.congestion.kind in ("receiver_credit", "ndp"):
         return f"congestion {scene.congestion.kind} is not in the windowed engine"
+    if any(scene.weights):
+        return "classes that take turns by weights are not in the windowed engine"
     if scene.queues:
         return "queues by class, shared buffers and priority flow control are not in the windowed engine"
     if gpu_links(scene.topology) is not None:
