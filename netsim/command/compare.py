@@ -41,6 +41,7 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               {kind: goal, path: file.goal}, {kind: simccl, path: ncclFlowModel_detailed_flows.csv}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
+              all_to_all: pxn goes through the GPU of the sender's host that sits on the receiver's rail;
               auto: the fastest by estimates from rates and delays; nccl: as NCCL chooses; {table: FILE}: your own;
               launch, step, inside_step: [0us] time of software of a collective and before each of its messages
   transports  any of ecmp, mprdma-4, flowlet, adaptive_flow, spray_random, spray_round_robin, drb, reps, drill, jsq,
