@@ -92,13 +92,14 @@ class Prepared:
         return Bound(scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
-def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) -> Prepared:
+def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *, checked: bool = False) -> Prepared:
     """Reads the workloads of a scenario and lays them out on its fabric.
 
     Args:
         scenario: What to simulate.
         source: Name of the scenario in messages.
         laid_out: The same workloads laid out on the same fabric, which are not read again then.
+        checked: Whether the scenario has been prepared before, so that it fits.
 
     Raises:
         InputError: A workload does not fit the fabric or its ranks.
@@ -136,7 +137,7 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) ->
         link_errors=scenario.topology.link_errors,
     )
     prepared = Prepared(scene, scenario.transports, known, scenario.engine, scenario.fast_forward)
-    if laid_out is None:
+    if not checked:
         refuse_silent(scenario, source, seats, known.tasks)
         refuse_small_memory(source, scene)
         refuse_unreachable(scenario, source, scene)
