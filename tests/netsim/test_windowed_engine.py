@@ -17,7 +17,7 @@ from netsim.errors import InputError
 from netsim.topology.failure import FailureConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_event_engine import CONGESTION, DCTCP, PATTERNS, RECOVERY, SELECTIVE

@@ -4,7 +4,7 @@ import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.forward.kernel import MOST_JOINED, Progress, successors
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 _MEETINGS = 1 << 16
 """Entries of the hash table of units that meet; the driver gives up before half of them are in use."""
