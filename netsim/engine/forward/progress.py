@@ -3,7 +3,8 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.forward.kernel import MOST_JOINED, Progress, successors
+from netsim.engine.forward.state import MOST_JOINED, Progress
+from netsim.engine.forward.tasks import successors
 from netsim.workload.tasks import TaskColumns
 
 _MEETINGS = 1 << 16
