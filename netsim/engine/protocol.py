@@ -23,7 +23,7 @@ from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.units import Size
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 CongestionConfig = Annotated[
     NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,

@@ -20,7 +20,9 @@ from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workload.protocol import Program, Span, Task
+from netsim.workload.program import Program
+from netsim.workload.spans import Span
+from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene
 

@@ -19,7 +19,7 @@ from netsim.topology.failure import FailureConfig
 from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workload.protocol import Task, Tasks
+from netsim.workload.tasks import Task, Tasks
 from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_errors, with_queues
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_event_engine import CONGESTION, DCTCP, PATTERNS, RECOVERY, SELECTIVE
