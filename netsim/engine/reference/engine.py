@@ -93,6 +93,7 @@ class ReferenceEngine:
         if self._scene.limits.simulated < NO_LIMIT:
             Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
         self._begin(self._frontier.roots)
+        self._end_early()
         while not self._is_over and self._calendar.steps(_EVENTS_BETWEEN_LOOKS):
             if self._clock.is_over(self._pulse()) and self._frontier.undone:
                 raise self._reached("wall")
@@ -168,10 +169,13 @@ class ReferenceEngine:
         self._end_early()
 
     def _end_early(self) -> None:
-        """Ends the run if only background traffic is left."""
+        """Ends the run with this instant if only background traffic is left."""
         if self._ends_early and not self._frontier.undone:
-            self._is_over = True
-            self._calendar.end()
+            Event(self._calendar, self._end).schedule(LAST, self._calendar.now)
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._calendar.end()
 
     def _move_or_finish(self, index: int) -> list[int]:
         """Releases a task's message. A task without one is done; returns the tasks that now wait for nothing."""
