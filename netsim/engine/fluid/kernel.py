@@ -33,7 +33,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
         of_streams: The fields of `Streams`.
     """
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
-    streams, counts = Streams(*of_streams), of_streams[12]
+    streams, counts = Streams(*of_streams), of_streams[-1]
     totals, program, rules = state.network.totals[0], state.program, state.network.rules[0]
     if totals.now_ps < 0:
         totals.now_ps = 0

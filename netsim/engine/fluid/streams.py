@@ -29,15 +29,17 @@ of its segment and of its last link."""
 
 SHARED = np.dtype(
     [
-        *((name, np.float64) for name in ("capacity", "load", "taken", "demand", "level", "fastest")),
+        *((name, np.float64) for name in ("capacity", "load", "taken", "demand", "level", "fastest", "most", "least")),
         *((name, np.int64) for name in ("delay_ps", "rate_bps", "flows", "rising", "last_ps", "rest_ps")),
-        *((name, np.int32) for name in ("first", "mark", "at_host")),
+        *((name, np.int32) for name in ("first", "mark", "at_host", "held", "newest")),
     ],
     align=True,
 )
 """A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares
-of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's
-link the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
+of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; of the flows
+whose rates stand the number that it holds back, a rate below which none of these is, and one that none on it exceeds;
+for a host's link the first of its flows and the latest of those affected, when one has sent its last byte, and the
+longest remaining latency of such a byte."""
 
 FIRST, BETWEEN, LAST = range(3)
 """Columns of `STREAM`'s neighbours."""
@@ -51,12 +53,14 @@ class Streams(NamedTuple):
         links: Records of `SHARED`.
         ends: Heap of the active flows by `empty_ps`.
         affected: Flows whose rates are settled anew.
+        beside: For each of these, by columns as in `STREAM`'s neighbours, the place among them of the next one.
         touched: Their links.
         heap: Heap of links by the rate at which they are full.
         segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
         link: Links of segments.
         share: Share of the segment's traffic that each carries.
         segment_first: First flow of each segment.
+        segment_newest: While rates are filled, place of the latest affected flow of each segment.
         link_begin: Rows of `segment` of each link between switches.
         segment: Segments that a link is part of.
         counts: Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a
@@ -67,12 +71,14 @@ class Streams(NamedTuple):
     links: Array
     ends: Array
     affected: Array
+    beside: Array
     touched: Array
     heap: Array
     segment_begin: Array
     link: Array
     share: Array
     segment_first: Array
+    segment_newest: Array
     link_begin: Array
     segment: Array
     counts: Array
@@ -99,11 +105,13 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
         links,
         np.zeros(0, dtype=np.int32),
         np.zeros(0, dtype=np.int32),
+        np.zeros((0, 3), dtype=np.int32),
         np.zeros(count, dtype=np.int32),
         np.zeros(count, dtype=np.int32),
         begin,
         link,
         share,
+        np.full(len(begin) - 1, -1, dtype=np.int32),
         np.full(len(begin) - 1, -1, dtype=np.int32),
         np.concatenate([[0], np.cumsum(np.bincount(link, minlength=count))]).astype(np.int64),
         segment[by_link].astype(np.int32),
@@ -123,7 +131,8 @@ def with_room(streams: Streams, flows: int) -> Streams:
     )
     longer[:used], ends[: len(streams.ends)] = streams.flows[:used], streams.ends
     affected[: len(streams.affected)] = streams.affected
-    return streams._replace(flows=longer, ends=ends, affected=affected)
+    beside = np.zeros((room, 3), dtype=np.int32)
+    return streams._replace(flows=longer, ends=ends, affected=affected, beside=beside)
 
 
 def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
