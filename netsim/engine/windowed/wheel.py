@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine.compiled.lines import zeros
-from netsim.engine.event.calendar import heap, longer_heap
+from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.records import PACKET
-from netsim.engine.event.state import Array, Record, State, Whole
+from netsim.engine.event.state import Array, Queued, Record, State, Whole
 
 CHUNK = 32
 """Packets of a chunk."""
 BUCKETS = 1 << 14
-_CHUNKS, _ARRIVALS = 256, 1024
+_CHUNKS, _ARRIVALS, _HELD = 256, 1024, 1024
 """Room at first."""
 
 _INDEX, _WHOLE, _YES = np.int32, np.int64, np.uint8
@@ -30,28 +30,46 @@ VALUE = np.dtype(
 ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
 """An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
 
-BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill", "packets", "first_look")])
-"""First and last chunk, packets in the last one, packets in all, first of the links that look for a packet."""
+BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill", "packets")])
+"""First and last chunk, packets in the last one, packets in all."""
 
-UNIT = np.dtype([(name, _INDEX) for name in ("begin", "end", "first_timer", "active")])
-"""A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers."""
+UNIT = np.dtype(
+    [
+        *((name, _INDEX) for name in ("begin", "end", "first_timer")),
+        *((name, _YES) for name in ("active", "pending", "at_host")),
+    ],
+    align=True,
+)
+"""A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers of this window, and
+whether it is among the active ones; whether it is among `Wheel.pending`; whether it is the link of a host."""
 
-TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("flow", _INDEX), ("next", _INDEX)], align=True)
-"""A timer of a flow that runs out in this window."""
+TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("what", _INDEX), ("next", _INDEX)], align=True)
+"""A timer that runs out in this window: of a flow, or of the receiver behind a link, which asks for packets."""
 
 WINDOW = np.dtype(
     [
-        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
+        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare")),
         *(
             (name, _INDEX)
-            for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")
+            for name in (
+                "stage",
+                "place",
+                "touched",
+                "arrivals",
+                "active",
+                "pending",
+                "first_used",
+                "last_used",
+                "chunks_used",
+            )
         ),
         *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
     ],
     align=True,
 )
-"""The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel and links
-in it that look for one; how far the loop is (see `netsim.engine.windowed.kernel`); chunks in use, and free."""
+"""The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel; when the
+first pending unit is due; chunks that one event may need; how far the loop is (see `netsim.engine.windowed.kernel`);
+chunks in use, and free."""
 
 NEXT, OPEN, UNITS, TASKS, REST = range(5)
 """Stages of a window: none is open; one is; units deal with their arrivals; tasks begin; hosts do what is left."""
@@ -65,30 +83,34 @@ class Wheel(NamedTuple):
         buckets: Records of `BUCKET`; window k has bucket k mod their number.
         packets: Records of `VALUE`, in chunks.
         next_chunk: The chunk after each, in its bucket or among those that are free.
-        next_look: The link after each of those that look for a packet in one window.
         found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
         arrivals: The same by unit, and sorted once the unit deals with them.
         units: Records of `UNIT`: links, then switches.
-        touched: Units with arrivals in this window.
+        touched: Units with arrivals in this window, and switches where transmissions end.
         active: Hosts' links with something to do in this window.
+        pending: Units that have something to do on their own in a later window.
         timers: Records of `TIMER`; those not in use are chained.
         inside: Heap of what happens at links inside hosts.
         scratch: A record of `VALUE` for the packet that leaves a host.
+        held: Records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one.
+        next_held: The free record after each.
     """
 
     window: Array
     buckets: Array
     packets: Array
     next_chunk: Array
-    next_look: Array
     found: Array
     arrivals: Array
     units: Array
     touched: Array
     active: Array
+    pending: Array
     timers: Array
     inside: Array
     scratch: Array
+    held: Array
+    next_held: Array
 
 
 def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
@@ -103,36 +125,60 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window = np.zeros(1, dtype=WINDOW)
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
+    window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued)
     buckets = np.full(BUCKETS, -1, dtype=BUCKET)
     buckets["fill"] = buckets["packets"] = 0
     units = np.zeros(links + switches, dtype=UNIT)
     units["first_timer"] = -1
+    units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
     wheel = Wheel(
         window,
         buckets,
         zeros(0, VALUE),
         np.zeros(0, dtype=_INDEX),
-        np.full(links, -1, dtype=_INDEX),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
         units,
         np.zeros(len(units), dtype=_INDEX),
         np.zeros(links, dtype=_INDEX),
+        np.zeros(len(units), dtype=_INDEX),
         np.zeros(0, dtype=TIMER),
-        heap(links),
+        heap(2 * len(state.hosts.rings)),
         zeros(1, VALUE),
+        zeros(0, VALUE),
+        np.zeros(0, dtype=_INDEX),
     )
-    return with_chunks(wheel, _CHUNKS)
+    return with_held(with_chunks(wheel, _CHUNKS), state.queued)
 
 
-def with_room(wheel: Wheel) -> Wheel:
-    """The wheel with room for the arrivals of its fullest bucket, and with twice as many chunks if few are free."""
+def _most_chunks(queued: Queued | None) -> int:
+    """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
+    if queued is None:
+        return 1
+    return 2 + len(np.unique(queued.queues["news_ps"])) + len(queued.queues) // CHUNK
+
+
+def with_held(wheel: Wheel, queued: Queued | None) -> Wheel:
+    """The wheel with twice as many records for packets that wait in queues, if all are in use."""
+    if queued is None or (len(wheel.held) and queued.notes["packet"][0] >= 0):
+        return wheel
+    used = len(wheel.held)
+    size = max(_HELD, 2 * used)
+    held, following = zeros(size, VALUE), np.arange(1, size + 1, dtype=_INDEX)
+    held[:used], following[:used], following[-1] = wheel.held, wheel.next_held, -1
+    queued.notes["packet"] = used
+    return wheel._replace(held=held, next_held=following)
+
+
+def with_room(wheel: Wheel, queued: Queued | None) -> Wheel:
+    """The wheel with room for the arrivals of its fullest bucket, and twice as much of what is scarce."""
+    wheel, spare = with_held(wheel, queued), int(wheel.window["spare"][0])
     fullest = int(wheel.buckets["packets"].max())
     if fullest > len(wheel.found):
         found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
-    if wheel.window["free_chunks"][0] <= fullest // CHUNK + 1:
-        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + 1)
+    if wheel.window["free_chunks"][0] <= fullest // CHUNK + spare:
+        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + spare)
     return wheel
 
 
@@ -148,8 +194,8 @@ def with_chunks(wheel: Wheel, more: int) -> Wheel:
     return wheel._replace(packets=packets, next_chunk=np.concatenate([wheel.next_chunk, following]))
 
 
-def with_timers(wheel: Wheel, timers: int) -> Wheel:
-    """The wheel with room for at least so many timers, all of which may be those of flows inside hosts."""
+def with_timers(wheel: Wheel, timers: int, others: int) -> Wheel:
+    """The wheel with room for so many timers, all of which may be those of flows inside hosts, among `others` there."""
     window, used = wheel.window[0], len(wheel.timers)
     if timers <= used:
         return wheel
@@ -157,8 +203,7 @@ def with_timers(wheel: Wheel, timers: int) -> Wheel:
     longer["next"][used:] = np.arange(used + 1, timers + 1)
     longer["next"][-1] = window["free_timer"]
     window["free_timer"] = used
-    looks = len(wheel.next_look)
-    return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, looks + timers))
+    return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, others + timers))
 
 
 def _longer(array: np.ndarray, size: int) -> np.ndarray:
@@ -206,3 +251,12 @@ def release_chunks(wheel: Wheel) -> None:
         window.free_chunk = window.first_used
         window.free_chunks += window.chunks_used
         window.first_used = -1
+
+
+@compiled
+def lacks_room(wheel: Wheel, queued: Queued | None) -> bool:
+    """Whether the packets and words of one event might not fit."""
+    window = wheel.window[0]
+    if queued is None:
+        return window.free_chunks < window.spare
+    return window.free_chunks < window.spare or queued.notes[0].packet < 0
