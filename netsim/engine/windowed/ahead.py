@@ -34,14 +34,10 @@ def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
         prefetch(wheel.units, arrival.unit, 0)
         if arrival.unit < len(state.network.links):
             prefetch(state.network.links, arrival.unit, 0)
-            prefetch(state.network.links, arrival.unit, LINE_BYTES)
     if row + _NEAR < end:
         packet = packets[arrivals[row + _NEAR].place]
         if packet.hop + 1 == packet.links:
-            prefetch(hosts.flows, packet.flow, 0)
-            prefetch(hosts.flows, packet.flow, LINE_BYTES)
             prefetch(hosts.flows, packet.flow, 2 * LINE_BYTES)
-            prefetch(state.routing.way_answer_ps, packet.way, 0)
             prefetch(state.routing.way_answers, packet.way, 0)
     if row + _NEXT < end:
         packet = packets[arrivals[row + _NEXT].place]
@@ -57,7 +53,6 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     prefetch(units, link, 0)
     prefetch(hosts.rings, link, 0)
     prefetch(links, link, 0)
-    prefetch(links, link, LINE_BYTES)
     unit = units[wheel.active[min(place + _NEAR + _NEXT, last)]]
     for row in range(unit.begin, unit.end):
         prefetch(wheel.packets, wheel.arrivals[row].place, 0)
@@ -78,3 +73,4 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     if index >= 0:
         flow = hosts.flows[index]
         prefetch(hosts.sent, flow.first_row + flow.next, 0)
+        prefetch(state.routing.usable_begin, flow.pair * state.network.rules[0].epochs, 0)

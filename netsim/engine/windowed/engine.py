@@ -27,8 +27,10 @@ class WindowedEngine(EventEngine):
     """When the first flow lost its patience, its id, and what waits; the run ends with the window."""
 
     def _prepare(self) -> None:
-        links, rules = self._state.network.links, self._state.network.rules[0]
-        between = links["delay_ps"][links["reverse"] != np.arange(len(links))]
+        network = self._state.network
+        links, rules = network.links, network.rules[0]
+        delay_ps = network.kinds["delay_ps"][links["kind"]]
+        between = delay_ps[links["reverse"] != np.arange(len(links))]
         self._wheel = wheel_of(self._state, int(between.min()), bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH)))
 
     def _go_on(self, resumed: int) -> int:

@@ -18,7 +18,7 @@ from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import enter
 from netsim.engine.windowed.ahead import fetch_for_hosts
 from netsim.engine.windowed.passage import send
-from netsim.engine.windowed.wheel import BUCKETS, REST, Wheel, bucket_of
+from netsim.engine.windowed.wheel import REST, Wheel, due_at, due_now
 
 _NOTHING, _ARRIVAL, _TIMER, _LOOK = range(4)
 
@@ -52,10 +52,10 @@ def note_look(state: State, wheel: Wheel, link: int) -> None:
 @compiled
 def _list(wheel: Wheel, ring: Record, link: int) -> None:
     """Adds a link to those that look for a packet in the window of its next look."""
-    bucket = wheel.buckets[bucket_of(wheel, ring.look_ps)]
+    due = wheel.due[due_at(wheel, ring.look_ps)]
     ring.scheduled = 1
-    wheel.next_look[link] = bucket.first_look
-    bucket.first_look = link
+    wheel.next_look[link] = due.first_look
+    due.first_look = link
     wheel.window[0].looks += 1
 
 
@@ -63,9 +63,9 @@ def _list(wheel: Wheel, ring: Record, link: int) -> None:
 def wake(state: State, wheel: Wheel) -> None:
     """Activates the hosts' links that look for a packet in the window that opens."""
     window = wheel.window[0]
-    bucket = wheel.buckets[window.number & (BUCKETS - 1)]
-    link = np.int64(bucket.first_look)
-    bucket.first_look = -1
+    due = wheel.due[due_now(wheel)]
+    link = np.int64(due.first_look)
+    due.first_look = -1
     while link >= 0:
         following = np.int64(wheel.next_look[link])
         ring = state.hosts.rings[link]

@@ -9,7 +9,7 @@ from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, S
 from netsim.engine.windowed.gathering import gather
 from netsim.engine.windowed.hosts import deal_with_hosts, note_look, pull_timers, wake
 from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
+from netsim.engine.windowed.wheel import CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, due_now, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
@@ -43,21 +43,29 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resu
             why = _open(state, wheel)
             if why != OPENED:
                 return why
+            window.active = window.arrivals = window.region = 0
+            packets += wheel.due[due_now(wheel)].packets
             window.stage = OPEN
         if window.stage == OPEN:
-            fullest = wheel.buckets[window.number & (BUCKETS - 1)].packets
-            if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + 1:
+            fullest = wheel.due[due_now(wheel)].packets
+            if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + window.regions:
                 return NEEDS_ROOM
-            window.active = window.place = 0
-            packets += fullest
             gather(state, wheel)
-            wake(state, wheel)
-            pull_timers(state, wheel)
+            window.place = 0
             window.stage = UNITS
         if window.stage == UNITS:
             why = deal_with_units(state, wheel)
             if why != FINISHED:
                 return why
+            if window.region < window.regions // 2:
+                release_chunks(wheel)
+                window.arrivals = 0
+            window.region += 1
+            if window.region < window.regions:
+                window.stage = OPEN
+                continue
+            wake(state, wheel)
+            pull_timers(state, wheel)
             window.place = 0
             window.stage = TASKS
         why = deal_with_hosts(state, wheel)
@@ -86,8 +94,8 @@ def _open(state: State, wheel: Wheel) -> Whole:
     latest = first_ps // window.length_ps
     number = latest if nothing else window.end_ps // window.length_ps
     while number < latest:
-        bucket = wheel.buckets[number & (BUCKETS - 1)]
-        if bucket.first >= 0 or bucket.first_look >= 0:
+        due = wheel.due[number & (len(wheel.due) - 1)]
+        if due.packets or due.first_look >= 0:
             break
         number += 1
     window.number, window.end_ps = number, (number + 1) * window.length_ps

@@ -12,7 +12,9 @@ from netsim.engine.windowed.wheel import Wheel, put
 def send(state: State, wheel: Wheel, packet: Record, link: int, arrives: int) -> None:
     """Puts a packet that leaves a link into the wheel, unless it is gone."""
     if arrives != GONE:
-        put(wheel, packet, _next_unit(state, wheel, packet, link), arrives)
+        unit = _next_unit(state, wheel, packet, link)
+        region = wheel.region[unit if unit >= 0 else np.int64(state.network.links[link].reverse)]
+        put(wheel, packet, unit, region, arrives)
 
 
 @compiled

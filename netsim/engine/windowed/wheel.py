@@ -1,7 +1,8 @@
-"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window.
+"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window and region.
 
-Packets lie in chunks, which are chained. A bucket also serves the windows that come a turn of the wheel later, whose
-packets go back into it.
+A region is a part of the fabric, switches or hosts, whose links and packets of a window fit into the processor's cache
+together: the loop deals with one region after the other. Packets lie in chunks, which are chained. A bucket also serves
+the windows that come a turn of the wheel later, whose packets go back into it.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,10 @@ from netsim.engine.event.state import Array, Record, State, Whole
 
 CHUNK = 32
 """Packets of a chunk."""
-BUCKETS = 1 << 14
+_BUCKETS = 1 << 16
+_MOST_WINDOWS = 1 << 14
+_LINKS = 512
+"""Of a region, at least."""
 _CHUNKS, _ARRIVALS = 256, 1024
 """Room at first."""
 
@@ -30,8 +34,11 @@ VALUE = np.dtype(
 ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
 """An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
 
-BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill", "packets", "first_look")])
-"""First and last chunk, packets in the last one, packets in all, first of the links that look for a packet."""
+BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill")])
+"""First and last chunk, and packets in the last one."""
+
+DUE = np.dtype([(name, _INDEX) for name in ("packets", "first_look")])
+"""What a window is for: packets in its buckets, and the first of the links that look for one."""
 
 UNIT = np.dtype([(name, _INDEX) for name in ("begin", "end", "first_timer", "active")])
 """A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers."""
@@ -44,7 +51,18 @@ WINDOW = np.dtype(
         *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
         *(
             (name, _INDEX)
-            for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")
+            for name in (
+                "stage",
+                "region",
+                "regions",
+                "place",
+                "touched",
+                "arrivals",
+                "active",
+                "first_used",
+                "last_used",
+                "chunks_used",
+            )
         ),
         *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
     ],
@@ -62,7 +80,9 @@ class Wheel(NamedTuple):
 
     Args:
         window: One record of `WINDOW`.
-        buckets: Records of `BUCKET`; window k has bucket k mod their number.
+        due: Records of `DUE`; window k has record k mod their number, a power of two.
+        buckets: Records of `BUCKET`, by record of `due` and region.
+        region: Region of each unit.
         packets: Records of `VALUE`, in chunks.
         next_chunk: The chunk after each, in its bucket or among those that are free.
         next_look: The link after each of those that look for a packet in one window.
@@ -77,7 +97,9 @@ class Wheel(NamedTuple):
     """
 
     window: Array
+    due: Array
     buckets: Array
+    region: Array
     packets: Array
     next_chunk: Array
     next_look: Array
@@ -103,13 +125,17 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window = np.zeros(1, dtype=WINDOW)
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
-    buckets = np.full(BUCKETS, -1, dtype=BUCKET)
-    buckets["fill"] = buckets["packets"] = 0
+    region = _regions(state, switches)
+    window["regions"] = regions = int(region.max()) + 1
+    due = np.zeros(min(_MOST_WINDOWS, _BUCKETS // regions), dtype=DUE)
+    due["first_look"] = -1
     units = np.zeros(links + switches, dtype=UNIT)
     units["first_timer"] = -1
     wheel = Wheel(
         window,
-        buckets,
+        due,
+        np.full(len(due) * regions, -1, dtype=BUCKET),
+        region,
         zeros(0, VALUE),
         np.zeros(0, dtype=_INDEX),
         np.full(links, -1, dtype=_INDEX),
@@ -125,14 +151,25 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     return with_chunks(wheel, _CHUNKS)
 
 
+def _regions(state: State, nodes: int) -> np.ndarray:
+    """Region of each unit: a power of two of them, half for switches and half for hosts, or only one."""
+    links, routing = state.network.links, state.routing
+    half = (1 << max(1, len(links) // _LINKS).bit_length() - 1) // 2
+    of_node, switches = np.zeros(nodes, dtype=_INDEX), np.unique(routing.source[links["at_switch"] > 0])
+    of_node[switches] = np.arange(len(switches)) * half // max(1, len(switches))
+    region, hosts = np.concatenate([of_node[routing.source], of_node]), np.arange(len(routing.up))
+    region[routing.up] = region[routing.inside] = half + hosts * half // len(hosts)
+    return region
+
+
 def with_room(wheel: Wheel) -> Wheel:
-    """The wheel with room for the arrivals of its fullest bucket, and with twice as many chunks if few are free."""
-    fullest = int(wheel.buckets["packets"].max())
+    """The wheel with room for the arrivals of its fullest window, and with twice as many chunks if few are free."""
+    fullest, regions = int(wheel.due["packets"].max()), int(wheel.window["regions"][0])
     if fullest > len(wheel.found):
         found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
-    if wheel.window["free_chunks"][0] <= fullest // CHUNK + 1:
-        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + 1)
+    if wheel.window["free_chunks"][0] <= fullest // CHUNK + regions:
+        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + regions)
     return wheel
 
 
@@ -168,17 +205,23 @@ def _longer(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @compiled
-def bucket_of(wheel: Wheel, time_ps: int) -> Whole:
-    """Bucket of the window of a moment."""
+def due_at(wheel: Wheel, time_ps: int) -> Whole:
+    """Index of what is due in the window of a moment."""
     number = np.uint64(time_ps) // np.uint64(wheel.window[0].length_ps)
-    return np.int64(number & np.uint64(BUCKETS - 1))
+    return np.int64(number & np.uint64(len(wheel.due) - 1))
 
 
 @compiled
-def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
-    """Puts a packet into the wheel; there is a free chunk."""
-    window = wheel.window[0]
-    bucket = wheel.buckets[bucket_of(wheel, arrives)]
+def due_now(wheel: Wheel) -> Whole:
+    """Index of what is due in the open window."""
+    return wheel.window[0].number & (len(wheel.due) - 1)
+
+
+@compiled
+def put(wheel: Wheel, packet: Record, unit: int, region: int, arrives: int) -> None:
+    """Puts a packet into the wheel, which arrives in a region; there is a free chunk."""
+    window, index = wheel.window[0], due_at(wheel, arrives)
+    bucket = wheel.buckets[index * window.regions + region]
     fill = np.int64(bucket.fill)
     if bucket.first < 0 or fill == CHUNK:
         chunk = window.free_chunk
@@ -191,15 +234,27 @@ def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
         bucket.last = chunk
         fill = np.int64(0)
     bucket.fill = fill + 1
-    bucket.packets += 1
+    wheel.due[index].packets += 1
     window.in_flight += 1
     packet.time_ps, packet.unit = arrives, unit
     wheel.packets[bucket.last * CHUNK + fill] = packet
 
 
 @compiled
+def use_chunks(wheel: Wheel, first: int, last: int, chunks: int) -> None:
+    """Notes that so many chunks, which are chained, hold packets that arrive in the window."""
+    window = wheel.window[0]
+    if window.first_used < 0:
+        window.first_used, window.chunks_used = first, 0
+    else:
+        wheel.next_chunk[window.last_used] = first
+    window.last_used = last
+    window.chunks_used += chunks
+
+
+@compiled
 def release_chunks(wheel: Wheel) -> None:
-    """Frees the chunks of the window."""
+    """Frees the chunks whose packets have arrived in the window."""
     window = wheel.window[0]
     if window.first_used >= 0:
         wheel.next_chunk[window.last_used] = window.free_chunk
