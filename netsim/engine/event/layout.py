@@ -169,9 +169,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
     )
 
 
-def _routing(
-    scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.ndarray, transport: Transport
-) -> Routing:
+def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.ndarray, transport: Transport) -> Routing:
     back = links[fabric.reverse[fabric.way_links]]
     passage_ps = (kinds["answer_ps"] + kinds["delay_ps"])[back["kind"]]
     present = fabric.way_links >= 0

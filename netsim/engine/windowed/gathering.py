@@ -20,10 +20,11 @@ def gather(state: State, wheel: Wheel) -> None:
     while chunk >= 0:
         chunks += 1
         size = fill if chunk == last else np.int64(CHUNK)
+        following = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
         window.in_flight -= size
         due.packets -= size
         for place in range(chunk * CHUNK, chunk * CHUNK + size):
-            fetch_for_gathering(state, wheel, place, chunk * CHUNK + size)
+            fetch_for_gathering(state, wheel, place, chunk * CHUNK + size, following * CHUNK)
             packet = wheel.packets[place]
             if packet.time_ps >= window.end_ps:
                 put(wheel, packet, packet.unit, window.region, packet.time_ps)
@@ -36,7 +37,7 @@ def gather(state: State, wheel: Wheel) -> None:
                 wheel.touched[touched] = index
                 touched += 1
             unit.end += 1
-        chunk = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
+        chunk = following
     if first >= 0:
         use_chunks(wheel, first, last, chunks)
     row = np.int64(window.arrivals)

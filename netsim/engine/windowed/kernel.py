@@ -48,7 +48,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resu
             window.stage = OPEN
         if window.stage == OPEN:
             fullest = wheel.due[due_now(wheel)].packets
-            if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + window.regions:
+            lacks_chunks = window.free_chunks <= fullest // CHUNK + window.regions
+            if window.arrivals + fullest > len(wheel.found) or lacks_chunks:
                 return NEEDS_ROOM
             gather(state, wheel)
             window.place = 0

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine.compiled.lines import zeros
+from netsim.engine.compiled.prefetch import prefetch
 from netsim.engine.event.calendar import heap, longer_heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.records import PACKET
@@ -17,10 +18,10 @@ from netsim.engine.event.state import Array, Record, State, Whole
 
 CHUNK = 32
 """Packets of a chunk."""
-_BUCKETS = 1 << 16
-_MOST_WINDOWS = 1 << 14
-_LINKS = 512
-"""Of a region, at least."""
+WINDOWS, _BUCKETS = 1 << 14, 1 << 16
+"""Windows of a turn of the wheel, but no more buckets than that."""
+LINKS_OF_REGION, _MOST_REGIONS = 512, 256
+"""Links of a region, at least; regions."""
 _CHUNKS, _ARRIVALS = 256, 1024
 """Room at first."""
 
@@ -64,7 +65,7 @@ WINDOW = np.dtype(
                 "chunks_used",
             )
         ),
-        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
+        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "timers", "by_switch")),
     ],
     align=True,
 )
@@ -91,7 +92,7 @@ class Wheel(NamedTuple):
         units: Records of `UNIT`: links, then switches.
         touched: Units with arrivals in this window.
         active: Hosts' links with something to do in this window.
-        timers: Records of `TIMER`; those not in use are chained.
+        timers: Records of `TIMER`; those that were in use are chained, and behind them are only fresh ones.
         inside: Heap of what happens at links inside hosts.
         scratch: A record of `VALUE` for the packet that leaves a host.
     """
@@ -125,9 +126,9 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window = np.zeros(1, dtype=WINDOW)
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
-    region = _regions(state, switches)
-    window["regions"] = regions = int(region.max()) + 1
-    due = np.zeros(min(_MOST_WINDOWS, _BUCKETS // regions), dtype=DUE)
+    regions = _regions(links)
+    window["regions"] = regions
+    due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=DUE)
     due["first_look"] = -1
     units = np.zeros(links + switches, dtype=UNIT)
     units["first_timer"] = -1
@@ -135,7 +136,7 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
         window,
         due,
         np.full(len(due) * regions, -1, dtype=BUCKET),
-        region,
+        _region(state, switches, regions // 2),
         zeros(0, VALUE),
         np.zeros(0, dtype=_INDEX),
         np.full(links, -1, dtype=_INDEX),
@@ -151,11 +152,15 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     return with_chunks(wheel, _CHUNKS)
 
 
-def _regions(state: State, nodes: int) -> np.ndarray:
-    """Region of each unit: a power of two of them, half for switches and half for hosts, or only one."""
+def _regions(links: int) -> int:
+    """Number of regions, a power of two: half are of switches and half of hosts, or there is only one."""
+    return 1 << max(1, min(links // LINKS_OF_REGION, _MOST_REGIONS)).bit_length() - 1
+
+
+def _region(state: State, nodes: int, half: int) -> np.ndarray:
+    """Region of each unit."""
     links, routing = state.network.links, state.routing
-    half = (1 << max(1, len(links) // _LINKS).bit_length() - 1) // 2
-    of_node, switches = np.zeros(nodes, dtype=_INDEX), np.unique(routing.source[links["at_switch"] > 0])
+    of_node, switches = np.zeros(nodes, dtype=np.int16), np.unique(routing.source[links["at_switch"] > 0])
     of_node[switches] = np.arange(len(switches)) * half // max(1, len(switches))
     region, hosts = np.concatenate([of_node[routing.source], of_node]), np.arange(len(routing.up))
     region[routing.up] = region[routing.inside] = half + hosts * half // len(hosts)
@@ -164,11 +169,12 @@ def _regions(state: State, nodes: int) -> np.ndarray:
 
 def with_room(wheel: Wheel) -> Wheel:
     """The wheel with room for the arrivals of its fullest window, and with twice as many chunks if few are free."""
-    fullest, regions = int(wheel.due["packets"].max()), int(wheel.window["regions"][0])
-    if fullest > len(wheel.found):
-        found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
+    window, fullest = wheel.window[0], int(wheel.due["packets"].max())
+    regions, arrivals = int(window["regions"]), int(window["arrivals"]) + fullest
+    if arrivals > len(wheel.found):
+        found, arrivals = (_longer(array, 3 * arrivals // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
-    if wheel.window["free_chunks"][0] <= fullest // CHUNK + regions:
+    if window["free_chunks"] <= fullest // CHUNK + regions:
         wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + regions)
     return wheel
 
@@ -187,13 +193,11 @@ def with_chunks(wheel: Wheel, more: int) -> Wheel:
 
 def with_timers(wheel: Wheel, timers: int) -> Wheel:
     """The wheel with room for at least so many timers, all of which may be those of flows inside hosts."""
-    window, used = wheel.window[0], len(wheel.timers)
-    if timers <= used:
+    if timers <= len(wheel.timers):
         return wheel
-    longer = _longer(wheel.timers, timers)
-    longer["next"][used:] = np.arange(used + 1, timers + 1)
-    longer["next"][-1] = window["free_timer"]
-    window["free_timer"] = used
+    used = int(wheel.window["timers"][0])
+    longer = np.zeros(timers, dtype=TIMER)
+    longer[:used] = wheel.timers[:used]
     looks = len(wheel.next_look)
     return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, looks + timers))
 
@@ -237,7 +241,9 @@ def put(wheel: Wheel, packet: Record, unit: int, region: int, arrives: int) -> N
     wheel.due[index].packets += 1
     window.in_flight += 1
     packet.time_ps, packet.unit = arrives, unit
-    wheel.packets[bucket.last * CHUNK + fill] = packet
+    place = np.int64(bucket.last) * CHUNK + fill
+    wheel.packets[place] = packet
+    prefetch(wheel.packets, place + 1, 0)
 
 
 @compiled
