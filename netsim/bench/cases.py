@@ -9,7 +9,7 @@ from netsim.engine.protocol import Scene
 from netsim.topology.failure import Rates
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.routes import Routes
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 PACKET_BYTES = 4000
 

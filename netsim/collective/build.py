@@ -14,6 +14,7 @@ from netsim.collective import (
     direct,
     halving_doubling,
     hierarchical,
+    rails,
     recursive_doubling,
     ring,
     tree,
@@ -29,7 +30,7 @@ from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table
 from netsim.errors import InputError
 from netsim.seats import Seats
-from netsim.topology.protocol import Topology
+from netsim.topology.protocol import Topology, adapters_of
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     "all_reduce": {
@@ -57,13 +58,14 @@ ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
         "direct": direct.all_to_all,
         "two_phase": two_phase.all_to_all,
         "hierarchical": hierarchical.all_to_all,
+        "pxn": rails.all_to_all,
     },
     "broadcast": {"tree": tree.broadcast, "ring": ring.broadcast, "direct": direct.broadcast},
 }
 
 
 MOST_MESSAGES = 1 << 24
-_QUADRATIC = ("ring", "direct")
+_QUADRATIC = ("ring", "direct", "pxn")
 
 
 class Use(NamedTuple):
@@ -132,10 +134,17 @@ class Schedules:
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
         if name:
             self.used[Use(operation.op, operation.size, size_of(operation), name)] += 1
-        if name == "hierarchical":
+        if name in ("hierarchical", "pxn"):
             numbers: dict[int, int] = {}
             shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
+        if name == "pxn":
+            adapters = adapters_of(self._topology)
+            if adapters == 1:
+                problem = "pxn goes through the GPUs of a host, each on a rail of its own, and hosts have one adapter"
+                remedy = "set topology.adapters_per_host, or write direct"
+                raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
+            operation = operation._replace(rails=tuple(self._seats.hosts[rank] % adapters for rank in ranks))
         try:
             columns = self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:

@@ -13,9 +13,11 @@ from netsim.errors import InputError
 from netsim.workload.device import Device, DeviceConfig
 from netsim.workload.gaps import with_gaps_of
 from netsim.workload.matching import check_and_combine, matching_key
-from netsim.workload.protocol import Program, Schedules, Span, TraceOrigin
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.records import Record, Trace, read_trace
 from netsim.workload.section import WorkloadSection
+from netsim.workload.spans import Span, TraceOrigin
 
 Line = tuple[int, Record]
 

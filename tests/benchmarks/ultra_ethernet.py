@@ -24,7 +24,7 @@ from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology
 from netsim.units import service_ps
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.closed_loop import controlled, transport_of
 from tests.netsim.scenes import flow, scene
 

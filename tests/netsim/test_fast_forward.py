@@ -20,7 +20,8 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.protocol import Program, Task
+from netsim.workload.program import Program
+from netsim.workload.tasks import Task
 from tests.netsim.repeated_scenes import ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene
 

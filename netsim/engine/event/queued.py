@@ -11,6 +11,7 @@ from netsim.engine.event.errors import repeats
 from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, flow_id_of, marks, serial_of, service_of
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
+from netsim.engine.event.turns import next_class, note_sent, note_sent_alone, takes_turns
 from netsim.engine.event.watching import note_carried
 
 
@@ -69,6 +70,8 @@ def stand(
             packet.marked = 1
             totals.marked += 1
     if not served.busy and not queue.stopped:
+        if len(queued.quanta):
+            note_sent_alone(queued, at, traffic_class)
         if link.varies and next_down(network, at, now) < now + service:
             release(network, routing, queued, at, packet.wire, source, place)
             return LOST, lose(network, packet, at, now)
@@ -77,7 +80,7 @@ def stand(
     index = queued.notes[0].packet
     waiting = queued.waiting[index]
     waiting.came_ps, waiting.found_ps, waiting.work_ps = now, found, service
-    waiting.source, waiting.next = source, -1
+    waiting.wire, waiting.source, waiting.next = packet.wire, source, -1
     queue.waiting_ps += service
     if queue.first < 0:
         queue.first = index
@@ -182,7 +185,14 @@ def lose(network: Network, packet: Record, at: int, now: int) -> Whole:
 
 @compiled
 def next_queue(rules: Record, queued: Queued, at: int) -> Whole:
-    """The queue of the first class that has a packet and is not stopped, or -1."""
+    """The queue whose packet goes next: of those that have one and are not stopped, the first, or by turns; or -1."""
+    if len(queued.quanta):
+        for number in range(rules.classes):
+            queue = queued.queues[at * rules.classes + number]
+            has_one = queue.first >= 0 and not queue.stopped
+            queued.needs[number] = queued.waiting[queue.first].wire if has_one else -1
+        chosen = next_class(queued, at)
+        return at * rules.classes + chosen if chosen >= 0 else chosen
     for place in range(at * rules.classes, (at + 1) * rules.classes):
         if queued.queues[place].first >= 0 and not queued.queues[place].stopped:
             return np.int64(place)
@@ -198,6 +208,9 @@ def take_out(queued: Queued, place: int) -> Whole:
     if queue.first < 0:
         queue.last = -1
     queue.waiting_ps -= queued.waiting[index].work_ps
+    classes = len(queued.quanta)
+    if classes:
+        note_sent(queued, place // classes, place % classes, queued.waiting[index].wire, queue.first >= 0)
     return index
 
 
@@ -206,7 +219,8 @@ def work_before(queued: Queued, rules: Record, traffic_class: int, at: int, now:
     """Unfinished work in front of a link that goes before a new packet of a class."""
     served = queued.served[at]
     work = served.ends_ps - now if served.busy else np.int64(0)
-    for place in range(at * rules.classes, at * rules.classes + traffic_class + 1):
+    classes = rules.classes if takes_turns(queued, traffic_class) else traffic_class + 1
+    for place in range(at * rules.classes, at * rules.classes + classes):
         work += queued.queues[place].waiting_ps
     return work
 

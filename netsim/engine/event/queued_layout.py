@@ -5,6 +5,7 @@ import numpy as np
 from netsim.engine.buffers import limits_of
 from netsim.engine.event.records import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING
 from netsim.engine.event.state import Queued
+from netsim.engine.event.turns import LEFT, TURN
 from netsim.engine.protocol import Scene
 
 _PACKETS = 1024
@@ -44,4 +45,13 @@ def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
     endings = np.full(2 * len(rates), -1, dtype=LANE)
     notes, told = np.full(1, -1, dtype=NOTES), np.zeros(len(queues), dtype=np.int64)
     notes["told"] = 0
-    return Queued(queues, np.zeros(_PACKETS, dtype=WAITING), served, switches, notes, told, endings)
+    waiting = np.zeros(_PACKETS, dtype=WAITING)
+    return Queued(queues, waiting, served, switches, notes, told, endings, *_turns(scene))
+
+
+def _turns(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The last three fields of `Queued`."""
+    quanta = np.array(scene.quanta, dtype=np.int64)
+    turns = np.zeros((2 * len(scene.topology.links) if len(quanta) else 0, LEFT + len(quanta)), dtype=np.int64)
+    turns[:, TURN] = np.argmax(quanta > 0) if len(quanta) else 0
+    return quanta, turns, np.zeros(len(quanta), dtype=np.int64)

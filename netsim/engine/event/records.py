@@ -123,6 +123,7 @@ ASKED_STATE = record(
     trims=WHOLE,
     granted=WHOLE,
     grants=WHOLE,
+    left=INDEX,
     next_waiting=INDEX,
     back_way=INDEX,
     waits=YES,
@@ -210,7 +211,8 @@ PACKET = record(
 
 `marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
 
-`way` is a row of `FabricArrays.way_links` that agrees with its path so far.
+`way` is a row of `FabricArrays.way_links` that agrees with its path so far. `node` is where switches choose; of the
+answer of a receiver that asks for packets, how many its flow still lacks.
 """
 
 QUEUE = record(
@@ -233,13 +235,23 @@ QUEUE = record(
 )
 """Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
 
-WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, source=INDEX, next=INDEX)
-"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
+WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, wire=WHOLE, source=INDEX, next=INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, size, the queue it came from, the next."""
 
 SERVED = record(
-    ends_ps=WHOLE, wire=WHOLE, carried=WHOLE, busy=YES, late=YES, queue=INDEX, source=INDEX, next=INDEX, kind=INDEX
+    ends_ps=WHOLE,
+    wire=WHOLE,
+    carried=WHOLE,
+    busy=YES,
+    late=YES,
+    queue=INDEX,
+    source=INDEX,
+    next=INDEX,
+    previous=INDEX,
+    kind=INDEX,
 )
-"""The packet that is on a link, and the next link whose transmission takes as long and ends later.
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next and the
+previous one among those of a switch (`netsim.engine.windowed.endings`).
 
 `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,

@@ -168,6 +168,9 @@ class Queued(NamedTuple):
         notes: One record of `NOTES`.
         told: Queues that are told to stop or to go on; `notes` has their number.
         endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
+        quanta: See `netsim.engine.protocol.Scene.quanta`.
+        turns: See `netsim.engine.event.turns`.
+        needs: Room for what each class needs to send a packet.
     """
 
     queues: Array
@@ -177,6 +180,9 @@ class Queued(NamedTuple):
     notes: Array
     told: Array
     endings: Array
+    quanta: Array
+    turns: Array
+    needs: Array
 
 
 class Hosts(NamedTuple):

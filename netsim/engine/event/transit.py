@@ -5,7 +5,6 @@ import numpy as np
 from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED
-from netsim.engine.event.credit import note
 from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
@@ -107,7 +106,7 @@ def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
                 delivered(state.program, flow.task, now)
         packet.expected = flow.expected
     if rules.congestion == ASKED:
-        note(state.hosts, packet, flow, now)
+        packet.node = flow.left
     if not verdict & (ACKNOWLEDGE | REFUSE):
         return False
     packet.refusal = (verdict & REFUSE) != 0

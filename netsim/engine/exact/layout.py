@@ -9,7 +9,7 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.exact.messages import Messages, messages_of
 from netsim.engine.protocol import Scene
 from netsim.topology.protocol import places
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 
 class Layout(NamedTuple):

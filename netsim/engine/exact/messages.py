@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 UNKNOWN = -1
 """End of a message that has not been simulated yet, and of every task that waits for it."""

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from netsim.engine.exact.layout import layout_of
-from netsim.engine.forward import kernel
+from netsim.engine.forward import kernel, state
 from netsim.engine.forward.library import Library
+from netsim.engine.forward.occurrences import place, remember
 from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
 from netsim.engine.forward.progress import progress_of
 from netsim.engine.forward.refusal import shares_groups
@@ -16,7 +17,7 @@ from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.protocol import TaskColumns, Tasks
+from netsim.workload.tasks import TaskColumns, Tasks
 
 _AHEAD = 1 << 14
 """Tasks among which messages are looked for that can be simulated in one go."""
@@ -78,10 +79,10 @@ class ForwardEngine:
                     pass
                 case _:
                     return self._with_the_rest()
-            patience = _PATIENCE + int(progress.totals[kernel.UNITS]) // 2
+            patience = _PATIENCE + int(progress.totals[state.UNITS]) // 2
             if library.units.count > min(patience, len(progress.joint_unit) // 2):
                 return self._with_the_rest()
-        whole = Occurrences.of(progress, int(progress.totals[kernel.UNITS]))
+        whole = Occurrences.of(progress, int(progress.totals[state.UNITS]))
         return self._outcome(whole, progress.end_ps), self._skipped(whole)
 
     def _outcome(self, whole: Occurrences, end_ps: np.ndarray) -> Outcome:
@@ -89,7 +90,7 @@ class ForwardEngine:
 
     def _look_at_wall(self) -> None:
         progress, columns = self._progress, self._columns
-        pulse = Pulse(int(progress.totals[kernel.NOW]), int(progress.totals[kernel.DONE]), len(progress.end_ps))
+        pulse = Pulse(int(progress.totals[state.NOW]), int(progress.totals[state.DONE]), len(progress.end_ps))
         if self._wall.is_over(pulse):
             task = int(progress.released[0])
             ends = int(columns.src[task]), int(columns.dst[task]), int(columns.bytes[task])
@@ -98,14 +99,14 @@ class ForwardEngine:
     def _width_ps(self) -> int:
         """Intervals of queues are at least that long in the end, since time has come so far."""
         width_ps = FIRST_WIDTH_PS
-        while int(self._progress.totals[kernel.NOW]) // width_ps >= INTERVALS:
+        while int(self._progress.totals[state.NOW]) // width_ps >= INTERVALS:
             width_ps *= 2
         return width_ps
 
     def _look_ahead(self) -> None:
         """Finds the kinds of the messages released now, and of those among the next tasks that wait for messages."""
         progress = self._progress
-        released = progress.released[: progress.totals[kernel.RELEASED]]
+        released = progress.released[: progress.totals[state.RELEASED]]
         first = int(released.min())
         ahead = np.arange(first, min(first + _AHEAD, len(progress.bytes)))
         ahead = ahead[(progress.bytes[ahead] > 0) & self._depends[ahead] & (progress.kind[ahead] < 0)]
@@ -116,33 +117,33 @@ class ForwardEngine:
     def _join(self) -> None:
         """Simulates a unit together with a message that meets it under way."""
         progress, units = self._progress, self._library.units
-        met, task, now_ps = (int(progress.totals[entry]) for entry in (kernel.MET, kernel.MEETS, kernel.NOW))
+        met, task, now_ps = (int(progress.totals[entry]) for entry in (state.MET, state.MEETS, state.NOW))
         unit, after_ps = int(progress.unit[met]), now_ps - int(progress.unit_ps[met])
         tasks = np.append(progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]], task)
         starts_ps = units.start_ps[units.message_begin[unit] : units.message_begin[unit + 1]]
         binding = int(progress.binding[met])
         joint = self._library.joint(tasks, np.append(starts_ps, after_ps), binding, self._width_ps())
-        kernel.remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
+        remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
 
     def _begin_together(self) -> bool:
         """Begins those of the released messages that share links, as units; False if one would meet another."""
         progress, library, width_ps = self._progress, self._library, self._width_ps()
-        tasks = np.sort(progress.released[: progress.totals[kernel.RELEASED]])
+        tasks = np.sort(progress.released[: progress.totals[state.RELEASED]])
         groups, alone = library.groups_of(tasks)
         for group in groups:
             numbered = not self._shares and len(np.unique(progress.first_link[group])) < len(group)
             unit, binding = library.group(group, width_ps, numbered=numbered)
             self._kinds = library.kinds
-            if not kernel.place(progress, library.units, self._kinds.link, unit, binding, group):
+            if not place(progress, library.units, self._kinds.link, unit, binding, group):
                 return False
         progress.released[: len(alone)] = alone
-        progress.totals[kernel.RELEASED] = len(alone)
+        progress.totals[state.RELEASED] = len(alone)
         return True
 
     def _with_the_rest(self) -> tuple[Outcome, Skipped]:
         """The outcome up to the last moment at which nothing was under way, joined with a plain run of the rest."""
         progress, columns = self._progress, self._columns
-        idle_ps, units = int(progress.totals[kernel.IDLE]), int(progress.totals[kernel.IDLE_UNITS])
+        idle_ps, units = int(progress.totals[state.IDLE]), int(progress.totals[state.IDLE_UNITS])
         if not units:
             return self._plain(self._scene), Skipped()
         whole = Occurrences.of(progress, units)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from netsim.engine.exact.layout import Layout
-from netsim.engine.forward.kernel import Kinds
+from netsim.engine.forward.state import Kinds
 from netsim.engine.forward.unit import Simulator, Units
 
 

@@ -7,7 +7,7 @@ from numba import njit
 
 from netsim.engine.compiled.annotations import Integer, Records
 from netsim.engine.compiled.queue_series import Longest, no_queues, note_queue, series_of
-from netsim.engine.forward.kernel import Progress
+from netsim.engine.forward.state import Progress
 from netsim.engine.forward.unit import Units
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 
@@ -51,7 +51,7 @@ def outcome_of(
     Args:
         scene: The simulated scene.
         units: Results of units.
-        bound_links: See `netsim.engine.forward.kernel.Kinds.link`.
+        bound_links: See `netsim.engine.forward.state.Kinds.link`.
         whole: Occurrences of units.
         task_end_ps: When each task was done.
         stride: Largest number of flows of a message.

@@ -12,8 +12,8 @@ from netsim.engine.windowed.wheel import CHUNK, Wheel, due_now, put, use_chunks
 @compiled
 def gather(state: State, wheel: Wheel) -> None:
     """Takes the packets that arrive in the open window and region out of their bucket, and sorts them by unit."""
-    window, units, due = wheel.window[0], wheel.units, wheel.due[due_now(wheel)]
-    bucket = wheel.buckets[due_now(wheel) * window.regions + window.region]
+    window, units, now = wheel.window[0], wheel.units, due_now(wheel)
+    bucket = wheel.buckets[now * window.regions + window.region]
     first, last, fill = np.int64(bucket.first), np.int64(bucket.last), np.int64(bucket.fill)
     bucket.first = -1
     found, touched, chunks, chunk = np.int64(0), np.int64(0), np.int64(0), first
@@ -22,7 +22,7 @@ def gather(state: State, wheel: Wheel) -> None:
         size = fill if chunk == last else np.int64(CHUNK)
         following = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
         window.in_flight -= size
-        due.packets -= size
+        wheel.due[now] -= size
         for place in range(chunk * CHUNK, chunk * CHUNK + size):
             fetch_for_gathering(state, wheel, place, chunk * CHUNK + size, following * CHUNK)
             packet = wheel.packets[place]

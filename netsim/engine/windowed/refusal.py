@@ -2,26 +2,19 @@
 
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Scene
-from netsim.topology.protocol import gpu_links
 from netsim.transport.protocol import Transport
 from netsim.units import service_ps
 
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
-    if scene.congestion.kind in ("receiver_credit", "ndp"):
-        return f"congestion {scene.congestion.kind} is not in the windowed engine"
-    if scene.queues:
-        return "queues by class, shared buffers and priority flow control are not in the windowed engine"
-    if gpu_links(scene.topology) is not None:
-        return "links of GPUs are not in the windowed engine, which takes every link of a host for its last"
+    if any(scene.weights):
+        return "classes that take turns by weights are not in the windowed engine"
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
     if scene.ends_early:
         return "the run ends while background traffic goes on"
-    if scene.link_errors is not None:
-        return "links with errors are not in the windowed engine"
     return by_event(scene, transport)
 
 
