@@ -67,6 +67,8 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
                 return NEEDS_FLOWS
             _schedule_admitted(state, flight, flows)
             continue
+        if network.rules[0].ends_early and not totals.undone and min(begin_ps, time_ps) > totals.now_ps:
+            return FINISHED
         if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
             totals.now_ps = network.rules[0].end_ps
             return IN_TIME
@@ -75,8 +77,6 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
                 return FINISHED
             totals.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
-            if network.rules[0].ends_early and not totals.undone:
-                return FINISHED
             continue
         totals.now_ps = time_ps
         if from_timers and is_pull(key):

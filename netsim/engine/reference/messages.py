@@ -5,7 +5,7 @@ from functools import partial
 
 from netsim.engine.frontier import Frontier
 from netsim.engine.protocol import Scene
-from netsim.engine.reference.calendar import FIRST, RELEASE, Calendar, Event
+from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Event
 
 
 class Messages:
@@ -38,6 +38,7 @@ class Messages:
     def begin(self) -> None:
         """Starts the tasks that wait for no other."""
         self._begin(self._frontier.roots)
+        self._end_early()
 
     def expect(self, task: int) -> None:
         """A message has one more flow."""
@@ -85,7 +86,10 @@ class Messages:
         self._end_early()
 
     def _end_early(self) -> None:
-        """Ends the run if only background traffic is left."""
+        """Ends the run with this instant if only background traffic is left."""
         if self._ends_early and not self._frontier.undone:
-            self.is_over = True
-            self._calendar.end()
+            Event(self._calendar, self._end).schedule(LAST, self._calendar.now)
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._calendar.end()
