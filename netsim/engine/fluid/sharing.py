@@ -11,7 +11,7 @@ import numpy as np
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record
-from netsim.engine.fluid.ends import move_end, order_ends, take_end
+from netsim.engine.fluid.ends import add_end, move_end, order_ends, set_end, take_end
 from netsim.engine.fluid.levels import fill
 from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
 from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, Streams
@@ -25,14 +25,11 @@ _FEW = 16
 @compiled
 def join(streams: Streams, index: int) -> None:
     """Makes a flow active, and its rate to be settled."""
-    flow, counts = streams.flows[index], streams.counts
+    flow = streams.flows[index]
     link_in(streams, index)
     flow.rate = 0.0
     flow.bottleneck = -1
-    flow.place = counts[ACTIVE]
-    streams.ends[flow.place] = index
-    flow.empty_ps = np.inf
-    counts[ACTIVE] += 1
+    add_end(streams, index)
     _affect(streams, index)
 
 
@@ -112,12 +109,12 @@ def settle(streams: Streams, now_ps: int) -> bool:
         if flow.fresh != flow.rate or flow.since_ps == now_ps:
             flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
             flow.rate, flow.since_ps = flow.fresh, now_ps
-            flow.empty_ps = now_ps + flow.left / flow.rate if flow.rate else np.inf
+            set_end(streams, index, now_ps + flow.left / flow.rate if flow.rate else np.inf)
     if 8 * counts[AFFECTED] > counts[ACTIVE]:
         order_ends(streams)
     else:
         for place in range(counts[AFFECTED]):
-            move_end(streams, np.int64(streams.flows[streams.affected[place]].place))
+            move_end(streams, np.int64(streams.affected[place]))
     counts[AFFECTED] = 0
     counts[ALLOCATIONS] += 1
     return fair
@@ -129,7 +126,7 @@ def _forget_absent(streams: Streams) -> None:
     counts, kept = streams.counts, 0
     for place in range(counts[AFFECTED]):
         index = streams.affected[place]
-        if streams.flows[index].place >= 0:
+        if streams.place[index] >= 0:
             streams.affected[kept] = index
             kept += 1
     counts[AFFECTED] = kept

@@ -16,16 +16,18 @@ from netsim.units import PICOSECONDS_PER_SECOND
 STREAM = np.dtype(
     [
         *((name, np.int64) for name in ("id", "task", "bytes", "start_ps", "end_ps", "since_ps")),
-        *((name, np.float64) for name in ("left", "rate", "fresh", "empty_ps")),
-        *((name, np.int32) for name in ("up", "segment", "down", "bottleneck", "place", "mark")),
+        *((name, np.float64) for name in ("left", "rate", "fresh")),
+        *((name, np.int32) for name in ("up", "segment", "down", "bottleneck", "mark")),
         ("following", np.int32, 3),
         ("ahead", np.int32, 3),
     ],
     align=True,
 )
-"""A flow: bytes left to send since a time, present and next rate in bytes per picosecond, when it has sent everything,
-the full link that holds it back, its place in the heap of ends, and its neighbours among the flows of its first link,
-of its segment and of its last link."""
+"""A flow: bytes left to send since a time, present and next rate in bytes per picosecond, the full link that holds it
+back, and its neighbours among the flows of its first link, of its segment and of its last link."""
+
+ENDING = np.dtype([("empty_ps", np.float64), ("flow", np.int64)])
+"""When a flow has sent everything."""
 
 SHARED = np.dtype(
     [
@@ -51,7 +53,8 @@ class Streams(NamedTuple):
     Args:
         flows: Records of `STREAM`, in the order of their admission.
         links: Records of `SHARED`.
-        ends: Heap of the active flows by `empty_ps`.
+        ends: Heap of the active flows, records of `ENDING`.
+        place: Place of each flow there, -1 if it is not.
         affected: Flows whose rates are settled anew.
         beside: For each of these, by columns as in `STREAM`'s neighbours, the place among them of the next one.
         touched: Their links.
@@ -70,6 +73,7 @@ class Streams(NamedTuple):
     flows: Array
     links: Array
     ends: Array
+    place: Array
     affected: Array
     beside: Array
     touched: Array
@@ -103,6 +107,7 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     return Streams(
         np.zeros(0, dtype=STREAM),
         links,
+        np.zeros(0, dtype=ENDING),
         np.zeros(0, dtype=np.int32),
         np.zeros(0, dtype=np.int32),
         np.zeros((0, 3), dtype=np.int32),
@@ -124,15 +129,15 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    longer, ends, affected = (
-        np.zeros(room, dtype=STREAM),
-        np.zeros(room, dtype=np.int32),
-        np.zeros(room, dtype=np.int32),
-    )
-    longer[:used], ends[: len(streams.ends)] = streams.flows[:used], streams.ends
-    affected[: len(streams.affected)] = streams.affected
-    beside = np.zeros((room, 3), dtype=np.int32)
-    return streams._replace(flows=longer, ends=ends, affected=affected, beside=beside)
+    parts = streams.flows, streams.ends, streams.place, streams.affected, streams.beside
+    flows_, ends, place, affected, beside = (_longer(part, used, room) for part in parts)
+    return streams._replace(flows=flows_, ends=ends, place=place, affected=affected, beside=beside)
+
+
+def _longer(array: Array, used: int, room: int) -> Array:
+    longer = np.zeros((room, *array.shape[1:]), dtype=array.dtype)
+    longer[:used] = array[:used]
+    return longer
 
 
 def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
