@@ -143,11 +143,10 @@ def scene_of(topology: Topology, seed: int) -> Scene:
     """The scene of a seed, with htsim's thresholds."""
     tasks = [flow(src, dst, _PACKETS * cases.PAYLOAD) for src, dst in pairs(seed)]
     plain = scene(topology, tasks, payload=f"{cases.PAYLOAD}B", header=f"{cases.HEADER}B")
-    thresholds = {"pause_above": f"{15 * cases.PAYLOAD + 1}B", "resume_at": f"{12 * cases.PAYLOAD - 1}B"}
     return controlled(
         plain,
         recovery={"kind": "go_back_n", "timeout": "20ms"},
-        flow_control={"kind": "pfc", **thresholds},
+        flow_control={"kind": "pfc", **cases.PAUSES},
         acknowledgement={"size": f"{cases.ACKNOWLEDGEMENT}B", "lane": "data"},
     )
 
