@@ -1,8 +1,8 @@
 """From the names in a scenario to the messages of a collective."""
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +87,8 @@ class Use(NamedTuple):
 class Schedules:
     """Messages of operations, computed once for equal operations.
 
+    What is kept refers to no schedules, so that it goes with them: at a thousand ranks it takes most of a gigabyte.
+
     Args:
         algorithms: How each collective is carried out.
         seats: Where each rank sits.
@@ -109,11 +111,11 @@ class Schedules:
         header: int = 0,
     ) -> None:
         self._algorithms, self._seats, self._source = algorithms, seats, source
-        self._topology, self._packet = topology, (payload, header)
         self._delays_ps = algorithms.launch, algorithms.step, algorithms.inside_step
-        self._table: Table | None = None if algorithms.table is None else read_table(Path(algorithms.table))
-        self._once, self._group, self._chosen = cache(_schedule), cache(self._new_group), cache(self._choose)
-        self._orders = cache(self._new_orders)
+        table = None if algorithms.table is None else read_table(Path(algorithms.table))
+        self._once, self._orders = cache(_schedule), cache(partial(_orders, seats))
+        group = cache(partial(_group, topology, seats, (payload, header), self._delays_ps[1:]))
+        self._chosen = cache(partial(_choose, group, table))
         self.used: Counter[Use] = Counter()
         """How often each algorithm was taken for operations of one size."""
 
@@ -169,17 +171,6 @@ class Schedules:
             return _first(operation.op)
         return self._chosen(name, operation.op, size_of(operation), tuple(ranks))
 
-    def _choose(self, by: str, op: str, size_bytes: int, ranks: tuple[int, ...]) -> str:
-        group = self._group(ranks)
-        if by == "auto":
-            return fastest(op, group, size_bytes)
-        if by == "nccl":
-            return nccl(op, group, size_bytes)
-        return (self._table.algorithm(op, group, size_bytes) if self._table else None) or _first(op)
-
-    def _new_group(self, ranks: tuple[int, ...]) -> Group:
-        return Group(self._topology, self._seats.of(ranks), *self._packet, self._delays_ps[1:])
-
     def _channels(self, operation: Operation, name: str, ranks: Sequence[int]) -> Orders:
         """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""
         if not self._seats.gpus or (operation.op, name) not in CHANNELLED:
@@ -187,8 +178,31 @@ class Schedules:
         found = self._orders(tuple(ranks), name == "ring")
         return found[: worthwhile(len(found), size_of(operation))]
 
-    def _new_orders(self, ranks: tuple[int, ...], ring: bool) -> Orders:
-        return orders(self._seats.of(ranks), ring=ring)
+
+def _choose(
+    group: Callable[[tuple[int, ...]], Group],
+    table: Table | None,
+    by: str,
+    op: str,
+    size_bytes: int,
+    ranks: tuple[int, ...],
+) -> str:
+    """Name of the algorithm that a way of choosing takes."""
+    if by == "auto":
+        return fastest(op, group(ranks), size_bytes)
+    if by == "nccl":
+        return nccl(op, group(ranks), size_bytes)
+    return (table.algorithm(op, group(ranks), size_bytes) if table else None) or _first(op)
+
+
+def _group(
+    topology: Topology, seats: Seats, packet: tuple[int, int], steps_ps: tuple[int, int], ranks: tuple[int, ...]
+) -> Group:
+    return Group(topology, seats.of(ranks), *packet, steps_ps)
+
+
+def _orders(seats: Seats, ranks: tuple[int, ...], ring: bool) -> Orders:
+    return orders(seats.of(ranks), ring=ring)
 
 
 def _first(op: str) -> str:

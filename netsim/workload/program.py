@@ -31,7 +31,7 @@ class Program:
 
     def carry_out(
         self, messages: Sequence[Message] | MessageColumns, ranks: Sequence[int], come: Sequence[int]
-    ) -> list[int]:
+    ) -> range:
         """Adds the messages of a collective.
 
         Args:
@@ -42,12 +42,12 @@ class Program:
         Returns:
             For each member, a task that ends when the member and all messages from it and to it have arrived.
         """
-        columns, first, places = message_columns(messages), len(self.tasks), np.array(ranks, dtype=np.int64)
-        arrivals = np.array(come, dtype=np.int64)
+        columns, first, places = message_columns(messages), len(self.tasks), np.array(ranks, dtype=np.int32)
+        arrivals = np.array(come, dtype=np.int32)
         after_begin, after = columns.after_begin, first + columns.after
         if len(arrivals):
-            later, earlier = columns.places
-            after = np.empty(len(columns.after) + len(columns), dtype=np.int64)
+            later, earlier = columns.shape.places
+            after = np.empty(len(columns.after) + len(columns), dtype=np.int32)
             after[later] = first + columns.after
             after[earlier] = arrivals[columns.src]
             after_begin = after_begin + np.arange(len(columns) + 1)
@@ -55,19 +55,19 @@ class Program:
         src, dst = places[columns.src], places[columns.dst]
         self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
-        return list(range(first + len(columns), len(self.tasks)))
+        return range(first + len(columns), len(self.tasks))
 
 
 def _joined(columns: MessageColumns, first: int, ranks: np.ndarray, come: np.ndarray) -> TaskColumns:
     """A task for each member of a collective that waits for its arrival and for all its messages."""
-    counts, order = columns.of_members
+    counts, order = columns.shape.of_members
     members, nothing = len(ranks), np.zeros(len(ranks), dtype=np.int64)
     waits_for = nothing.copy()
     waits_for[: len(counts)] = counts
     begin = np.concatenate([nothing[:1], np.cumsum(waits_for)])
     after = first + order
     if len(come):
-        with_arrivals = np.empty(len(order) + members, dtype=np.int64)
+        with_arrivals = np.empty(len(order) + members, dtype=np.int32)
         with_arrivals[np.arange(len(order)) + np.repeat(np.arange(1, members + 1), waits_for)] = after
         with_arrivals[begin[:-1] + np.arange(members)] = come
         after, begin = with_arrivals, begin + np.arange(members + 1)

@@ -33,7 +33,10 @@ class Task(NamedTuple):
 
 
 class TaskColumns(NamedTuple):
-    """Tasks as arrays of int64; task i waits for after[after_begin[i]:after_begin[i + 1]]."""
+    """Tasks as arrays; task i waits for after[after_begin[i]:after_begin[i + 1]].
+
+    Ranks and tasks are int32 in the columns of `Tasks`, where they take half of all memory; all else is int64.
+    """
 
     src: np.ndarray
     dst: np.ndarray
@@ -43,15 +46,19 @@ class TaskColumns(NamedTuple):
     after: np.ndarray
 
 
+_CODES = ("i", "i", "q", "q", "q", "i")
+"""Types of the columns of `Tasks`, as `array` and numpy call them."""
+
+
 class Tasks(Sequence[Task]):
-    """Many tasks, stored as columns: a million of them take fifty megabytes.
+    """Many tasks, stored as columns: a million of them, each waiting for four, take fifty megabytes.
 
     Args:
         tasks: The first of them.
     """
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
-        self._parts: tuple[Any, ...] = tuple(array("q") for _ in TaskColumns._fields)
+        self._parts: tuple[Any, ...] = tuple(array(code) for code in _CODES)
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
@@ -75,7 +82,7 @@ class Tasks(Sequence[Task]):
         parts = self._growing()
         shifted = columns.after_begin[1:] + len(parts[5])
         for part, column in zip(parts, columns._replace(after_begin=shifted), strict=True):
-            part.frombytes(np.ascontiguousarray(column, dtype=np.int64).view(np.uint8).data)
+            part.frombytes(np.ascontiguousarray(column, dtype=part.typecode).view(np.uint8).data)
 
     def mark(self, traffic_class: int, background: bool = False) -> None:
         """Sets the class of the tasks that are added from now on, and whether the run may end without them."""
@@ -114,13 +121,14 @@ class Tasks(Sequence[Task]):
     def columns(self) -> TaskColumns:
         """All tasks as arrays, which must not be changed; made once, until a task is added."""
         if self._columns is None:
-            self._columns = TaskColumns(*(np.frombuffer(part, dtype=np.int64) for part in self._parts))
+            self._columns = TaskColumns(*map(np.frombuffer, self._parts, _CODES))
         return self._columns
 
     def _growing(self) -> tuple[Any, ...]:
         """The columns, with room for more tasks; arrays that were handed out keep their memory."""
         if self._columns is not None:
-            self._parts, self._columns = tuple(array("q", part.tobytes()) for part in self._columns), None
+            parts = zip(_CODES, self._columns, strict=True)
+            self._parts, self._columns = tuple(array(code, part.tobytes()) for code, part in parts), None
         return self._parts
 
     def __len__(self) -> int:
@@ -152,8 +160,8 @@ class Tasks(Sequence[Task]):
 
     @classmethod
     def of_columns(cls, columns: TaskColumns) -> "Tasks":
-        """Tasks that share the memory of arrays, which must not be changed."""
+        """Tasks that share the memory of arrays of the types of `Tasks`, which must not be changed."""
         tasks = cls()
-        tasks._columns = columns
+        tasks._columns = columns = TaskColumns(*map(np.ascontiguousarray, columns, _CODES))
         tasks._parts = tuple(column.data for column in columns)
         return tasks

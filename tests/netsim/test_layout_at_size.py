@@ -54,7 +54,7 @@ def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size):
         for program in (expected, found):
             program.wait(0, ())
             program.wait(1, (0,), 5)
-        assert one_by_one(expected, plain, ranks, come) == found.carry_out(columns, ranks, come)
+        assert one_by_one(expected, plain, ranks, come) == list(found.carry_out(columns, ranks, come))
         assert list(expected.tasks) == list(found.tasks)
 
 

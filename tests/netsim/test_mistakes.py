@@ -105,10 +105,10 @@ MISTAKES = {
         ("watch.flows.1: rank 0 sends nothing to rank 3", "name pairs that do, such as [0, 2], [0, 1], [1, 2]"),
         {"f.csv": FLOWS + "1,2,4000,0\n0,2,4000,0\n0,1,4000,0\n"},
     ),
-    "a workload in which nobody talks": Mistake(
-        ("workload={kind: flows, path: f.csv}", "watch={flows: [[0, 2]]}"),
+    "a workload in which hosts do not talk": Mistake(
+        ("topology.ranks_per_host=2", "workload={kind: flows, path: f.csv}", "watch={flows: [[0, 2]]}"),
         ("watch.flows.0: rank 0 sends nothing to rank 2", "remove watch.flows"),
-        {"f.csv": FLOWS + "1,1,4000,0\n"},
+        {"f.csv": FLOWS + "0,1,4000,0\n"},
     ),
     "a pair on one host": Mistake(
         ("topology.ranks_per_host=2", "watch={flows: [[0, 1]]}"),

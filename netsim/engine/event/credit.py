@@ -98,7 +98,7 @@ def pull(state: State, link: int, packet: Record, now: int) -> None:
     own.waits = 0
     if _owed(flow, own) > 0:
         _wait(hosts, pacer, index)
-    pacer.next_ps = now + np.int64(amount * state.network.links[link].full_ps / rules.pace)
+    pacer.next_ps = now + np.int64(amount * state.network.kinds[state.network.links[link].kind].full_ps / rules.pace)
     pacer.runs = pacer.first >= 0
     if pacer.runs:
         push(hosts.timers, pacer.next_ps, pull_key(link), link)

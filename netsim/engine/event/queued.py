@@ -41,10 +41,11 @@ def stand(
         now: Current time.
     """
     rules, totals, link = network.rules[0], network.totals[0], network.links[at]
-    rate = rate_at(network, at, now) if link.varies else link.rate_bps
+    kind = network.kinds[link.kind]
+    rate = rate_at(network, at, now) if link.varies else kind.rate_bps
     if not rate:
         return LOST, lose(network, packet, at, now)
-    service = service_of(rules, link, packet.wire, rate)
+    service = service_of(rules, link, kind, packet.wire, rate)
     place = at * rules.classes + traffic_class
     queue, served = queued.queues[place], queued.served[at]
     found = queue.waiting_ps
@@ -54,7 +55,7 @@ def stand(
     if link.at_switch:
         source = came * rules.classes + traffic_class
         taken = np.int64(REFUSED)
-        if found + service <= room_ps(rules, link, rate):
+        if found + service <= room_ps(rules, link, kind, rate):
             taken = takes(rules, queued, packet.wire, source, place, routing.source[at])
         if taken == REFUSED:
             if rules.trims and not packet.control:
@@ -65,7 +66,7 @@ def stand(
         if taken == TELLS:
             tell(queued, source)
         may_mark = rules.marks and not packet.control and not packet.marked
-        if may_mark and marks(rules, link, at, flow_id, serial_of(packet), found, rate):
+        if may_mark and marks(rules, link, kind, at, flow_id, serial_of(packet), found, rate):
             packet.marked = 1
             totals.marked += 1
     if not served.busy and not queue.stopped:
@@ -90,11 +91,11 @@ def stand(
 
 
 @compiled
-def room_ps(rules: Record, link: Record, rate: int) -> Whole:
+def room_ps(rules: Record, link: Record, kind: Record, rate: int) -> Whole:
     """How long a queue may be, as service time."""
     if link.varies and rules.room_bytes >= 0:
-        return service_of(rules, link, rules.room_bytes, rate)
-    return link.room_ps
+        return service_of(rules, link, kind, rules.room_bytes, rate)
+    return kind.room_ps
 
 
 @compiled
@@ -116,10 +117,11 @@ def begin(
         When it ends, -1 if the packet is corrupted.
     """
     link, served = network.links[at], queued.served[at]
-    again = repeats(network.rules[0], link, at, flow_id_of(packet), serial_of(packet), np.int64(packet.control))
+    kind = network.kinds[link.kind]
+    again = repeats(network.rules[0], kind, at, flow_id_of(packet), serial_of(packet), np.int64(packet.control))
     served.late = again > 0
     if again > 0:
-        service += again * (service + link.round_trip_ps)
+        service += again * (service + kind.round_trip_ps)
     ends = now + service
     link.free_ps = ends
     count(network, link, packet, service, found + service, came)
@@ -175,7 +177,8 @@ def lose(network: Network, packet: Record, at: int, now: int) -> Whole:
     """Counts a packet lost on a link that is down; a host's link is busy for its service time all the same."""
     rules, link = network.rules[0], network.links[at]
     if not link.at_switch:
-        link.free_ps = now + service_of(rules, link, packet.wire, link.rate_bps)
+        kind = network.kinds[link.kind]
+        link.free_ps = now + service_of(rules, link, kind, packet.wire, kind.rate_bps)
     network.totals[0].dropped += 1
     return now
 
@@ -263,7 +266,7 @@ def serve_next(
     service, source = np.int64(waiting.work_ps), np.int64(waiting.source)
     if link.varies:
         rate = rate_at(network, at, now)
-        service = service_of(rules, link, packet.wire, rate) if rate else np.int64(0)
+        service = service_of(rules, link, network.kinds[link.kind], packet.wire, rate) if rate else np.int64(0)
         if not rate or next_down(network, at, waiting.came_ps) < now + service:
             release(network, routing, queued, at, packet.wire, source, place)
             lose(network, packet, at, now)

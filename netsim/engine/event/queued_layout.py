@@ -22,12 +22,13 @@ def add_queues(rules: np.void, scene: Scene) -> None:
         rules["resume_at"], rules["resume_below"] = control.resume_at, control.resume_below
 
 
-def queued_of(scene: Scene, links: np.ndarray) -> Queued:
+def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
     """Empty queues.
 
     Args:
         scene: The fabric and its limits.
         links: Records of `LINK_STATE`.
+        kinds: Records of `LINK_KIND`.
     """
     limits, control = limits_of(scene), scene.flow_control
     queues = np.zeros(len(links) * scene.classes, dtype=QUEUE)
@@ -36,8 +37,8 @@ def queued_of(scene: Scene, links: np.ndarray) -> Queued:
     if control.kind == "pfc" and control.pause_above != "dynamic":
         queues["most"] = np.repeat(control.pause_above + np.array(limits.headroom, dtype=np.int64), scene.classes)
     served = np.zeros(len(links), dtype=SERVED)
-    rates, kinds = np.unique(links["rate_bps"], return_inverse=True)
-    served["kind"] = 2 * kinds
+    rates, number = np.unique(kinds["rate_bps"], return_inverse=True)
+    served["kind"] = 2 * number[links["kind"]]
     switches = np.zeros(max(limits.source) + 1, dtype=SWITCH)
     if limits.pool:
         switches["pool"] = limits.pool

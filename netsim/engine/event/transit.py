@@ -62,9 +62,10 @@ def _link_before(state: State, packet: Record, flow: Record) -> Whole:
 @compiled
 def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
-    arrives = leaves + state.network.links[link].delay_ps
+    network = state.network
+    arrives = leaves + network.kinds[network.links[link].kind].delay_ps
     packet.hop += 1
-    _note_carried(state.network, state.queued, packet, link, leaves)
+    _note_carried(network, state.queued, packet, link, leaves)
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
     flow = state.hosts.flows[packet.flow]
@@ -165,7 +166,8 @@ def _return_at_once(state: State, packet: Record, flow: Record, now: int) -> Who
     routing = state.routing
     arrives = now + flow.answer_ps
     if packet.links > 2:
-        arrives += routing.way_answer_ps[packet.way]
+        if not flow.alike:
+            arrives += routing.way_answer_ps[packet.way]
         routing.way_answers[packet.way] += 1
     flow.answers += 1
     state.network.totals[0].control_hops += packet.links

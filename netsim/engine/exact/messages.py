@@ -71,7 +71,7 @@ def placed(
         hosts: Host of each rank.
         fabric: The fabric.
     """
-    src, dst = columns.src[task], columns.dst[task]
+    src, dst = (column[task].astype(np.int64) for column in (columns.src, columns.dst))
     src_host, dst_host = hosts[src], hosts[dst]
     inside, leaves = src_host == dst_host, isqrt(len(fabric.pair))
     pair = fabric.pair[fabric.leaf[src_host] * leaves + fabric.leaf[dst_host]]

@@ -29,8 +29,10 @@ class WindowedEngine(EventEngine):
     """When the first flow lost its patience, its id, and what waits; the run ends with the window."""
 
     def _prepare(self) -> None:
-        links, rules = self._state.network.links, self._state.network.rules[0]
-        between = links["delay_ps"][links["reverse"] != np.arange(len(links))]
+        network = self._state.network
+        links, rules = network.links, network.rules[0]
+        delay_ps = network.kinds["delay_ps"][links["kind"]]
+        between = delay_ps[links["reverse"] != np.arange(len(links))]
         queued, by_switch = self._state.queued, bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH))
         if queued is not None:
             endings = no_endings(int(self._state.routing.source.max()) + 1)

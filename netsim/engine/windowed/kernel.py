@@ -11,7 +11,7 @@ from netsim.engine.windowed.hosts import deal_with_hosts
 from netsim.engine.windowed.pending import note_look, wake
 from netsim.engine.windowed.timers import pull_timers
 from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
+from netsim.engine.windowed.wheel import CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, due_now, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
@@ -46,21 +46,31 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...
             why = _open(state, wheel)
             if why != OPENED:
                 return why
+            window.active = window.arrivals = window.region = 0
+            packets += wheel.due[due_now(wheel)]
             window.stage = OPEN
         if window.stage == OPEN:
-            fullest = wheel.buckets[window.number & (BUCKETS - 1)].packets
-            if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + window.spare:
+            fullest = wheel.due[due_now(wheel)]
+            lacks_chunks = window.free_chunks <= fullest // CHUNK + window.spare + window.regions
+            if window.arrivals + fullest > len(wheel.found) or lacks_chunks:
                 return NEEDS_ROOM
-            window.active = window.place = 0
-            packets += fullest
             gather(state, wheel)
-            wake(state, wheel)
-            pull_timers(state, wheel)
+            if window.region + 1 == window.regions:
+                wake(state, wheel)
+                pull_timers(state, wheel)
+            window.place = 0
             window.stage = UNITS
         if window.stage == UNITS:
             why = deal_with_units(state, wheel)
             if why != FINISHED:
                 return why
+            if window.region < window.regions // 2:
+                release_chunks(wheel)
+                window.arrivals = 0
+            window.region += 1
+            if window.region < window.regions:
+                window.stage = OPEN
+                continue
             window.place = 0
             window.stage = TASKS
         why = deal_with_hosts(state, wheel)
@@ -89,8 +99,7 @@ def _open(state: State, wheel: Wheel) -> Whole:
     latest = first_ps // window.length_ps
     number = window.end_ps // window.length_ps if window.in_flight else latest
     while number < latest:
-        bucket = wheel.buckets[number & (BUCKETS - 1)]
-        if bucket.first >= 0:
+        if wheel.due[number & (len(wheel.due) - 1)]:
             break
         number += 1
     window.number, window.end_ps = number, (number + 1) * window.length_ps

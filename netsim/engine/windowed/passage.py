@@ -14,7 +14,9 @@ def send(state: State, wheel: Wheel, packet: Record, link: int, arrives: int) ->
     if arrives == HELD:
         _hold(state.queued, wheel, packet)
     elif arrives != GONE:
-        put(wheel, packet, _next_unit(state, wheel, packet, link), arrives)
+        unit = _next_unit(state, wheel, packet, link)
+        region = wheel.region[unit if unit >= 0 else np.int64(state.network.links[link].reverse)]
+        put(wheel, packet, unit, region, arrives)
 
 
 @compiled

@@ -36,8 +36,12 @@ def _add_timer(wheel: Wheel, link: int, time_ps: int, key: int, what: int) -> No
     """Adds a timer to those of a link, in their order."""
     window, unit = wheel.window[0], wheel.units[link]
     index = np.int64(window.free_timer)
+    if index < 0:
+        index = np.int64(window.timers)
+        window.timers += 1
+    else:
+        window.free_timer = wheel.timers[index].next
     timer = wheel.timers[index]
-    window.free_timer = timer.next
     timer.time_ps, timer.key, timer.what = time_ps, key, what
     before, after = np.int64(-1), np.int64(unit.first_timer)
     while after >= 0 and is_due(wheel.timers[after], time_ps, key):

@@ -1,7 +1,7 @@
-"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window.
+"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window and region.
 
-Packets lie in chunks, which are chained. A bucket also serves the windows that come a turn of the wheel later, whose
-packets go back into it.
+Regions are those of `netsim.engine.windowed.regions`. Packets lie in chunks, which are chained. A bucket also serves
+the windows that come a turn of the wheel later, whose packets go back into it.
 """
 
 from typing import NamedTuple
@@ -9,14 +9,17 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine.compiled.lines import zeros
+from netsim.engine.compiled.prefetch import prefetch
 from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.records import PACKET
 from netsim.engine.event.state import Array, Queued, Record, State, Whole
+from netsim.engine.windowed.regions import region_of_units, regions_of
 
 CHUNK = 32
 """Packets of a chunk."""
-BUCKETS = 1 << 14
+WINDOWS, _BUCKETS = 1 << 14, 1 << 16
+"""Windows of a turn of the wheel, but no more buckets than that."""
 _CHUNKS, _ARRIVALS, _HELD = 256, 1024, 1024
 """Room at first."""
 
@@ -30,8 +33,8 @@ VALUE = np.dtype(
 ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
 """An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
 
-BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill", "packets")])
-"""First and last chunk, packets in the last one, packets in all."""
+BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill")])
+"""First and last chunk, and packets in the last one."""
 
 UNIT = np.dtype(
     [
@@ -53,6 +56,8 @@ WINDOW = np.dtype(
             (name, _INDEX)
             for name in (
                 "stage",
+                "region",
+                "regions",
                 "place",
                 "touched",
                 "arrivals",
@@ -63,13 +68,13 @@ WINDOW = np.dtype(
                 "chunks_used",
             )
         ),
-        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
+        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "timers", "by_switch")),
     ],
     align=True,
 )
 """The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel; when the
-first pending unit is due; chunks that one event may need; how far the loop is (see `netsim.engine.windowed.kernel`);
-chunks in use, and free."""
+first pending unit is due; chunks that one event may need; how far the loop is (see `netsim.engine.windowed.kernel`),
+and in which region; chunks in use, and free; timers that have been in use."""
 
 NEXT, OPEN, UNITS, TASKS, REST = range(5)
 """Stages of a window: none is open; one is; units deal with their arrivals; tasks begin; hosts do what is left."""
@@ -80,7 +85,9 @@ class Wheel(NamedTuple):
 
     Args:
         window: One record of `WINDOW`.
-        buckets: Records of `BUCKET`; window k has bucket k mod their number.
+        due: Packets in the buckets of a window; window k has entry k mod their number, a power of two.
+        buckets: Records of `BUCKET`, by entry of `due` and region.
+        region: Region of each unit.
         packets: Records of `VALUE`, in chunks.
         next_chunk: The chunk after each, in its bucket or among those that are free.
         found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
@@ -89,7 +96,7 @@ class Wheel(NamedTuple):
         touched: Units with arrivals in this window, and switches where transmissions end.
         active: Hosts' links with something to do in this window.
         pending: Units that have something to do on their own in a later window.
-        timers: Records of `TIMER`; those not in use are chained.
+        timers: Records of `TIMER`; those that were in use are chained, and behind them are only fresh ones.
         inside: Heap of what happens at links inside hosts.
         scratch: A record of `VALUE` for the packet that leaves a host.
         held: Records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one.
@@ -97,7 +104,9 @@ class Wheel(NamedTuple):
     """
 
     window: Array
+    due: Array
     buckets: Array
+    region: Array
     packets: Array
     next_chunk: Array
     found: Array
@@ -126,14 +135,16 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
     window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued)
-    buckets = np.full(BUCKETS, -1, dtype=BUCKET)
-    buckets["fill"] = buckets["packets"] = 0
+    window["regions"] = regions = regions_of(state)
+    due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=_INDEX)
     units = np.zeros(links + switches, dtype=UNIT)
     units["first_timer"] = -1
     units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
     wheel = Wheel(
         window,
-        buckets,
+        due,
+        np.full(len(due) * regions, -1, dtype=BUCKET),
+        region_of_units(state, switches, regions),
         zeros(0, VALUE),
         np.zeros(0, dtype=_INDEX),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
@@ -171,13 +182,13 @@ def with_held(wheel: Wheel, queued: Queued | None) -> Wheel:
 
 
 def with_room(wheel: Wheel, queued: Queued | None) -> Wheel:
-    """The wheel with room for the arrivals of its fullest bucket, and twice as much of what is scarce."""
-    wheel, spare = with_held(wheel, queued), int(wheel.window["spare"][0])
-    fullest = int(wheel.buckets["packets"].max())
-    if fullest > len(wheel.found):
-        found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
+    """The wheel with room for the arrivals of its fullest window, and twice as much of what is scarce."""
+    wheel, window, fullest = with_held(wheel, queued), wheel.window[0], int(wheel.due.max())
+    spare, arrivals = int(window["spare"] + window["regions"]), int(window["arrivals"]) + fullest
+    if arrivals > len(wheel.found):
+        found, arrivals = (_longer(array, 3 * arrivals // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
-    if wheel.window["free_chunks"][0] <= fullest // CHUNK + spare:
+    if window["free_chunks"] <= fullest // CHUNK + spare:
         wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + spare)
     return wheel
 
@@ -196,13 +207,11 @@ def with_chunks(wheel: Wheel, more: int) -> Wheel:
 
 def with_timers(wheel: Wheel, timers: int, others: int) -> Wheel:
     """The wheel with room for so many timers, all of which may be those of flows inside hosts, among `others` there."""
-    window, used = wheel.window[0], len(wheel.timers)
-    if timers <= used:
+    if timers <= len(wheel.timers):
         return wheel
-    longer = _longer(wheel.timers, timers)
-    longer["next"][used:] = np.arange(used + 1, timers + 1)
-    longer["next"][-1] = window["free_timer"]
-    window["free_timer"] = used
+    used = int(wheel.window["timers"][0])
+    longer = np.zeros(timers, dtype=TIMER)
+    longer[:used] = wheel.timers[:used]
     return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, others + timers))
 
 
@@ -213,17 +222,23 @@ def _longer(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @compiled
-def bucket_of(wheel: Wheel, time_ps: int) -> Whole:
-    """Bucket of the window of a moment."""
+def due_at(wheel: Wheel, time_ps: int) -> Whole:
+    """Index of what is due in the window of a moment."""
     number = np.uint64(time_ps) // np.uint64(wheel.window[0].length_ps)
-    return np.int64(number & np.uint64(BUCKETS - 1))
+    return np.int64(number & np.uint64(len(wheel.due) - 1))
 
 
 @compiled
-def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
-    """Puts a packet into the wheel; there is a free chunk."""
-    window = wheel.window[0]
-    bucket = wheel.buckets[bucket_of(wheel, arrives)]
+def due_now(wheel: Wheel) -> Whole:
+    """Index of what is due in the open window."""
+    return wheel.window[0].number & (len(wheel.due) - 1)
+
+
+@compiled
+def put(wheel: Wheel, packet: Record, unit: int, region: int, arrives: int) -> None:
+    """Puts a packet into the wheel, which arrives in a region; there is a free chunk."""
+    window, index = wheel.window[0], due_at(wheel, arrives)
+    bucket = wheel.buckets[index * window.regions + region]
     fill = np.int64(bucket.fill)
     if bucket.first < 0 or fill == CHUNK:
         chunk = window.free_chunk
@@ -236,15 +251,29 @@ def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
         bucket.last = chunk
         fill = np.int64(0)
     bucket.fill = fill + 1
-    bucket.packets += 1
+    wheel.due[index] += 1
     window.in_flight += 1
     packet.time_ps, packet.unit = arrives, unit
-    wheel.packets[bucket.last * CHUNK + fill] = packet
+    place = np.int64(bucket.last) * CHUNK + fill
+    wheel.packets[place] = packet
+    prefetch(wheel.packets, place + 1, 0)
+
+
+@compiled
+def use_chunks(wheel: Wheel, first: int, last: int, chunks: int) -> None:
+    """Notes that so many chunks, which are chained, hold packets that arrive in the window."""
+    window = wheel.window[0]
+    if window.first_used < 0:
+        window.first_used, window.chunks_used = first, 0
+    else:
+        wheel.next_chunk[window.last_used] = first
+    window.last_used = last
+    window.chunks_used += chunks
 
 
 @compiled
 def release_chunks(wheel: Wheel) -> None:
-    """Frees the chunks of the window."""
+    """Frees the chunks whose packets have arrived in the window."""
     window = wheel.window[0]
     if window.first_used >= 0:
         wheel.next_chunk[window.last_used] = window.free_chunk
