@@ -10,6 +10,12 @@ What is left of the differences has four causes. Control packets wait for the da
 us a link. A full queue trims its newest packet or the one that comes, by a coin. Marks are drawn when a packet leaves a
 queue there, and when it comes here. And chance: one unlucky flow decides the end, so that under spraying the last flow
 of a seed is 9 % off its mean on either side, and ten seeds 3 %. The bar is 3 % on the mean over seeds.
+
+Two rows of permutations of 1,024 miss it. On three tiers under REPS ours ends 5 % late: the mean flow is that of htsim
+(201.7 and 202.3 us with seed 1), but the last five of 1,024 flows come up to 14 us behind the others, and why is not
+known. On two tiers under spraying it is 3.6 %, half of it one flow of one seed. Rows that name other numbers of seeds
+than 10 have so many; that of 8,192 hosts, of credit with 1,023 senders and of spraying on three tiers are older, of
+messages drawn otherwise.
 """
 
 import argparse
@@ -148,18 +154,18 @@ CASES = [
     Case("permutation", "fat tree 128", permutation, "receiver_credit", "reps", 212.2, (207.3, 217.4)),
     Case("permutation", "fat tree 128, 4:1", permutation, "nscc", "reps", 734.6, (693.5, 768.8)),
     Case("permutation", "fat tree 128, 4:1", permutation, "nscc", "spray", 770.2, (732.6, 813.7)),
-    Case("permutation", "fat tree 1,024", permutation, "nscc", "reps", 230.0, (216.5, 238.7)),
+    Case("permutation", "fat tree 1,024", permutation, "nscc", "reps", 217.7, (213.3, 222.7), 7),
     Case("permutation", "fat tree 1,024", permutation, "nscc", "spray", 255.6, (246.5, 262.6)),
-    Case("permutation", "leaf-spine 1,024", permutation, "nscc", "reps", 203.1, (201.8, 204.0)),
+    Case("permutation", "leaf-spine 1,024", permutation, "nscc", "reps", 205.3, (201.4, 213.1)),
     Case("permutation", "leaf-spine 1,024", permutation, "nscc", "spray", 222.2, (215.5, 230.9)),
-    Case("permutation", "leaf-spine 8,192", permutation, "nscc", "reps", 206.0, (206.0, 206.0), large=True),
+    Case("permutation", "leaf-spine 8,192", permutation, "nscc", "reps", 206.0, (206.0, 206.0), 1, large=True),
     Case("incast 15:1, 2 MB", "fat tree 16", incast(2_000_000), "nscc", "reps", 2465.0, (2451.8, 2482.7)),
     Case("incast 15:1, 2 MB", "fat tree 16", incast(2_000_000), "receiver_credit", "reps", 2464.2, (2463.3, 2464.6)),
     Case("incast 127:1, 2 MB", "fat tree 128", incast(2_000_000), "nscc", "reps", 21037.4, (21027.9, 21061.0)),
     Case(
         "incast 127:1, 2 MB", "fat tree 128", incast(2_000_000), "receiver_credit", "reps", 20889.9, (20888.5, 20891.6)
     ),
-    Case("incast 1,023:1, 100 kB", "fat tree 1,024", incast(100_000), "nscc", "reps", 10562.9, (10559.6, 10564.6)),
+    Case("incast 1,023:1, 100 kB", "fat tree 1,024", incast(100_000), "nscc", "reps", 10563.3, (10552.4, 10582.8), 4),
     Case(
         "incast 1,023:1, 100 kB", "fat tree 1,024", incast(100_000), "receiver_credit", "reps", 8898.4, (8897.7, 8899.8)
     ),
