@@ -125,6 +125,8 @@ class Tasks(Sequence[Task]):
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
+        self.keys: np.ndarray | None = None
+        """[tasks] number of the task whose draws each task has; None: its own. See `netsim.workload.keys`."""
         for task in tasks:
             self.mark(task.traffic_class, task.background)
             self.append(*task[:5])
@@ -205,19 +207,25 @@ class Tasks(Sequence[Task]):
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))
 
-    def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]]]:
-        """Columns and marks, so that processes can share the columns' memory."""
-        return self.columns(), self._marks
+    def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]], np.ndarray | None]:
+        """Columns, marks and keys, so that processes can share the arrays' memory."""
+        return self.columns(), self._marks, self.keys
 
-    def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
+    def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]], np.ndarray | None]) -> None:
         """The inverse of `__getstate__`."""
-        columns, self._marks = state
+        columns, self._marks, self.keys = state
         self._columns, self._parts = columns, tuple(column.data for column in columns)
 
     def with_columns(self, columns: TaskColumns) -> "Tasks":
-        """As many tasks with other arrays, which must not be changed, of the same classes."""
+        """As many tasks with other arrays, which must not be changed, of the same classes and with the same draws."""
         tasks = Tasks.of_columns(columns)
-        tasks._marks = list(self._marks)
+        tasks._marks, tasks.keys = list(self._marks), self.keys
+        return tasks
+
+    def with_keys(self, keys: np.ndarray | None) -> "Tasks":
+        """The same tasks, with the draws of other tasks; see `keys`."""
+        tasks = self.with_columns(self.columns())
+        tasks.keys = keys
         return tasks
 
     @classmethod
@@ -235,6 +243,8 @@ class Program:
     def __init__(self) -> None:
         self.tasks = Tasks()
         self.spans: list[Span] = []
+        self.collectives: list[tuple[int, int]] = []
+        """The first message of each collective, and the end of its last, among the tasks."""
         self.recorded_ps: dict[int, int] = {}
         """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
         self.traces: list[TraceOrigin] = []
@@ -274,6 +284,7 @@ class Program:
         src, dst = places[columns.src], places[columns.dst]
         self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
+        self.collectives.append((first, first + len(columns)))
         return list(range(first + len(columns), len(self.tasks)))
 
 

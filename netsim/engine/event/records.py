@@ -48,7 +48,7 @@ FLOW_STATE = lines(
     reordered=INDEX,
     answers=WHOLE,
     answer_ps=WHOLE,
-    notified_ps=WHOLE,
+    key=WHOLE,
     task=WHOLE,
     start_ps=WHOLE,
     end_ps=WHOLE,
@@ -57,6 +57,7 @@ FLOW_STATE = lines(
     bytes=WHOLE,
     source=INDEX,
     leaf=INDEX,
+    notified_ps=WHOLE,
     wake_ps=WHOLE,
     # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
     smoothed_8=WHOLE,

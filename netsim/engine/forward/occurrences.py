@@ -15,9 +15,15 @@ SEVERAL = -2
 
 @njit(cache=True)
 def place(
-    progress: Progress, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray
+    progress: Progress,
+    units: Units,
+    links: np.ndarray,
+    unit: Integer,
+    binding: Integer,
+    begin_ps: Integer,
+    tasks: np.ndarray,
 ) -> bool:
-    """Begins a unit now; False, with nothing done, if a link that it uses is still in use.
+    """Begins a unit; False, with nothing done, if a link that it uses is still in use.
 
     Args:
         progress: State of the program.
@@ -25,13 +31,13 @@ def place(
         links: Links of bindings.
         unit: The unit.
         binding: Where its links begin.
+        begin_ps: When its first message is released, now or later.
         tasks: Its messages.
     """
-    now = progress.totals[NOW]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
-        if now + units.first_ps[row] < progress.free_ps[links[binding + units.link[row]]]:
+        if begin_ps + units.first_ps[row] < progress.free_ps[links[binding + units.link[row]]]:
             return False
-    begin_unit(progress, units, links, unit, binding, tasks)
+    begin_unit(progress, units, links, unit, binding, begin_ps, tasks)
     return True
 
 
@@ -45,19 +51,25 @@ def remember(progress: Progress, met: Integer, meets: Integer, after_ps: Integer
 
 @njit(cache=True)
 def begin_unit(
-    progress: Progress, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray
+    progress: Progress,
+    units: Units,
+    links: np.ndarray,
+    unit: Integer,
+    binding: Integer,
+    begin_ps: Integer,
+    tasks: np.ndarray,
 ) -> None:
-    """Notes the beginning of a unit."""
-    totals, now = progress.totals, progress.totals[NOW]
+    """Notes the beginning of a unit; see `place`."""
+    totals = progress.totals
     occurrence, laid = totals[UNITS], totals[LAID]
-    progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, now
+    progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, begin_ps
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = links[binding + units.link[row]]
-        progress.free_ps[link], progress.owner[link] = now + units.last_ps[row], occurrence
+        progress.free_ps[link], progress.owner[link] = begin_ps + units.last_ps[row], occurrence
     progress.laid[laid : laid + len(tasks)] = tasks
     progress.unit_begin[occurrence + 1] = laid + len(tasks)
     totals[UNITS], totals[LAID] = occurrence + 1, laid + len(tasks)
-    _await(progress, units, unit, now, tasks)
+    _await(progress, units, unit, begin_ps, tasks)
 
 
 @njit(cache=True)

@@ -199,7 +199,8 @@ class ReferenceEngine:
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
             ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends)
+            like = None if scene.tasks.keys is None else int(scene.tasks.keys[index])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends, like)
             by_nic[paths[0][0]].append(release)
         self._released.clear()
         for link, released in by_nic.items():
@@ -207,6 +208,7 @@ class ReferenceEngine:
             for flow in flows if self._transport.orders_flows else sorted(flows, key=self._turn):
                 packets = -(-flow.bytes // scene.packet.payload)
                 connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
+                connection.key = self._transport.key_of(flow)
                 connection.traffic_class = scene.tasks[flow.message.task].traffic_class
                 self._flows_left[flow.message.task] += 1
                 self._all.append(connection)
@@ -240,7 +242,7 @@ class ReferenceEngine:
     def _turn(self, flow: Flow) -> tuple[int, int]:
         """Place of a flow among those its host releases together."""
         if self._scene.nic.destinations == "random":
-            return self._order(flow.id), flow.id
+            return self._order(self._transport.key_of(flow)), flow.id
         hosts = self._scene.hosts
         return (hosts[flow.message.dst] - hosts[flow.message.src]) % self._scene.topology.hosts, flow.id
 
@@ -326,7 +328,7 @@ class ReferenceEngine:
                 self._lose(packet, link, service, now, start)
                 return
             self.mark(packet, link, start - now, start)
-        repeats = self._conditions.repeats(link, packet.connection.flow.id, packet.serial, packet.control)
+        repeats = self._conditions.repeats(link, packet.connection.key, packet.serial, packet.control)
         if repeats > 0:
             service += self._conditions.repeating_ps(link, service, repeats)
         self._free[link] = leaves = start + service
@@ -340,7 +342,7 @@ class ReferenceEngine:
         """Marks a data packet if the queue that it finds at a switch is long."""
         if packet.control or packet.marked or not self._at_switch[link]:
             return
-        if self._conditions.marks(link, packet.connection.flow.id, packet.serial, backlog_ps, start_ps):
+        if self._conditions.marks(link, packet.connection.key, packet.serial, backlog_ps, start_ps):
             packet.marked = True
             self._marked += 1
 
