@@ -2,7 +2,7 @@
 
 ``python -m tests.benchmarks.fast_forward`` writes the trace of one step by formula, simulates it both ways with one
 transport, and prints what was skipped and the ratio of CPU times, set-up of the run included. ``--random N`` compares N
-random programs of repeated collectives instead. Exit status 1: a run differs, or the ratio misses the bar.
+random programs of repeated collectives instead, every second with ``draws: collective``. Exit status 1: a run differs, or the ratio misses the bar.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from netsim.prepare import Prepared, prepare
 from netsim.results import Run
 from netsim.scenario import read_scenario
 from netsim.transport.config import TransportConfig
-from tests.netsim.repeated_scenes import ROUTINGS, repeated_scene
+from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from trainer.__main__ import main as trainer
 
 CONFIG: TypeAdapter[Any] = TypeAdapter(TransportConfig)
@@ -114,7 +114,11 @@ def compare_random(seeds: range) -> int:
     followed, skipping, messages, wrong = 0, 0, 0, []
     for seed in seeds:
         draw = Random(seed)
-        what, transport = repeated_scene(draw), CONFIG.validate_python(draw.choice(ROUTINGS))
+        alike = seed % 2 == 1
+        what, transport = (
+            repeated_scene(draw, alike=alike),
+            CONFIG.validate_python(draw.choice(DRAWN if alike else ROUTINGS)),
+        )
         if refusal(what, transport) is not None:
             continue
         most_paths = what.most_paths

@@ -135,12 +135,9 @@ def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
         met = whom_it_meets(progress, units, kinds, kind)
         if met == NOBODY:
             continue
-        last = progress.unit_begin[met + 1] - 1
-        if met == SEVERAL or last + 1 - progress.unit_begin[met] >= MOST_JOINED:
+        if met == SEVERAL or progress.unit_begin[met + 1] - progress.unit_begin[met] >= MOST_JOINED:
             return STUCK
-        if progress.laid[last] > released[position]:
-            return STUCK
-        joint = joint_of(progress, kinds, met, kind)
+        joint = joint_of(progress, kinds, met, released[position])
         if joint < 0:
             totals[MET], totals[MEETS] = met, released[position]
             return MEETING
@@ -156,5 +153,5 @@ def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
             alone = released[position : position + 1]
             begin_unit(progress, units, kinds.link, kinds.unit[kind], kinds.binding[kind], now, alone)
         else:
-            join(progress, units, kinds, met, released[position], kind)
+            join(progress, units, kinds, met, released[position])
     return FINISHED
