@@ -1,12 +1,13 @@
 # make demo   the whole loop on real digits, one page at the end        make test      the test suite
 # make lint   format, lint and type checks                              make coverage  the same, 85 % of lines or more
 # make audit  known vulnerabilities of the dependencies                 make setup     only the environment
+# make compile   the engines of netsim, once: three minutes of one core instead of a wait at the first use of each
 VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test coverage lint audit schemas clean
+.PHONY: setup compile demo test coverage lint audit schemas clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
@@ -21,6 +22,9 @@ $(VENV)/.runtime: pyproject.toml
 $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 	@$(PY) -m pip install --quiet --editable '.[$*]'
 	@touch $@
+
+compile: $(VENV)/.runtime
+	@$(PY) -m netsim compile
 
 # The loop: train -> trace -> place -> train on under the placement -> price -> one page; beside it a language model that
 # decodes with its experts placed, a larger run on a fabric, and methods compared.
@@ -96,7 +100,7 @@ export WRITE_PROMPTS
 SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
 NAMESPACES := pytest -m multinode tests/multinode
 
-# The engines of netsim are compiled beside the first tests, once, instead of by each process that needs them first.
+# Engines of netsim that are not compiled yet are compiled beside the first tests, once, instead of by each process that needs them.
 test: $(VENV)/.test
 	@$(PY) -m netsim compile 2> /dev/null & $(PY) -m $(SUITE) && wait
 	@$(PY) -m $(NAMESPACES)

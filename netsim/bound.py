@@ -45,7 +45,7 @@ class Bound:
         passages = passages_of(scene, frozenset(parts), anywhere, shares)
         start, end = (np.zeros(len(columns.src), dtype=np.int64) for _ in range(2))
         queues = np.zeros((3, 2 * links), dtype=np.int64)
-        done = _longest_chain(columns, passages, start, end, queues, np.arange(len(start)))
+        done = _longest_chain(columns, passages, start, end, queues, np.arange(len(start), dtype=np.int32))
         self._sent_from = np.full(links, -1, dtype=np.int64)
         _earliest_end(columns.src, passages, start, self._sent_from)
         self.ps = max(int(done), _leaves_ps(scene, passages.crossing))

@@ -142,7 +142,7 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
 def _plain(message: str) -> str:
     """What pydantic says of a value, without what a person need not know."""
     message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*", "", message)
-    message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
+    message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ").replace("a tuple", "a list")
     return message.replace("Input should be", "it must be").replace("Input", "it")
 
 

@@ -1,15 +1,19 @@
 """Least times of messages through an empty fabric, computed once for messages of equal bytes between equal hosts."""
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.annotations import Integer
+from netsim.engine.compiled.cache import forget_if_outdated
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.protocol import Scene
+
+forget_if_outdated(Path(__file__).parent)
 
 
 class Ends(NamedTuple):

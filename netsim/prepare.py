@@ -4,23 +4,26 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from netsim.bound import Bound
 from netsim.collective.build import Schedules, Use
-from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Scene
-from netsim.engines import refusal, seen_by
 from netsim.errors import InputError
+from netsim.refusals import (
+    refuse_detours,
+    refuse_engine,
+    refuse_own_transports,
+    refuse_silent,
+    refuse_small_memory,
+    refuse_unreachable,
+    refuse_watched,
+)
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.seats import Seats, room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
-from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
-from netsim.transport.protocol import Transport
 from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
@@ -28,8 +31,11 @@ from netsim.workload.flows import FlowsConfig, FlowsWorkload
 from netsim.workload.goal.workload import GoalConfig, GoalWorkload
 from netsim.workload.keys import keys_of
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
-from netsim.workload.protocol import Program, Span, Tasks, TraceOrigin, Workload
+from netsim.workload.program import Program
+from netsim.workload.protocol import Workload
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload
+from netsim.workload.spans import Span, TraceOrigin
+from netsim.workload.tasks import Tasks
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 
@@ -87,13 +93,14 @@ class Prepared:
         return Bound(scene, parts, "own" in kinds, "ethereal" in kinds)
 
 
-def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) -> Prepared:
+def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *, checked: bool = False) -> Prepared:
     """Reads the workloads of a scenario and lays them out on its fabric.
 
     Args:
         scenario: What to simulate.
         source: Name of the scenario in messages.
         laid_out: The same workloads laid out on the same fabric, which are not read again then.
+        checked: Whether the scenario has been prepared before, so that it fits.
 
     Raises:
         InputError: A workload does not fit the fabric or its ranks.
@@ -104,11 +111,11 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) ->
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
         raise InputError(source, field, *problem.split("; ", 1)) from None
-    _refuse_own_transports(scenario, source)
-    _refuse_detours(scenario, source)
+    refuse_own_transports(scenario, source)
+    refuse_detours(scenario, source)
     routes = Routes(topology, rates)
     seats = seats_of(topology, _places(scenario, source, room(topology)))
-    _refuse_watched(scenario, source, len(seats.hosts))
+    refuse_watched(scenario, source, seats)
     known = laid_out or _lay_out(scenario, source, topology, seats)
     scene = Scene(
         topology,
@@ -127,24 +134,16 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None) ->
         watch=scenario.watch,
         buffer=scenario.topology.buffer,
         classes=len(scenario.classes or ("",)),
+        weights=tuple(entry.weight or 0 for entry in scenario.classes or ()),
         link_errors=scenario.topology.link_errors,
     )
     prepared = Prepared(scene, scenario.transports, known, scenario.engine, scenario.fast_forward)
-    if laid_out is None:
-        _refuse_small_memory(scene, source)
-        for seen in {id(one): one for one in (seen_by(scene, each) for each in scenario.transports)}.values():
-            _refuse_unreachable(seen, source)
-        _refuse_engine(prepared, scenario, source)
+    if not checked:
+        refuse_silent(scenario, source, seats, known.tasks)
+        refuse_small_memory(source, scene)
+        refuse_unreachable(scenario, source, scene)
+        refuse_engine(scenario, source, scene, prepared.most_paths)
     return prepared
-
-
-def _refuse_watched(scenario: Scenario, source: str, ranks: int) -> None:
-    """Refuses to watch flows of ranks that do not exist."""
-    pairs = () if scenario.watch is None else scenario.watch.flows
-    for number, pair in enumerate(pairs):
-        if max(pair) >= ranks:
-            problem = f"rank {max(pair)} has no host ({ranks} ranks fit)"
-            raise InputError(source, f"watch.flows.{number}", problem, f"name ranks from 0 to {ranks - 1}")
 
 
 def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) -> LaidOut:
@@ -176,20 +175,7 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
     """Place of a workload's class among the scenario's."""
-    name = workload.traffic_class
-    return scenario.classes.index(name) if scenario.classes and name else 0
-
-
-def _refuse_small_memory(scene: Scene, source: str) -> None:
-    """Refuses shared memory that has no room for the packets that come after a pause."""
-    if scene.buffer is None or scene.flow_control.kind != "pfc":
-        return
-    limits = limits_of(scene)
-    for link, node in zip(scene.topology.links, limits.source, strict=True):
-        if not link.src.startswith("host") and limits.pool[node] <= 0:
-            needed = scene.buffer.size - limits.pool[node]
-            problem = f"{link.src} needs {needed} B of headroom for its links, and memory beyond"
-            raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
+    return next((n for n, one in enumerate(scenario.classes or ()) if one.name == workload.traffic_class), 0)
 
 
 def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) -> Workload:
@@ -211,52 +197,6 @@ def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) 
             return SimcclWorkload(config)
         case ChakraConfig():
             return ChakraWorkload(config)
-
-
-def _refuse_unreachable(scene: Scene, source: str) -> None:
-    """Refuses a message without a path that works at the beginning."""
-    topology, leaves = scene.topology, len(scene.topology.tiers[0])
-    down = scene.rates.known_down()[0][1]
-    pairs = np.flatnonzero(scene.talking)
-    cut = np.array([not scene.routes.usable_ways(*divmod(pair, leaves), 0) for pair in pairs.tolist()], dtype=bool)
-    if not down and not cut.any():
-        return
-    columns, hosts = scene.tasks.columns(), np.asarray(scene.hosts, dtype=np.int64)
-    moves = columns.bytes > 0
-    asked = np.unique(hosts[columns.src[moves]] * topology.hosts + hosts[columns.dst[moves]])
-    for src, dst in (divmod(pair, topology.hosts) for pair in asked.tolist()):
-        if not scene.routes.usable(src, dst):
-            problem = f"no path leads from host{src} to host{dst}"
-            raise InputError(source, "topology", problem, "add links, or take failures at 0us away")
-
-
-def _refuse_own_transports(scenario: Scenario, source: str) -> None:
-    """Refuses a transport class of the user that cannot be found, or does not accept its options."""
-    for index, transport in enumerate(scenario.transports):
-        if transport.kind == "own":
-            try:
-                build_transport(transport, seed=0, most_paths=1)
-            except ValueError as error:
-                problem, _, remedy = str(error).partition("; ")
-                raise InputError(source, f"transports.{index}", problem, remedy) from None
-
-
-def _refuse_detours(scenario: Scenario, source: str) -> None:
-    """Refuses transports that take detours on a fabric that has none."""
-    for index, transport in enumerate(scenario.transports):
-        detours = PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours
-        if detours and scenario.topology.kind not in ("dragonfly", "torus"):
-            problem = f"{transport.name} takes detours, and a {scenario.topology.kind} has none"
-            raise InputError(source, f"transports.{index}", problem, "take topology.kind dragonfly or torus")
-
-
-def _refuse_engine(prepared: Prepared, scenario: Scenario, source: str) -> None:
-    """Refuses an engine that cannot simulate one of the transports."""
-    for transport in scenario.transports:
-        why = refusal(scenario.engine, prepared.scene, transport, prepared.most_paths)
-        if why is not None:
-            problem = f"{scenario.engine} cannot simulate {transport.name}: {why}"
-            raise InputError(source, "engine", problem, "write engine: auto, or take the transport out")
 
 
 def _places(scenario: Scenario, source: str, places: int) -> list[int]:

@@ -33,7 +33,7 @@ from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
-from netsim.workload.protocol import Span, TraceOrigin
+from netsim.workload.spans import Span, TraceOrigin
 
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000

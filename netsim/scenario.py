@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
+from netsim.classes import Classes
 from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
@@ -51,11 +52,6 @@ def _distinct_entries(value: object) -> object:
     return value
 
 
-Name = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
-
-Classes = Annotated[tuple[Name, ...], BeforeValidator(_distinct_entries), Field(min_length=1, max_length=8)]
-
-
 class Job(Section, frozen=True):
     """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i].
 
@@ -82,7 +78,7 @@ class Scenario(Section, frozen=True):
         workload: The only job, on all ranks.
         jobs: Several workloads, in place of `workload`.
         classes: Names of classes of traffic. Each has a queue of its own in front of every link, and the first one that
-            has a packet goes first.
+            has a packet goes first. Those with weights, behind all others, take turns: deficit round robin.
         algorithms: Algorithm of each collective; auto or nccl: chosen by size, ranks and fabric.
         transports: Transports to compare.
         congestion: Congestion control.
@@ -221,14 +217,15 @@ class Scenario(Section, frozen=True):
 
     @model_validator(mode="after")
     def _classes_are_known(self) -> "Scenario":
+        names = [entry.name for entry in self.classes or ()]
         places = [("workload", self.workload)] if self.workload else []
         places += [(f"jobs.{number}.workload", job.workload) for number, job in enumerate(self.jobs or ())]
         for place, workload in places:
             name = workload.traffic_class
             if name is None and self.classes:
-                raise ValueError(f"{place}.class is missing; write one of {', '.join(self.classes)}")
-            if name is not None and name not in (self.classes or ()):
-                known = f"write one of {', '.join(self.classes)}" if self.classes else "list it in classes"
+                raise ValueError(f"{place}.class is missing; write one of {', '.join(names)}")
+            if name is not None and name not in names:
+                known = f"write one of {', '.join(names)}" if names else "list it in classes"
                 raise ValueError(f"{place}.class {name} is not among classes; {known}")
         return self
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Topology, gpu_links
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 
 class Seats(NamedTuple):

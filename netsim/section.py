@@ -1,5 +1,6 @@
 """What all sections of a scenario share: unknown keys are errors, nothing changes after reading."""
 
+import reprlib
 from typing import Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, model_validator
@@ -12,11 +13,15 @@ class Section(BaseModel, extra="forbid", frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_is_a_number(cls, document: Any) -> Any:
-        """Pydantic takes true for 1, and YAML takes yes and on for true."""
+        """Pydantic takes true for 1 and 1 for true, and YAML takes yes and on for true."""
         for name, value in document.items() if isinstance(document, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and takes_numbers_alone(field):
+            if field is None:
+                continue
+            if isinstance(value, bool) and takes_numbers_alone(field):
                 raise ValueError(f"{name} is {str(value).lower()}, not a number; write a number")
+            if field.annotation is bool and not isinstance(value, bool):
+                raise ValueError(f"{name} is {reprlib.repr(value)}, neither true nor false; write true or false")
         return document
 
 

@@ -12,7 +12,7 @@ from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Skipped
 from netsim.engines import run_engine
 from netsim.forwarding import run_forward
-from netsim.grid.shared import Handle, SharedLayout, prepare_shared
+from netsim.grid.shared import Handle, Shared, attached
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
@@ -52,7 +52,7 @@ def simulate(
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
     report = progress or (lambda _: None)
     if min(jobs, len(work)) > 1:
-        shared = SharedLayout(prepared)
+        shared = Shared((prepared.laid_out, prepared.bound))
         try:
             runs = dict(_parallel(read, source, shared.handle, work, min(jobs, len(work)), report))
         finally:
@@ -122,7 +122,10 @@ def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, 
 
 @lru_cache(maxsize=1)
 def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
-    return prepare_shared(scenario, source, _layouts[0])
+    laid_out, bound = attached(_layouts[0])
+    prepared = prepare(scenario, source, laid_out, checked=True)
+    prepared.bound = bound
+    return prepared
 
 
 def run_one(

@@ -16,6 +16,7 @@ from netsim.errors import InputError
 from netsim.grid.executor import Executor
 from netsim.grid.folder import RESULTS, SweepFolder
 from netsim.grid.job import Failed, Files, Job, attempt
+from netsim.grid.layouts import layout_key
 from netsim.grid.processes import Processes
 from netsim.grid.summary import Summary
 from netsim.grid.sweep_file import Cell, SweepFile, read_sweep
@@ -188,7 +189,8 @@ class _Sweep:
                 if not waiting[position]:
                     del waiting[position]
                 cell = self._cells[position]
-                job = Job(cell.key, cell.source, cell.scenario, cell.identity, run)
+                layout = layout_key(cell.scenario, cell.identity)
+                job = Job(cell.key, cell.source, cell.scenario, cell.identity, layout, run)
                 self._running[position, run] = job
                 workers.submit(job)
             self._watcher(self._current())

@@ -9,7 +9,7 @@ from netsim.engine.protocol import Scene
 from netsim.topology.failure import Rates
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.routes import Routes
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 PACKET_BYTES = 4000
 
@@ -97,7 +97,7 @@ CASES = (
     Case(
         "PFC permutation, 64 hosts, 1,000 packets", Shape(8, 8, 8), permutation, 1000, ("simpy", "event"), pauses=True
     ),
-    Case("PFC permutation, 1,024 hosts, 250 packets", Shape(32, 32, 32), permutation, 250, ("event",), pauses=True),
+    Case("PFC permutation, 1,024 hosts, 250 packets", Shape(32, 32, 32), permutation, 250, _CLOSED[1:], pauses=True),
     Case("permutation, 10,240 hosts", Shape(320, 32, 32), permutation, 250, ("fluid",)),
     Case("all-to-all, 1,024 hosts", Shape(32, 32, 32), all_to_all, 2, ("fluid",)),
 )

@@ -12,11 +12,12 @@ _RUNS: dict[str, dict[str, Any]] = {
     "event": {"engine": "event"},
     "windowed": {"engine": "windowed"},
     "event, with pauses": {"engine": "event", "flow_control": {"kind": "pfc"}},
+    "windowed, with pauses": {"engine": "windowed", "flow_control": {"kind": "pfc"}},
     "exact": {"engine": "exact"},
     "fluid": {"engine": "fluid"},
     "fast-forward": {"workload": _RING},
 }
-"""What is compiled, and what of a scenario leads to it; the event engine has queues only where they are needed."""
+"""What is compiled, and what of a scenario leads to it; two engines have code for queues only where links need them."""
 
 
 def compile_engines(tell: Callable[[str], None]) -> None:

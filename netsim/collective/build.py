@@ -1,8 +1,8 @@
 """From the names in a scenario to the messages of a collective."""
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from netsim.collective import (
     direct,
     halving_doubling,
     hierarchical,
+    rails,
     recursive_doubling,
     ring,
     tree,
@@ -29,7 +30,7 @@ from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table
 from netsim.errors import InputError
 from netsim.seats import Seats
-from netsim.topology.protocol import Topology
+from netsim.topology.protocol import Topology, adapters_of
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     "all_reduce": {
@@ -57,13 +58,14 @@ ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
         "direct": direct.all_to_all,
         "two_phase": two_phase.all_to_all,
         "hierarchical": hierarchical.all_to_all,
+        "pxn": rails.all_to_all,
     },
     "broadcast": {"tree": tree.broadcast, "ring": ring.broadcast, "direct": direct.broadcast},
 }
 
 
 MOST_MESSAGES = 1 << 24
-_QUADRATIC = ("ring", "direct")
+_QUADRATIC = ("ring", "direct", "pxn")
 
 
 class Use(NamedTuple):
@@ -84,6 +86,8 @@ class Use(NamedTuple):
 
 class Schedules:
     """Messages of operations, computed once for equal operations.
+
+    What is kept refers to no schedules, so that it goes with them: at a thousand ranks it takes most of a gigabyte.
 
     Args:
         algorithms: How each collective is carried out.
@@ -107,11 +111,11 @@ class Schedules:
         header: int = 0,
     ) -> None:
         self._algorithms, self._seats, self._source = algorithms, seats, source
-        self._topology, self._packet = topology, (payload, header)
         self._delays_ps = algorithms.launch, algorithms.step, algorithms.inside_step
-        self._table: Table | None = None if algorithms.table is None else read_table(Path(algorithms.table))
-        self._once, self._group, self._chosen = cache(_schedule), cache(self._new_group), cache(self._choose)
-        self._orders = cache(self._new_orders)
+        table = None if algorithms.table is None else read_table(Path(algorithms.table))
+        self._once, self._orders = cache(_schedule), cache(partial(_orders, seats))
+        group = cache(partial(_group, topology, seats, (payload, header), self._delays_ps[1:]))
+        self._chosen = cache(partial(_choose, group, table))
         self.used: Counter[Use] = Counter()
         """How often each algorithm was taken for operations of one size."""
 
@@ -132,10 +136,17 @@ class Schedules:
             raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
         if name:
             self.used[Use(operation.op, operation.size, size_of(operation), name)] += 1
-        if name == "hierarchical":
+        if name in ("hierarchical", "pxn"):
             numbers: dict[int, int] = {}
             shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
+        if name == "pxn":
+            adapters = adapters_of(self._topology)
+            if adapters == 1:
+                problem = "pxn goes through the GPUs of a host, each on a rail of its own, and hosts have one adapter"
+                remedy = "set topology.adapters_per_host, or write direct"
+                raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
+            operation = operation._replace(rails=tuple(self._seats.hosts[rank] % adapters for rank in ranks))
         try:
             columns = self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:
@@ -160,17 +171,6 @@ class Schedules:
             return _first(operation.op)
         return self._chosen(name, operation.op, size_of(operation), tuple(ranks))
 
-    def _choose(self, by: str, op: str, size_bytes: int, ranks: tuple[int, ...]) -> str:
-        group = self._group(ranks)
-        if by == "auto":
-            return fastest(op, group, size_bytes)
-        if by == "nccl":
-            return nccl(op, group, size_bytes)
-        return (self._table.algorithm(op, group, size_bytes) if self._table else None) or _first(op)
-
-    def _new_group(self, ranks: tuple[int, ...]) -> Group:
-        return Group(self._topology, self._seats.of(ranks), *self._packet, self._delays_ps[1:])
-
     def _channels(self, operation: Operation, name: str, ranks: Sequence[int]) -> Orders:
         """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""
         if not self._seats.gpus or (operation.op, name) not in CHANNELLED:
@@ -178,8 +178,31 @@ class Schedules:
         found = self._orders(tuple(ranks), name == "ring")
         return found[: worthwhile(len(found), size_of(operation))]
 
-    def _new_orders(self, ranks: tuple[int, ...], ring: bool) -> Orders:
-        return orders(self._seats.of(ranks), ring=ring)
+
+def _choose(
+    group: Callable[[tuple[int, ...]], Group],
+    table: Table | None,
+    by: str,
+    op: str,
+    size_bytes: int,
+    ranks: tuple[int, ...],
+) -> str:
+    """Name of the algorithm that a way of choosing takes."""
+    if by == "auto":
+        return fastest(op, group(ranks), size_bytes)
+    if by == "nccl":
+        return nccl(op, group(ranks), size_bytes)
+    return (table.algorithm(op, group(ranks), size_bytes) if table else None) or _first(op)
+
+
+def _group(
+    topology: Topology, seats: Seats, packet: tuple[int, int], steps_ps: tuple[int, int], ranks: tuple[int, ...]
+) -> Group:
+    return Group(topology, seats.of(ranks), *packet, steps_ps)
+
+
+def _orders(seats: Seats, ranks: tuple[int, ...], ring: bool) -> Orders:
+    return orders(seats.of(ranks), ring=ring)
 
 
 def _first(op: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netsim.collective.columns import MessageColumns
+from netsim.collective.columns import MessageColumns, Shape
 from netsim.collective.pieces import LEAST_PIECE_BYTES
 from netsim.collective.protocol import Operation
 from netsim.seats import Seats
@@ -81,10 +81,10 @@ def side_by_side(schedules: Sequence[MessageColumns], found: Orders) -> MessageC
     places = [np.array(order, dtype=np.int64) for order in found]
     firsts = np.cumsum([0, *(len(one) for one in schedules)]).tolist()
     waits = np.concatenate([np.diff(one.after_begin) for one in schedules])
-    return MessageColumns(
+    shape = Shape(
         np.concatenate([place[one.src] for place, one in zip(places, schedules, strict=True)]),
         np.concatenate([place[one.dst] for place, one in zip(places, schedules, strict=True)]),
-        np.concatenate([one.bytes for one in schedules]),
         np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(waits)]),
         np.concatenate([first + one.after for first, one in zip(firsts, schedules, strict=False)]),
     )
+    return MessageColumns(shape, np.concatenate([one.bytes for one in schedules]))

@@ -3,49 +3,26 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from netsim.collective.protocol import Message, Operation
 
 
-class MessageColumns:
-    """The messages of a schedule as arrays of int64; message i waits for after[after_begin[i]:after_begin[i + 1]].
-
-    A schedule is laid out once and used by every collective that equals it, so nothing may change these arrays.
+class Shape:
+    """Who sends to whom after what in a schedule, whatever the sizes; message i waits for
+    after[after_begin[i]:after_begin[i + 1]].
 
     Args:
         src: Participant that sends each message.
         dst: Participant that receives it.
-        bytes: Payload.
         after_begin: One more entry than there are messages.
         after: Messages of the schedule that must have arrived before.
-        delay_ps: Picoseconds between their arrival and the start of the message; None: none.
     """
 
-    def __init__(
-        self,
-        src: np.ndarray,
-        dst: np.ndarray,
-        bytes: np.ndarray,
-        after_begin: np.ndarray,
-        after: np.ndarray,
-        delay_ps: np.ndarray | None = None,
-    ) -> None:
-        self.src, self.dst, self.bytes, self.after_begin, self.after = src, dst, bytes, after_begin, after
-        self.delay_ps = delay_ps
-
-    def delayed(self, delay_ps: np.ndarray) -> "MessageColumns":
-        """The same messages, each with a delay."""
-        return MessageColumns(self.src, self.dst, self.bytes, self.after_begin, self.after, delay_ps)
-
-    def __len__(self) -> int:
-        return len(self.src)
-
-    @cached_property
-    def payload(self) -> int:
-        """Bytes of all messages."""
-        return int(self.bytes.sum())
+    def __init__(self, src: np.ndarray, dst: np.ndarray, after_begin: np.ndarray, after: np.ndarray) -> None:
+        self.src, self.dst, self.after_begin, self.after = src, dst, after_begin, after
 
     @cached_property
     def of_members(self) -> tuple[np.ndarray, np.ndarray]:
@@ -55,14 +32,62 @@ class MessageColumns:
         narrow = ends.astype(np.int16 if size < 2**15 else np.int64)
         order = np.argsort(narrow, kind="stable")
         order >>= 1
-        return np.bincount(ends, minlength=size), order
+        return np.bincount(ends, minlength=size), order.astype(np.int32)
 
     @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """Places of `after` if each message also waits for one task before all others, and places of those tasks."""
-        first = self.after_begin[:-1] + np.arange(len(self))
+        count = len(self.src)
+        first = self.after_begin[:-1] + np.arange(count)
         counts = np.diff(self.after_begin)
-        return np.arange(len(self.after)) + np.repeat(np.arange(1, len(self) + 1), counts), first
+        return np.arange(len(self.after)) + np.repeat(np.arange(1, count + 1), counts), first
+
+
+class MessageColumns:
+    """The messages of a schedule as arrays.
+
+    A schedule is laid out once and used by every collective that equals it, so nothing may change these arrays.
+
+    Args:
+        shape: Who sends to whom after what, which schedules of other sizes may share.
+        bytes: Payload of each message.
+        delay_ps: Picoseconds between the arrival of what a message waits for and its start; None: none.
+    """
+
+    def __init__(self, shape: Shape, bytes: np.ndarray, delay_ps: np.ndarray | None = None) -> None:
+        self.shape, self.bytes, self.delay_ps = shape, bytes, delay_ps
+
+    @property
+    def src(self) -> np.ndarray:
+        """See `Shape`."""
+        return self.shape.src
+
+    @property
+    def dst(self) -> np.ndarray:
+        """See `Shape`."""
+        return self.shape.dst
+
+    @property
+    def after_begin(self) -> np.ndarray:
+        """See `Shape`."""
+        return self.shape.after_begin
+
+    @property
+    def after(self) -> np.ndarray:
+        """See `Shape`."""
+        return self.shape.after
+
+    def delayed(self, delay_ps: np.ndarray) -> "MessageColumns":
+        """The same messages, each with a delay."""
+        return MessageColumns(self.shape, self.bytes, delay_ps)
+
+    def __len__(self) -> int:
+        return len(self.bytes)
+
+    @cached_property
+    def payload(self) -> int:
+        """Bytes of all messages."""
+        return int(self.bytes.sum())
 
 
 def message_columns(messages: Sequence[Message] | MessageColumns) -> MessageColumns:
@@ -76,17 +101,24 @@ def message_columns(messages: Sequence[Message] | MessageColumns) -> MessageColu
     begin = np.zeros(count + 1, dtype=np.int64)
     np.cumsum(np.fromiter((len(message.after) for message in messages), np.int64, count), out=begin[1:])
     after = np.fromiter(chain.from_iterable(message.after for message in messages), np.int64, int(begin[-1]))
-    return MessageColumns(src, dst, size, begin, after)
+    return MessageColumns(Shape(src, dst, begin, after), size)
+
+
+_rings: WeakValueDictionary[tuple[int, int], Shape] = WeakValueDictionary()
+"""Shapes of rings by participants and rounds, as long as a schedule has them: steps have rings of many sizes."""
 
 
 def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
     """See `netsim.collective.ring._rounds`."""
     size = operation.size
-    turn, src = (part.ravel() for part in np.indices((rounds, size)))
+    turn, src = (part.ravel() for part in np.indices((rounds, size), dtype=np.int32))
     size_bytes = np.array(operation.blocks, dtype=np.int64)[(src + shift - turn) % size]
-    after_begin = np.maximum(np.arange(rounds * size + 1) - size, 0)
-    after = (turn[size:] - 1) * size + (src[size:] - 1) % size
-    return MessageColumns(src, (src + 1) % size, size_bytes, after_begin, after)
+    shape = _rings.get((size, rounds))
+    if shape is None:
+        after_begin = np.maximum(np.arange(rounds * size + 1) - size, 0)
+        after = (turn[size:] - 1) * size + (src[size:] - 1) % size
+        shape = _rings[size, rounds] = Shape(src, (src + 1) % size, after_begin, after)
+    return MessageColumns(shape, size_bytes)
 
 
 def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +141,7 @@ def _matrix(operation: Operation) -> np.ndarray:
 def _all_at_once(operation: Operation, size_bytes: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> MessageColumns:
     src, dst = _pairs(operation.size)
     waits = np.zeros(len(src) + 1, dtype=np.int64)
-    return MessageColumns(src, dst, size_bytes(src, dst), waits, waits[:0])
+    return MessageColumns(Shape(src, dst, waits, waits[:0]), size_bytes(src, dst))
 
 
 def _direct_all_reduce(operation: Operation) -> MessageColumns:
@@ -124,13 +156,13 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
     waits[count : count + size] = size - 1
     waits[count + size :] = 1
     after = np.concatenate([np.argsort(parts.dst, kind="stable"), count + results.src])
-    return MessageColumns(
+    shape = Shape(
         np.concatenate([parts.src, members, results.src]),
         np.concatenate([parts.dst, members, results.dst]),
-        np.concatenate([parts.bytes, np.zeros(size, dtype=np.int64), results.bytes]),
         np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(waits)]),
         after,
     )
+    return MessageColumns(shape, np.concatenate([parts.bytes, np.zeros(size, dtype=np.int64), results.bytes]))
 
 
 def _blocks(operation: Operation) -> np.ndarray:

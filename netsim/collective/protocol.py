@@ -15,6 +15,7 @@ class Operation(NamedTuple):
         matrix: Bytes from row to column, own block included; all_to_all only.
         root: Participant that broadcasts.
         hosts: Host of each participant, any numbers; empty: no two participants share a host.
+        rails: Rail of each participant, for algorithms that know rails; empty: its place among those of its host.
     """
 
     op: str
@@ -23,6 +24,7 @@ class Operation(NamedTuple):
     matrix: tuple[tuple[int, ...], ...] = ()
     root: int = 0
     hosts: tuple[int, ...] = ()
+    rails: tuple[int, ...] = ()
 
 
 class Message(NamedTuple):

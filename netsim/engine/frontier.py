@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 
 
 class Frontier:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from netsim.errors import LimitError
 from netsim.section import Section
-from netsim.units import PICOSECONDS_PER_SECOND, format_time, parse_time
+from netsim.units import PICOSECONDS_PER_SECOND, format_size, format_time, parse_time
 
 NO_LIMIT = 2**62
 """A duration that no run reaches, in picoseconds."""
@@ -86,6 +86,15 @@ class Clock:
         return now_s >= self._end_s
 
 
+_REMEDIES = {
+    "simulated": "raise limits.simulated, or let the workload send less",
+    "wall": "raise limits.wall, or packet.payload, since larger packets are fewer",
+    "fruitless": "raise recovery.timeout if it is below the round trip, end failures on the way by until, or raise "
+    "limits.fruitless",
+}
+"""What to change, by limit."""
+
+
 class Waiting(NamedTuple):
     """The first task that is not done although all those that it waits for are.
 
@@ -114,12 +123,12 @@ def reached(
         waiting: The first task that waits.
     """
     value = limits.fruitless if which == "fruitless" else format_time(getattr(limits, which))
-    what = f"{waiting.bytes} B from rank {waiting.src} to rank {waiting.dst}"
-    problem = (
-        f"{value} reached at {format_time(pulse.now_ps)} of simulated time, {pulse.done} of {pulse.tasks} tasks done"
-    )
-    first = f"first waits the message of {what}: {waiting.why}"
-    return LimitError("scenario", f"limits.{which}", f"{problem}, {first}", "raise the limit, or remove the cause")
+    when = "" if which == "simulated" else f" at {format_time(pulse.now_ps)} of simulated time"
+    first = f"rank {waiting.dst} waits for {format_size(waiting.bytes)} from rank {waiting.src}"
+    if not waiting.bytes:
+        first = f"rank {waiting.src} waits for its own computation"
+    problem = f"{value} reached{when}, {pulse.done} of {pulse.tasks} tasks done; first, {first}: {waiting.why}"
+    return LimitError("scenario", f"limits.{which}", problem, _REMEDIES[which])
 
 
 def missing(packets: int, timeouts: int) -> str:

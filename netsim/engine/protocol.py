@@ -23,7 +23,7 @@ from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.units import Size
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 CongestionConfig = Annotated[
     NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
@@ -80,6 +80,7 @@ class Scene(NamedTuple):
         classes: Number of classes of traffic; those with smaller numbers go first.
         watch: What is recorded over time.
         link_errors: Packets that are corrupted on cables.
+        weights: Weight of each class that takes turns with others, 0 for one that goes first; empty: all go first.
     """
 
     topology: Topology
@@ -99,11 +100,18 @@ class Scene(NamedTuple):
     classes: int = 1
     watch: WatchConfig | None = None
     link_errors: LinkErrorsConfig | None = None
+    weights: tuple[int, ...] = ()
 
     @property
     def queues(self) -> bool:
         """Whether a departure may depend on what comes later, so that packets wait in queues to be chosen."""
         return self.flow_control.kind == "pfc" or self.buffer is not None or self.classes > 1
+
+    @property
+    def quanta(self) -> list[int]:
+        """Bytes that each class may send when it has the turn, 0 for one that goes first; empty: all go first."""
+        largest = max(self.packet.payload + self.packet.header, self.acknowledgement.size)
+        return [weight * largest for weight in self.weights] if self.classes > 1 and any(self.weights) else []
 
     @property
     def ends_early(self) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from netsim.section import Section
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 MOST_FLOWS = 64
 """Messages between chosen ranks whose first flow is recorded: those that come first in the workload."""

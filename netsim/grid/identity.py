@@ -11,7 +11,7 @@ from typing import NamedTuple
 import netsim
 from netsim.scenario import Scenario
 
-_NO_PART_OF_A_RESULT = {"report", "observe", "bench"}
+_NO_PART_OF_A_RESULT = {"command", "report", "observe", "bench"}
 
 
 class Input(NamedTuple):

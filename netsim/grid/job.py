@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from netsim.errors import InputError, LimitError
 from netsim.grid.identity import Identity, identify
+from netsim.grid.layouts import LastLayout
+from netsim.grid.shared import Handle
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results
 from netsim.scenario import Scenario
@@ -24,6 +26,7 @@ class Job(NamedTuple):
         source: Name of the cell in messages.
         scenario: The cell's scenario.
         identity: Hashes of the other inputs of its results.
+        layout: See `netsim.grid.layouts.layout_key`.
         run: Positions among the scenario's transports and seeds; None: only check the cell.
     """
 
@@ -31,6 +34,7 @@ class Job(NamedTuple):
     source: str
     scenario: Scenario
     identity: Identity
+    layout: str
     run: tuple[int, int] | None
 
     @property
@@ -55,6 +59,7 @@ class Failed(NamedTuple):
 
 _ONE_AT_A_TIME = Lock()
 _last: dict[str, Prepared] = {}
+_layout = LastLayout()
 
 
 def attempt(job: Job) -> Files | Failed:
@@ -73,6 +78,24 @@ def attempt(job: Job) -> Files | Failed:
             return Failed(f"{field}: {error.problem}; {error.remedy}", wrong)
         except Exception as error:
             return Failed(" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def attempt_together(job: Job, lent: Handle | None, lends: bool) -> tuple[Files | Failed, Handle | None]:
+    """Carries out a job beside other processes of the machine, with whom it shares layouts.
+
+    Args:
+        job: The job.
+        lent: A layout of another process; None: there is none.
+        lends: Whether others want the layout.
+
+    Returns:
+        The answer, and the layout if it is new.
+    """
+    if lent is not None and job.key not in _last:
+        _last.clear()
+        _layout.borrow(job.layout, lent)
+    answer = attempt(job)
+    return answer, _layout.lend(job.layout) if lends and not isinstance(answer, Failed) else None
 
 
 def _carry_out(job: Job) -> Files:
@@ -101,8 +124,9 @@ def _refuse_other_inputs(job: Job) -> None:
 
 
 def _prepare(job: Job) -> Prepared:
-    """The cell of a job, prepared; a process keeps its last one."""
+    """The cell of a job, prepared; a process keeps its last one, and the layout for other cells with the same."""
     if job.key not in _last:
         _last.clear()
-        _last[job.key] = prepare(job.scenario, job.source)
+        prepared = _last[job.key] = prepare(job.scenario, job.source, _layout.of(job.layout))
+        _layout.keep(job.layout, prepared.laid_out)
     return _last[job.key]

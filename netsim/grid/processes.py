@@ -7,11 +7,13 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from threading import Thread
 
-from netsim.grid.job import Failed, Files, Job, attempt
+from netsim.grid.job import Failed, Files, Job, attempt_together
+from netsim.grid.layouts import Lent
+from netsim.grid.shared import Handle
 
 
 class Processes:
-    """An executor (`netsim.grid.executor.Executor`) of local processes.
+    """An executor (`netsim.grid.executor.Executor`) of local processes, which share layouts of workloads.
 
     Args:
         count: Processes, at least 1.
@@ -20,6 +22,7 @@ class Processes:
     def __init__(self, count: int) -> None:
         self._idle = [_Process() for _ in range(count)]
         self._busy: dict[Connection, _Process] = {}
+        self._lent, self._lends = Lent(), count > 1
 
     def idle(self) -> Sequence[str | None]:
         """See `Executor.idle`: a process keeps its last cell prepared."""
@@ -29,9 +32,10 @@ class Processes:
         """See `Executor.submit`."""
         position = next((n for n, process in enumerate(self._idle) if process.last == job.key), 0)
         process = self._idle.pop(position)
-        if not process.start(job):
+        task = job, self._lent.of(job.layout), self._lends
+        if not process.start(*task):
             process = _Process()
-            process.start(job)
+            process.start(*task)
         self._busy[process.connection] = process
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
@@ -41,7 +45,9 @@ class Processes:
             process = self._busy.pop(connection)
             job = process.job
             try:
-                answer = connection.recv()
+                answer, handle = connection.recv()
+                if handle is not None:
+                    self._lent.keep(job.layout, handle)
             except (EOFError, OSError):
                 answer = Failed(
                     f"its process died ({process.end(patience_s=5)}); it may need more memory than there is"
@@ -54,6 +60,7 @@ class Processes:
         """See `Executor.close`."""
         for process in (*self._idle, *self._busy.values()):
             process.end()
+        self._lent.close()
 
 
 class _Process:
@@ -69,11 +76,11 @@ class _Process:
         theirs.close()
         self.last: str | None = None
 
-    def start(self, job: Job) -> bool:
-        """Hands over a job; False if the process has died meanwhile."""
+    def start(self, job: Job, lent: Handle | None, lends: bool) -> bool:
+        """Hands over a job, see `attempt_together`; False if the process has died meanwhile."""
         self.job, self.last = job, job.key
         try:
-            self.connection.send(job)
+            self.connection.send((job, lent, lends))
         except OSError:
             return False
         return True
@@ -94,10 +101,10 @@ def _serve(connection: Connection) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            job = connection.recv()
+            task = connection.recv()
         except EOFError:
             return
-        connection.send(attempt(job))
+        connection.send(attempt_together(*task))
 
 
 def _end_with_parent() -> None:

@@ -1,12 +1,8 @@
-"""One layout of a scenario for all processes of this machine: its arrays lie in memory that they share."""
+"""Objects in memory that all processes of this machine share: their arrays are there once."""
 
 import pickle
 from multiprocessing.shared_memory import SharedMemory
-from typing import NamedTuple
-
-from netsim.bound import Bound
-from netsim.prepare import LaidOut, Prepared, prepare
-from netsim.scenario import Scenario
+from typing import Any, NamedTuple
 
 _ALIGNMENT = 64
 
@@ -16,7 +12,7 @@ class Handle(NamedTuple):
 
     Args:
         name: Of the shared memory.
-        body: The layout and its bound without their arrays.
+        body: The object without its arrays.
         places: Begin and end of each array in the shared memory.
     """
 
@@ -25,16 +21,16 @@ class Handle(NamedTuple):
     places: tuple[tuple[int, int], ...]
 
 
-class SharedLayout:
-    """The layout of a prepared scenario in shared memory, until `close`.
+class Shared:
+    """An object in shared memory, until `close`.
 
     Args:
-        prepared: The prepared scenario.
+        value: Anything that can be pickled; its arrays are copied.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, value: object) -> None:
         buffers: list[pickle.PickleBuffer] = []
-        body = pickle.dumps((prepared.laid_out, prepared.bound), protocol=5, buffer_callback=buffers.append)
+        body = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         places, end = [], 0
         for buffer in buffers:
             begin = -(-end // _ALIGNMENT) * _ALIGNMENT
@@ -47,6 +43,10 @@ class SharedLayout:
             room[begin:end] = buffer.raw()
         self.handle = Handle(self._memory.name, body, tuple(places))
 
+    def leave(self) -> None:
+        """Leaves the memory to those who have the handle, one of whom frees it."""
+        self._memory.close()
+
     def close(self) -> None:
         """Frees the memory, once no process uses it any more."""
         self._memory.close()
@@ -54,23 +54,35 @@ class SharedLayout:
 
 
 _attached: list[SharedMemory] = []
-"""Kept open, since arrays of this process lie in it."""
+"""Memory in which arrays of this process lie, or lay."""
 
 
-def prepare_shared(scenario: Scenario, source: str, handle: Handle) -> Prepared:
-    """The prepared scenario, whose tasks and bound another process has laid out.
+def attached(handle: Handle) -> Any:
+    """The object of a handle; its arrays lie in the shared memory.
 
-    Args:
-        scenario: The scenario.
-        source: Its name in messages.
-        handle: Of its layout.
+    Raises:
+        FileNotFoundError: The memory has been freed.
     """
+    _let_go()
     memory = SharedMemory(handle.name)
     _attached.append(memory)
     room = memory.buf
     assert room is not None, "just opened"
-    shared: tuple[LaidOut, Bound] = pickle.loads(handle.body, buffers=[room[begin:end] for begin, end in handle.places])
-    laid_out, bound = shared
-    prepared = prepare(scenario, source, laid_out)
-    prepared.bound = bound
-    return prepared
+    return pickle.loads(handle.body, buffers=[room[begin:end] for begin, end in handle.places])
+
+
+def free(handle: Handle) -> None:
+    """Frees the memory of a handle, once no process uses it any more."""
+    memory = SharedMemory(handle.name)
+    memory.close()
+    memory.unlink()
+
+
+def _let_go() -> None:
+    """Lets go of memory in which no array of this process lies any more."""
+    for memory in [*_attached]:
+        try:
+            memory.close()
+        except BufferError:
+            continue
+        _attached.remove(memory)

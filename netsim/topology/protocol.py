@@ -99,6 +99,12 @@ def gpu_links(topology: Topology) -> GpuLinks | None:
     return getattr(topology, "gpus", None)
 
 
+def adapters_of(topology: Topology) -> int:
+    """Adapters of a machine; a host of the topology is one of them, and those of a machine follow each other."""
+    gpus = gpu_links(topology)
+    return 1 if gpus is None else gpus.per_machine // topology.ranks_per_host
+
+
 def network_tiers(topology: Topology) -> tuple[tuple[str, ...], ...]:
     """`Topology.tiers` without the switches inside machines, which are behind the leaves."""
     leaves, *others = topology.tiers

@@ -12,7 +12,8 @@ from netsim.draws import Draws, Purpose
 from netsim.errors import InputError
 from netsim.topology.protocol import Topology
 from netsim.units import PICOSECONDS_PER_SECOND, Duration
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.section import WorkloadSection
 from netsim.workload.sizes import PUBLISHED, Sizes, read_sizes
 

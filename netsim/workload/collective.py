@@ -11,8 +11,10 @@ from pydantic_core import PydanticKnownError
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.units import Size, split_bytes
-from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.section import WorkloadSection
+from netsim.workload.spans import Span
 from netsim.workload.splits import Matrix, MatrixSplits, Splits, read_matrix, zipf_matrix
 
 Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast", "send"]

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
 from netsim.lines import MOST, read_lines, whole_number
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.section import WorkloadSection
 
 COLUMNS = ("src", "dst", "bytes", "start_ns")

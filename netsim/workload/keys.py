@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 
 def keys_of(columns: TaskColumns, collectives: Iterable[tuple[int, int]]) -> np.ndarray | None:

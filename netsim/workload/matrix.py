@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 from netsim.errors import InputError
 from netsim.units import Duration
 from netsim.workload.connections import Matrix, read_matrix
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.section import WorkloadSection
 
 

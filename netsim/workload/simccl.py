@@ -8,9 +8,11 @@ from typing import Literal, NamedTuple
 
 from netsim.errors import InputError
 from netsim.lines import MOST, read_lines, whole_number
-from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.records import MOST_RANKS
 from netsim.workload.section import WorkloadSection
+from netsim.workload.spans import Span
 
 COLUMNS = ("collective", "op", "flow_id", "src", "dest", "flow_size", "conn_type", "parent_flow_ids")
 """Columns that are read. The others of the file are ignored: data_size, algorithm, protocol, channel_id, chunk_id,

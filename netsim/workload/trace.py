@@ -1,5 +1,6 @@
 """Replay of a recorded or computed collective trace: each rank's program, in its order, with its gaps."""
 
+from array import array
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,9 +14,11 @@ from netsim.errors import InputError
 from netsim.workload.device import Device, DeviceConfig
 from netsim.workload.gaps import with_gaps_of
 from netsim.workload.matching import check_and_combine, matching_key
-from netsim.workload.protocol import Program, Schedules, Span, TraceOrigin
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.records import Record, Trace, read_trace
 from netsim.workload.section import WorkloadSection
+from netsim.workload.spans import Span, TraceOrigin
 
 Line = tuple[int, Record]
 
@@ -236,10 +239,11 @@ class _Replay:
         come = [meeting.come[rank][0] for rank in members]
         ranks = [self._ranks[member] for member in members]
         messages = message_columns(self._schedules(operation, ranks))
-        meeting.over = dict(zip(members, self._program.carry_out(messages, ranks, come), strict=True))
+        over = self._program.carry_out(messages, ranks, come)
+        meeting.over = dict(zip(members, over, strict=True))
         _, record = meeting.come[members[0]][1]
         about = (operation.op, record.group, len(members), record.step, record.phase, record.layer)
-        self._program.spans.append(Span(*about, messages.payload, come, list(meeting.over.values())))
+        self._program.spans.append(Span(*about, messages.payload, array("q", come), over))
 
     def _refuse(self, rank: int, meeting: _Meeting) -> None:
         number, record = meeting.come[rank][1]

@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.fast_forward`` writes the trace of one step by formula, simulates it both ways with one
 transport, and prints what was skipped and the ratio of CPU times, set-up of the run included. ``--random N`` compares N
-random programs of repeated collectives instead, every second with ``draws: collective``. Exit status 1: a run differs, or the ratio misses the bar.
+random programs of repeated collectives instead, every second with ``draws: collective``. Exit status 1: a run differs,
+or the ratio misses the bar.
 """
 
 import argparse

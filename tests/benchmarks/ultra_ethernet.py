@@ -1,13 +1,15 @@
-"""Last flows beside uet-htsim, which models Ultra Ethernet: python -m tests.benchmarks.ultra_ethernet --seeds 5.
+"""Last flows beside uet-htsim, which models Ultra Ethernet: python -m tests.benchmarks.ultra_ethernet.
 
-The reference figures are seed means of uet-htsim, measured on the same fabrics with packets of 4,086 + 64 B, links of
-100 Gbps and 1 us, queues of one bandwidth-delay product that trim, marks from 20 to 80 % of a queue, 64 header values,
-and one acknowledgement for four packets. They say when the sender knows that its flow is complete. This simulator says
-when the last byte arrives; the acknowledgement's way back is added: 6.0 us on three tiers, 4.0 us on two.
+The reference figures are means of uet-htsim over the same messages of the seeds 1 to 10 (`Case.htsim_seeds`), on the
+same fabrics with packets of 4,086 + 64 B, links of 100 Gbps and 1 us, queues of one bandwidth-delay product that trim,
+marks from 20 to 80 % of a queue, 64 header values, and one acknowledgement for four packets. They say when the sender
+knows that its flow is complete. This simulator says when the last byte arrives; the acknowledgement's way back is
+added: 6.0 us on three tiers, 4.0 us on two.
 
-What is left of the differences has three causes. Control packets wait for the data packet in service there, up to 0.33
+What is left of the differences has four causes. Control packets wait for the data packet in service there, up to 0.33
 us a link. A full queue trims its newest packet or the one that comes, by a coin. Marks are drawn when a packet leaves a
-queue there, and when it comes here. The bar is 3 % on the mean over seeds.
+queue there, and when it comes here. And chance: one unlucky flow decides the end, so that under spraying the last flow
+of a seed is 9 % off its mean on either side, and ten seeds 3 %. The bar is 3 % on the mean over seeds.
 """
 
 import argparse
@@ -24,7 +26,7 @@ from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology
 from netsim.units import service_ps
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.closed_loop import controlled, transport_of
 from tests.netsim.scenes import flow, scene
 
@@ -125,6 +127,7 @@ class Case(NamedTuple):
         transport: reps or spray.
         htsim_us: Last flow, mean over seeds.
         htsim_range_us: Shortest and longest.
+        htsim_seeds: How many, from 1 on.
         large: Whether it runs only if asked for.
     """
 
@@ -135,31 +138,32 @@ class Case(NamedTuple):
     transport: str
     htsim_us: float
     htsim_range_us: tuple[float, float]
+    htsim_seeds: int = 10
     large: bool = False
 
 
 CASES = [
-    Case("permutation", "fat tree 128", permutation, "nscc", "reps", 217.8, (211.0, 229.4)),
-    Case("permutation", "fat tree 128", permutation, "nscc", "spray", 248.9, (239.4, 268.1)),
-    Case("permutation", "fat tree 128", permutation, "receiver_credit", "reps", 212.5, (211.5, 213.3)),
-    Case("permutation", "fat tree 128, 4:1", permutation, "nscc", "reps", 750.0, (737.0, 771.0)),
-    Case("permutation", "fat tree 128, 4:1", permutation, "nscc", "spray", 778.8, (751.1, 800.7)),
+    Case("permutation", "fat tree 128", permutation, "nscc", "reps", 217.6, (207.7, 237.5)),
+    Case("permutation", "fat tree 128", permutation, "nscc", "spray", 244.4, (216.9, 309.5), 50),
+    Case("permutation", "fat tree 128", permutation, "receiver_credit", "reps", 212.2, (207.3, 217.4)),
+    Case("permutation", "fat tree 128, 4:1", permutation, "nscc", "reps", 734.6, (693.5, 768.8)),
+    Case("permutation", "fat tree 128, 4:1", permutation, "nscc", "spray", 770.2, (732.6, 813.7)),
     Case("permutation", "fat tree 1,024", permutation, "nscc", "reps", 230.0, (216.5, 238.7)),
     Case("permutation", "fat tree 1,024", permutation, "nscc", "spray", 255.6, (246.5, 262.6)),
     Case("permutation", "leaf-spine 1,024", permutation, "nscc", "reps", 203.1, (201.8, 204.0)),
-    Case("permutation", "leaf-spine 1,024", permutation, "nscc", "spray", 220.3, (216.7, 224.7)),
+    Case("permutation", "leaf-spine 1,024", permutation, "nscc", "spray", 222.2, (215.5, 230.9)),
     Case("permutation", "leaf-spine 8,192", permutation, "nscc", "reps", 206.0, (206.0, 206.0), large=True),
-    Case("incast 15:1, 2 MB", "fat tree 16", incast(2_000_000), "nscc", "reps", 2458.7, (2455.8, 2462.0)),
-    Case("incast 15:1, 2 MB", "fat tree 16", incast(2_000_000), "receiver_credit", "reps", 2464.5, (2464.1, 2464.8)),
-    Case("incast 127:1, 2 MB", "fat tree 128", incast(2_000_000), "nscc", "reps", 21032.6, (21028.3, 21035.2)),
+    Case("incast 15:1, 2 MB", "fat tree 16", incast(2_000_000), "nscc", "reps", 2465.0, (2451.8, 2482.7)),
+    Case("incast 15:1, 2 MB", "fat tree 16", incast(2_000_000), "receiver_credit", "reps", 2464.2, (2463.3, 2464.6)),
+    Case("incast 127:1, 2 MB", "fat tree 128", incast(2_000_000), "nscc", "reps", 21037.4, (21027.9, 21061.0)),
     Case(
-        "incast 127:1, 2 MB", "fat tree 128", incast(2_000_000), "receiver_credit", "reps", 20887.7, (20885.1, 20890.0)
+        "incast 127:1, 2 MB", "fat tree 128", incast(2_000_000), "receiver_credit", "reps", 20889.9, (20888.5, 20891.6)
     ),
     Case("incast 1,023:1, 100 kB", "fat tree 1,024", incast(100_000), "nscc", "reps", 10562.9, (10559.6, 10564.6)),
     Case(
         "incast 1,023:1, 100 kB", "fat tree 1,024", incast(100_000), "receiver_credit", "reps", 8898.4, (8897.7, 8899.8)
     ),
-    Case("rings of 16, 1 MB", "leaf-spine 64", rings, "nscc", "reps", 3055.1, (2996.1, 3138.7)),
+    Case("rings of 16, 1 MB", "leaf-spine 64", rings, "nscc", "reps", 3080.9, (2989.2, 3148.2)),
 ]
 
 
@@ -207,11 +211,13 @@ def last_flows_us(case: Case, seeds: Sequence[int]) -> list[float]:
 def main() -> int:
     """Measures, prints, and returns 1 if a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each case, with seeds 1, 2, ...; default 5")
+    parser.add_argument(
+        "--seeds", type=int, help="runs of each case, with seeds 1, 2, ...; default: as many as of htsim"
+    )
     parser.add_argument("--large", action="store_true", help="8,192 hosts as well: some minutes and GB")
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose row contains this text")
     given = parser.parse_args()
-    if given.seeds < 1:
+    if given.seeds is not None and given.seeds < 1:
         parser.error(f"argument --seeds: is {given.seeds}; write at least 1")
     names = f"{'case':24}{'fabric':20}{'control':17}{'':7}"
     print(f"{names}{'ours, us':>10} {'(range)':21}{'htsim':>9} {'(range)':21}{'':>7}CPU, s")
@@ -221,7 +227,7 @@ def main() -> int:
         if given.only not in row or (case.large and not given.large):
             continue
         start = time.process_time()
-        found = last_flows_us(case, range(1, given.seeds + 1))
+        found = last_flows_us(case, range(1, (given.seeds or case.htsim_seeds) + 1))
         off = mean(found) / case.htsim_us - 1
         ranges = [f"({low:.1f} to {high:.1f})" for low, high in ((min(found), max(found)), case.htsim_range_us)]
         figures = f"{mean(found):10.1f} {ranges[0]:21}{case.htsim_us:9.1f} {ranges[1]:21}{100 * off:+6.1f}%"

@@ -20,7 +20,7 @@ from netsim.topology.failure import Rates
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.routes import Routes
 from netsim.transport.spray import SprayRandom
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 SHAPES = {64: (8, 8, 8), 256: (16, 16, 16), 1024: (32, 32, 32), 4096: (64, 64, 64), 8192: (128, 64, 64)}
 """Leaves, hosts of a leaf, and spines, by the number of hosts."""

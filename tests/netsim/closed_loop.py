@@ -56,7 +56,24 @@ def run(what: Scene, transport: Any = "ecmp", seed: int = 0) -> Outcome:
     return ReferenceEngine(what, transport_of(transport, what, seed), seed).run()
 
 
-class WatchedEngine(ReferenceEngine):
+class SeeingEngine(ReferenceEngine):
+    """Sees every packet that leaves its host, and every packet that leaves a link."""
+
+    def __init__(self, what: Scene, transport: Transport, seed: int) -> None:
+        super().__init__(what, transport, seed)
+        self._make, self._send_on = self._ways.packet, self._links.forward
+        self._ways.packet, self._links.forward = self.packet, self.forward
+
+    def packet(self, connection: Connection, now_ps: int) -> Packet:
+        """See `Ways.packet`."""
+        return self._make(connection, now_ps)
+
+    def forward(self, packet: Packet, link: int, leaves_ps: int) -> None:
+        """See `Links.forward`."""
+        self._send_on(packet, link, leaves_ps)
+
+
+class WatchedEngine(SeeingEngine):
     """Checks windows and order on every link while it runs, and counts what becomes of packets."""
 
     def __init__(self, what: Scene, transport: Any = "ecmp", seed: int = 0) -> None:
@@ -66,11 +83,11 @@ class WatchedEngine(ReferenceEngine):
         """Data packets that came to each link."""
         self._left_ps: Counter[int] = Counter()
 
-    def _packet(self, connection: Connection, now: int) -> Packet:
+    def packet(self, connection: Connection, now_ps: int) -> Packet:
         if isinstance(connection, Listener):
             assert 0 <= connection.recovery.in_flight < connection.congestion.window()
-            assert now >= connection.next_ps
-        return super()._packet(connection, now)
+            assert now_ps >= connection.next_ps
+        return super().packet(connection, now_ps)
 
     def forward(self, packet: Packet, link: int, leaves_ps: int) -> None:
         if not packet.passes:

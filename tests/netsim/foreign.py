@@ -11,7 +11,8 @@ from netsim.collective import barrier, direct, ring, tree
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome
 from netsim.errors import InputError
-from netsim.workload.protocol import Program, Workload
+from netsim.workload.program import Program
+from netsim.workload.protocol import Workload
 from tests.netsim.scenes import fabric, scene, simulate
 
 ROOT = Path(__file__).parents[2]

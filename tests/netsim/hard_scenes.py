@@ -9,7 +9,7 @@ from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Scene
 from netsim.topology.failure import FailureConfig
 from netsim.topology.protocol import Topology
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import _tasks, _topology, _with_feedback
 from tests.netsim.scenes import all_to_all, fabric, scene
 

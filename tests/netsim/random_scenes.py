@@ -25,7 +25,7 @@ from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Transport
-from netsim.workload.protocol import Task, Tasks
+from netsim.workload.tasks import Task, Tasks
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 OPTIONS: dict[str, dict[str, list[Any]]] = {
@@ -262,6 +262,7 @@ def with_queues(random: Random, found: Scene) -> Scene:
         queue_bytes=room,
         flow_control=control,
         acknowledgement=found.acknowledgement.model_copy(update={"lane": lane}),
+        weights=random.choice([(), (3, 1, 2)[:classes], (0, 1, 5)[:classes]]),
     )
 
 

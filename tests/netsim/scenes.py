@@ -12,7 +12,7 @@ from netsim.topology.routes import Routes
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.spray import SprayRandom, SprayRoundRobin
-from netsim.workload.protocol import Task, Tasks
+from netsim.workload.tasks import Task, Tasks
 
 TRANSPORTS = {
     "ecmp": Ecmp,

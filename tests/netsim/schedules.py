@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from netsim.collective import binary_tree, direct, halving_doubling, hierarchical, recursive_doubling, ring, tree
+from netsim.collective import binary_tree, direct, halving_doubling, hierarchical, rails, recursive_doubling, ring, tree
 from netsim.collective import two_phase as grid
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 
@@ -27,6 +27,7 @@ ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {
     ("all_to_all", "direct"): direct.all_to_all,
     ("all_to_all", "two_phase"): grid.all_to_all,
     ("all_to_all", "hierarchical"): hierarchical.all_to_all,
+    ("all_to_all", "pxn"): rails.all_to_all,
     ("broadcast", "tree"): tree.broadcast,
     ("broadcast", "ring"): ring.broadcast,
     ("broadcast", "direct"): direct.broadcast,

@@ -18,7 +18,7 @@ SERVICE_PS, DELAY_PS, GPU_DELAY_PS = 320_000, 500_000, 250_000  # 4,000 B at 100
 GPU_SERVICE_PS = 8889  # 4,000 B at 3600 Gbps, rounded up
 RAILS = {"leaves": 4, "spines": 2, "hosts_per_leaf": 3, "adapters_per_host": 2, "rails": True, "ranks_per_host": 4}
 HOSTS, PER_HOST = 6, 4
-OTHERS: tuple[Engine, ...] = ("exact", "event")
+OTHERS: tuple[Engine, ...] = ("exact", "event", "windowed")
 
 
 def scenario(op: str = "all_to_all", size: str = "96KB", **topology: object) -> dict[str, object]:

@@ -73,6 +73,19 @@ def test_the_run_ends_with_the_other_jobs_and_they_take_longer():
     assert quiet.completion_ps < expected.completion_ps
 
 
+def test_the_run_ends_with_the_whole_instant_in_which_the_last_message_has_arrived():
+    """Without delay a transmission ends in the instant in which its packet arrives, and the link has carried it."""
+    fabric = FABRIC | {"link_delay": "0ns"}
+    jobs = scenario({"load": 0.3, "class": "bulk"})["jobs"]
+    jobs[0]["workload"] = {"kind": "collective", "op": "send", "bytes_per_rank": "400KB", "class": "urgent"}
+    jobs[0]["ranks"] = [0, 7]
+    found = prepared({}, jobs=jobs, topology=fabric, classes=["urgent", "bulk"], watch={"links": True}).scene
+    expected = ReferenceEngine(found, Ecmp(0, 2), 0).run()
+    assert EventEngine(found, Ecmp(0, 2), 0).run().equals(expected)
+    assert expected.watched is not None
+    assert expected.watched.bytes[found.topology.down(7)].sum() == expected.links.bytes[found.topology.down(7)]
+
+
 def test_in_a_class_of_its_own_it_hardly_disturbs():
     """Strict priority: every hop waits for at most one packet of background traffic."""
     jobs = scenario({"load": 0.6, "class": "bulk"})["jobs"]

@@ -6,7 +6,7 @@ from netsim.bound import Bound
 from netsim.collective import ring
 from netsim.collective.protocol import Operation
 from netsim.units import split_bytes
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
 from tests.netsim.test_reference_engine import random_scene
 

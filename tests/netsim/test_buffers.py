@@ -12,8 +12,16 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
-from netsim.workload.protocol import Task, Tasks
-from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run, transport_of
+from netsim.workload.tasks import Task, Tasks
+from tests.netsim.closed_loop import (
+    PACKET_TRANSPORTS,
+    SeeingEngine,
+    WatchedEngine,
+    controlled,
+    random_traffic,
+    run,
+    transport_of,
+)
 from tests.netsim.random_scenes import OPTIONS, random_scene, with_background, with_queues
 from tests.netsim.random_scenes import transport_of as transport_option
 from tests.netsim.scenes import fabric, flow, scene
@@ -47,7 +55,7 @@ def both(what: Scene, transport="ecmp", seed: int = 0) -> Outcome:
     return expected
 
 
-class SharedEngine(ReferenceEngine):
+class SharedEngine(SeeingEngine):
     """Notes the lengths of queues, and checks that they add up to what each switch holds."""
 
     def __init__(self, *args) -> None:
@@ -55,8 +63,8 @@ class SharedEngine(ReferenceEngine):
         self.longest: dict[int, int] = {}
 
     def forward(self, packet, link, leaves_ps):
-        assert self._queued
-        buffers: Buffers = self._queued._buffers
+        assert self._links.queued
+        buffers: Buffers = self._links.queued._buffers
         by_switch = [0] * len(buffers.used)
         for queue, length in enumerate(buffers.lengths):
             by_switch[buffers._switch[queue // buffers._classes]] += length

@@ -9,7 +9,7 @@ import pytest
 
 from netsim.workload.chakra.nodes import read_node
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
-from netsim.workload.protocol import Program
+from netsim.workload.program import Program
 from tests.netsim.chakra_schema import (
     EARLIER,
     SCALARS,

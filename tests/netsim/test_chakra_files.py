@@ -17,7 +17,7 @@ from netsim.errors import InputError
 from netsim.workload.chakra.export import write_chakra
 from netsim.workload.chakra.files import read_rank
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
-from netsim.workload.protocol import Program
+from netsim.workload.program import Program
 from netsim.workload.records import read_trace
 from netsim.workload.trace import TraceConfig, TraceWorkload
 from tests.netsim.chakra_schema import EARLIER, TODAY, encoded, metadata, node, write

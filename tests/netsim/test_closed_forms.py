@@ -11,19 +11,18 @@ import pytest
 import netsim
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.connection import Packet
-from netsim.engine.reference.engine import ReferenceEngine
 from netsim.topology.failure import Rates
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.routes import Routes
 from netsim.units import service_ps
-from netsim.workload.protocol import Task, Tasks
-from tests.netsim.closed_loop import controlled, random_traffic, run, transport_of
+from netsim.workload.tasks import Task, Tasks
+from tests.netsim.closed_loop import SeeingEngine, controlled, random_traffic, run, transport_of
 from tests.netsim.scenes import fabric, flow, scene
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
 
 
-class LinkWatch(ReferenceEngine):
+class LinkWatch(SeeingEngine):
     """Notes when each packet comes to each link, when its last bit leaves, and its size; the control lane aside."""
 
     def __init__(self, what: Scene, transport: str = "ecmp", seed: int = 0) -> None:

@@ -13,7 +13,7 @@ from netsim.errors import InputError
 from netsim.scenario import read_scenario
 from netsim.units import split_bytes
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
-from netsim.workload.protocol import Program
+from netsim.workload.program import Program
 from netsim.workload.splits import ZipfSplits, read_matrix, zipf_matrix
 
 

@@ -20,7 +20,7 @@ def hosts_of(size: int) -> list[tuple[int, ...]]:
 
 
 def placements(name: str, size: int) -> list[tuple[int, ...]]:
-    return hosts_of(size) if name == "hierarchical" else [()]
+    return hosts_of(size) if name in ("hierarchical", "pxn") else [()]
 
 
 def uneven(size: int) -> tuple[int, ...]:

@@ -79,7 +79,8 @@ def test_simulated_time_is_limited_to_the_picosecond(at):
     for said in (found, exact):
         assert f"LimitError: scenario: limits.simulated: {format_time(whole.completion_ps - 1)} reached" in str(said)
         assert f"{12 - late} of 12 tasks done" in str(said)
-        assert f"20000 B from rank {first.src} to rank {first.dst}" in str(said)
+        assert f"first, rank {first.dst} waits for 20KB from rank {first.src}: " in str(said)
+        assert str(said).endswith("; raise limits.simulated, or let the workload send less")
     assert "not all of its 5 packets have arrived" in str(found)
 
 
@@ -87,9 +88,9 @@ def test_a_task_whose_delay_outlasts_the_limit_is_named():
     what = limited(scene(fabric(2, 1, 1), [flow(0, 1, 4000), flow(1, 0, 4000, 10**9)]), simulated="100us")
     said = str(ends(what, "ecmp"))
     assert "1 of 2 tasks done" in said
-    assert "from rank 1 to rank 0: its delay of 1ms is not over" in said
+    assert "rank 0 waits for 4KB from rank 1: its delay of 1ms is not over" in said
     fluid = end(lambda: FluidEngine(what))
-    assert "from rank 1 to rank 0: its delay of 1ms is not over" in str(fluid)
+    assert "rank 0 waits for 4KB from rank 1: its delay of 1ms is not over" in str(fluid)
 
 
 @pytest.mark.parametrize(("engine", "limit"), [(ReferenceEngine, "3s"), (EventEngine, "1s"), (FluidEngine, "1s")])
@@ -151,7 +152,8 @@ def test_a_transport_of_the_users_that_never_leaves_a_dead_path_ends_too(kind, t
     said = str(end(lambda: ReferenceEngine(limited(what, fruitless=20), transport(0, 2), 0)))
     assert "limits.fruitless: 20 reached" in said
     assert "after 20 timeouts in a row without progress" in said
-    assert "0 of 1 tasks done, first waits the message of 400000 B from rank 0 to rank 1" in said
+    assert "0 of 1 tasks done; first, rank 1 waits for 400KB from rank 0: " in said
+    assert "raise recovery.timeout if it is below the round trip" in said
 
 
 @pytest.mark.parametrize("transport", ["ecmp", "ethereal", "spray_random", "jsq"])

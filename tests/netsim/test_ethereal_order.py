@@ -15,7 +15,7 @@ from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.transport.ethereal import Ethereal, Pieces
 from netsim.transport.protocol import Flow, Release
-from netsim.workload.protocol import Task, Tasks
+from netsim.workload.tasks import Task, Tasks
 from tests.netsim.releases import Releases, loads
 from tests.netsim.scenes import all_to_all, fabric, flow
 

@@ -24,7 +24,7 @@ from netsim.topology.graph import Graph, GraphConfig
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.reps import Reps
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import OPTIONS, quick_dcqcn, random_scene, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 

@@ -17,7 +17,7 @@ from netsim.topology.build import TopologyConfig, build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.scenes import all_to_all, flow, scene
 from tests.netsim.test_reference_engine import random_scene
 

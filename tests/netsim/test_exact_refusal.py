@@ -18,7 +18,7 @@ from netsim.engine.exact.refusal import refusal
 from netsim.topology.build import build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph import GraphConfig
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_exact_engine import assert_equal, config
 

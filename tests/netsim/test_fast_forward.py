@@ -23,7 +23,8 @@ from netsim.errors import InputError
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.keys import keys_of
-from netsim.workload.protocol import Program, Task
+from netsim.workload.program import Program
+from netsim.workload.tasks import Task
 from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene
 

@@ -14,7 +14,7 @@ from netsim.topology.failure import Rates
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.routes import Routes
 from netsim.units import service_ps
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene
 
@@ -27,7 +27,7 @@ class HeldEngine(WatchedEngine):
     """Checks what switches hold."""
 
     def forward(self, packet, link, leaves_ps):
-        links = self._queued
+        links = self._links.queued
         assert isinstance(links, QueuedLinks)
         buffers = links._buffers
         most = [buffers._pause_above + headroom for headroom in buffers._headroom]
@@ -36,9 +36,9 @@ class HeldEngine(WatchedEngine):
 
     def run(self):
         outcome = super().run()
-        assert self._queued
-        assert not any(self._queued._buffers.held)
-        assert not any(self._queued._buffers.told_to_stop)
+        assert self._links.queued
+        assert not any(self._links.queued._buffers.held)
+        assert not any(self._links.queued._buffers.told_to_stop)
         assert not any(nic.stopped or nic.ring for nic in self._nics.values())
         return outcome
 

@@ -8,7 +8,7 @@ import pytest
 
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.protocol import Outcome, Scene
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_fluid_rates import Ways, water_filling
 

@@ -18,7 +18,7 @@ from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
 from netsim.transport.subflows import Subflows
 from netsim.transport.switched import Drill, JoinShortestQueue
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 SERVICE, DELAY = 320_000, 500_000

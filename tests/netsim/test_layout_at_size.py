@@ -15,12 +15,14 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event import engine as event
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import can_stream, stream
-from netsim.grid.shared import Handle, SharedLayout, prepare_shared
+from netsim.grid.shared import Handle, Shared, attached
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workload.protocol import Program, Span, Task
+from netsim.workload.program import Program
+from netsim.workload.spans import Span
+from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene
 
@@ -52,7 +54,7 @@ def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size):
         for program in (expected, found):
             program.wait(0, ())
             program.wait(1, (0,), 5)
-        assert one_by_one(expected, plain, ranks, come) == found.carry_out(columns, ranks, come)
+        assert one_by_one(expected, plain, ranks, come) == list(found.carry_out(columns, ranks, come))
         assert list(expected.tasks) == list(found.tasks)
 
 
@@ -86,13 +88,14 @@ SCENARIO = {
 
 def what_is_shared(handle: Handle) -> tuple[list[Task], Sequence[Span], int]:
     """What another process finds in a shared layout."""
-    prepared = prepare_shared(read_scenario(SCENARIO, ()), "scenario", handle)
-    return list(prepared.scene.tasks), prepared.spans, prepared.bound.ps
+    laid_out, bound = attached(handle)
+    prepared = prepare(read_scenario(SCENARIO, ()), "scenario", laid_out, checked=True)
+    return list(prepared.scene.tasks), prepared.spans, bound.ps
 
 
 def test_processes_share_one_layout():
     prepared = prepare(read_scenario(SCENARIO, ()), "scenario")
-    layout = SharedLayout(prepared)
+    layout = Shared((prepared.laid_out, prepared.bound))
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(what_is_shared, layout.handle).result()

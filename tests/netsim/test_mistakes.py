@@ -77,6 +77,43 @@ MISTAKES = {
     "true for timeouts": key("limits.fruitless=true", "limits: fruitless is true", "write a number"),
     "a misspelt limit": key("limits.simulatd=1s", "limits.simulatd", "not a known key", "write simulated"),
     "one number for all limits": key("limits=5s", "limits", "has a wrong value ('5s')"),
+    # Booleans.
+    "one for true": key("fast_forward=1", "fast_forward is 1, neither true nor false", "write true or false"),
+    "a word for true": key("fast_forward='yes'", "fast_forward is 'yes', neither true nor false"),
+    "nothing for true": key("fast_forward=null", "fast_forward is None, neither true nor false"),
+    "one for true in a section": key("watch={links: 1}", "watch: links is 1, neither true nor false"),
+    "zero for false of a fabric": key("topology.rails=0", "topology: rails is 0, neither true nor false"),
+    "one for true of a transport": key(
+        "transports=[{kind: ethereal, randomise: 1}]", "transports.0: randomise is 1, neither true nor false"
+    ),
+    # Classes.
+    "a class of no weight": key("classes=[{name: a, weight: 0}]", "classes.0.weight", "(0)", "greater than"),
+    "half a weight": key("classes=[{name: a, weight: 0.5}]", "classes.0.weight", "(0.5)", "integer"),
+    "a class without weight behind others": key(
+        "classes=[{name: a, weight: 2}, b]", "classes: b has no weight", "give it a weight, or move it to the front"
+    ),
+    "a class twice": key("classes=[a, {name: a, weight: 2}]", "classes: the class a occurs twice", "remove one"),
+    "a number for a class": key("classes=[3]", "classes.0: it is no class (3)", "{name: bulk, weight: 3}"),
+    "a weight without a name": key("classes=[{weight: 2}]", "classes.0.name", "is missing"),
+    "a misspelt weight": key("classes=[{name: a, wieght: 2}]", "classes.0.wieght", "write weight"),
+    "a class of an unknown name": Mistake(
+        ("classes=[{name: a, weight: 2}]", "workload.class=b"), ("workload.class b is not among classes", "one of a")
+    ),
+    # Watching.
+    "a pair that never talks": Mistake(
+        ("workload={kind: flows, path: f.csv}", "watch={flows: [[0, 2], [0, 3]]}"),
+        ("watch.flows.1: rank 0 sends nothing to rank 3", "name pairs that do, such as [0, 2], [0, 1], [1, 2]"),
+        {"f.csv": FLOWS + "1,2,4000,0\n0,2,4000,0\n0,1,4000,0\n"},
+    ),
+    "a workload in which hosts do not talk": Mistake(
+        ("topology.ranks_per_host=2", "workload={kind: flows, path: f.csv}", "watch={flows: [[0, 2]]}"),
+        ("watch.flows.0: rank 0 sends nothing to rank 2", "remove watch.flows"),
+        {"f.csv": FLOWS + "0,1,4000,0\n"},
+    ),
+    "a pair on one host": Mistake(
+        ("topology.ranks_per_host=2", "watch={flows: [[0, 1]]}"),
+        ("watch.flows.0: ranks 0 and 1 sit on one host", "name ranks of two hosts"),
+    ),
     # Recovery.
     "a misspelt auto": key("recovery.timeout=atuo", "recovery.timeout", "needs a unit ('atuo')", "or write auto"),
     "a timeout of nothing": key("recovery.timeout=0us", "recovery.timeout", "runs out at once", "auto, or a duration"),

@@ -7,7 +7,7 @@ from netsim.congestion.nscc import Nscc, NsccConfig
 from netsim.engine.protocol import Outcome
 from netsim.errors import InputError
 from netsim.scenario import read_scenario
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.closed_loop import controlled, run
 from tests.netsim.scenes import fabric, flow, scene
 

@@ -11,7 +11,7 @@ from netsim.engine.protocol import Scene
 from netsim.topology.protocol import paths
 from netsim.topology.protocol import places as places_of
 from netsim.transport.protocol import Flow, Release
-from netsim.workload.protocol import Task
+from netsim.workload.tasks import Task
 from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns

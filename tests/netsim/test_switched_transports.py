@@ -18,7 +18,7 @@ from netsim.topology.protocol import Topology
 from netsim.topology.routes import Routes
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
-from netsim.workload.protocol import Task, Tasks
+from netsim.workload.tasks import Task, Tasks
 from tests.netsim.closed_loop import controlled
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import all_to_all, fabric, flow, scene

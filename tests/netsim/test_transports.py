@@ -16,7 +16,7 @@ from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import KINDS, TransportConfig
 from netsim.transport.protocol import Transport
-from netsim.workload.protocol import Task, Tasks
+from netsim.workload.tasks import Task, Tasks
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 

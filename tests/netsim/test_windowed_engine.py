@@ -9,20 +9,33 @@ from numba import njit
 from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.windowed import regions
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import fills_windows, refusal
 from netsim.engine.windowed.sorting import sort
-from netsim.engine.windowed.wheel import ARRIVAL, BUCKETS
+from netsim.engine.windowed.wheel import ARRIVAL, WINDOWS
 from netsim.errors import InputError
+from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
+from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workload.protocol import Task
-from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of
+from netsim.workload.tasks import Task, Tasks
+from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_errors, with_queues
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_event_engine import CONGESTION, DCTCP, PATTERNS, RECOVERY, SELECTIVE
 
 LANES = ["control", "data"]
+QUEUES = {
+    "pauses": {"flow_control": PfcConfig.model_validate({"kind": "pfc", "pause_above": "9KB", "resume_at": "4KB"})},
+    "pauses that follow the memory": {
+        "flow_control": PfcConfig.model_validate({"kind": "pfc", "pause_above": "dynamic", "resume_below": "4KB"}),
+        "buffer": SharedBufferConfig.model_validate({"kind": "shared", "size": "700KB", "alpha": 0.125}),
+    },
+    "memory": {"buffer": SharedBufferConfig.model_validate({"kind": "shared", "size": "60KB", "alpha": 0.5})},
+    "classes": {"queue_bytes": 24_000},
+}
+"""Links whose packets wait in queues; with three classes each."""
 
 
 def both(what: Scene, transport: str, seed: int = 0) -> Outcome:
@@ -53,7 +66,10 @@ def test_drops_and_what_goes_again(transport):
 
 
 @pytest.mark.parametrize("seed", range(24))
-def test_random_scenes(seed):
+def test_random_scenes(seed, monkeypatch):
+    """Half of them in as many regions as switches and hosts can fill."""
+    if seed % 2:
+        monkeypatch.setattr(regions, "LINKS_OF_REGION", 2)
     random = Random(seed)
     while True:
         what = random_scene(random)
@@ -64,10 +80,96 @@ def test_random_scenes(seed):
     assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_random_scenes_with_queues(seed):
+    random = Random(seed)
+    while True:
+        what = with_queues(random, random_scene(random))
+        what = with_errors(random, what) if seed % 4 == 3 else what
+        make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
+        if refusal(what, make()) is None:
+            break
+    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
+    assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("queues", ["pauses", "pauses that follow the memory"])
+def test_words_that_stop_queues_take_the_time_of_their_link(queues, lane):
+    """They stop hosts and switches; the second lets them go on."""
+    what = scene(fabric(4, 2, 2), [flow(src, 0, 600_000) for src in range(1, 8)])._replace(**QUEUES[queues])
+    outcome = both(what._replace(acknowledgement=AcknowledgementConfig.model_validate({"lane": lane})), "ecmp")
+    paused = outcome.links.paused_ps > 0
+    at_host = np.array([link.src.startswith("host") for link in what.topology.links])
+    assert paused[at_host].any()
+    assert paused[~at_host].any()
+    assert outcome.losses.dropped == 0
+
+
+def test_more_packets_wait_than_there_is_room_for_at_first():
+    what = scene(fabric(1, 1, 6), [flow(src, 0, 1_500_000) for src in range(1, 6)])
+    both(_in_classes(what), "ecmp")
+
+
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("kind", ["receiver_credit", "ndp"])
+def test_receivers_that_ask_for_packets(kind, lane):
+    """Several times in a window, and of several senders in turn; a receiver starts a message in the window."""
+    tasks = [*all_to_all(8, 90_000), *(flow(src, 0, 60_000) for src in range(1, 8)), Task(0, 5, 50_000, 0, (3,))]
+    what = scene(fabric(4, 2, 2), tasks)._replace(queue_bytes=20_000, congestion=CONGESTION[kind], recovery=SELECTIVE)
+    outcome = both(what._replace(acknowledgement=AcknowledgementConfig.model_validate({"lane": lane})), "spray_random")
+    assert outcome.losses.dropped > 0
+
+
+@pytest.mark.parametrize("retry", ["link", "none"])
+def test_links_with_errors(retry):
+    errors = LinkErrorsConfig.model_validate({"rate": 0.05, "retry": retry})
+    what = scene(fabric(4, 2, 2), PATTERNS["all_to_all"])._replace(link_errors=errors, recovery=SELECTIVE)
+    assert (both(what, "drb").losses.dropped > 0) == (retry == "none")
+
+
+@pytest.mark.parametrize("transport", ["ecmp", "jsq"])
+def test_links_of_gpus(transport):
+    """Switches inside hosts are units of their own, of which nothing limits the queues."""
+    topology = fabric(2, 2, 2, adapters_per_host=2, ranks_per_host=2, gpu_link_rate="400Gbps")
+    inside = range(topology.hosts // 2, topology.hosts)
+    tasks = [*all_to_all(topology.hosts // 2, 30_000), *(flow(src, src ^ 1, 70_000) for src in inside)]
+    both(scene(topology, tasks)._replace(congestion=DCTCP), transport)
+
+
+def _in_classes(what: Scene) -> Scene:
+    """The scene with its messages in three classes."""
+    tasks = [task._replace(traffic_class=number % 3) for number, task in enumerate(what.tasks)]
+    return what._replace(tasks=Tasks(tasks), classes=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("queues", QUEUES)
+@pytest.mark.parametrize("recovery", RECOVERY)
+@pytest.mark.parametrize("congestion", CONGESTION)
+@pytest.mark.parametrize("pattern", ["all_to_all", "incast", "ring"])
+@pytest.mark.parametrize("transport", OPTIONS)
+def test_all_kinds_of_queues(transport, pattern, congestion, recovery, queues, lane):
+    """In three classes, with a spine that fails for a while."""
+    failure = {"switch": "spine1", "at": "3us", "until": "40us", "noticed_after": "10us"}
+    what = _in_classes(
+        scene(fabric(4, 3, 2), PATTERNS[pattern], failures=[FailureConfig.model_validate(failure)])
+    )._replace(**QUEUES[queues])
+    both(
+        what._replace(
+            congestion=CONGESTION[congestion],
+            recovery=RECOVERY[recovery],
+            acknowledgement=AcknowledgementConfig.model_validate({"lane": lane}),
+        ),
+        transport,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("recovery", RECOVERY)
-@pytest.mark.parametrize("congestion", [kind for kind in CONGESTION if kind not in ("receiver_credit", "ndp")])
+@pytest.mark.parametrize("congestion", CONGESTION)
 @pytest.mark.parametrize("pattern", ["all_to_all", "incast", "ring"])
 @pytest.mark.parametrize("transport", OPTIONS)
 def test_everything_together(transport, pattern, congestion, recovery, lane):
@@ -115,7 +217,7 @@ def test_packets_that_wait_for_longer_than_the_wheel_turns():
     """Windows of a nanosecond, a queue of more nanoseconds than there are buckets, and more packets than at first."""
     what = scene(fabric(2, 1, 4, link_delay="1ns"), [flow(src, 0, 220_000) for src in range(1, 8)])
     outcome = both(what, "ecmp")
-    assert outcome.links.max_queue_ps.max() > 1000 * BUCKETS
+    assert outcome.links.max_queue_ps.max() > 1000 * WINDOWS
 
 
 def test_a_run_ends_in_the_middle_of_a_window_at_its_limit():
@@ -168,7 +270,8 @@ def test_arrivals_are_sorted_by_time_and_key(size):
 def test_refuses_what_it_does_not_simulate():
     what = scene(fabric(2, 2, 1), [flow(0, 1, 1)])
     assert refusal(what, Ecmp(0, 2)) is None
-    assert "class" in str(refusal(what._replace(flow_control=PfcConfig(kind="pfc")), Ecmp(0, 2)))
+    background = Tasks([flow(0, 1, 1), Task(1, 0, 1, 0, (), 0, True)])
+    assert "background" in str(refusal(what._replace(tasks=background), Ecmp(0, 2)))
     without_delay = scene(fabric(2, 2, 1, link_delay="0ns"), [flow(0, 1, 1)])
     assert "link host0" in str(refusal(without_delay, Ecmp(0, 2)))
     assert [fills_windows(scene(fabric(2, 2, 1, link_delay=delay), [])) for delay in ("0ns", "50ns", "500ns")] == [

@@ -9,7 +9,10 @@ from hashlib import sha256
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[2]
-_SOURCES = ("engine/**/*.py", "congestion/*.py", "transport/*.py", "draws.py", "units.py")
+_SOURCES = (
+    *("engine/**/*.py", "congestion/*.py", "transport/*.py", "workload/tasks.py"),
+    *("bound.py", "draws.py", "passages.py", "units.py"),
+)
 
 
 def forget_if_outdated(folder: Path) -> None:

@@ -9,7 +9,7 @@ def successors(after_begin: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, 
     """Tasks that wait for each task, in ascending order.
 
     Args:
-        after_begin: See `netsim.workload.protocol.TaskColumns`.
+        after_begin: See `netsim.workload.tasks.TaskColumns`.
         after: See there.
 
     Returns:

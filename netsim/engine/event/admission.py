@@ -116,9 +116,10 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
     flow.pair = routing.pair[routing.leaf[src] * rules.leaves + flow.leaf]
     flow.first_way = routing.way_begin[flow.pair]
     if src == dst:
-        flow.links = 1
+        flow.links = flow.alike = 1
         flow.up = flow.down = routing.inside[src]
         return
+    flow.alike = routing.alike[flow.pair]
     flow.links = 2 + routing.way_length[flow.first_way]
     flow.up, flow.down = routing.up[src], routing.down[dst]
     flow.listens = rules.listens
@@ -145,24 +146,37 @@ def _keep_state(state: State, flow: Record, index: int) -> None:
 def _prepare_answers(state: State, flow: Record, index: int, now: int, start_ps: int) -> None:
     """Fills in the path of the flow's acknowledgements and its congestion control."""
     network, routing = state.network, state.routing
-    rules, links = network.rules[0], network.links
+    rules, links, kinds = network.rules[0], network.links, network.kinds
     up, down = links[flow.up], links[flow.down]
     first, last = links[down.reverse], links[up.reverse]
-    flow.answer_ps = first.answer_ps + first.delay_ps + last.answer_ps + last.delay_ps
-    varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
-    takes_part = rules.answers_take_time or rules.congestion == ASKED
-    flow.express = not (varies or rules.ends_early or rules.answers_queue or takes_part or rules.trims)
     epoch = len(routing.epoch_ps) - 1
     while routing.epoch_ps[epoch] > now:
         epoch -= 1
     way = flow.first_way + routing.usable[routing.usable_begin[flow.pair * rules.epochs + epoch]]
     flow.links = 2 + routing.way_length[way]
-    round_trip_ps = up.full_ps + up.delay_ps + up.answer_ps + up.delay_ps
-    round_trip_ps += down.full_ps + down.delay_ps + down.answer_ps + down.delay_ps
-    slowest_ps = max(up.full_ps, down.full_ps)
+    flow.answer_ps = _passage_ps(kinds[first.kind]) + _passage_ps(kinds[last.kind])
+    if flow.alike:
+        flow.answer_ps += routing.way_answer_ps[way]
+    varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
+    takes_part = rules.answers_take_time or rules.congestion == ASKED
+    flow.express = not (varies or rules.ends_early or rules.answers_queue or takes_part or rules.trims)
+    round_trip_ps = _there_and_back_ps(kinds[up.kind]) + _there_and_back_ps(kinds[down.kind])
+    slowest_ps = max(kinds[up.kind].full_ps, kinds[down.kind].full_ps)
     for hop in range(routing.way_length[way]):
-        link = links[routing.way_links[way, hop]]
-        round_trip_ps += link.full_ps + link.delay_ps + link.answer_ps + link.delay_ps
-        slowest_ps = max(slowest_ps, link.full_ps)
+        kind = kinds[links[routing.way_links[way, hop]].kind]
+        round_trip_ps += _there_and_back_ps(kind)
+        slowest_ps = max(slowest_ps, kind.full_ps)
     packets = (round_trip_ps + slowest_ps - 1) // slowest_ps
-    start(rules, state.hosts, index, round_trip_ps, packets, up.rate_bps, start_ps)
+    start(rules, state.hosts, index, round_trip_ps, packets, kinds[up.kind].rate_bps, start_ps)
+
+
+@compiled
+def _passage_ps(kind: Record) -> Whole:
+    """How long an answer takes over a link of a kind."""
+    return kind.answer_ps + kind.delay_ps
+
+
+@compiled
+def _there_and_back_ps(kind: Record) -> Whole:
+    """How long a full packet takes over a link of a kind, and its answer back."""
+    return kind.full_ps + kind.delay_ps + _passage_ps(kind)

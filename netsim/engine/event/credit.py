@@ -62,8 +62,9 @@ def is_starved(flow: Record) -> bool:
 
 @compiled
 def note(hosts: Hosts, packet: Record, flow: Record, now: int) -> None:
-    """A packet or its header has arrived at its receiver."""
+    """A packet or its header, now its answer, has arrived at its receiver; see `transit.receive`."""
     own = hosts.asked[packet.flow]
+    own.left = packet.node
     own.arrived += 1
     if packet.trimmed:
         own.trims += 1
@@ -97,7 +98,7 @@ def pull(state: State, link: int, packet: Record, now: int) -> None:
     own.waits = 0
     if _owed(flow, own) > 0:
         _wait(hosts, pacer, index)
-    pacer.next_ps = now + np.int64(amount * state.network.links[link].full_ps / rules.pace)
+    pacer.next_ps = now + np.int64(amount * state.network.kinds[state.network.links[link].kind].full_ps / rules.pace)
     pacer.runs = pacer.first >= 0
     if pacer.runs:
         push(hosts.timers, pacer.next_ps, pull_key(link), link)
@@ -114,7 +115,7 @@ def pull(state: State, link: int, packet: Record, now: int) -> None:
 def _owed(flow: Record, own: Record) -> Whole:
     """Packets to ask for: what is still to be sent and has not arrived, but no more than may be expected at once."""
     to_send = flow.packets + own.trims - own.unasked - own.granted
-    return min(min(to_send, flow.left), own.ahead + own.arrived - own.granted)
+    return min(min(to_send, own.left), own.ahead + own.arrived - own.granted)
 
 
 @compiled

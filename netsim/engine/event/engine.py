@@ -112,9 +112,9 @@ class EventEngine:
         self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
         self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
-    def _flows_of_packets(self) -> np.ndarray:
+    def _flows_of_packets(self) -> list[np.ndarray]:
         """The flow of each packet, under way or not."""
-        return self._flight.packets["flow"]
+        return [self._flight.packets["flow"]]
 
     def _make_room_for_flows(self) -> None:
         """Makes room for released messages: in place of flows that have ended, or, if few have, beyond all others."""

@@ -14,14 +14,14 @@ def can_forget(state: State) -> bool:
     return not (rules["listens"] or rules["start_delay_ps"] or rules["ends_early"])
 
 
-def without_finished(state: State, flows_of_packets: np.ndarray) -> np.ndarray:
+def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.ndarray:
     """Takes the flows that have ended out of a state that can forget them, and returns their figures.
 
     All others keep their order and are numbered anew, in the rings of hosts and in packets.
 
     Args:
         state: Is changed.
-        flows_of_packets: The flow of each packet, under way or not; is changed.
+        flows_of_packets: The flow of each packet, under way or not; are changed.
     """
     hosts, used = state.hosts, int(state.network.totals["flows"][0])
     flows, rings = hosts.flows[:used], hosts.rings
@@ -30,7 +30,7 @@ def without_finished(state: State, flows_of_packets: np.ndarray) -> np.ndarray:
     figures, kept = figures_of(state, np.flatnonzero(~stays)), np.flatnonzero(stays)
     number = np.cumsum(stays) - 1
     indices = [rings[name] for name in ("first", "last", "last_flow")]
-    for column in (*indices, flows["next_in_ring"], flows_of_packets):
+    for column in (*indices, flows["next_in_ring"], *flows_of_packets):
         column[:] = np.where(column >= 0, number[np.clip(column, 0, used - 1)], column)
     flows[: len(kept)] = flows[kept]
     flows[len(kept) :] = np.zeros(1, dtype=flows.dtype)

@@ -4,7 +4,8 @@ import numpy as np
 
 from netsim.engine.event.calendar import ARRIVAL, END, END_PS, RELEASE, SEND, close, first_time, is_pull, take_first
 from netsim.engine.event.compiled import called, compiled
-from netsim.engine.event.credit import pull
+from netsim.engine.event.congestion import ASKED
+from netsim.engine.event.credit import note, pull
 from netsim.engine.event.cutting import admit
 from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
@@ -12,7 +13,7 @@ from netsim.engine.event.flight import land, schedule_look, schedule_next_look, 
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.queued import link_of, ring_of
 from netsim.engine.event.sender import look, resume
-from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Routing, State, Whole
+from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Record, Routing, State, Whole
 from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 
 FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
@@ -66,6 +67,8 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
                 return NEEDS_FLOWS
             _schedule_admitted(state, flight, flows)
             continue
+        if network.rules[0].ends_early and not totals.undone and min(begin_ps, time_ps) > totals.now_ps:
+            return FINISHED
         if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
             totals.now_ps = network.rules[0].end_ps
             return IN_TIME
@@ -74,8 +77,6 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
                 return FINISHED
             totals.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
-            if network.rules[0].ends_early and not totals.undone:
-                return FINISHED
             continue
         totals.now_ps = time_ps
         if from_timers and is_pull(key):
@@ -161,7 +162,7 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
     if is_back(packet):
         hear(state, packet, now)
         _schedule_ring(state, flight, np.int64(packet.flow))
-    elif packet.hop < packet.links or receive(state, packet, flow, now):
+    elif packet.hop < packet.links or _receive(state, packet, flow, now):
         link = next_link(state, packet, now)
         arrives = enter(state, packet, link, now)
         if arrives != GONE and arrives != HELD:
@@ -170,6 +171,15 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
     if arrives == GONE:
         packet.next = state.network.totals[0].free_packet
         state.network.totals[0].free_packet = index
+
+
+@compiled
+def _receive(state: State, packet: Record, flow: Record, now: int) -> bool:
+    """A packet is at its receiver, which may ask for more; returns whether an acknowledgement goes back."""
+    answers = receive(state, packet, flow, now)
+    if state.network.rules[0].congestion == ASKED:
+        note(state.hosts, packet, flow, now)
+    return answers
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""What draws take for messages and flows, in compiled code: see `netsim.workload.protocol.Tasks.keys`."""
+"""What draws take for messages and flows, in compiled code: see `netsim.workload.tasks.Tasks.keys`."""
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Network, Whole

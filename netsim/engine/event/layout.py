@@ -15,6 +15,7 @@ from netsim.engine.event.records import (
     FLOW_STATE,
     HOST_RING,
     LANE,
+    LINK_KIND,
     LINK_STATE,
     NSCC_STATE,
     PACER,
@@ -47,7 +48,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
         seed: Seed of the run.
     """
     rules = rules_of(scene, transport, seed)
-    links = _links(scene, fabric, rules[0])
+    links, kinds = _links(scene, fabric, rules[0])
     places = np.arange(len(fabric.usable)) - np.repeat(fabric.usable_begin[:-1], np.diff(fabric.usable_begin))
     rules["all_usable"] = np.array_equal(fabric.usable, places)
     totals = _one(TOTALS)
@@ -56,15 +57,17 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     keys = np.zeros(0, dtype=np.int64) if scene.tasks.keys is None else scene.tasks.keys
-    network = Network(rules, totals, links, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene), keys)
+    network = Network(
+        rules, totals, links, kinds, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene), keys
+    )
     rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
     sent, own = np.zeros(0, dtype=TRANSMISSION), (np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE))
     hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), sent, *_samples(scene))
-    queued = queued_of(scene, links) if scene.queues else None
-    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, transport), queued)
+    queued = queued_of(scene, links, kinds) if scene.queues else None
+    return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, kinds, transport), queued)
 
 
 def _carried(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -101,25 +104,29 @@ def _one(record: np.dtype) -> np.ndarray:
     return np.zeros(1, dtype=record)
 
 
-def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> np.ndarray:
+def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarray, np.ndarray]:
+    """Links and their kinds."""
     links = zeros(len(scene.topology.links), LINK_STATE)
-    links["delay_ps"], links["rate_bps"] = fabric.delay_ps, scene.rates.initial
     links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
+    initial = np.asarray(scene.rates.initial, dtype=np.int64)
     links["varies"] = np.diff(fabric.change_begin) > 1
-    links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != links["rate_bps"]
-    links["room_ps"] = END_PS
-    round_trip_ps = links["delay_ps"] + links["delay_ps"][links["reverse"]]
-    links["round_trip_ps"] = np.where(links["reverse"] == np.arange(len(links)), -1, round_trip_ps)
-    for rate in np.unique(links["rate_bps"]).tolist():
-        of_rate = links["rate_bps"] == rate
-        links["full_ps"][of_rate] = service_ps(int(rules["full_wire"]), rate)
-        links["answer_ps"][of_rate] = service_ps(int(rules["answer_wire"]), rate)
+    links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != initial
+    round_trip_ps = fabric.delay_ps + fabric.delay_ps[fabric.reverse]
+    round_trip_ps[fabric.reverse == np.arange(len(links))] = -1
+    nature = np.stack([fabric.delay_ps, initial, round_trip_ps])
+    distinct, links["kind"] = np.unique(nature, axis=1, return_inverse=True)
+    kinds = zeros(distinct.shape[1], LINK_KIND)
+    kinds["delay_ps"], kinds["rate_bps"], kinds["round_trip_ps"] = distinct
+    kinds["room_ps"] = END_PS
+    for kind, rate in zip(kinds, distinct[1].tolist(), strict=True):
+        kind["full_ps"] = service_ps(int(rules["full_wire"]), rate)
+        kind["answer_ps"] = service_ps(int(rules["answer_wire"]), rate)
         if rules["room_bytes"] >= 0:
-            links["room_ps"][of_rate] = service_ps(int(rules["room_bytes"]), rate)
+            kind["room_ps"] = service_ps(int(rules["room_bytes"]), rate)
         if rules["marks"]:
-            links["mark_ps"][of_rate] = service_ps(int(rules["mark_above"]), rate)
-            links["mark_all_ps"][of_rate] = service_ps(int(rules["mark_all_above"]), rate)
-    return links
+            kind["mark_ps"] = service_ps(int(rules["mark_above"]), rate)
+            kind["mark_all_ps"] = service_ps(int(rules["mark_all_above"]), rate)
+    return links, kinds
 
 
 def _queue_pairs(scene: Scene, transport: Transport) -> tuple[np.ndarray, np.ndarray]:
@@ -165,14 +172,16 @@ def _program(scene: Scene, transport: Transport) -> Program:
     )
 
 
-def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: Transport) -> Routing:
+def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.ndarray, transport: Transport) -> Routing:
     back = links[fabric.reverse[fabric.way_links]]
+    passage_ps = (kinds["answer_ps"] + kinds["delay_ps"])[back["kind"]]
     present = fabric.way_links >= 0
-    answer_ps = np.where(present, back["answer_ps"] + back["delay_ps"], 0).sum(axis=1)
+    answer_ps = np.where(present, passage_ps, 0).sum(axis=1)
     unsteady = (present & ((links[fabric.way_links]["varies"] | back["varies"]) > 0)).any(axis=1)
     pairs = len(fabric.way_begin) - 1
     calm = np.ones(pairs, dtype=np.uint8)
     np.logical_and.at(calm, np.repeat(np.arange(pairs), np.diff(fabric.way_begin)), ~unsteady)
+    alike = _same(fabric.way_length, fabric.way_begin) & _same(answer_ps, fabric.way_begin)
     nothing = np.zeros(0, dtype=np.int64)
     choices = tree(fabric) if transport.at_switch else Tree(nothing, nothing, nothing, nothing)
     memory = max(1, transport.memory) if isinstance(transport, Drill) else 1
@@ -190,6 +199,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         fabric.minimal,
         answer_ps,
         np.zeros(len(answer_ps), dtype=np.int64),
+        alike.astype(np.uint8),
         calm,
         fabric.epoch_ps,
         fabric.usable_begin,
@@ -205,3 +215,10 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, transport: T
         np.zeros((_PACKETS, 3), dtype=np.int64),
         np.zeros((0, 2), dtype=np.int32),
     )
+
+
+def _same(values: np.ndarray, begin: np.ndarray) -> np.ndarray:
+    """Whether the values of each part of an array, none of which is empty, are one number."""
+    if len(begin) == 1:
+        return np.zeros(0, dtype=np.bool_)
+    return np.maximum.reduceat(values, begin[:-1]) == np.minimum.reduceat(values, begin[:-1])

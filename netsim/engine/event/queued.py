@@ -12,6 +12,7 @@ from netsim.engine.event.keys import flow_key
 from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, flow_id_of, marks, serial_of, service_of
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
+from netsim.engine.event.turns import next_class, note_sent, note_sent_alone, takes_turns
 from netsim.engine.event.watching import note_carried
 
 
@@ -39,10 +40,11 @@ def stand(
         now: Current time.
     """
     rules, totals, link = network.rules[0], network.totals[0], network.links[at]
-    rate = rate_at(network, at, now) if link.varies else link.rate_bps
+    kind = network.kinds[link.kind]
+    rate = rate_at(network, at, now) if link.varies else kind.rate_bps
     if not rate:
         return LOST, lose(network, packet, at, now)
-    service = service_of(rules, link, packet.wire, rate)
+    service = service_of(rules, link, kind, packet.wire, rate)
     place = at * rules.classes + traffic_class
     queue, served = queued.queues[place], queued.served[at]
     found = queue.waiting_ps
@@ -52,7 +54,7 @@ def stand(
     if link.at_switch:
         source = came * rules.classes + traffic_class
         taken = np.int64(REFUSED)
-        if found + service <= room_ps(rules, link, rate):
+        if found + service <= room_ps(rules, link, kind, rate):
             taken = takes(rules, queued, packet.wire, source, place, routing.source[at])
         if taken == REFUSED:
             if rules.trims and not packet.control:
@@ -63,10 +65,12 @@ def stand(
         if taken == TELLS:
             tell(queued, source)
         may_mark = rules.marks and not packet.control and not packet.marked
-        if may_mark and marks(network, link, at, packet, found, rate):
+        if may_mark and marks(network, link, kind, at, packet, found, rate):
             packet.marked = 1
             totals.marked += 1
     if not served.busy and not queue.stopped:
+        if len(queued.quanta):
+            note_sent_alone(queued, at, traffic_class)
         if link.varies and next_down(network, at, now) < now + service:
             release(network, routing, queued, at, packet.wire, source, place)
             return LOST, lose(network, packet, at, now)
@@ -75,7 +79,7 @@ def stand(
     index = queued.notes[0].packet
     waiting = queued.waiting[index]
     waiting.came_ps, waiting.found_ps, waiting.work_ps = now, found, service
-    waiting.source, waiting.next = source, -1
+    waiting.wire, waiting.source, waiting.next = packet.wire, source, -1
     queue.waiting_ps += service
     if queue.first < 0:
         queue.first = index
@@ -86,11 +90,11 @@ def stand(
 
 
 @compiled
-def room_ps(rules: Record, link: Record, rate: int) -> Whole:
+def room_ps(rules: Record, link: Record, kind: Record, rate: int) -> Whole:
     """How long a queue may be, as service time."""
     if link.varies and rules.room_bytes >= 0:
-        return service_of(rules, link, rules.room_bytes, rate)
-    return link.room_ps
+        return service_of(rules, link, kind, rules.room_bytes, rate)
+    return kind.room_ps
 
 
 @compiled
@@ -112,11 +116,12 @@ def begin(
         When it ends, -1 if the packet is corrupted.
     """
     link, served = network.links[at], queued.served[at]
+    kind = network.kinds[link.kind]
     key = flow_key(network, flow_id_of(packet))
-    again = repeats(network.rules[0], link, at, key, serial_of(packet), np.int64(packet.control))
+    again = repeats(network.rules[0], kind, at, key, serial_of(packet), np.int64(packet.control))
     served.late = again > 0
     if again > 0:
-        service += again * (service + link.round_trip_ps)
+        service += again * (service + kind.round_trip_ps)
     ends = now + service
     link.free_ps = ends
     count(network, link, packet, service, found + service, came)
@@ -172,14 +177,22 @@ def lose(network: Network, packet: Record, at: int, now: int) -> Whole:
     """Counts a packet lost on a link that is down; a host's link is busy for its service time all the same."""
     rules, link = network.rules[0], network.links[at]
     if not link.at_switch:
-        link.free_ps = now + service_of(rules, link, packet.wire, link.rate_bps)
+        kind = network.kinds[link.kind]
+        link.free_ps = now + service_of(rules, link, kind, packet.wire, kind.rate_bps)
     network.totals[0].dropped += 1
     return now
 
 
 @compiled
 def next_queue(rules: Record, queued: Queued, at: int) -> Whole:
-    """The queue of the first class that has a packet and is not stopped, or -1."""
+    """The queue whose packet goes next: of those that have one and are not stopped, the first, or by turns; or -1."""
+    if len(queued.quanta):
+        for number in range(rules.classes):
+            queue = queued.queues[at * rules.classes + number]
+            has_one = queue.first >= 0 and not queue.stopped
+            queued.needs[number] = queued.waiting[queue.first].wire if has_one else -1
+        chosen = next_class(queued, at)
+        return at * rules.classes + chosen if chosen >= 0 else chosen
     for place in range(at * rules.classes, (at + 1) * rules.classes):
         if queued.queues[place].first >= 0 and not queued.queues[place].stopped:
             return np.int64(place)
@@ -195,6 +208,9 @@ def take_out(queued: Queued, place: int) -> Whole:
     if queue.first < 0:
         queue.last = -1
     queue.waiting_ps -= queued.waiting[index].work_ps
+    classes = len(queued.quanta)
+    if classes:
+        note_sent(queued, place // classes, place % classes, queued.waiting[index].wire, queue.first >= 0)
     return index
 
 
@@ -203,7 +219,8 @@ def work_before(queued: Queued, rules: Record, traffic_class: int, at: int, now:
     """Unfinished work in front of a link that goes before a new packet of a class."""
     served = queued.served[at]
     work = served.ends_ps - now if served.busy else np.int64(0)
-    for place in range(at * rules.classes, at * rules.classes + traffic_class + 1):
+    classes = rules.classes if takes_turns(queued, traffic_class) else traffic_class + 1
+    for place in range(at * rules.classes, at * rules.classes + classes):
         work += queued.queues[place].waiting_ps
     return work
 
@@ -249,7 +266,7 @@ def serve_next(
     service, source = np.int64(waiting.work_ps), np.int64(waiting.source)
     if link.varies:
         rate = rate_at(network, at, now)
-        service = service_of(rules, link, packet.wire, rate) if rate else np.int64(0)
+        service = service_of(rules, link, network.kinds[link.kind], packet.wire, rate) if rate else np.int64(0)
         if not rate or next_down(network, at, waiting.came_ps) < now + service:
             release(network, routing, queued, at, packet.wire, source, place)
             lose(network, packet, at, now)

@@ -5,6 +5,7 @@ import numpy as np
 from netsim.engine.buffers import limits_of
 from netsim.engine.event.records import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING
 from netsim.engine.event.state import Queued
+from netsim.engine.event.turns import LEFT, TURN
 from netsim.engine.protocol import Scene
 
 _PACKETS = 1024
@@ -21,12 +22,13 @@ def add_queues(rules: np.void, scene: Scene) -> None:
         rules["resume_at"], rules["resume_below"] = control.resume_at, control.resume_below
 
 
-def queued_of(scene: Scene, links: np.ndarray) -> Queued:
+def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
     """Empty queues.
 
     Args:
         scene: The fabric and its limits.
         links: Records of `LINK_STATE`.
+        kinds: Records of `LINK_KIND`.
     """
     limits, control = limits_of(scene), scene.flow_control
     queues = np.zeros(len(links) * scene.classes, dtype=QUEUE)
@@ -35,12 +37,21 @@ def queued_of(scene: Scene, links: np.ndarray) -> Queued:
     if control.kind == "pfc" and control.pause_above != "dynamic":
         queues["most"] = np.repeat(control.pause_above + np.array(limits.headroom, dtype=np.int64), scene.classes)
     served = np.zeros(len(links), dtype=SERVED)
-    rates, kinds = np.unique(links["rate_bps"], return_inverse=True)
-    served["kind"] = 2 * kinds
+    rates, number = np.unique(kinds["rate_bps"], return_inverse=True)
+    served["kind"] = 2 * number[links["kind"]]
     switches = np.zeros(max(limits.source) + 1, dtype=SWITCH)
     if limits.pool:
         switches["pool"] = limits.pool
     endings = np.full(2 * len(rates), -1, dtype=LANE)
     notes, told = np.full(1, -1, dtype=NOTES), np.zeros(len(queues), dtype=np.int64)
     notes["told"] = 0
-    return Queued(queues, np.zeros(_PACKETS, dtype=WAITING), served, switches, notes, told, endings)
+    waiting = np.zeros(_PACKETS, dtype=WAITING)
+    return Queued(queues, waiting, served, switches, notes, told, endings, *_turns(scene))
+
+
+def _turns(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The last three fields of `Queued`."""
+    quanta = np.array(scene.quanta, dtype=np.int64)
+    turns = np.zeros((2 * len(scene.topology.links) if len(quanta) else 0, LEFT + len(quanta)), dtype=np.int64)
+    turns[:, TURN] = np.argmax(quanta > 0) if len(quanta) else 0
+    return quanta, turns, np.zeros(len(quanta), dtype=np.int64)

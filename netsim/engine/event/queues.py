@@ -41,23 +41,24 @@ def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole,
         now: Current time.
     """
     rules, totals, link = network.rules[0], network.totals[0], network.links[index]
+    kind = network.kinds[link.kind]
     start = max(link.free_ps, now)
-    rate = link.rate_bps
+    rate = kind.rate_bps
     if link.varies:
         rate = rate_at(network, index, start)
         down = next_down(network, index, now)
         service = service_ps(packet.wire, rate) if rate else np.int64(0)
         if not rate or down < start + service or down <= start:
             if not link.at_switch:
-                link.free_ps = start + service_ps(packet.wire, link.rate_bps)
+                link.free_ps = start + service_ps(packet.wire, kind.rate_bps)
             totals.dropped += 1
             return LOST, now
     else:
-        service = service_of(rules, link, packet.wire, rate)
+        service = service_of(rules, link, kind, packet.wire, rate)
     leaves = start + service
     again = np.int64(0)
     if link.at_switch:
-        room = link.room_ps if not link.varies or rules.room_bytes < 0 else service_ps(rules.room_bytes, rate)
+        room = kind.room_ps if not link.varies or rules.room_bytes < 0 else service_ps(rules.room_bytes, rate)
         if leaves - now > room:
             if rules.trims and not packet.control:
                 totals.trimmed += 1
@@ -65,14 +66,14 @@ def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole,
             totals.dropped += 1
             return LOST, now
         may_mark = rules.marks and not packet.control and not packet.marked
-        if may_mark and marks(network, link, index, packet, start - now, rate):
+        if may_mark and marks(network, link, kind, index, packet, start - now, rate):
             packet.marked = 1
             totals.marked += 1
     if rules.errors != FAULTLESS:
         key = flow_key(network, flow_id_of(packet))
-        again = repeats(rules, link, index, key, serial_of(packet), np.int64(packet.control))
+        again = repeats(rules, kind, index, key, serial_of(packet), np.int64(packet.control))
         if again > 0:
-            service += again * (service + link.round_trip_ps)
+            service += again * (service + kind.round_trip_ps)
             leaves = start + service
     link.free_ps = leaves
     count(network, link, packet, service, leaves - now, now)
@@ -83,13 +84,13 @@ def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole,
 
 
 @compiled
-def service_of(rules: Record, link: Record, wire: int, rate: int) -> Whole:
+def service_of(rules: Record, link: Record, kind: Record, wire: int, rate: int) -> Whole:
     """Service time of a packet at a rate."""
     if not link.varies:
         if wire == rules.full_wire:
-            return link.full_ps
+            return kind.full_ps
         if wire == rules.answer_wire:
-            return link.answer_ps
+            return kind.answer_ps
     return service_ps(wire, rate)
 
 
@@ -119,7 +120,7 @@ def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole
             totals.dropped += 1
             return LOST, now
     else:
-        service = service_ps(packet.wire, link.rate_bps)
+        service = service_ps(packet.wire, network.kinds[link.kind].rate_bps)
     leaves = now + service
     if rules.answers_take_time:
         link.lane_free_ps = leaves = max(link.lane_free_ps, now) + service
@@ -131,10 +132,10 @@ def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole
 
 
 @compiled
-def marks(network: Network, link: Record, index: int, packet: Record, backlog: int, rate: int) -> bool:
+def marks(network: Network, link: Record, kind: Record, index: int, packet: Record, backlog: int, rate: int) -> bool:
     """See `netsim.engine.reference.conditions.Conditions.marks`."""
     rules = network.rules[0]
-    low, high = link.mark_ps, link.mark_all_ps
+    low, high = kind.mark_ps, kind.mark_all_ps
     if link.varies:
         low, high = service_ps(rules.mark_above, rate), service_ps(rules.mark_all_above, rate)
     if backlog <= low:

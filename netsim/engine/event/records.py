@@ -6,70 +6,72 @@ Times in picoseconds, sizes in bytes, on the wire unless said otherwise. -1 is n
 from netsim.engine.event.fields import INDEX, REAL, WHOLE, YES, lines, record
 
 FLOW_STATE = lines(
-    # Three lines of the cache, which are all that most packets need. Where the flow leaves from, and its place in its
-    # host's ring; see `netsim.transport.protocol.Flow`.
+    # Three lines of the cache, which are all that most packets need; see `netsim.transport.protocol.Flow`. Two are the
+    # sender's: its control, its timer, how many packets may be under way; packets, transmissions, first sequence never
+    # sent; packets under way, counted as lost, and one more than the highest ever sent; its place in its host's ring.
     id=WHOLE,
     packets_window=REAL,
     cut_ps=WHOLE,
-    up=INDEX,
-    next_in_ring=INDEX,
-    path=INDEX,
-    pair=INDEX,
-    first_way=INDEX,
-    oldest=INDEX,
-    newest=INDEX,
-    fruitless=INDEX,
-    seen=INDEX,
-    marked=INDEX,
-    # The sender: how many packets may be under way, row of its first packet in `Hosts.sent`; packets, transmissions,
-    # first sequence never sent; packets under way, counted as lost, and one more than the highest ever sent.
+    alpha=REAL,
     next_ps=WHOLE,
     deadline_ps=WHOLE,
     window=WHOLE,
-    first_row=WHOLE,
+    # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
+    smoothed_8=WHOLE,
+    deviation_4=WHOLE,
     packets=INDEX,
     serial=INDEX,
     next=INDEX,
     in_flight=INDEX,
     lost=INDEX,
     sent=INDEX,
+    oldest=INDEX,
+    newest=INDEX,
+    pair=INDEX,
+    first_way=INDEX,
+    seen=INDEX,
+    marked=INDEX,
+    next_in_ring=INDEX,
+    fruitless=INDEX,
+    # One is both ends': row of the first packet in `Hosts.sent`; answers that went back without stopping at any link,
+    # and how long that takes them, unless the ways are not `alike`: then without the links between leaves; packets that
+    # have not arrived; go-back-N: before which all have.
+    first_row=WHOLE,
+    answer_ps=WHOLE,
+    end_ps=WHOLE,
+    up=INDEX,
+    down=INDEX,
+    path=INDEX,
+    answers=INDEX,
+    left=INDEX,
+    highest=INDEX,
+    reordered=INDEX,
+    expected=INDEX,
     in_ring=YES,
     timer_runs=YES,
     alone=YES,
     given_up=YES,
-    traffic_class=YES,
     listens=YES,
     express=YES,
+    alike=YES,
     links=YES,
-    # The receiver; answers that went back without stopping at any link, and how long the hosts' links take them.
-    left=INDEX,
-    down=INDEX,
-    highest=INDEX,
-    reordered=INDEX,
-    answers=WHOLE,
-    answer_ps=WHOLE,
+    # The rest of the flow: what draws take for it, its last packet, source host and destination leaf.
     key=WHOLE,
     task=WHOLE,
     start_ps=WHOLE,
-    end_ps=WHOLE,
-    # The rest of the flow: its last packet, source host and destination leaf.
     last_wire=WHOLE,
     bytes=WHOLE,
+    wake_ps=WHOLE,
+    notified_ps=WHOLE,
     source=INDEX,
     leaf=INDEX,
-    notified_ps=WHOLE,
-    wake_ps=WHOLE,
-    # Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
-    smoothed_8=WHOLE,
-    deviation_4=WHOLE,
-    # No lost packet is before it; go-back-N: before which all have arrived, at the sender and at the receiver.
+    # No lost packet is before it; go-back-N: before which all have arrived, at the sender.
     lost_from=INDEX,
     acked=INDEX,
-    expected=INDEX,
     complained=INDEX,
+    traffic_class=YES,
     retransmitted=WHOLE,
     # Congestion control; see `netsim.congestion`.
-    alpha=REAL,
     latest_ps=WHOLE,
     target_ps=WHOLE,
     rate_bps=REAL,
@@ -122,6 +124,7 @@ ASKED_STATE = record(
     trims=WHOLE,
     granted=WHOLE,
     grants=WHOLE,
+    left=INDEX,
     next_waiting=INDEX,
     back_way=INDEX,
     waits=YES,
@@ -130,26 +133,30 @@ ASKED_STATE = record(
 
 LINK_STATE = lines(
     free_ps=WHOLE,
-    # At the nominal rate: service of a full packet, room, and threshold of marking.
-    full_ps=WHOLE,
-    room_ps=WHOLE,
-    # From the end of a packet until the link sends it again, less than 0 if it has no errors.
-    round_trip_ps=WHOLE,
-    mark_ps=WHOLE,
-    delay_ps=WHOLE,
     bytes=WHOLE,
     busy_ps=WHOLE,
     longest_ps=WHOLE,
+    lane_free_ps=WHOLE,
+    reverse=INDEX,
+    kind=INDEX,
     varies=YES,
     at_switch=YES,
-    reverse=INDEX,
-    lane_free_ps=WHOLE,
-    rate_bps=WHOLE,
-    # At that rate: service of an answer, and where marking is certain.
-    answer_ps=WHOLE,
-    mark_all_ps=WHOLE,
 )
-"""A link; `rate_bps` is nominal and holds at all times unless the link `varies`."""
+"""A link: when it and its control lane are free, what it has carried, the other direction, and its `LINK_KIND`."""
+
+LINK_KIND = lines(
+    delay_ps=WHOLE,
+    rate_bps=WHOLE,
+    # At that rate: service of a full packet and of an answer, room, and thresholds of marking.
+    full_ps=WHOLE,
+    answer_ps=WHOLE,
+    room_ps=WHOLE,
+    mark_ps=WHOLE,
+    mark_all_ps=WHOLE,
+    # From the end of a packet until the link sends it again, less than 0 if it has no errors.
+    round_trip_ps=WHOLE,
+)
+"""What many links have in common; `rate_bps` is nominal and holds at all times unless a link `varies`."""
 
 HOST_RING = lines(
     first=INDEX,
@@ -205,7 +212,8 @@ PACKET = record(
 
 `marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives that.
 
-`way` is a row of `FabricArrays.way_links` that agrees with its path so far.
+`way` is a row of `FabricArrays.way_links` that agrees with its path so far. `node` is where switches choose; of the
+answer of a receiver that asks for packets, how many its flow still lacks.
 """
 
 QUEUE = record(
@@ -228,13 +236,23 @@ QUEUE = record(
 )
 """Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
 
-WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, source=INDEX, next=INDEX)
-"""A packet in a queue: when it came, what it found there, its service time, the queue it came from, the next packet."""
+WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, wire=WHOLE, source=INDEX, next=INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, size, the queue it came from, the next."""
 
 SERVED = record(
-    ends_ps=WHOLE, wire=WHOLE, carried=WHOLE, busy=YES, late=YES, queue=INDEX, source=INDEX, next=INDEX, kind=INDEX
+    ends_ps=WHOLE,
+    wire=WHOLE,
+    carried=WHOLE,
+    busy=YES,
+    late=YES,
+    queue=INDEX,
+    source=INDEX,
+    next=INDEX,
+    previous=INDEX,
+    kind=INDEX,
 )
-"""The packet that is on a link, and the next link whose transmission takes as long and ends later.
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next and the
+previous one among those of a switch (`netsim.engine.windowed.endings`).
 
 `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,

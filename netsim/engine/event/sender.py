@@ -8,8 +8,9 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import gap_ps
 from netsim.engine.event.queued import first_ring, is_stopped, link_of, ring_of
 from netsim.engine.event.recovery import take, timeout_ps
-from netsim.engine.event.state import Hosts, Network, Record, State, Whole
+from netsim.engine.event.state import Hosts, Network, Queued, Record, State, Whole
 from netsim.engine.event.transit import GONE, enter
+from netsim.engine.event.turns import next_class, note_sent, rings_of, takes_turns
 
 _NEVER = np.int64(-1)
 
@@ -87,10 +88,11 @@ def look(state: State, place: int, packet: Record, now: int) -> tuple[Whole, Who
     if network.links[link].free_ps > now:
         ring.look_ps = network.links[link].free_ps
         return _NEVER, GONE
-    while ring.first >= 0 and not _is_ready(hosts.flows[ring.first], now):
-        _leave_ring(hosts, ring)
-    if ring.first < 0:
+    if not _has_flow(hosts, ring, now):
         ring.look_ps = -1
+        return _NEVER, GONE
+    if not _has_turn(state, state.queued, link, place, now):
+        ring.look_ps = now + 1
         return _NEVER, GONE
     index = ring.first
     flow = hosts.flows[index]
@@ -100,8 +102,42 @@ def look(state: State, place: int, packet: Record, now: int) -> tuple[Whole, Who
         if not is_usable(routing, routing.usable_begin[row], routing.usable_begin[row + 1], flow.path):
             return np.int64(index), GONE
     arrives = _send(state, ring, flow, index, epoch, packet, now)
+    _note_turn(state.queued, link, place, packet.wire, ring.first >= 0)
     ring.look_ps = max(now, network.links[link].free_ps) if ring.first >= 0 else -1
     return _NEVER, arrives
+
+
+@compiled
+def _has_flow(hosts: Hosts, ring: Record, now: int) -> bool:
+    """Whether a flow of a ring may send; flows before it leave the ring."""
+    while ring.first >= 0 and not _is_ready(hosts.flows[ring.first], now):
+        _leave_ring(hosts, ring)
+    return ring.first >= 0
+
+
+@compiled
+def _has_turn(state: State, queued: Queued | None, link: int, place: int, now: int) -> bool:
+    """Whether the ring of a class may send on a link that is free; see the reference engine's `_whose_turn`."""
+    if queued is None:
+        return True
+    hosts, rules = state.hosts, state.network.rules[0]
+    first = link * rules.classes
+    if not takes_turns(queued, place - first):
+        return True
+    for number in range(rules.classes):
+        ring = hosts.rings[first + number]
+        sends = takes_turns(queued, number) and not queued.queues[first + number].stopped
+        queued.needs[number] = rules.full_wire if sends and _has_flow(hosts, ring, now) else -1
+    return first + next_class(queued, rings_of(queued, link)) == place
+
+
+@compiled
+def _note_turn(queued: Queued | None, link: int, place: int, size_bytes: int, more: bool) -> None:
+    """Notes that the ring of a class has sent a packet."""
+    if queued is not None:
+        classes = len(queued.quanta)
+        if classes:
+            note_sent(queued, rings_of(queued, link), place - link * classes, size_bytes, more)
 
 
 @compiled
@@ -134,7 +170,7 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
         path = choose_path(rules, hosts, routing, index, serial, now, epoch)
     if path >= 0:
         packet.way = flow.first_way + path
-    packet.links = 1 if flow.links == 1 else 2 + routing.way_length[packet.way]
+    packet.links = flow.links if flow.alike else 2 + routing.way_length[packet.way]
     last = hosts.rings[first_ring(state.queued, rules, flow.up)]
     last.last_flow, last.last_path, last.last_wire, last.last_epoch = index, path, wire, epoch
     totals.packets += 1

@@ -83,6 +83,7 @@ class Routing(NamedTuple):
         minimal: Minimal ways of a pair, which come first.
         way_answer_ps: How long an answer takes back on a way without waiting.
         way_answers: Answers that went back on a way without stopping.
+        alike: Whether all ways of a pair have as many links, and take answers as long without waiting.
         calm: Whether nothing ever changes on a pair's ways.
         epoch_ps: When knowledge changes.
         usable_begin: Rows of `usable` of a pair and epoch.
@@ -111,6 +112,7 @@ class Routing(NamedTuple):
     minimal: Array
     way_answer_ps: Array
     way_answers: Array
+    alike: Array
     calm: Array
     epoch_ps: Array
     usable_begin: Array
@@ -134,6 +136,7 @@ class Network(NamedTuple):
         rules: One record of `RULES`.
         totals: One record of `TOTALS`.
         links: Records of `LINK_STATE`.
+        kinds: Records of `LINK_KIND`.
         change_begin: Rows of the changes of each link's rate; see `netsim.engine.compiled.fabric.FabricArrays`.
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
@@ -146,6 +149,7 @@ class Network(NamedTuple):
     rules: Array
     totals: Array
     links: Array
+    kinds: Array
     change_begin: Array
     change_ps: Array
     change_bps: Array
@@ -166,6 +170,9 @@ class Queued(NamedTuple):
         notes: One record of `NOTES`.
         told: Queues that are told to stop or to go on; `notes` has their number.
         endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
+        quanta: See `netsim.engine.protocol.Scene.quanta`.
+        turns: See `netsim.engine.event.turns`.
+        needs: Room for what each class needs to send a packet.
     """
 
     queues: Array
@@ -175,6 +182,9 @@ class Queued(NamedTuple):
     notes: Array
     told: Array
     endings: Array
+    quanta: Array
+    turns: Array
+    needs: Array
 
 
 class Hosts(NamedTuple):

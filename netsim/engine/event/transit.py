@@ -5,7 +5,6 @@ import numpy as np
 from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED
-from netsim.engine.event.credit import note
 from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
@@ -63,9 +62,10 @@ def _link_before(state: State, packet: Record, flow: Record) -> Whole:
 @compiled
 def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     """Forwards a packet whose last bit leaves a link at `leaves`; returns when its next event is, or GONE."""
-    arrives = leaves + state.network.links[link].delay_ps
+    network = state.network
+    arrives = leaves + network.kinds[network.links[link].kind].delay_ps
     packet.hop += 1
-    _note_carried(state.network, state.queued, packet, link, leaves)
+    _note_carried(network, state.queued, packet, link, leaves)
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
     flow = state.hosts.flows[packet.flow]
@@ -106,7 +106,7 @@ def receive(state: State, packet: Record, flow: Record, now: int) -> bool:
                 delivered(state.program, flow.task, now)
         packet.expected = flow.expected
     if rules.congestion == ASKED:
-        note(state.hosts, packet, flow, now)
+        packet.node = flow.left
     if not verdict & (ACKNOWLEDGE | REFUSE):
         return False
     packet.refusal = (verdict & REFUSE) != 0
@@ -166,7 +166,8 @@ def _return_at_once(state: State, packet: Record, flow: Record, now: int) -> Who
     routing = state.routing
     arrives = now + flow.answer_ps
     if packet.links > 2:
-        arrives += routing.way_answer_ps[packet.way]
+        if not flow.alike:
+            arrives += routing.way_answer_ps[packet.way]
         routing.way_answers[packet.way] += 1
     flow.answers += 1
     state.network.totals[0].control_hops += packet.links

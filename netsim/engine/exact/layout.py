@@ -9,7 +9,7 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.exact.messages import Messages, messages_of
 from netsim.engine.protocol import Scene
 from netsim.topology.protocol import places
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 
 class Layout(NamedTuple):
@@ -18,7 +18,7 @@ class Layout(NamedTuple):
     Args:
         fabric: Links and ways.
         columns: Tasks.
-        keys: See `netsim.workload.protocol.Tasks.keys`.
+        keys: See `netsim.workload.tasks.Tasks.keys`.
         messages: Tasks with bytes; None if one waits for another.
         inner: Links between switches, every link before those it feeds; None if they feed each other in a circle.
         leaf: Destination leaf of each pair of leaves.

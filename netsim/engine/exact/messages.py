@@ -7,7 +7,7 @@ import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 UNKNOWN = -1
 """End of a message that has not been simulated yet, and of every task that waits for it."""
@@ -52,7 +52,7 @@ def messages_of(
 
     Args:
         columns: The program.
-        keys: See `netsim.workload.protocol.Tasks.keys`.
+        keys: See `netsim.workload.tasks.Tasks.keys`.
         hosts: Host of each rank.
         fabric: The fabric.
     """
@@ -76,13 +76,13 @@ def placed(
 
     Args:
         columns: The program.
-        keys: See `netsim.workload.protocol.Tasks.keys`.
+        keys: See `netsim.workload.tasks.Tasks.keys`.
         task: Tasks with bytes.
         release_ps: When each of them may be sent.
         hosts: Host of each rank.
         fabric: The fabric.
     """
-    src, dst = columns.src[task], columns.dst[task]
+    src, dst = (column[task].astype(np.int64) for column in (columns.src, columns.dst))
     src_host, dst_host = hosts[src], hosts[dst]
     inside, leaves = src_host == dst_host, isqrt(len(fabric.pair))
     pair = fabric.pair[fabric.leaf[src_host] * leaves + fabric.leaf[dst_host]]

@@ -16,7 +16,7 @@ from netsim.engine.protocol import Scene
 from netsim.topology.protocol import paths, places
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.protocol import Flow, Release, Transport
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 
 class Admitted(NamedTuple):

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 _DONE = -1
 """Count of a task that is done."""

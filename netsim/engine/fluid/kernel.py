@@ -9,8 +9,9 @@ from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.cutting import cut
 from netsim.engine.event.program import begin_roots, delivered, next_begin, next_begin_ps
 from netsim.engine.event.state import Array, Hosts, Network, Program, Record, Routing, State, Whole
+from netsim.engine.fluid.ends import first_end
 from netsim.engine.fluid.sharing import join, leave, settle, wait_for_turn
-from netsim.engine.fluid.streams import ACTIVE, AFFECTED, FLOWS, SETTLED_PS, STARTED, Streams
+from netsim.engine.fluid.streams import AFFECTED, FLOWS, SETTLED_PS, STARTED, Streams
 
 FINISHED, NEEDS_ROOM, UNFAIR, PAUSED, IN_TIME = range(5)
 """Why the loop stops: everything is done; released messages need room for their flows; rates are not max-min fair;
@@ -33,7 +34,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
         of_streams: The fields of `Streams`.
     """
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
-    streams, counts = Streams(*of_streams), of_streams[12]
+    streams, counts = Streams(*of_streams), of_streams[-1]
     totals, program, rules = state.network.totals[0], state.program, state.network.rules[0]
     if totals.now_ps < 0:
         totals.now_ps = 0
@@ -60,11 +61,10 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
             counts[SETTLED_PS] = now if many else -END_PS
             counts[STARTED] = 0
         due_ps = next_begin_ps(program)
-        if counts[ACTIVE]:
-            first = streams.flows[streams.ends[0]].empty_ps
-            if first < END_PS:
-                whole = np.int64(np.ceil(first - max(_ROUNDING_PS, _ROUNDING * first)))
-                due_ps = min(due_ps, max(now, whole))
+        first = first_end(streams)
+        if first < END_PS:
+            whole = np.int64(np.ceil(first - max(_ROUNDING_PS, _ROUNDING * first)))
+            due_ps = min(due_ps, max(now, whole))
         if waits:
             due_ps = min(due_ps, counts[SETTLED_PS] + delay_ps)
         if due_ps == END_PS:
@@ -116,8 +116,8 @@ def _start(state: State, streams: Streams, now: int) -> None:
 @compiled
 def _drain(state: State, streams: Streams, now: int) -> None:
     """Flows that have sent everything, or will within a picosecond, leave; their last bytes arrive later."""
-    while streams.counts[ACTIVE] and streams.flows[streams.ends[0]].empty_ps <= now + 1.0:
-        index = np.int64(streams.ends[0])
+    while first_end(streams) <= now + 1.0:
+        index = np.int64(streams.ends[0].flow)
         flow = streams.flows[index]
         leave(streams, index)
         last = streams.links[flow.up]

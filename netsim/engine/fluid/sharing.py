@@ -10,12 +10,12 @@ faster, which is the condition for rates to be max-min fair.
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Record, Whole
-from netsim.engine.fluid.ends import move_end, order_ends, take_end
+from netsim.engine.event.state import Record
+from netsim.engine.fluid.ends import add_end, move_end, order_ends, set_end, take_end
+from netsim.engine.fluid.levels import fill
 from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
-from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, MARK, Streams
+from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, Streams
 
-_EQUAL = 1 + 1e-12
 TOLERANCE = 1e-9
 """Relative, of loads and of rates."""
 _FEW = 16
@@ -25,14 +25,11 @@ _FEW = 16
 @compiled
 def join(streams: Streams, index: int) -> None:
     """Makes a flow active, and its rate to be settled."""
-    flow, counts = streams.flows[index], streams.counts
+    flow = streams.flows[index]
     link_in(streams, index)
     flow.rate = 0.0
     flow.bottleneck = -1
-    flow.place = counts[ACTIVE]
-    streams.ends[flow.place] = index
-    flow.empty_ps = np.inf
-    counts[ACTIVE] += 1
+    add_end(streams, index)
     _affect(streams, index)
 
 
@@ -72,11 +69,13 @@ def leave(streams: Streams, index: int) -> None:
     flow = streams.flows[index]
     take_end(streams, index)
     link_out(streams, index)
+    if not flow.mark:
+        streams.links[flow.bottleneck].held -= 1
     flow.bottleneck = -1
     for row in range(links_of(streams, flow)):
         number, share = link_of(streams, flow, row)
         link = streams.links[number]
-        if link.load >= link.capacity * (1 - TOLERANCE):
+        if link.held and link.load >= link.capacity * (1 - TOLERANCE):
             _affect_held(streams, number)
         link.flows -= 1
         link.load = link.load - share * flow.rate if link.flows else 0.0
@@ -91,28 +90,31 @@ def settle(streams: Streams, now_ps: int) -> bool:
         return True
     while known < counts[AFFECTED]:
         known = counts[AFFECTED]
-        touched = _fill(streams)
+        touched = fill(streams)
         _look_around(streams, touched)
     fair = True
     for place in range(touched):
         link = streams.links[streams.touched[place]]
         link.load = link.taken
+        link.most = max(link.most, link.fastest)
         fair &= link.load <= link.capacity * (1 + TOLERANCE)
     for place in range(counts[AFFECTED]):
         index = np.int64(streams.affected[place])
         flow = streams.flows[index]
         flow.mark = 0
         link = streams.links[flow.bottleneck]
+        link.least = min(link.least, flow.fresh) if link.held else flow.fresh
+        link.held += 1
         fair &= link.load >= link.capacity * (1 - TOLERANCE) and link.fastest <= flow.fresh * (1 + TOLERANCE)
         if flow.fresh != flow.rate or flow.since_ps == now_ps:
             flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
             flow.rate, flow.since_ps = flow.fresh, now_ps
-            flow.empty_ps = now_ps + flow.left / flow.rate if flow.rate else np.inf
+            set_end(streams, index, now_ps + flow.left / flow.rate if flow.rate else np.inf)
     if 8 * counts[AFFECTED] > counts[ACTIVE]:
         order_ends(streams)
     else:
         for place in range(counts[AFFECTED]):
-            move_end(streams, np.int64(streams.flows[streams.affected[place]].place))
+            move_end(streams, np.int64(streams.affected[place]))
     counts[AFFECTED] = 0
     counts[ALLOCATIONS] += 1
     return fair
@@ -124,98 +126,10 @@ def _forget_absent(streams: Streams) -> None:
     counts, kept = streams.counts, 0
     for place in range(counts[AFFECTED]):
         index = streams.affected[place]
-        if streams.flows[index].place >= 0:
+        if streams.place[index] >= 0:
             streams.affected[kept] = index
             kept += 1
     counts[AFFECTED] = kept
-
-
-@compiled
-def _fill(streams: Streams) -> Whole:
-    """Sets the next rates of the affected flows; returns the number of links touched."""
-    counts, links = streams.counts, streams.links
-    counts[MARK] += 1
-    touched = np.int64(0)
-    for place in range(counts[AFFECTED]):
-        flow = streams.flows[streams.affected[place]]
-        flow.fresh = -1.0
-        for row in range(links_of(streams, flow)):
-            number, share = link_of(streams, flow, row)
-            link = links[number]
-            if link.mark != counts[MARK]:
-                link.mark = counts[MARK]
-                link.taken, link.demand, link.rising, link.level, link.fastest = link.load, 0.0, 0, -1.0, 0.0
-                streams.touched[touched] = number
-                touched += 1
-            link.taken -= share * flow.rate
-            link.demand += share
-            link.rising += 1
-    for place in range(touched):
-        link = links[streams.touched[place]]
-        if link.rising == link.flows:
-            link.taken = 0.0
-        streams.heap[place] = streams.touched[place]
-        link.level = _full_at(link)
-    size = touched
-    for place in range(size // 2 - 1, -1, -1):
-        _sift_link(streams, place, size)
-    while size:
-        number = np.int64(streams.heap[0])
-        link = links[number]
-        level = _full_at(link)
-        if level > link.level * _EQUAL and link.rising:
-            link.level = level
-        else:
-            if link.rising:
-                _hold_back(streams, number, level)
-            else:
-                link.level = np.inf
-            size -= 1
-            streams.heap[0] = streams.heap[size]
-        if size:
-            _sift_link(streams, np.int64(0), size)
-    return touched
-
-
-@compiled
-def _full_at(link: Record) -> float:
-    """Rate of the rising flows at which a link is full, infinite if it has none."""
-    return max(0.0, (link.capacity - link.taken) / link.demand) if link.rising else np.inf
-
-
-@compiled
-def _hold_back(streams: Streams, number: int, level: float) -> None:
-    """A link is full: its rising flows keep this rate."""
-    link = streams.links[number]
-    link.level = level
-    if link.at_host:
-        index = np.int64(link.first)
-        while index >= 0:
-            following = after(streams, index, number)
-            _keep(streams, index, number, level)
-            index = following
-        return
-    for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
-        index = np.int64(streams.segment_first[streams.segment[row]])
-        while index >= 0:
-            following = np.int64(streams.flows[index].following[BETWEEN])
-            _keep(streams, index, number, level)
-            index = following
-
-
-@compiled
-def _keep(streams: Streams, index: int, number: int, level: float) -> None:
-    flow = streams.flows[index]
-    if not flow.mark or flow.fresh >= 0:
-        return
-    flow.fresh, flow.bottleneck = level, number
-    for row in range(links_of(streams, flow)):
-        passed, share = link_of(streams, flow, row)
-        link = streams.links[passed]
-        link.rising -= 1
-        link.demand -= share
-        link.taken += share * level
-        link.fastest = max(link.fastest, level)
 
 
 @compiled
@@ -225,32 +139,50 @@ def _look_around(streams: Streams, touched: int) -> None:
         number = np.int64(streams.touched[place])
         link = streams.links[number]
         full = link.capacity * (1 - TOLERANCE)
-        if link.load < full and link.taken < full:
+        is_full = link.taken >= full
+        if (link.load < full and not is_full) or not _concerns(link, is_full):
             continue
+        most = 0.0
         if link.at_host:
             index = np.int64(link.first)
             while index >= 0:
-                _look_at(streams, index, number, link.taken >= full)
+                most = max(most, _look_at(streams, index, number, is_full))
                 index = after(streams, index, number)
-            continue
-        for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
-            index = np.int64(streams.segment_first[streams.segment[row]])
-            while index >= 0:
-                _look_at(streams, index, number, link.taken >= full)
-                index = np.int64(streams.flows[index].following[BETWEEN])
+        else:
+            for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
+                index = np.int64(streams.segment_first[streams.segment[row]])
+                while index >= 0:
+                    most = max(most, _look_at(streams, index, number, is_full))
+                    index = np.int64(streams.flows[index].following[BETWEEN])
+        link.most = most
 
 
 @compiled
-def _look_at(streams: Streams, index: int, number: int, is_full: bool) -> None:
-    """Affects a flow of a link that is faster than those held back there, or that is no longer held back there."""
+def _concerns(link: Record, is_full: bool) -> bool:
+    """Whether the next rates on a link may concern a flow there that is not affected: its bounds, without its flows."""
+    holds_back = is_full and link.level >= 0 and link.level < np.inf
+    too_fast = holds_back and link.most > link.level * (1 + TOLERANCE)
+    freed = link.held > 0 and (not is_full or link.fastest > link.least * (1 + TOLERANCE))
+    return too_fast or freed
+
+
+@compiled
+def _look_at(streams: Streams, index: int, number: int, is_full: bool) -> float:
+    """Affects a flow of a link that is faster than those held back there, or that is no longer held back there.
+
+    Returns:
+        Its rate if it is not affected, 0 otherwise.
+    """
     flow, link = streams.flows[index], streams.links[number]
     if flow.mark:
-        return
+        return 0.0
     holds_back = is_full and link.level >= 0 and link.level < np.inf
     too_fast = holds_back and flow.rate > link.level * (1 + TOLERANCE)
     freed = flow.bottleneck == number and (not is_full or link.fastest > flow.rate * (1 + TOLERANCE))
     if too_fast or freed:
         _affect(streams, index)
+        return 0.0
+    return flow.rate
 
 
 @compiled
@@ -258,6 +190,8 @@ def _affect(streams: Streams, index: int) -> None:
     flow = streams.flows[index]
     if not flow.mark:
         flow.mark = 1
+        if flow.bottleneck >= 0:
+            streams.links[flow.bottleneck].held -= 1
         streams.affected[streams.counts[AFFECTED]] = index
         streams.counts[AFFECTED] += 1
 
@@ -279,18 +213,3 @@ def _affect_held(streams: Streams, number: int) -> None:
             if streams.flows[index].bottleneck == number:
                 _affect(streams, index)
             index = np.int64(streams.flows[index].following[BETWEEN])
-
-
-@compiled
-def _sift_link(streams: Streams, place: int, size: int) -> None:
-    heap, links = streams.heap, streams.links
-    moved = heap[place]
-    while 2 * place + 1 < size:
-        below = 2 * place + 1
-        if below + 1 < size and links[heap[below + 1]].level < links[heap[below]].level:
-            below += 1
-        if links[moved].level <= links[heap[below]].level:
-            break
-        heap[place] = heap[below]
-        place = below
-    heap[place] = moved

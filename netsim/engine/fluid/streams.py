@@ -16,28 +16,32 @@ from netsim.units import PICOSECONDS_PER_SECOND
 STREAM = np.dtype(
     [
         *((name, np.int64) for name in ("id", "task", "bytes", "start_ps", "end_ps", "since_ps")),
-        *((name, np.float64) for name in ("left", "rate", "fresh", "empty_ps")),
-        *((name, np.int32) for name in ("up", "segment", "down", "bottleneck", "place", "mark")),
+        *((name, np.float64) for name in ("left", "rate", "fresh")),
+        *((name, np.int32) for name in ("up", "segment", "down", "bottleneck", "mark")),
         ("following", np.int32, 3),
         ("ahead", np.int32, 3),
     ],
     align=True,
 )
-"""A flow: bytes left to send since a time, present and next rate in bytes per picosecond, when it has sent everything,
-the full link that holds it back, its place in the heap of ends, and its neighbours among the flows of its first link,
-of its segment and of its last link."""
+"""A flow: bytes left to send since a time, present and next rate in bytes per picosecond, the full link that holds it
+back, and its neighbours among the flows of its first link, of its segment and of its last link."""
+
+ENDING = np.dtype([("empty_ps", np.float64), ("flow", np.int64)])
+"""When a flow has sent everything."""
 
 SHARED = np.dtype(
     [
-        *((name, np.float64) for name in ("capacity", "load", "taken", "demand", "level", "fastest")),
+        *((name, np.float64) for name in ("capacity", "load", "taken", "demand", "level", "fastest", "most", "least")),
         *((name, np.int64) for name in ("delay_ps", "rate_bps", "flows", "rising", "last_ps", "rest_ps")),
-        *((name, np.int32) for name in ("first", "mark", "at_host")),
+        *((name, np.int32) for name in ("first", "mark", "at_host", "held", "newest")),
     ],
     align=True,
 )
 """A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares
-of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; for a host's
-link the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte."""
+of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; of the flows
+whose rates stand the number that it holds back, a rate below which none of these is, and one that none on it exceeds;
+for a host's link the first of its flows and the latest of those affected, when one has sent its last byte, and the
+longest remaining latency of such a byte."""
 
 FIRST, BETWEEN, LAST = range(3)
 """Columns of `STREAM`'s neighbours."""
@@ -49,14 +53,17 @@ class Streams(NamedTuple):
     Args:
         flows: Records of `STREAM`, in the order of their admission.
         links: Records of `SHARED`.
-        ends: Heap of the active flows by `empty_ps`.
+        ends: Heap of the active flows, records of `ENDING`.
+        place: Place of each flow there, -1 if it is not.
         affected: Flows whose rates are settled anew.
+        beside: For each of these, by columns as in `STREAM`'s neighbours, the place among them of the next one.
         touched: Their links.
         heap: Heap of links by the rate at which they are full.
         segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
         link: Links of segments.
         share: Share of the segment's traffic that each carries.
         segment_first: First flow of each segment.
+        segment_newest: While rates are filled, place of the latest affected flow of each segment.
         link_begin: Rows of `segment` of each link between switches.
         segment: Segments that a link is part of.
         counts: Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a
@@ -66,13 +73,16 @@ class Streams(NamedTuple):
     flows: Array
     links: Array
     ends: Array
+    place: Array
     affected: Array
+    beside: Array
     touched: Array
     heap: Array
     segment_begin: Array
     link: Array
     share: Array
     segment_first: Array
+    segment_newest: Array
     link_begin: Array
     segment: Array
     counts: Array
@@ -97,13 +107,16 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     return Streams(
         np.zeros(0, dtype=STREAM),
         links,
+        np.zeros(0, dtype=ENDING),
         np.zeros(0, dtype=np.int32),
         np.zeros(0, dtype=np.int32),
+        np.zeros((0, 3), dtype=np.int32),
         np.zeros(count, dtype=np.int32),
         np.zeros(count, dtype=np.int32),
         begin,
         link,
         share,
+        np.full(len(begin) - 1, -1, dtype=np.int32),
         np.full(len(begin) - 1, -1, dtype=np.int32),
         np.concatenate([[0], np.cumsum(np.bincount(link, minlength=count))]).astype(np.int64),
         segment[by_link].astype(np.int32),
@@ -116,14 +129,15 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    longer, ends, affected = (
-        np.zeros(room, dtype=STREAM),
-        np.zeros(room, dtype=np.int32),
-        np.zeros(room, dtype=np.int32),
-    )
-    longer[:used], ends[: len(streams.ends)] = streams.flows[:used], streams.ends
-    affected[: len(streams.affected)] = streams.affected
-    return streams._replace(flows=longer, ends=ends, affected=affected)
+    parts = streams.flows, streams.ends, streams.place, streams.affected, streams.beside
+    flows_, ends, place, affected, beside = (_longer(part, used, room) for part in parts)
+    return streams._replace(flows=flows_, ends=ends, place=place, affected=affected, beside=beside)
+
+
+def _longer(array: Array, used: int, room: int) -> Array:
+    longer = np.zeros((room, *array.shape[1:]), dtype=array.dtype)
+    longer[:used] = array[:used]
+    return longer
 
 
 def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.protocol import Tasks
+from netsim.workload.tasks import Tasks
 
 _AHEAD = 1 << 14
 """Tasks among which messages are looked for that can be simulated in one go."""

@@ -5,7 +5,7 @@ import numpy as np
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.forward.state import GATHERED, MOST_JOINED, Progress
 from netsim.engine.forward.tasks import successors
-from netsim.workload.protocol import TaskColumns
+from netsim.workload.tasks import TaskColumns
 
 _MEETINGS = 1 << 16
 """Entries of the hash table of units that meet; the driver gives up before half of them are in use."""

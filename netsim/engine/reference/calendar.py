@@ -5,7 +5,7 @@
 3. timers of flows, by flow id, then receivers that ask for packets, by link;
 4. messages that may leave now are admitted to their host's ring of flows, then flows with a delayed start, by id;
 5. links that hosts send on take the next packet from their rings, by link and class;
-6. the run ends if its simulated time is limited to this.
+6. the run ends if its simulated time is limited to this, or if background traffic alone is left.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _AFTER_ADMISSION = 1 << 256
 FIRST = EventPriority(-(1 << 65))
 RELEASE = EventPriority(_AFTER_TIMERS)
 LAST = EventPriority(1 << 320)
-"""Priority of the end of a run whose simulated time is limited."""
+"""Priority of the end of a run whose simulated time is limited, or which background traffic does not prolong."""
 
 
 def word(queue: int) -> EventPriority:

@@ -1,4 +1,4 @@
-"""Links whose packets wait in queues, since a pause or a packet of a better class may delay a departure."""
+"""Links whose packets wait in queues, since a pause or a packet of another class may delay a departure."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from netsim.engine.reference.calendar import Calendar, Event, end, word
 from netsim.engine.reference.conditions import LOST, Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
+from netsim.engine.reference.turns import Turns
 from netsim.units import service_ps
 
 
@@ -37,7 +38,8 @@ class _Queue:
 
 
 class QueuedLinks:
-    """All links of a fabric. Each class has a queue of its own; the first class goes first, packet by packet.
+    """All links of a fabric. Each class has a queue of its own. The first class goes first, packet by packet;
+    those with weights take turns behind the others.
 
     Args:
         scene: The fabric.
@@ -57,6 +59,8 @@ class QueuedLinks:
         self._from_switch = [not link.src.startswith("host") for link in links]
         self._buffers = Buffers(scene, self._send_word)
         self._queues = [_Queue() for _ in range(len(links) * scene.classes)]
+        self._takes_turns = [quantum > 0 for quantum in scene.quanta] or [False] * scene.classes
+        self._turns = [Turns(scene.quanta) for _ in links] if scene.quanta else []
         self._served: list[Packet | None] = [None] * len(links)
         self._ends_ps = [0] * len(links)
         self.paused_ps = [0] * len(links)
@@ -81,7 +85,8 @@ class QueuedLinks:
     def backlog_ps(self, link: int, traffic_class: int, now_ps: int) -> int:
         """Unfinished work in front of a link that goes before a new packet of a class."""
         first = link * self._classes
-        waiting = sum(queue.waiting_work for queue in self._queues[first : first + traffic_class + 1])
+        last = first + (self._classes if self._takes_turns[traffic_class] else traffic_class + 1)
+        waiting = sum(queue.waiting_work for queue in self._queues[first:last])
         return waiting + (max(0, self._ends_ps[link] - now_ps) if self._served[link] else 0)
 
     def is_stopped(self, queue: int) -> bool:
@@ -115,6 +120,8 @@ class QueuedLinks:
         while self._served[link] is None and (queue := self._next(link)):
             packet = queue.waiting.popleft()
             queue.waiting_work -= packet.work
+            if self._turns:
+                self._turns[link].sent(packet.connection.traffic_class, packet.wire_bytes, bool(queue.waiting))
             rate = self._conditions.rate_bps(link, now_ps)
             ends_ps = now_ps + service_ps(packet.wire_bytes, rate) if rate else now_ps
             if not rate or self._conditions.is_lost(link, packet.came_ps, ends_ps):
@@ -135,11 +142,13 @@ class QueuedLinks:
             ended.schedule(end(link), ends_ps)
 
     def _next(self, link: int) -> _Queue | None:
-        """The queue of the first class that has a packet and is not paused."""
-        for queue in self._queues[link * self._classes : (link + 1) * self._classes]:
-            if queue.waiting and queue.stopped_ps < 0:
-                return queue
-        return None
+        """The queue whose packet goes next: of those that have one and are not paused, the first, or by turns."""
+        queues = self._queues[link * self._classes : (link + 1) * self._classes]
+        needs = [queue.waiting[0].wire_bytes if queue.waiting and queue.stopped_ps < 0 else None for queue in queues]
+        if self._turns:
+            chosen = self._turns[link].next(needs)
+            return None if chosen is None else queues[chosen]
+        return next((queue for queue, need in zip(queues, needs, strict=True) if need is not None), None)
 
     def _lose(self, packet: Packet, link: int, now_ps: int) -> None:
         """Loses a packet; a host's link is busy for its service time all the same."""

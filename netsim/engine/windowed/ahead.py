@@ -6,45 +6,57 @@ from netsim.engine.compiled.lines import LINE_BYTES
 from netsim.engine.compiled.prefetch import prefetch
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import State
-from netsim.engine.windowed.wheel import Wheel
+from netsim.engine.windowed.wheel import CHUNK, Wheel
 
 _FAR, _NEAR, _NEXT = 12, 6, 3
-"""How many arrivals or hosts ahead: first a record, then those to which it points."""
+"""How many hosts ahead: first a record, then those to which it points."""
+_RECORDS, _FLOWS, _ROWS, _WAYS = 16, 11, 6, 14
+"""How many arrivals ahead: packets and links, flows, transmissions; how many packets ahead: ways."""
 
 
 @compiled
-def fetch_for_gathering(state: State, wheel: Wheel, place: int, end: int) -> None:
-    """Fetches what says where a packet behind a place goes next: its way, or its flow for the last link."""
-    if place + _NEAR < end:
-        packet = wheel.packets[place + _NEAR]
-        if packet.unit < 0:
-            if packet.hop + 1 == packet.links:
-                prefetch(state.hosts.flows, packet.flow, 2 * LINE_BYTES)
-            else:
-                prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+def fetch_for_gathering(state: State, wheel: Wheel, place: int, end: int, following: int) -> None:
+    """Fetches a packet to come, and what says where another one goes next: its way, or its flow for the last link.
+
+    Args:
+        state: State of the run.
+        wheel: Calendar and packets.
+        place: Of the packet whose turn it is.
+        end: The place behind its chunk, or behind the last packet.
+        following: The first place of the chunk after it, or -1.
+    """
+    if following >= 0:
+        prefetch(wheel.packets, following + place % CHUNK, 0)
+    ahead = place + _WAYS
+    if ahead >= end:
+        if following < 0:
+            return
+        ahead += following - end
+    packet = wheel.packets[ahead]
+    if packet.unit < 0:
+        if packet.hop + 1 == packet.links:
+            prefetch(state.hosts.flows, packet.flow, 2 * LINE_BYTES)
+        else:
+            prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
 
 
 @compiled
 def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
     """Fetches what the arrivals behind a row need: packet and link, then the flow, then the transmission."""
     hosts, arrivals, packets = state.hosts, wheel.arrivals, wheel.packets
-    if row + _FAR < end:
-        arrival = arrivals[row + _FAR]
+    if row + _RECORDS < end:
+        arrival = arrivals[row + _RECORDS]
         prefetch(packets, arrival.place, 0)
         prefetch(wheel.units, arrival.unit, 0)
         if arrival.unit < len(state.network.links):
             prefetch(state.network.links, arrival.unit, 0)
-            prefetch(state.network.links, arrival.unit, LINE_BYTES)
-    if row + _NEAR < end:
-        packet = packets[arrivals[row + _NEAR].place]
+    if row + _FLOWS < end:
+        packet = packets[arrivals[row + _FLOWS].place]
         if packet.hop + 1 == packet.links:
-            prefetch(hosts.flows, packet.flow, 0)
-            prefetch(hosts.flows, packet.flow, LINE_BYTES)
             prefetch(hosts.flows, packet.flow, 2 * LINE_BYTES)
-            prefetch(state.routing.way_answer_ps, packet.way, 0)
             prefetch(state.routing.way_answers, packet.way, 0)
-    if row + _NEXT < end:
-        packet = packets[arrivals[row + _NEXT].place]
+    if row + _ROWS < end:
+        packet = packets[arrivals[row + _ROWS].place]
         if packet.hop + 1 == packet.links:
             prefetch(hosts.sent, hosts.flows[packet.flow].first_row + packet.sequence, 0)
 
@@ -57,7 +69,6 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     prefetch(units, link, 0)
     prefetch(hosts.rings, link, 0)
     prefetch(links, link, 0)
-    prefetch(links, link, LINE_BYTES)
     unit = units[wheel.active[min(place + _NEAR + _NEXT, last)]]
     for row in range(unit.begin, unit.end):
         prefetch(wheel.packets, wheel.arrivals[row].place, 0)
@@ -78,3 +89,4 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     if index >= 0:
         flow = hosts.flows[index]
         prefetch(hosts.sent, flow.first_row + flow.next, 0)
+        prefetch(state.routing.usable_begin, flow.pair * state.network.rules[0].epochs, 0)

@@ -2,21 +2,23 @@
 
 from netsim.engine.event.calendar import END_PS, first_time
 from netsim.engine.event.compiled import called, compiled
-from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED
+from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED, queued_of
 from netsim.engine.event.program import begin_roots, next_begin_ps
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 from netsim.engine.windowed.gathering import gather
-from netsim.engine.windowed.hosts import deal_with_hosts, note_look, pull_timers, wake
+from netsim.engine.windowed.hosts import deal_with_hosts
+from netsim.engine.windowed.pending import note_look, wake
+from netsim.engine.windowed.timers import pull_timers
 from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
+from netsim.engine.windowed.wheel import CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, due_now, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resumed: int) -> Whole:
+def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; see `netsim.engine.event.kernel`.
 
     Args:
@@ -24,7 +26,8 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resu
         of_wheel: The fields of `Wheel`.
         resumed: A flow that goes on after a timeout, or -1.
     """
-    state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
+    parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
+    state = State(*parts, queued_of(arrays[4]))
     wheel = Wheel(*of_wheel)
     network, hosts, window = state.network, state.hosts, wheel.window[0]
     totals = network.totals[0]
@@ -43,21 +46,31 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_wheel: tuple[Array, ...], resu
             why = _open(state, wheel)
             if why != OPENED:
                 return why
+            window.active = window.arrivals = window.region = 0
+            packets += wheel.due[due_now(wheel)]
             window.stage = OPEN
         if window.stage == OPEN:
-            fullest = wheel.buckets[window.number & (BUCKETS - 1)].packets
-            if fullest > len(wheel.found) or window.free_chunks <= fullest // CHUNK + 1:
+            fullest = wheel.due[due_now(wheel)]
+            lacks_chunks = window.free_chunks <= fullest // CHUNK + window.spare + window.regions
+            if window.arrivals + fullest > len(wheel.found) or lacks_chunks:
                 return NEEDS_ROOM
-            window.active = window.place = 0
-            packets += fullest
             gather(state, wheel)
-            wake(state, wheel)
-            pull_timers(state, wheel)
+            if window.region + 1 == window.regions:
+                wake(state, wheel)
+                pull_timers(state, wheel)
+            window.place = 0
             window.stage = UNITS
         if window.stage == UNITS:
             why = deal_with_units(state, wheel)
             if why != FINISHED:
                 return why
+            if window.region < window.regions // 2:
+                release_chunks(wheel)
+                window.arrivals = 0
+            window.region += 1
+            if window.region < window.regions:
+                window.stage = OPEN
+                continue
             window.place = 0
             window.stage = TASKS
         why = deal_with_hosts(state, wheel)
@@ -75,19 +88,18 @@ def _open(state: State, wheel: Wheel) -> Whole:
     """
     window, totals, last_ps = wheel.window[0], state.network.totals[0], state.network.rules[0].end_ps
     first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
+    first_ps = min(first_ps, window.due_ps)
     if totals.released:
         first_ps = min(first_ps, window.now_ps)
-    nothing = window.in_flight == 0 and window.looks == 0
-    if nothing and first_ps == END_PS:
+    if not window.in_flight and first_ps == END_PS:
         return FINISHED
     if totals.undone and window.end_ps > last_ps:
         totals.now_ps = last_ps
         return IN_TIME
     latest = first_ps // window.length_ps
-    number = latest if nothing else window.end_ps // window.length_ps
+    number = window.end_ps // window.length_ps if window.in_flight else latest
     while number < latest:
-        bucket = wheel.buckets[number & (BUCKETS - 1)]
-        if bucket.first >= 0 or bucket.first_look >= 0:
+        if wheel.due[number & (len(wheel.due) - 1)]:
             break
         number += 1
     window.number, window.end_ps = number, (number + 1) * window.length_ps

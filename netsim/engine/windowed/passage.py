@@ -3,16 +3,29 @@
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Record, State, Whole
-from netsim.engine.event.transit import GONE
+from netsim.engine.event.state import Queued, Record, State, Whole
+from netsim.engine.event.transit import GONE, HELD
 from netsim.engine.windowed.wheel import Wheel, put
 
 
 @compiled
 def send(state: State, wheel: Wheel, packet: Record, link: int, arrives: int) -> None:
-    """Puts a packet that leaves a link into the wheel, unless it is gone."""
-    if arrives != GONE:
-        put(wheel, packet, _next_unit(state, wheel, packet, link), arrives)
+    """Puts a packet that leaves a link into the wheel, unless it waits in a queue, or is gone."""
+    if arrives == HELD:
+        _hold(state.queued, wheel, packet)
+    elif arrives != GONE:
+        unit = _next_unit(state, wheel, packet, link)
+        region = wheel.region[unit if unit >= 0 else np.int64(state.network.links[link].reverse)]
+        put(wheel, packet, unit, region, arrives)
+
+
+@compiled
+def _hold(queued: Queued | None, wheel: Wheel, packet: Record) -> None:
+    """Keeps a packet that waits in a queue."""
+    if queued is not None:
+        notes = queued.notes[0]
+        wheel.held[notes.packet] = packet
+        notes.packet = wheel.next_held[notes.packet]
 
 
 @compiled

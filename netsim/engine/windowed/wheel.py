@@ -1,7 +1,7 @@
-"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window.
+"""The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window and region.
 
-Packets lie in chunks, which are chained. A bucket also serves the windows that come a turn of the wheel later, whose
-packets go back into it.
+Regions are those of `netsim.engine.windowed.regions`. Packets lie in chunks, which are chained. A bucket also serves
+the windows that come a turn of the wheel later, whose packets go back into it.
 """
 
 from typing import NamedTuple
@@ -9,15 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine.compiled.lines import zeros
-from netsim.engine.event.calendar import heap, longer_heap
+from netsim.engine.compiled.prefetch import prefetch
+from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.records import PACKET
-from netsim.engine.event.state import Array, Record, State, Whole
+from netsim.engine.event.state import Array, Queued, Record, State, Whole
+from netsim.engine.windowed.regions import region_of_units, regions_of
 
 CHUNK = 32
 """Packets of a chunk."""
-BUCKETS = 1 << 14
-_CHUNKS, _ARRIVALS = 256, 1024
+WINDOWS, _BUCKETS = 1 << 14, 1 << 16
+"""Windows of a turn of the wheel, but no more buckets than that."""
+_CHUNKS, _ARRIVALS, _HELD = 256, 1024, 1024
 """Room at first."""
 
 _INDEX, _WHOLE, _YES = np.int32, np.int64, np.uint8
@@ -30,28 +33,48 @@ VALUE = np.dtype(
 ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
 """An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
 
-BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill", "packets", "first_look")])
-"""First and last chunk, packets in the last one, packets in all, first of the links that look for a packet."""
+BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill")])
+"""First and last chunk, and packets in the last one."""
 
-UNIT = np.dtype([(name, _INDEX) for name in ("begin", "end", "first_timer", "active")])
-"""A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers."""
-
-TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("flow", _INDEX), ("next", _INDEX)], align=True)
-"""A timer of a flow that runs out in this window."""
-
-WINDOW = np.dtype(
+UNIT = np.dtype(
     [
-        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "looks")),
-        *(
-            (name, _INDEX)
-            for name in ("stage", "place", "touched", "arrivals", "active", "first_used", "last_used", "chunks_used")
-        ),
-        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
+        *((name, _INDEX) for name in ("begin", "end", "first_timer")),
+        *((name, _YES) for name in ("active", "pending", "at_host")),
     ],
     align=True,
 )
-"""The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel and links
-in it that look for one; how far the loop is (see `netsim.engine.windowed.kernel`); chunks in use, and free."""
+"""A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers of this window, and
+whether it is among the active ones; whether it is among `Wheel.pending`; whether it is the link of a host."""
+
+TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("what", _INDEX), ("next", _INDEX)], align=True)
+"""A timer that runs out in this window: of a flow, or of the receiver behind a link, which asks for packets."""
+
+WINDOW = np.dtype(
+    [
+        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare")),
+        *(
+            (name, _INDEX)
+            for name in (
+                "stage",
+                "region",
+                "regions",
+                "place",
+                "touched",
+                "arrivals",
+                "active",
+                "pending",
+                "first_used",
+                "last_used",
+                "chunks_used",
+            )
+        ),
+        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "timers", "by_switch")),
+    ],
+    align=True,
+)
+"""The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel; when the
+first pending unit is due; chunks that one event may need; how far the loop is (see `netsim.engine.windowed.kernel`),
+and in which region; chunks in use, and free; timers that have been in use."""
 
 NEXT, OPEN, UNITS, TASKS, REST = range(5)
 """Stages of a window: none is open; one is; units deal with their arrivals; tasks begin; hosts do what is left."""
@@ -62,33 +85,41 @@ class Wheel(NamedTuple):
 
     Args:
         window: One record of `WINDOW`.
-        buckets: Records of `BUCKET`; window k has bucket k mod their number.
+        due: Packets in the buckets of a window; window k has entry k mod their number, a power of two.
+        buckets: Records of `BUCKET`, by entry of `due` and region.
+        region: Region of each unit.
         packets: Records of `VALUE`, in chunks.
         next_chunk: The chunk after each, in its bucket or among those that are free.
-        next_look: The link after each of those that look for a packet in one window.
         found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
         arrivals: The same by unit, and sorted once the unit deals with them.
         units: Records of `UNIT`: links, then switches.
-        touched: Units with arrivals in this window.
+        touched: Units with arrivals in this window, and switches where transmissions end.
         active: Hosts' links with something to do in this window.
-        timers: Records of `TIMER`; those not in use are chained.
+        pending: Units that have something to do on their own in a later window.
+        timers: Records of `TIMER`; those that were in use are chained, and behind them are only fresh ones.
         inside: Heap of what happens at links inside hosts.
         scratch: A record of `VALUE` for the packet that leaves a host.
+        held: Records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one.
+        next_held: The free record after each.
     """
 
     window: Array
+    due: Array
     buckets: Array
+    region: Array
     packets: Array
     next_chunk: Array
-    next_look: Array
     found: Array
     arrivals: Array
     units: Array
     touched: Array
     active: Array
+    pending: Array
     timers: Array
     inside: Array
     scratch: Array
+    held: Array
+    next_held: Array
 
 
 def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
@@ -103,36 +134,62 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window = np.zeros(1, dtype=WINDOW)
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
-    buckets = np.full(BUCKETS, -1, dtype=BUCKET)
-    buckets["fill"] = buckets["packets"] = 0
+    window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued)
+    window["regions"] = regions = regions_of(state)
+    due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=_INDEX)
     units = np.zeros(links + switches, dtype=UNIT)
     units["first_timer"] = -1
+    units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
     wheel = Wheel(
         window,
-        buckets,
+        due,
+        np.full(len(due) * regions, -1, dtype=BUCKET),
+        region_of_units(state, switches, regions),
         zeros(0, VALUE),
         np.zeros(0, dtype=_INDEX),
-        np.full(links, -1, dtype=_INDEX),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
         units,
         np.zeros(len(units), dtype=_INDEX),
         np.zeros(links, dtype=_INDEX),
+        np.zeros(len(units), dtype=_INDEX),
         np.zeros(0, dtype=TIMER),
-        heap(links),
+        heap(2 * len(state.hosts.rings)),
         zeros(1, VALUE),
+        zeros(0, VALUE),
+        np.zeros(0, dtype=_INDEX),
     )
-    return with_chunks(wheel, _CHUNKS)
+    return with_held(with_chunks(wheel, _CHUNKS), state.queued)
 
 
-def with_room(wheel: Wheel) -> Wheel:
-    """The wheel with room for the arrivals of its fullest bucket, and with twice as many chunks if few are free."""
-    fullest = int(wheel.buckets["packets"].max())
-    if fullest > len(wheel.found):
-        found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
+def _most_chunks(queued: Queued | None) -> int:
+    """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
+    if queued is None:
+        return 1
+    return 2 + len(np.unique(queued.queues["news_ps"])) + len(queued.queues) // CHUNK
+
+
+def with_held(wheel: Wheel, queued: Queued | None) -> Wheel:
+    """The wheel with twice as many records for packets that wait in queues, if all are in use."""
+    if queued is None or (len(wheel.held) and queued.notes["packet"][0] >= 0):
+        return wheel
+    used = len(wheel.held)
+    size = max(_HELD, 2 * used)
+    held, following = zeros(size, VALUE), np.arange(1, size + 1, dtype=_INDEX)
+    held[:used], following[:used], following[-1] = wheel.held, wheel.next_held, -1
+    queued.notes["packet"] = used
+    return wheel._replace(held=held, next_held=following)
+
+
+def with_room(wheel: Wheel, queued: Queued | None) -> Wheel:
+    """The wheel with room for the arrivals of its fullest window, and twice as much of what is scarce."""
+    wheel, window, fullest = with_held(wheel, queued), wheel.window[0], int(wheel.due.max())
+    spare, arrivals = int(window["spare"] + window["regions"]), int(window["arrivals"]) + fullest
+    if arrivals > len(wheel.found):
+        found, arrivals = (_longer(array, 3 * arrivals // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
-    if wheel.window["free_chunks"][0] <= fullest // CHUNK + 1:
-        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + 1)
+    if window["free_chunks"] <= fullest // CHUNK + spare:
+        wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + spare)
     return wheel
 
 
@@ -148,17 +205,14 @@ def with_chunks(wheel: Wheel, more: int) -> Wheel:
     return wheel._replace(packets=packets, next_chunk=np.concatenate([wheel.next_chunk, following]))
 
 
-def with_timers(wheel: Wheel, timers: int) -> Wheel:
-    """The wheel with room for at least so many timers, all of which may be those of flows inside hosts."""
-    window, used = wheel.window[0], len(wheel.timers)
-    if timers <= used:
+def with_timers(wheel: Wheel, timers: int, others: int) -> Wheel:
+    """The wheel with room for so many timers, all of which may be those of flows inside hosts, among `others` there."""
+    if timers <= len(wheel.timers):
         return wheel
-    longer = _longer(wheel.timers, timers)
-    longer["next"][used:] = np.arange(used + 1, timers + 1)
-    longer["next"][-1] = window["free_timer"]
-    window["free_timer"] = used
-    looks = len(wheel.next_look)
-    return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, looks + timers))
+    used = int(wheel.window["timers"][0])
+    longer = np.zeros(timers, dtype=TIMER)
+    longer[:used] = wheel.timers[:used]
+    return wheel._replace(timers=longer, inside=longer_heap(wheel.inside, others + timers))
 
 
 def _longer(array: np.ndarray, size: int) -> np.ndarray:
@@ -168,17 +222,23 @@ def _longer(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @compiled
-def bucket_of(wheel: Wheel, time_ps: int) -> Whole:
-    """Bucket of the window of a moment."""
+def due_at(wheel: Wheel, time_ps: int) -> Whole:
+    """Index of what is due in the window of a moment."""
     number = np.uint64(time_ps) // np.uint64(wheel.window[0].length_ps)
-    return np.int64(number & np.uint64(BUCKETS - 1))
+    return np.int64(number & np.uint64(len(wheel.due) - 1))
 
 
 @compiled
-def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
-    """Puts a packet into the wheel; there is a free chunk."""
-    window = wheel.window[0]
-    bucket = wheel.buckets[bucket_of(wheel, arrives)]
+def due_now(wheel: Wheel) -> Whole:
+    """Index of what is due in the open window."""
+    return wheel.window[0].number & (len(wheel.due) - 1)
+
+
+@compiled
+def put(wheel: Wheel, packet: Record, unit: int, region: int, arrives: int) -> None:
+    """Puts a packet into the wheel, which arrives in a region; there is a free chunk."""
+    window, index = wheel.window[0], due_at(wheel, arrives)
+    bucket = wheel.buckets[index * window.regions + region]
     fill = np.int64(bucket.fill)
     if bucket.first < 0 or fill == CHUNK:
         chunk = window.free_chunk
@@ -191,18 +251,41 @@ def put(wheel: Wheel, packet: Record, unit: int, arrives: int) -> None:
         bucket.last = chunk
         fill = np.int64(0)
     bucket.fill = fill + 1
-    bucket.packets += 1
+    wheel.due[index] += 1
     window.in_flight += 1
     packet.time_ps, packet.unit = arrives, unit
-    wheel.packets[bucket.last * CHUNK + fill] = packet
+    place = np.int64(bucket.last) * CHUNK + fill
+    wheel.packets[place] = packet
+    prefetch(wheel.packets, place + 1, 0)
+
+
+@compiled
+def use_chunks(wheel: Wheel, first: int, last: int, chunks: int) -> None:
+    """Notes that so many chunks, which are chained, hold packets that arrive in the window."""
+    window = wheel.window[0]
+    if window.first_used < 0:
+        window.first_used, window.chunks_used = first, 0
+    else:
+        wheel.next_chunk[window.last_used] = first
+    window.last_used = last
+    window.chunks_used += chunks
 
 
 @compiled
 def release_chunks(wheel: Wheel) -> None:
-    """Frees the chunks of the window."""
+    """Frees the chunks whose packets have arrived in the window."""
     window = wheel.window[0]
     if window.first_used >= 0:
         wheel.next_chunk[window.last_used] = window.free_chunk
         window.free_chunk = window.first_used
         window.free_chunks += window.chunks_used
         window.first_used = -1
+
+
+@compiled
+def lacks_room(wheel: Wheel, queued: Queued | None) -> bool:
+    """Whether the packets and words of one event might not fit."""
+    window = wheel.window[0]
+    if queued is None:
+        return window.free_chunks < window.spare
+    return window.free_chunks < window.spare or queued.notes[0].packet < 0

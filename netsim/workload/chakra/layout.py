@@ -9,7 +9,9 @@ from netsim.workload.chakra.dependencies import reversed_needs
 from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Attribute
 from netsim.workload.chakra.operations import Meeting, Member, combine, duration_ps, meeting
-from netsim.workload.protocol import Program, Schedules, Span
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
+from netsim.workload.spans import Span
 
 
 class _Gathering:

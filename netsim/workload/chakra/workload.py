@@ -11,7 +11,8 @@ from netsim.workload.chakra.dependencies import Dependencies, dependencies
 from netsim.workload.chakra.files import RankTrace, find_traces, read_groups, read_rank
 from netsim.workload.chakra.layout import Layout
 from netsim.workload.chakra.nodes import Node, NodeType
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.section import WorkloadSection
 
 

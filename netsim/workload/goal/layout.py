@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from netsim.errors import InputError
 from netsim.lines import MOST
 from netsim.workload.goal.text import Goal, Operation
-from netsim.workload.protocol import Program
+from netsim.workload.program import Program
 
 
 class Layout:

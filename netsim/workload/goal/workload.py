@@ -8,7 +8,8 @@ from typing import Literal
 from netsim.errors import InputError
 from netsim.workload.goal.layout import Layout
 from netsim.workload.goal.text import Goal, read_goal
-from netsim.workload.protocol import Program, Schedules
+from netsim.workload.program import Program
+from netsim.workload.protocol import Schedules
 from netsim.workload.section import WorkloadSection
 
 

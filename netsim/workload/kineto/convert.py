@@ -12,7 +12,7 @@ from netsim.collective.protocol import Operation as Collective
 from netsim.errors import InputError
 from netsim.workload.kineto.operations import Arguments, Operation
 from netsim.workload.kineto.profile import Call, Profile, read_profile
-from netsim.workload.protocol import Program
+from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 _SUFFIXES = (".json", ".json.gz")

@@ -12,6 +12,8 @@ PAYLOAD, HEADER, ACKNOWLEDGEMENT = 4086, 64, 64
 RATE, DELAY_PS, LINKS = 100 * 10**9, 10**6, 6
 """Of every link, and links of the longest way on three tiers."""
 WIRE = PAYLOAD + HEADER
+PAUSES = {"pause_above": f"{15 * PAYLOAD + 1}B", "resume_at": f"{12 * PAYLOAD - 1}B"}
+"""Thresholds of htsim's RoCE: above 15 payloads it pauses a link, below 12 it resumes it."""
 
 
 class Case(NamedTuple):
@@ -112,6 +114,12 @@ def write_matrix(case: Case, seed: int, path: Path) -> int:
     header = [f"Nodes {case.hosts}", f"Connections {len(lines) - triggers}", f"Triggers {triggers}"]
     path.write_text("\n".join([*header, *lines]) + "\n", encoding="utf-8")
     return len(lines) - triggers
+
+
+def one_by_one_us(case: Case, seed: int) -> int:
+    """More than the time of all connections of a case one after the other."""
+    sizes = [int(line.partition(" size ")[2].split()[0]) for line in case.lines(seed) if "->" in line]
+    return 1000 + len(sizes) * 100 + 2 * sum(sizes) * 8 * 10**6 // RATE
 
 
 def write_topology(case: Case, path: Path) -> None:

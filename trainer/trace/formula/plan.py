@@ -105,7 +105,8 @@ def _computation(config: RunConfig, layout: Layout) -> Computation:
     """What a rank computes in a step, for tasks whose loss calls the run's own network once."""
     once = [(one.reference, one.count) for one in calls_of(config) or ()] in ([], [(False, 1)])
     if not _learns_flow(config) and not once:
-        raise ValueError(f"--work: what {config.task.kind} computes besides one call has no formula; leave it out")
+        problem = f"what {config.task.kind} computes in rollouts, or in more calls than one, has no formula"
+        raise ValueError(f"--work: {problem}; leave it out, and take gaps from a recording by --times, or by --gap-ns")
     states = (
         _tokens_of_a_loss(config, layout) // tokens_per_example(config) if _learns_flow(config) else layout.micro_batch
     )

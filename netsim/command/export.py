@@ -1,0 +1,42 @@
+"""export: a collective trace for another simulator."""
+
+import argparse
+from pathlib import Path
+
+from netsim.command.options import refuse_file
+from netsim.command.status import DONE
+from netsim.command.verb import Verb
+from netsim.errors import InputError
+
+_ABOUT = """\
+Writes a collective trace in the format of another simulator.
+
+example:
+  python -m netsim export runs/demo/traces/collectives.jsonl --to chakra runs/demo/chakra
+
+chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as ASTRA-sim reads them.
+"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="a collective trace, JSONL")
+    parser.add_argument(
+        "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from netsim.workload.chakra.export import write_chakra
+    from netsim.workload.records import read_trace
+
+    kind, folder = arguments.to[0], Path(arguments.to[1])
+    if kind != "chakra":
+        raise InputError("command line", "--to", f"no format is called {kind}", "write --to chakra DIR")
+    refuse_file(folder, "--to")
+    trace = read_trace(arguments.trace)
+    write_chakra(trace, folder)
+    print(f"{len(trace.programs)} execution traces: {folder}")
+    return DONE
+
+
+EXPORT = Verb("export", "a collective trace for another simulator", _ABOUT, _add_arguments, _run)

@@ -1,0 +1,137 @@
+"""Progressive filling of the compiled flow-level engine: next rates of the affected flows, all others keeping theirs.
+
+The level at which a link is full only rises while others settle, so a heap of levels that are brought up to date when
+they come up finds the next full link. The affected flows of a link are lined up first, so that a full link meets them
+alone and not all of its flows.
+"""
+
+import numpy as np
+
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Record, Whole
+from netsim.engine.fluid.passages import link_of, links_of
+from netsim.engine.fluid.streams import AFFECTED, BETWEEN, FIRST, LAST, MARK, Streams
+
+_EQUAL = 1 + 1e-12
+
+
+@compiled
+def fill(streams: Streams) -> Whole:
+    """Sets the next rates of the affected flows; returns the number of links touched."""
+    counts, links = streams.counts, streams.links
+    counts[MARK] += 1
+    touched = np.int64(0)
+    for place in range(counts[AFFECTED]):
+        flow = streams.flows[streams.affected[place]]
+        flow.fresh = -1.0
+        for row in range(links_of(streams, flow)):
+            number, share = link_of(streams, flow, row)
+            link = links[number]
+            if link.mark != counts[MARK]:
+                link.mark = counts[MARK]
+                link.taken, link.demand, link.rising, link.level, link.fastest = link.load, 0.0, 0, -1.0, 0.0
+                link.newest = -1
+                streams.touched[touched] = number
+                touched += 1
+            link.taken -= share * flow.rate
+            link.demand += share
+            link.rising += 1
+        _line_up(streams, place)
+    for place in range(touched):
+        link = links[streams.touched[place]]
+        if link.rising == link.flows:
+            link.taken = link.most = 0.0
+        streams.heap[place] = streams.touched[place]
+        link.level = _full_at(link)
+    size = touched
+    for place in range(size // 2 - 1, -1, -1):
+        _sift_link(streams, place, size)
+    while size:
+        number = np.int64(streams.heap[0])
+        link = links[number]
+        level = _full_at(link)
+        if level > link.level * _EQUAL and link.rising:
+            link.level = level
+        else:
+            if link.rising:
+                _hold_back(streams, number, level)
+            else:
+                link.level = np.inf
+            size -= 1
+            streams.heap[0] = streams.heap[size]
+        if size:
+            _sift_link(streams, np.int64(0), size)
+    for place in range(counts[AFFECTED]):
+        flow = streams.flows[streams.affected[place]]
+        if flow.down >= 0:
+            streams.segment_newest[flow.segment] = -1
+    return touched
+
+
+@compiled
+def _full_at(link: Record) -> float:
+    """Rate of the rising flows at which a link is full, infinite if it has none."""
+    return max(0.0, (link.capacity - link.taken) / link.demand) if link.rising else np.inf
+
+
+@compiled
+def _line_up(streams: Streams, place: int) -> None:
+    """Puts an affected flow first among those of its links and of its segment."""
+    flow = streams.flows[streams.affected[place]]
+    up = streams.links[flow.up]
+    streams.beside[place, FIRST], up.newest = up.newest, place
+    if flow.down >= 0:
+        streams.beside[place, BETWEEN] = streams.segment_newest[flow.segment]
+        streams.segment_newest[flow.segment] = place
+        down = streams.links[flow.down]
+        streams.beside[place, LAST], down.newest = down.newest, place
+
+
+@compiled
+def _hold_back(streams: Streams, number: int, level: float) -> None:
+    """A link is full: its rising flows keep this rate."""
+    link = streams.links[number]
+    link.level = level
+    if link.at_host:
+        place = np.int64(link.newest)
+        while place >= 0 and link.rising:
+            index = np.int64(streams.affected[place])
+            place = np.int64(streams.beside[place, FIRST if streams.flows[index].up == number else LAST])
+            _keep(streams, index, number, level)
+        return
+    for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
+        place = np.int64(streams.segment_newest[streams.segment[row]])
+        while place >= 0 and link.rising:
+            index = np.int64(streams.affected[place])
+            place = np.int64(streams.beside[place, BETWEEN])
+            _keep(streams, index, number, level)
+
+
+@compiled
+def _keep(streams: Streams, index: int, number: int, level: float) -> None:
+    flow = streams.flows[index]
+    if flow.fresh >= 0:
+        return
+    flow.fresh, flow.bottleneck = level, number
+    for row in range(links_of(streams, flow)):
+        passed, share = link_of(streams, flow, row)
+        link = streams.links[passed]
+        link.rising -= 1
+        link.demand -= share
+        link.taken += share * level
+        link.fastest = max(link.fastest, level)
+
+
+@compiled
+def _sift_link(streams: Streams, place: int, size: int) -> None:
+    heap, links = streams.heap, streams.links
+    moved = heap[place]
+    while 2 * place + 1 < size:
+        below = 2 * place + 1
+        if below + 1 < size and links[heap[below + 1]].level < links[heap[below]].level:
+            below += 1
+        if links[moved].level <= links[heap[below]].level:
+            break
+        heap[place] = heap[below]
+        place = below
+    heap[place] = moved

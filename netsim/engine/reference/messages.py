@@ -1,0 +1,95 @@
+"""Begins and ends of tasks: which messages are released when, and when they have arrived."""
+
+from collections.abc import Callable
+from functools import partial
+
+from netsim.engine.frontier import Frontier
+from netsim.engine.protocol import Scene
+from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Event
+
+
+class Messages:
+    """The tasks of a run.
+
+    Args:
+        scene: The tasks.
+        calendar: Simulated time.
+        admit: Called with the messages that are released in an instant, as tasks in ascending order.
+    """
+
+    def __init__(self, scene: Scene, calendar: Calendar, admit: Callable[[list[int]], None]) -> None:
+        self._tasks, self._calendar, self._hand_over = scene.tasks, calendar, admit
+        self._frontier = Frontier(scene.tasks)
+        self._ends_early = scene.ends_early
+        self._flows_left = [0] * len(scene.tasks)
+        self._released: list[int] = []
+        self.end_ps = [0] * len(scene.tasks)
+        self.is_over = False
+
+    @property
+    def undone(self) -> int:
+        """Number of tasks that are not done, background traffic aside."""
+        return self._frontier.undone
+
+    def waiting(self) -> list[int]:
+        """See `Frontier.waiting`."""
+        return self._frontier.waiting()
+
+    def begin(self) -> None:
+        """Starts the tasks that wait for no other."""
+        self._begin(self._frontier.roots)
+        self._end_early()
+
+    def expect(self, task: int) -> None:
+        """A message has one more flow."""
+        self._flows_left[task] += 1
+
+    def delivered(self, task: int, end_ps: int) -> None:
+        """A flow of a message is complete at its receiver at `end_ps`, which may be in the future."""
+        self._flows_left[task] -= 1
+        self.end_ps[task] = max(self.end_ps[task], end_ps)
+        if not self._flows_left[task]:
+            Event(self._calendar, partial(self._done, task)).schedule(FIRST, self.end_ps[task])
+
+    def _begin(self, ready: list[int]) -> None:
+        """Starts tasks that wait for nothing but their delay."""
+        at_once = list(ready)
+        while at_once:
+            index = at_once.pop()
+            delay_ps = self._tasks[index].delay_ps
+            if delay_ps:
+                Event(self._calendar, partial(self._move, index)).schedule(FIRST, self._calendar.now + delay_ps)
+            else:
+                at_once += self._move_or_finish(index)
+
+    def _move(self, index: int) -> None:
+        self._begin(self._move_or_finish(index))
+        self._end_early()
+
+    def _move_or_finish(self, index: int) -> list[int]:
+        """Releases a task's message. A task without one is done; returns the tasks that now wait for nothing."""
+        if not self._tasks[index].bytes:
+            self.end_ps[index] = self._calendar.now
+            return self._frontier.done(index)
+        if not self._released:
+            Event(self._calendar, self._admit).schedule(RELEASE, self._calendar.now)
+        self._released.append(index)
+        return []
+
+    def _admit(self) -> None:
+        released = sorted(self._released)
+        self._released.clear()
+        self._hand_over(released)
+
+    def _done(self, index: int) -> None:
+        self._begin(self._frontier.done(index))
+        self._end_early()
+
+    def _end_early(self) -> None:
+        """Ends the run with this instant if only background traffic is left."""
+        if self._ends_early and not self._frontier.undone:
+            Event(self._calendar, self._end).schedule(LAST, self._calendar.now)
+
+    def _end(self) -> None:
+        self.is_over = True
+        self._calendar.end()

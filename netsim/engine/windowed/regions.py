@@ -1,0 +1,38 @@
+"""Regions: parts of the fabric, switches or hosts, whose links and packets of a window fit into a cache together.
+
+The loop deals with one region after the other, so that it fetches a link once a window from outside the cache.
+"""
+
+import numpy as np
+
+from netsim.engine.event.state import State
+
+LINKS_OF_REGION, _MOST_REGIONS = 512, 256
+"""Links of a region, at least; regions."""
+
+
+def regions_of(state: State) -> int:
+    """Number of regions, a power of two: the first half are of switches, the others of hosts, or there is only one.
+
+    Links with queues are dealt with in one: the ends of their transmissions are found for all switches at once.
+    """
+    links = len(state.network.links)
+    if state.queued is not None or links < 2 * LINKS_OF_REGION:
+        return 1
+    return 1 << (min(links // LINKS_OF_REGION, _MOST_REGIONS).bit_length() - 1)
+
+
+def region_of_units(state: State, nodes: int, regions: int) -> np.ndarray:
+    """Region of each unit: of links by the node at which they begin, then of nodes.
+
+    Args:
+        state: State of the run.
+        nodes: Switches and hosts.
+        regions: Number of regions.
+    """
+    links, routing, half = state.network.links, state.routing, regions // 2
+    of_node, switches = np.zeros(nodes, dtype=np.int16), np.unique(routing.source[links["at_switch"] > 0])
+    of_node[switches] = np.arange(len(switches)) * half // max(1, len(switches))
+    region, hosts = np.concatenate([of_node[routing.source], of_node]), np.arange(len(routing.up))
+    region[routing.up] = region[routing.inside] = half + hosts * half // len(hosts)
+    return region

@@ -1,0 +1,77 @@
+"""The program of a scenario: its tasks and collectives, to which every workload adds its own."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from netsim.collective.columns import MessageColumns, message_columns
+from netsim.collective.protocol import Message
+from netsim.workload.spans import Span, TraceOrigin
+from netsim.workload.tasks import TaskColumns, Tasks
+
+
+class Program:
+    """The tasks of a scenario, in an order in which every task comes after those it waits for, and its collectives."""
+
+    def __init__(self) -> None:
+        self.tasks = Tasks()
+        self.spans: list[Span] = []
+        self.collectives: list[tuple[int, int]] = []
+        """The first message of each collective, and the end of its last, among the tasks."""
+        self.recorded_ps: dict[int, int] = {}
+        """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
+        self.traces: list[TraceOrigin] = []
+        """The traces among the workloads, in the order of the jobs."""
+
+    def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
+        """Adds a task that moves nothing and returns its index."""
+        return self.move(rank, rank, 0, after, delay_ps)
+
+    def move(self, src: int, dst: int, size_bytes: int, after: Sequence[int], delay_ps: int = 0) -> int:
+        """Adds a task and returns its index."""
+        return self.tasks.append(src, dst, size_bytes, delay_ps, after)
+
+    def carry_out(
+        self, messages: Sequence[Message] | MessageColumns, ranks: Sequence[int], come: Sequence[int]
+    ) -> range:
+        """Adds the messages of a collective.
+
+        Args:
+            messages: Its schedule.
+            ranks: The scenario's rank of each member.
+            come: For each member, the task whose end is its arrival; empty if all arrive at time 0.
+
+        Returns:
+            For each member, a task that ends when the member and all messages from it and to it have arrived.
+        """
+        columns, first, places = message_columns(messages), len(self.tasks), np.array(ranks, dtype=np.int32)
+        arrivals = np.array(come, dtype=np.int32)
+        after_begin, after = columns.after_begin, first + columns.after
+        if len(arrivals):
+            later, earlier = columns.shape.places
+            after = np.empty(len(columns.after) + len(columns), dtype=np.int32)
+            after[later] = first + columns.after
+            after[earlier] = arrivals[columns.src]
+            after_begin = after_begin + np.arange(len(columns) + 1)
+        delay_ps = np.broadcast_to(np.int64(0), len(columns)) if columns.delay_ps is None else columns.delay_ps
+        src, dst = places[columns.src], places[columns.dst]
+        self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
+        self.tasks.extend(_joined(columns, first, places, arrivals))
+        self.collectives.append((first, first + len(columns)))
+        return range(first + len(columns), len(self.tasks))
+
+
+def _joined(columns: MessageColumns, first: int, ranks: np.ndarray, come: np.ndarray) -> TaskColumns:
+    """A task for each member of a collective that waits for its arrival and for all its messages."""
+    counts, order = columns.shape.of_members
+    members, nothing = len(ranks), np.zeros(len(ranks), dtype=np.int64)
+    waits_for = nothing.copy()
+    waits_for[: len(counts)] = counts
+    begin = np.concatenate([nothing[:1], np.cumsum(waits_for)])
+    after = first + order
+    if len(come):
+        with_arrivals = np.empty(len(order) + members, dtype=np.int32)
+        with_arrivals[np.arange(len(order)) + np.repeat(np.arange(1, members + 1), waits_for)] = after
+        with_arrivals[begin[:-1] + np.arange(members)] = come
+        after, begin = with_arrivals, begin + np.arange(members + 1)
+    return TaskColumns(ranks, ranks, nothing, nothing, begin, after)
