@@ -29,6 +29,7 @@ from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
 from netsim.workload.goal.workload import GoalConfig, GoalWorkload
+from netsim.workload.keys import keys_of
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
 from netsim.workload.program import Program
 from netsim.workload.protocol import Workload
@@ -166,10 +167,10 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
         program.tasks.mark(_number_of_class(scenario, job.workload), isinstance(job.workload, BackgroundConfig))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
-    used = schedules.used
-    return LaidOut(
-        with_gpu_links(program.tasks, seats), program.spans, notices, program.recorded_ps, program.traces, used
-    )
+    tasks = with_gpu_links(program.tasks, seats)
+    if scenario.draws == "collective":
+        tasks = tasks.with_keys(keys_of(program.tasks.columns(), program.collectives))
+    return LaidOut(tasks, program.spans, notices, program.recorded_ps, program.traces, schedules.used)
 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:

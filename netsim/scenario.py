@@ -90,6 +90,10 @@ class Scenario(Section, frozen=True):
         engine: Engine; auto chooses for each transport.
         fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
             layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
+        draws: What random numbers depend on besides the seed, such as those of sprayed paths. task: on the number of
+            each message, so that a collective that occurs twice meets two fates; collective: on the place of each
+            message in its collective, so that equal collectives between the same ranks meet the same fate, and can be
+            skipped by `fast_forward`. Means over the collectives of a run then vary more: take more seeds.
         seeds: Each transport runs once with each seed.
     """
 
@@ -111,6 +115,7 @@ class Scenario(Section, frozen=True):
     watch: WatchConfig | None = None
     engine: Engine = "auto"
     fast_forward: bool = True
+    draws: Literal["task", "collective"] = "task"
     seeds: Annotated[
         tuple[Annotated[int, Field(ge=0, lt=2**63, strict=True)], ...],
         Field(min_length=1),

@@ -33,11 +33,13 @@ class MapConfig(Section, frozen=True):
         across: Key whose values are the columns; one that varies.
         down: Key whose values are the rows; another one that varies.
         groups: Two groups of transports, by name. A group's time in a scenario is that of its fastest transport.
+        titles: Words for keys that vary, which the picture has in place of the keys.
     """
 
     across: Key
     down: Key
     groups: Annotated[dict[Label, Annotated[list[str], Field(min_length=1)]], Field(min_length=2, max_length=2)]
+    titles: dict[Key, Annotated[str, Field(min_length=1, max_length=80)]] = Field(default={})
 
 
 class SweepConfig(Section, frozen=True):
@@ -77,6 +79,9 @@ class SweepConfig(Section, frozen=True):
             key = getattr(self.map, field)
             if key not in varies:
                 raise ValueError(f"map.{field}: {key} does not vary; name one of {', '.join(varies)}")
+        for key in self.map.titles if self.map else ():
+            if key not in varies:
+                raise ValueError(f"map.titles: {key} does not vary; name one of {', '.join(varies)}")
         if self.map and self.map.across == self.map.down:
             raise ValueError(f"map.down: {self.map.down} is map.across already; name another key that varies")
         return self
@@ -154,7 +159,7 @@ def read_sweep(path: Path) -> SweepFile:
     if config.map is None:
         return SweepFile(cells, None)
     _refuse_unknown_transports(path, config.map, cells)
-    return SweepFile(cells, SweepMap(config.map.across, config.map.down, config.map.groups))
+    return SweepFile(cells, SweepMap(config.map.across, config.map.down, config.map.groups, config.map.titles))
 
 
 def _refuse_unknown_transports(path: Path, shown: MapConfig, cells: Sequence[Cell]) -> None:

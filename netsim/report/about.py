@@ -31,7 +31,7 @@ def fabric(results: Results) -> str:
         *([] if gpus is None else [f"{_rates([results.links[topology.up(gpus.first)]])} to each GPU inside hosts"]),
         f"packets of {scenario['packet']['payload']}",
         *_against(scenario),
-        _counted(len(scenario["seeds"]), "seed"),
+        _counted(len(scenario["seeds"]), "seed") + _draws(scenario),
     ]
     return "; ".join(parts) + "."
 
@@ -55,6 +55,11 @@ def _against(scenario: dict[str, Any]) -> list[str]:
         kind = scenario[key]["kind"]
         parts += [] if kind == "none" else [f"{name} {kind}"]
     return parts
+
+
+def _draws(scenario: dict[str, Any]) -> str:
+    """Whose draws messages have, where that is not their own."""
+    return ", equal collectives draw alike" if scenario["draws"] == "collective" else ""
 
 
 def _rates(links: Sequence[Link]) -> str:

@@ -55,7 +55,9 @@ def sweep_page(cells: Sequence[SweepCell], shown: SweepMap | None = None) -> str
 def _map_caption(shown: SweepMap) -> str:
     groups = "; ".join(f"{name}: {', '.join(transports)}" for name, transports in shown.groups.items())
     told = (
-        "The number says by how much the other group's fastest transport takes longer than that of the group that wins."
+        "The number says by how much the other group's fastest transport takes longer than that of the group that "
+        "wins, in the mean over the seeds. Hatched: the seeds of both overlap, so that nobody wins. Dot: queues "
+        "dropped packets under the winner, too, whose time may be that of a timeout."
     )
     return f"{told} Groups: {groups}. White: a run is missing."
 

@@ -32,7 +32,7 @@ class Valiant(Transport):
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """A detour by the draw of the packet."""
         detours = [path for path in usable if path >= flow.message.minimal] or usable
-        return detours[self._draws(flow.id, serial) % len(detours)]
+        return detours[self._draws(self.key_of(flow), serial) % len(detours)]
 
 
 class Ugal(Transport):
@@ -68,9 +68,9 @@ class Ugal(Transport):
         minimal = [path for path in usable if path < first]
         if not minimal or not detours:
             both = minimal or detours
-            return both[self._minimal(flow.id, serial) % len(both)]
-        short = minimal[self._minimal(flow.id, serial) % len(minimal)]
-        long = detours[self._detour(flow.id, serial) % len(detours)]
+            return both[self._minimal(self.key_of(flow), serial) % len(both)]
+        short = minimal[self._minimal(self.key_of(flow), serial) % len(minimal)]
+        long = detours[self._detour(self.key_of(flow), serial) % len(detours)]
 
         def cost(path: int) -> int:
             return backlog_ps(paths[path][1]) * (len(paths[path]) - 2)

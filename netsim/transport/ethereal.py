@@ -75,7 +75,7 @@ class Ethereal(Transport):
             groups[message.dst_leaf if len(message.paths) > 1 else -1, message.bytes].append(message)
         keys = list(groups)
         if self.order == "published":
-            keys.sort(key=lambda key: self._leaf_order(groups[key][0].task))
+            keys.sort(key=lambda key: self._leaf_order(groups[key][0].key))
         flows: list[Flow] = []
         for group in (groups[key] for key in keys):
             if len(group[0].paths) == 1:
@@ -87,7 +87,7 @@ class Ethereal(Transport):
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """Another path for a flow whose own has failed."""
         good = self._good(flow.message, usable, now_ps)
-        return good[self._another(flow.id, serial) % len(good)]
+        return good[self._another(self.key_of(flow), serial) % len(good)]
 
     def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:
         """Another path, and the old one is avoided."""
@@ -107,8 +107,8 @@ class Ethereal(Transport):
         first = group[0]
         order, flows = list(paths), group
         if self.randomise:
-            order.sort(key=lambda path: self._path_order(first.task, path))
-            flows = sorted(group, key=lambda message: self._flow_order(message.task))
+            order.sort(key=lambda path: self._path_order(first.key, path))
+            flows = sorted(group, key=lambda message: self._flow_order(message.key))
         elif self.order == "staggered":
             order = _links_in_turn(first, paths)
             flows = sorted(group, key=_places_ahead)
@@ -141,9 +141,10 @@ class Ethereal(Transport):
                 begin, path = max(begin, border), path + 1
 
     def _flow(self, message: Release, piece: int, size_bytes: int, path: int) -> Flow:
-        identity = message.task * self.stride + piece
-        delay_ps = self._delay(identity) % (self.start_delay_ps + 1) if self.start_delay_ps else 0
-        return Flow(identity, message, size_bytes, path, delay_ps)
+        flow = Flow(message.task * self.stride + piece, message, size_bytes, path)
+        if not self.start_delay_ps:
+            return flow
+        return flow._replace(delay_ps=self._delay(self.key_of(flow)) % (self.start_delay_ps + 1))
 
 
 def _links_in_turn(message: Release, paths: Sequence[int]) -> list[int]:

@@ -27,6 +27,6 @@ class Flowlet(Transport):
         """The path of the flow's last packet, or a new draw after a gap or if that path has failed."""
         left_ps, path = self._last.get(flow.id, (0, -1))
         if path not in usable or now_ps - left_ps > self.gap_ps:
-            path = usable[self._draws(flow.id, serial) % len(usable)]
+            path = usable[self._draws(self.key_of(flow), serial) % len(usable)]
         self._last[flow.id] = now_ps, path
         return path

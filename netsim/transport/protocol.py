@@ -21,6 +21,7 @@ class Release(NamedTuple):
         src_place: Place of the source host among the hosts of its leaf.
         dst_place: Place of the destination host among the hosts of its leaf.
         minimal: Number of minimal paths, which come first; the others are detours.
+        like: Index of the task whose draws the message has; None: its own.
     """
 
     task: int
@@ -34,6 +35,12 @@ class Release(NamedTuple):
     src_place: int
     dst_place: int
     minimal: int = 2**31
+    like: int | None = None
+
+    @property
+    def key(self) -> int:
+        """What draws take in place of the task's index; equal for messages that are to draw alike."""
+        return self.task if self.like is None else self.like
 
 
 class Flow(NamedTuple):
@@ -57,9 +64,9 @@ class Flow(NamedTuple):
 class Transport:
     """Path choice of one run; the base of all transports, your own included.
 
-    Draws depend on (seed, purpose, flow, serial) alone. A packet's serial counts the transmissions of its flow from 0;
-    without losses it is the packet's place in the flow. A subclass overrides `choose_path`, or `choose_link` and
-    `at_switch`, or gives its flows a path in `admit`.
+    Draws depend on (seed, purpose, `key_of` the flow, serial) alone. A packet's serial counts the transmissions of its
+    flow from 0; without losses it is the packet's place in the flow. A subclass overrides `choose_path`, or
+    `choose_link` and `at_switch`, or gives its flows a path in `admit`.
 
     Args:
         seed: Seed of the run.
@@ -91,6 +98,10 @@ class Transport:
     def stride(self) -> int:
         """Largest number of flows into which a message is cut."""
         return self.most_paths
+
+    def key_of(self, flow: Flow) -> int:
+        """What draws take for a flow: its id, unless its message has the draws of another."""
+        return flow.id + (flow.message.key - flow.message.task) * self.stride
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002
         """Turns the messages that one host releases in one instant into flows, which carry all their bytes.

@@ -74,9 +74,9 @@ class Reps(Transport):
         return self._drawn(flow, serial, usable)
 
     def _drawn(self, flow: Flow, serial: int, usable: tuple[int, ...]) -> int:
-        drawn = self._draws(flow.id, serial)
+        drawn = self._draws(self.key_of(flow), serial)
         if self.entropies:
-            drawn = self._paths(flow.id, drawn % self.entropies)
+            drawn = self._paths(self.key_of(flow), drawn % self.entropies)
         return usable[drawn % len(usable)]
 
     def _explores(self, flow: Flow, now_ps: int) -> bool:

@@ -25,9 +25,9 @@ class SprayRandom(Transport):
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """A uniform draw over the paths."""
-        drawn = self._draws(flow.id, serial)
+        drawn = self._draws(self.key_of(flow), serial)
         if self.entropies:
-            drawn = self._paths(flow.id, drawn % self.entropies)
+            drawn = self._paths(self.key_of(flow), drawn % self.entropies)
         return usable[drawn % len(usable)]
 
 

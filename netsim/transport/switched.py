@@ -45,7 +45,7 @@ class JoinShortestQueue(Transport):
         if self.draws_ties:
             work = [backlog_ps(link) // self.step_ps for link in links]
             equal = [link for link, much in zip(links, work, strict=True) if much == min(work)]
-            return equal[self._draws(flow.id, serial << 20 | links[0]) % len(equal)]
+            return equal[self._draws(self.key_of(flow), serial << 20 | links[0]) % len(equal)]
         last = self._last.get(switch, -1)
         best = min(links, key=lambda link: (backlog_ps(link) // self.step_ps, link <= last, link))
         self._last[switch] = best
@@ -84,7 +84,7 @@ class Drill(Transport):
         """The shortest candidate, among equals the first one drawn; the m shortest are remembered in this order."""
         candidates: list[int] = []
         for sample in range(self.samples):
-            draw = self._draws(flow.id, (serial << 8 | sample) << 20 | links[0])
+            draw = self._draws(self.key_of(flow), (serial << 8 | sample) << 20 | links[0])
             candidates.append(links[draw % len(links)])
         candidates += [link for link in self._remembered.get(switch, []) if link in links]
         distinct = sorted(dict.fromkeys(candidates), key=backlog_ps)

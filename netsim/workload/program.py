@@ -16,6 +16,8 @@ class Program:
     def __init__(self) -> None:
         self.tasks = Tasks()
         self.spans: list[Span] = []
+        self.collectives: list[tuple[int, int]] = []
+        """The first message of each collective, and the end of its last, among the tasks."""
         self.recorded_ps: dict[int, int] = {}
         """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
         self.traces: list[TraceOrigin] = []
@@ -55,6 +57,7 @@ class Program:
         src, dst = places[columns.src], places[columns.dst]
         self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
+        self.collectives.append((first, first + len(columns)))
         return range(first + len(columns), len(self.tasks))
 
 

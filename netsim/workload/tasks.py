@@ -62,6 +62,8 @@ class Tasks(Sequence[Task]):
         self._parts[4].append(0)
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
+        self.keys: np.ndarray | None = None
+        """[tasks] number of the task whose draws each task has; None: its own. See `netsim.workload.keys`."""
         for task in tasks:
             self.mark(task.traffic_class, task.background)
             self.append(*task[:5])
@@ -143,19 +145,25 @@ class Tasks(Sequence[Task]):
     def __iter__(self) -> Iterator[Task]:
         return (self[index] for index in range(len(self)))
 
-    def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]]]:
+    def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]], np.ndarray | None]:
         """Columns and marks, so that processes can share the columns' memory."""
-        return self.columns(), self._marks
+        return self.columns(), self._marks, self.keys
 
-    def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]]]) -> None:
+    def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]], np.ndarray | None]) -> None:
         """The inverse of `__getstate__`."""
-        columns, self._marks = state
+        columns, self._marks, self.keys = state
         self._columns, self._parts = columns, tuple(column.data for column in columns)
 
     def with_columns(self, columns: TaskColumns) -> "Tasks":
         """As many tasks with other arrays, which must not be changed, of the same classes."""
         tasks = Tasks.of_columns(columns)
-        tasks._marks = list(self._marks)
+        tasks._marks, tasks.keys = list(self._marks), self.keys
+        return tasks
+
+    def with_keys(self, keys: np.ndarray | None) -> "Tasks":
+        """The same tasks, with the draws of other tasks; see `keys`."""
+        tasks = self.with_columns(self.columns())
+        tasks.keys = keys
         return tasks
 
     @classmethod

@@ -2,7 +2,8 @@
 
 ``python -m tests.benchmarks.fast_forward`` writes the trace of one step by formula, simulates it both ways with one
 transport, and prints what was skipped and the ratio of CPU times, set-up of the run included. ``--random N`` compares N
-random programs of repeated collectives instead. Exit status 1: a run differs, or the ratio misses the bar.
+random programs of repeated collectives instead, every second with ``draws: collective``. Exit status 1: a run differs,
+or the ratio misses the bar.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from netsim.prepare import Prepared, prepare
 from netsim.results import Run
 from netsim.scenario import read_scenario
 from netsim.transport.config import TransportConfig
-from tests.netsim.repeated_scenes import ROUTINGS, repeated_scene
+from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from trainer.__main__ import main as trainer
 
 CONFIG: TypeAdapter[Any] = TypeAdapter(TransportConfig)
@@ -39,6 +40,10 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=64, choices=(16, 64), help="ranks, one a host (default: 64)")
     parser.add_argument("--payload", default="4KB", help="payload of a packet (default: 4KB)")
     parser.add_argument("--transport", default=STAGGERED, help=f"one transport, as YAML (default: {STAGGERED})")
+    parser.add_argument(
+        "--draws", default="task", choices=("task", "collective"), help="key of scenarios (default: task)"
+    )
+    parser.add_argument("--gap-ns", default="0", metavar="N", help="computation before each collective (default: 0)")
     parser.add_argument("--bar", type=float, default=8.0, help="least ratio of CPU times (default: 8)")
     parser.add_argument("--random", type=int, metavar="N", help="compare N random programs instead")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first random program (default: 0)")
@@ -56,7 +61,8 @@ def compare_step(given: argparse.Namespace, folder: Path) -> int:
     (outcome, _, skipped), on_s, plain, off_s = both_ways(step, transport)
     same = outcome.equals(plain) and sha256(step, outcome) == sha256(step, plain)
     moved = step.scene.tasks.columns().bytes
-    print(f"{given.layers} layers, {given.ranks} ranks, {given.transport}, packets of {given.payload}")
+    print(f"{given.layers} layers, {given.ranks} ranks, {given.transport}, packets of {given.payload}", end="")
+    print(f", draws by {given.draws}, gaps of {int(given.gap_ns):,} ns")
     print(f"collectives {len(step.spans)}, messages {int((moved > 0).sum()):,}, packet-hops {plain.packet_hops:,}")
     print(f"skipped {skipped.messages:,} messages, {100 * skipped.bytes / moved.sum():.2f} % of the bytes")
     print(f"equal to the last bit, hashes too: {'yes' if same else 'NO'}")
@@ -68,7 +74,7 @@ def step_of(given: argparse.Namespace, layers: int, folder: Path) -> tuple[Prepa
     """One step of a model, prepared, and the transport."""
     trace, ranks = folder / f"{layers}.jsonl", str(given.ranks)
     settings = [f"model.num_layers={layers}", f"parallel.expert={ranks}", f"moe.num_experts={ranks}"]
-    where = ["--world-size", ranks, "--ranks-per-node", "1", "--out", str(trace)]
+    where = ["--world-size", ranks, "--ranks-per-node", "1", "--gap-ns", given.gap_ns, "--out", str(trace)]
     if trainer(["trace", STEP, *settings, *where]):
         sys.exit("the trace could not be written")
     leaves = {16: 4, 64: 8}[given.ranks]
@@ -81,7 +87,7 @@ def step_of(given: argparse.Namespace, layers: int, folder: Path) -> tuple[Prepa
         "transports": ["ecmp"],
         "seeds": [0],
     }
-    read = read_scenario(content, [f"transports=[{given.transport}]"])
+    read = read_scenario(content, [f"transports=[{given.transport}]", f"draws={given.draws}"])
     return prepare(read, "scenario"), read.transports[0]
 
 
@@ -109,7 +115,11 @@ def compare_random(seeds: range) -> int:
     followed, skipping, messages, wrong = 0, 0, 0, []
     for seed in seeds:
         draw = Random(seed)
-        what, transport = repeated_scene(draw), CONFIG.validate_python(draw.choice(ROUTINGS))
+        alike = seed % 2 == 1
+        what, transport = (
+            repeated_scene(draw, alike=alike),
+            CONFIG.validate_python(draw.choice(DRAWN if alike else ROUTINGS)),
+        )
         if refusal(what, transport) is not None:
             continue
         most_paths = what.most_paths

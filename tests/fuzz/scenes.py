@@ -29,14 +29,22 @@ from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
 from tests.netsim.hard_scenes import hard_scene
-from tests.netsim.random_scenes import OPTIONS, random_scene, with_background, with_errors, with_queues
+from tests.netsim.random_scenes import (
+    OPTIONS,
+    random_scene,
+    with_background,
+    with_errors,
+    with_queues,
+    with_shared_draws,
+)
 
 _ABOUT = """\
 Draws scenes from a seed and simulates each on simpy and on every other engine that takes it. Outcomes must be equal to
 the last bit, errors word for word (of the exact engine all but the reason), and every run must end within its limits.
 Half of the scenes are those of the tests; the others are hard to end: failures for good, timeouts below the round trip,
 tiny queues, several jobs, limits within reach. Some of either have classes, pauses or shared memory, links with errors,
-background traffic, or watch links and flows over time. A scene that fails is printed with the number that repeats it.
+background traffic, tasks that draw alike, or watch links and flows over time. A scene that fails is printed with the
+number that repeats it.
 """
 ENGINES = ("event", "windowed", "exact", "fluid")
 _DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid", "bias")
@@ -101,13 +109,15 @@ def _has_paths(what: Scene) -> bool:
 
 
 def _with_more(random: Random, what: Scene) -> Scene:
-    """Some scenes with classes, pauses or shared memory, links with errors, background traffic, or a watch."""
+    """Some scenes with what their drawing leaves out: classes, pauses, memory, errors, background, draws, a watch."""
     if not what.queues and random.random() < 0.15:
         what = with_queues(random, what)
     if random.random() < 0.1:
         what = with_errors(random, what)
     if random.random() < 0.1 and _has_paths(busy := with_background(random, what)):
         what = busy
+    if random.random() < 0.25:
+        what = with_shared_draws(random, what)
     if random.random() >= 0.25:
         return what
     tasks = random.sample(range(len(what.tasks)), min(len(what.tasks), random.choice([0, 1, 4])))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, cast
 
+import numpy as np
+
 from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
@@ -222,6 +224,12 @@ def with_background(random: Random, found: Scene) -> Scene:
         start_ps = random.randint(0, 4 * 10**7)
         tasks.append(Task(src, dst, random.choice([1, 4000, 60_000]), start_ps, (), 0, True))
     return found._replace(tasks=Tasks(tasks))
+
+
+def with_shared_draws(random: Random, found: Scene) -> Scene:
+    """The scene with tasks of which some have the draws of earlier ones, as equal collectives do."""
+    keys = [random.choice([task, random.randint(0, task)]) for task in range(len(found.tasks))]
+    return found._replace(tasks=found.tasks.with_keys(np.array(keys, dtype=np.int64)))
 
 
 def with_queues(random: Random, found: Scene) -> Scene:

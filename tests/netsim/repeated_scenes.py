@@ -10,6 +10,7 @@ from netsim.engine.protocol import Scene
 from netsim.topology.build import build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
+from netsim.workload.keys import keys_of
 from netsim.workload.program import Program
 from tests.netsim.scenes import scene
 
@@ -21,6 +22,17 @@ ROUTINGS: list[Any] = [
     {"kind": "ecmp", "hash": "crc32"},
     "mprdma-4",
 ]
+DRAWN: list[Any] = [
+    "ecmp",
+    "spray_random",
+    "drb",
+    "spray_round_robin",
+    "ethereal",
+    "mprdma-4",
+    {"kind": "ethereal", "pieces": "minimal", "start_delay": "50ns"},
+    {"kind": "ethereal", "order": "published"},
+]
+"""Transports that draw for every message, or for those that a host releases together, or take paths in turn."""
 CHOICES = {
     "all_reduce": ["ring", "ring", "recursive_doubling", "halving_doubling", "tree", "direct"],
     "all_gather": ["ring", "ring", "direct"],
@@ -30,13 +42,14 @@ CHOICES = {
 }
 
 
-def repeated_scene(random: Random, fewest: int = 2, most: int = 6) -> Scene:
+def repeated_scene(random: Random, fewest: int = 2, most: int = 6, *, alike: bool = False) -> Scene:
     """Collectives of all or some ranks, one after the other at each rank, most of them again and again.
 
     Args:
         random: Draws.
         fewest: Least number of collectives.
         most: Largest number of collectives.
+        alike: Equal collectives have equal draws.
     """
     fields: dict[str, Any] = {
         "kind": "leaf_spine",
@@ -69,7 +82,7 @@ def repeated_scene(random: Random, fewest: int = 2, most: int = 6) -> Scene:
             ends[rank] = (end,)
     down = [FailureConfig.model_validate({"link": "leaf0-spine1", "rate": 0})]
     broken = isinstance(fields["spines"], int) and fields["spines"] > 1 and fields["parallel"] == 1
-    return scene(
+    found = scene(
         topology,
         list(program.tasks),
         payload=random.choice(["4000B", "1000B", "4096B"]),
@@ -78,6 +91,8 @@ def repeated_scene(random: Random, fewest: int = 2, most: int = 6) -> Scene:
         destinations=random.choice(["random", "rotated"]),
         failures=down if broken and random.random() < 0.2 else (),
     )
+    keys = keys_of(found.tasks.columns(), program.collectives) if alike else None
+    return found._replace(tasks=found.tasks.with_keys(keys))
 
 
 def _operation(random: Random, ranks: int) -> Operation:

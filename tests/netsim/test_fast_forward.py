@@ -1,5 +1,6 @@
 """Fast-forward gives the reference engine's outcome to the last bit, and skips what repeats."""
 
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -9,20 +10,22 @@ import pytest
 from pydantic import TypeAdapter
 
 from netsim import simulate
+from netsim.collective import direct
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.collective.ring import all_reduce
 from netsim.engine.forward.engine import ForwardEngine
 from netsim.engine.forward.queues import thin
 from netsim.engine.forward.refusal import refusal
-from netsim.engine.protocol import Outcome, Scene
+from netsim.engine.protocol import NicConfig, Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
+from netsim.workload.keys import keys_of
 from netsim.workload.program import Program
 from netsim.workload.tasks import Task
-from tests.netsim.repeated_scenes import ROUTINGS, repeated_scene
+from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene
 
 CONFIG: TypeAdapter[Any] = TypeAdapter(TransportConfig)
@@ -58,14 +61,33 @@ def assert_equal(what: Scene, routing: object = "ecmp", seed: int = 0) -> float:
 
 def rings(ranks: int, whole: int, times: int, starts_ps: tuple[int, ...] = (0,)) -> list[Task]:
     """All-reduces by rings, one after the other, that ranks enter at different times."""
-    blocks = tuple(whole // ranks + (rank < whole % ranks) for rank in range(ranks))
+    return list(repeated(ranks, whole, times, ring_all_reduce, starts_ps).tasks)
+
+
+def repeated(
+    ranks: int,
+    whole: int,
+    times: int,
+    algorithm: Callable[[int, int], Any],
+    starts_ps: tuple[int, ...] = (0,),
+    gap_ps: int = 0,
+) -> Program:
+    """Equal collectives, one after the other, that ranks enter at different times, with a gap between them."""
     program = Program()
     come = [program.wait(rank, (), starts_ps[rank % len(starts_ps)]) for rank in range(ranks)]
     for _ in range(times):
-        messages = message_columns(all_reduce(Operation("all_reduce", ranks, blocks)))
-        over = program.carry_out(messages, range(ranks), come)
-        come = [program.wait(rank, (end,)) for rank, end in enumerate(over)]
-    return list(program.tasks)
+        over = program.carry_out(message_columns(algorithm(ranks, whole)), range(ranks), come)
+        come = [program.wait(rank, (end,), gap_ps) for rank, end in enumerate(over)]
+    return program
+
+
+def ring_all_reduce(ranks: int, whole: int) -> Any:
+    blocks = tuple(whole // ranks + (rank < whole % ranks) for rank in range(ranks))
+    return all_reduce(Operation("all_reduce", ranks, blocks))
+
+
+def all_to_all(ranks: int, whole: int) -> Any:
+    return direct.all_to_all(Operation("all_to_all", ranks, matrix=((whole // ranks,) * ranks,) * ranks))
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -74,6 +96,24 @@ def test_random_programs_equal_the_reference(seed):
     what, routing = repeated_scene(draw), draw.choice(ROUTINGS)
     if refusal(what, CONFIG.validate_python(routing)) is None:
         assert_equal(what, routing, seed)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_programs_whose_equal_collectives_draw_alike_equal_the_reference(seed):
+    draw = Random(seed)
+    what, routing = repeated_scene(draw, alike=True), draw.choice(DRAWN)
+    if refusal(what, CONFIG.validate_python(routing)) is None:
+        assert_equal(what, routing, seed)
+
+
+@pytest.mark.parametrize("routing", ["ecmp", "spray_random", "drb", "spray_round_robin", "ethereal", "mprdma-4"])
+@pytest.mark.parametrize("algorithm", [ring_all_reduce, all_to_all])
+def test_equal_collectives_that_draw_alike_are_simulated_once(algorithm, routing):
+    what = scene(fabric(2, 2, 2), [])
+    program = repeated(4, 64_000, 6, algorithm, gap_ps=10**8)
+    keys = keys_of(program.tasks.columns(), program.collectives)
+    what = what._replace(tasks=program.tasks.with_keys(keys), nic=NicConfig(destinations="random"))
+    assert assert_equal(what, routing) >= 0.5
 
 
 @pytest.mark.parametrize("routing", [STAGGERED, "ecmp"])
@@ -103,10 +143,11 @@ def test_what_cannot_be_told_apart_is_simulated_plainly():
 @pytest.mark.parametrize(
     ("fields", "routing", "why"),
     [
-        ({}, "spray_random", "keeps state from message to message, or draws"),
-        ({}, "drb", "keeps state from message to message"),
-        ({}, "ethereal", "draws by the number"),
-        ({"destinations": "random"}, "mprdma-4", "order of flows is drawn"),
+        ({}, "spray_random", "draws depend on the number"),
+        ({}, "drb", "paths are taken in turn"),
+        ({}, "flowlet", "keeps state from message to message"),
+        ({}, "ethereal", "draws depend on the number"),
+        ({"destinations": "random"}, "mprdma-4", "draws depend on the number"),
     ],
 )
 def test_what_depends_on_numbers_of_messages_is_refused(fields, routing, why):

@@ -106,3 +106,20 @@ def test_with_congestion_control_and_loss_recovery(recovery):
     else:
         assert doubling["spray_random"] > 5 * doubling["ethereal"]
         assert doubling["drb"] > 1.5 * doubling["ethereal"]
+
+
+@pytest.mark.slow
+def test_spraying_wins_where_a_spine_is_slow_if_it_learns_and_loses_where_order_counts():
+    """Three fields of configs/sweeps/spraying_map.yaml."""
+    chosen = (
+        "transports=[{kind: ethereal, order: staggered}, spray_random, reps]",
+        "topology.failures=[{switch: spine0, rate: 200Gbps}]",
+        "workload.bytes_per_rank=8MB",
+    )
+    slow = means_us("closed_loop_64", "recovery={kind: selective}", *chosen)
+    assert 5 * slow["reps"] < slow["ethereal"] < slow["spray_random"]
+    fair = means_us("closed_loop_64", "recovery={kind: selective}", "topology.failures=[]", chosen[0], chosen[2])
+    assert fair["ethereal"] < fair["reps"] < 1.05 * fair["ethereal"]
+    down = "topology.failures=[{switch: spine0}]"
+    ordered = means_us("closed_loop_64", "recovery={kind: go_back_n}", down, chosen[0], chosen[2])
+    assert 5 * ordered["ethereal"] < min(ordered["reps"], ordered["spray_random"])

@@ -130,8 +130,22 @@ def test_the_map_tells_which_group_wins_where():
     ]
     shown = SweepMap("size", "spines", {"one path": ["ecmp"], "spraying": ["drb", "absent"]})
     title = map_title(Sweep(cells), shown)
-    assert title == "one path wins in 5 of 8 scenarios, spraying in 2, 1 are even; the largest gap is ×32"
+    assert title == "One path wins in 5 of 8 scenarios, spraying in 2, 1 cannot be told apart; the largest gap is ×32"
     picture = map_svg(Sweep(cells), shown)
     assert picture == map_svg(Sweep(cells), shown)
     assert ElementTree.fromstring(picture).tag.endswith("svg")
     assert picture in sweep_page(cells, shown)
+
+
+def test_nobody_wins_where_the_seeds_of_both_overlap():
+    shown = SweepMap("size", "spines", {"one path": ["ecmp"], "spraying": ["drb"]}, {"size": "bytes of a rank"})
+    cells = [
+        cell(
+            [run("ecmp", 1000.0), run("ecmp", 1100.0, seed=1), run("drb", slower), run("drb", 2000.0, seed=1)],
+            size=str(slower),
+            spines=spines,
+        )
+        for slower, spines in product((1090.0, 1101.0), "12")
+    ]
+    assert map_title(Sweep(cells), shown).startswith("One path wins in 2 of 4 scenarios, spraying in 0, 2 cannot")
+    assert map_svg(Sweep(cells), shown).count("<pattern") > map_svg(Sweep(cells[2:]), shown).count("<pattern")

@@ -7,6 +7,7 @@ from netsim.engine.compiled.draws import draw
 from netsim.engine.event.calendar import RELEASE, close, push, take_first
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED, go_on, start
+from netsim.engine.event.keys import flow_key
 from netsim.engine.event.sender import enter_ring
 from netsim.engine.event.state import Program, Record, State, Whole
 
@@ -36,6 +37,7 @@ def create(state: State, identity: int, task: int, size_bytes: int, path: int, d
     totals.flows = index + 1
     flow = hosts.flows[index]
     flow.id, flow.task, flow.bytes, flow.path = identity, task, size_bytes, path
+    flow.key = flow_key(network, identity)
     program.flows_left[task] += 1
     if _waits_for_turn(rules):
         flow.start_ps = now + delay_ps
@@ -93,7 +95,7 @@ def _turn(rules: Record, program: Program, flow: Record, turn: int) -> Whole:
         return np.int64(turn)
     if rules.order == ROTATED:
         return (program.dst_host[flow.task] - program.src_host[flow.task]) % rules.hosts
-    return np.int64(draw(rules.order_draws, flow.id, 0) ^ _SIGN)
+    return np.int64(draw(rules.order_draws, flow.key, 0) ^ _SIGN)
 
 
 @compiled

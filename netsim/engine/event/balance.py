@@ -10,6 +10,7 @@ from netsim.engine.event.admission import create
 from netsim.engine.event.calendar import close, push, take_first
 from netsim.engine.event.choices import epoch_of
 from netsim.engine.event.compiled import compiled
+from netsim.engine.event.keys import flow_key, message_key
 from netsim.engine.event.state import Array, Record, State, Whole
 
 _SIGN = np.uint64(1 << 63)
@@ -31,7 +32,8 @@ def balance(state: State) -> None:
     for group in range(groups):
         first = room.released[room.groups[MEMBER, room.groups[BEGIN, group]]]
         if rules.shuffled_groups:
-            push(sorter, np.int64(draw(rules.leaf_draws, first, 0) ^ _SIGN), first, np.int64(group))
+            drawn = draw(rules.leaf_draws, message_key(state.network, first), 0)
+            push(sorter, np.int64(drawn ^ _SIGN), first, np.int64(group))
         else:
             room.groups[GROUP, group] = group
     if rules.shuffled_groups:
@@ -197,11 +199,13 @@ def _order(state: State, first: int, begin: int, end: int, ways: int) -> None:
     if rules.shuffled:
         for place in range(ways):
             way = room.ways[TURN, place]
-            push(room.sorter, np.int64(draw(rules.path_draws, first, way) ^ _SIGN), np.int64(place), way)
+            drawn = draw(rules.path_draws, message_key(state.network, first), way)
+            push(room.sorter, np.int64(drawn ^ _SIGN), np.int64(place), way)
         take_sorted(room.sorter, room.ways[TURN], np.int64(0), ways)
         for place in range(begin, end):
             task = room.groups[MEMBER, place]
-            push(room.sorter, np.int64(draw(rules.member_draws, task, 0) ^ _SIGN), task, task)
+            drawn = draw(rules.member_draws, message_key(state.network, task), 0)
+            push(room.sorter, np.int64(drawn ^ _SIGN), task, task)
         take_sorted(room.sorter, room.groups[MEMBER], begin, end - begin)
     elif rules.staggered:
         _links_in_turn(state, first, ways)
@@ -278,7 +282,8 @@ def _flow(state: State, task: int, piece: int, size_bytes: int, way: int, row: i
     identity = task * rules.places + piece
     delay_ps = np.int64(0)
     if rules.start_delay_ps:
-        delay_ps = np.int64(draw(rules.delay_draws, identity, 0) % np.uint64(rules.start_delay_ps + 1))
+        drawn = draw(rules.delay_draws, flow_key(state.network, identity), 0)
+        delay_ps = np.int64(drawn % np.uint64(rules.start_delay_ps + 1))
     create(state, identity, task, size_bytes, way, delay_ps, _turn(rules, state, task, row))
     return row + 1
 

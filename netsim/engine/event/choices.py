@@ -59,14 +59,14 @@ def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, seria
     if kind == FLOWLET:
         path = flow.flowlet_path
         if path < 0 or now - flow.flowlet_ps > rules.gap_ps or not is_usable(routing, begin, begin + count, path):
-            path = routing.usable[begin + _pick(draw(rules.path_draws, flow.id, serial), 0, count)]
+            path = routing.usable[begin + _pick(draw(rules.path_draws, flow.key, serial), 0, count)]
         flow.flowlet_ps, flow.flowlet_path = now, path
         return np.int64(path)
     if kind == DETOURING:
         minimal = minimal_among(routing, begin, count, routing.minimal[flow.pair])
         if minimal == count:
             minimal = np.int64(0)
-        return routing.usable[begin + minimal + _pick(draw(rules.path_draws, flow.id, serial), 0, count - minimal)]
+        return routing.usable[begin + minimal + _pick(draw(rules.path_draws, flow.key, serial), 0, count - minimal)]
     return _recycle(rules, routing, flow, index, serial, begin, count, now)
 
 
@@ -82,9 +82,9 @@ def minimal_among(routing: Routing, begin: int, count: int, minimal: int) -> Who
 @compiled
 def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
     """The draw for a packet: of its path, or of a header value that leads to a path."""
-    drawn = draw(rules.path_draws, flow.id, serial)
+    drawn = draw(rules.path_draws, flow.key, serial)
     if rules.entropies:
-        drawn = draw(rules.entropy_draws, flow.id, int(drawn % np.uint64(rules.entropies)))
+        drawn = draw(rules.entropy_draws, flow.key, int(drawn % np.uint64(rules.entropies)))
     return drawn
 
 

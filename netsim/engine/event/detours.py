@@ -17,10 +17,10 @@ def choose_way(state: State, flow: Record, packet: Record, serial: int, now: int
     count = routing.usable_begin[packet.node + 1] - begin
     minimal = minimal_among(routing, begin, count, routing.minimal[flow.pair])
     some = minimal if minimal else count
-    short = routing.usable[begin + np.int64(draw(rules.other_draws, flow.id, serial) % np.uint64(some))]
+    short = routing.usable[begin + np.int64(draw(rules.other_draws, flow.key, serial) % np.uint64(some))]
     if not minimal or minimal == count:
         return short
-    drawn = draw(rules.path_draws, flow.id, serial)
+    drawn = draw(rules.path_draws, flow.key, serial)
     long = routing.usable[begin + minimal + np.int64(drawn % np.uint64(count - minimal))]
     return short if _cost(state, flow, short, now) <= _cost(state, flow, long, now) + rules.bias_ps else long
 

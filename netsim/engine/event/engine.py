@@ -136,7 +136,8 @@ class EventEngine:
         leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
         minimal = scene.routes.minimal(leaves[1], leaves[0])
         size, paths = int(columns.bytes[task]), scene.routes.paths(src, dst)
-        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places, minimal)
+        like = None if scene.tasks.keys is None else int(scene.tasks.keys[task])
+        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places, minimal, like)
         return Flow(int(record["id"]), message, int(record["bytes"]), int(record["path"]))
 
     def _give_path(self) -> None:

@@ -56,7 +56,10 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["now_ps"] = totals["moves_up"] = -1
     totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
-    network = Network(rules, totals, links, kinds, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene))
+    keys = np.zeros(0, dtype=np.int64) if scene.tasks.keys is None else scene.tasks.keys
+    network = Network(
+        rules, totals, links, kinds, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene), keys
+    )
     rings = zeros(len(links) * scene.classes, HOST_RING)
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)

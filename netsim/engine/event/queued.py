@@ -8,6 +8,7 @@ import numpy as np
 from netsim.engine.event.buffers import REFUSED, TELLS, gives_back, takes
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.errors import repeats
+from netsim.engine.event.keys import flow_key
 from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, flow_id_of, marks, serial_of, service_of
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
@@ -21,7 +22,6 @@ def stand(
     routing: Routing,
     queued: Queued,
     packet: Record,
-    flow_id: int,
     traffic_class: int,
     at: int,
     came: int,
@@ -34,7 +34,6 @@ def stand(
         routing: Says which switch a link belongs to.
         queued: Queues.
         packet: The packet that `Queued.notes` names.
-        flow_id: Id of its flow.
         traffic_class: Its class.
         at: The link.
         came: The link that it came from; any if it is at its host.
@@ -66,7 +65,7 @@ def stand(
         if taken == TELLS:
             tell(queued, source)
         may_mark = rules.marks and not packet.control and not packet.marked
-        if may_mark and marks(rules, link, kind, at, flow_id, serial_of(packet), found, rate):
+        if may_mark and marks(network, link, kind, at, packet, found, rate):
             packet.marked = 1
             totals.marked += 1
     if not served.busy and not queue.stopped:
@@ -118,7 +117,8 @@ def begin(
     """
     link, served = network.links[at], queued.served[at]
     kind = network.kinds[link.kind]
-    again = repeats(network.rules[0], kind, at, flow_id_of(packet), serial_of(packet), np.int64(packet.control))
+    key = flow_key(network, flow_id_of(packet))
+    again = repeats(network.rules[0], kind, at, key, serial_of(packet), np.int64(packet.control))
     served.late = again > 0
     if again > 0:
         service += again * (service + kind.round_trip_ps)

@@ -7,6 +7,7 @@ from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.errors import FAULTLESS, repeats
+from netsim.engine.event.keys import flow_key
 from netsim.engine.event.rates import next_down, rate_at
 from netsim.engine.event.state import Array, Network, Record, Whole
 from netsim.engine.queue_series import INTERVALS
@@ -30,13 +31,12 @@ def flow_id_of(packet: Record) -> Whole:
 
 
 @compiled
-def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -> tuple[Whole, Whole]:
+def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole, Whole]:
     """Adds a packet to the queue of a link. Returns its fate, and when its last bit leaves.
 
     Args:
         network: Links.
         packet: Record of the packet.
-        flow_id: Id of its flow.
         index: The link.
         now: Current time.
     """
@@ -66,11 +66,12 @@ def join(network: Network, packet: Record, flow_id: int, index: int, now: int) -
             totals.dropped += 1
             return LOST, now
         may_mark = rules.marks and not packet.control and not packet.marked
-        if may_mark and marks(rules, link, kind, index, flow_id, serial_of(packet), start - now, rate):
+        if may_mark and marks(network, link, kind, index, packet, start - now, rate):
             packet.marked = 1
             totals.marked += 1
     if rules.errors != FAULTLESS:
-        again = repeats(rules, kind, index, flow_id, serial_of(packet), np.int64(packet.control))
+        key = flow_key(network, flow_id_of(packet))
+        again = repeats(rules, kind, index, key, serial_of(packet), np.int64(packet.control))
         if again > 0:
             service += again * (service + kind.round_trip_ps)
             leaves = start + service
@@ -131,10 +132,9 @@ def cross(network: Network, packet: Record, index: int, now: int) -> tuple[Whole
 
 
 @compiled
-def marks(
-    rules: Record, link: Record, kind: Record, index: int, flow_id: int, serial: int, backlog: int, rate: int
-) -> bool:
+def marks(network: Network, link: Record, kind: Record, index: int, packet: Record, backlog: int, rate: int) -> bool:
     """See `netsim.engine.reference.conditions.Conditions.marks`."""
+    rules = network.rules[0]
     low, high = kind.mark_ps, kind.mark_all_ps
     if link.varies:
         low, high = service_ps(rules.mark_above, rate), service_ps(rules.mark_all_above, rate)
@@ -143,7 +143,8 @@ def marks(
     if backlog > high:
         return True
     chance = rules.mark_at_most * ((backlog - low) / (high - low))
-    drawn = draw(rules.mark_draws, flow_id, (serial << _LINK_BITS) | index)
+    key = flow_key(network, flow_id_of(packet))
+    drawn = draw(rules.mark_draws, key, (serial_of(packet) << _LINK_BITS) | index)
     return np.float64(drawn >> np.uint64(11)) * 2.0**-53 < chance
 
 

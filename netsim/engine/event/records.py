@@ -55,7 +55,8 @@ FLOW_STATE = lines(
     express=YES,
     alike=YES,
     links=YES,
-    # The rest of the flow: its last packet, source host and destination leaf.
+    # The rest of the flow: what draws take for it, its last packet, source host and destination leaf.
+    key=WHOLE,
     task=WHOLE,
     start_ps=WHOLE,
     last_wire=WHOLE,

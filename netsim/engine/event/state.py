@@ -143,6 +143,7 @@ class Network(NamedTuple):
         longest: Queues over time; see `netsim.engine.queue_series`.
         carried: Bytes of each link over time, no rows if none are recorded; see `netsim.engine.watch`.
         carried_shape: Its intervals; see `netsim.engine.event.watching`.
+        keys: Task whose draws each task has; empty: its own.
     """
 
     rules: Array
@@ -155,6 +156,7 @@ class Network(NamedTuple):
     longest: Array
     carried: Array
     carried_shape: Array
+    keys: Array
 
 
 class Queued(NamedTuple):

@@ -149,7 +149,7 @@ def _shortest_drawn(
             least, equal = work, np.int64(0)
         if work == least:
             equal += 1
-    drawn = draw(rules.path_draws, flow.id, (serial << _LINK_BITS) | routing.child_link[begin])
+    drawn = draw(rules.path_draws, flow.key, (serial << _LINK_BITS) | routing.child_link[begin])
     left = np.int64(drawn % np.uint64(equal))
     for row in range(begin, end):
         if backlog_ps(rules, links, queued, flow, routing.child_link[row], now) // rules.step_ps == least:
@@ -177,7 +177,7 @@ def _sampled(
     rows, works = routing.candidates[0], routing.candidates[1]
     size = 0
     for sample in range(rules.samples):
-        drawn = draw(rules.path_draws, flow.id, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
+        drawn = draw(rules.path_draws, flow.key, (((serial << _SAMPLE_BITS) | sample) << _LINK_BITS) | first)
         row = begin + np.int64(drawn % np.uint64(end - begin))
         work = backlog_ps(rules, links, queued, flow, routing.child_link[row], now)
         size = _insert(rows, works, size, row, work)

@@ -8,7 +8,7 @@ from netsim.engine.event.congestion import ASKED
 from netsim.engine.event.detours import choose_way
 from netsim.engine.event.program import delivered
 from netsim.engine.event.queued import stand
-from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, flow_id_of, join, serial_of
+from netsim.engine.event.queues import LOST, TRIMMED, WAITS, cross, join, serial_of
 from netsim.engine.event.recovery import ACCEPTED, ACKNOWLEDGE, REFUSE, received
 from netsim.engine.event.state import Network, Queued, Record, Routing, State, Whole
 from netsim.engine.event.switches import choose_next
@@ -43,10 +43,10 @@ def enter(state: State, packet: Record, link: int, now: int) -> Whole:
 def _queue_up(state: State, queued: Queued | None, packet: Record, link: int, now: int) -> tuple[Whole, Whole]:
     """Adds a packet to the queue in front of a link."""
     if queued is None:
-        return join(state.network, packet, flow_id_of(packet), link, now)
+        return join(state.network, packet, link, now)
     flow = state.hosts.flows[packet.flow]
     came = _link_before(state, packet, flow)
-    return stand(state.network, state.routing, queued, packet, flow_id_of(packet), flow.traffic_class, link, came, now)
+    return stand(state.network, state.routing, queued, packet, flow.traffic_class, link, came, now)
 
 
 @compiled

@@ -8,7 +8,7 @@ from netsim.draws import Purpose
 from netsim.engine.exact.balance import balance
 from netsim.engine.exact.hashes import crc32_hashes, draws
 from netsim.engine.exact.layout import Layout
-from netsim.engine.exact.messages import Messages
+from netsim.engine.exact.messages import Messages, numbers_of
 from netsim.transport.config import EcmpConfig, EtherealConfig, SubflowsConfig, TransportConfig
 
 
@@ -17,6 +17,7 @@ class Flows(NamedTuple):
 
     Args:
         id: As in `netsim.transport.protocol.Flow`.
+        key: As in `netsim.transport.protocol.Transport.key_of`.
         message: Index of its message.
         bytes: Payload.
         way: Way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses.
@@ -25,6 +26,7 @@ class Flows(NamedTuple):
     """
 
     id: np.ndarray
+    key: np.ndarray
     message: np.ndarray
     bytes: np.ndarray
     way: np.ndarray
@@ -59,8 +61,8 @@ def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: 
             way = _hashed(layout, messages, message, draws(seed, Purpose.SUBFLOW_PATH, src << 32 | dst, part))
         case _:
             way = np.full(len(message), -1)
-    identity, size_bytes = messages.task[message] * stride + part, each + (part < longer)
-    return Flows(identity, message, size_bytes, way, np.zeros_like(message), np.empty(0, dtype=np.int64))
+    numbers, size_bytes = numbers_of(messages, message, part, stride), each + (part < longer)
+    return Flows(*numbers, message, size_bytes, way, np.zeros_like(message), np.empty(0, dtype=np.int64))
 
 
 def _hashed(layout: Layout, messages: Messages, message: np.ndarray, hashes: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from netsim.engine.compiled.annotations import Integer
 from netsim.engine.exact.groups import Groups, groups_of
 from netsim.engine.exact.hashes import draws
 from netsim.engine.exact.layout import Layout
-from netsim.engine.exact.messages import Messages
+from netsim.engine.exact.messages import Messages, numbers_of
 from netsim.transport.config import EtherealConfig
 
 
@@ -24,12 +24,12 @@ def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed:
     piece = np.arange(len(message)) - begin[message]
     size_bytes, way = messages.bytes[message], layout.fabric.way_begin[messages.pair[message]]
     _cut(groups, messages.bytes, equal, begin, size_bytes, way, pieces)
-    identity = messages.task[message] * layout.most_paths + piece
+    identity, key = numbers_of(messages, message, piece, layout.most_paths)
     delay_ps = np.zeros_like(identity)
     if transport.start_delay:
-        drawn = draws(seed, Purpose.START_DELAY, identity, delay_ps)
+        drawn = draws(seed, Purpose.START_DELAY, key, delay_ps)
         delay_ps = (drawn % np.uint64(transport.start_delay + 1)).astype(np.int64)
-    return identity, message, size_bytes, way, delay_ps, turn[message] if len(turn) else turn
+    return identity, key, message, size_bytes, way, delay_ps, turn[message] if len(turn) else turn
 
 
 @njit(cache=True)

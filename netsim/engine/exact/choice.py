@@ -46,7 +46,7 @@ def rule_of(transport: TransportConfig, seed: int) -> Rule:
 def choose(
     rule: Rule,
     choices: Integer,
-    flow_id: Integer,
+    key: Integer,
     serial: Integer,
     link: Integer,
     leaf: Integer,
@@ -57,7 +57,7 @@ def choose(
     Args:
         rule: The rule, not FIXED. Called only for the first packet of a flowlet.
         choices: Number of usable ways.
-        flow_id: The packet's flow.
+        key: Of the packet's flow.
         serial: Its place in the flow.
         link: Its host's link.
         leaf: Destination leaf.
@@ -68,4 +68,4 @@ def choose(
         return np.int64((draw(rule.state, link, 0) % ways + np.uint64(sent[0])) % ways)
     if rule.kind == _ROTATION:
         return np.int64((draw(rule.state, link, leaf) % ways + np.uint64(sent[1])) % ways)
-    return np.int64(draw(rule.state, flow_id, serial) % ways)
+    return np.int64(draw(rule.state, key, serial) % ways)

@@ -51,11 +51,11 @@ def groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, see
         _take_ways_in_turn(groups, first, layout, messages)
         return groups, _leaves_ahead(layout, messages, ahead)
     if transport.randomise:
-        drawn = draws(seed, Purpose.ETHEREAL_FLOWS, messages.task, np.zeros_like(messages.task))
+        drawn = draws(seed, Purpose.ETHEREAL_FLOWS, messages.key, np.zeros_like(messages.key))
         _sort_members(groups, np.where(choice, (drawn ^ SIGN).view(np.int64), 0))
-        _shuffle_ways(groups, messages.task[first], np.uint64(stream(seed, Purpose.ETHEREAL_PATHS)))
+        _shuffle_ways(groups, messages.key[first], np.uint64(stream(seed, Purpose.ETHEREAL_PATHS)))
     if transport.order == "published":
-        return groups, _leaf_by_leaf(groups, messages.task[first], seed)
+        return groups, _leaf_by_leaf(groups, messages.task[first], messages.key[first], seed)
     return groups, np.empty(0, dtype=np.int64)
 
 
@@ -87,32 +87,33 @@ def _sort_members(groups: Groups, turn: np.ndarray) -> None:
 
 
 @njit(cache=True)
-def _shuffle_ways(groups: Groups, task: np.ndarray, path_order: np.uint64) -> None:
+def _shuffle_ways(groups: Groups, drawn_by: np.ndarray, path_order: np.uint64) -> None:
     """Orders the ways of each group by draws.
 
     Args:
         groups: Are changed.
-        task: First task of each group.
+        drawn_by: Key of the first message of each group.
         path_order: State of the draws.
     """
     room = room_for(groups.way_begin)
     key = np.empty_like(room.key)
-    for group in range(len(task)):
+    for group in range(len(drawn_by)):
         way = groups.way[groups.way_begin[group] : groups.way_begin[group + 1]]
         for place in range(len(way)):
-            key[place] = np.int64(draw(path_order, task[group], way[place]) ^ SIGN)
+            key[place] = np.int64(draw(path_order, drawn_by[group], way[place]) ^ SIGN)
         sort(key[: len(way)], way, room)
 
 
-def _leaf_by_leaf(groups: Groups, task: np.ndarray, seed: int) -> np.ndarray:
+def _leaf_by_leaf(groups: Groups, task: np.ndarray, drawn_by: np.ndarray, seed: int) -> np.ndarray:
     """Turn of each message where groups come in shuffled order.
 
     Args:
         groups: Their messages in order.
         task: First task of each group.
+        drawn_by: Its key.
         seed: Seed of the run.
     """
-    order = np.lexsort((task, draws(seed, Purpose.ETHEREAL_LEAVES, task, np.zeros_like(task))))
+    order = np.lexsort((task, draws(seed, Purpose.ETHEREAL_LEAVES, drawn_by, np.zeros_like(task))))
     size = np.diff(groups.begin)
     begin = np.empty_like(size)
     begin[order] = np.cumsum(size[order]) - size[order]

@@ -19,7 +19,7 @@ class Cargo(NamedTuple):
     """The packets of flows. F flows; packets are numbered by (flow, place in the flow).
 
     Args:
-        id: [F] as in `netsim.transport.protocol.Flow`.
+        key: [F] as in `netsim.transport.protocol.Transport.key_of`.
         pair: [F] pair of leaves.
         way: [F] way of all packets, -1 if each chooses.
         first: [F + 1] first packet of each flow, and the number of packets.
@@ -27,7 +27,7 @@ class Cargo(NamedTuple):
         last_bytes: [F] the last packet of each flow on the wire.
     """
 
-    id: np.ndarray
+    key: np.ndarray
     pair: np.ndarray
     way: np.ndarray
     first: np.ndarray
@@ -39,7 +39,7 @@ def cargo_of(flows: Flows, messages: Messages, config: PacketConfig) -> Cargo:
     """The packets of all flows."""
     before_last = (flows.bytes - 1) // config.payload
     return Cargo(
-        flows.id,
+        flows.key,
         messages.pair[flows.message],
         flows.way,
         np.concatenate([[0], np.cumsum(before_last + 1)]),
@@ -118,7 +118,7 @@ def inject(
                 begin, end = fabric.usable_begin[pair * epochs + epoch], fabric.usable_begin[pair * epochs + epoch + 1]
                 if rule.kind != FLOWLET or not serial or now - left_ps[flow] > rule.gap_ps:
                     sent = count, to_leaf[leaf[pair]]
-                    turn = choose(rule, end - begin, cargo.id[flow], serial, link, leaf[pair], sent)
+                    turn = choose(rule, end - begin, cargo.key[flow], serial, link, leaf[pair], sent)
                     way = fabric.way_begin[pair] + fabric.usable[begin + turn]
                 if rule.kind == FLOWLET:
                     way_of[flow], left_ps[flow] = way, now

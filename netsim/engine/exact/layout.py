@@ -18,6 +18,7 @@ class Layout(NamedTuple):
     Args:
         fabric: Links and ways.
         columns: Tasks.
+        keys: See `netsim.workload.tasks.Tasks.keys`.
         messages: Tasks with bytes; None if one waits for another.
         inner: Links between switches, every link before those it feeds; None if they feed each other in a circle.
         leaf: Destination leaf of each pair of leaves.
@@ -29,6 +30,7 @@ class Layout(NamedTuple):
 
     fabric: FabricArrays
     columns: TaskColumns
+    keys: np.ndarray | None
     messages: Messages | None
     inner: np.ndarray | None
     leaf: np.ndarray
@@ -50,14 +52,15 @@ def layout_of(scene: Scene) -> Layout:
 
 
 def _lay_out(scene: Scene) -> Layout:
-    fabric, columns = fabric_arrays(scene), scene.tasks.columns()
+    fabric, columns, keys = fabric_arrays(scene), scene.tasks.columns(), scene.tasks.keys
     ways, longest = fabric.way_links.shape
     steps = np.full((ways, longest + 1), -1, dtype=np.int64)
     steps[:, :longest] = fabric.way_links
     return Layout(
         fabric,
         columns,
-        messages_of(columns, np.asarray(scene.hosts, dtype=np.int64), fabric),
+        keys,
+        messages_of(columns, keys, np.asarray(scene.hosts, dtype=np.int64), fabric),
         in_order(_links_in_use(fabric), len(fabric.delay_ps)),
         np.flatnonzero(fabric.pair >= 0) % isqrt(len(fabric.pair)),
         np.array(places(scene.topology), dtype=np.int64),

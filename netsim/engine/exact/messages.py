@@ -18,6 +18,7 @@ class Messages(NamedTuple):
 
     Args:
         task: Index of the task.
+        key: What draws take in its place.
         src: Source rank.
         dst: Destination rank.
         src_host: Host of the source.
@@ -31,6 +32,7 @@ class Messages(NamedTuple):
     """
 
     task: np.ndarray
+    key: np.ndarray
     src: np.ndarray
     dst: np.ndarray
     src_host: np.ndarray
@@ -43,11 +45,14 @@ class Messages(NamedTuple):
     usable: np.ndarray
 
 
-def messages_of(columns: TaskColumns, hosts: np.ndarray, fabric: FabricArrays) -> Messages | None:
+def messages_of(
+    columns: TaskColumns, keys: np.ndarray | None, hosts: np.ndarray, fabric: FabricArrays
+) -> Messages | None:
     """The messages of a program, None if one waits for another.
 
     Args:
         columns: The program.
+        keys: See `netsim.workload.tasks.Tasks.keys`.
         hosts: Host of each rank.
         fabric: The fabric.
     """
@@ -56,16 +61,22 @@ def messages_of(columns: TaskColumns, hosts: np.ndarray, fabric: FabricArrays) -
     task = np.flatnonzero(columns.bytes)
     if (release_ps[task] == UNKNOWN).any():
         return None
-    return placed(columns, task, release_ps[task], hosts, fabric)
+    return placed(columns, keys, task, release_ps[task], hosts, fabric)
 
 
 def placed(
-    columns: TaskColumns, task: np.ndarray, release_ps: np.ndarray, hosts: np.ndarray, fabric: FabricArrays
+    columns: TaskColumns,
+    keys: np.ndarray | None,
+    task: np.ndarray,
+    release_ps: np.ndarray,
+    hosts: np.ndarray,
+    fabric: FabricArrays,
 ) -> Messages:
     """Messages whose release is known.
 
     Args:
         columns: The program.
+        keys: See `netsim.workload.tasks.Tasks.keys`.
         task: Tasks with bytes.
         release_ps: When each of them may be sent.
         hosts: Host of each rank.
@@ -78,6 +89,7 @@ def placed(
     epochs = len(fabric.epoch_ps)
     return Messages(
         task,
+        task if keys is None else keys[task],
         src,
         dst,
         src_host,
@@ -89,6 +101,21 @@ def placed(
         pair,
         pair * epochs + np.searchsorted(fabric.epoch_ps, release_ps, side="right") - 1,
     )
+
+
+def numbers_of(
+    messages: Messages, message: np.ndarray, piece: np.ndarray, stride: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of flows and their keys, which are one array if every message has its own draws.
+
+    Args:
+        messages: Messages.
+        message: That of each flow, by index.
+        piece: Place of each flow in its message.
+        stride: Largest number of flows of a message.
+    """
+    identity = messages.task[message] * stride + piece
+    return identity, identity if messages.key is messages.task else messages.key[message] * stride + piece
 
 
 @njit(cache=True)

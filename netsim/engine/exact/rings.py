@@ -43,7 +43,7 @@ def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links
     if len(flows.turn):
         turn = flows.turn
     elif nic.destinations == "random":
-        drawn = draws(seed, Purpose.DESTINATION_ORDER, flows.id, np.zeros_like(flows.id))
+        drawn = draws(seed, Purpose.DESTINATION_ORDER, flows.key, np.zeros_like(flows.key))
         turn = (drawn ^ SIGN).view(np.int64)
     else:
         turn = ((messages.dst_host - messages.src_host) % hosts)[flows.message]

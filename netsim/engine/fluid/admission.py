@@ -159,7 +159,8 @@ class Admission:
         usable = self._scene.routes.usable(*hosts, epoch)
         ends = self._place[hosts[0]], self._place[hosts[1]]
         size = int(columns.bytes[task])
-        return Release(task, src, dst, leaves[0], size, paths(topology, *hosts), usable, leaves[1], *ends)
+        like = None if self._scene.tasks.keys is None else int(self._scene.tasks.keys[task])
+        return Release(task, src, dst, leaves[0], size, paths(topology, *hosts), usable, leaves[1], *ends, like=like)
 
 
 @njit(cache=True)

@@ -7,17 +7,18 @@ import numpy as np
 from netsim.engine.exact.layout import layout_of
 from netsim.engine.forward import kernel, state
 from netsim.engine.forward.library import Library
+from netsim.engine.forward.likeness import likeness_of
 from netsim.engine.forward.occurrences import place, remember
 from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
 from netsim.engine.forward.progress import progress_of
-from netsim.engine.forward.refusal import shares_groups
 from netsim.engine.forward.unit import Simulator
+from netsim.engine.forward.wave import Ends, wave
 from netsim.engine.limits import Clock, Pulse, Waiting, reached
 from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.tasks import TaskColumns, Tasks
+from netsim.workload.tasks import Tasks
 
 _AHEAD = 1 << 14
 """Tasks among which messages are looked for that can be simulated in one go."""
@@ -51,11 +52,18 @@ class ForwardEngine:
         layout = layout_of(scene)
         self._columns = scene.tasks.columns()
         self._stride = build_transport(transport, seed, most_paths).stride
-        self._shares = shares_groups(scene, transport)
-        self._library = Library(Simulator(scene, layout, transport, seed, self._stride), layout)
+        likeness = likeness_of(scene, transport)
+        self._library = Library(Simulator(scene, layout, transport, seed, self._stride), layout, likeness)
         self._kinds = self._library.kinds
         hosts = np.asarray(scene.hosts, dtype=np.int64)
         self._progress, self._depends = progress_of(self._columns, layout.fabric, hosts)
+        self._patience = _PATIENCE + (_distinct(scene.tasks) if likeness.drawn_alone else 0)
+        self._joints = 0
+        self._progress.totals[state.GATHERS] = scene.tasks.keys is not None and likeness.overlaps
+        fabric = layout.fabric
+        rates = fabric.rate_bps[fabric.change_begin[:-1]]
+        byte_ps = 8e12 / np.maximum(rates, 1)
+        self._ends = Ends(self._columns.dst, fabric.up[hosts], byte_ps, scene.packet.payload, scene.packet.header)
 
     def run(self) -> tuple[Outcome, Skipped]:
         """Simulates until all tasks are done.
@@ -79,8 +87,8 @@ class ForwardEngine:
                     pass
                 case _:
                     return self._with_the_rest()
-            patience = _PATIENCE + int(progress.totals[state.UNITS]) // 2
-            if library.units.count > min(patience, len(progress.joint_unit) // 2):
+            patience = self._patience + int(progress.totals[state.UNITS]) // 2
+            if library.units.count > patience or self._joints > len(progress.joint_unit) // 2:
                 return self._with_the_rest()
         whole = Occurrences.of(progress, int(progress.totals[state.UNITS]))
         return self._outcome(whole, progress.end_ps), self._skipped(whole)
@@ -119,26 +127,41 @@ class ForwardEngine:
         progress, units = self._progress, self._library.units
         met, task, now_ps = (int(progress.totals[entry]) for entry in (state.MET, state.MEETS, state.NOW))
         unit, after_ps = int(progress.unit[met]), now_ps - int(progress.unit_ps[met])
-        tasks = np.append(progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]], task)
+        laid = progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]]
         starts_ps = units.start_ps[units.message_begin[unit] : units.message_begin[unit + 1]]
-        binding = int(progress.binding[met])
-        joint = self._library.joint(tasks, np.append(starts_ps, after_ps), binding, self._width_ps())
-        remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
+        place = int(np.searchsorted(laid, task))
+        both = np.insert(laid, place, task), np.insert(starts_ps, place, after_ps)
+        joint = self._library.joint(*both, int(progress.binding[met]), self._width_ps())
+        self._joints += 1
+        remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), place, after_ps, joint)
 
     def _begin_together(self) -> bool:
-        """Begins those of the released messages that share links, as units; False if one would meet another."""
+        """Begins those of the known messages that share links, as units; False if one would meet another."""
         progress, library, width_ps = self._progress, self._library, self._width_ps()
-        tasks = np.sort(progress.released[: progress.totals[state.RELEASED]])
-        groups, alone = library.groups_of(tasks)
-        for group in groups:
-            numbered = not self._shares and len(np.unique(progress.first_link[group])) < len(group)
-            unit, binding = library.group(group, width_ps, numbered=numbered)
+        tasks, release_ps = self._known()
+        groups, alone = library.groups_of(tasks, release_ps)
+        for places in groups:
+            group, first_ps = tasks[places], release_ps[places].min()
+            several = len(np.unique(progress.first_link[group])) < len(group)
+            unit, binding = library.group(group, release_ps[places] - first_ps, width_ps, several=several)
             self._kinds = library.kinds
-            if not place(progress, library.units, self._kinds.link, unit, binding, group):
+            begin_ps = progress.totals[state.NOW] + first_ps
+            if not place(progress, library.units, self._kinds.link, unit, binding, begin_ps, group):
                 return False
-        progress.released[: len(alone)] = alone
-        progress.totals[state.RELEASED] = len(alone)
+        left = [place for place in alone if not release_ps[place]]
+        progress.released[: len(left)] = tasks[left]
+        progress.totals[state.RELEASED] = len(left)
         return True
+
+    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Messages that are released now and, where units gather them, soon, ascending; and how soon."""
+        progress = self._progress
+        if progress.totals[state.GATHERS]:
+            tasks, release_ps = wave(progress, self._ends)
+            order = np.argsort(tasks)
+            return tasks[order], release_ps[order] - progress.totals[state.NOW]
+        tasks = np.sort(progress.released[: progress.totals[state.RELEASED]])
+        return tasks, np.zeros_like(tasks)
 
     def _with_the_rest(self) -> tuple[Outcome, Skipped]:
         """The outcome up to the last moment at which nothing was under way, joined with a plain run of the rest."""
@@ -151,7 +174,7 @@ class ForwardEngine:
         moved[whole.tasks] = True
         done = moved & (progress.end_ps >= 0) & (progress.end_ps <= idle_ps)
         end_ps = np.where(done, progress.end_ps, -1)
-        rest = self._plain(self._scene._replace(tasks=_rest_of(columns, done, end_ps)))
+        rest = self._plain(self._scene._replace(tasks=_rest_of(self._scene.tasks, done, end_ps)))
         return joined(self._outcome(whole, end_ps), rest), self._skipped(whole)
 
     def _skipped(self, whole: Occurrences) -> Skipped:
@@ -163,12 +186,20 @@ class ForwardEngine:
         return Skipped(len(tasks), int(self._columns.bytes[tasks].sum()))
 
 
-def _rest_of(columns: TaskColumns, done: np.ndarray, end_ps: np.ndarray) -> Tasks:
+def _distinct(tasks: Tasks) -> int:
+    """Messages with draws of their own, if there are more that have those of another; else 0."""
+    messages = np.flatnonzero(tasks.columns().bytes)
+    own = len(messages) if tasks.keys is None else int((tasks.keys[messages] == messages).sum())
+    return own if 2 * own <= len(messages) else 0
+
+
+def _rest_of(tasks: Tasks, done: np.ndarray, end_ps: np.ndarray) -> Tasks:
     """The program in which every task that is done merely waits until its end; numbers of tasks stay."""
+    columns = tasks.columns()
     waits_for = np.diff(columns.after_begin)
     kept = np.repeat(~done, waits_for)
     begin = np.concatenate([[0], np.cumsum(np.where(done, 0, waits_for))])
     size, delay_ps = np.where(done, 0, columns.bytes), np.where(done, end_ps, columns.delay_ps)
-    return Tasks.of_columns(
+    return tasks.with_columns(
         columns._replace(bytes=size, delay_ps=delay_ps, after_begin=begin, after=columns.after[kept])
     )

@@ -17,6 +17,8 @@ from netsim.engine.forward.occurrences import (
 from netsim.engine.forward.state import (
     BUSY,
     EVENTS,
+    GATHERED,
+    GATHERS,
     IDLE,
     IDLE_UNITS,
     MEETS,
@@ -33,8 +35,8 @@ from netsim.engine.forward.unit import Units
 
 FINISHED, UNKNOWN, TOGETHER, MEETING, STUCK = range(5)
 """Why `run` stops: nothing is left to do; a message that is released alone has not been simulated; messages that are
-released together must be simulated as one unit; so must a message and a unit that it meets under way; a message meets
-others in a way that is not followed."""
+released together, or soon, must be simulated as one unit; so must a message and a unit that it meets under way; a
+message meets others in a way that is not followed."""
 
 
 @njit(cache=True)
@@ -58,8 +60,12 @@ def run(progress: Progress, units: Units, kinds: Kinds) -> Integer:
     while True:
         following = progress.event_ps[1] if totals[EVENTS] else np.int64(-1)
         if totals[RELEASED] and (following < 0 or following > totals[NOW]):
+            _leave_out_begun(progress)
             if totals[NOW] >= totals[BUSY]:
                 totals[IDLE], totals[IDLE_UNITS] = totals[NOW], totals[UNITS]
+                if totals[GATHERS] and totals[GATHERED] != totals[NOW]:
+                    totals[GATHERED] = totals[NOW]
+                    return TOGETHER
             why = _begin_alone(progress, units, kinds)
             if why != FINISHED:
                 return why
@@ -77,6 +83,18 @@ def run(progress: Progress, units: Units, kinds: Kinds) -> Integer:
             totals[RELEASED] += 1
         else:
             end_task(progress, task, following)
+
+
+@njit(cache=True)
+def _leave_out_begun(progress: Progress) -> None:
+    """Leaves out released messages that have begun as parts of units, which say when they are released."""
+    kept = 0
+    for position in range(progress.totals[RELEASED]):
+        task = progress.released[position]
+        if progress.due_ps[task] < 0:
+            progress.released[kept] = task
+            kept += 1
+    progress.totals[RELEASED] = kept
 
 
 @njit(cache=True)
@@ -117,12 +135,9 @@ def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
         met = whom_it_meets(progress, units, kinds, kind)
         if met == NOBODY:
             continue
-        last = progress.unit_begin[met + 1] - 1
-        if met == SEVERAL or last + 1 - progress.unit_begin[met] >= MOST_JOINED:
+        if met == SEVERAL or progress.unit_begin[met + 1] - progress.unit_begin[met] >= MOST_JOINED:
             return STUCK
-        if progress.laid[last] > released[position]:
-            return STUCK
-        joint = joint_of(progress, kinds, met, kind)
+        joint = joint_of(progress, kinds, met, released[position])
         if joint < 0:
             totals[MET], totals[MEETS] = met, released[position]
             return MEETING
@@ -136,7 +151,7 @@ def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
         met = whom_it_meets(progress, units, kinds, kind)
         if met == NOBODY:
             alone = released[position : position + 1]
-            begin_unit(progress, units, kinds.link, kinds.unit[kind], kinds.binding[kind], alone)
+            begin_unit(progress, units, kinds.link, kinds.unit[kind], kinds.binding[kind], now, alone)
         else:
-            join(progress, units, kinds, met, released[position], kind)
+            join(progress, units, kinds, met, released[position])
     return FINISHED

@@ -1,10 +1,12 @@
 """Units that have been simulated, and where to find them again."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from netsim.engine.exact.layout import Layout
+from netsim.engine.forward.likeness import Likeness
 from netsim.engine.forward.state import Kinds
 from netsim.engine.forward.unit import Simulator, Units
 
@@ -12,24 +14,27 @@ from netsim.engine.forward.unit import Simulator, Units
 class Library:
     """Units of a run.
 
-    A message that is released alone is as another if its flows have the same sizes, and links of the same rates and
-    delays meet in the same way on their paths: only the links' numbers, its binding, differ.
+    A message that is released alone is as another by its path if its flows have the same sizes, and links of the same
+    rates and delays meet in the same way on their paths: only the links' numbers, its binding, differ.
 
     Args:
         simulator: Simulates units.
         layout: The scene as arrays.
+        likeness: What the results of messages depend on.
     """
 
-    def __init__(self, simulator: Simulator, layout: Layout) -> None:
+    def __init__(self, simulator: Simulator, layout: Layout, likeness: Likeness) -> None:
         self.units = Units.none()
-        self._simulator = simulator
+        self._simulator, self._likeness = simulator, likeness
         self._columns = layout.columns
+        self._draws_as = np.arange(len(layout.columns.bytes)) if layout.keys is None else layout.keys
         fabric = layout.fabric
         rates = fabric.rate_bps[fabric.change_begin[:-1]].tolist()
         self._nature = list(zip(rates, fabric.delay_ps.tolist(), fabric.at_switch.tolist(), strict=True))
-        self._kinds: dict[tuple[int, int, int], int] = {}
+        self._kinds: dict[tuple[int, ...], int] = {}
         self._shapes: dict[tuple[object, ...], int] = {}
         self._bindings: dict[tuple[int, ...], int] = {}
+        self._paths: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._parted: dict[bytes, list[list[int]]] = {}
         self._groups: dict[bytes, tuple[int, int]] = {}
         self._unit: list[int] = []
@@ -49,13 +54,30 @@ class Library:
             tasks: The messages.
             width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
         """
-        columns = self._columns
-        parts = columns.src[tasks].tolist(), columns.dst[tasks].tolist(), columns.bytes[tasks].tolist()
-        keys = list(zip(*parts, strict=True))
+        keys = list(zip(*(part.tolist() for part in self._parts(tasks, self._likeness.drawn_alone)), strict=True))
         fresh = {key: task for key, task in zip(keys, tasks.tolist(), strict=True) if key not in self._kinds}
+        if self._likeness.by_path:
+            self._learn_by_path(fresh, width_ps)
+        elif fresh:
+            self._learn(fresh, width_ps)
+        return np.array([self._kinds[key] for key in keys], dtype=np.int64)
+
+    def _learn(self, fresh: dict[tuple[int, ...], int], width_ps: int) -> None:
+        """Simulates new messages, each for itself."""
+        units = self._simulator.simulate(np.array(list(fresh.values()), dtype=np.int64), width_ps, apart=True)
+        links, ends = units.link.tolist(), units.link_begin.tolist()
+        bindings = [tuple(links[begin:end]) for begin, end in pairwise(ends)]
+        for number, (key, binding) in enumerate(zip(fresh, bindings, strict=True)):
+            self._kinds[key] = len(self._unit)
+            self._unit.append(self.units.count + number)
+            self._binding.append(self._bound(binding))
+        self.units = self.units.joined(units.bound(bindings))
+
+    def _learn_by_path(self, fresh: dict[tuple[int, ...], int], width_ps: int) -> None:
+        """Simulates new messages, one of those that are alike."""
         shapes: dict[tuple[object, ...], tuple[int, tuple[int, ...]]] = {}
         if fresh:
-            found = self._simulator.flows_of(np.array(list(fresh.values()), dtype=np.int64), apart=True)
+            found = self._simulator.flows_of(np.array(list(fresh.values()), dtype=np.int64), np.arange(len(fresh)))
             for (key, task), flows in zip(fresh.items(), found, strict=True):
                 shape, binding = self._shape(flows)
                 if shape not in self._shapes:
@@ -68,33 +90,36 @@ class Library:
             examples, bindings = zip(*shapes.values(), strict=True)
             units = self._simulator.simulate(np.array(examples, dtype=np.int64), width_ps, apart=True)
             self.units = self.units.joined(units.bound(bindings))
-        return np.array([self._kinds[key] for key in keys], dtype=np.int64)
 
-    def groups_of(self, tasks: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Messages that are released in one instant, by the links that they share: groups, and those that share none.
+    def groups_of(self, tasks: np.ndarray, release_ps: np.ndarray) -> tuple[list[list[int]], list[int]]:
+        """Messages by the links that they share: places of those of each group, and of those that share none.
 
         Args:
             tasks: The messages, ascending.
+            release_ps: When each is released.
         """
-        key = self._key(tasks)
+        key = self._key(tasks, release_ps, drawn=self._likeness.drawn_alone)
         if key not in self._parted:
-            self._parted[key] = _connected([flow[1] for flow in flows] for flows in self._simulator.flows_of(tasks))
+            flows = self._simulator.flows_of(tasks, release_ps)
+            self._parted[key] = _connected([path for _, path in of_message] for of_message in flows)
         groups = self._parted[key]
-        alone = [group[0] for group in groups if len(group) == 1]
-        return [tasks[group] for group in groups if len(group) > 1], tasks[alone]
+        return [group for group in groups if len(group) > 1], [group[0] for group in groups if len(group) == 1]
 
-    def group(self, tasks: np.ndarray, width_ps: int, *, numbered: bool) -> tuple[int, int]:
-        """Unit and binding of messages that are released together.
+    def group(self, tasks: np.ndarray, release_ps: np.ndarray, width_ps: int, *, several: bool) -> tuple[int, int]:
+        """Unit and binding of messages that share links.
 
         Args:
             tasks: The messages, ascending.
+            release_ps: When each is released, the earliest at 0.
             width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
-            numbered: The unit depends on the numbers of its tasks.
+            several: A host sends more than one of them.
         """
-        key = self._key(tasks) + (tasks.tobytes() if numbered else b"")
+        drawn = self._likeness.drawn_alone or (self._likeness.drawn_together and several)
+        key = self._key(tasks, release_ps, drawn=drawn)
         if key not in self._groups:
-            units = self._simulator.simulate(tasks, width_ps, numbered=numbered)
-            binding = tuple(units.link.tolist())
+            units = self._simulator.simulate(tasks, width_ps, release_ps)
+            links = tuple(units.link.tolist())
+            binding = self._paths.get(links, links)
             self._groups[key] = self.units.count, self._bound(binding)
             self.units = self.units.joined(units.bound([binding]))
         return self._groups[key]
@@ -104,7 +129,7 @@ class Library:
 
         Args:
             tasks: The messages, ascending.
-            release_ps: Their releases, the first at 0.
+            release_ps: Their releases, the earliest at 0.
             binding: Their links.
             width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
         """
@@ -113,10 +138,15 @@ class Library:
         self.units = self.units.joined(units.bound([links]))
         return self.units.count - 1
 
-    def _key(self, tasks: np.ndarray) -> bytes:
+    def _key(self, tasks: np.ndarray, release_ps: np.ndarray, *, drawn: bool) -> bytes:
         """What messages are, whatever their numbers."""
+        return np.concatenate([*self._parts(tasks, drawn), release_ps]).tobytes()
+
+    def _parts(self, tasks: np.ndarray, drawn: bool) -> list[np.ndarray]:
+        """Ends and sizes of messages and, if they draw, their keys."""
         columns = self._columns
-        return np.concatenate([columns.src[tasks], columns.dst[tasks], columns.bytes[tasks]]).tobytes()
+        parts = [columns.src[tasks], columns.dst[tasks], columns.bytes[tasks]]
+        return [*parts, self._draws_as[tasks]] if drawn else parts
 
     def _shape(self, flows: list[tuple[int, tuple[int, ...]]]) -> tuple[tuple[object, ...], tuple[int, ...]]:
         """What a message has in common with others like it, and its binding."""
@@ -127,6 +157,7 @@ class Library:
 
     def _bound(self, binding: tuple[int, ...]) -> int:
         """First entry of a binding among the links."""
+        self._paths.setdefault(tuple(sorted(binding)), binding)
         if binding not in self._bindings:
             self._bindings[binding] = len(self._links)
             self._links += binding

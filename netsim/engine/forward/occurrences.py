@@ -15,9 +15,15 @@ SEVERAL = -2
 
 @njit(cache=True)
 def place(
-    progress: Progress, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray
+    progress: Progress,
+    units: Units,
+    links: np.ndarray,
+    unit: Integer,
+    binding: Integer,
+    begin_ps: Integer,
+    tasks: np.ndarray,
 ) -> bool:
-    """Begins a unit now; False, with nothing done, if a link that it uses is still in use.
+    """Begins a unit; False, with nothing done, if a link that it uses is still in use.
 
     Args:
         progress: State of the program.
@@ -25,19 +31,31 @@ def place(
         links: Links of bindings.
         unit: The unit.
         binding: Where its links begin.
+        begin_ps: When its first message is released, now or later.
         tasks: Its messages.
     """
-    now = progress.totals[NOW]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
-        if now + units.first_ps[row] < progress.free_ps[links[binding + units.link[row]]]:
+        if begin_ps + units.first_ps[row] < progress.free_ps[links[binding + units.link[row]]]:
             return False
-    begin_unit(progress, units, links, unit, binding, tasks)
+    begin_unit(progress, units, links, unit, binding, begin_ps, tasks)
     return True
 
 
 @njit(cache=True)
-def remember(progress: Progress, met: Integer, meets: Integer, after_ps: Integer, joint: Integer) -> None:
-    """Notes the unit of a unit that is met and another that meets it."""
+def remember(
+    progress: Progress, met: Integer, alone: Integer, place: Integer, after_ps: Integer, joint: Integer
+) -> None:
+    """Notes the unit of a unit that is met and a message that meets it.
+
+    Args:
+        progress: State of the program.
+        met: The unit that is met.
+        alone: That of the message if it is alone.
+        place: Its place among the messages of both, by their numbers.
+        after_ps: Time between the releases of both.
+        joint: The unit of both.
+    """
+    meets = MOST_JOINED * alone + place
     entry = _entry(progress, met, meets, after_ps)
     progress.joint[entry, 0], progress.joint[entry, 1], progress.joint[entry, 2] = met, meets, after_ps
     progress.joint_unit[entry] = joint
@@ -45,19 +63,25 @@ def remember(progress: Progress, met: Integer, meets: Integer, after_ps: Integer
 
 @njit(cache=True)
 def begin_unit(
-    progress: Progress, units: Units, links: np.ndarray, unit: Integer, binding: Integer, tasks: np.ndarray
+    progress: Progress,
+    units: Units,
+    links: np.ndarray,
+    unit: Integer,
+    binding: Integer,
+    begin_ps: Integer,
+    tasks: np.ndarray,
 ) -> None:
-    """Notes the beginning of a unit."""
-    totals, now = progress.totals, progress.totals[NOW]
+    """Notes the beginning of a unit; see `place`."""
+    totals = progress.totals
     occurrence, laid = totals[UNITS], totals[LAID]
-    progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, now
+    progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, begin_ps
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = links[binding + units.link[row]]
-        progress.free_ps[link], progress.owner[link] = now + units.last_ps[row], occurrence
+        progress.free_ps[link], progress.owner[link] = begin_ps + units.last_ps[row], occurrence
     progress.laid[laid : laid + len(tasks)] = tasks
     progress.unit_begin[occurrence + 1] = laid + len(tasks)
     totals[UNITS], totals[LAID] = occurrence + 1, laid + len(tasks)
-    _await(progress, units, unit, now, tasks)
+    _await(progress, units, unit, begin_ps, tasks)
 
 
 @njit(cache=True)
@@ -73,10 +97,20 @@ def _await(progress: Progress, units: Units, unit: Integer, begin_ps: Integer, t
 
 
 @njit(cache=True)
-def joint_of(progress: Progress, kinds: Kinds, met: Integer, kind: Integer) -> Integer:
+def joint_of(progress: Progress, kinds: Kinds, met: Integer, task: Integer) -> Integer:
     """The unit of an occurrence and a message that meets it now, -1 if it has not been simulated."""
     after_ps = progress.totals[NOW] - progress.unit_ps[met]
-    return progress.joint_unit[_entry(progress, progress.unit[met], kinds.unit[kind], after_ps)]
+    meets = MOST_JOINED * kinds.unit[progress.kind[task]] + earlier(progress, met, task)
+    return progress.joint_unit[_entry(progress, progress.unit[met], meets, after_ps)]
+
+
+@njit(cache=True)
+def earlier(progress: Progress, met: Integer, task: Integer) -> Integer:
+    """How many messages of an occurrence have smaller numbers than another."""
+    count = np.int64(0)
+    for place in range(progress.unit_begin[met], progress.unit_begin[met + 1]):
+        count += progress.laid[place] < task
+    return count
 
 
 @njit(cache=True)
@@ -138,10 +172,10 @@ def may_join(progress: Progress, units: Units, links: np.ndarray, met: Integer, 
 
 
 @njit(cache=True)
-def join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Integer, kind: Integer) -> None:
+def join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Integer) -> None:
     """Replaces an occurrence by one of the larger unit that it and a message are."""
     totals, begin_ps, binding = progress.totals, progress.unit_ps[met], progress.binding[met]
-    unit = joint_of(progress, kinds, met, kind)
+    unit, place = joint_of(progress, kinds, met, task), earlier(progress, met, task)
     occurrence, laid = totals[UNITS], totals[LAID]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = kinds.link[binding + units.link[row]]
@@ -149,8 +183,8 @@ def join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Int
             progress.free_ps[link], progress.owner[link] = begin_ps + units.last_ps[row], occurrence
     count = progress.unit_begin[met + 1] - progress.unit_begin[met]
     for position in range(count):
-        progress.laid[laid + position] = progress.laid[progress.unit_begin[met] + position]
-    progress.laid[laid + count] = task
+        progress.laid[laid + position + (position >= place)] = progress.laid[progress.unit_begin[met] + position]
+    progress.laid[laid + place] = task
     progress.unit[met] = -1
     progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, begin_ps
     progress.unit_begin[occurrence + 1] = laid + count + 1

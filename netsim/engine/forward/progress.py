@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.forward.state import MOST_JOINED, Progress
+from netsim.engine.forward.state import GATHERED, MOST_JOINED, Progress
 from netsim.engine.forward.tasks import successors
 from netsim.workload.tasks import TaskColumns
 
@@ -23,7 +23,7 @@ def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -
     next_begin, following, depends = successors(columns.bytes, columns.after_begin, columns.after)
     src_host = hosts[columns.src]
     inside = src_host == hosts[columns.dst]
-    room = 2 * tasks + 2 * MOST_JOINED
+    room = 4 * tasks + 2 * MOST_JOINED
     progress = Progress(
         bytes=columns.bytes,
         delay_ps=columns.delay_ps,
@@ -48,9 +48,16 @@ def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -
         laid=np.zeros(room, dtype=np.int64),
         joint=np.zeros((_MEETINGS, 3), dtype=np.int64),
         joint_unit=_filled(_MEETINGS),
-        totals=np.zeros(11, dtype=np.int64),
+        totals=_totals(),
     )
     return progress, depends
+
+
+def _totals() -> np.ndarray:
+    """All 0 but the moment at which messages were gathered, which was none."""
+    totals = np.zeros(13, dtype=np.int64)
+    totals[GATHERED] = -1
+    return totals
 
 
 def _filled(size: int) -> np.ndarray:

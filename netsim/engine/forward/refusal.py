@@ -1,9 +1,20 @@
 """Runs in which nothing can be skipped."""
 
-from netsim.engine.exact.layout import layout_of
+import numpy as np
+
+from netsim.engine.exact.layout import Layout, layout_of
+from netsim.engine.exact.messages import placed
 from netsim.engine.exact.refusal import refusal_of_fabric
+from netsim.engine.forward.likeness import likeness_of
 from netsim.engine.protocol import Scene
-from netsim.transport.config import EcmpConfig, EtherealConfig, SubflowsConfig, TransportConfig
+from netsim.transport.config import (
+    EcmpConfig,
+    EtherealConfig,
+    PlainConfig,
+    SprayConfig,
+    SubflowsConfig,
+    TransportConfig,
+)
 
 _FOLLOWED = ("packet", "nic", "acknowledgement", "limits")
 """Fields of a scene that may have any value; without answers those of `acknowledgement` do not matter."""
@@ -28,28 +39,26 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
     if len(layout.fabric.epoch_ps) > 1 or len(layout.fabric.change_ps) > len(layout.fabric.delay_ps):
         return "rates change"
     match transport:
-        case EcmpConfig():
-            return None
-        case EtherealConfig() if _draws(transport):
-            return "the transport draws by the number of a message"
-        case EtherealConfig() | SubflowsConfig() if _order_is_drawn(scene, transport):
-            return "the order of flows is drawn by their number"
-        case EtherealConfig() | SubflowsConfig():
-            return None
+        case EcmpConfig() | EtherealConfig() | SubflowsConfig() | SprayConfig():
+            pass
+        case PlainConfig(kind="drb" | "spray_round_robin"):
+            if _turns_on(scene, layout, transport):
+                return "paths are taken in turn, and a message does not end with the last"
         case _:
-            return "the transport keeps state from message to message, or draws by the number of a message"
+            return "the transport keeps state from message to message"
+    if scene.tasks.keys is None and likeness_of(scene, transport).drawn_alone:
+        return "draws depend on the number of a message, and no two have the same"
+    return None
 
 
-def shares_groups(scene: Scene, transport: TransportConfig) -> bool:
-    """Whether equal messages that a host releases in one instant are sent alike wherever they occur."""
-    return not _order_is_drawn(scene, transport)
-
-
-def _draws(transport: EtherealConfig) -> bool:
-    shuffles = transport.randomise and transport.order != "staggered"
-    return shuffles or transport.order == "published" or transport.start_delay > 0
-
-
-def _order_is_drawn(scene: Scene, transport: TransportConfig) -> bool:
-    given = isinstance(transport, EtherealConfig) and transport.order != "nic"
-    return scene.nic.destinations == "random" and not given
+def _turns_on(scene: Scene, layout: Layout, transport: TransportConfig) -> bool:
+    """Whether the first path of a message depends on the messages that its host has sent before."""
+    columns, hosts, fabric = layout.columns, np.asarray(scene.hosts, dtype=np.int64), layout.fabric
+    tasks = np.flatnonzero(columns.bytes)
+    messages = placed(columns, None, tasks, np.zeros_like(tasks), hosts, fabric)
+    outside = messages.src_host != messages.dst_host
+    ways = np.diff(fabric.usable_begin)[messages.usable[outside]]
+    if transport.kind == "spray_round_robin":
+        ways = np.lcm.reduce(np.unique(ways), initial=1)
+    packets = -(-messages.bytes[outside] // scene.packet.payload)
+    return bool((packets % ways).any())

@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-NOW, RELEASED, EVENTS, DONE, UNITS, LAID, BUSY, IDLE, IDLE_UNITS, MET, MEETS = range(11)
+NOW, RELEASED, EVENTS, DONE, UNITS, LAID, BUSY, IDLE, IDLE_UNITS, MET, MEETS, GATHERS, GATHERED = range(13)
 """Entries of `Progress.totals`: the time; released messages that have not begun; entries of the heap; tasks that are
 done; occurrences of units, and their messages; when the last message arrives that is under way; the last moment at
-which none was; occurrences before it; with `MEETING`, the occurrence that is met, and the message that meets it."""
+which none was; occurrences before it; with `MEETING`, the occurrence that is met, and the message that meets it;
+whether a unit takes in messages that are released while it is under way; the last moment at which one did."""
 
-MOST_JOINED = 16
+MOST_JOINED = 64
 """Most messages of a unit that meet under way."""
 
 

@@ -8,13 +8,13 @@ import numpy as np
 from netsim.engine.exact.admission import admit
 from netsim.engine.exact.injection import cargo_of
 from netsim.engine.exact.layout import Layout
-from netsim.engine.exact.messages import placed
+from netsim.engine.exact.messages import Messages, placed
 from netsim.engine.exact.stages import remaining_ps
 from netsim.engine.exact.travel import travel
 from netsim.engine.forward.passage import Passages, passages
 from netsim.engine.forward.queues import thin
 from netsim.engine.protocol import Scene
-from netsim.transport.config import TransportConfig
+from netsim.transport.config import EtherealConfig, TransportConfig
 
 
 class Units(NamedTuple):
@@ -127,30 +127,27 @@ class Simulator:
         release_ps: np.ndarray | None = None,
         *,
         apart: bool = False,
-        numbered: bool = False,
     ) -> Units:
         """Messages as one unit, or each as a unit of its own; `Units.link` are numbers of links, ascending.
 
         Args:
             tasks: The messages; those of one unit ascend.
             width_ps: Intervals of queues in the run are at least that long.
-            release_ps: Release of each message, the first at 0; None: all at 0.
+            release_ps: Release of each message, the earliest at 0; None: all at 0.
             apart: Each message is a unit. One run serves them all, so far apart in time that they cannot meet.
-            numbered: Flows keep the numbers of their tasks, as draws need them.
         """
         layout, fabric = self._layout, self._layout.fabric
         order = np.arange(len(tasks), dtype=np.int64)
         unit = order if apart else np.zeros_like(order)
         release_ps = order * self._longest_ps(tasks) if apart else release_ps
         release_ps = np.zeros_like(order) if release_ps is None else release_ps
-        messages = placed(layout.columns, tasks, release_ps, self._hosts, fabric)
-        messages = messages._replace(task=tasks if numbered else order)
+        messages = self._messages(tasks, release_ps)
         flows = admit(layout, messages, self._transport, self._seed)
         cargo = cargo_of(flows, messages, self._scene.packet)
         travelled = travel(self._scene, layout, messages, flows, cargo, self._transport, self._seed)
         receivers, count = travelled.figures.receivers, int(unit[-1]) + 1
         begin = np.searchsorted(unit, np.arange(count + 1))
-        unit_of_flow, of_unit_ps = unit[flows.message], release_ps[begin[:-1]]
+        unit_of_flow, of_unit_ps = unit[flows.message], release_ps if apart else np.zeros(1, dtype=np.int64)
         seen = [
             passages(fabric, arrivals, travelled.packets, unit_of_flow, of_unit_ps, width_ps)
             for arrivals in (travelled.at_hosts, travelled.inside)
@@ -193,36 +190,48 @@ class Simulator:
             queue_ps=queue_ps,
         )
 
-    def flows_of(self, tasks: np.ndarray, *, apart: bool = False) -> list[list[tuple[int, tuple[int, ...]]]]:
-        """For each message the payload and the links of its flows.
+    def flows_of(self, tasks: np.ndarray, release_ps: np.ndarray) -> list[list[tuple[int, tuple[int, ...]]]]:
+        """For each message the payload and the links of its flows, those of all paths if packets choose among them.
 
         Args:
             tasks: The messages.
-            apart: They are released one after the other, not together.
+            release_ps: When each is released.
         """
         layout, fabric = self._layout, self._layout.fabric
-        order = np.arange(len(tasks), dtype=np.int64)
-        release_ps = order if apart else np.zeros_like(order)
-        messages = placed(layout.columns, tasks, release_ps, self._hosts, fabric)._replace(task=order)
+        messages = self._messages(tasks, release_ps)
         flows = admit(layout, messages, self._transport, self._seed)
         found: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in tasks]
-        first, last, ways = messages.link.tolist(), messages.exit.tolist(), fabric.way_links.tolist()
+        first, last = messages.link.tolist(), messages.exit.tolist()
         for message, size, way in zip(flows.message.tolist(), flows.bytes.tolist(), flows.way.tolist(), strict=True):
-            if first[message] == last[message]:
-                path = (first[message],)
-            else:
-                path = (first[message], *(link for link in ways[way] if link >= 0), last[message])
+            path = (first[message],)
+            if first[message] != last[message]:
+                ways = self._usable(messages, message) if way < 0 else np.array([way])
+                links = fabric.way_links[ways]
+                path = (*path, *dict.fromkeys(links[links >= 0].tolist()), last[message])
             found[message].append((size, path))
         return found
 
+    def _messages(self, tasks: np.ndarray, release_ps: np.ndarray) -> Messages:
+        """Messages by their places, with the draws that they have in the run."""
+        layout = self._layout
+        messages = placed(layout.columns, layout.keys, tasks, release_ps, self._hosts, layout.fabric)
+        return messages._replace(task=np.arange(len(tasks), dtype=np.int64))
+
+    def _usable(self, messages: Messages, message: int) -> np.ndarray:
+        """Usable ways of a message, as rows of `FabricArrays.way_links`."""
+        fabric, row = self._layout.fabric, messages.usable[message]
+        choices = fabric.usable[fabric.usable_begin[row] : fabric.usable_begin[row + 1]]
+        return fabric.way_begin[messages.pair[message]] + choices
+
     def _longest_ps(self, tasks: np.ndarray) -> int:
         """No message alone lasts longer: each of its links could serve all its packets after the link before."""
+        delay_ps = self._transport.start_delay if isinstance(self._transport, EtherealConfig) else 0
         fabric, packet = self._layout.fabric, self._scene.packet
         size = int(self._layout.columns.bytes[tasks].max())
         wire = size + (size // packet.payload + self._stride + 1) * (packet.header + 1)
         slowest = int(fabric.rate_bps[fabric.rate_bps > 0].min())
         once_ps = 8 * 10**12 * wire // slowest + size // packet.payload + self._stride + int(fabric.delay_ps.max()) + 1
-        return (2 + fabric.way_links.shape[1]) * once_ps
+        return delay_ps + (2 + fabric.way_links.shape[1]) * once_ps
 
 
 def _queues(seen: list[Passages], units: int, width_ps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

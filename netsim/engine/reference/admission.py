@@ -40,7 +40,8 @@ class Admission:
             usable = scene.routes.usable(src, dst, epoch)
             leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
             ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends)
+            like = None if scene.tasks.keys is None else int(scene.tasks.keys[index])
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends, like)
             by_link[paths[0][0]].append(release)
         return {link: self._ordered(self._admitted(messages, now_ps)) for link, messages in by_link.items()}
 
@@ -58,6 +59,6 @@ class Admission:
     def _turn(self, flow: Flow) -> tuple[int, int]:
         """Place of a flow among those its host releases together."""
         if self._scene.nic.destinations == "random":
-            return self._order(flow.id), flow.id
+            return self._order(self._transport.key_of(flow)), flow.id
         hosts = self._scene.hosts
         return (hosts[flow.message.dst] - hosts[flow.message.src]) % self._scene.topology.hosts, flow.id

@@ -24,6 +24,7 @@ class Connection:
         "flow",
         "highest",
         "in_ring",
+        "key",
         "left",
         "packets",
         "path",
@@ -36,6 +37,7 @@ class Connection:
 
     def __init__(self, flow: Flow, packets: int, start_ps: int) -> None:
         self.flow = flow
+        self.key = flow.id
         self.path = flow.path
         self.packets = self.left = packets
         self.serial = 0

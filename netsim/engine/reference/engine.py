@@ -54,6 +54,7 @@ class ReferenceEngine:
         self._all: list[Connection] = []
         self._packets = 0
         self._messages = Messages(scene, self._calendar, self._admit)
+        self._key_of = transport.key_of
         self._admission = Admission(scene, transport, seed)
         self._ways = Ways(scene, transport)
         conditions = Conditions(scene, transport, seed)
@@ -135,6 +136,7 @@ class ReferenceEngine:
             for flow in flows:
                 packets = -(-flow.bytes // scene.packet.payload)
                 connection = self._feedback.connection(flow, packets, now) or Connection(flow, packets, now)
+                connection.key = self._key_of(flow)
                 connection.traffic_class = scene.tasks[flow.message.task].traffic_class
                 self._messages.expect(flow.message.task)
                 self._all.append(connection)

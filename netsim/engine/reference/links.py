@@ -76,7 +76,7 @@ class Links:
                 self._lose(packet, link, service, now, start)
                 return
             self.mark(packet, link, start - now, start)
-        repeats = self._conditions.repeats(link, packet.connection.flow.id, packet.serial, packet.control)
+        repeats = self._conditions.repeats(link, packet.connection.key, packet.serial, packet.control)
         if repeats > 0:
             service += self._conditions.repeating_ps(link, service, repeats)
         self.free_ps[link] = leaves = start + service
@@ -90,7 +90,7 @@ class Links:
         """Marks a data packet if the queue that it finds at a switch is long."""
         if packet.control or packet.marked or not self._at_switch[link]:
             return
-        if self._conditions.marks(link, packet.connection.flow.id, packet.serial, backlog_ps, start_ps):
+        if self._conditions.marks(link, packet.connection.key, packet.serial, backlog_ps, start_ps):
             packet.marked = True
             self.marked += 1
 

@@ -129,8 +129,7 @@ class QueuedLinks:
                 self._lose(packet, link, now_ps)
                 continue
             service = ends_ps - now_ps
-            flow = packet.connection.flow.id
-            repeats = self._conditions.repeats(link, flow, packet.serial, packet.control)
+            repeats = self._conditions.repeats(link, packet.connection.key, packet.serial, packet.control)
             if repeats > 0:
                 service += self._conditions.repeating_ps(link, service, repeats)
                 ends_ps = now_ps + service
