@@ -1,4 +1,4 @@
-"""Classes that take turns by weights: closed forms of deficit round robin, by both engines to the picosecond."""
+"""Classes that take turns by weights: closed forms of deficit round robin, by three engines to the picosecond."""
 
 from fractions import Fraction
 
@@ -7,7 +7,7 @@ import pytest
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.turns import Turns
-from netsim.engine.windowed.refusal import refusal
+from netsim.engine.windowed.engine import WindowedEngine
 from netsim.workload.tasks import Task
 from tests.netsim.closed_loop import WatchedEngine, transport_of
 from tests.netsim.scenes import fabric, scene
@@ -15,10 +15,11 @@ from tests.netsim.scenes import fabric, scene
 PACKET, SERVICE, DELAY = 4000, 320_000, 500_000  # bytes; ps at 100 Gbps; ps
 
 
-def both(what: Scene) -> Outcome:
-    """The run of either engine, which is the same."""
+def run(what: Scene) -> Outcome:
+    """The run of each engine, which is the same."""
     expected = WatchedEngine(what).run()
     assert EventEngine(what, transport_of("ecmp", what), 0).run().equals(expected)
+    assert WindowedEngine(what, transport_of("ecmp", what), 0).run().equals(expected)
     return expected
 
 
@@ -36,7 +37,7 @@ def shares(weights: tuple[int, ...], sizes: tuple[int, ...], *, one_host: bool) 
         for _ in range(total // size)
     ]
     what = scene(topology, tasks)._replace(classes=len(weights), weights=weights)
-    outcome = both(what)
+    outcome = run(what)
     ends = [
         max(end for task, end in zip(tasks, outcome.task_end_ps, strict=True) if task.traffic_class == number)
         for number in range(len(weights))
@@ -70,7 +71,7 @@ def test_a_class_without_weight_goes_before_those_that_take_turns():
     """Of three classes at one host, the first is done as if it were alone, one packet aside."""
     topology = fabric(1, 1, 4)
     tasks = [Task(0, 1, 20 * PACKET, 100, (), 0), *(Task(0, dst, 20 * PACKET, 0, (), dst - 1) for dst in (2, 3))]
-    outcome = both(scene(topology, tasks)._replace(classes=3, weights=(0, 1, 1)))
+    outcome = run(scene(topology, tasks)._replace(classes=3, weights=(0, 1, 1)))
     assert outcome.task_end_ps[0] == SERVICE + 20 * SERVICE + SERVICE + 2 * DELAY
     assert outcome.completion_ps == 60 * SERVICE + SERVICE + 2 * DELAY
 
@@ -95,8 +96,3 @@ def test_an_idle_or_paused_class_saves_nothing_for_later():
     assert sent == [1]
     turns.sent(1, 1000, more=True)
     assert turns.next([1000, 1000]) == 0
-
-
-def test_the_windowed_engine_says_that_it_has_no_turns():
-    what = scene(fabric(2, 2, 2), [Task(0, 2, 4000, 0, (), 1)])._replace(classes=2, weights=(1, 1))
-    assert "by weights" in (refusal(what, transport_of("ecmp", what)) or "")

@@ -8,8 +8,6 @@ from netsim.units import service_ps
 
 def refusal(scene: Scene, transport: Transport) -> str | None:
     """Why a run is not for the windowed engine; None if it is."""
-    if any(scene.weights):
-        return "classes that take turns by weights are not in the windowed engine"
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
