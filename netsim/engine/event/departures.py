@@ -1,8 +1,8 @@
 """Ends of transmissions, and words that stop and resume queues, on the calendar of the event engine.
 
 A transmission has one of few durations. Those with the same one end in the order in which they began, so that a list is
-their calendar; others are in the heap. All are if thresholds follow the memory: then the order of links that end in one
-instant decides who is resumed.
+their calendar; others are in the heap. All are where the order of links that end in one instant decides who is resumed:
+if thresholds follow the memory, or if a word takes no time.
 """
 
 import numpy as np
@@ -79,7 +79,7 @@ def _schedule_end(flight: Flight, network: Network, queued: Queued, at: int) -> 
 def _kind(network: Network, queued: Queued, at: int) -> Whole:
     """The list of transmissions that take as long as the one on a link, or -1."""
     rules, served = network.rules[0], queued.served[at]
-    if network.links[at].varies or rules.dynamic or served.late:
+    if network.links[at].varies or rules.by_link or served.late:
         return np.int64(-1)
     if served.wire == rules.full_wire:
         return np.int64(served.kind)

@@ -18,6 +18,8 @@ def add_queues(rules: np.void, scene: Scene) -> None:
     rules["memory_bytes"], rules["alpha"] = (-1, 0) if buffer is None else (buffer.size, buffer.millionths)
     if control.kind == "pfc":
         rules["pauses"], rules["dynamic"] = True, control.dynamic
+        at_once = any(not link.delay_ps and link.src != link.dst for link in scene.topology.links)
+        rules["by_link"] = control.dynamic or at_once
         rules["pause_above"] = 0 if control.pause_above == "dynamic" else control.pause_above
         rules["resume_at"], rules["resume_below"] = control.resume_at, control.resume_below
 

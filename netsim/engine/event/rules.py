@@ -28,14 +28,15 @@ RULES = record(
     leaves=WHOLE,
     epochs=WHOLE,
     # Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a
-    # switch, -1 without one; alpha in millionths; whether full
-    # switches pause links, and by thresholds that follow the memory; when they resume.
+    # switch, -1 without one; alpha in millionths; whether full switches pause links, and by thresholds that follow the
+    # memory; whether transmissions that end in one instant do so in the order of their links; when links resume.
     ends_early=YES,
     classes=WHOLE,
     memory_bytes=WHOLE,
     alpha=WHOLE,
     pauses=YES,
     dynamic=YES,
+    by_link=YES,
     pause_above=WHOLE,
     resume_at=WHOLE,
     resume_below=WHOLE,

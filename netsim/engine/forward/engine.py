@@ -127,13 +127,12 @@ class ForwardEngine:
         progress, units = self._progress, self._library.units
         met, task, now_ps = (int(progress.totals[entry]) for entry in (state.MET, state.MEETS, state.NOW))
         unit, after_ps = int(progress.unit[met]), now_ps - int(progress.unit_ps[met])
-        laid = progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]]
+        tasks = np.append(progress.laid[progress.unit_begin[met] : progress.unit_begin[met + 1]], task)
         starts_ps = units.start_ps[units.message_begin[unit] : units.message_begin[unit + 1]]
-        place = int(np.searchsorted(laid, task))
-        both = np.insert(laid, place, task), np.insert(starts_ps, place, after_ps)
-        joint = self._library.joint(*both, int(progress.binding[met]), self._width_ps())
+        binding = int(progress.binding[met])
+        joint = self._library.joint(tasks, np.append(starts_ps, after_ps), binding, self._width_ps())
         self._joints += 1
-        remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), place, after_ps, joint)
+        remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
 
     def _begin_together(self) -> bool:
         """Begins those of the known messages that share links, as units; False if one would meet another."""

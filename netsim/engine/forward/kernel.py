@@ -135,9 +135,12 @@ def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
         met = whom_it_meets(progress, units, kinds, kind)
         if met == NOBODY:
             continue
-        if met == SEVERAL or progress.unit_begin[met + 1] - progress.unit_begin[met] >= MOST_JOINED:
+        last = progress.unit_begin[met + 1] - 1
+        if met == SEVERAL or last + 1 - progress.unit_begin[met] >= MOST_JOINED:
             return STUCK
-        joint = joint_of(progress, kinds, met, released[position])
+        if progress.laid[last] > released[position]:
+            return STUCK
+        joint = joint_of(progress, kinds, met, kind)
         if joint < 0:
             totals[MET], totals[MEETS] = met, released[position]
             return MEETING
@@ -153,5 +156,5 @@ def _begin_alone(progress: Progress, units: Units, kinds: Kinds) -> Integer:
             alone = released[position : position + 1]
             begin_unit(progress, units, kinds.link, kinds.unit[kind], kinds.binding[kind], now, alone)
         else:
-            join(progress, units, kinds, met, released[position])
+            join(progress, units, kinds, met, released[position], kind)
     return FINISHED

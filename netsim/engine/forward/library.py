@@ -34,7 +34,6 @@ class Library:
         self._kinds: dict[tuple[int, ...], int] = {}
         self._shapes: dict[tuple[object, ...], int] = {}
         self._bindings: dict[tuple[int, ...], int] = {}
-        self._paths: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._parted: dict[bytes, list[list[int]]] = {}
         self._groups: dict[bytes, tuple[int, int]] = {}
         self._unit: list[int] = []
@@ -118,8 +117,7 @@ class Library:
         key = self._key(tasks, release_ps, drawn=drawn)
         if key not in self._groups:
             units = self._simulator.simulate(tasks, width_ps, release_ps)
-            links = tuple(units.link.tolist())
-            binding = self._paths.get(links, links)
+            binding = tuple(units.link.tolist())
             self._groups[key] = self.units.count, self._bound(binding)
             self.units = self.units.joined(units.bound([binding]))
         return self._groups[key]
@@ -129,7 +127,7 @@ class Library:
 
         Args:
             tasks: The messages, ascending.
-            release_ps: Their releases, the earliest at 0.
+            release_ps: Their releases, the first at 0.
             binding: Their links.
             width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
         """
@@ -157,7 +155,6 @@ class Library:
 
     def _bound(self, binding: tuple[int, ...]) -> int:
         """First entry of a binding among the links."""
-        self._paths.setdefault(tuple(sorted(binding)), binding)
         if binding not in self._bindings:
             self._bindings[binding] = len(self._links)
             self._links += binding

@@ -42,20 +42,8 @@ def place(
 
 
 @njit(cache=True)
-def remember(
-    progress: Progress, met: Integer, alone: Integer, place: Integer, after_ps: Integer, joint: Integer
-) -> None:
-    """Notes the unit of a unit that is met and a message that meets it.
-
-    Args:
-        progress: State of the program.
-        met: The unit that is met.
-        alone: That of the message if it is alone.
-        place: Its place among the messages of both, by their numbers.
-        after_ps: Time between the releases of both.
-        joint: The unit of both.
-    """
-    meets = MOST_JOINED * alone + place
+def remember(progress: Progress, met: Integer, meets: Integer, after_ps: Integer, joint: Integer) -> None:
+    """Notes the unit of a unit that is met and another that meets it."""
     entry = _entry(progress, met, meets, after_ps)
     progress.joint[entry, 0], progress.joint[entry, 1], progress.joint[entry, 2] = met, meets, after_ps
     progress.joint_unit[entry] = joint
@@ -97,20 +85,10 @@ def _await(progress: Progress, units: Units, unit: Integer, begin_ps: Integer, t
 
 
 @njit(cache=True)
-def joint_of(progress: Progress, kinds: Kinds, met: Integer, task: Integer) -> Integer:
+def joint_of(progress: Progress, kinds: Kinds, met: Integer, kind: Integer) -> Integer:
     """The unit of an occurrence and a message that meets it now, -1 if it has not been simulated."""
     after_ps = progress.totals[NOW] - progress.unit_ps[met]
-    meets = MOST_JOINED * kinds.unit[progress.kind[task]] + earlier(progress, met, task)
-    return progress.joint_unit[_entry(progress, progress.unit[met], meets, after_ps)]
-
-
-@njit(cache=True)
-def earlier(progress: Progress, met: Integer, task: Integer) -> Integer:
-    """How many messages of an occurrence have smaller numbers than another."""
-    count = np.int64(0)
-    for place in range(progress.unit_begin[met], progress.unit_begin[met + 1]):
-        count += progress.laid[place] < task
-    return count
+    return progress.joint_unit[_entry(progress, progress.unit[met], kinds.unit[kind], after_ps)]
 
 
 @njit(cache=True)
@@ -172,10 +150,10 @@ def may_join(progress: Progress, units: Units, links: np.ndarray, met: Integer, 
 
 
 @njit(cache=True)
-def join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Integer) -> None:
+def join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Integer, kind: Integer) -> None:
     """Replaces an occurrence by one of the larger unit that it and a message are."""
     totals, begin_ps, binding = progress.totals, progress.unit_ps[met], progress.binding[met]
-    unit, place = joint_of(progress, kinds, met, task), earlier(progress, met, task)
+    unit = joint_of(progress, kinds, met, kind)
     occurrence, laid = totals[UNITS], totals[LAID]
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         link = kinds.link[binding + units.link[row]]
@@ -183,8 +161,8 @@ def join(progress: Progress, units: Units, kinds: Kinds, met: Integer, task: Int
             progress.free_ps[link], progress.owner[link] = begin_ps + units.last_ps[row], occurrence
     count = progress.unit_begin[met + 1] - progress.unit_begin[met]
     for position in range(count):
-        progress.laid[laid + position + (position >= place)] = progress.laid[progress.unit_begin[met] + position]
-    progress.laid[laid + place] = task
+        progress.laid[laid + position] = progress.laid[progress.unit_begin[met] + position]
+    progress.laid[laid + count] = task
     progress.unit[met] = -1
     progress.unit[occurrence], progress.binding[occurrence], progress.unit_ps[occurrence] = unit, binding, begin_ps
     progress.unit_begin[occurrence + 1] = laid + count + 1

@@ -23,7 +23,7 @@ def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -
     next_begin, following, depends = successors(columns.bytes, columns.after_begin, columns.after)
     src_host = hosts[columns.src]
     inside = src_host == hosts[columns.dst]
-    room = 4 * tasks + 2 * MOST_JOINED
+    room = 2 * tasks + 2 * MOST_JOINED
     progress = Progress(
         bytes=columns.bytes,
         delay_ps=columns.delay_ps,

@@ -10,7 +10,7 @@ done; occurrences of units, and their messages; when the last message arrives th
 which none was; occurrences before it; with `MEETING`, the occurrence that is met, and the message that meets it;
 whether a unit takes in messages that are released while it is under way; the last moment at which one did."""
 
-MOST_JOINED = 64
+MOST_JOINED = 16
 """Most messages of a unit that meet under way."""
 
 
