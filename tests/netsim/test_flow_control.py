@@ -16,7 +16,7 @@ from netsim.topology.failure import Rates
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.routes import Routes
 from netsim.topology.torus import Torus, TorusConfig
-from netsim.transport.build import PACKET_TRANSPORTS as TRANSPORTS
+from netsim.transport.switched import JoinShortestQueue
 from netsim.units import service_ps
 from netsim.workload.tasks import Tasks
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
@@ -203,12 +203,10 @@ def test_words_that_take_no_time_meet_transmissions_that_end_in_the_same_instant
     shape = {"kind": "torus", "dims": [2, 3], "hosts_per_switch": 2, "link_delay": "0ns"}
     topology = Torus(TorusConfig.model_validate(shape))
     ends = [draw.sample(range(12), 2) for _ in range(40)]
-    tasks = [flow(*pair, draw.randint(10_000, 60_000), draw.choice([0, 1000])) for pair in ends]
+    tasks = [flow(src, dst, draw.randint(10_000, 60_000), draw.choice([0, 1000])) for src, dst in ends]
     tasks = [task._replace(traffic_class=index % 2) for index, task in enumerate(tasks)]
     pauses = {"kind": "pfc", "pause_above": "1B", "resume_at": "0B"}
     what = controlled(scene(topology, tasks), flow_control=pauses, acknowledgement={"lane": "data"})
     what = what._replace(classes=2)
-    expected, found = (
-        engine(what, TRANSPORTS["jsq"](seed, what.most_paths), seed).run() for engine in (ReferenceEngine, EventEngine)
-    )
-    assert found.equals(expected)
+    expected = ReferenceEngine(what, JoinShortestQueue(seed, what.most_paths), seed).run()
+    assert EventEngine(what, JoinShortestQueue(seed, what.most_paths), seed).run().equals(expected)
