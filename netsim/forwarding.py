@@ -36,8 +36,8 @@ def run_forward(
     engine = fastest(scene, transport, most_paths)
     plainly = partial(run_engine, engine, transport=transport, seed=seed, most_paths=most_paths, report=report)
     if refusal(scene, transport) is None:
-        forward = ForwardEngine(scene, transport, seed, most_paths, lambda rest: plainly(rest)[0], report)
-        outcome, skipped = forward.run()
+        followed = ForwardEngine(scene, transport, seed, most_paths, report).run()
+        outcome = followed.whole(lambda rest: plainly(rest)[0])
         if outcome.completion_ps <= scene.limits.simulated:
-            return outcome, engine, skipped
+            return outcome, engine, followed.skipped
     return *plainly(scene), Skipped()

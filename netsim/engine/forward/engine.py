@@ -1,4 +1,4 @@
-"""The driver: carries out a program unit by unit, and simulates the rest plainly where units cannot be told apart."""
+"""The driver: carries out a program unit by unit, until units cannot be told apart."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from netsim.engine.forward import kernel, state
 from netsim.engine.forward.library import Library
 from netsim.engine.forward.likeness import likeness_of
 from netsim.engine.forward.occurrences import place, remember
-from netsim.engine.forward.outcome import Occurrences, joined, outcome_of
+from netsim.engine.forward.outcome import Followed, Occurrences, outcome_of
 from netsim.engine.forward.progress import progress_of
 from netsim.engine.forward.unit import Simulator
 from netsim.engine.forward.wave import Ends, wave
@@ -34,7 +34,6 @@ class ForwardEngine:
         transport: Path choice.
         seed: Seed of the run.
         most_paths: Largest number of paths between two hosts that talk to each other.
-        plain: Simulates a scene plainly.
         report: Called now and then with how far the run is.
     """
 
@@ -44,10 +43,9 @@ class ForwardEngine:
         transport: TransportConfig,
         seed: int,
         most_paths: int,
-        plain: Callable[[Scene], Outcome],
         report: Callable[[Pulse], None] | None = None,
     ) -> None:
-        self._scene, self._plain = scene, plain
+        self._scene = scene
         self._wall = Clock(scene.limits, report)
         layout = layout_of(scene)
         self._columns = scene.tasks.columns()
@@ -65,14 +63,11 @@ class ForwardEngine:
         byte_ps = 8e12 / np.maximum(rates, 1)
         self._ends = Ends(self._columns.dst, fabric.up[hosts], byte_ps, scene.packet.payload, scene.packet.header)
 
-    def run(self) -> tuple[Outcome, Skipped]:
-        """Simulates until all tasks are done.
-
-        Returns:
-            The outcome, and what was skipped.
+    def run(self) -> Followed:
+        """Simulates as far as units can be told apart.
 
         Raises:
-            InputError: The run has reached its wall time, or what is simulated plainly has reached a limit.
+            InputError: The run has reached its wall time.
         """
         progress, library = self._progress, self._library
         kernel.start(progress)
@@ -86,12 +81,12 @@ class ForwardEngine:
                 case kernel.TOGETHER if self._begin_together():
                     pass
                 case _:
-                    return self._with_the_rest()
+                    return self._so_far()
             patience = self._patience + int(progress.totals[state.UNITS]) // 2
             if library.units.count > patience or self._joints > len(progress.joint_unit) // 2:
-                return self._with_the_rest()
+                return self._so_far()
         whole = Occurrences.of(progress, int(progress.totals[state.UNITS]))
-        return self._outcome(whole, progress.end_ps), self._skipped(whole)
+        return Followed(self._outcome(whole, progress.end_ps), None, self._skipped(whole))
 
     def _outcome(self, whole: Occurrences, end_ps: np.ndarray) -> Outcome:
         return outcome_of(self._scene, self._library.units, self._kinds.link, whole, end_ps, self._stride)
@@ -162,19 +157,19 @@ class ForwardEngine:
         tasks = np.sort(progress.released[: progress.totals[state.RELEASED]])
         return tasks, np.zeros_like(tasks)
 
-    def _with_the_rest(self) -> tuple[Outcome, Skipped]:
-        """The outcome up to the last moment at which nothing was under way, joined with a plain run of the rest."""
+    def _so_far(self) -> Followed:
+        """What was followed up to the last moment at which nothing was under way."""
         progress, columns = self._progress, self._columns
         idle_ps, units = int(progress.totals[state.IDLE]), int(progress.totals[state.IDLE_UNITS])
         if not units:
-            return self._plain(self._scene), Skipped()
+            return Followed(None, self._scene, Skipped())
         whole = Occurrences.of(progress, units)
         moved = columns.bytes == 0
         moved[whole.tasks] = True
         done = moved & (progress.end_ps >= 0) & (progress.end_ps <= idle_ps)
         end_ps = np.where(done, progress.end_ps, -1)
-        rest = self._plain(self._scene._replace(tasks=_rest_of(self._scene.tasks, done, end_ps)))
-        return joined(self._outcome(whole, end_ps), rest), self._skipped(whole)
+        rest = self._scene._replace(tasks=_rest_of(self._scene.tasks, done, end_ps))
+        return Followed(self._outcome(whole, end_ps), rest, self._skipped(whole))
 
     def _skipped(self, whole: Occurrences) -> Skipped:
         """What all occurrences of units but the first of each carry."""

@@ -1,5 +1,6 @@
 """From the occurrences of units to the outcome of a run."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from netsim.engine.compiled.annotations import Integer, Records
 from netsim.engine.compiled.queue_series import Longest, no_queues, note_queue, series_of
 from netsim.engine.forward.state import Progress
 from netsim.engine.forward.unit import Units
-from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
+from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene, Skipped
 
 
 class Occurrences(NamedTuple):
@@ -36,6 +37,32 @@ class Occurrences(NamedTuple):
         return cls(
             progress.unit[:units], progress.binding[:units], progress.unit_ps[:units], begin, progress.laid[: begin[-1]]
         )
+
+
+class Followed(NamedTuple):
+    """How far a program was followed unit by unit.
+
+    Args:
+        outcome: Of the part that was followed; None if there is none.
+        rest: The scene that is left, in which tasks that are done merely wait until their ends; None if nothing is.
+        skipped: What was skipped.
+    """
+
+    outcome: Outcome | None
+    rest: Scene | None
+    skipped: Skipped
+
+    def whole(self, simulate: Callable[[Scene], Outcome]) -> Outcome:
+        """The outcome of the whole program.
+
+        Args:
+            simulate: Simulates a scene plainly.
+        """
+        if self.rest is None:
+            assert self.outcome is not None
+            return self.outcome
+        later = simulate(self.rest)
+        return later if self.outcome is None else _joined(self.outcome, later)
 
 
 def outcome_of(
@@ -82,7 +109,7 @@ def outcome_of(
     )
 
 
-def joined(before: Outcome, after: Outcome) -> Outcome:
+def _joined(before: Outcome, after: Outcome) -> Outcome:
     """The outcome of a run of which a part has ended before the other begins, on an idle network.
 
     Args:
