@@ -107,18 +107,15 @@ def test_the_spread_is_that_of_the_steps_between_two_records(capsys: pytest.Capt
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Any]]:
-    """A run with two broken steps, and one that was also told to stop between them and started again."""
-    folder = tmp_path_factory.mktemp("runs")
-    settings = "train", DIGITS, *SETTINGS
-    straight = command(*settings, f"run.dir={folder / 'straight'}", ranks=2, program=DISTURBED, DISTURB=SPOILT)
-    again = str(DISTURBED), *settings, f"run.dir={folder / 'stopped'}"
-    stopped = torchrun("--max-restarts=1", *again, DISTURB=f"{SPOILT};3:1:SIGUSR2")
-    return {"straight": (folder / "straight", straight), "stopped": (folder / "stopped", stopped)}
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run with two broken steps."""
+    folder = tmp_path_factory.mktemp("straight")
+    settings = "train", DIGITS, *SETTINGS, f"run.dir={folder}"
+    return folder, command(*settings, ranks=2, program=DISTURBED, DISTURB=SPOILT)
 
 
-def test_a_broken_step_is_skipped_and_written_down(runs: dict[str, tuple[Path, Any]]) -> None:
-    folder, result = runs["straight"]
+def test_a_broken_step_is_skipped_and_written_down(straight: tuple[Path, Any]) -> None:
+    folder, result = straight
     assert result.returncode == 0, result.stderr
     noted = sorted((folder / "guard").iterdir())
     assert [path.name for path in noted] == ["step_00000003.json", "step_00000004.json"]
@@ -138,18 +135,21 @@ def test_a_broken_step_is_skipped_and_written_down(runs: dict[str, tuple[Path, A
     assert "step 3 is skipped: the loss is not finite on rank 1; see " in result.stderr
 
 
-def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(runs: dict[str, tuple[Path, Any]]) -> None:
-    straight, (folder, stopped) = runs["straight"][0], runs["stopped"]
+@pytest.mark.slow  # torchrun starts two ranks twice; test_stages has a run that is stopped and goes on
+def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(straight: tuple[Path, Any], tmp_path: Path) -> None:
+    folder, whole = tmp_path, straight[0]
+    again = str(DISTURBED), "train", DIGITS, *SETTINGS, f"run.dir={folder}"
+    stopped = torchrun("--max-restarts=1", *again, DISTURB=f"{SPOILT};3:1:SIGUSR2")
     assert stopped.returncode == 0, stopped.stderr
     assert "exitcode: 75" in stopped.stderr.replace(" ", "").replace("exitcode:", "exitcode: ")
     assert "resumes after step 3" in stopped.stderr, "one rank was told, all saved, and torchrun started them again"
-    assert timeless(straight / "metrics.jsonl") == timeless(folder / "metrics.jsonl")
-    assert_equal_folders(straight / "checkpoints" / "step_00000008", folder / "checkpoints" / "step_00000008")
-    assert_equal_folders(straight / "guard", folder / "guard")
+    assert timeless(whole / "metrics.jsonl") == timeless(folder / "metrics.jsonl")
+    assert_equal_folders(whole / "checkpoints" / "step_00000008", folder / "checkpoints" / "step_00000008")
+    assert_equal_folders(whole / "guard", folder / "guard")
 
 
 @pytest.mark.slow
-def test_a_launcher_that_is_stopped_leaves_a_saved_run(runs: dict[str, tuple[Path, Any]], tmp_path: Path) -> None:
+def test_a_launcher_that_is_stopped_leaves_a_saved_run(straight: tuple[Path, Any], tmp_path: Path) -> None:
     again = "train", DIGITS, *SETTINGS, f"run.dir={tmp_path}"
     stopped = torchrun(str(DISTURBED), *again, DISTURB=f"{SPOILT};3:0:SIGTERM agent")
     assert stopped.returncode == 1, "torchrun's own, whatever its ranks return"
@@ -157,8 +157,8 @@ def test_a_launcher_that_is_stopped_leaves_a_saved_run(runs: dict[str, tuple[Pat
     assert saved == ["step_00000003"], "the step in which the signal came was finished and saved"
     resumed = command(*again, ranks=2, program=DISTURBED, DISTURB=SPOILT)
     assert resumed.returncode == 0, resumed.stderr
-    straight = runs["straight"][0] / "checkpoints" / "step_00000008"
-    assert_equal_folders(straight, tmp_path / "checkpoints" / "step_00000008")
+    whole = straight[0] / "checkpoints" / "step_00000008"
+    assert_equal_folders(whole, tmp_path / "checkpoints" / "step_00000008")
 
 
 def alone(folder: Path, disturb: str, *overrides: str) -> Any:
