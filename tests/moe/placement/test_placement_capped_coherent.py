@@ -81,25 +81,31 @@ def test_viterbi_and_the_programme_have_the_optimum_found_by_trying_all(
         assert limits is None or (busiest(statistics, found.expert_ranks, topology.num_ranks) <= limits).all()
 
 
+EVERY = [
+    (seed, topology, *case)
+    for seed, topology in enumerate([Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 0)])
+    for case in [(2, 0.4), (1, 0.0), (1, 0.4), (2, 0.0)]
+]
+
+
 @pytest.mark.parametrize(
-    ("top_k", "drop"),
-    [(2, 0.4), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, 0.0), (1, 0.4), (2, 0.0)])],
+    ("seed", "topology", "top_k", "drop"),
+    [EVERY[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY[1:])],
 )
-def test_every_search_keeps_the_limits_always(top_k: int, drop: float) -> None:
-    for seed, topology in enumerate([Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 0)]):
-        statistics = RoutingStatistics.collect(affine_trace(8, 5, top_k, 300, seed=seed, drop=drop), 4)
-        for room in (1.0, 1.1):
-            limits = caps(statistics, 4, room)
-            start = start_within(statistics.loads, 4, limits)
-            costs = [coherent_cost(statistics, start, topology.cost).sum()]
-            for solver in (*SEARCHES, solve_viterbi):
-                one, same = (solver(statistics, topology, seed=3, limits=limits) for _ in range(2))
-                np.testing.assert_array_equal(one.expert_ranks, same.expert_ranks)
-                assert is_balanced(one.expert_ranks, 4)
-                assert (busiest(statistics, one.expert_ranks, 4) <= limits).all()
-                costs.append(coherent_cost(statistics, one.expert_ranks, topology.cost).sum())
-                assert 0 <= one.lower_bound <= min(costs[1:]) * (1 + 1e-12)
-            assert max(costs) == costs[0]
+def test_every_search_keeps_the_limits_always(seed: int, topology: Topology, top_k: int, drop: float) -> None:
+    statistics = RoutingStatistics.collect(affine_trace(8, 5, top_k, 300, seed=seed, drop=drop), 4)
+    for room in (1.0, 1.1):
+        limits = caps(statistics, 4, room)
+        start = start_within(statistics.loads, 4, limits)
+        costs = [coherent_cost(statistics, start, topology.cost).sum()]
+        for solver in (*SEARCHES, solve_viterbi):
+            one, same = (solver(statistics, topology, seed=3, limits=limits) for _ in range(2))
+            np.testing.assert_array_equal(one.expert_ranks, same.expert_ranks)
+            assert is_balanced(one.expert_ranks, 4)
+            assert (busiest(statistics, one.expert_ranks, 4) <= limits).all()
+            costs.append(coherent_cost(statistics, one.expert_ranks, topology.cost).sum())
+            assert 0 <= one.lower_bound <= min(costs[1:]) * (1 + 1e-12)
+        assert max(costs) == costs[0]
 
 
 @pytest.mark.parametrize(
