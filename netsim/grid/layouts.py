@@ -9,9 +9,12 @@ from netsim.grid.shared import Handle, Shared, attached, free
 from netsim.prepare import LaidOut
 from netsim.scenario import Scenario
 
-_DECIDES = {"topology", "rank_order", "packet", "workload", "jobs", "classes", "algorithms"}
-"""Sections of a scenario on which its layout depends."""
-_OF_RUNS = {"queue", "buffer", "failures", "link_errors"}
+_OF_RUNS = {
+    *("transports", "seeds", "nic", "congestion", "recovery", "flow_control", "acknowledgement"),
+    *("limits", "watch", "engine", "fast_forward"),
+}
+"""Sections of a scenario on which its layout does not depend; it does on all others."""
+_OF_LINKS = {"queue", "buffer", "failures", "link_errors"}
 """Keys of a topology on which it does not."""
 _MOST = 4
 
@@ -19,8 +22,8 @@ _MOST = 4
 def layout_key(scenario: Scenario, identity: Identity) -> str:
     """Equal for two cells only if their workloads are laid out alike."""
     written = scenario.resolved()
-    content = {name: section for name, section in written.items() if name in _DECIDES}
-    content["topology"] = {name: value for name, value in written["topology"].items() if name not in _OF_RUNS}
+    content = {name: section for name, section in written.items() if name not in _OF_RUNS}
+    content["topology"] = {name: value for name, value in written["topology"].items() if name not in _OF_LINKS}
     return hashlib.sha256(json.dumps([content, identity.inputs], sort_keys=True).encode()).hexdigest()
 
 

@@ -28,6 +28,7 @@ OTHERS = [
     "algorithms.all_reduce=tree",
     "rank_order=[3,2,1,0]",
     "algorithms.step=1us",
+    "draws=collective",
 ]
 
 
