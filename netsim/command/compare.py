@@ -48,14 +48,16 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               ethereal, ideal (flow level); valiant, ugal: detours on a dragonfly or torus; a mapping gives options:
               {kind: drill, d: 2, m: 1, label: drill-2-1},
               {kind: ethereal, order: staggered}; {class: "module:Class"} is a transport class of your own
-  congestion  {kind: [none], window, dctcp, dcqcn, swift, nscc,
-              receiver_credit or ndp}
+  congestion  {kind: [none], window, dctcp, dcqcn, swift, nscc, receiver_credit or ndp}
   recovery    {kind: [none], go_back_n or selective, timeout: [auto] (round trips, 1ms at least) or a duration; doubled
                for each timeout in a row up to longest_timeout: [100ms]}
   flow_control {kind: [none], trim or pfc}
   limits      {simulated: [none] or 10ms, wall: [none] or 60s, fruitless: [256] timeouts of a flow in a row}; a run that
               reaches one ends with exit status 1 and a line that says who waits for what
-  engine      [auto]: the fastest that is exact; simpy, exact, event; fluid (flow level)
+  classes     [urgent, {name: bulk, weight: 3}, ...]: queues of their own; those with weights take turns behind the others
+  engine      [auto]: the fastest that is exact; simpy, exact, event, windowed; fluid (flow level)
+  draws       [task], or collective: equal collectives draw the same random numbers
+  fast_forward [true]: what repeats in open loops is simulated once, to the same last bit; false simulates all
   seeds       a list; every transport runs once with each
 Paths are relative to the working directory. configs/scenarios has examples, configs/schemas lists every key.
 Quantities carry their unit: ps ns us ms s; bps kbps Mbps Gbps Tbps; B KB MB GB (1000), KiB MiB GiB (1024).
