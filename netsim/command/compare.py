@@ -54,7 +54,7 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   flow_control {kind: [none], trim or pfc}
   limits      {simulated: [none] or 10ms, wall: [none] or 60s, fruitless: [256] timeouts of a flow in a row}; a run that
               reaches one ends with exit status 1 and a line that says who waits for what
-  classes     [urgent, {name: bulk, weight: 3}, ...]: queues of their own; those with weights take turns behind the others
+  classes     [urgent, {name: bulk, weight: 3}, ...]: own queues; those with weights take turns behind the others
   engine      [auto]: the fastest that is exact; simpy, exact, event, windowed; fluid (flow level)
   draws       [task], or collective: equal collectives draw the same random numbers
   fast_forward [true]: what repeats in open loops is simulated once, to the same last bit; false simulates all
