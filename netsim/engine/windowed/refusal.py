@@ -1,5 +1,6 @@
 """Scenes and transports that the windowed engine cannot simulate."""
 
+from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Scene
 from netsim.transport.protocol import Transport
@@ -13,6 +14,8 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
     if scene.ends_early:
         return "the run ends while background traffic goes on"
+    if isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure":
+        return "packets are marked as they leave, by what comes behind them in later windows"
     return by_event(scene, transport)
 
 
