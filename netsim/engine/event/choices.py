@@ -84,7 +84,7 @@ def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
     """The draw for a packet: of its path, or of a header value that leads to a path."""
     if not rules.entropies:
         return draw(rules.path_draws, flow.key, serial)
-    turn, number = np.int64(serial), np.int64(0)
+    turn, number = serial, 0
     if rules.in_rounds:
         turn, number = serial // rules.entropies, serial % rules.entropies
     value = _pick(draw(rules.path_draws, flow.key, turn), number, rules.entropies)
