@@ -34,6 +34,7 @@ from tests.netsim.random_scenes import (
     random_scene,
     with_background,
     with_errors,
+    with_late_marks,
     with_queues,
     with_shared_draws,
 )
@@ -88,6 +89,7 @@ def case_of(seed: int, number: int, wall: str) -> Case:
     config = TypeAdapter(TransportConfig).validate_python({"kind": name, **written})
     limits = LimitsConfig.model_validate(what.limits.model_dump() | {"wall": wall})
     what = _with_more(Random(f"{seed} {number} more"), what._replace(limits=limits))
+    what = with_late_marks(Random(f"{seed} {number} marks"), what)
     most_paths, draws = what.most_paths, number
     return Case(kind, what, lambda: PACKET_TRANSPORTS[name](draws, most_paths, **options), config, draws)
 

@@ -173,14 +173,7 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
             ),
             SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
             quick_dcqcn(),
-            NsccConfig.model_validate(
-                {
-                    "kind": "nscc",
-                    "window": window,
-                    "round_trip": random.choice(["auto", "9us"]),
-                    "marks": random.choice(["arrival", "departure", "departure"]),
-                }
-            ),
+            NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),
         ]
     )
     if "state" in type(congestion).model_fields:
@@ -231,6 +224,13 @@ def with_background(random: Random, found: Scene) -> Scene:
         start_ps = random.randint(0, 4 * 10**7)
         tasks.append(Task(src, dst, random.choice([1, 4000, 60_000]), start_ps, (), 0, True))
     return found._replace(tasks=Tasks(tasks))
+
+
+def with_late_marks(random: Random, found: Scene) -> Scene:
+    """The scene, under NSCC mostly with packets that are marked as they leave."""
+    if not isinstance(found.congestion, NsccConfig) or random.random() < 0.3:
+        return found
+    return found._replace(congestion=found.congestion.model_copy(update={"marks": "departure"}))
 
 
 def with_shared_draws(random: Random, found: Scene) -> Scene:

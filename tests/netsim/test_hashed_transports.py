@@ -3,6 +3,8 @@
 import struct
 from binascii import crc32
 from collections import Counter
+from itertools import pairwise
+from random import Random
 
 import pytest
 
@@ -41,6 +43,26 @@ def test_ecmp_spreads_pairs_evenly_and_differently_with_every_seed():
         for other in range(one):
             same = sum(first == second for first, second in zip(found[one], found[other], strict=True))
             assert 5 <= same <= 43
+
+
+def test_ecmp_loads_links_in_permutations_as_unevenly_as_independent_draws_do():
+    """Of m flows each takes one of k spines: the squares of their numbers add up to m + m (m - 1) / k on average, with
+    the variance 2 m (m - 1) (k - 1) / k^2; so at the leaves of the senders, and at those of the receivers.
+    """
+    leaves, spines, below = 8, 8, 16
+    release = Releases(fabric(leaves, spines, below))
+    squares, expected, variance = [0.0, 0.0], 0.0, 0.0
+    for seed in range(100):
+        order = Random(seed).sample(range(leaves * below), leaves * below)
+        pairs = [pair for pair in pairwise([*order, order[0]]) if pair[0] // below != pair[1] // below]
+        flows = Ecmp(seed, spines).admit([release(task, *pair, 1000) for task, pair in enumerate(pairs)], 0)
+        for end in (0, 1):
+            taken = Counter((pair[end] // below, item.path) for pair, item in zip(pairs, flows, strict=True))
+            squares[end] += sum(count**2 for count in taken.values())
+        for flows_of_leaf in Counter(src // below for src, _ in pairs).values():
+            expected += flows_of_leaf + flows_of_leaf * (flows_of_leaf - 1) / spines
+            variance += 2 * flows_of_leaf * (flows_of_leaf - 1) * (spines - 1) / spines**2
+    assert all(abs(found - expected) < 4 * variance**0.5 for found in squares)
 
 
 def test_the_seed_of_crc32_renames_paths_and_keeps_collisions():

@@ -1,5 +1,6 @@
 """NSCC's four cases and quick adapt, by hand, at the round trip for which the specification gives its constants."""
 
+from random import Random
 from typing import Any
 
 import pytest
@@ -7,14 +8,20 @@ import pytest
 from netsim.congestion import RoundTrip
 from netsim.congestion.nscc import Nscc, NsccConfig
 from netsim.engine.event.engine import EventEngine
+from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Outcome
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.errors import InputError
 from netsim.scenario import read_scenario
+from netsim.topology.detours import WithDetours
+from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Flow
 from netsim.transport.reps import Reps
 from netsim.workload.tasks import Task
 from tests.netsim.closed_loop import controlled, run, transport_of
+from tests.netsim.random_scenes import OPTIONS, random_scene
+from tests.netsim.random_scenes import transport_of as option_of
 from tests.netsim.scenes import fabric, flow, scene
 
 US = 10**6
@@ -228,6 +235,23 @@ def test_a_packet_is_marked_by_the_queue_that_it_finds_or_leaves_behind(engine: 
 
         ReferenceEngine(what, Watched(0, 1, 8, 10**9, 10**6), 0).run()
         assert told == [first <= packet < end for packet in range(20)]
+
+
+@pytest.mark.parametrize("seed", [5, 7, 9, 11, 12, 13, 17, 19, 20, 25, 32, 35, 36, 38])
+def test_engines_agree_on_marks_of_packets_that_leave(seed: int):
+    random = Random(f"leaving {seed}")
+    limits = {"mark_from": "6000B", "mark_all": "24000B"}
+    control = NsccConfig.model_validate({"kind": "nscc", "window": 12, "marks": "departure", **limits})
+    what = random_scene(random)._replace(congestion=control)
+    name = [*OPTIONS][seed % len(OPTIONS)]
+    if isinstance(what.topology, WithDetours) and not PACKET_TRANSPORTS[name].takes_detours:
+        name = "ecmp"
+    make = option_of(name, random, seed, what.most_paths)
+    assert by_event(what, make()) is None
+    assert by_windowed(what, make()) is not None
+    expected = ReferenceEngine(what, make(), seed).run()
+    assert expected.losses.marked
+    assert EventEngine(what, make(), seed).run().equals(expected)
 
 
 def test_senders_share_a_receiver_and_keep_it_busy():

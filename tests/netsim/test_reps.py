@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.transport.config import SprayConfig
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import SprayRandom
@@ -175,6 +176,11 @@ def test_header_values_lead_to_paths_that_hashes_decide(kind: Callable[..., Tran
         one = transport.admit([RELEASE(task, 0, 4, 4000)], 0)[0]
         reached.append(len({transport.choose_path(one, serial, paths, 0) for serial in range(600)}))
     assert abs(sum(reached) / len(reached) - 40.6) < 3
+
+
+def test_rounds_are_for_header_values():
+    with pytest.raises(ValueError, match="order: rounds is for header values; write entropies"):
+        SprayConfig(kind="spray_random", order="rounds")
 
 
 def test_header_values_in_rounds_are_used_alike():
