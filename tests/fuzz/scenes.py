@@ -84,6 +84,8 @@ def case_of(seed: int, number: int, wall: str) -> Case:
         kind, name, what = _scene(random)
     options = {option: random.choice(values) for option, values in OPTIONS[name].items()}
     written = {key: f"{value}ps" if key in _DURATIONS else value for key, value in options.items()}
+    if name == "spray_random" and not options["entropies"]:
+        del written["order"]
     if "mark_above" in options:
         written["mark_above"] = f"{options['mark_above']}B"
     config = TypeAdapter(TransportConfig).validate_python({"kind": name, **written})
