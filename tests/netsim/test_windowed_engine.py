@@ -205,6 +205,24 @@ def test_tasks_that_begin_within_a_window(lane):
     assert len(set(both(what, "spray_random").task_end_ps.tolist())) > 20
 
 
+@pytest.mark.parametrize("scheduling", ["round_robin", "sequential"])
+@pytest.mark.parametrize("seed", range(4))
+def test_flows_that_join_and_leave_inside_hosts(seed, scheduling):
+    """Of one packet and of many, also in the instant in which another packet leaves: 4 kB take 80,000 ps."""
+    random = Random(seed)
+    topology = fabric(2, 2, 1, ranks_per_host=6, intra_host_rate="400Gbps")
+    tasks = []
+    for index in range(60):
+        src = random.randrange(12)
+        inside = [rank for rank in range(12) if rank // 6 == src // 6 and rank != src]
+        dst = (src + 6) % 12 if random.random() < 0.1 else random.choice(inside)
+        size = random.choice([1, 4000, 4001, 8000, 36_000, 123_456])
+        after = random.sample(range(index), min(index, random.choice([0, 0, 1, 2])))
+        tasks.append(Task(src, dst, size, 40_000 * random.randrange(4), tuple(sorted(after))))
+    what = scene(topology, tasks, scheduling=scheduling)
+    assert both(what, random.choice(["ecmp", "spray_round_robin", "ethereal"]), seed).packets > 300
+
+
 def test_more_late_starts_inside_hosts_than_links():
     """All within one window; each is an event of its own at the link inside the host."""
     what = scene(fabric(1, 1, 2, ranks_per_host=2), [flow(0, 1, size) for size in range(1, 2000)])

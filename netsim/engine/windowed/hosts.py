@@ -20,6 +20,7 @@ from netsim.engine.event.state import State, Whole
 from netsim.engine.event.transit import GONE, enter
 from netsim.engine.windowed.ahead import fetch_for_hosts
 from netsim.engine.windowed.departures import depart, end_ps, settle
+from netsim.engine.windowed.inside import send_before
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.pending import first_look, note_look
 from netsim.engine.windowed.timers import is_due, move_timer_up, pull_timers, take_timer
@@ -49,6 +50,8 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
         ends_ps = end_ps(state.queued, link)
         if ends_ps < time_ps or (ends_ps == time_ps and (END | link) < key):
             time_ps, key, what = ends_ps, END | link, _END
+        if state.network.links[link].reverse == link:
+            send_before(state, state.queued, link, time_ps)
         ring, look_ps = first_look(state.hosts, state.queued, rules, link)
         if look_ps < time_ps or (look_ps == time_ps and (SEND | ring) < key):
             time_ps, key, what = look_ps, SEND | ring, _LOOK
