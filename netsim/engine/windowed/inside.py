@@ -48,8 +48,8 @@ def _is_steady(state: State, queued: Queued | None, link: int) -> bool:
     if queued is not None:
         return False
     network = state.network
-    inner = network.links[link]
-    if inner.reverse != link or inner.varies or network.rules[0].epochs > 1 or len(network.carried):
+    rules, inner = network.rules[0], network.links[link]
+    if inner.reverse != link or inner.varies or rules.epochs > 1 or rules.ends_early or len(network.carried):
         return False
     return state.hosts.rings[link].first >= 0 and inner.free_ps <= state.hosts.rings[link].look_ps
 
