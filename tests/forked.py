@@ -83,7 +83,7 @@ def run_command(program: Path | None, arguments: tuple[str, ...], environment: d
         environment: variables that it gets besides.
         output: where it writes, without `.out` and `.err`.
     """
-    gc.freeze()  # else each collection looks through all that was imported, for a third of a second
+    gc.freeze()  # no search for garbage looks through what the server has imported
     for stream, path in ((1, f"{output}.out"), (2, f"{output}.err")):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.chdir(ROOT)
