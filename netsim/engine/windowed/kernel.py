@@ -9,9 +9,10 @@ from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, S
 from netsim.engine.windowed.gathering import gather
 from netsim.engine.windowed.hosts import deal_with_hosts
 from netsim.engine.windowed.pending import note_look, wake
+from netsim.engine.windowed.receivers import deal_with_receivers
+from netsim.engine.windowed.switches import deal_with_switches
 from netsim.engine.windowed.timers import pull_timers
-from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, release_chunks
+from netsim.engine.windowed.wheel import BUCKETS, CHUNK, NEXT, OPEN, REST, SWITCHES, TASKS, Wheel, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
@@ -56,18 +57,20 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...
             gather(state, wheel)
             wake(state, wheel)
             pull_timers(state, wheel)
-            window.stage = UNITS
-        if window.stage == UNITS:
-            why = deal_with_units(state, wheel)
+            deal_with_receivers(state, wheel)
+            window.cut_ps, window.cut_key = window.end_ps, 0
+            window.stage = TASKS
+        if window.stage == SWITCHES:
+            why = deal_with_switches(state, wheel)
             if why != FINISHED:
                 return why
-            window.place = 0
-            window.stage = TASKS
+            window.stage, window.place = REST, 0
         why = deal_with_hosts(state, wheel)
         if why != FINISHED:
             return why
-        release_chunks(wheel)
-        window.stage = NEXT
+        if window.stage == REST:
+            release_chunks(wheel)
+            window.stage = NEXT
 
 
 @compiled
@@ -77,6 +80,9 @@ def _open(state: State, wheel: Wheel) -> Whole:
     A window ends at the limit of simulated time; if tasks are left, nothing happens later.
     """
     window, totals, last_ps = wheel.window[0], state.network.totals[0], state.network.rules[0].end_ps
+    if window.over:
+        totals.now_ps = window.cut_ps
+        return FINISHED
     first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
     first_ps = min(first_ps, window.due_ps)
     if totals.released:

@@ -13,6 +13,7 @@ from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.records import PACKET
 from netsim.engine.event.state import Array, Queued, Record, State, Whole
+from netsim.engine.windowed.sorting import PLACES
 
 CHUNK = 32
 """Packets of a chunk."""
@@ -48,7 +49,10 @@ TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("what", _INDEX), ("next
 
 WINDOW = np.dtype(
     [
-        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare")),
+        *(
+            (name, _WHOLE)
+            for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare", "cut_ps", "cut_key")
+        ),
         *(
             (name, _INDEX)
             for name in (
@@ -58,21 +62,25 @@ WINDOW = np.dtype(
                 "arrivals",
                 "active",
                 "pending",
+                "receipts",
+                "received",
                 "first_used",
                 "last_used",
                 "chunks_used",
             )
         ),
-        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch")),
+        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "by_switch", "over")),
     ],
     align=True,
 )
 """The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel; when the
-first pending unit is due; chunks that one event may need; how far the loop is (see `netsim.engine.windowed.kernel`);
-chunks in use, and free."""
+first pending unit is due; chunks that one event may need; the moment and key before which everything happens, those of
+the window's end, or of a run that ends early and is `over` with the window; how far the loop is (see
+`netsim.engine.windowed.kernel`); receipts, and how many have been received; chunks in use, and free."""
 
-NEXT, OPEN, UNITS, TASKS, REST = range(5)
-"""Stages of a window: none is open; one is; units deal with their arrivals; tasks begin; hosts do what is left."""
+NEXT, OPEN, TASKS, SWITCHES, REST = range(5)
+"""Stages of a window: none is open; one is, and receivers take what has come; tasks begin; switches pass packets on;
+hosts do what is left."""
 
 
 class Wheel(NamedTuple):
@@ -85,6 +93,8 @@ class Wheel(NamedTuple):
         next_chunk: The chunk after each, in its bucket or among those that are free.
         found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
         arrivals: The same by unit, and sorted once the unit deals with them.
+        places: Whole numbers for sorting.
+        receipts: Records of `ARRIVAL`, if the run ends while background traffic goes on: data at all receivers, sorted.
         units: Records of `UNIT`: links, then switches.
         touched: Units with arrivals in this window, and switches where transmissions end.
         active: Hosts' links with something to do in this window.
@@ -102,6 +112,8 @@ class Wheel(NamedTuple):
     next_chunk: Array
     found: Array
     arrivals: Array
+    places: Array
+    receipts: Array
     units: Array
     touched: Array
     active: Array
@@ -138,6 +150,8 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
         np.zeros(0, dtype=_INDEX),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
+        np.zeros(PLACES, dtype=np.int64),
+        np.zeros(_ARRIVALS if state.network.rules["ends_early"][0] else 0, dtype=ARRIVAL),
         units,
         np.zeros(len(units), dtype=_INDEX),
         np.zeros(links, dtype=_INDEX),
@@ -177,6 +191,8 @@ def with_room(wheel: Wheel, queued: Queued | None) -> Wheel:
     if fullest > len(wheel.found):
         found, arrivals = (_longer(array, 3 * fullest // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
+        if len(wheel.receipts):
+            wheel = wheel._replace(receipts=np.zeros(len(found), dtype=ARRIVAL))
     if wheel.window["free_chunks"][0] <= fullest // CHUNK + spare:
         wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + spare)
     return wheel
