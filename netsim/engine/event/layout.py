@@ -210,6 +210,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         choices.node,
         choices.way,
         source,
+        fabric.reverse.astype(np.int32),
         np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),
         np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),
