@@ -29,6 +29,7 @@ from netsim.engine.event.switches import MOST_CANDIDATES, Tree, tree
 from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
+from netsim.engine.reference.rounds import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
 from netsim.topology.protocol import places, sources
 from netsim.transport.protocol import Transport
@@ -54,6 +55,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
+    totals["refused"] = NOBODY
     totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     keys = np.zeros(0, dtype=np.int64) if scene.tasks.keys is None else scene.tasks.keys

@@ -4,6 +4,7 @@ from netsim.engine.event.calendar import END_PS, first_time
 from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED, queued_of
 from netsim.engine.event.program import begin_roots, next_begin_ps
+from netsim.engine.event.rounds import begin_round
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 from netsim.engine.windowed.gathering import gather
@@ -93,7 +94,7 @@ def _open(state: State, wheel: Wheel) -> Whole:
 
     A window ends at the limit of simulated time; if tasks are left, nothing happens later.
     """
-    window, totals, last_ps = wheel.window[0], state.network.totals[0], state.network.rules[0].end_ps
+    window, totals, rules = wheel.window[0], state.network.totals[0], state.network.rules[0]
     if window.over:
         totals.now_ps = window.cut_ps
         return FINISHED
@@ -103,8 +104,8 @@ def _open(state: State, wheel: Wheel) -> Whole:
         first_ps = min(first_ps, window.now_ps)
     if not window.in_flight and first_ps == END_PS:
         return FINISHED
-    if totals.undone and window.end_ps > last_ps:
-        totals.now_ps = last_ps
+    if totals.undone and window.end_ps > rules.end_ps and not begin_round(rules, totals, window.end_ps):
+        totals.now_ps = rules.end_ps
         return IN_TIME
     latest = first_ps // window.length_ps
     number = window.end_ps // window.length_ps if window.in_flight else latest
@@ -114,5 +115,5 @@ def _open(state: State, wheel: Wheel) -> Whole:
         number += 1
     window.number, window.end_ps = number, (number + 1) * window.length_ps
     if totals.undone:
-        window.end_ps = min(window.end_ps, last_ps + 1)
+        window.end_ps = min(window.end_ps, rules.end_ps + 1)
     return OPENED
