@@ -1,5 +1,6 @@
 """Scenes and transports that the windowed engine cannot simulate."""
 
+from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Scene
 from netsim.transport.protocol import Transport
@@ -11,6 +12,8 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
+    if isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure":
+        return "packets are marked as they leave, by what comes behind them in later windows"
     return by_event(scene, transport)
 
 
