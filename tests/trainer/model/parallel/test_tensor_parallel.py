@@ -56,7 +56,7 @@ SLOW = {
     "gpt, tensor 2 x data 2, bf16",
     "gpt, bf16",
 }
-"""The rest has every network, both by 2 and by 4 ranks, every engine, both precisions, and a second pass."""
+"""The rest has every network, two of them by 2 and by 4 ranks, every engine, both precisions, and a second pass."""
 Found = Callable[[str], Any]
 
 
