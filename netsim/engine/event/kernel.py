@@ -10,6 +10,7 @@ from netsim.engine.event.cutting import admit
 from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
+from netsim.engine.event.leaving import await_mark, mark_left
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.queued import link_of, ring_of
 from netsim.engine.event.rounds import begin_round
@@ -160,6 +161,9 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
     """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
     index = land(flight, lane)
     packet = flight.packets[index]
+    marks_leaving = state.network.rules[0].marks_leaving
+    if marks_leaving:
+        mark_left(state.network, flight, lane >> 1, now)
     flow, arrives = state.hosts.flows[packet.flow], GONE
     note_packet(state.queued, index)
     if is_back(packet):
@@ -167,9 +171,13 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
         _schedule_ring(state, flight, np.int64(packet.flow))
     elif packet.hop < packet.links or _receive(state, packet, flow, now):
         link = next_link(state, packet, now)
+        if marks_leaving:
+            mark_left(state.network, flight, link, now)
         arrives = enter(state, packet, link, now)
         if arrives != GONE and arrives != HELD:
             send(flight, index, link, arrives)
+            if marks_leaving:
+                await_mark(state.network, flight, index, link)
         schedule_departures(flight, state.network, state.queued)
     if arrives == GONE:
         packet.next = state.network.totals[0].free_packet

@@ -109,7 +109,7 @@ def _one(record: np.dtype) -> np.ndarray:
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarray, np.ndarray]:
     """Links and their kinds."""
     links = zeros(len(scene.topology.links), LINK_STATE)
-    links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
+    links["at_switch"], links["reverse"], links["unmarked"] = fabric.at_switch, fabric.reverse, -1
     initial = np.asarray(scene.rates.initial, dtype=np.int64)
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != initial
@@ -212,6 +212,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         choices.node,
         choices.way,
         source,
+        fabric.reverse.astype(np.int32),
         np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),
         np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),

@@ -78,7 +78,7 @@ def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     add_queues(rules[0], scene)
     if (marks := marking(scene, transport)) is not None:
         rules["marks"] = True
-        rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"] = marks
+        rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"], rules["marks_leaving"] = marks
     if scene.link_errors is not None:
         rules["errors"] = REPEATED if scene.link_errors.retry == "link" else LOSES
         rules["error_rate"] = scene.link_errors.rate
@@ -159,6 +159,7 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
     match transport:
         case SprayRandom():
             rules["choice"], rules["entropies"] = SPRAY_RANDOM, transport.entropies or 0
+            rules["in_rounds"] = transport.in_rounds
         case SprayRoundRobin():
             rules["choice"] = SPRAY_ROUND_ROBIN
         case DestinationRotation():

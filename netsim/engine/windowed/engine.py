@@ -63,5 +63,5 @@ class WindowedEngine(EventEngine):
             return super()._reached(which, task)
         now_ps, _, waiting = self._impatient
         program = self._state.program
-        done = int(((program.waits_for == DONE) & (program.end_ps <= now_ps)).sum())
+        done = int(((program.waits_for == DONE) & (program.end_ps <= now_ps) | (program.background > 0)).sum())
         return reached(self._scene.limits, "fruitless", Pulse(now_ps, done, len(program.end_ps)), waiting)
