@@ -46,6 +46,8 @@ class NsccConfig(Section, frozen=True):
         gate: Quick adapt needs that less than 1/2**gate of the largest window has got through.
         mark_from: Queue above which some packets are marked, more and more; auto: 1/5 of topology.queue, or 35 kB.
         mark_all: Queue above which all are marked; auto: 4/5 of topology.queue, or 140 kB.
+        marks: When a switch marks a packet. arrival: when it comes, by the queue that it finds; departure: when it
+            leaves, by the queue behind it, so that senders hear of it sooner.
         state: queue_pair: a message goes on from where the latest one between the same ranks stands; message: afresh.
     """
 
@@ -56,6 +58,7 @@ class NsccConfig(Section, frozen=True):
     gate: Annotated[int, Field(ge=0, le=16)] = 3
     mark_from: Size | Literal["auto"] = "auto"
     mark_all: Size | Literal["auto"] = "auto"
+    marks: Literal["arrival", "departure"] = "arrival"
     state: StateOf = "queue_pair"
 
     @model_validator(mode="after")

@@ -3,11 +3,12 @@
 import re
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from netsim.section import Section
 from netsim.transport.ecmp import Hash
 from netsim.transport.ethereal import Order, Pieces
+from netsim.transport.spray import Order as SprayOrder
 from netsim.transport.switched import Ties
 from netsim.units import Duration, Size
 
@@ -50,10 +51,19 @@ class SprayConfig(_Transport, frozen=True):
     Args:
         entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches'
             hashes decide, so that some paths have many and others none. null: one for each path.
+        order: Of these values. drawn: a packet draws any; rounds: a flow takes all of them in turn, again and again,
+            each round from a drawn one on.
     """
 
     kind: Literal["spray_random"]
     entropies: Entropies = None
+    order: SprayOrder = "drawn"
+
+    @model_validator(mode="after")
+    def _of_values(self) -> "SprayConfig":
+        if self.order == "rounds" and self.entropies is None:
+            raise ValueError("order: rounds is for header values; write entropies, or leave order out")
+        return self
 
 
 class EcmpConfig(_Transport, frozen=True):

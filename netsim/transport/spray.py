@@ -1,9 +1,12 @@
 """Packet spraying: every packet of a flow may take another path, and packets may overtake each other."""
 
 from collections import Counter
+from typing import Literal
 
 from netsim.draws import Draws, Purpose
 from netsim.transport.protocol import Flow, Transport
+
+Order = Literal["drawn", "rounds"]
 
 
 class SprayRandom(Transport):
@@ -14,21 +17,25 @@ class SprayRandom(Transport):
         most_paths: Largest number of paths between two hosts.
         entropies: Header values that a packet draws from, each of which leads to a path of its own draw. None: it
             draws the path itself.
+        order: Of header values. drawn: a packet draws any; rounds: a flow takes all of them in turn, again and again,
+            each round from a drawn one on, as in uet-htsim's oblivious spraying: no value is used more than others.
     """
 
-    def __init__(self, seed: int, most_paths: int, entropies: int | None = None) -> None:
+    def __init__(self, seed: int, most_paths: int, entropies: int | None = None, order: Order = "drawn") -> None:
         super().__init__(seed, most_paths)
-        self.entropies = entropies
+        self.entropies, self.in_rounds = entropies, order == "rounds"
         self.needs_packets = entropies is not None
         self._draws = Draws(seed, Purpose.SPRAY_PATH)
         self._paths = Draws(seed, Purpose.ENTROPY_PATH)
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
-        """A uniform draw over the paths."""
-        drawn = self._draws(self.key_of(flow), serial)
-        if self.entropies:
-            drawn = self._paths(self.key_of(flow), drawn % self.entropies)
-        return usable[drawn % len(usable)]
+        """A uniform draw over the paths, or the path that the packet's header value leads to."""
+        key = self.key_of(flow)
+        if not self.entropies:
+            return usable[self._draws(key, serial) % len(usable)]
+        turn, number = divmod(serial, self.entropies) if self.in_rounds else (serial, 0)
+        value = (self._draws(key, turn) + number) % self.entropies
+        return usable[self._paths(key, value) % len(usable)]
 
 
 class SprayRoundRobin(Transport):

@@ -51,7 +51,7 @@ OPTIONS: dict[str, dict[str, list[Any]]] = {
         "entropies": [None, 5],
         "forgive_last_link": [False, True],
     },
-    "spray_random": {"entropies": [None, None, 7]},
+    "spray_random": {"entropies": [None, None, 7], "order": ["drawn", "rounds"]},
     "spray_round_robin": {},
     "subflows": {"count": [1, 3, 4]},
     "ugal": {"bias": [0, 320_000]},
@@ -173,7 +173,14 @@ def _with_feedback(random: Random, found: Scene) -> Scene:
             ),
             SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
             quick_dcqcn(),
-            NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),
+            NsccConfig.model_validate(
+                {
+                    "kind": "nscc",
+                    "window": window,
+                    "round_trip": random.choice(["auto", "9us"]),
+                    "marks": random.choice(["arrival", "departure", "departure"]),
+                }
+            ),
         ]
     )
     if "state" in type(congestion).model_fields:

@@ -38,6 +38,7 @@ DRAWING: list[Any] = [
     "mprdma-4",
     "spray_random",
     {"kind": "spray_random", "entropies": 7},
+    {"kind": "spray_random", "entropies": 7, "order": "rounds"},
     "flowlet",
     "ethereal",
     {"kind": "ethereal", "order": "published", "start_delay": "50ns"},

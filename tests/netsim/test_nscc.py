@@ -1,14 +1,20 @@
 """NSCC's four cases and quick adapt, by hand, at the round trip for which the specification gives its constants."""
 
+from typing import Any
+
 import pytest
 
 from netsim.congestion import RoundTrip
 from netsim.congestion.nscc import Nscc, NsccConfig
+from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome
+from netsim.engine.reference.engine import ReferenceEngine
 from netsim.errors import InputError
 from netsim.scenario import read_scenario
+from netsim.transport.protocol import Flow
+from netsim.transport.reps import Reps
 from netsim.workload.tasks import Task
-from tests.netsim.closed_loop import controlled, run
+from tests.netsim.closed_loop import controlled, run, transport_of
 from tests.netsim.scenes import fabric, flow, scene
 
 US = 10**6
@@ -195,6 +201,33 @@ def test_thresholds_of_marks_belong_together():
         read_scenario(document | {"congestion": {"kind": "nscc", "mark_from": "4KB"}})
     with pytest.raises(InputError, match="mark_from is not below mark_all"):
         read_scenario(document | {"congestion": {"kind": "nscc", "mark_from": "4KB", "mark_all": "4KB"}})
+
+
+@pytest.mark.parametrize("engine", [ReferenceEngine, EventEngine])
+@pytest.mark.parametrize(
+    ("marks", "first", "end"),
+    [("arrival", 9, 20), ("departure", 4, 15)],
+)
+def test_a_packet_is_marked_by_the_queue_that_it_finds_or_leaves_behind(engine: Any, marks: str, first: int, end: int):
+    """Two hosts send ten packets each to a third one, in step; more than four packets mark.
+
+    Before packet i of the queue are i // 2 packets, or one more. When it leaves, i + 1 are behind it while packets
+    come, and at most 19 - i.
+    """
+    what = scene(fabric(1, 1, 3), [flow(0, 2, 40_000), flow(1, 2, 40_000)])
+    limits = {"mark_from": "16000B", "mark_all": "16001B"}
+    what = controlled(what, congestion={"kind": "nscc", "window": 20, "marks": marks, **limits})
+    told: list[bool] = []
+    outcome = engine(what, transport_of("ecmp", what), 0).run()
+    assert outcome.losses.marked == end - first
+    if engine is ReferenceEngine:
+
+        class Watched(Reps):
+            def on_ack(self, flow: Flow, path: int, marked: bool) -> None:  # noqa: ARG002
+                told.append(marked)
+
+        ReferenceEngine(what, Watched(0, 1, 8, 10**9, 10**6), 0).run()
+        assert told == [first <= packet < end for packet in range(20)]
 
 
 def test_senders_share_a_receiver_and_keep_it_busy():

@@ -177,6 +177,15 @@ def test_header_values_lead_to_paths_that_hashes_decide(kind: Callable[..., Tran
     assert abs(sum(reached) / len(reached) - 40.6) < 3
 
 
+def test_header_values_in_rounds_are_used_alike():
+    """Each round takes every value once, so that every round of a flow loads the paths alike; the order varies."""
+    transport, paths = SprayRandom(0, 64, entropies=16, order="rounds"), tuple(range(64))
+    one = transport.admit([RELEASE(0, 0, 4, 4000)], 0)[0]
+    rounds = [[transport.choose_path(one, serial, paths, 0) for serial in range(n, n + 16)] for n in range(0, 160, 16)]
+    assert len({tuple(sorted(taken)) for taken in rounds}) == 1
+    assert len({tuple(taken) for taken in rounds}) > 5
+
+
 @pytest.mark.parametrize("forgive", [False, True])
 def test_a_packet_trimmed_before_its_receiver_says_nothing_against_its_path(forgive: bool):
     """In an incast behind an ample fabric everything is trimmed there, and every path is as good as another."""

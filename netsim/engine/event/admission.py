@@ -159,7 +159,8 @@ def _prepare_answers(state: State, flow: Record, index: int, now: int, start_ps:
         flow.answer_ps += routing.way_answer_ps[way]
     varies = up.varies or down.varies or first.varies or last.varies or not routing.calm[flow.pair]
     takes_part = rules.answers_take_time or rules.congestion == ASKED
-    flow.express = not (varies or rules.ends_early or rules.answers_queue or takes_part or rules.trims)
+    stops = rules.ends_early or rules.answers_queue or rules.trims or rules.marks_leaving
+    flow.express = not (varies or takes_part or stops)
     round_trip_ps = _there_and_back_ps(kinds[up.kind]) + _there_and_back_ps(kinds[down.kind])
     slowest_ps = max(kinds[up.kind].full_ps, kinds[down.kind].full_ps)
     for hop in range(routing.way_length[way]):

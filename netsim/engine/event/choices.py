@@ -82,10 +82,13 @@ def minimal_among(routing: Routing, begin: int, count: int, minimal: int) -> Who
 @compiled
 def _drawn(rules: Record, flow: Record, serial: int) -> np.uint64:
     """The draw for a packet: of its path, or of a header value that leads to a path."""
-    drawn = draw(rules.path_draws, flow.key, serial)
-    if rules.entropies:
-        drawn = draw(rules.entropy_draws, flow.key, int(drawn % np.uint64(rules.entropies)))
-    return drawn
+    if not rules.entropies:
+        return draw(rules.path_draws, flow.key, serial)
+    turn, number = serial, 0
+    if rules.in_rounds:
+        turn, number = serial // rules.entropies, serial % rules.entropies
+    value = _pick(draw(rules.path_draws, flow.key, turn), number, rules.entropies)
+    return draw(rules.entropy_draws, flow.key, value)
 
 
 @compiled

@@ -10,8 +10,10 @@ from netsim.engine.event.cutting import admit
 from netsim.engine.event.departures import depart, first_end, lacks_room, note_packet, schedule_departures
 from netsim.engine.event.feedback import hear, is_back, run_out
 from netsim.engine.event.flight import land, schedule_look, schedule_next_look, send
+from netsim.engine.event.leaving import await_mark, mark_left
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.queued import link_of, ring_of
+from netsim.engine.event.rounds import begin_round
 from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Record, Routing, State, Whole
 from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
@@ -19,7 +21,7 @@ from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
 has timed out; the arrays of packets or of choices, or the calendar, are full; Python may look at the clock; simulated
-time is limited to now."""
+time is limited to now, or no round bears fruit."""
 
 _EVENTS_BETWEEN_PAUSES = 1 << 20
 
@@ -70,8 +72,10 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
         if network.rules[0].ends_early and not totals.undone and min(begin_ps, time_ps) > totals.now_ps:
             return FINISHED
         if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
-            totals.now_ps = network.rules[0].end_ps
-            return IN_TIME
+            if not begin_round(network.rules[0], totals, min(begin_ps, time_ps)):
+                totals.now_ps = network.rules[0].end_ps
+                return IN_TIME
+            continue
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED
@@ -157,6 +161,9 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
     """The first packet of a lane is at the end of its link; the calendar's first entry is that lane's."""
     index = land(flight, lane)
     packet = flight.packets[index]
+    marks_leaving = state.network.rules[0].marks_leaving
+    if marks_leaving:
+        mark_left(state.network, flight, lane >> 1, now)
     flow, arrives = state.hosts.flows[packet.flow], GONE
     note_packet(state.queued, index)
     if is_back(packet):
@@ -164,9 +171,13 @@ def _arrive(state: State, flight: Flight, lane: int, now: int) -> None:
         _schedule_ring(state, flight, np.int64(packet.flow))
     elif packet.hop < packet.links or _receive(state, packet, flow, now):
         link = next_link(state, packet, now)
+        if marks_leaving:
+            mark_left(state.network, flight, link, now)
         arrives = enter(state, packet, link, now)
         if arrives != GONE and arrives != HELD:
             send(flight, index, link, arrives)
+            if marks_leaving:
+                await_mark(state.network, flight, index, link)
         schedule_departures(flight, state.network, state.queued)
     if arrives == GONE:
         packet.next = state.network.totals[0].free_packet

@@ -29,6 +29,7 @@ from netsim.engine.event.switches import MOST_CANDIDATES, Tree, tree
 from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
+from netsim.engine.reference.rounds import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
 from netsim.topology.protocol import places, sources
 from netsim.transport.protocol import Transport
@@ -54,6 +55,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
+    totals["refused"] = NOBODY
     totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     keys = np.zeros(0, dtype=np.int64) if scene.tasks.keys is None else scene.tasks.keys
@@ -107,7 +109,7 @@ def _one(record: np.dtype) -> np.ndarray:
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarray, np.ndarray]:
     """Links and their kinds."""
     links = zeros(len(scene.topology.links), LINK_STATE)
-    links["at_switch"], links["reverse"] = fabric.at_switch, fabric.reverse
+    links["at_switch"], links["reverse"], links["unmarked"] = fabric.at_switch, fabric.reverse, -1
     initial = np.asarray(scene.rates.initial, dtype=np.int64)
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != initial
@@ -210,6 +212,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         choices.node,
         choices.way,
         source,
+        fabric.reverse.astype(np.int32),
         np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),
         np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),

@@ -65,7 +65,7 @@ def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole,
                 return TRIMMED, now
             totals.dropped += 1
             return LOST, now
-        may_mark = rules.marks and not packet.control and not packet.marked
+        may_mark = rules.marks and not rules.marks_leaving and not packet.control and not packet.marked
         if may_mark and marks(network, link, kind, index, packet, start - now, rate):
             packet.marked = 1
             totals.marked += 1

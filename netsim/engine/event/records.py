@@ -139,10 +139,12 @@ LINK_STATE = lines(
     lane_free_ps=WHOLE,
     reverse=INDEX,
     kind=INDEX,
+    unmarked=INDEX,
     varies=YES,
     at_switch=YES,
 )
-"""A link: when it and its control lane are free, what it has carried, the other direction, and its `LINK_KIND`."""
+"""A link: when it and its control lane are free, what it has carried, the other direction, its `LINK_KIND`, and the
+first packet on its way from it of which `netsim.engine.event.leaving` has not decided whether it is marked."""
 
 LINK_KIND = lines(
     delay_ps=WHOLE,

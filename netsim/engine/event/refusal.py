@@ -1,5 +1,6 @@
 """Scenes and transports that the event engine cannot simulate."""
 
+from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
 from netsim.engine.protocol import Scene
 from netsim.transport.build import PACKET_TRANSPORTS
@@ -14,4 +15,9 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
         return f"more than {1 << FLOW_BITS} flows"
     if int(scene.tasks.columns().bytes.max(initial=0)) // scene.packet.payload >> (SERIAL_BITS - 1):
         return f"a message of more than {1 << (SERIAL_BITS - 1)} packets"
+    if isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure":
+        if scene.queues:
+            return "packets that wait by class, or for a pause, are marked as they leave on simpy only"
+        if scene.ends_early:
+            return "packets are marked as they leave, in a run that ends while background traffic goes on"
     return None

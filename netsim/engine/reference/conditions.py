@@ -19,11 +19,19 @@ MOST_REPEATS = 64
 
 
 class Marking(NamedTuple):
-    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
+    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability.
+
+    Args:
+        above: Bytes.
+        all_above: Bytes.
+        at_most: The largest probability up to `all_above`.
+        leaving: Whether the queue counts that a packet leaves behind, and not the one that it finds.
+    """
 
     above: int
     all_above: int
     at_most: float
+    leaving: bool = False
 
 
 def marking(scene: Scene, transport: Transport) -> Marking | None:
@@ -34,7 +42,7 @@ def marking(scene: Scene, transport: Transport) -> Marking | None:
         case DcqcnConfig() as config:
             return Marking(config.mark_from, config.mark_all, config.mark_at_most)
         case NsccConfig() as config:
-            return Marking(*config.thresholds(scene.queue_bytes), 1.0)
+            return Marking(*config.thresholds(scene.queue_bytes), 1.0, config.marks == "departure")
     above = transport.mark_above
     return None if above is None else Marking(above, above, 1.0)
 
@@ -60,6 +68,7 @@ class Conditions:
         links, reverse = scene.topology.links, scene.topology.reverse
         self._round_trip_ps = [link.delay_ps + links[reverse(index)].delay_ps for index, link in enumerate(links)]
         self._inside = [reverse(index) == index for index in range(len(links))]
+        self.marks_leaving = self._marking is not None and self._marking.leaving
         self.indifferent = not scene.rates.changes and self._room_bytes is None and self._marking is None
 
     def service_ps(self, link: int, wire_bytes: int, now_ps: int, start_ps: int, at_switch: bool) -> int:
@@ -109,8 +118,10 @@ class Conditions:
         """Whether a packet that finds so much unfinished work is marked."""
         if self._marking is None:
             return False
-        above, all_above, at_most = self._marking
+        above, all_above, at_most, _ = self._marking
         rate = self._rates.at(link, start_ps)
+        if not rate:
+            return False
         low, high = service_ps(above, rate), service_ps(all_above, rate)
         if backlog_ps <= low:
             return False

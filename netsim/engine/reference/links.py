@@ -8,7 +8,7 @@ import simpy
 
 from netsim.engine.protocol import LINK, QueueSeries, Scene
 from netsim.engine.queue_series import QueueRecorder
-from netsim.engine.reference.calendar import Calendar
+from netsim.engine.reference.calendar import Calendar, Event, end
 from netsim.engine.reference.conditions import FULL, LOST, Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
@@ -75,7 +75,8 @@ class Links:
             if service < 0:
                 self._lose(packet, link, service, now, start)
                 return
-            self.mark(packet, link, start - now, start)
+            if not self._conditions.marks_leaving:
+                self.mark(packet, link, start - now, start)
         repeats = self._conditions.repeats(link, packet.connection.key, packet.serial, packet.control)
         if repeats > 0:
             service += self._conditions.repeating_ps(link, service, repeats)
@@ -84,10 +85,17 @@ class Links:
         if repeats == LOST:
             self.drop()
             return
+        if self._conditions.marks_leaving and not packet.control and self._at_switch[link]:
+            Event(self._calendar, partial(self._mark_leaving, packet, link)).schedule(end(link), leaves)
         self.forward(packet, link, leaves)
 
+    def _mark_leaving(self, packet: Packet, link: int) -> None:
+        """Marks a packet whose last bit leaves a link now by the work that it leaves behind."""
+        now = self._calendar.now
+        self.mark(packet, link, self.free_ps[link] - now, now)
+
     def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None:
-        """Marks a data packet if the queue that it finds at a switch is long."""
+        """Marks a data packet if the queue that it finds, or leaves behind, at a switch is long."""
         if packet.control or packet.marked or not self._at_switch[link]:
             return
         if self._conditions.marks(link, packet.connection.key, packet.serial, backlog_ps, start_ps):

@@ -77,7 +77,8 @@ class QueuedLinks:
         if self._from_switch[link] and not self._holds(packet, link, rate):
             self._engine.refuse(packet, link, now_ps)
             return
-        self._engine.mark(packet, link, packet.found_ps, now_ps)
+        if not self._conditions.marks_leaving:
+            self._engine.mark(packet, link, packet.found_ps, now_ps)
         queue.waiting.append(packet)
         queue.waiting_work += packet.work
         self._start(link, now_ps)
@@ -161,6 +162,8 @@ class QueuedLinks:
         now = self._calendar.now
         self._served[link] = None
         self._release(packet, link)
+        if self._conditions.marks_leaving and arrives:
+            self._engine.mark(packet, link, self._queue(packet, link).waiting_work, now)
         self._start(link, now)
         if arrives:
             self._engine.forward(packet, link, now)

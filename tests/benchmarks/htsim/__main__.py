@@ -64,7 +64,7 @@ UEC = Side(
         "transports": [
             {"kind": "reps", "entropies": 64, "every": 4, "explore": 16, "freeze": "10ms", "forgive_last_link": True}
         ],
-        "congestion": {"kind": "nscc"},
+        "congestion": {"kind": "nscc", "marks": "departure"},
         "recovery": {"kind": "selective", "reordering": None},
         "flow_control": {"kind": "trim", "header": f"{cases.HEADER}B"},
         "acknowledgement": {**_ANSWERED, "lane": "priority"},
