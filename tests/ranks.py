@@ -1,5 +1,6 @@
 """Runs a function on several local ranks that talk over gloo."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable
@@ -33,6 +34,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *arguments: Any) ->
 
 
 def _call(rank: int, function: Callable[..., Any], world_size: int, arguments: tuple[Any, ...], folder: str) -> None:
+    gc.freeze()  # no search for garbage looks through what the server has imported
     torch.set_num_threads(1)
     os.environ.update(GLOO_SOCKET_IFNAME="lo", LOCAL_RANK=str(rank))
     store = dist.FileStore(str(Path(folder) / "store"), world_size)

@@ -30,7 +30,7 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
               {kind: dragonfly, switches_per_group: 4, hosts_per_switch: 2, global_links: 2},
               {kind: torus, dims: [4, 4, 4]},
               {kind: preset, name: dgx_h100_32}: a file of configs/topologies; adapters_per_host, rails and
-              gpu_link_rate of leaf_spine are hosts of several adapters
+              gpu_link_rate of leaf_spine and fat_tree are hosts of several adapters
   packet      {payload: [4000B], header: [0B]}
   nic         {scheduling: [round_robin] or sequential, destinations: [random] or rotated}
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer

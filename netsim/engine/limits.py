@@ -42,7 +42,8 @@ class LimitsConfig(Section, frozen=True):
     Args:
         simulated: Simulated time at which all tasks must be done.
         wall: Time that one run may take on the clock of the machine that simulates it; looked at now and then.
-        fruitless: Timeouts of a flow in a row without progress.
+        fruitless: Timeouts of a flow in a row without progress. Where packets are trimmed also rounds in a row, each as
+            long as recovery.timeout, in which packets are refused and none of the run is newly acknowledged.
     """
 
     simulated: DurationOrNone = NO_LIMIT
@@ -91,6 +92,8 @@ _REMEDIES = {
     "wall": "raise limits.wall, or packet.payload, since larger packets are fewer",
     "fruitless": "raise recovery.timeout if it is below the round trip, end failures on the way by until, or raise "
     "limits.fruitless",
+    "refused": "let fewer packets be under way (congestion) or headers be smaller, or raise recovery.timeout or "
+    "limits.fruitless",
 }
 """What to change, by limit."""
 
@@ -111,9 +114,11 @@ class Waiting(NamedTuple):
     why: str
 
 
-def reached(
-    limits: LimitsConfig, which: Literal["simulated", "wall", "fruitless"], pulse: Pulse, waiting: Waiting
-) -> LimitError:
+Which = Literal["simulated", "wall", "fruitless", "refused"]
+"""A limit; refused: that of fruitless rounds, while it is that of timeouts which fruitless stands for."""
+
+
+def reached(limits: LimitsConfig, which: Which, pulse: Pulse, waiting: Waiting) -> LimitError:
     """The error of a run that has reached a limit.
 
     Args:
@@ -122,13 +127,14 @@ def reached(
         pulse: How far the run is.
         waiting: The first task that waits.
     """
-    value = limits.fruitless if which == "fruitless" else format_time(getattr(limits, which))
+    name = "fruitless" if which == "refused" else which
+    value = limits.fruitless if name == "fruitless" else format_time(getattr(limits, which))
     when = "" if which == "simulated" else f" at {format_time(pulse.now_ps)} of simulated time"
     first = f"rank {waiting.dst} waits for {format_size(waiting.bytes)} from rank {waiting.src}"
     if not waiting.bytes:
         first = f"rank {waiting.src} waits for its own computation"
     problem = f"{value} reached{when}, {pulse.done} of {pulse.tasks} tasks done; first, {first}: {waiting.why}"
-    return LimitError("scenario", f"limits.{which}", problem, _REMEDIES[which])
+    return LimitError("scenario", f"limits.{name}", problem, _REMEDIES[which])
 
 
 def missing(packets: int, timeouts: int) -> str:
@@ -138,8 +144,22 @@ def missing(packets: int, timeouts: int) -> str:
         packets: All its packets; how many of them have arrived is not said, since engines may know it early.
         timeouts: The most timeouts of one of its flows in a row without progress.
     """
-    said = "its packet has not arrived" if packets == 1 else f"not all of its {packets} packets have arrived"
+    said = _missing(packets)
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
+
+
+def refused(packets: int, rounds: int) -> str:
+    """Why a message waits whose packets are refused.
+
+    Args:
+        packets: All its packets.
+        rounds: Rounds in a row in which none of the run was newly acknowledged.
+    """
+    return f"{_missing(packets)}, after {rounds} rounds in a row in which packets were refused and none got through"
+
+
+def _missing(packets: int) -> str:
+    return "its packet has not arrived" if packets == 1 else f"not all of its {packets} packets have arrived"
 
 
 def not_begun(delay_ps: int) -> str:

@@ -41,7 +41,7 @@ class CabledFabric:
         self.links = (
             *(Link(f"{a}-{b}{suffix}", a, b, rate, delay) for a, b, rate, delay, suffix in cables),
             *(Link(f"{b}-{a}{suffix}", b, a, rate, delay) for a, b, rate, delay, suffix in cables),
-            *(Link(f"host{h}-inside", f"host{h}", f"host{h}", intra_host_rate, 0) for h in range(hosts)),
+            *(Link(f"{host}-inside", host, host, intra_host_rate, 0) for host, *_ in cables[:hosts]),
         )
 
     def up(self, host: int) -> int:

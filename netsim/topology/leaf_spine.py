@@ -1,6 +1,5 @@
 """Two-tier fabric: every leaf has a link, or several, to every spine, in each direction."""
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -10,7 +9,8 @@ from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.link_errors import LinkErrorsConfig
-from netsim.topology.protocol import GpuLinks, Link, Path
+from netsim.topology.machines import Machines, ends_of, refuse_misfit, with_defaults
+from netsim.topology.protocol import Link, Path
 from netsim.topology.queue import Queue
 from netsim.topology.size import refuse_too_many
 from netsim.units import Duration, Rate
@@ -71,30 +71,16 @@ class LeafSpineConfig(Section, frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _of_several_adapters(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("adapters_per_host", 1) not in (1, None):
-            several = {"ranks_per_host": values["adapters_per_host"], "gpu_link_rate": "3600Gbps"}
-            return several | values
-        return values
+        return with_defaults(values)
 
     @model_validator(mode="after")
     def _adapters_fit(self) -> "LeafSpineConfig":
-        adapters = self.adapters_per_host
-        if self.ranks_per_host % adapters:
-            problem = f"{self.ranks_per_host} ranks of a host do not share {adapters} adapters evenly"
-            raise ValueError(f"{problem}; give a multiple of {adapters} as ranks_per_host")
-        if adapters > 1 and self.gpu_link_rate is None:
-            raise ValueError("hosts of several adapters need links between GPUs; give gpu_link_rate, or leave it out")
-        if self.rails and adapters == 1:
-            raise ValueError("rails need several adapters a host; set adapters_per_host, or leave rails out")
-        if self.rails and self.leaves % adapters:
-            problem = f"{self.leaves} leaves do not make pods of {adapters} rails"
-            raise ValueError(f"{problem}; give a multiple of {adapters} leaves")
+        refuse_misfit(self, self.leaves, "leaves")
         return self
 
     @model_validator(mode="after")
     def _not_too_large(self) -> "LeafSpineConfig":
-        ends = self.adapters_per_host + (0 if self.gpu_link_rate is None else self.ranks_per_host)
-        refuse_too_many(3 * self.machines * ends + 2 * self.leaves * self.spines * self.parallel)
+        refuse_too_many(3 * self.machines * ends_of(self) + 2 * self.leaves * self.spines * self.parallel)
         return self
 
     @property
@@ -114,27 +100,24 @@ class LeafSpine:
     """The fabric of a `LeafSpineConfig`.
 
     Link indices: host to leaf, leaf to host, leaf to spine, spine to leaf, and the link inside each host.
-    Way k between two leaves goes through spine k // parallel. Adapters are hosts of the protocol, and so are the ends
-    of the links of GPUs, behind all adapters; the switches inside machines are leaves behind those of the network.
+    Way k between two leaves goes through spine k // parallel. Hosts of several adapters: `netsim.topology.machines`.
     """
 
     def __init__(self, config: LeafSpineConfig) -> None:
-        self._config, self._adapters = config, config.machines * config.adapters_per_host
-        has_gpu_links = config.gpu_link_rate is not None
-        self.hosts = self._adapters + (config.machines * config.ranks_per_host if has_gpu_links else 0)
-        self.ranks_per_host = config.ranks_per_host // config.adapters_per_host
-        self.gpus = GpuLinks(self._adapters, config.ranks_per_host) if has_gpu_links else None
+        leaves = range(config.leaves)
+        machines = Machines(config, config.machines, config.hosts_per_leaf, [f"leaf{leaf}" for leaf in leaves])
+        self.hosts, self.ranks_per_host, self.gpus = machines.hosts, machines.ranks_per_host, machines.gpus
+        self.leaf = machines.leaf
         self._leaves = config.leaves
         self._ways = config.spines * config.parallel
         self._leaf_spine = 2 * self.hosts
         self._spine_leaf = self._leaf_spine + config.leaves * self._ways
         self._inside = self._spine_leaf + config.leaves * self._ways
-        leaves, ways = range(config.leaves), range(self._ways)
+        ways = range(self._ways)
         rates = config.fabric_rate if isinstance(config.fabric_rate, tuple) else (config.fabric_rate,) * config.spines
         spines = [f"spine{spine}" for spine in range(config.spines)]
-        inner = (f"host{machine}.switch" for machine in range(config.machines if has_gpu_links else 0))
-        self.tiers = ((*(f"leaf{leaf}" for leaf in leaves), *inner), tuple(spines))
-        ends = [*self._ends()]
+        self.tiers = (machines.leaves, tuple(spines))
+        cables = [*machines.cables()]
 
         def fabric(way: int, leaf: int, up: bool) -> Link:
             spine, cable = divmod(way, config.parallel)
@@ -143,37 +126,16 @@ class LeafSpine:
             return Link(name, *ends, rates[spine], config.link_delay)
 
         self.links = (
-            *(Link(f"{end}-{switch}", end, switch, *edge) for end, switch, *edge in ends),
-            *(Link(f"{switch}-{end}", switch, end, *edge) for end, switch, *edge in ends),
+            *(Link(f"{end}-{switch}", end, switch, rate, delay) for end, switch, rate, delay, _ in cables),
+            *(Link(f"{switch}-{end}", switch, end, rate, delay) for end, switch, rate, delay, _ in cables),
             *(fabric(way, leaf, up=True) for leaf in leaves for way in ways),
             *(fabric(way, leaf, up=False) for way in ways for leaf in leaves),
-            *(Link(f"{end}-inside", end, end, config.intra_host_rate, 0) for end, *_ in ends),
+            *(Link(f"{end}-inside", end, end, config.intra_host_rate, 0) for end, *_ in cables),
         )
         self.between = cache(self._between)
 
-    def leaf(self, host: int) -> int:
-        """See `netsim.topology.protocol.Topology`, as for all that follows."""
-        config = self._config
-        if host >= self._adapters:
-            return self._leaves + (host - self._adapters) // config.ranks_per_host
-        machine, adapter = divmod(host, config.adapters_per_host)
-        pod = machine // config.hosts_per_leaf
-        return pod * config.adapters_per_host + adapter if config.rails else pod
-
-    def _ends(self) -> Iterator[tuple[str, str, int, int]]:
-        """Name of each host, of its leaf, and rate and delay of its links."""
-        config = self._config
-        for host in range(self._adapters):
-            machine, adapter = divmod(host, config.adapters_per_host)
-            name = f"host{machine}" if config.adapters_per_host == 1 else f"host{machine}.{adapter}"
-            yield name, self.tiers[0][self.leaf(host)], config.host_rate, config.link_delay
-        for host in range(self._adapters, self.hosts):
-            machine, gpu = divmod(host - self._adapters, config.ranks_per_host)
-            rate = config.gpu_link_rate or 0
-            yield f"host{machine}.gpu{gpu}", self.tiers[0][self.leaf(host)], rate, config.gpu_link_delay
-
     def up(self, host: int) -> int:
-        """Link of the host's number."""
+        """See `netsim.topology.protocol.Topology`, as for all that follows: link of the host's number."""
         return host
 
     def down(self, host: int) -> int:

@@ -53,7 +53,7 @@ class Program:
             after[later] = first + columns.after
             after[earlier] = arrivals[columns.src]
             after_begin = after_begin + np.arange(len(columns) + 1)
-        delay_ps = np.broadcast_to(np.int64(0), len(columns)) if columns.delay_ps is None else columns.delay_ps
+        delay_ps = np.zeros(len(columns), dtype=np.int64) if columns.delay_ps is None else columns.delay_ps
         src, dst = places[columns.src], places[columns.dst]
         self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))

@@ -183,17 +183,20 @@ class _Replay:
         freed: list[int] = []
         while cursor.lines:
             _, record = cursor.lines[0]
-            due = [pending.meeting for pending in cursor.outstanding if pending.wait_seq <= record.seq]
-            awaited = [meeting for meeting in (cursor.current, *due) if meeting is not None]
-            blocking = [meeting for meeting in awaited if not meeting.over]
-            if blocking:
-                blocking[0].waiting.append(rank)
-                break
+            awaited = [] if cursor.current is None else [cursor.current]
+            if cursor.outstanding:
+                awaited += [pending.meeting for pending in cursor.outstanding if pending.wait_seq <= record.seq]
+            for meeting in awaited:
+                if not meeting.over:
+                    meeting.waiting.append(rank)
+                    return freed
             if cursor.current is not None:
                 cursor.ready = []
                 cursor.current = None
-            cursor.ready += [meeting.over[rank] for meeting in awaited]
-            cursor.outstanding = [pending for pending in cursor.outstanding if pending.wait_seq > record.seq]
+            for meeting in awaited:
+                cursor.ready.append(meeting.over[rank])
+            if cursor.outstanding:
+                cursor.outstanding = [pending for pending in cursor.outstanding if pending.wait_seq > record.seq]
             freed += self._come(rank, cursor, cursor.lines.popleft())
         return freed
 

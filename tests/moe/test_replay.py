@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from moe.placement.placement import Placement
 from moe.replay import replay
 from moe.routing_trace import RoutingTrace
 from tests.ranks import run_ranks
+from tests.selected import selected
 from trainer.model.values import initialised
 from trainer.trace.merge import merge
 
 WORLD, GROUP, EXPERTS, LAYERS, WIDTH, TOP_K = 4, 2, 8, 3, 8, 2
 EXPERT_HIDDEN = 4
 STEPS = (1, 2)
-ACCUMULATION = 2
 
 
 def placement(seed: int | None, dispatch: Any, num_nodes: int = 1) -> Placement:
@@ -66,7 +67,25 @@ NODES = {
 }
 """The language model, its experts shared by two nodes of two ranks."""
 KINDS = {"stack": STACK, "model": MODEL, "nodes": NODES}
-PAIRS = [(kind, *pair) for kind, cases in KINDS.items() for pair in product(cases, cases)]
+ACCUMULATION = {"stack": 1, "model": 2, "nodes": 1}
+SLOW = {
+    ("stack", "home, placed"),
+    ("stack", "home, even replicas"),
+    ("stack", "copies, least loaded replicas"),
+    ("stack", "capped"),
+    ("nodes", "copies"),
+    ("nodes", "hierarchical, contiguous"),
+}
+"""The rest has every mode, both ways to choose among replicas, and experts that are placed and that are not."""
+PAIRS = [
+    pytest.param(
+        (kind, source, target),
+        marks=pytest.mark.slow if SLOW & {(kind, source), (kind, target)} else (),
+        id=f"{kind}: {source} -> {target}",
+    )
+    for kind, cases in KINDS.items()
+    for source, target in product(cases, cases)
+]
 
 
 def rule_of(name: str) -> Any:
@@ -79,15 +98,15 @@ def mode_of(name: str, placed: Placement) -> Any:
     return "capped" if name.startswith("capped") else placed.dispatch
 
 
-def record_cases(rank: int, world_size: int, folder: str) -> None:
+def record_cases(rank: int, world_size: int, folder: str, recorded: set[tuple[str, str]]) -> None:
     """Runs the same network on the same tokens under each placement and mode, and records both traces."""
     from trainer.distributed.groups import divide_ranks, unite_ranks
 
-    for kind, cases in KINDS.items():
-        for name, case in cases.items():
-            divide_ranks(case.num_ranks, 1, case.relay_ranks(case.dispatch))
-            record(Path(folder) / kind / name, rank, world_size, kind, case)
-            unite_ranks()
+    for kind, name in sorted(recorded):
+        case = KINDS[kind][name]
+        divide_ranks(case.num_ranks, 1, case.relay_ranks(case.dispatch))
+        record(Path(folder) / kind / name, rank, world_size, kind, case)
+        unite_ranks()
 
 
 def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placement) -> None:
@@ -155,8 +174,8 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     holders: list[Any] = list(layers)
     routing = RoutingRecorder(folder, holders, header, steps=STEPS, micro_batch=3)
     for step in STEPS:
-        for local in range(ACCUMULATION):
-            micro = rank * ACCUMULATION + local
+        for local in range(ACCUMULATION[kind]):
+            micro = rank * ACCUMULATION[kind] + local
             draw = torch.Generator().manual_seed(100 * step + micro)
             with routing.step(step, micro), recorder.step(step, local):
                 with phase("forward"):
@@ -174,9 +193,11 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
 
 
 @pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recorded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("replay")
-    run_ranks(record_cases, WORLD, str(folder))
+    cases = {(kind, name) for kind, names in KINDS.items() for name in names} - SLOW
+    cases |= {(kind, name) for kind, *names in selected(request, "pair") for name in names}
+    run_ranks(record_cases, WORLD, str(folder), cases)
     return folder
 
 
@@ -184,16 +205,19 @@ def timeless(records: list[CollectiveRecord]) -> list[CollectiveRecord]:
     return [replace(record, gap_ns=None, t_issue_ns=None, t_done_ns=None) for record in records]
 
 
+@cache
 def collectives(folder: Path, kind: str, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
     return read(folder / kind / name / "collectives.jsonl")
 
 
+@cache
 def routing_of(folder: Path, kind: str) -> RoutingTrace:
     return RoutingTrace.read(folder / kind / "home" / "routing.npz")
 
 
-@pytest.mark.parametrize(("kind", "source", "target"), PAIRS)
-def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, kind: str, source: str, target: str) -> None:
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_replay_is_what_the_run_would_have_issued(recorded: Path, pair: tuple[str, str, str]) -> None:
+    kind, source, target = pair
     wanted_header, wanted = collectives(recorded, kind, target)
     trace = collectives(recorded, kind, source)
     placed = KINDS[kind][target]

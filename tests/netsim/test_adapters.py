@@ -1,6 +1,7 @@
 """Hosts of several adapters: rails, links of GPUs, which traffic takes which, and what is refused."""
 
 from collections import Counter
+from itertools import product
 
 import pytest
 import yaml
@@ -11,13 +12,28 @@ from netsim.engine.protocol import Engine
 from netsim.engines import refusal, run_engine
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
+from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
-from netsim.topology.protocol import gpu_links, paths
+from netsim.topology.protocol import gpu_links, network_tiers, paths
+from tests.netsim.test_topologies import all_shortest
 
 SERVICE_PS, DELAY_PS, GPU_DELAY_PS = 320_000, 500_000, 250_000  # 4,000 B at 100 Gbps
 GPU_SERVICE_PS = 8889  # 4,000 B at 3600 Gbps, rounded up
 RAILS = {"leaves": 4, "spines": 2, "hosts_per_leaf": 3, "adapters_per_host": 2, "rails": True, "ranks_per_host": 4}
 HOSTS, PER_HOST = 6, 4
+TREE = {
+    "kind": "fat_tree",
+    "pods": 2,
+    "edges_per_pod": 4,
+    "aggregations_per_pod": 2,
+    "cores": 4,
+    "hosts_per_edge": 2,
+    "adapters_per_host": 2,
+    "rails": True,
+    "ranks_per_host": 4,
+}
+"""Eight hosts: two on each pair of edges, four in each pod."""
+HIERARCHICAL = {"algorithms": {"all_reduce": "hierarchical"}}
 OTHERS: tuple[Engine, ...] = ("exact", "event", "windowed")
 
 
@@ -30,6 +46,15 @@ def scenario(op: str = "all_to_all", size: str = "96KB", **topology: object) -> 
         "engine": "simpy",
         "seeds": [0],
     }
+
+
+def in_a_tree(op: str = "all_to_all", size: str = "128KB", **topology: object) -> dict[str, object]:
+    """The same on a fat tree."""
+    return scenario(op, size) | {"topology": {**TREE, **topology}}
+
+
+def tree(**fields: object) -> FatTree:
+    return FatTree(FatTreeConfig.model_validate({**TREE, **fields}))
 
 
 def sent(document: dict[str, object]) -> dict[str, int]:
@@ -49,6 +74,93 @@ def test_without_rails_all_adapters_of_a_host_are_on_its_leaf():
     config = {"kind": "leaf_spine", **RAILS, "rails": False}
     topology = LeafSpine(LeafSpineConfig.model_validate(config))
     assert [topology.leaf(host) for host in range(24)] == [host // 6 for host in range(24)]
+
+
+def test_adapters_of_a_fat_tree_are_on_the_edges_of_their_group():
+    names = {link.name for link in tree().links}
+    for host in range(8):
+        for adapter in range(2):
+            assert f"host{host}.{adapter}-edge{host // 2 * 2 + adapter}" in names
+    together = tree(rails=False)
+    assert [together.leaf(host) for host in range(32)] == [host // 4 for host in range(32)]
+
+
+@pytest.mark.parametrize("rails", [True, False])
+def test_ways_of_a_fat_tree_are_all_the_shortest_ones(rails):
+    """By networkx; none joins the switch inside a machine to another, and all GPUs of a machine are on it."""
+    topology = tree(rails=rails)
+    between, network = all_shortest(topology), len(network_tiers(topology)[0])
+    for src, dst in product(range(network), repeat=2):
+        ways = topology.between(src, dst)
+        assert len(ways) == len({*ways})
+        assert {*ways} == between(src, dst)
+    assert all(topology.between(src, network) == () for src in range(network))
+    gpus = gpu_links(topology)
+    assert gpus is not None
+    assert [topology.tiers[0][topology.leaf(host)] for host in range(gpus.first, topology.hosts)] == [
+        f"host{number // PER_HOST}.switch" for number in range(topology.hosts - gpus.first)
+    ]
+
+
+@pytest.mark.parametrize("rails", [True, False])
+def test_k_counts_the_ports_that_adapters_take(rails):
+    """k * k / 4 ports of a pod lead down, whether the adapters of a host share an edge or not."""
+    config = FatTreeConfig.model_validate({"kind": "fat_tree", "k": 8, "adapters_per_host": 2, "rails": rails})
+    topology = FatTree(config)
+    assert config.machines == 8**3 // 4 // 2
+    down = Counter(link.src for link in topology.links if link.dst.startswith("host") and link.src != link.dst)
+    assert {count for name, count in down.items() if name.startswith("edge")} == {4}
+    assert FatTreeConfig.model_validate(config.model_dump(mode="json", exclude_none=True)) == config
+
+
+def test_links_of_a_fat_tree_carry_exactly_the_traffic_of_their_gpus_and_rails():
+    """Each of 32 ranks sends 4 kB to each: to its 3 neighbours by its GPU's link, to 28 others by its adapter."""
+    carried = sent(in_a_tree())
+    for host in range(8):
+        for gpu in range(PER_HOST):
+            assert carried[f"host{host}.gpu{gpu}-host{host}.switch"] == 3 * 4000
+        for adapter in range(2):
+            name, edge = f"host{host}.{adapter}", f"edge{host // 2 * 2 + adapter}"
+            assert carried[f"{name}-{edge}"] == carried[f"{edge}-{name}"] == 2 * 28 * 4000
+    up: Counter[str] = Counter()
+    for name, size in carried.items():
+        lower, _, upper = name.partition("-")
+        if lower.startswith(("edge", "aggregation")) and upper.startswith(("aggregation", "core")):
+            up[lower if lower.startswith("edge") else "to cores"] += size
+    # of an edge's four ranks each sends to all but the four on its host and the two of its rail on the other one
+    assert up == {f"edge{edge}": 4 * (32 - 4 - 2) * 4000 for edge in range(8)} | {"to cores": 2 * 16 * 16 * 4000}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "links"),
+    [
+        ([0, 4], 2),  # one rail of a group of edges
+        ([0, 6], 4),  # another rail of the group
+        ([0, 8], 4),  # another group of the pod
+        ([0, 16], 6),  # another pod
+    ],
+)
+def test_a_packet_takes_the_links_of_a_fat_tree_between_its_ranks(ranks, links):
+    document = in_a_tree()
+    del document["workload"]
+    job = {"workload": {"kind": "collective", "op": "send", "bytes_per_rank": "4KB"}, "ranks": ranks}
+    run = simulate({**document, "jobs": [job]}).runs[0]
+    assert run.completion_ps == run.bound_ps == links * (SERVICE_PS + DELAY_PS)
+
+
+def test_a_hierarchical_all_reduce_in_a_group_of_edges_leaves_no_edge():
+    carried = sent(in_a_tree("all_reduce", "64KB", pods=1, edges_per_pod=2) | HIERARCHICAL)
+    assert any(size for name, size in carried.items() if name.startswith("edge"))
+    assert not any(size for name, size in carried.items() if "aggregation" in name)
+
+
+def test_an_all_to_all_by_pxn_sends_between_ranks_of_one_rail():
+    """With rails on edges of their own the first block to another rail goes by the GPU of the host that is on it."""
+    crossing = [
+        sum(size for name, size in sent(in_a_tree(pods=1, edges_per_pod=2) | algorithms).items() if "edge0-agg" in name)
+        for algorithms in ({}, {"algorithms": {"all_to_all": "pxn"}})
+    ]
+    assert crossing == [4 * 2 * 16_000, 0]
 
 
 def test_links_carry_exactly_the_traffic_of_their_gpus_and_rails():
@@ -121,7 +233,7 @@ def test_no_run_is_faster_than_the_bound(order):
 
 def test_a_hierarchical_all_reduce_crosses_hosts_on_the_rail_of_each_rank():
     document = scenario("all_reduce", "96KB", leaves=2)
-    carried = sent({**document, "algorithms": {"all_reduce": "hierarchical"}})
+    carried = sent({**document, **HIERARCHICAL})
     assert not any(size for name, size in carried.items() if "spine" in name)
 
 
@@ -160,8 +272,9 @@ def test_what_does_not_fit_is_refused_in_one_line(change, said, tmp_path, capsys
 @pytest.mark.slow
 @pytest.mark.parametrize("op", ["all_to_all", "all_reduce"])
 @pytest.mark.parametrize("listens", [False, True])
-def test_all_engines_agree_on_rails_and_links_of_gpus(op, listens):
-    document = scenario(op, "48KB", queue="20KB" if listens else "unlimited") | {"transports": ["ecmp", "drb"]}
+@pytest.mark.parametrize("on", [scenario, in_a_tree])
+def test_all_engines_agree_on_rails_and_links_of_gpus(on, op, listens):
+    document = on(op, "48KB", queue="20KB" if listens else "unlimited") | {"transports": ["ecmp", "drb"]}
     if listens:
         document |= {"congestion": {"kind": "dctcp"}, "recovery": {"kind": "selective", "timeout": "100us"}}
     config = read_scenario(document)

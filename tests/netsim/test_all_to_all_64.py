@@ -13,7 +13,7 @@ BOUND_NS = (63 * 16 + 3) * 320 + 4 * 500
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return simulate(SCENARIO, jobs=2)
+    return simulate(SCENARIO)
 
 
 def times_ns(results: Results, transport: str) -> list[float]:

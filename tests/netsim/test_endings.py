@@ -12,12 +12,15 @@ from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.limits import LimitsConfig, Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.reference.rounds import Rounds
+from netsim.engine.windowed.engine import WindowedEngine
+from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.errors import InputError
 from netsim.sweep import sweep
 from netsim.transport.config import EcmpConfig
 from netsim.transport.protocol import Flow, Transport
 from netsim.units import format_time
-from tests.netsim.closed_loop import transport_of
+from tests.netsim.closed_loop import controlled, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.sweeps import SCENARIO, rows, written
 from tests.netsim.test_failures import failing
@@ -25,7 +28,7 @@ from tests.netsim.test_failures import failing
 BOTH_SPINES = [{"switch": f"spine{number}", "at": "2us", "noticed_after": "100us"} for number in range(2)]
 
 
-Engine = ReferenceEngine | EventEngine | ExactEngine | FluidEngine
+Engine = ReferenceEngine | EventEngine | WindowedEngine | ExactEngine | FluidEngine
 
 
 def end(make: Callable[[], Engine]) -> Outcome | str:
@@ -37,11 +40,15 @@ def end(make: Callable[[], Engine]) -> Outcome | str:
 
 
 def ends(what: Scene, transport: object) -> Outcome | str:
-    """The end of a run, which is the same on both engines."""
+    """The end of a run, which is the same on all engines that take it."""
     expected = end(lambda: ReferenceEngine(what, transport_of(transport, what), 0))
-    found = end(lambda: EventEngine(what, transport_of(transport, what), 0))
-    same = found.equals(expected) if isinstance(found, Outcome) and isinstance(expected, Outcome) else found == expected
-    assert same
+    windowed = by_windowed(what, transport_of(transport, what)) is None
+    for engine in (EventEngine, WindowedEngine) if windowed else (EventEngine,):
+        found = end(lambda engine=engine: engine(what, transport_of(transport, what), 0))
+        if isinstance(found, Outcome) and isinstance(expected, Outcome):
+            assert found.equals(expected)
+        else:
+            assert found == expected
     return expected
 
 
@@ -166,6 +173,53 @@ def test_timeouts_in_a_row_are_limited(transport):
         said = str(ends(limited(what, fruitless=fruitless), transport))
         assert f"limits.fruitless: {fruitless} reached" in said
         assert f"after {fruitless} timeouts in a row" in said
+
+
+def incast(senders: int, header: str, delay: str, kind: str, **limits: object) -> Scene:
+    """Hosts that send to one and repeat at once what is trimmed; headers and answers take their time on links."""
+    tasks = [flow(src, 0, 40_000) for src in range(1, 1 + senders)]
+    what = scene(fabric((senders + 1) // 2, 1, 2, link_delay=delay), tasks, payload="1000B")
+    sections = {
+        "recovery": {"kind": kind, "timeout": "5us"},
+        "flow_control": {"kind": "trim", "header": header},
+        "acknowledgement": {"lane": "priority", "size": "64B"},
+    }
+    return limited(controlled(what, queue="4KB", **sections), **limits)
+
+
+@pytest.mark.parametrize("delay", ["0ns", "500ns"])
+@pytest.mark.parametrize("kind", ["none", "selective"])
+@pytest.mark.parametrize("fruitless", [1, 10])
+def test_packets_that_are_all_trimmed_end_the_run(fruitless, kind, delay):
+    """Three headers nearly as large as packets fill the receiver's link; no timer runs out, since all are answered."""
+    said = str(ends(incast(3, "900B", delay, kind, fruitless=fruitless, simulated="1ms"), "spray_round_robin"))
+    assert f"limits.fruitless: {fruitless} reached at {5 * (fruitless + 1)}us of simulated time" in said
+    assert "0 of 3 tasks done; first, rank 0 waits for 40KB from rank 1: not all of its 40 packets have arrived" in said
+    assert f"after {fruitless} rounds in a row in which packets were refused and none got through" in said
+    assert "let fewer packets be under way (congestion)" in said
+
+
+@pytest.mark.parametrize("delay", ["0ns", "500ns"])
+def test_a_run_in_which_little_gets_through_goes_on(delay):
+    """Packets go three times and more, and some flows wait for longer than two timeouts until others are done."""
+    found = ends(incast(7, "64B", delay, "selective", fruitless=2), "spray_round_robin")
+    assert isinstance(found, Outcome)
+    assert found.losses.trimmed > 3 * sum(found.flows.packets)
+    assert found.completion_ps > 5 * 5 * 10**6
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_what_becomes_of_background_traffic_makes_no_difference_to_rounds(progress):
+    """Background is trimmed, or gets through, and nothing else is heard of."""
+    tasks = [flow(0, 1, 1)._replace(background=True), flow(0, 1, 1)]
+    what = limited(controlled(scene(fabric(1, 1, 2), tasks), flow_control={"kind": "trim"}), fruitless=1)
+    rounds = Rounds(what)
+    rounds.note(0, progress)
+    assert rounds.next(rounds.end_ps + 1)
+    rounds.note(0, progress=True)
+    rounds.note(1, progress=False)
+    assert rounds.refused == 1
+    assert not rounds.next(rounds.end_ps + 1)
 
 
 def test_a_flow_that_has_arrived_and_cannot_hear_of_it_is_given_up():

@@ -62,6 +62,11 @@ def graph(text: str, *told: str) -> Mistake:
     return Mistake(("topology={kind: graph, path: g.json}",), ("g.json: ", *told), {"g.json": text})
 
 
+def tree(keys: str, *told: str) -> Mistake:
+    """Wrong keys of a fat tree with 4 ports of an edge for hosts."""
+    return Mistake((f"topology={{kind: fat_tree, k: 8, {keys}}}",), told)
+
+
 MISTAKES = {
     # Limits.
     "a limit without a unit": key("limits.simulated=10", "limits.simulated", "needs a unit (10)", "write none"),
@@ -85,6 +90,19 @@ MISTAKES = {
     "zero for false of a fabric": key("topology.rails=0", "topology: rails is 0, neither true nor false"),
     "one for true of a transport": key(
         "transports=[{kind: ethereal, randomise: 1}]", "transports.0: randomise is 1, neither true nor false"
+    ),
+    # Hosts of several adapters.
+    "rails of one adapter on a fat tree": tree("rails: true", "rails need several adapters a host"),
+    "rails that edges do not fit": tree("adapters_per_host: 3, rails: true", "4 edges_per_pod do not make pods of 3"),
+    "adapters that ports do not fit": tree("adapters_per_host: 3", "do not fill the 4 ports", "give hosts_per_edge"),
+    "ranks that adapters do not fit": tree("adapters_per_host: 2, ranks_per_host: 3", "3 ranks of a host do not share"),
+    "adapters without links of GPUs": tree("adapters_per_host: 2, gpu_link_rate: null", "need links between GPUs"),
+    "no adapter": tree("adapters_per_host: 0", "topology.adapters_per_host", "(0)", "greater than 0"),
+    "adapters in words": tree("adapters_per_host: two", "topology.adapters_per_host", "('two')", "integer"),
+    "GPUs without a unit": tree("adapters_per_host: 2, gpu_link_rate: 400", "topology.gpu_link_rate", "needs a unit"),
+    "one for rails of a fat tree": tree("rails: 1", "topology: rails is 1, neither true nor false"),
+    "adapters of a torus": key(
+        "topology={kind: torus, dims: [2, 2], adapters_per_host: 2}", "topology.adapters_per_host"
     ),
     # Classes.
     "a class of no weight": key("classes=[{name: a, weight: 0}]", "classes.0.weight", "(0)", "greater than"),

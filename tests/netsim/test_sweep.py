@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,41 @@ import netsim.sweep
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.grid.folder import SweepFolder, _join_tables
+from netsim.grid.job import Failed, Files, Job, attempt
 from netsim.grid.sweep_file import read_sweep
 from netsim.results import replacing
 from netsim.sweep import sweep
 from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
+
+
+class Here:
+    """An executor (`netsim.grid.executor.Executor`) that carries out jobs in this process, for what processes are not
+    the matter of."""
+
+    def __init__(self, count: int) -> None:  # noqa: ARG002
+        self.jobs: list[Job] = []
+
+    def idle(self) -> list[None]:
+        """See `Executor.idle`."""
+        return [] if self.jobs else [None]
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`."""
+        self.jobs.append(job)
+
+    def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
+        """See `Executor.finished`."""
+        job = self.jobs.pop()
+        yield job, attempt(job)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweeps without an executor start no process."""
+    monkeypatch.setattr(netsim.sweep, "Processes", Here)
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
@@ -89,6 +121,7 @@ def stopped(path: Path, out: Path, by: signal.Signals, after: int) -> int:
     return subprocess.run(program, env=environment, capture_output=True, timeout=60, check=False).returncode
 
 
+@pytest.mark.usefixtures("here")
 def test_killed_and_resumed_is_as_never_killed(tmp_path):
     """Kill -9 in the second cell of four runs, then in the third."""
     path, out = written(tmp_path, grid={"topology.spines": [1, 2, 3]}), tmp_path / "out"
@@ -102,7 +135,7 @@ def test_killed_and_resumed_is_as_never_killed(tmp_path):
         finished = identities(out / "cells")
         assert all(row["completion_ns"] for row in rows(out))
     (out / "cells" / ".torn").mkdir()
-    assert sweep(path, out, jobs=2) == []
+    assert sweep(path, out) == []
     assert finished.items() <= identities(out / "cells").items()
     assert sweep(path, tmp_path / "never_killed") == []
     assert contents(out) == contents(tmp_path / "never_killed")
@@ -127,6 +160,7 @@ def test_runs_that_are_finished_are_not_repeated(once, tmp_path, monkeypatch):
     assert contents(out) == contents(once)
 
 
+@pytest.mark.usefixtures("here")
 def test_a_changed_grid_uses_what_is_still_valid_and_ignores_the_rest(once, tmp_path):
     out = tmp_path / "out"
     assert sweep(written(tmp_path, grid=GRID | {"topology.spines": [1, 3]}), out) == []
@@ -139,6 +173,7 @@ def test_a_changed_grid_uses_what_is_still_valid_and_ignores_the_rest(once, tmp_
         assert (out / name).read_text() == (once / name).read_text()
 
 
+@pytest.mark.usefixtures("here")
 def test_a_torn_cell_is_made_again(tmp_path):
     path, out = written(tmp_path, grid={"topology.spines": [1]}), tmp_path / "out"
     assert sweep(path, out) == []

@@ -11,9 +11,10 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed import regions
 from netsim.engine.windowed.engine import WindowedEngine
+from netsim.engine.windowed.records import ARRIVAL
 from netsim.engine.windowed.refusal import fills_windows, refusal
-from netsim.engine.windowed.sorting import sort
-from netsim.engine.windowed.wheel import ARRIVAL, WINDOWS
+from netsim.engine.windowed.sorting import PLACES, sort
+from netsim.engine.windowed.wheel import WINDOWS
 from netsim.errors import InputError
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
@@ -21,7 +22,7 @@ from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.workload.tasks import Task, Tasks
-from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_errors, with_queues
+from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_background, with_errors, with_queues
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_event_engine import CONGESTION, DCTCP, PATTERNS, RECOVERY, SELECTIVE
 
@@ -86,6 +87,21 @@ def test_random_scenes_with_queues(seed):
     while True:
         what = with_queues(random, random_scene(random))
         what = with_errors(random, what) if seed % 4 == 3 else what
+        make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
+        if refusal(what, make()) is None:
+            break
+    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
+    assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_the_end_in_the_middle_of_a_window_while_background_traffic_goes_on(seed, monkeypatch):
+    if seed % 4 == 2:
+        monkeypatch.setattr(regions, "LINKS_OF_REGION", 2)
+    random = Random(seed)
+    while True:
+        what = with_background(random, random_scene(random))
+        what = with_queues(random, what) if seed % 2 else what
         make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
         if refusal(what, make()) is None:
             break
@@ -205,6 +221,24 @@ def test_tasks_that_begin_within_a_window(lane):
     assert len(set(both(what, "spray_random").task_end_ps.tolist())) > 20
 
 
+@pytest.mark.parametrize("scheduling", ["round_robin", "sequential"])
+@pytest.mark.parametrize("seed", range(4))
+def test_flows_that_join_and_leave_inside_hosts(seed, scheduling):
+    """Of one packet and of many, also in the instant in which another packet leaves: 4 kB take 80,000 ps."""
+    random = Random(seed)
+    topology = fabric(2, 2, 1, ranks_per_host=6, intra_host_rate="400Gbps")
+    tasks = []
+    for index in range(60):
+        src = random.randrange(12)
+        inside = [rank for rank in range(12) if rank // 6 == src // 6 and rank != src]
+        dst = (src + 6) % 12 if random.random() < 0.1 else random.choice(inside)
+        size = random.choice([1, 4000, 4001, 8000, 36_000, 123_456])
+        after = random.sample(range(index), min(index, random.choice([0, 0, 1, 2])))
+        tasks.append(Task(src, dst, size, 40_000 * random.randrange(4), tuple(sorted(after))))
+    what = scene(topology, tasks, scheduling=scheduling)
+    assert both(what, random.choice(["ecmp", "spray_round_robin", "ethereal"]), seed).packets > 300
+
+
 def test_more_late_starts_inside_hosts_than_links():
     """All within one window; each is an event of its own at the link inside the host."""
     what = scene(fabric(1, 1, 2, ranks_per_host=2), [flow(0, 1, size) for size in range(1, 2000)])
@@ -251,18 +285,19 @@ def test_the_flow_that_first_loses_its_patience_is_named(first):
 
 
 @njit
-def _sorted(arrivals: np.ndarray, begin: int, end: int) -> None:
-    sort(arrivals, arrivals.copy(), begin, end)
+def _sorted(arrivals: np.ndarray, begin: int, end: int, end_ps: int) -> None:
+    sort(arrivals, arrivals.copy(), np.zeros(PLACES, dtype=np.int64), begin, end, 0, end_ps)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 15, 16, 17, 33, 100, 1000])
-def test_arrivals_are_sorted_by_time_and_key(size):
+@pytest.mark.parametrize("instants", [1, 9, 10**6])
+@pytest.mark.parametrize("size", [0, 1, 2, 15, 16, 17, 33, 100, 1000, 3000])
+def test_arrivals_are_sorted_by_time_and_key(size, instants):
     draw = np.random.default_rng(size)
     arrivals = np.zeros(size + 8, dtype=ARRIVAL)
-    arrivals["time_ps"], arrivals["key"] = draw.integers(0, 9, size + 8), draw.permutation(size + 8)
+    arrivals["time_ps"], arrivals["key"] = draw.integers(0, instants, size + 8), draw.permutation(size + 8)
     arrivals["place"] = np.arange(size + 8)
     before = arrivals.copy()
-    _sorted(arrivals, 4, 4 + size)
+    _sorted(arrivals, 4, 4 + size, instants)
     rows = [4 + row for row in np.lexsort((before["key"][4 : 4 + size], before["time_ps"][4 : 4 + size]))]
     assert arrivals["place"].tolist() == [*range(4), *rows, *range(4 + size, size + 8)]
 
@@ -270,8 +305,6 @@ def test_arrivals_are_sorted_by_time_and_key(size):
 def test_refuses_what_it_does_not_simulate():
     what = scene(fabric(2, 2, 1), [flow(0, 1, 1)])
     assert refusal(what, Ecmp(0, 2)) is None
-    background = Tasks([flow(0, 1, 1), Task(1, 0, 1, 0, (), 0, True)])
-    assert "background" in str(refusal(what._replace(tasks=background), Ecmp(0, 2)))
     without_delay = scene(fabric(2, 2, 1, link_delay="0ns"), [flow(0, 1, 1)])
     assert "link host0" in str(refusal(without_delay, Ecmp(0, 2)))
     assert [fills_windows(scene(fabric(2, 2, 1, link_delay=delay), [])) for delay in ("0ns", "50ns", "500ns")] == [

@@ -1,6 +1,7 @@
 """Every router with every dispatch, in one layer, on the pretend device and on the CPU beside it."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,18 +53,21 @@ class Pass:
         return self.forward + self.backward
 
 
-def passes(dispatch: str, expert_parallel: int, relay_ranks: int | None) -> dict[str, Pass]:
-    """Takes each router through a layer of a dispatch.
+def passes(
+    dispatch: str, expert_parallel: int, relay_ranks: int | None, routers: Iterable[str] = tuple(ROUTERS)
+) -> dict[str, Pass]:
+    """Takes routers through a layer of a dispatch.
 
     Args:
         dispatch: how tokens travel.
         expert_parallel: ranks of the layer: all.
         relay_ranks: ranks of a node in hierarchical dispatch; None: there is one node.
+        routers: keys of `ROUTERS`.
     """
     from trainer.distributed.groups import divide_ranks, unite_ranks
 
     divide_ranks(expert_parallel, 1, relay_ranks)
-    found = {name: _pass(router, dispatch, expert_parallel) for name, router in ROUTERS.items()}
+    found = {name: _pass(ROUTERS[name], dispatch, expert_parallel) for name in routers}
     unite_ranks()
     return found
 

@@ -18,7 +18,6 @@ ENGINES = {
 MIXTURE = {"num_experts": 4, "top_k": 2, "expert_hidden": 32}
 CAPPED = {"router": {"kind": "sparse_ot"}}
 QUICK = {
-    "dit": Case(),
     "FSDP2": Case(engine=ENGINES["FSDP2"]),
     "gpt, home, ZeRO 0": Case("gpt", moe=MIXTURE, engine=ENGINES["ZeRO 0"]),
 }

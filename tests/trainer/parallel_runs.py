@@ -94,15 +94,17 @@ class Division:
     expert: int = 1
     moe: dict[str, Any] = field(default_factory=dict)
 
-    def config(self, folder: Path) -> RunConfig:
-        """The run, its files in a folder."""
+    def config(self, folder: Path, steps: int = STEPS) -> RunConfig:
+        """The run, its files in a folder; what it draws, it draws after its last step."""
+        parts = DENSE[self.kind]
         return RunConfig.model_validate(
             {
                 "run": {"dir": folder},
-                **DENSE[self.kind],
+                **parts,
+                **({"sample": parts["sample"] | {"every": steps}} if "sample" in parts else {}),
                 "moe": self.moe or None,
                 "optim": {
-                    "steps": STEPS,
+                    "steps": steps,
                     "global_batch": GLOBAL_BATCH,
                     "micro_batch": MICRO_BATCH,
                     "lr": 1e-2,
@@ -113,7 +115,7 @@ class Division:
                 "engine": self.engine,
                 "parallel": {"tensor": self.tensor, "expert": self.expert},
                 "observe": {"log_every": 1, "tensorboard": False},
-                "evaluate": {"every": STEPS},
+                "evaluate": {"every": steps},
             }
         )
 
@@ -171,5 +173,5 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     dataset = trainer.data.build(config.data) if config.data.kind == "numbers" else Noise(config)
     _Training(config, layout, launch, trainer.task.build(config), dataset, [figures], None).run()
     unite_ranks()
-    weights = load_file(config.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
+    weights = load_file(config.run.dir / "checkpoints" / f"step_{config.optim.steps:08d}" / "ema.safetensors")
     return figures.values, weights

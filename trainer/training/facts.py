@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,14 +103,17 @@ def _code() -> Iterator[tuple[str, str]]:
 def _modules() -> Iterator[tuple[str, str]]:
     """The modules of the user's own that the configuration has brought: those that belong to nothing installed."""
     known = {*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"}
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     for name, module in sorted(sys.modules.items()):
-        path = Path(os.path.realpath(getattr(module, "__file__", None) or "/"))
-        if path.suffix == ".py" and name.partition(".")[0] not in known and not _installed(path) and path.exists():
+        file = getattr(module, "__file__", None)
+        if not file or not file.endswith(".py") or name.partition(".")[0] in known:
+            continue
+        path = Path(os.path.realpath(file))
+        if not _installed(path, prefixes) and path.exists():
             yield f"module {name}", _digest(path)
 
 
-def _installed(path: Path) -> bool:
-    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+def _installed(path: Path, prefixes: Iterable[str]) -> bool:
     return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, prefixes))
 
 

@@ -5,7 +5,6 @@ the Python object of the transport chooses another.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
@@ -25,7 +24,7 @@ from netsim.engine.event.room import (
     with_room_for_words,
 )
 from netsim.engine.event.state import State
-from netsim.engine.limits import Clock, Pulse, Waiting, missing, not_begun, reached
+from netsim.engine.limits import Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.stalled import stalled
 from netsim.errors import InputError
@@ -91,7 +90,7 @@ class EventEngine:
                 case kernel.ASKS_AFTER_TIMEOUT:
                     resumed = self._settle_timeout()
                 case kernel.IN_TIME:
-                    raise self._reached("simulated")
+                    raise self._reached_in_time()
                 case kernel.NEEDS_ROOM:
                     self._keep(with_room_for_choices(self._state))
                     self._make_room()
@@ -193,7 +192,16 @@ class EventEngine:
         totals, tasks = self._state.network.totals[0], len(self._scene.tasks)
         return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
 
-    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+    def _reached_in_time(self) -> InputError:
+        """The error for a run at the end of the time that it has, or of its last round."""
+        totals = self._state.network.totals[0]
+        if totals["fruitless"] < self._scene.limits.fruitless:
+            return self._reached("simulated")
+        tasks, task, pulse = self._waiting_tasks(), int(totals["refused"]), self._pulse()
+        waiting = self._waiting(task if task in tasks else tasks[0], rounds=True)
+        return reached(self._scene.limits, "refused", pulse._replace(now_ps=pulse.now_ps + 1), waiting)
+
+    def _reached(self, which: Which, task: int | None = None) -> InputError:
         """The error for a limit that was reached; without a task the first that waits is named."""
         index = self._waiting_tasks()[0] if task is None else task
         return reached(self._scene.limits, which, self._pulse(), self._waiting(index))
@@ -203,13 +211,19 @@ class EventEngine:
         program = self._state.program
         return np.flatnonzero((program.waits_for == 0) & (program.background == 0)).tolist()
 
-    def _waiting(self, task: int) -> Waiting:
-        """A task that waits, and for what. Some arrivals are known before they happen."""
+    def _waiting(self, task: int, rounds: bool = False) -> Waiting:
+        """A task that waits, and for what, in a run at the end of its last round or not.
+
+        Some arrivals are known before they happen.
+        """
         totals, waits = self._state.network.totals[0], self._scene.tasks[task]
         flows = self._state.hosts.flows[: totals["flows"]]
         flows = flows[flows["task"] == task]
         missed = (flows["left"] > 0) | (flows["end_ps"] > totals["now_ps"])
-        why = missing(int(flows["packets"].sum()), int(flows["fruitless"][missed].max(initial=0)))
+        packets = int(flows["packets"].sum())
+        why = missing(packets, int(flows["fruitless"][missed].max(initial=0)))
+        if rounds:
+            why = refused(packets, self._scene.limits.fruitless)
         if not len(flows):
             why = not_begun(waits.delay_ps)
         return Waiting(waits.src, waits.dst, waits.bytes, why)

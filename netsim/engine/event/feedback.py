@@ -9,6 +9,7 @@ from netsim.engine.event.congestion import on_ack, on_timeout
 from netsim.engine.event.credit import CREDIT, is_starved, on_credit
 from netsim.engine.event.queues import serial_of
 from netsim.engine.event.recovery import acknowledged, measure, refused, timed_out, timeout_ps
+from netsim.engine.event.rounds import note_answer
 from netsim.engine.event.sender import await_progress, await_progress_sooner, enter_ring, resume
 from netsim.engine.event.state import Hosts, Network, Record, State, Whole
 from netsim.engine.event.watching import note_window
@@ -62,6 +63,8 @@ def hear(state: State, news: Record, now: int) -> None:
         newly = refused(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
     else:
         newly = acknowledged(rules, flow, hosts, np.int64(news.sequence), serial_of(news), np.int64(news.expected))
+    if newly or news.refusal:
+        note_answer(state, flow.task, newly > 0)
     if rules.timeout_ps >= 0:
         _note_news(network, hosts, index, news, newly > 0, now)
     on_ack(rules, hosts, index, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now)

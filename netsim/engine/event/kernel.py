@@ -13,6 +13,7 @@ from netsim.engine.event.flight import land, schedule_look, schedule_next_look, 
 from netsim.engine.event.leaving import await_mark, mark_left
 from netsim.engine.event.program import begin_roots, next_begin, next_begin_ps
 from netsim.engine.event.queued import link_of, ring_of
+from netsim.engine.event.rounds import begin_round
 from netsim.engine.event.sender import look, resume
 from netsim.engine.event.state import Array, Flight, Hosts, Network, Program, Queued, Record, Routing, State, Whole
 from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
@@ -20,7 +21,7 @@ from netsim.engine.event.transit import GONE, HELD, enter, next_link, receive
 FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME = range(7)
 """Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
 has timed out; the arrays of packets or of choices, or the calendar, are full; Python may look at the clock; simulated
-time is limited to now."""
+time is limited to now, or no round bears fruit."""
 
 _EVENTS_BETWEEN_PAUSES = 1 << 20
 
@@ -71,8 +72,10 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ..
         if network.rules[0].ends_early and not totals.undone and min(begin_ps, time_ps) > totals.now_ps:
             return FINISHED
         if min(begin_ps, time_ps) > network.rules[0].end_ps and totals.undone and min(begin_ps, time_ps) < END_PS:
-            totals.now_ps = network.rules[0].end_ps
-            return IN_TIME
+            if not begin_round(network.rules[0], totals, min(begin_ps, time_ps)):
+                totals.now_ps = network.rules[0].end_ps
+                return IN_TIME
+            continue
         if begin_ps <= time_ps:
             if begin_ps == END_PS:
                 return FINISHED

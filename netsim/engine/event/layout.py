@@ -29,6 +29,7 @@ from netsim.engine.event.switches import MOST_CANDIDATES, Tree, tree
 from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
+from netsim.engine.reference.rounds import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
 from netsim.topology.protocol import places, sources
 from netsim.transport.protocol import Transport
@@ -54,6 +55,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals = _one(TOTALS)
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
+    totals["refused"] = NOBODY
     totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
     changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
     keys = np.zeros(0, dtype=np.int64) if scene.tasks.keys is None else scene.tasks.keys
@@ -210,6 +212,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         choices.node,
         choices.way,
         source,
+        fabric.reverse.astype(np.int32),
         np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),
         np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),

@@ -48,7 +48,12 @@ RULES = record(
     estimates=YES,
     patience=INDEX,
     reordering=WHOLE,
+    # Until when the loop goes on by itself, and the limit of simulated time; rounds as in
+    # `netsim.engine.reference.rounds`.
     end_ps=WHOLE,
+    limit_ps=WHOLE,
+    round_ps=WHOLE,
+    fruitless=WHOLE,
     # Congestion control.
     congestion=INDEX,
     fixed_window=WHOLE,
@@ -134,8 +139,12 @@ TOTALS = record(
     chosen=WHOLE,
     asks=WHOLE,
     moves_up=INDEX,
+    progress=YES,
+    refused=WHOLE,
+    fruitless=WHOLE,
 )
 """Counts of a run, and what the loop needs when it stops: one record.
 
 `moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
+The last three are what a round of `netsim.engine.reference.rounds` knows.
 """

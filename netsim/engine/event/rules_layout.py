@@ -33,6 +33,7 @@ from netsim.engine.event.queued_layout import add_queues
 from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
 from netsim.engine.event.rules import RULES
 from netsim.engine.event.switches import FLOW_SHORTEST, SAMPLED, SHORTEST, SHORTEST_DRAWN
+from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
@@ -99,7 +100,10 @@ def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
 def _add_recovery(rules: np.void, scene: Scene) -> None:
     config, limits = scene.recovery, scene.limits
     rules["timeout_ps"] = rules["reordering"] = -1
-    rules["patience"], rules["end_ps"] = min(PATIENCE, limits.fruitless), limits.simulated
+    rules["patience"], rules["fruitless"] = min(PATIENCE, limits.fruitless), limits.fruitless
+    rules["round_ps"] = config.first_ps if scene.flow_control.kind == "trim" else NO_LIMIT
+    rules["limit_ps"] = limits.simulated
+    rules["end_ps"] = np.minimum(rules["limit_ps"], rules["round_ps"] - 1)
     if config.kind != "none":
         rules["timeout_ps"], rules["longest_timeout_ps"] = config.first_ps, config.longest_timeout
         rules["estimates"] = config.timeout == AUTO

@@ -94,6 +94,7 @@ class Routing(NamedTuple):
         child_node: Nodes to which they lead.
         node_way: A way that begins with the links to a node.
         source: Number of the node at which a link begins.
+        reverse: The other direction of a link's cable.
         shortest: Of each switch, the last choice, or those remembered.
         candidates: Room for links among which a switch chooses, and their queues.
         chosen: Choices of flows: switch, link, next of the flow.
@@ -123,6 +124,7 @@ class Routing(NamedTuple):
     child_node: Array
     node_way: Array
     source: Array
+    reverse: Array
     shortest: Array
     candidates: Array
     chosen: Array

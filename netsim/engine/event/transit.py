@@ -45,17 +45,17 @@ def _queue_up(state: State, queued: Queued | None, packet: Record, link: int, no
     if queued is None:
         return join(state.network, packet, link, now)
     flow = state.hosts.flows[packet.flow]
-    came = _link_before(state, packet, flow)
+    came = link_before(state, packet, flow)
     return stand(state.network, state.routing, queued, packet, flow.traffic_class, link, came, now)
 
 
 @compiled
-def _link_before(state: State, packet: Record, flow: Record) -> Whole:
+def link_before(state: State, packet: Record, flow: Record) -> Whole:
     """The link from which a packet has come to where it is, or -1 at its host."""
     if not packet.hop:
         return np.int64(-1)
     if packet.control:
-        return np.int64(state.network.links[_link(state.routing, packet, flow, packet.links - packet.hop)].reverse)
+        return np.int64(state.routing.reverse[_link(state.routing, packet, flow, packet.links - packet.hop)])
     return _link(state.routing, packet, flow, np.int64(packet.hop) - 1)
 
 
@@ -129,7 +129,7 @@ def next_link(state: State, packet: Record, now: int) -> Whole:
     network, routing = state.network, state.routing
     flow = state.hosts.flows[packet.flow]
     if packet.control:
-        return np.int64(network.links[_link(routing, packet, flow, packet.links - 1 - packet.hop)].reverse)
+        return planned_link(state, packet, flow)
     if network.rules[0].choice == AT_SWITCH and packet.hop < packet.links - 1:
         row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now)
         packet.node = routing.child_node[row]
@@ -139,7 +139,15 @@ def next_link(state: State, packet: Record, now: int) -> Whole:
     if network.rules[0].choice == AT_FIRST_SWITCH and packet.hop == 1 and packet.links > 2:
         packet.way = flow.first_way + choose_way(state, flow, packet, serial_of(packet), now)
         packet.links = 2 + routing.way_length[packet.way]
-    return _link(routing, packet, flow, np.int64(packet.hop))
+    return planned_link(state, packet, flow)
+
+
+@compiled
+def planned_link(state: State, packet: Record, flow: Record) -> Whole:
+    """The next link of a packet on its way as it is so far."""
+    if packet.control:
+        return np.int64(state.routing.reverse[_link(state.routing, packet, flow, packet.links - 1 - packet.hop)])
+    return _link(state.routing, packet, flow, np.int64(packet.hop))
 
 
 @compiled

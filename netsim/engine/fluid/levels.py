@@ -16,56 +16,70 @@ _EQUAL = 1 + 1e-12
 
 
 @compiled
-def fill(streams: Streams) -> Whole:
-    """Sets the next rates of the affected flows; returns the number of links touched."""
+def fill(streams: Streams, known: int, touched: int) -> Whole:
+    """Sets the next rates of the affected flows.
+
+    Args:
+        streams: Flows and links.
+        known: How many of the affected flows were filled before; the first time none.
+        touched: How many links these touch.
+
+    Returns:
+        The number of links that all of them touch.
+    """
     counts, links = streams.counts, streams.links
-    counts[MARK] += 1
-    touched = np.int64(0)
-    for place in range(counts[AFFECTED]):
+    if not known:
+        counts[MARK] += 1
+    for place in range(known, counts[AFFECTED]):
         flow = streams.flows[streams.affected[place]]
-        flow.fresh = -1.0
         for row in range(links_of(streams, flow)):
             number, share = link_of(streams, flow, row)
             link = links[number]
             if link.mark != counts[MARK]:
                 link.mark = counts[MARK]
-                link.taken, link.demand, link.rising, link.level, link.fastest = link.load, 0.0, 0, -1.0, 0.0
-                link.newest = -1
+                link.kept, link.asked, link.affected, link.newest = link.load, 0.0, 0, -1
                 streams.touched[touched] = number
                 touched += 1
-            link.taken -= share * flow.rate
-            link.demand += share
-            link.rising += 1
+            link.kept -= share * flow.rate
+            link.asked += share
+            link.affected += 1
         _line_up(streams, place)
+    for place in range(counts[AFFECTED]):
+        streams.flows[streams.affected[place]].fresh = -1.0
     for place in range(touched):
         link = links[streams.touched[place]]
+        link.taken, link.demand, link.rising, link.fastest = link.kept, link.asked, link.affected, 0.0
         if link.rising == link.flows:
             link.taken = link.most = 0.0
-        streams.heap[place] = streams.touched[place]
         link.level = _full_at(link)
-    size = touched
+        _put(streams, place, link.level, np.int64(streams.touched[place]))
+    size, left = touched, np.int64(counts[AFFECTED])
     for place in range(size // 2 - 1, -1, -1):
         _sift_link(streams, place, size)
-    while size:
-        number = np.int64(streams.heap[0])
+    while left and size:
+        number = np.int64(streams.heap[0].link)
         link = links[number]
         level = _full_at(link)
         if level > link.level * _EQUAL and link.rising:
-            link.level = level
+            link.level = streams.heap[0].level = level
         else:
-            if link.rising:
-                _hold_back(streams, number, level)
-            else:
-                link.level = np.inf
+            left -= _hold_back(streams, number, level)
             size -= 1
-            streams.heap[0] = streams.heap[size]
-        if size:
-            _sift_link(streams, np.int64(0), size)
-    for place in range(counts[AFFECTED]):
+            last = streams.heap[size]
+            _put(streams, np.int64(0), last.level, np.int64(last.link))
+        _sift_link(streams, np.int64(0), size)
+    for place in range(size):
+        links[streams.heap[place].link].level = np.inf
+    return touched
+
+
+@compiled
+def disperse(streams: Streams) -> None:
+    """The affected flows no longer stand in line."""
+    for place in range(streams.counts[AFFECTED]):
         flow = streams.flows[streams.affected[place]]
         if flow.down >= 0:
             streams.segment_newest[flow.segment] = -1
-    return touched
 
 
 @compiled
@@ -88,23 +102,27 @@ def _line_up(streams: Streams, place: int) -> None:
 
 
 @compiled
-def _hold_back(streams: Streams, number: int, level: float) -> None:
-    """A link is full: its rising flows keep this rate."""
+def _hold_back(streams: Streams, number: int, level: float) -> Whole:
+    """A link is full: its rising flows keep this rate. Returns how many there were."""
     link = streams.links[number]
-    link.level = level
+    rising = np.int64(link.rising)
+    link.level = level if rising else np.inf
     if link.at_host:
         place = np.int64(link.newest)
         while place >= 0 and link.rising:
             index = np.int64(streams.affected[place])
             place = np.int64(streams.beside[place, FIRST if streams.flows[index].up == number else LAST])
             _keep(streams, index, number, level)
-        return
+        return rising
     for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
+        if not link.rising:
+            break
         place = np.int64(streams.segment_newest[streams.segment[row]])
         while place >= 0 and link.rising:
             index = np.int64(streams.affected[place])
             place = np.int64(streams.beside[place, BETWEEN])
             _keep(streams, index, number, level)
+    return rising
 
 
 @compiled
@@ -124,14 +142,20 @@ def _keep(streams: Streams, index: int, number: int, level: float) -> None:
 
 @compiled
 def _sift_link(streams: Streams, place: int, size: int) -> None:
-    heap, links = streams.heap, streams.links
-    moved = heap[place]
+    heap = streams.heap
+    level, number = heap[place].level, np.int64(heap[place].link)
     while 2 * place + 1 < size:
         below = 2 * place + 1
-        if below + 1 < size and links[heap[below + 1]].level < links[heap[below]].level:
+        if below + 1 < size and heap[below + 1].level < heap[below].level:
             below += 1
-        if links[moved].level <= links[heap[below]].level:
+        if level <= heap[below].level:
             break
-        heap[place] = heap[below]
+        _put(streams, place, heap[below].level, np.int64(heap[below].link))
         place = below
-    heap[place] = moved
+    _put(streams, place, level, number)
+
+
+@compiled
+def _put(streams: Streams, place: Whole, level: float, number: int) -> None:
+    entry = streams.heap[place]
+    entry.level, entry.link = level, number

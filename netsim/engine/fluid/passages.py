@@ -23,7 +23,7 @@ def link_of(streams: Streams, flow: Record, row: int) -> tuple[Whole, float]:
     if row == 1:
         return np.int64(flow.down), 1.0
     place = streams.segment_begin[flow.segment] + row - 2
-    return streams.link[place], streams.share[place]
+    return np.int64(streams.link[place]), streams.share[place]
 
 
 @compiled

@@ -12,7 +12,7 @@ import numpy as np
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record
 from netsim.engine.fluid.ends import add_end, move_end, order_ends, set_end, take_end
-from netsim.engine.fluid.levels import fill
+from netsim.engine.fluid.levels import disperse, fill
 from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
 from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, Streams
 
@@ -84,14 +84,15 @@ def leave(streams: Streams, index: int) -> None:
 @compiled
 def settle(streams: Streams, now_ps: int) -> bool:
     """Settles the rates of the affected flows and of all that they reach; False if a rate is not max-min fair."""
-    counts, known, touched = streams.counts, 0, np.int64(0)
+    counts, known, touched = streams.counts, np.int64(0), np.int64(0)
     _forget_absent(streams)
     if not counts[AFFECTED]:
         return True
     while known < counts[AFFECTED]:
+        touched = fill(streams, known, touched)
         known = counts[AFFECTED]
-        touched = fill(streams)
         _look_around(streams, touched)
+    disperse(streams)
     fair = True
     for place in range(touched):
         link = streams.links[streams.touched[place]]

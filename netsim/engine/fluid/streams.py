@@ -9,19 +9,22 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.lines import zeros
+from netsim.engine.event.fields import INDEX, REAL, WHOLE, lines
 from netsim.engine.event.state import Array
 from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND
 
-STREAM = np.dtype(
-    [
-        *((name, np.int64) for name in ("id", "task", "bytes", "start_ps", "end_ps", "since_ps")),
-        *((name, np.float64) for name in ("left", "rate", "fresh")),
-        *((name, np.int32) for name in ("up", "segment", "down", "bottleneck", "mark")),
-        ("following", np.int32, 3),
-        ("ahead", np.int32, 3),
-    ],
-    align=True,
+_NEIGHBOURS = np.dtype((INDEX, 3))
+
+STREAM = lines(
+    # Two lines of the cache, of which rates take one.
+    **dict.fromkeys(("left", "rate", "fresh"), REAL),
+    since_ps=WHOLE,
+    **dict.fromkeys(("up", "segment", "down", "bottleneck", "mark"), INDEX),
+    following=_NEIGHBOURS,
+    **dict.fromkeys(("id", "task", "bytes", "start_ps", "end_ps"), WHOLE),
+    ahead=_NEIGHBOURS,
 )
 """A flow: bytes left to send since a time, present and next rate in bytes per picosecond, the full link that holds it
 back, and its neighbours among the flows of its first link, of its segment and of its last link."""
@@ -29,19 +32,25 @@ back, and its neighbours among the flows of its first link, of its segment and o
 ENDING = np.dtype([("empty_ps", np.float64), ("flow", np.int64)])
 """When a flow has sent everything."""
 
-SHARED = np.dtype(
-    [
-        *((name, np.float64) for name in ("capacity", "load", "taken", "demand", "level", "fastest", "most", "least")),
-        *((name, np.int64) for name in ("delay_ps", "rate_bps", "flows", "rising", "last_ps", "rest_ps")),
-        *((name, np.int32) for name in ("first", "mark", "at_host", "held", "newest")),
-    ],
-    align=True,
+FILLING = np.dtype([("level", np.float64), ("link", np.int64)])
+"""At which rate of its flows a link is full."""
+
+SHARED = lines(
+    # Three lines of the cache, of which filling takes the first.
+    **dict.fromkeys(("capacity", "load", "taken", "demand", "level", "fastest"), REAL),
+    **dict.fromkeys(("rising", "flows", "mark", "newest"), INDEX),
+    **dict.fromkeys(("kept", "asked", "most", "least"), REAL),
+    **dict.fromkeys(("affected", "first", "at_host", "held"), INDEX),
+    **dict.fromkeys(("delay_ps", "rate_bps", "last_ps", "rest_ps"), WHOLE),
 )
-"""A link: its capacity and load in bytes per picosecond; while rates are settled, the load that is settled, the shares
-of flows that are not, their number, the rate at which it holds flows back, and the fastest rate on it; of the flows
-whose rates stand the number that it holds back, a rate below which none of these is, and one that none on it exceeds;
-for a host's link the first of its flows and the latest of those affected, when one has sent its last byte, and the
-longest remaining latency of such a byte."""
+"""A link: its capacity and load in bytes per picosecond.
+
+While rates are filled: the load that is settled, the shares of flows that are not, the rate at which it holds flows
+back, the fastest rate on it, and the number of flows that are not settled; the latest of those affected; as filling
+begins, the load of flows that are not affected, and the shares and the number of those that are. Of the flows whose
+rates stand: a rate that none exceeds, one below which none is that the link holds back, and the number of these. Of a
+host's link: the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte.
+"""
 
 FIRST, BETWEEN, LAST = range(3)
 """Columns of `STREAM`'s neighbours."""
@@ -58,7 +67,7 @@ class Streams(NamedTuple):
         affected: Flows whose rates are settled anew.
         beside: For each of these, by columns as in `STREAM`'s neighbours, the place among them of the next one.
         touched: Their links.
-        heap: Heap of links by the rate at which they are full.
+        heap: Heap of links by the rate at which they are full, records of `FILLING`.
         segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
         link: Links of segments.
         share: Share of the segment's traffic that each carries.
@@ -95,7 +104,7 @@ FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED = range(7)
 def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     """No flows, on a fabric whose links never change."""
     count = len(fabric.delay_ps)
-    links = np.zeros(count, dtype=SHARED)
+    links = zeros(count, SHARED)
     links["rate_bps"], links["delay_ps"], links["first"] = scene.rates.initial, fabric.delay_ps, -1
     links["last_ps"] = -1
     links["capacity"] = links["rate_bps"] / 8 / PICOSECONDS_PER_SECOND
@@ -105,14 +114,14 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     by_link = np.argsort(link, kind="stable")
     segment = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
     return Streams(
-        np.zeros(0, dtype=STREAM),
+        zeros(0, STREAM),
         links,
         np.zeros(0, dtype=ENDING),
         np.zeros(0, dtype=np.int32),
         np.zeros(0, dtype=np.int32),
         np.zeros((0, 3), dtype=np.int32),
         np.zeros(count, dtype=np.int32),
-        np.zeros(count, dtype=np.int32),
+        np.zeros(count, dtype=FILLING),
         begin,
         link,
         share,
@@ -129,9 +138,11 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    parts = streams.flows, streams.ends, streams.place, streams.affected, streams.beside
-    flows_, ends, place, affected, beside = (_longer(part, used, room) for part in parts)
-    return streams._replace(flows=flows_, ends=ends, place=place, affected=affected, beside=beside)
+    longer = zeros(room, STREAM)
+    longer[:used] = streams.flows[:used]
+    parts = streams.ends, streams.place, streams.affected, streams.beside
+    ends, place, affected, beside = (_longer(part, used, room) for part in parts)
+    return streams._replace(flows=longer, ends=ends, place=place, affected=affected, beside=beside)
 
 
 def _longer(array: Array, used: int, room: int) -> Array:
@@ -156,4 +167,4 @@ def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     shares.append(times / np.diff(begin)[owner])
     sizes.append(np.bincount(owner, minlength=pairs))
     rows_of = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
-    return rows_of, np.concatenate(links).astype(np.int64), np.concatenate(shares)
+    return rows_of, np.concatenate(links).astype(INDEX), np.concatenate(shares)

@@ -18,10 +18,12 @@ from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.tasks import Tasks
+from netsim.workload.tasks import TaskColumns, Tasks
 
 _AHEAD = 1 << 14
 """Tasks among which messages are looked for that can be simulated in one go."""
+_WORTHWHILE = 16
+"""A part of fewer tasks than one in so many is simulated again with the rest: a program of the rest takes memory."""
 _PATIENCE = 256
 """Units that may be simulated before they must have occurred twice in the mean."""
 
@@ -54,7 +56,7 @@ class ForwardEngine:
         self._library = Library(Simulator(scene, layout, transport, seed, self._stride), layout, likeness)
         self._kinds = self._library.kinds
         hosts = np.asarray(scene.hosts, dtype=np.int64)
-        self._progress, self._depends = progress_of(self._columns, layout.fabric, hosts)
+        self._progress = progress_of(self._columns, layout.fabric, hosts)
         self._patience = _PATIENCE + (_distinct(scene.tasks) if likeness.drawn_alone else 0)
         self._joints = 0
         self._progress.totals[state.GATHERS] = scene.tasks.keys is not None and likeness.overlaps
@@ -112,7 +114,7 @@ class ForwardEngine:
         released = progress.released[: progress.totals[state.RELEASED]]
         first = int(released.min())
         ahead = np.arange(first, min(first + _AHEAD, len(progress.bytes)))
-        ahead = ahead[(progress.bytes[ahead] > 0) & self._depends[ahead] & (progress.kind[ahead] < 0)]
+        ahead = ahead[(progress.bytes[ahead] > 0) & _depends(self._columns, ahead) & (progress.kind[ahead] < 0)]
         tasks = np.concatenate([released, ahead])
         progress.kind[tasks] = self._library.kinds_of(tasks, self._width_ps())
         self._kinds = self._library.kinds
@@ -167,6 +169,8 @@ class ForwardEngine:
         moved = columns.bytes == 0
         moved[whole.tasks] = True
         done = moved & (progress.end_ps >= 0) & (progress.end_ps <= idle_ps)
+        if np.count_nonzero(done) * _WORTHWHILE < len(done):
+            return Followed(None, self._scene, Skipped())
         end_ps = np.where(done, progress.end_ps, -1)
         rest = self._scene._replace(tasks=_rest_of(self._scene.tasks, done, end_ps))
         return Followed(self._outcome(whole, end_ps), rest, self._skipped(whole))
@@ -178,6 +182,13 @@ class ForwardEngine:
         again[first] = False
         tasks = whole.tasks[np.repeat(again, np.diff(whole.begin))]
         return Skipped(len(tasks), int(self._columns.bytes[tasks].sum()))
+
+
+def _depends(columns: TaskColumns, tasks: np.ndarray) -> np.ndarray:
+    """Whether each of some tasks, which follow each other, waits for a message."""
+    begin = columns.after_begin[tasks[0] : tasks[-1] + 2]
+    messages = np.concatenate([[0], np.cumsum(columns.bytes[columns.after[begin[0] : begin[-1]]] > 0)])
+    return np.diff(messages[begin - begin[0]]) > 0
 
 
 def _distinct(tasks: Tasks) -> int:

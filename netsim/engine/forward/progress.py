@@ -3,16 +3,16 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.successors import successors
 from netsim.engine.forward.state import GATHERED, MOST_JOINED, Progress
-from netsim.engine.forward.tasks import successors
 from netsim.workload.tasks import TaskColumns
 
 _MEETINGS = 1 << 16
 """Entries of the hash table of units that meet; the driver gives up before half of them are in use."""
 
 
-def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> tuple[Progress, np.ndarray]:
-    """The state of a program before it begins, and whether each task waits for a message.
+def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> Progress:
+    """The state of a program before it begins.
 
     Args:
         columns: The program.
@@ -20,19 +20,17 @@ def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -
         hosts: Host of each rank.
     """
     tasks, links = len(columns.bytes), len(fabric.delay_ps)
-    next_begin, following, depends = successors(columns.bytes, columns.after_begin, columns.after)
-    src_host = hosts[columns.src]
-    inside = src_host == hosts[columns.dst]
+    next_begin, following = successors(columns.after_begin, columns.after)
     room = 2 * tasks + 2 * MOST_JOINED
-    progress = Progress(
+    return Progress(
         bytes=columns.bytes,
         delay_ps=columns.delay_ps,
-        first_link=np.where(inside, fabric.inside[src_host], fabric.up[src_host]),
+        first_link=_first_links(columns, fabric, hosts),
         next_begin=next_begin,
         next=following,
-        waits_for=np.diff(columns.after_begin),
+        waits_for=np.diff(columns.after_begin).astype(np.int32),
         end_ps=_filled(tasks),
-        kind=_filled(tasks),
+        kind=np.full(tasks, -1, dtype=np.int32),
         released=np.zeros(tasks, dtype=np.int64),
         stack=np.zeros(tasks + 1, dtype=np.int64),
         event_ps=np.zeros(tasks + room, dtype=np.int64),
@@ -50,7 +48,16 @@ def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -
         joint_unit=_filled(_MEETINGS),
         totals=_totals(),
     )
-    return progress, depends
+
+
+def _first_links(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> np.ndarray:
+    """Link on which the host of each task sends, as int32."""
+    host = hosts.astype(np.int32)
+    src_host = host[columns.src]
+    first_link = fabric.up.astype(np.int32)[src_host]
+    inside = src_host == host[columns.dst]
+    first_link[inside] = fabric.inside[src_host[inside]]
+    return first_link
 
 
 def _totals() -> np.ndarray:

@@ -1,31 +1,9 @@
-"""Tasks in compiled code: which wait for which, when they begin and when they are done, and the heap of both."""
+"""Tasks in compiled code: when they begin and when they are done, and the heap of both."""
 
-import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.annotations import Integer
 from netsim.engine.forward.state import DONE, EVENTS, RELEASED, Progress
-
-
-@njit(cache=True)
-def successors(
-    size_bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the tasks that wait for each task, those tasks, and whether a task waits for a message."""
-    tasks = len(after_begin) - 1
-    begin, depends = np.zeros(tasks + 1, dtype=np.int64), np.zeros(tasks, dtype=np.bool_)
-    for place in range(len(after)):
-        begin[after[place] + 1] += 1
-    for task in range(tasks):
-        begin[task + 1] += begin[task]
-    fill, following = begin[:-1].copy(), np.empty(len(after), dtype=np.int64)
-    for task in range(tasks):
-        for place in range(after_begin[task], after_begin[task + 1]):
-            earlier = after[place]
-            following[fill[earlier]] = task
-            fill[earlier] += 1
-            depends[task] |= size_bytes[earlier] > 0
-    return begin, following, depends
 
 
 @njit(cache=True)

@@ -74,10 +74,13 @@ class Calendar(simpy.Environment):
         """Drops all events that are left."""
         self._queue.clear()
 
-    def steps(self, count: int) -> bool:
-        """Processes up to so many events; returns whether some may be left."""
+    def steps(self, count: int, until_ps: int) -> bool:
+        """Processes up to so many events, up to a moment; returns whether some may be left."""
+        queue = self._queue
         try:
             for _ in range(count):
+                if queue and queue[0][0] > until_ps:
+                    break
                 self.step()
         except EmptySchedule:
             return False

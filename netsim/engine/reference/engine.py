@@ -6,11 +6,10 @@ back at the next link, or is lost. Order within one instant: `netsim.engine.refe
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
-from netsim.engine.limits import NO_LIMIT, Clock, Pulse, Waiting, missing, not_begun, reached
+from netsim.engine.limits import NO_LIMIT, Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import FLOW, Losses, Outcome, Scene
 from netsim.engine.reference.admission import Admission
 from netsim.engine.reference.calendar import LAST, Calendar, Event, late_start
@@ -71,7 +70,8 @@ class ReferenceEngine:
         if self._scene.limits.simulated < NO_LIMIT:
             Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
         self._messages.begin()
-        while not self._messages.is_over and self._calendar.steps(_EVENTS_BETWEEN_LOOKS):
+        while not self._messages.is_over and self._calendar.steps(_EVENTS_BETWEEN_LOOKS, self._until_ps()):
+            self._begin_round()
             if self._clock.is_over(self._pulse()) and self._messages.undone:
                 raise self._reached("wall")
         if self._messages.undone:
@@ -114,20 +114,34 @@ class ReferenceEngine:
         if self._messages.undone and self._calendar.peek() < NO_LIMIT:
             raise self._reached("simulated")
 
+    def _until_ps(self) -> int:
+        """Until when the run goes on by itself: the end of its round."""
+        return self._feedback.rounds.end_ps if self._messages.undone else NO_LIMIT
+
+    def _begin_round(self) -> None:
+        """Begins the next round if this one is over."""
+        rounds, next_ps = self._feedback.rounds, self._calendar.peek()
+        if rounds.end_ps < next_ps < NO_LIMIT and self._messages.undone and not rounds.next(int(next_ps)):
+            waits = rounds.refused in self._messages.waiting()
+            raise self._reached("refused", rounds.refused if waits else None)
+
     def _impatient(self, connection: Connection) -> InputError:
         return self._reached("fruitless", connection.flow.message.task)
 
-    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+    def _reached(self, which: Which, task: int | None = None) -> InputError:
         """The error for a limit that was reached; without a task the first that waits is named."""
-        index = min(self._messages.waiting()) if task is None else task
+        index, pulse = min(self._messages.waiting()) if task is None else task, self._pulse()
         waits = self._scene.tasks[index]
         flows = [connection for connection in self._all if connection.flow.message.task == index and connection.left]
         timeouts = [flow.timeout.fruitless for flow in flows if isinstance(flow, Listener) and flow.timeout is not None]
         packets = sum(connection.packets for connection in self._all if connection.flow.message.task == index)
         why = missing(packets, max(timeouts, default=0))
+        if which == "refused":
+            why = refused(packets, self._scene.limits.fruitless)
+            pulse = pulse._replace(now_ps=self._feedback.rounds.end_ps + 1)
         if not packets:
             why = not_begun(waits.delay_ps)
-        return reached(self._scene.limits, which, self._pulse(), Waiting(waits.src, waits.dst, waits.bytes, why))
+        return reached(self._scene.limits, which, pulse, Waiting(waits.src, waits.dst, waits.bytes, why))
 
     def _admit(self, released: list[int]) -> None:
         """Puts the flows of messages that may leave now into the rings of their hosts."""

@@ -16,6 +16,7 @@ from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
+from netsim.engine.reference.rounds import Rounds
 from netsim.engine.reference.watching import WindowRecorder
 from netsim.engine.watch import watched_tasks
 from netsim.errors import InputError
@@ -60,6 +61,7 @@ class Feedback:
         self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
         self._keeps = keeps_state(scene)
         self._kept: dict[tuple[int, int, int], Congestion] = {}
+        self.rounds = Rounds(scene)
         self._receivers = None
         if isinstance(congestion, ReceiverCreditConfig | NdpConfig):
             self._receivers = Receivers(scene, congestion, calendar, self._ask)
@@ -189,6 +191,8 @@ class Feedback:
         recovery = connection.recovery
         settle = recovery.refused if news.refusal else recovery.acknowledged
         newly = settle(news.sequence, news.serial, news.expected)
+        if newly or news.refusal:
+            self.rounds.note(connection.flow.message.task, progress=newly > 0)
         if connection.timeout is not None:
             self._note_news(connection, connection.timeout, news, newly > 0)
         in_flight = recovery.in_flight

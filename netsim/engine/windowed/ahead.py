@@ -4,8 +4,10 @@ import numpy as np
 
 from netsim.engine.compiled.lines import LINE_BYTES
 from netsim.engine.compiled.prefetch import prefetch
+from netsim.engine.event.calendar import ARRIVAL
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import State
+from netsim.engine.event.state import Queued, Record, State
+from netsim.engine.event.transit import link_before, planned_link
 from netsim.engine.windowed.wheel import CHUNK, Wheel
 
 _FAR, _NEAR, _NEXT = 12, 6, 3
@@ -62,6 +64,42 @@ def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
 
 
 @compiled
+def fetch_for_switch(state: State, queued: Queued | None, wheel: Wheel, unit: Record) -> None:
+    """Fetches what a switch whose links have queues needs of its next arrivals: flows, then links and queues."""
+    row = np.int64(unit.begin)
+    if queued is not None and row + _NEAR < unit.end:
+        packet = wheel.packets[wheel.arrivals[row + _NEAR].place]
+        for line in range(3):
+            prefetch(state.hosts.flows, packet.flow, line * LINE_BYTES)
+        prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+    if queued is not None and row + _NEXT < unit.end and wheel.arrivals[row + _NEXT].key >= ARRIVAL:
+        packet = wheel.packets[wheel.arrivals[row + _NEXT].place]
+        flow = state.hosts.flows[packet.flow]
+        _fetch_link(state, queued, planned_link(state, packet, flow), np.int64(flow.traffic_class))
+        came = link_before(state, packet, flow) * state.network.rules[0].classes + flow.traffic_class
+        prefetch(queued.queues, came, 0)
+        prefetch(queued.queues, came, LINE_BYTES)
+
+
+@compiled
+def fetch_for_end(state: State, queued: Queued | None, wheel: Wheel, link: int) -> None:
+    """Fetches what the transmission that ends after that of a link will need, and the packet that will follow it."""
+    if queued is not None:
+        after = np.int64(queued.served[link].next)
+        if after >= 0:
+            served, classes = queued.served[after], state.network.rules[0].classes
+            prefetch(state.network.links, after, 0)
+            prefetch(queued.queues, served.source, 0)
+            waits = np.int64(queued.queues[served.queue].first)
+            if waits >= 0:
+                prefetch(queued.waiting, waits, 0)
+                prefetch(wheel.held, waits, 0)
+            if served.next >= 0:
+                prefetch(queued.served, served.next, 0)
+                prefetch(queued.queues, served.next * classes, 0)
+
+
+@compiled
 def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     """Fetches what the hosts behind a place among the active ones need: link and ring, then packets, then flows."""
     hosts, units, links, last = state.hosts, wheel.units, state.network.links, wheel.window[0].active - 1
@@ -69,6 +107,7 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     prefetch(units, link, 0)
     prefetch(hosts.rings, link, 0)
     prefetch(links, link, 0)
+    _fetch_link(state, state.queued, link, np.int64(0))
     unit = units[wheel.active[min(place + _NEAR + _NEXT, last)]]
     for row in range(unit.begin, unit.end):
         prefetch(wheel.packets, wheel.arrivals[row].place, 0)
@@ -90,3 +129,14 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
         flow = hosts.flows[index]
         prefetch(hosts.sent, flow.first_row + flow.next, 0)
         prefetch(state.routing.usable_begin, flow.pair * state.network.rules[0].epochs, 0)
+
+
+@compiled
+def _fetch_link(state: State, queued: Queued | None, link: int, traffic_class: int) -> None:
+    """Fetches a link with queues, the queue of a class in front of it, and what is on the link."""
+    if queued is not None:
+        place = link * state.network.rules[0].classes + traffic_class
+        prefetch(state.network.links, link, 0)
+        prefetch(queued.queues, place, 0)
+        prefetch(queued.queues, place, LINE_BYTES)
+        prefetch(queued.served, link, 0)

@@ -26,7 +26,7 @@ def end_ps(queued: Queued | None, link: int) -> Whole:
 
 @compiled
 def depart(state: State, queued: Queued | None, wheel: Wheel, key: int, link: int, now: int) -> None:
-    """A transmission ends, or a word arrives.
+    """A transmission ends, or a word arrives; `settle` follows.
 
     Args:
         state: State of the run.
@@ -45,7 +45,6 @@ def depart(state: State, queued: Queued | None, wheel: Wheel, key: int, link: in
             if not stop_or_resume(queued, key, now):
                 return
         _go_on(state, queued, wheel, at, now)
-        settle(state, queued, wheel, now)
         if key < END:
             ring = state.hosts.rings[key]
             if ring.first >= 0 and ring.look_ps < 0:

@@ -1,14 +1,12 @@
 """The windowed engine: what the event engine simulates, faster the more hosts there are."""
 
-from typing import Literal
-
 import numpy as np
 
 from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.event.program import DONE
 from netsim.engine.event.room import with_room_for_waiting
-from netsim.engine.limits import Pulse, Waiting, reached
+from netsim.engine.limits import Pulse, Waiting, Which, reached
 from netsim.engine.windowed import kernel
 from netsim.engine.windowed.endings import no_endings
 from netsim.engine.windowed.wheel import wheel_of, with_room, with_timers
@@ -58,12 +56,12 @@ class WindowedEngine(EventEngine):
         found = int(network.totals["now_ps"][0]), int(record["id"])
         if self._impatient is None or found < self._impatient[:2]:
             self._impatient = *found, self._waiting(task)
-            network.rules["end_ps"] = found[0]
+            network.rules["end_ps"] = network.rules["limit_ps"] = found[0]
 
-    def _reached(self, which: Literal["simulated", "wall", "fruitless"], task: int | None = None) -> InputError:
+    def _reached(self, which: Which, task: int | None = None) -> InputError:
         if self._impatient is None:
             return super()._reached(which, task)
         now_ps, _, waiting = self._impatient
         program = self._state.program
-        done = int(((program.waits_for == DONE) & (program.end_ps <= now_ps)).sum())
+        done = int(((program.waits_for == DONE) & (program.end_ps <= now_ps) | (program.background > 0)).sum())
         return reached(self._scene.limits, "fruitless", Pulse(now_ps, done, len(program.end_ps)), waiting)

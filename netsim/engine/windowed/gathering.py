@@ -6,6 +6,7 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import State
 from netsim.engine.event.transit import next_link
 from netsim.engine.windowed.ahead import fetch_for_gathering
+from netsim.engine.windowed.regions import OF_HOSTS, OF_SWITCHES, is_of_hosts
 from netsim.engine.windowed.wheel import CHUNK, Wheel, due_now, put, use_chunks
 
 
@@ -39,7 +40,7 @@ def gather(state: State, wheel: Wheel) -> None:
             unit.end += 1
         chunk = following
     if first >= 0:
-        use_chunks(wheel, first, last, chunks)
+        use_chunks(wheel, OF_HOSTS if is_of_hosts(window, window.region) else OF_SWITCHES, first, last, chunks)
     row = np.int64(window.arrivals)
     window.touched = touched
     window.arrivals += found

@@ -20,10 +20,13 @@ from netsim.engine.event.state import State, Whole
 from netsim.engine.event.transit import GONE, enter
 from netsim.engine.windowed.ahead import fetch_for_hosts
 from netsim.engine.windowed.departures import depart, end_ps, settle
+from netsim.engine.windowed.inside import send_before
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.pending import first_look, note_look
+from netsim.engine.windowed.receivers import key_of_latest, next_receipt, receive_next
+from netsim.engine.windowed.records import REST, SWITCHES
 from netsim.engine.windowed.timers import is_due, move_timer_up, pull_timers, take_timer
-from netsim.engine.windowed.wheel import REST, Wheel, lacks_room
+from netsim.engine.windowed.wheel import Wheel, lacks_room
 
 _NOTHING, _ARRIVAL, _TIMER, _END, _LOOK = range(5)
 
@@ -49,6 +52,8 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
         ends_ps = end_ps(state.queued, link)
         if ends_ps < time_ps or (ends_ps == time_ps and (END | link) < key):
             time_ps, key, what = ends_ps, END | link, _END
+        if state.network.links[link].reverse == link:
+            send_before(state, state.queued, link, time_ps)
         ring, look_ps = first_look(state.hosts, state.queued, rules, link)
         if look_ps < time_ps or (look_ps == time_ps and (SEND | ring) < key):
             time_ps, key, what = look_ps, SEND | ring, _LOOK
@@ -60,6 +65,7 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
         why = _let_happen(state, wheel, link, what, key, time_ps)
         if why != FINISHED:
             return why
+        settle(state, state.queued, wheel, time_ps)
         pull_timers(state, wheel)
 
 
@@ -82,8 +88,8 @@ def _let_happen(state: State, wheel: Wheel, link: int, what: int, key: int, now:
             return FINISHED
         if state.network.rules[0].congestion == ASKED:
             note(hosts, packet, hosts.flows[packet.flow], now)
-            if not packet.control:
-                return FINISHED
+        if not packet.control:
+            return FINISHED
     elif what == _TIMER:
         about = np.int64(wheel.timers[unit.first_timer].what)
         take_timer(wheel, link, np.int64(-1), np.int64(unit.first_timer))
@@ -100,26 +106,26 @@ def _let_happen(state: State, wheel: Wheel, link: int, what: int, key: int, now:
     else:
         arrives = enter(state, packet, link, now)
     send(state, wheel, packet, link, arrives)
-    settle(state, state.queued, wheel, now)
     return FINISHED
 
 
 @compiled
 def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
-    """Lets tasks begin and hosts do what they do in the window.
+    """Lets tasks begin, and in the last stage hosts do what they do in the window.
 
     Returns:
-        Why the loop must stop, in which case this is to be called again; FINISHED at the end of the window.
+        Why the loop must stop, in which case this is to be called again; FINISHED at the end of either stage.
     """
     program, window, totals = state.program, wheel.window[0], state.network.totals[0]
     while True:
         begin_ps, inside_ps = next_begin_ps(program), first_time(wheel.inside)
-        link, until_ps, until_key = np.int64(-1), np.int64(window.end_ps), np.int64(0)
+        receipt_ps, receipt_key = next_receipt(wheel)
+        link, until_ps, until_key = np.int64(-1), np.int64(window.cut_ps), np.int64(window.cut_key)
         if window.stage == REST:
             if window.place == window.active:
                 return FINISHED
             link = np.int64(wheel.active[window.place])
-        elif totals.released and begin_ps > window.now_ps:
+        elif totals.released and min(begin_ps, receipt_ps) > window.now_ps:
             if window.place == totals.released:
                 totals.now_ps = window.now_ps
                 first = totals.flows
@@ -129,12 +135,17 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
                 _note_admitted(state, wheel, first)
                 continue
             link, until_ps, until_key = _link_of(state, program.released[window.place]), window.now_ps, RELEASE
-        elif min(begin_ps, inside_ps) >= window.end_ps:
-            window.stage, window.place = REST, 0
-            continue
-        elif begin_ps <= inside_ps:
+        elif window.over or min(begin_ps, inside_ps, receipt_ps) >= window.end_ps:
+            window.stage, window.place = SWITCHES, 0
+            return FINISHED
+        elif begin_ps <= min(inside_ps, receipt_ps):
             window.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
+            if state.network.rules[0].ends_early and not totals.undone:
+                window.over, window.cut_ps, window.cut_key = 1, begin_ps, key_of_latest(wheel, begin_ps)
+            continue
+        elif receipt_ps < inside_ps or (receipt_ps == inside_ps and receipt_key < wheel.inside[1].key):
+            receive_next(state, wheel)
             continue
         else:
             link, until_ps, until_key = wheel.inside[1].what, inside_ps, wheel.inside[1].key + 1
@@ -180,4 +191,5 @@ def _leave_window(state: State, wheel: Wheel, link: int) -> None:
     """A link has done everything in this window."""
     unit = wheel.units[link]
     unit.begin = unit.end = unit.active = 0
-    note_look(state, wheel, link)
+    if not wheel.window[0].over:
+        note_look(state, wheel, link)

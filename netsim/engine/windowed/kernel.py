@@ -4,14 +4,18 @@ from netsim.engine.event.calendar import END_PS, first_time
 from netsim.engine.event.compiled import called, compiled
 from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED, queued_of
 from netsim.engine.event.program import begin_roots, next_begin_ps
+from netsim.engine.event.rounds import begin_round
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 from netsim.engine.windowed.gathering import gather
 from netsim.engine.windowed.hosts import deal_with_hosts
 from netsim.engine.windowed.pending import note_look, wake
+from netsim.engine.windowed.receivers import deal_with_receivers, order_receipts
+from netsim.engine.windowed.records import NEXT, OPEN, REST, SWITCHES, TASKS
+from netsim.engine.windowed.regions import OF_HOSTS, is_of_hosts
+from netsim.engine.windowed.switches import deal_with_switches, forget_passed
 from netsim.engine.windowed.timers import pull_timers
-from netsim.engine.windowed.units import deal_with_units
-from netsim.engine.windowed.wheel import CHUNK, NEXT, OPEN, TASKS, UNITS, Wheel, due_now, release_chunks
+from netsim.engine.windowed.wheel import Wheel, due_now, lacks_room_for_arrivals, release_chunks
 
 OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
@@ -46,38 +50,42 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...
             why = _open(state, wheel)
             if why != OPENED:
                 return why
-            window.active = window.arrivals = window.region = 0
+            window.active = window.arrivals = window.region = window.receipts = window.received = 0
+            window.cut_ps, window.cut_key = window.end_ps, 0
             packets += wheel.due[due_now(wheel)]
             window.stage = OPEN
         if window.stage == OPEN:
-            fullest = wheel.due[due_now(wheel)]
-            lacks_chunks = window.free_chunks <= fullest // CHUNK + window.spare + window.regions
-            if window.arrivals + fullest > len(wheel.found) or lacks_chunks:
+            if lacks_room_for_arrivals(wheel):
                 return NEEDS_ROOM
             gather(state, wheel)
-            if window.region + 1 == window.regions:
+            window.region += 1
+            window.place = 0
+            if is_of_hosts(window, window.region - 1):
+                deal_with_receivers(state, wheel)
+                if is_of_hosts(window, window.region):
+                    continue
+                order_receipts(wheel)
                 wake(state, wheel)
                 pull_timers(state, wheel)
-            window.place = 0
-            window.stage = UNITS
-        if window.stage == UNITS:
-            why = deal_with_units(state, wheel)
+                window.stage = TASKS
+            else:
+                window.stage = SWITCHES
+        if window.stage == SWITCHES:
+            why = deal_with_switches(state, wheel)
             if why != FINISHED:
                 return why
-            if window.region < window.regions // 2:
-                release_chunks(wheel)
-                window.arrivals = 0
-            window.region += 1
             if window.region < window.regions:
+                forget_passed(wheel)
                 window.stage = OPEN
                 continue
-            window.place = 0
-            window.stage = TASKS
+            window.stage, window.place = REST, 0
         why = deal_with_hosts(state, wheel)
         if why != FINISHED:
             return why
-        release_chunks(wheel)
-        window.stage = NEXT
+        if window.stage == REST:
+            forget_passed(wheel)
+            release_chunks(wheel, OF_HOSTS)
+            window.stage = NEXT
 
 
 @compiled
@@ -86,15 +94,18 @@ def _open(state: State, wheel: Wheel) -> Whole:
 
     A window ends at the limit of simulated time; if tasks are left, nothing happens later.
     """
-    window, totals, last_ps = wheel.window[0], state.network.totals[0], state.network.rules[0].end_ps
+    window, totals, rules = wheel.window[0], state.network.totals[0], state.network.rules[0]
+    if window.over:
+        totals.now_ps = window.cut_ps
+        return FINISHED
     first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
     first_ps = min(first_ps, window.due_ps)
     if totals.released:
         first_ps = min(first_ps, window.now_ps)
     if not window.in_flight and first_ps == END_PS:
         return FINISHED
-    if totals.undone and window.end_ps > last_ps:
-        totals.now_ps = last_ps
+    if totals.undone and window.end_ps > rules.end_ps and not begin_round(rules, totals, window.end_ps):
+        totals.now_ps = rules.end_ps
         return IN_TIME
     latest = first_ps // window.length_ps
     number = window.end_ps // window.length_ps if window.in_flight else latest
@@ -104,5 +115,5 @@ def _open(state: State, wheel: Wheel) -> Whole:
         number += 1
     window.number, window.end_ps = number, (number + 1) * window.length_ps
     if totals.undone:
-        window.end_ps = min(window.end_ps, last_ps + 1)
+        window.end_ps = min(window.end_ps, rules.end_ps + 1)
     return OPENED

@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from netsim.engine.event.calendar import END_PS, SEND, push
+from netsim.engine.event.calendar import END_PS, SEND, move_up, push
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.queued import first_ring
 from netsim.engine.event.state import Hosts, Queued, Record, State, Whole
 from netsim.engine.windowed.departures import end_ps
 from netsim.engine.windowed.endings import first_end
+from netsim.engine.windowed.inside import first_end_ps
 from netsim.engine.windowed.wheel import Wheel
 
 
@@ -48,13 +49,17 @@ def note_look(state: State, wheel: Wheel, link: int) -> None:
 
 @compiled
 def _look_inside(state: State, wheel: Wheel, link: int) -> None:
-    """Puts a link inside a host on the calendar of those."""
+    """Puts a link inside a host on the calendar of those; a flow that has joined may end before the one noted there."""
     first = first_ring(state.queued, state.network.rules[0], link)
     for place in range(first, first + state.network.rules[0].classes):
         ring = state.hosts.rings[place]
-        if ring.look_ps >= 0 and not ring.scheduled:
+        if ring.look_ps < 0:
+            continue
+        if ring.scheduled:
+            move_up(wheel.inside, ring.look_ps, SEND | place)
+        else:
             ring.scheduled = 1
-            push(wheel.inside, ring.look_ps, SEND | place, link)
+            push(wheel.inside, first_end_ps(state, state.queued, place), SEND | place, link)
 
 
 @compiled

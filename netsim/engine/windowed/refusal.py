@@ -12,8 +12,6 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
-    if scene.ends_early:
-        return "the run ends while background traffic goes on"
     if isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure":
         return "packets are marked as they leave, by what comes behind them in later windows"
     return by_event(scene, transport)
@@ -27,9 +25,10 @@ def fills_windows(scene: Scene) -> bool:
     """Whether enough packets arrive in every window if all hosts send at the rate of their links.
 
     Windows cost time of their own: the event engine is faster on a fabric with fewer hosts, or shorter delays. So it is
-    taken where nobody has measured: receivers that ask for packets, links with errors.
+    taken where nobody has measured: receivers that ask for packets, links with errors, background traffic.
     """
-    if scene.congestion.kind in ("receiver_credit", "ndp") or scene.link_errors is not None:
+    untried = scene.congestion.kind in ("receiver_credit", "ndp") or scene.link_errors is not None
+    if untried or scene.ends_early:
         return False
     topology, size = scene.topology, scene.packet.payload + scene.packet.header
     between = [link.delay_ps for link in topology.links if link.src != link.dst]

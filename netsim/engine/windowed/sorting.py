@@ -1,24 +1,67 @@
 """Order of arrivals at a unit: the order of the event engine's calendar, by time and key."""
 
+import numpy as np
+
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Array, Record
 
 _RUN = 16
+PLACES = 1024
+"""Parts into which arrivals of a unit are dealt at most, by their time."""
 
 
 @compiled
-def sort(arrivals: Array, scratch: Array, begin: int, end: int) -> None:
-    """Sorts rows of arrivals: few by insertion, many by merging runs of few.
+def sort(arrivals: Array, scratch: Array, places: Array, begin: int, end: int, first_ps: int, end_ps: int) -> None:
+    """Sorts rows of arrivals: few by insertion, many within parts into which they are dealt by their time.
 
     Args:
         arrivals: Records of `netsim.engine.windowed.wheel.ARRIVAL`.
         scratch: As many records, which are overwritten.
+        places: `PLACES` whole numbers, which are overwritten.
         begin: First row.
         end: The row after the last.
+        first_ps: No arrival is earlier.
+        end_ps: All arrivals are earlier.
     """
     if end - begin <= _RUN:
         _insert(arrivals, begin, end)
         return
+    parts = _RUN
+    while parts < end - begin and parts < PLACES:
+        parts *= 2
+    _deal(arrivals, scratch, places, begin, end, first_ps, parts / (end_ps - first_ps), parts)
+    first = begin
+    for part in range(parts):
+        last = np.int64(places[part])
+        if last > first + 1:
+            _sort_part(arrivals, scratch, first, last)
+        first = last
+
+
+@compiled
+def _deal(
+    arrivals: Array, scratch: Array, places: Array, begin: int, end: int, first_ps: int, scale: float, parts: int
+) -> None:
+    """Deals arrivals into parts by their time; afterwards `places` has the row after the last one of each part."""
+    for part in range(parts):
+        places[part] = 0
+    for row in range(begin, end):
+        scratch[row] = arrivals[row]
+        places[np.int64((scratch[row].time_ps - first_ps) * scale)] += 1
+    row = np.int64(begin)
+    for part in range(parts):
+        size = places[part]
+        places[part] = row
+        row += size
+    for row in range(begin, end):
+        part = np.int64((scratch[row].time_ps - first_ps) * scale)
+        arrivals[places[part]] = scratch[row]
+        places[part] += 1
+
+
+@compiled
+def _sort_part(arrivals: Array, scratch: Array, begin: int, end: int) -> None:
+    """Sorts by insertion, and many by merging runs."""
     for first in range(begin, end, _RUN):
         _insert(arrivals, first, min(first + _RUN, end))
     length = _RUN

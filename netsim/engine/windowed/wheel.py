@@ -12,9 +12,10 @@ from netsim.engine.compiled.lines import zeros
 from netsim.engine.compiled.prefetch import prefetch
 from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.records import PACKET
 from netsim.engine.event.state import Array, Queued, Record, State, Whole
+from netsim.engine.windowed.records import ARRIVAL, BUCKET, INDEX, TIMER, UNIT, USED, VALUE, WINDOW
 from netsim.engine.windowed.regions import region_of_units, regions_of
+from netsim.engine.windowed.sorting import PLACES
 
 CHUNK = 32
 """Packets of a chunk."""
@@ -22,62 +23,6 @@ WINDOWS, _BUCKETS = 1 << 14, 1 << 16
 """Windows of a turn of the wheel, but no more buckets than that."""
 _CHUNKS, _ARRIVALS, _HELD = 256, 1024, 1024
 """Room at first."""
-
-_INDEX, _WHOLE, _YES = np.int32, np.int64, np.uint8
-_VALUE = {name: PACKET[name] for name in PACKET.names or () if name not in ("next", "previous")}
-VALUE = np.dtype(
-    sorted([*_VALUE.items(), ("unit", np.dtype(_INDEX))], key=lambda field: -field[1].itemsize), align=True
-)
-"""A packet by value: the fields of `PACKET`, and the unit at which it arrives, or -1; see `passage`."""
-
-ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", _INDEX), ("unit", _INDEX)])
-"""An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
-
-BUCKET = np.dtype([(name, _INDEX) for name in ("first", "last", "fill")])
-"""First and last chunk, and packets in the last one."""
-
-UNIT = np.dtype(
-    [
-        *((name, _INDEX) for name in ("begin", "end", "first_timer")),
-        *((name, _YES) for name in ("active", "pending", "at_host")),
-    ],
-    align=True,
-)
-"""A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers of this window, and
-whether it is among the active ones; whether it is among `Wheel.pending`; whether it is the link of a host."""
-
-TIMER = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("what", _INDEX), ("next", _INDEX)], align=True)
-"""A timer that runs out in this window: of a flow, or of the receiver behind a link, which asks for packets."""
-
-WINDOW = np.dtype(
-    [
-        *((name, _WHOLE) for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare")),
-        *(
-            (name, _INDEX)
-            for name in (
-                "stage",
-                "region",
-                "regions",
-                "place",
-                "touched",
-                "arrivals",
-                "active",
-                "pending",
-                "first_used",
-                "last_used",
-                "chunks_used",
-            )
-        ),
-        *((name, _INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "timers", "by_switch")),
-    ],
-    align=True,
-)
-"""The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel; when the
-first pending unit is due; chunks that one event may need; how far the loop is (see `netsim.engine.windowed.kernel`),
-and in which region; chunks in use, and free; timers that have been in use."""
-
-NEXT, OPEN, UNITS, TASKS, REST = range(5)
-"""Stages of a window: none is open; one is; units deal with their arrivals; tasks begin; hosts do what is left."""
 
 
 class Wheel(NamedTuple):
@@ -90,8 +35,11 @@ class Wheel(NamedTuple):
         region: Region of each unit.
         packets: Records of `VALUE`, in chunks.
         next_chunk: The chunk after each, in its bucket or among those that are free.
+        used: Records of `USED`: of hosts, until the end of the window, and of the region of switches.
         found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
         arrivals: The same by unit, and sorted once the unit deals with them.
+        places: Whole numbers for sorting.
+        receipts: Records of `ARRIVAL`, if the run ends while background traffic goes on: data at all receivers, sorted.
         units: Records of `UNIT`: links, then switches.
         touched: Units with arrivals in this window, and switches where transmissions end.
         active: Hosts' links with something to do in this window.
@@ -109,8 +57,11 @@ class Wheel(NamedTuple):
     region: Array
     packets: Array
     next_chunk: Array
+    used: Array
     found: Array
     arrivals: Array
+    places: Array
+    receipts: Array
     units: Array
     touched: Array
     active: Array
@@ -133,10 +84,10 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     links, switches = len(state.network.links), int(state.routing.source.max()) + 1
     window = np.zeros(1, dtype=WINDOW)
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
-    window["free_chunk"] = window["free_timer"] = window["first_used"] = -1
+    window["free_chunk"] = window["free_timer"] = -1
     window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued)
     window["regions"] = regions = regions_of(state)
-    due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=_INDEX)
+    due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=INDEX)
     units = np.zeros(links + switches, dtype=UNIT)
     units["first_timer"] = -1
     units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
@@ -146,18 +97,21 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
         np.full(len(due) * regions, -1, dtype=BUCKET),
         region_of_units(state, switches, regions),
         zeros(0, VALUE),
-        np.zeros(0, dtype=_INDEX),
+        np.zeros(0, dtype=INDEX),
+        np.full(2, -1, dtype=USED),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
         np.zeros(_ARRIVALS, dtype=ARRIVAL),
+        np.zeros(PLACES, dtype=np.int64),
+        np.zeros(_ARRIVALS if state.network.rules["ends_early"][0] else 0, dtype=ARRIVAL),
         units,
-        np.zeros(len(units), dtype=_INDEX),
-        np.zeros(links, dtype=_INDEX),
-        np.zeros(len(units), dtype=_INDEX),
+        np.zeros(len(units), dtype=INDEX),
+        np.zeros(links, dtype=INDEX),
+        np.zeros(len(units), dtype=INDEX),
         np.zeros(0, dtype=TIMER),
         heap(2 * len(state.hosts.rings)),
         zeros(1, VALUE),
         zeros(0, VALUE),
-        np.zeros(0, dtype=_INDEX),
+        np.zeros(0, dtype=INDEX),
     )
     return with_held(with_chunks(wheel, _CHUNKS), state.queued)
 
@@ -175,7 +129,7 @@ def with_held(wheel: Wheel, queued: Queued | None) -> Wheel:
         return wheel
     used = len(wheel.held)
     size = max(_HELD, 2 * used)
-    held, following = zeros(size, VALUE), np.arange(1, size + 1, dtype=_INDEX)
+    held, following = zeros(size, VALUE), np.arange(1, size + 1, dtype=INDEX)
     held[:used], following[:used], following[-1] = wheel.held, wheel.next_held, -1
     queued.notes["packet"] = used
     return wheel._replace(held=held, next_held=following)
@@ -188,6 +142,8 @@ def with_room(wheel: Wheel, queued: Queued | None) -> Wheel:
     if arrivals > len(wheel.found):
         found, arrivals = (_longer(array, 3 * arrivals // 2) for array in (wheel.found, wheel.arrivals))
         wheel = wheel._replace(found=found, arrivals=arrivals)
+        if len(wheel.receipts):
+            wheel = wheel._replace(receipts=_longer(wheel.receipts, len(found)))
     if window["free_chunks"] <= fullest // CHUNK + spare:
         wheel = with_chunks(wheel, len(wheel.next_chunk) + fullest // CHUNK + spare)
     return wheel
@@ -198,7 +154,7 @@ def with_chunks(wheel: Wheel, more: int) -> Wheel:
     window, used = wheel.window[0], len(wheel.next_chunk)
     packets = zeros((used + more) * CHUNK, VALUE)
     packets[: len(wheel.packets)] = wheel.packets
-    following = np.arange(used + 1, used + more + 1, dtype=_INDEX)
+    following = np.arange(used + 1, used + more + 1, dtype=INDEX)
     following[-1] = window["free_chunk"]
     window["free_chunk"] = used
     window["free_chunks"] += more
@@ -260,26 +216,26 @@ def put(wheel: Wheel, packet: Record, unit: int, region: int, arrives: int) -> N
 
 
 @compiled
-def use_chunks(wheel: Wheel, first: int, last: int, chunks: int) -> None:
+def use_chunks(wheel: Wheel, whose: int, first: int, last: int, chunks: int) -> None:
     """Notes that so many chunks, which are chained, hold packets that arrive in the window."""
-    window = wheel.window[0]
-    if window.first_used < 0:
-        window.first_used, window.chunks_used = first, 0
+    used = wheel.used[whose]
+    if used.first < 0:
+        used.first, used.chunks = first, 0
     else:
-        wheel.next_chunk[window.last_used] = first
-    window.last_used = last
-    window.chunks_used += chunks
+        wheel.next_chunk[used.last] = first
+    used.last = last
+    used.chunks += chunks
 
 
 @compiled
-def release_chunks(wheel: Wheel) -> None:
-    """Frees the chunks whose packets have arrived in the window."""
-    window = wheel.window[0]
-    if window.first_used >= 0:
-        wheel.next_chunk[window.last_used] = window.free_chunk
-        window.free_chunk = window.first_used
-        window.free_chunks += window.chunks_used
-        window.first_used = -1
+def release_chunks(wheel: Wheel, whose: int) -> None:
+    """Frees chunks whose packets have arrived in the window."""
+    window, used = wheel.window[0], wheel.used[whose]
+    if used.first >= 0:
+        wheel.next_chunk[used.last] = window.free_chunk
+        window.free_chunk = used.first
+        window.free_chunks += used.chunks
+        used.first = -1
 
 
 @compiled
@@ -289,3 +245,11 @@ def lacks_room(wheel: Wheel, queued: Queued | None) -> bool:
     if queued is None:
         return window.free_chunks < window.spare
     return window.free_chunks < window.spare or queued.notes[0].packet < 0
+
+
+@compiled
+def lacks_room_for_arrivals(wheel: Wheel) -> bool:
+    """Whether the arrivals of the next region might not fit, or those that arrive a turn of the wheel later."""
+    window, fullest = wheel.window[0], wheel.due[due_now(wheel)]
+    lacks_chunks = window.free_chunks <= fullest // CHUNK + window.spare + window.regions
+    return lacks_chunks or window.arrivals + fullest > len(wheel.found)

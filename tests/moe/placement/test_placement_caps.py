@@ -68,11 +68,14 @@ def test_enumeration_prices_as_the_objective_does_and_takes_the_least_within_the
         assert cost == pytest.approx(found.lower_bound)
 
 
+@pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 30), marks=pytest.mark.slow)], ids=str)
 @pytest.mark.parametrize("cap", [None, 1.1])
 @pytest.mark.parametrize("dispatch", RETURNING)
-def test_searches_come_near_the_optimum_of_every_case_and_keep_the_cap(dispatch: Dispatch, cap: float | None) -> None:
+def test_searches_come_near_the_optimum_of_every_case_and_keep_the_cap(
+    dispatch: Dispatch, cap: float | None, seeds: range
+) -> None:
     topology, gaps = Topology.hops(2, 2), []
-    for seed in range(30):
+    for seed in seeds:
         statistics = clustered(8, 10, 120, seed=seed)
         limits = None if cap is None else load_limits(statistics, 4, cap, strict=False)
         exact = Enumeration(dispatch)(statistics, topology, seed=0, limits=limits)

@@ -20,20 +20,19 @@ EVERY_SOLVER = [
 ]
 
 
-def topologies() -> list[Topology]:
-    return [
-        Topology.hops(1, 4),
-        Topology.hops(2, 2),
-        uneven_topology(2, 2, 0),
-        Topology.hops(1, 1),
-    ]
-
-
 @pytest.mark.parametrize(("objective", "solver"), EVERY_SOLVER)
-@pytest.mark.parametrize("topology", topologies(), ids=["1x4", "2x2", "uneven", "1x1"])
+@pytest.mark.parametrize(
+    "topology",
+    [
+        pytest.param(Topology.hops(1, 4), id="1x4"),
+        pytest.param(Topology.hops(2, 2), marks=pytest.mark.slow, id="2x2"),  # a special case of the uneven one
+        pytest.param(uneven_topology(2, 2, 0), id="uneven"),
+        pytest.param(Topology.hops(1, 1), id="1x1"),
+    ],
+)
 @pytest.mark.parametrize("drop", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_every_solver_keeps_the_contract(objective: Dispatch, solver: str, topology: Topology, drop: float) -> None:
-    experts, layers = (4, 3) if solver == "milp" else (8, 5)
+    experts, layers = (4, 2) if solver == "milp" else (8, 5)
     routing = dropping_trace(experts, layers, 2, 400, seed=4, world_size=4, drop=drop)
     statistics = RoutingStatistics.collect(routing, topology.num_ranks)
     one, same = (solve(statistics, topology, objective=objective, solver=solver, seed=7) for _ in range(2))
@@ -121,8 +120,8 @@ def test_without_affinity_a_placement_does_not_help_on_other_tokens() -> None:
 @pytest.mark.parametrize(
     ("experts", "layers", "nodes", "ranks", "solver"),
     [
-        (8, 24, 2, 2, "auto"),
-        (8, 24, 2, 4, "pair"),
+        (8, 12, 2, 2, "auto"),
+        (8, 12, 2, 4, "pair"),
         (16, 12, 2, 2, "sweep"),
         (16, 24, 2, 4, "sweep"),
         (16, 24, 4, 4, "sweep"),

@@ -8,9 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.forked import ROOT, command
-from tests.trainer.commands import refused, trained
+from tests.forked import ROOT
+from tests.trainer.commands import refused
 from tests.trainer.evaluation.test_evaluation import DIGITS, SCHEMA, TOY, measured
+from tests.trainer.untrained import save_untrained
+from trainer.__main__ import main
+from trainer.config.file import load_config
 from trainer.data import AnyConfig, DigitsConfig, ToyConfig
 from trainer.evaluation.measurement import FlowMeasurement
 from trainer.evaluation.page import COLUMNS, cell
@@ -33,13 +36,24 @@ TOLD = ("--evaluations", "1,2", "--num", "40")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "run", *RUN)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    save_untrained(load_config(RUN[0], [*RUN[1:], f"run.dir={folder}"]), 3)
+    return folder
 
 
-def test_a_run_between_two_data_sets_is_measured_and_shown(run: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are compared with 1,000 real examples in place of 10,000."""
+    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 1000)
+
+
+@pytest.mark.usefixtures("few")
+def test_a_run_between_two_data_sets_is_measured_and_shown(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, page = tmp_path / "figures.json", tmp_path / "page.html"
-    result = command("evaluate", str(run), *TOLD, "--out", str(out), "--page", str(page))
-    assert result.returncode == 0, result.stderr
+    assert main(["evaluate", str(run), *TOLD, "--out", str(out), "--page", str(page)]) == 0
+    said = capsys.readouterr().out
     found = json.loads(out.read_text())
     jsonschema.validate(found, SCHEMA)
     assert [(one["sampler"], one["evaluations"]) for one in found["results"]] == [
@@ -48,15 +62,16 @@ def test_a_run_between_two_data_sets_is_measured_and_shown(run: Path, tmp_path: 
         ("euler", 1),
         ("euler", 2),
     ]
-    assert "40 samples of step_00000003 against the data" in result.stdout
-    assert "…" not in result.stdout, "nothing is cut off"
+    assert "40 samples of step_00000003 against the data" in said
+    assert "…" not in said, "nothing is cut off"
     for one in found["results"]:
-        assert f"{one['figures']['wasserstein_2']:.4f}" in result.stdout
+        assert f"{one['figures']['wasserstein_2']:.4f}" in said
     document = page.read_text()
     assert "toy eight_gaussians to toy moons; step_00000003, 40 samples of each set, seed 0" in document
     assert "data:image/png;base64," in document
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("sections", "likelihood"), [(TOY, 20), (DIGITS, 0)], ids=["points", "images"])
 def test_a_page_shows_every_figure_and_needs_nothing_else(
     sections: dict[str, Any], likelihood: int, tmp_path: Path

@@ -47,6 +47,12 @@ def measured(sections: dict[str, Any], **settings: Any) -> tuple[RunConfig, Eval
     return config, found
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples are compared with 1,000 real examples in place of 10,000."""
+    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 1000)
+
+
 def timeless(found: Evaluation) -> Evaluation:
     return replace(found, results=tuple(replace(one, seconds_per_sample=0.0) for one in found.results))
 
@@ -170,8 +176,9 @@ def test_noise_is_no_class():
     assert found.bits_per_dimension is None
 
 
-def test_what_follows_no_velocity_is_measured_by_its_own_sampler_and_has_no_paths():
+def test_what_follows_no_velocity_is_measured_by_its_own_sampler_and_has_no_paths(monkeypatch: pytest.MonkeyPatch):
     """At its start a head predicts no velocity, so that a token stays the noise that it begins at."""
+    monkeypatch.undo()  # few real examples are far from each other
     chain = {"data": TOY["data"], "model": {"kind": "causal_transition", "hidden": 16, "num_layers": 1}}
     sampled = {"kind": "points", "sampler": {"kind": "causal_transition", "head": {"kind": "euler", "steps": 2}}}
     config, found = measured({**chain, "sample": sampled}, evaluations=(1, 2, 8))
@@ -228,7 +235,8 @@ def test_no_step_crosses_the_edges_of_a_run_that_samples_segment_by_segment(
     assert all(segment is not None and segment - 1e-6 <= 3 * t <= segment + 1 + 1e-6 for segment, t in asked)
 
 
-def test_real_examples_of_an_endless_set_are_as_many_as_are_judged():
+def test_real_examples_of_an_endless_set_are_as_many_as_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the number itself is meant
     config = RunConfig.model_validate({"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, **TOY})
     real, labels = real_examples(config, Identity())
     assert real.shape == (10_000, 2)

@@ -1,6 +1,7 @@
 """Blocks that compute twice: the same bits, the same counts, and the collectives that a second pass really sends."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from moe.collective_trace import CollectiveRecord, read
 from moe.routing_trace import RoutingTrace
 from tests.ranks import run_ranks
+from tests.selected import selected
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 
@@ -24,7 +26,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "global potentials": ("dit", {}, {**EXPERTS, "router": {"kind": "sparse_ot", "potentials": "global"}}),
     "coherent": ("gpt", {}, {**EXPERTS, "dispatch": "coherent", "migration": {"every": 99}}),
 }
-STEPS = 3
+SLOW = {"dense, ZeRO 1"}
+"""Its engine and its blocks are those of "home", but for the experts."""
+STEPS = 2
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
 
 
 def configuration(folder: Path, name: str, *, checkpointing: bool) -> RunConfig:
@@ -40,9 +48,24 @@ def configuration(folder: Path, name: str, *, checkpointing: bool) -> RunConfig:
             "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2},
             "engine": {**engine, "activation_checkpointing": checkpointing},
             "parallel": {"expert": 2 if moe else 1},
-            "trace": {"steps": [2, 3]},
+            "trace": {"steps": [STEPS]},
         }
     )
+
+
+class MergedHere:
+    """Merges the traces of two ranks at once, where a run starts a process for it."""
+
+    def __init__(self, folder: Path, *, routing: bool) -> None:
+        from trainer.trace.merge import merge
+        from trainer.trace.routing_files import merge_routing
+
+        if routing:
+            merge_routing(folder, 2)
+        merge(folder, 2)
+
+    def finish(self, *, stopped: bool) -> None:
+        """There is nothing to wait for."""
 
 
 def train(folder: Path, name: str, world_size: int, *, checkpointing: bool) -> dict[str, Any]:
@@ -108,25 +131,28 @@ def some_loss(config: RunConfig, model: Any, generator: torch.Generator) -> Any:
     return (model(x_t, torch.rand(2, generator=generator), Condition(torch.arange(2))) - x_t).square().mean()
 
 
-def run_cases(_rank: int, world_size: int, root: str) -> dict[str, tuple[dict[str, Any], ...]]:
+def run_cases(_rank: int, world_size: int, root: str, names: list[str]) -> dict[str, tuple[dict[str, Any], ...]]:
     from megatron.core import parallel_state
 
+    from trainer.trace import session
+
+    session.Merging = MergedHere  # pyright: ignore[reportAttributeAccessIssue]
     parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
     return {
         name: tuple(
-            train(Path(root) / f"{index}_{twice}", name, world_size, checkpointing=bool(twice)) for twice in (0, 1)
+            train(folder(Path(root), name, twice), name, world_size, checkpointing=bool(twice)) for twice in (0, 1)
         )
-        for index, name in enumerate(CASES)
+        for name in names
     }
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     root = tmp_path_factory.mktemp("checkpointing")
-    return root, run_ranks(run_cases, 2, str(root))
+    return root, run_ranks(run_cases, 2, str(root), selected(request, "name"))
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", marked(CASES))
 def test_a_second_pass_changes_no_bit_and_counts_nothing_twice(runs: tuple[Path, Any], name: str) -> None:
     for rank in runs[1]:
         once, twice = rank[name]
@@ -144,18 +170,18 @@ def test_a_second_pass_changes_no_bit_and_counts_nothing_twice(runs: tuple[Path,
             assert once["window"]["tokens"] == twice["window"]["tokens"]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][2]])
+@pytest.mark.parametrize("name", marked(name for name in CASES if CASES[name][2]))
 def test_routing_traces_hold_each_token_once(runs: tuple[Path, Any], name: str) -> None:
-    once, twice = (RoutingTrace.read(folder(runs, name, twice) / "traces" / "routing.npz") for twice in (0, 1))
+    once, twice = (RoutingTrace.read(folder(runs[0], name, twice) / "traces" / "routing.npz") for twice in (0, 1))
     np.testing.assert_array_equal(once.expert_ids, twice.expert_ids)
     np.testing.assert_array_equal(once.source_rank, twice.source_rank)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1].get("zero_stage") != 3])
+@pytest.mark.parametrize("name", marked(name for name in CASES if CASES[name][1].get("zero_stage") != 3))
 def test_the_backward_pass_of_a_block_begins_with_the_collectives_of_its_forward_pass(
     runs: tuple[Path, Any], name: str
 ) -> None:
-    once, twice = (recorded(folder(runs, name, twice)) for twice in (0, 1))
+    once, twice = (recorded(folder(runs[0], name, twice)) for twice in (0, 1))
     assert {key: told for key, told in once.items() if key[3] != "backward"} == {
         key: told for key, told in twice.items() if key[3] != "backward"
     }
@@ -167,8 +193,8 @@ def test_the_backward_pass_of_a_block_begins_with_the_collectives_of_its_forward
             assert told == again + once.get(key, []), key
 
 
-def folder(runs: tuple[Path, Any], name: str, twice: int) -> Path:
-    return runs[0] / f"{list(CASES).index(name)}_{twice}"
+def folder(root: Path, name: str, twice: int) -> Path:
+    return root / f"{list(CASES).index(name)}_{twice}"
 
 
 def recorded(run: Path) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:

@@ -118,7 +118,7 @@ def test_a_transformer_learns_from_latents_and_its_drawings_are_decoded(
 ) -> None:
     run, shards = latents
     assert (run / "samples" / "step_00000004.png").exists()
-    section = f"data={{kind: shards, path: {shards}, held_out: 100}}"
+    section = f"data={{kind: shards, path: {shards}, held_out: 1500}}"
     small = ("moe=null", "parallel.expert=1", "trace.steps=[]", "model.hidden=16", "model.num_layers=1")
     short = (
         "optim.steps=1",

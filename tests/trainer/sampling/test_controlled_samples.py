@@ -187,8 +187,9 @@ def test_previews_are_drawn_under_the_controls(controlled: Path, tmp_path: Path)
 
 
 def test_evaluate_measures_what_is_drawn_and_says_so(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 500)
     out = tmp_path / "evaluation.json"
     words = ("--evaluations", "2", "--num", "16", "--out", str(out), "--controls", ASKING)
     assert main(["evaluate", str(run), *words]) == 0

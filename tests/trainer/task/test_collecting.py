@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
+from tests.trainer.untrained import save_untrained
+from trainer.__main__ import main
 from trainer.config.file import load_config
 
 TASK = "task={class: 'tests.trainer.task.rehearsal:Rehearsal'}"
@@ -28,6 +30,7 @@ SETTINGS = (
     "evaluate.every=3",
     "sample.every=null",
     "observe.log_every=1",
+    "observe.tensorboard=false",
     TASK,
 )
 LAST = Path("checkpoints/step_00000009")
@@ -73,7 +76,7 @@ def test_a_micro_batch_in_two_passes_is_learned_as_in_one(undisturbed: dict[int,
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [4, 5, 6])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 5, pytest.param(6, marks=pytest.mark.slow)])
 def test_killed_within_a_cycle_it_ends_as_undisturbed(undisturbed: dict[int, Path], step: int, tmp_path: Path) -> None:
     words = ("train", *SETTINGS, f"run.dir={tmp_path}")
     program = ROOT / "tests" / "trainer" / "training" / "killed_run.py"
@@ -145,21 +148,24 @@ def test_the_configuration_of_the_run_names_the_class(undisturbed: dict[int, Pat
     assert identity["task.class"] == "tests.trainer.task.rehearsal:Rehearsal"
 
 
-def test_the_network_of_another_run_is_asked_and_stays_as_it_is(undisturbed: dict[int, Path], tmp_path: Path) -> None:
-    teacher = trained(tmp_path / "teacher", "task={kind: flow}", "optim.steps=3")
-    weights = teacher / "checkpoints" / "step_00000003" / "ema.safetensors"
+def test_the_network_of_another_run_is_asked_and_stays_as_it_is(
+    undisturbed: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = tmp_path / "teacher"
+    other = load_config(SETTINGS[0], [*SETTINGS[1:-1], f"run.dir={teacher}"])
+    weights = save_untrained(other, 3) / "ema.safetensors"
     before = weights.read_bytes()
     taught = (f"task.teacher={{run: {teacher}}}",)
-    checked = command("check", *SETTINGS, *taught, f"run.dir={tmp_path / 'student'}")
-    assert f"reference {weights.parent}: mlp, 0.0 MB on each rank" in checked.stdout
+    assert main(["check", *SETTINGS, *taught, f"run.dir={tmp_path / 'student'}"]) == 0
+    assert f"reference {weights.parent}: mlp, 0.0 MB on each rank" in capsys.readouterr().out
     student = trained(tmp_path / "student", *taught)
     assert weights.read_bytes() == before
     losses = [[values["loss"] for _, values in timeless(run / "metrics.jsonl")] for run in (student, undisturbed[1])]
-    assert losses[0][0] != losses[1][0], "a trained network does not predict 0"
+    assert losses[0][0] != losses[1][0], "a network of random weights does not predict 0"
     digest = json.loads((teacher / "checkpoints" / "step_00000003" / "COMPLETE").read_text())["files"]
     config = load_config(student / "config.yaml")
     assert config.task.model_dump()["teacher"]["digest"] == digest["ema.safetensors"]["sha256"]
-    trained(tmp_path / "teacher", "task={kind: flow}", "optim.steps=6")
-    line = command("train", *SETTINGS, *taught, "optim.steps=12", f"run.dir={tmp_path / 'student'}", ranks=1)
-    assert line.returncode == 2
-    assert "task.teacher: is " in line.stderr
+    save_untrained(other, 6, seed=1)
+    assert "task.teacher: is " in refused(
+        capsys, "train", *SETTINGS, *taught, "optim.steps=12", f"run.dir={tmp_path / 'student'}"
+    )

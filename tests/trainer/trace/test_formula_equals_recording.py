@@ -19,7 +19,6 @@ from trainer.trace.formula import formula
 from trainer.trace.merge import merge
 
 HIDDEN, LAYERS, EXPERTS, EXPERT_HIDDEN = 16, 2, 4, 24
-STEPS = (3, 4)
 
 Case = tuple[dict[str, Any], int, dict[str, Any] | None, str]
 """Settings of the engine section, accumulation, settings of the moe section (None: dense), kind of model."""
@@ -181,22 +180,31 @@ CASES: dict[int, dict[str, Case]] = {
 }
 RARE = {
     *CASES[4],
+    "ZeRO 1, bf16, accumulation",
     "ZeRO 1, small buckets",
     "ZeRO 3, bf16",
     "copies, every rank",
+    "copies, every rank, Monge gap",
+    "copies, computed twice",
+    "capped",
     "capped, bf16, accumulation",
     "home, replicas",
     "copies, least loaded replicas, top-1",
     "global potentials",
     "ZeRO 3, Monge gap",
     "ZeRO 3, segments",
+    "ZeRO 2, aligned segments, accumulation",
     "ZeRO 3, causal transitions of all states",
+    "ZeRO 3, causal transitions",
     "ZeRO 3, transitions, computed twice",
+    "ZeRO 3, transitions",
     "FSDP2, segments",
+    "FSDP2, aligned segments",
     "FSDP2, transitions",
     "ZeRO 0, adapters",
     "ZeRO 2, routed adapters",
     "ZeRO 3, routed adapters",
+    "ZeRO 3, adapters",
     "FSDP2, routed adapters",
     "ZeRO 1, adapters, bf16",
     "ZeRO 3, adapters at the ends, computed twice",
@@ -205,9 +213,15 @@ RARE = {
     "ZeRO 0, rates",
     "ZeRO 1, bf16, rates",
     "ZeRO 2, rates, accumulation",
+    "ZeRO 3, rates",
     "FSDP2, rates",
 }
 """Those of four ranks, and those of two whose parts stand in other cases of two."""
+
+
+def steps_of(config: RunConfig) -> tuple[int, int]:
+    """Those that are recorded: the first, but for ZeRO 3, which learns the order of its parameters in the first two."""
+    return (3, 4) if config.engine.kind == "deepspeed" and config.engine.zero_stage == 3 else (1, 2)
 
 
 def cases_of(world_size: int, *, rare: bool) -> dict[str, Case]:
@@ -308,7 +322,7 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
 
-    layout = plan_layout(config, world_size)
+    layout, steps = plan_layout(config, world_size), steps_of(config)
     routers: Any = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
     model = build_model(config, layout)
     for name, frozen in [*frozen_tensors(model)]:
@@ -317,13 +331,13 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     engine = build_engine(model, config, layout, torch.device("cpu"))
     recorder = Recorder(
         rank_path(folder, dist.get_rank()),
-        steps=STEPS,
+        steps=steps,
         ranks_per_node=2,
         group_names={**engine.group_names, routers.group_name: "data"},
         blocks=list(engine.module.get_submodule("blocks").children()),
     )
     generator = torch.Generator().manual_seed(dist.get_rank())
-    for step in range(1, STEPS[-1] + 1):
+    for step in range(1, steps[-1] + 1):
         for micro in range(layout.accumulation):
             with recorder.step(step, micro):
                 with phase("forward"):
@@ -365,7 +379,8 @@ def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRe
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(world_size, CASES[world_size][name])
-    header, records = formula(trace_spec(config, plan_layout(config, world_size), ranks_per_node=2, steps=STEPS))
+    layout = plan_layout(config, world_size)
+    header, records = formula(trace_spec(config, layout, ranks_per_node=2, steps=steps_of(config)))
     return header, list(records)
 
 

@@ -69,13 +69,22 @@ CASES: dict[int, dict[str, tuple[dict[str, Any], dict[str, Any], float, int]]] =
         "tensor, two groups": ({"parallel": {"tensor": 2}}, EULER, 1.0, 6),
     },
 }
+RARE = {
+    *CASES[4],
+    "home",
+    "home, no class",
+    "copies, one expert",
+    "copies, mean of a head",
+    "tensor, token by token from all states",
+}
+"""Those of four ranks, and those of two whose parts stand in other cases of two."""
 FLAT = [
-    pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
+    pytest.param(world_size, name, marks=pytest.mark.slow if name in RARE else ())
     for world_size, cases in CASES.items()
     for name in cases
 ]
 WITH_EXPERTS = [
-    pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 else ())
+    pytest.param(world_size, name, marks=pytest.mark.slow if name in RARE else ())
     for world_size, cases in CASES.items()
     for name, (settings, *_) in cases.items()
     if "moe" in settings
@@ -99,12 +108,11 @@ def configuration(world_size: int, name: str) -> RunConfig:
     )
 
 
-def record_cases(rank: int, world_size: int, folder: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Draws every case on all ranks and on one; returns both drawings, and leaves the recording of the first."""
-    return {
-        name: record_case(rank, world_size, name, Path(folder) / str(index))
-        for index, name in enumerate(CASES[world_size])
-    }
+def record_cases(
+    rank: int, world_size: int, folder: str, names: Sequence[str]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Draws cases on all ranks and on one; returns both drawings, and leaves the recording of the first."""
+    return {name: record_case(rank, world_size, name, Path(folder) / str(index)) for index, name in enumerate(names)}
 
 
 def record_case(rank: int, world_size: int, name: str, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
@@ -159,24 +167,25 @@ class Recorded:
     folder: Path
 
 
-Recordings = Callable[[int], dict[str, Recorded]]
+Recordings = Callable[[int, str], Recorded]
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
-    """Every case of a number of ranks, recorded when it is first asked for."""
+    """Every case, recorded with those of its number of ranks that are as rare when one is first asked for."""
 
     @cache
-    def recorded(world_size: int) -> dict[str, Recorded]:
+    def recorded(world_size: int, *, rare: bool) -> dict[str, Recorded]:
         folder = tmp_path_factory.mktemp(f"ranks_{world_size}")
-        drawn = run_ranks(record_cases, world_size, str(folder))
-        folders = {name: folder / str(index) for index, name in enumerate(CASES[world_size])}
+        names = [name for name in CASES[world_size] if (name in RARE) == rare]
+        drawn = run_ranks(record_cases, world_size, str(folder), names)
+        folders = {name: folder / str(index) for index, name in enumerate(names)}
         return {
             name: Recorded(*read(own / "collectives.jsonl"), [of_rank[name] for of_rank in drawn], own)
             for name, own in folders.items()
         }
 
-    return recorded
+    return lambda world_size, name: recorded(world_size, rare=name in RARE)[name]
 
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
@@ -211,7 +220,7 @@ def without_rows(records: Sequence[CollectiveRecord]) -> Iterator[CollectiveReco
 def test_formula_and_recording_are_the_same_record_by_record(
     recordings: Recordings, world_size: int, name: str
 ) -> None:
-    header, recorded = recordings(world_size)[name].header, recordings(world_size)[name].records
+    header, recorded = recordings(world_size, name).header, recordings(world_size, name).records
     computed_header, records = computed(world_size, name)
     assert replace(header, source="formula", torch=None) == computed_header
     assert list(without_rows(recorded)) == list(without_rows(records))
@@ -222,7 +231,7 @@ def test_formula_and_recording_are_the_same_record_by_record(
 
 @pytest.mark.parametrize(("world_size", "name"), FLAT)
 def test_exchanges_of_rows_move_the_same_bytes(recordings: Recordings, world_size: int, name: str) -> None:
-    recorded = recordings(world_size)[name].records
+    recorded = recordings(world_size, name).records
     _, records = computed(world_size, name)
     assert (totals(recorded) == totals(records)) == (name not in UNEVEN)
 
@@ -243,7 +252,7 @@ def totals(records: Sequence[CollectiveRecord]) -> dict[tuple[object, ...], int]
 def test_with_the_recorded_routes_the_formula_is_the_recording_to_the_last_split(
     recordings: Recordings, world_size: int, name: str
 ) -> None:
-    recorded, moe = recordings(world_size)[name], configuration(world_size, name).moe
+    recorded, moe = recordings(world_size, name), configuration(world_size, name).moe
     assert moe is not None
     routing = RoutingTrace.read(recorded.folder / "routing.npz")
     placement = Placement.read(recorded.folder / "placement.json")
@@ -256,6 +265,6 @@ def test_with_the_recorded_routes_the_formula_is_the_recording_to_the_last_split
 def test_ranks_draw_what_one_process_draws(recordings: Recordings, world_size: int, name: str) -> None:
     """Where a solver chooses its steps, it does so for all rows of a call together."""
     error = 1e-3 if CASES[world_size][name][1] == DRAWN else 1e-5
-    for together, alone in recordings(world_size)[name].drawn:
+    for together, alone in recordings(world_size, name).drawn:
         assert alone.std() > 0.1
         torch.testing.assert_close(together, alone, rtol=0, atol=error)

@@ -24,11 +24,11 @@ SETTINGS = (
     *SMALL,
     "model.dropout=0.1",
     "moe.router={kind: top_k, bias_rate: 0.01, score: sigmoid}",
-    "optim.steps=8",
+    "optim.steps=6",
     "optim.global_batch=32",
     "optim.micro_batch=8",
     "checkpoint.every=100",
-    "evaluate.every=8",
+    "evaluate.every=6",
     "sample.every=null",
 )
 DISTURBED = ROOT / "tests" / "trainer" / "training" / "disturbed_run.py"
@@ -130,8 +130,8 @@ def test_a_broken_step_is_skipped_and_written_down(straight: tuple[Path, Any]) -
         [False, True],
     ]
     records = read_metrics(folder / "metrics.jsonl")
-    assert [record.values["skipped_steps"] for record in records] == [0, 0, 1, 2, 2, 2, 2, 2]
-    assert [math.isfinite(record.values["loss"]) for record in records] == [n not in (3, 4) for n in range(1, 9)]
+    assert [record.values["skipped_steps"] for record in records] == [0, 0, 1, 2, 2, 2]
+    assert [math.isfinite(record.values["loss"]) for record in records] == [n not in (3, 4) for n in range(1, 7)]
     assert "step 3 is skipped: the loss is not finite on rank 1; see " in result.stderr
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_was_told_to_stop_goes_on_as_if_it_had_not(straight: tuple[Pa
     assert "exitcode: 75" in stopped.stderr.replace(" ", "").replace("exitcode:", "exitcode: ")
     assert "resumes after step 3" in stopped.stderr, "one rank was told, all saved, and torchrun started them again"
     assert timeless(whole / "metrics.jsonl") == timeless(folder / "metrics.jsonl")
-    assert_equal_folders(whole / "checkpoints" / "step_00000008", folder / "checkpoints" / "step_00000008")
+    assert_equal_folders(whole / "checkpoints" / "step_00000006", folder / "checkpoints" / "step_00000006")
     assert_equal_folders(whole / "guard", folder / "guard")
 
 
@@ -157,13 +157,13 @@ def test_a_launcher_that_is_stopped_leaves_a_saved_run(straight: tuple[Path, Any
     assert saved == ["step_00000003"], "the step in which the signal came was finished and saved"
     resumed = command(*again, ranks=2, program=DISTURBED, DISTURB=SPOILT)
     assert resumed.returncode == 0, resumed.stderr
-    whole = straight[0] / "checkpoints" / "step_00000008"
-    assert_equal_folders(whole, tmp_path / "checkpoints" / "step_00000008")
+    whole = straight[0] / "checkpoints" / "step_00000006"
+    assert_equal_folders(whole, tmp_path / "checkpoints" / "step_00000006")
 
 
 def alone(folder: Path, disturb: str, *overrides: str) -> Any:
     """Trains in one process without a launcher."""
-    settings = "train", DIGITS, *ALONE, *SMALL, *overrides, f"run.dir={folder}"
+    settings = "train", DIGITS, *ALONE, *SMALL, "optim.global_batch=16", *overrides, f"run.dir={folder}"
     return command(*settings, program=DISTURBED, DISTURB=disturb)
 
 

@@ -1,6 +1,7 @@
 """From the calls that a task makes to what they send."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 
 from trainer.checkpoint.pretrained import restored_layout
@@ -10,12 +11,14 @@ from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import Calls
+from trainer.flow.reward import DistanceConfig, InkConfig
 from trainer.model.build import tokens_per_example
 from trainer.sampling.reference import Reference, references_of
 from trainer.trace.formula.collecting import Collecting, RolloutCall
 from trainer.trace.formula.network import layers
 from trainer.trace.formula.passes import Passage
 from trainer.trace.formula.training import LossCall
+from trainer.trace.formula.work import Computation, computation
 
 _TASK = "task."
 _REMEDY = "record such a run with trace.steps"
@@ -59,34 +62,36 @@ def without_formula(config: RunConfig) -> str | None:
     return None
 
 
-def collecting(config: RunConfig, layout: Layout) -> Collecting | None:
+def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Collecting | None:
     """The rollouts of a cycle; None: the task has none.
 
     Args:
         config: the run, whose :func:`without_formula` is None.
         layout: how it is laid out.
+        work: whether calls say what is computed in them.
     """
     calls = [one for one in calls_of(config) or () if one.phase == "rollout"]
     if not calls:
         return None
     made = tuple(
-        RolloutCall(passage, one.count, one.gradient, own=own)
+        RolloutCall(passage, one.count, one.gradient, own, _computation(config, layout, one) if work else None)
         for one, (passage, own) in zip(calls, _passages(config, layout, calls), strict=True)
     )
     return Collecting(calls=made, micro_batches=layout.accumulation * cycle_of(config))
 
 
-def loss_calls(config: RunConfig, layout: Layout) -> tuple[LossCall, ...]:
+def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[LossCall, ...]:
     """The calls of one loss.
 
     Args:
         config: the run, whose :func:`without_formula` is None.
         layout: how it is laid out.
+        work: whether calls say what is computed in them.
     """
     calls = [one for one in calls_of(config) or () if one.phase == "learn"]
     passages = _passages(config, layout, calls)
     return tuple(
-        LossCall(passage, own=one.gradient)
+        LossCall(passage, one.gradient, _computation(config, layout, one) if work else None)
         for one, (passage, _) in zip(calls, passages, strict=True)
         for _ in range(one.count)
     )
@@ -131,6 +136,34 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
             yield own(states, one.phase == "rollout"), True
         else:
             yield frozen(states), False
+
+
+def without_work(config: RunConfig) -> str | None:
+    """Why no formula gives what a task computes; None: one does.
+
+    Args:
+        config: the run.
+    """
+    task, kind = config.task, config.task.kind
+    if any(one.phase == "rollout" and one.gradient for one in calls_of(config) or ()):
+        return f"the gradients that {kind} takes in rollouts have no formula"
+    if not isinstance(getattr(task, "reward", None), InkConfig | DistanceConfig | None):
+        return "a reward that is a network, or of your own, has no formula"
+    return None
+
+
+def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
+    """What a rank computes in a call; a frozen network computes in fp32, and without experts on every rank alone."""
+    states = one.rows * layout.micro_batch
+    if not one.reference or _adapts(config):
+        return computation(config, layout, states=states)
+    reference = _reference(config)
+    named = config if reference is None else reference.config
+    if reference is not None and named.moe is not None:
+        shared = restored_layout(named, reference.folder, layout.world_size)
+        return computation(named, shared, states=states, precision="fp32")
+    whole = computation(named, replace(layout, tensor_parallel=1), states=states, precision="fp32")
+    return whole.without_blocks(named.model.num_layers)
 
 
 def _adapts(config: RunConfig) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from moe.collective_trace import ROLLOUT
 from trainer.trace.formula.passes import Passage, layer_of
 from trainer.trace.formula.protocol import Collective, EngineTraffic, Operation, Place
+from trainer.trace.formula.work import Computation, Work, events
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +18,14 @@ class RolloutCall:
         count: how many.
         gradient: whether a backward pass follows each.
         own: whether the network is the run's own, and not a frozen one.
+        computation: what a rank computes in one of them; None: nobody asks.
     """
 
     passage: Passage
     count: int = 1
     gradient: bool = False
     own: bool = True
+    computation: Computation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,33 +43,36 @@ class Collecting:
     calls: tuple[RolloutCall, ...]
     micro_batches: int = 1
 
-    def operations(self, engine: EngineTraffic) -> Iterator[Operation]:
-        """The collectives in order.
+    def operations(self, engine: EngineTraffic) -> Iterator[Operation | Work]:
+        """The collectives in order, and what is computed between them.
 
         Args:
             engine: of the run's own network.
         """
         calls = [call for call in self.calls for _ in range(call.count)] * self.micro_batches
-        made = {passage: _Sent(passage) for passage in {call.passage for call in calls}}
+        made = {call: _Made(call) for call in self.calls}
         gathers = iter(engine.evaluating(sum(call.own for call in calls)))
         for call in calls:
-            sent = made[call.passage]
+            happens = made[call]
             gathered = next(gathers) if call.own else {}
             for place in call.passage.places:
-                for collective in (*gathered.get(place, ()), *sent.forward[place]):
-                    yield _operation(call, place, collective)
+                for event in (*gathered.get(place, ()), *happens.forward[place]):
+                    yield _operation(call, place, event)
             for place in reversed(call.passage.places) if call.gradient else ():
-                for collective in sent.backward[place]:
-                    yield _operation(call, place, collective)
+                for event in happens.backward[place]:
+                    yield _operation(call, place, event)
 
 
-class _Sent:
-    """What the layers send in a pass, made once: the messages of many calls on many ranks fill much memory."""
+class _Made:
+    """What happens in the passes of a call, made once: the messages of many calls on many ranks fill much memory."""
 
-    def __init__(self, passage: Passage) -> None:
-        self.forward = {place: tuple(passage.inside("forward", place)) for place in passage.places}
-        self.backward = {place: tuple(passage.inside("backward", place)) for place in passage.places}
+    def __init__(self, call: RolloutCall) -> None:
+        passage, computes = call.passage, call.computation
+        self.forward = {place: tuple(events(passage, "forward", place, computes)) for place in passage.places}
+        self.backward = {place: tuple(events(passage, "backward", place, computes)) for place in passage.places}
 
 
-def _operation(call: RolloutCall, place: Place, collective: Collective) -> Operation:
-    return Operation(0, ROLLOUT, layer_of(place) if call.own else None, collective)
+def _operation(call: RolloutCall, place: Place, event: Collective | Work) -> Operation | Work:
+    if isinstance(event, Work):
+        return event
+    return Operation(0, ROLLOUT, layer_of(place) if call.own else None, event)

@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 
 from trainer.config.constraints.buckets import several_shapes
-from trainer.config.constraints.calls import calls_of
 from trainer.config.constraints.cycle import cycle_of
 from trainer.config.constraints.routed_adapters import task_names
 from trainer.config.digest import config_digest
@@ -49,7 +48,7 @@ from trainer.trace.formula.tensor import tensor_sum
 from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.training import LossCall, TrainingStep
 from trainer.trace.formula.walk import Walk, walk
-from trainer.trace.formula.work import Computation, computation
+from trainer.trace.formula.work import computation
 from trainer.trace.formula.zero import ZeroTraffic
 from trainer.trace.formula.zero3 import Zero3Traffic
 
@@ -77,17 +76,19 @@ def trace_spec(
     missing = without_formula(config)
     if missing is not None:
         raise ValueError(missing)
-    collecting, cycle = calls.collecting(config, layout), cycle_of(config)
+    if work and (unknown := calls.without_work(config)) is not None:
+        raise ValueError(f"--work: {unknown}; leave it out, and take gaps from a recording by --times, or by --gap-ns")
+    collecting, cycle = calls.collecting(config, layout, work=work), cycle_of(config)
     micro_steps = replace(layout, accumulation=calls.losses(config, layout))
     step = TrainingStep(
-        calls=_of_flow(config, layout) if _learns_flow(config) else calls.loss_calls(config, layout),
+        calls=_of_flow(config, layout, work) if _learns_flow(config) else calls.loss_calls(config, layout, work=work),
         engine=_engine(config, micro_steps),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=micro_steps.accumulation,
         drawing=tuple(drawing(config, layout)) * cycle,
         collecting=collecting,
         weighing=tuple(weighing(config, layout)) * cycle,
-        computation=_computation(config, layout) if work else None,
+        update=computation(config, layout, states=1).update if work else None,
     )
     return TraceSpec(
         world_size=layout.world_size,
@@ -99,18 +100,6 @@ def trace_spec(
         steps=steps,
         config_sha256=config_digest(config),
     )
-
-
-def _computation(config: RunConfig, layout: Layout) -> Computation:
-    """What a rank computes in a step, for tasks whose loss calls the run's own network once."""
-    once = [(one.reference, one.count) for one in calls_of(config) or ()] in ([], [(False, 1)])
-    if not _learns_flow(config) and not once:
-        problem = f"what {config.task.kind} computes in rollouts, or in more calls than one, has no formula"
-        raise ValueError(f"--work: {problem}; leave it out, and take gaps from a recording by --times, or by --gap-ns")
-    states = (
-        _tokens_of_a_loss(config, layout) // tokens_per_example(config) if _learns_flow(config) else layout.micro_batch
-    )
-    return computation(config, layout, states=states)
 
 
 def rank_groups(layout: Layout) -> dict[str, RankGroups]:
@@ -258,12 +247,13 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
     return tensor_sum(_tokens_of_a_loss(config, layout), config.model.hidden, config.engine.precision)
 
 
-def _of_flow(config: RunConfig, layout: Layout) -> tuple[LossCall, ...]:
+def _of_flow(config: RunConfig, layout: Layout, work: bool) -> tuple[LossCall, ...]:
     """The only call of a loss of a flow; sums over divided layers are left to an engine that gathers between them."""
     tokens = _tokens_of_a_loss(config, layout)
     shares = not isinstance(config.engine, FSDPConfig) and config.engine.zero_stage == 3
     found = layers(config, layout, tokens=tokens, precision=config.engine.precision, sums=not shares)
-    return (LossCall(Passage(config.model.num_layers, tuple(found))),)
+    computes = computation(config, layout, states=tokens // tokens_per_example(config)) if work else None
+    return (LossCall(Passage(config.model.num_layers, tuple(found)), computation=computes),)
 
 
 def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:

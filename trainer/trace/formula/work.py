@@ -1,7 +1,7 @@
-"""What a rank computes in a training step, by formula: operations and bytes of memory in each place of a pass."""
+"""What a rank computes in passes of networks, by formula: operations and bytes of memory in each place of one."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 
 from trainer.config.engine import FSDPConfig
@@ -9,7 +9,8 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.build import dense_shapes, expert_parameters, tokens_per_example
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, training_flops
-from trainer.trace.formula.protocol import ELEMENT_BYTES, Phase, Place
+from trainer.trace.formula.passes import Passage
+from trainer.trace.formula.protocol import ELEMENT_BYTES, Collective, Phase, Place
 
 _OPTIMIZER_BYTES = 28
 """Of a parameter in an update: its gradient, master copy and two moments are read, the last three written."""
@@ -62,8 +63,49 @@ class Computation:
         forward = self.experts if isinstance(place, int) else Work()
         return forward if phase == "forward" else forward.times(PASSES - 1)
 
+    def without_blocks(self, num_blocks: int) -> "Computation":
+        """The same for a pass whose blocks are no places of their own, such as that of a network that sends nothing."""
+        whole = self.around + (self.block + self.experts).times(num_blocks)
+        return replace(self, block=Work(), experts=Work(), around=whole)
 
-def computation(config: RunConfig, layout: Layout, *, states: int) -> Computation:
+
+def events(passage: Passage, phase: Phase, place: Place, computes: Computation | None) -> Iterator[Collective | Work]:
+    """What the layers of a place send, and compute in between.
+
+    Experts compute in the middle of the exchanges of tokens: between their way there and back. What else a block
+    computes comes before its exchanges in a forward pass and behind them in a backward pass, in equal parts before the
+    sums over divided layers.
+
+    Args:
+        passage: the pass.
+        phase: forward or backward.
+        place: that it goes through.
+        computes: what is computed; None: nobody asks.
+    """
+    sent = list(passage.inside(phase, place))
+    if computes is None:
+        yield from sent
+        return
+    exchanges = [n for n, one in enumerate(sent) if one.exchange is not None and "int" not in one.exchange.dtype]
+    middle = exchanges[len(exchanges) // 2] if exchanges else len(sent)
+    sums = [number for number, one in enumerate(sent) if one.exchange is None and one.group == "tensor"]
+    dense = computes.dense(phase, place)
+    late = phase == "backward" and bool(exchanges)
+    if not sums and not late:
+        yield dense
+    for number, collective in enumerate(sent):
+        if number in sums:
+            yield Work(dense.flops // len(sums), dense.memory_bytes // len(sums))
+        if number == middle:
+            yield computes.mixture(phase, place)
+        yield collective
+    if middle == len(sent):
+        yield computes.mixture(phase, place)
+    if not sums and late:
+        yield dense
+
+
+def computation(config: RunConfig, layout: Layout, *, states: int, precision: str | None = None) -> Computation:
     """What a rank computes in a micro step and an update.
 
     Operations are those of matrix products (`trainer.model.flops`). Bytes are those of the weights, and of what each
@@ -73,6 +115,7 @@ def computation(config: RunConfig, layout: Layout, *, states: int) -> Computatio
         config: the run.
         layout: how it is laid out.
         states: examples in a call of the network on one rank.
+        precision: that it computes in; None: the run's own.
 
     Raises:
         ValueError: the network's arithmetic is not known.
@@ -84,7 +127,7 @@ def computation(config: RunConfig, layout: Layout, *, states: int) -> Computatio
     whole, share = per_step // (PASSES * OPERATIONS_PER_MULTIPLY_ADD), layout.tensor_parallel
     block = _of_a_block(config, layers)
     visiting = 0 if config.moe is None else 2 * config.model.hidden * config.moe.expert_hidden * config.moe.top_k
-    element = ELEMENT_BYTES[config.engine.precision]
+    element = ELEMENT_BYTES[precision or config.engine.precision]
     shapes = dense_shapes(config, share)
     inner = {name: shape for name, shape in shapes.items() if name.startswith("blocks.0.")}
     outer = {name: shape for name, shape in shapes.items() if not name.startswith("blocks.")}

@@ -122,9 +122,9 @@ def memory(_rank: int, world_size: int) -> dict[str, tuple[int, int, int]]:
 
     divide_ranks(1, 1)
     found = {}
-    cases = {name: configuration(settings, layers=12) for name, settings in ENGINES.items()}
+    cases = {name: configuration(settings, layers=8) for name, settings in ENGINES.items()}
     for name in ("ZeRO 0", "ZeRO 1, bf16", "ZeRO 2"):
-        cases[f"{name}, experts"] = configuration(ENGINES[name], layers=6, moe=True)
+        cases[f"{name}, experts"] = configuration(ENGINES[name], layers=4, moe=True)
     for name, config in cases.items():
         layout = plan_layout(config, world_size)
         with Allocations() as allocations:

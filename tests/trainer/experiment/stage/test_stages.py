@@ -358,6 +358,17 @@ def test_a_stage_that_is_told_to_stop_before_it_listens_has_saved_nothing(monkey
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of two stages that train, beside the folder run that it leaves."""
+    trained = [{"name": "first", "train": {}}, {"name": "second", "train": {"model": {"init_from": "{run.dir}/first"}}}]
+    optim, folder = {"steps": 3, "global_batch": 4}, tmp_path_factory.mktemp("undisturbed")
+    path = written(folder, stages=trained, optim=optim, evaluate={"every": None})
+    result = forked(path)
+    assert result.returncode == 0, result.stderr
+    return path
+
+
 @pytest.mark.parametrize(
     ("step", "said", "resumed_with"),
     [
@@ -366,18 +377,14 @@ def test_a_stage_that_is_told_to_stop_before_it_listens_has_saved_nothing(monkey
     ],
 )
 def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(
-    step: int, said: str, resumed_with: str, tmp_path: Path
+    step: int, said: str, resumed_with: str, undisturbed: Path, tmp_path: Path
 ) -> None:
-    trained = [{"name": "first", "train": {}}, {"name": "second", "train": {"model": {"init_from": "{run.dir}/first"}}}]
-    path = written(tmp_path, stages=trained, optim={"steps": 3, "global_batch": 4}, evaluate={"every": None})
-    straight, told = tmp_path / "straight", tmp_path / "told"
-    undisturbed = forked(path, f"run.dir={straight}")
-    stopped = forked(path, f"run.dir={told}", disturb=f"{step}:0:SIGTERM agent")
-    assert undisturbed.returncode == 0, undisturbed.stderr
+    straight, told = undisturbed.parent / "run", tmp_path / "told"
+    stopped = forked(undisturbed, f"run.dir={told}", disturb=f"{step}:0:SIGTERM agent")
     assert stopped.returncode == EX_TEMPFAIL, stopped.stderr
     assert said in stopped.stderr
     assert not (told / "second").exists()
-    resumed = forked(path, f"run.dir={told}")
+    resumed = forked(undisturbed, f"run.dir={told}")
     assert resumed.returncode == 0, resumed.stderr
     assert resumed_with in resumed.stderr
     for stage in ("first", "second"):

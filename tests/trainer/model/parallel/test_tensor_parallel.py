@@ -1,5 +1,7 @@
 """Runs whose blocks are divided over ranks, against the same runs on one rank."""
 
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from tests.trainer.commands import refused
 from tests.trainer.parallel_runs import CLIP_NORM, Division, train
 from trainer.__main__ import main
 
+STEPS = 2
 CHECKPOINTING = {"activation_checkpointing": True}
 HALVES = {"precision": "bf16"}
 DIVISIONS = {
@@ -43,11 +46,27 @@ ALONE = {
     "dit, bf16": Division("dit", engine=HALVES),
     "gpt, bf16": Division("gpt", engine=HALVES),
 }
+SLOW = {
+    "dit, tensor 2 x data 2, ZeRO 0",
+    "dit, tensor 2 x data 2, ZeRO 1",
+    "dit, tensor 2 x data 2, ZeRO 3",
+    "maps, tensor 2 x data 2, FSDP2",
+    "gpt, tensor 4, FSDP2",
+    "dit, tensor 2 x data 2, ZeRO 1, computed twice",
+    "gpt, tensor 2 x data 2, bf16",
+    "gpt, bf16",
+}
+"""The rest has every network, two of them by 2 and by 4 ranks, every engine, both precisions, and a second pass."""
+Found = Callable[[str], Any]
+
+
+def marked(names: Iterable[str]) -> list[Any]:
+    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
 
 
 def train_all(rank: int, world_size: int, folder: str, divisions: dict[str, Division]) -> dict[str, Any]:
     return {
-        name: train(rank, world_size, division.config(Path(folder) / f"{world_size} {name}"))
+        name: train(rank, world_size, division.config(Path(folder) / f"{world_size} {name}", STEPS))
         for name, division in divisions.items()
     }
 
@@ -58,21 +77,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(folder: str) -> dict[str, Any]:
-    return run_ranks(train_all, 1, folder, ALONE)[0]
+def alone(folder: str) -> Found:
+    """What a run on one rank found."""
+    find = trained(1, folder, ALONE)
+    return lambda name: find(name)[0]
 
 
 @pytest.fixture(scope="module")
-def divided(folder: str) -> list[dict[str, Any]]:
-    return run_ranks(train_all, 4, folder, DIVISIONS)
+def divided(folder: str) -> Found:
+    """What each rank of a divided run found."""
+    return trained(4, folder, DIVISIONS)
 
 
-@pytest.mark.parametrize("name", [name for name in DIVISIONS if "bf16" not in name])
-def test_a_divided_run_equals_that_of_one_rank(alone: dict[str, Any], divided: list[dict[str, Any]], name: str) -> None:
-    figures, weights = alone[DIVISIONS[name].kind]
+def trained(world_size: int, folder: str, divisions: dict[str, Division]) -> Found:
+    """Slow runs, or all others, are trained together when one of them is first asked for."""
+
+    @cache
+    def train_some(slow: bool) -> list[dict[str, Any]]:
+        some = {name: division for name, division in divisions.items() if (name in SLOW) == slow}
+        return run_ranks(train_all, world_size, folder, some)
+
+    return lambda name: [rank[name] for rank in train_some(name in SLOW)]
+
+
+@pytest.mark.parametrize("name", marked(name for name in DIVISIONS if "bf16" not in name))
+def test_a_divided_run_equals_that_of_one_rank(alone: Found, divided: Found, name: str) -> None:
+    figures, weights = alone(DIVISIONS[name].kind)
     assert min(values["grad_norm"] for values in figures) > CLIP_NORM, "the gradient was never clipped"
-    for rank in divided:
-        found, found_weights = rank[name]
+    for found, found_weights in divided(name):
         for values, expected in zip(found, figures, strict=True):
             assert values == pytest.approx(expected, rel=1e-4)
         assert found_weights.keys() == weights.keys()
@@ -80,15 +112,15 @@ def test_a_divided_run_equals_that_of_one_rank(alone: dict[str, Any], divided: l
             torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["dit", "gpt"])
+@pytest.mark.parametrize("name", marked(name for name in DIVISIONS if "bf16" in name))
 def test_in_bf16_a_divided_run_is_as_near_to_that_of_one_rank_as_its_digits_are(
-    alone: dict[str, Any], divided: list[dict[str, Any]], kind: str
+    alone: Found, divided: Found, name: str
 ) -> None:
-    figures, weights = alone[f"{kind}, bf16"]
-    exact, exact_weights = alone[kind]
+    kind = DIVISIONS[name].kind
+    figures, weights = alone(f"{kind}, bf16")
+    exact, exact_weights = alone(kind)
     assert figures != exact, "nothing was rounded"
-    for rank in divided:
-        found, found_weights = rank[f"{kind}, tensor 2 x data 2, bf16"]
+    for found, found_weights in divided(name):
         for values, expected in zip(found, figures, strict=True):
             assert values == pytest.approx(expected, rel=3e-2)
         for parameter, value in weights.items():
@@ -97,28 +129,29 @@ def test_in_bf16_a_divided_run_is_as_near_to_that_of_one_rank_as_its_digits_are(
             assert (found_weights[parameter] - value).abs().median() <= 3 * rounding + 1e-6, parameter
 
 
-@pytest.mark.parametrize("name", [name for name in DIVISIONS if "computed twice" in name])
-def test_a_second_pass_on_divided_blocks_changes_no_bit(divided: list[dict[str, Any]], name: str) -> None:
-    for rank in divided:
-        (twice, twice_weights), (once, once_weights) = rank[name], rank[name.removesuffix(", computed twice")]
+@pytest.mark.parametrize("name", marked(name for name in DIVISIONS if "computed twice" in name))
+def test_a_second_pass_on_divided_blocks_changes_no_bit(divided: Found, name: str) -> None:
+    ways = divided(name), divided(name.removesuffix(", computed twice"))
+    for (twice, twice_weights), (once, once_weights) in zip(*ways, strict=True):
         assert twice == once
         for parameter, value in once_weights.items():
             assert torch.equal(twice_weights[parameter], value), parameter
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, run in DIVISIONS.items() if "bf16" not in name and "maps" not in run.kind]
+    "name", marked(name for name, run in DIVISIONS.items() if "bf16" not in name and "maps" not in run.kind)
 )
-@pytest.mark.usefixtures("alone", "divided")
-def test_a_divided_run_draws_what_one_rank_draws(folder: str, name: str) -> None:
+def test_a_divided_run_draws_what_one_rank_draws(alone: Found, divided: Found, folder: str, name: str) -> None:
     kind = DIVISIONS[name].kind
+    assert alone(kind)
+    assert divided(name)
     one, several = (Path(folder) / run / "samples" for run in (f"1 {kind}", f"4 {name}"))
     if kind == "gpt":
-        text = (one / "step_00000004.txt").read_bytes()
+        text = (one / f"step_{STEPS:08d}.txt").read_bytes()
         assert len(text) > 20
-        assert (several / "step_00000004.txt").read_bytes() == text
+        assert (several / f"step_{STEPS:08d}.txt").read_bytes() == text
     else:
-        assert_same_picture(one / "step_00000004.png", several / "step_00000004.png")
+        assert_same_picture(*(run / f"step_{STEPS:08d}.png" for run in (one, several)))
 
 
 def assert_same_picture(one: Path, other: Path) -> None:
@@ -128,22 +161,30 @@ def assert_same_picture(one: Path, other: Path) -> None:
     np.testing.assert_allclose(others, pixels, atol=1)
 
 
-@pytest.mark.usefixtures("alone", "divided")
 def test_a_divided_run_is_sampled_as_that_of_one_rank(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Found, divided: Found, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    runs = "dit", "dit, tensor 4, ZeRO 2"
+    assert alone(runs[0])
+    assert divided(runs[1])
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     grids = tmp_path / "one.png", tmp_path / "several.png"
-    for run, grid in zip(("1 dit", "4 dit, tensor 4, ZeRO 2"), grids, strict=True):
+    for run, grid in zip((f"1 {runs[0]}", f"4 {runs[1]}"), grids, strict=True):
         assert main(["sample", str(Path(folder) / run), "--num", "10", "--out", str(grid)]) == 0
     assert_same_picture(*grids)
 
 
-@pytest.mark.usefixtures("alone", "divided")
 def test_a_divided_run_writes_on_one_rank_and_on_its_own(
-    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    alone: Found,
+    divided: Found,
+    folder: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert alone("gpt")
+    assert divided("gpt, tensor 2 x data 2, ZeRO 2")
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     run, texts = Path(folder) / "4 gpt, tensor 2 x data 2, ZeRO 2", [tmp_path / name for name in ("a", "b", "c")]

@@ -12,6 +12,7 @@ import torch
 from tests.forked import ROOT
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
+from tests.trainer.untrained import save_untrained
 from trainer import data
 from trainer.__main__ import main
 from trainer.config.constraints.drawing import check_drawn_by
@@ -34,7 +35,19 @@ NUM = 50
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("teacher") / "run", TOY, *TINY, "evaluate.every=null")
+    """A run of random weights."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    config = load_config(TOY, [*TINY, f"run.dir={folder}"])
+    save_untrained(config, 3)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(teacher: Path) -> Path:
+    """Pairs that one process has drawn without interruption."""
+    assert main(words(teacher, teacher.parent / "pairs")) == 0
+    return teacher.parent / "pairs"
 
 
 def words(teacher: Path, out: Path, *more: str) -> list[str]:
@@ -49,13 +62,16 @@ def read(folder: Path) -> Any:
 
 
 def test_a_killed_run_goes_on_where_it_was(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    teacher: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(words(teacher, tmp_path / "whole")) == 0
-    whole = contents(tmp_path / "whole")
+    whole = contents(undisturbed)
     assert sorted(whole) == ["index.json", *(f"shard_0000{number}.safetensors" for number in range(4))]
     killed = tmp_path / "killed"
-    shutil.copytree(tmp_path / "whole", killed)
+    shutil.copytree(undisturbed, killed)
     (killed / "index.json").unlink()
     for number in (1, 3):
         (killed / f"shard_0000{number}.safetensors").unlink()
@@ -78,7 +94,7 @@ def test_a_killed_run_goes_on_where_it_was(
 
 
 def test_a_stop_ends_the_shard_that_is_being_drawn(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = PairDrawing.draw
 
@@ -92,8 +108,7 @@ def test_a_stop_ends_the_shard_that_is_being_drawn(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["shard_00000.safetensors"]
     monkeypatch.undo()
     assert main(words(teacher, tmp_path / "out")) == 0
-    assert main(words(teacher, tmp_path / "whole")) == 0
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(undisturbed)
 
 
 def draw_on_ranks(_rank: int, _world_size: int, teacher: str, out: str) -> int:
@@ -109,16 +124,14 @@ def draw_on_ranks(_rank: int, _world_size: int, teacher: str, out: str) -> int:
     return main(words(Path(teacher), Path(out)))
 
 
-def test_ranks_share_the_shards_and_change_nothing(teacher: Path, tmp_path: Path) -> None:
-    assert main(words(teacher, tmp_path / "one")) == 0
+def test_ranks_share_the_shards_and_change_nothing(teacher: Path, undisturbed: Path, tmp_path: Path) -> None:
     assert run_ranks(draw_on_ranks, 2, str(teacher), str(tmp_path / "two")) == [0, 0]
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert contents(undisturbed) == contents(tmp_path / "two")
 
 
-def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, tmp_path: Path) -> None:
-    assert main(words(teacher, tmp_path / "p")) == 0
+def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, undisturbed: Path, tmp_path: Path) -> None:
     assert main(words(teacher, tmp_path / "more", "--num-pairs", "60")) == 0
-    batch, more = read(tmp_path / "p").get(torch.arange(NUM)), read(tmp_path / "more").get(torch.arange(NUM))
+    batch, more = read(undisturbed).get(torch.arange(NUM)), read(tmp_path / "more").get(torch.arange(NUM))
     torch.testing.assert_close(more.x_1, batch.x_1)
     assert batch.labels.tolist() == [number % 8 for number in range(NUM)]
     config = load_config(teacher / "config.yaml")

@@ -1,4 +1,4 @@
-"""The steps verb on small trained runs, and the verbs and settings that take its file."""
+"""The steps verb on small runs, and the verbs and settings that take its file."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
+from tests.trainer.untrained import save_untrained
 from trainer.__main__ import main
 from trainer.config.constraints.drawing import stale_grids
 from trainer.config.constraints.plan import plan_layout
@@ -26,8 +27,7 @@ SCHEMA = json.loads((ROOT / "configs" / "schemas" / "steps.schema.json").read_te
 GOLDEN = ROOT / "tests" / "files" / "steps.json"
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")
 TINY = (
-    "optim.steps=40",
-    "optim.lr=0.02",
+    "optim.steps=2",
     "optim.global_batch=9",
     "model.hidden=16",
     "sample.every=null",
@@ -39,7 +39,9 @@ FEW = ("--evaluations", "2,4", "--num", "12", "--fresh", "20", "--nodes", "12")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "run", TOY, *TINY, *CLASSES)
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    save_untrained(load_config(Path(TOY), [*TINY, *CLASSES, f"run.dir={folder}"]), 2)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +107,9 @@ def test_samples_are_drawn_on_the_grid(run: Path, grids: Path, unguided: Path, t
         assert main(["sample", str(run), "--num", "8", "--out", str(out), *more]) == 0
         return out.read_bytes()
 
-    assert drawn("--steps", str(grids)) == drawn("--steps", str(grids), "--evaluations", "4")
-    assert drawn("--steps", str(grids), "--evaluations", "2") != drawn("--steps", str(grids))
+    by_most = drawn("--steps", str(grids))
+    assert drawn("--steps", str(grids), "--evaluations", "4") == by_most
+    assert drawn("--steps", str(grids), "--evaluations", "2") != by_most
     with opened(run) as flow:
         labels = flow.conditioning(8, seed=0).condition
         config = sampler.EulerConfig(steps=4, times=unguided)
@@ -202,7 +205,7 @@ def test_wrong_requests_are_refused(
 
 def test_a_run_takes_the_file_for_its_own_samples(grids: Path, tmp_path: Path) -> None:
     own = f"sample.sampler={{kind: euler, steps: 4, times: {grids}}}"
-    folder = trained(tmp_path / "run", TOY, *TINY, *CLASSES, "sample.every=40", own)
+    folder = trained(tmp_path / "run", TOY, *TINY, *CLASSES, "sample.every=2", own)
     assert list(folder.rglob("*.png"))
     config = load_config(folder / "config.yaml")
     assert "was searched for the weights that" in str(stale_grids(config))

@@ -18,17 +18,17 @@ from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, conf
 from tests.trainer.training.test_train import assert_equal_folders
 from trainer.flow import UNCONDITIONAL
 
-KILLED_AT, SAVED_AT, STEPS = 3, 9, 12
+KILLED_AT, SAVED_AT, STEPS = 1, 9, 12
 LIVE: dict[str, Any] = {"every": 2, "first": 3, "regret": 0.02, "horizon": 1_000_000, "most_moves": 2}
 
 
 def moved_and_straight(world_size: int, **settings: Any) -> dict[str, Any]:
     """A run whose experts are moved twice, and the same run without; and one in which only the map was switched."""
     config = configuration(**settings)
-    placements = {3: shuffled(3), 5: shuffled(5)}
+    placements = {1: shuffled(3), 2: shuffled(5)}
     straight, moved, mislabelled = (Run(config, world_size) for _ in range(3))
     found: dict[str, Any] = {"straight": [], "moved": [], "mislabelled": []}
-    for step in range(1, 9):
+    for step in range(1, 4):
         for name, run in (("straight", straight), ("moved", moved), ("mislabelled", mislabelled)):
             found[name].append(run.step(step))
         if step in placements:
@@ -155,8 +155,8 @@ def surviving(world_size: int, root: Path) -> dict[str, Any]:
     """The killed run taken up again, and the same run without the kill."""
     config = configuration()
     run = Run(config, world_size, resumes=root / f"step_{KILLED_AT:08d}")
-    resumed = [run.step(step) for step in range(KILLED_AT + 1, 7)]
-    return {"resumed": resumed, "straight": losses(config, world_size, {}, steps=6)[KILLED_AT:]}
+    resumed = [run.step(step) for step in range(KILLED_AT + 1, KILLED_AT + 3)]
+    return {"resumed": resumed, "straight": losses(config, world_size, {}, steps=KILLED_AT + 2)[KILLED_AT:]}
 
 
 def windows(world_size: int) -> dict[str, Any]:
