@@ -105,20 +105,21 @@ def test_a_run_of_own_parts_alone_is_the_run_of_built_in_ones(runs: dict[str, Pa
     assert records["own"][4]["effective_share"] == records["built_in"][4]["effective_share"]
 
 
-def test_samples_and_figures_of_a_run_of_own_parts(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_samples_and_figures_of_a_run_of_own_parts(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 500)
     found = {}
     for name, folder in runs.items():
         figures, page = tmp_path / f"{name}.json", tmp_path / f"{name}.html"
         options = ("--num", "32", "--evaluations", "4,6", "--out", str(figures), "--page", str(page))
-        result = command("evaluate", str(folder), *options)
-        assert result.returncode == 0, result.stderr
+        assert main(["evaluate", str(folder), *options]) == 0
         document = json.loads(figures.read_text())
         measured = [(one["evaluations"], one["figures"]) for one in document["results"]]
         found[name] = measured, document["paths"]
         assert (f"{MODULE}:Rings" in page.read_text()) == (name == "own")
     assert found["own"] == found["built_in"]
-    result = command("sample", str(runs["own"]), "--num", "16", "--out", str(tmp_path / "points.png"))
-    assert result.returncode == 0, result.stderr
+    assert main(["sample", str(runs["own"]), "--num", "16", "--out", str(tmp_path / "points.png")]) == 0
 
 
 def test_a_run_folder_of_own_parts_is_checked(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

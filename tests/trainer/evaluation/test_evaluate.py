@@ -43,8 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples are compared with 1,000 real examples in place of 10,000."""
-    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 1000)
+    """Samples are compared with 500 real examples in place of 10,000."""
+    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 500)
 
 
 @pytest.mark.usefixtures("few")

@@ -22,6 +22,8 @@ CASES: dict[str, dict[str, Any]] = {
     "weights of a user's coupling": {"coupling": {"class": "tests.trainer.own_parts:Weighted", "epsilon": 4}, **POINTS},
     "within micro batches": {"coupling": {"kind": "assignment"}, **POINTS},
 }
+RESUMED = "unbalanced"
+"""The case that trains a step more, and once more from its second on."""
 
 
 def configuration(name: str, folder: Path) -> RunConfig:
@@ -30,7 +32,7 @@ def configuration(name: str, folder: Path) -> RunConfig:
         {
             "run": {"dir": folder},
             "flow": {"coupling": CASES[name]["coupling"]},
-            "optim": {"steps": 3, "global_batch": 32, "micro_batch": 4},
+            "optim": {"steps": 3 if name == RESUMED else 2, "global_batch": 32, "micro_batch": 4},
             "trace": {"steps": [1, 2], "ranks_per_node": 2},
             "checkpoint": {"every": 2, "keep": 9},
             "evaluate": {"every": None},
@@ -47,7 +49,7 @@ def train_all(rank: int, world_size: int, folder: str) -> None:
         config = configuration(name, Path(folder) / str(index))
         divide_ranks(1, config.parallel.tensor)
         train(config, rank, world_size, None)
-        if index == 0:
+        if name == RESUMED:
             again = configuration(name, Path(folder) / "resumed")
             train(again, rank, world_size, Path(folder) / "0" / "checkpoints" / "step_00000002")
         unite_ranks()
