@@ -29,7 +29,7 @@ TRAINED = [pytest.param(path, marks=pytest.mark.slow if path == DRAWN_BELOW else
 FEW = (
     "optim.steps=3",
     "optim.warmup_steps=1",
-    "optim.global_batch=64",
+    "optim.global_batch=16",
     "evaluate.every=3",
     "observe.tensorboard=false",
 )
@@ -64,7 +64,9 @@ def test_an_example_is_trained_and_read_again(path: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["own_control", "own_cost"])
 def test_what_changes_the_field_is_drawn_under(name: str, tmp_path: Path) -> None:
     """By the line of the file; a control of strength 0 and none at all draw the same bytes."""
-    config = load_config(EXAMPLES / f"{name}.yaml", [f"run.dir={tmp_path / 'run'}", "model.hidden=16"])
+    config = load_config(
+        EXAMPLES / f"{name}.yaml", [f"run.dir={tmp_path / 'run'}", "model.hidden=16", "model.num_layers=1"]
+    )
     save_untrained(config, 10)
     (own,) = yaml.safe_load(config.to_yaml())["sample"]["controls"]
     asked = {"own": (), "none": ("--controls", "[]"), "zero": ("--controls", yaml.safe_dump([{**own, "strength": 0}]))}

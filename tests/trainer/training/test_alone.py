@@ -143,15 +143,15 @@ def test_an_evaluation_judges_what_sample_draws(
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     out, quality = tmp_path / "evaluation.json", tmp_path / "quality.json"
-    told = ["evaluate", str(dense_run), "--num", "80", "--seed", "3", "--out", str(out)]
+    told = ["evaluate", str(dense_run), "--num", "40", "--seed", "3", "--out", str(out)]
     assert "--evaluations: '1,none'" in refused(capsys, *told, "--evaluations", "1,none")
     assert "--num: 1 is below 2" in refused(capsys, *told, "--num", "1")
     assert not out.exists()
-    assert main([*told, "--evaluations", "2", "--likelihood", "4"]) == 0
+    assert main([*told, "--evaluations", "2", "--likelihood", "1"]) == 0
     assert "bits a dimension of held-out examples" in capsys.readouterr().out
     found = json.loads(out.read_text())
     (euler,) = found["results"]
-    grid = ["--num", "80", "--seed", "3", "--out", str(tmp_path / "grid.png"), "--quality", str(quality)]
+    grid = ["--num", "40", "--seed", "3", "--out", str(tmp_path / "grid.png"), "--quality", str(quality)]
     assert main(["sample", str(dense_run), *grid]) == 0
     drawn = json.loads(quality.read_text())
     assert euler["evaluations"] == 2, "those of the run's own sampler"
