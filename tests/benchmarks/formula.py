@@ -21,7 +21,7 @@ from rich.table import Table
 
 from moe.collective_trace import CollectiveRecord, read
 from tests.ranks import run_ranks
-from tests.trainer.trace.test_formula_equals_recording import STEPS, all_to_all_totals, record_run, without_sizes
+from tests.trainer.trace.test_formula_equals_recording import all_to_all_totals, record_run, steps_of, without_sizes
 from tests.trainer.trace.test_formula_of_tensor_parallel import issued
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.layout import Layout
@@ -77,7 +77,7 @@ class Combination:
                 "model": {"kind": self.network, "hidden": 16, "num_layers": 2, "num_heads": 4, **window},
                 "moe": moe if self.dispatch else None,
                 "optim": {
-                    "steps": STEPS[-1],
+                    "steps": 4,
                     "global_batch": batch,
                     "micro_batch": MICRO_BATCH,
                     "rates": RATES if self.rates else {},
@@ -101,7 +101,7 @@ class Combination:
     @property
     def spec(self) -> TraceSpec:
         """What the formula needs."""
-        return trace_spec(self.config, self.layout, ranks_per_node=2, steps=STEPS)
+        return trace_spec(self.config, self.layout, ranks_per_node=2, steps=steps_of(self.config))
 
     @property
     def cells(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
 from tests.ranks import run_ranks
-from tests.trainer.trace.test_formula_equals_recording import STEPS, record_run
+from tests.trainer.trace.test_formula_equals_recording import record_run, steps_of
 from trainer.config.run import RunConfig
 from trainer.trace.formula import formula
 from trainer.trace.merge import merge
@@ -93,7 +93,7 @@ def computed(name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
 
     config = configuration(name)
     layout = plan_layout(config, CASES[name][0])
-    header, records = formula(trace_spec(config, layout, ranks_per_node=2, steps=STEPS))
+    header, records = formula(trace_spec(config, layout, ranks_per_node=2, steps=steps_of(config)))
     return header, list(records)
 
 
@@ -124,7 +124,7 @@ def test_blocks_sum_what_the_paper_says(name: str) -> None:
     tokens = MICRO_BATCH * (config.data.shape[0] - 1 if kind == "gpt" else math.prod(config.data.shape[1:]) // 4)
     size = tokens * 16 * (2 if engine.get("precision") == "bf16" else 4)
     passes = 3 if engine.get("activation_checkpointing") else 2
-    of_rank = [r for r in computed(name)[1] if r.rank == 0 and r.step == STEPS[0]]
+    of_rank = [r for r in computed(name)[1] if r.rank == 0 and r.step == steps_of(config)[0]]
     sums = [r for r in of_rank if r.layer is not None and r.group.partition("_")[0] == "tensor"]
     assert len(sums) == 2 * 2 * passes * accumulation
     assert {(r.op, r.bytes_in) for r in sums} == {("all_reduce", size)}
