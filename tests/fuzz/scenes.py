@@ -31,6 +31,7 @@ from netsim.transport.protocol import Transport
 from tests.netsim.hard_scenes import hard_scene
 from tests.netsim.random_scenes import (
     OPTIONS,
+    has_paths,
     random_scene,
     with_background,
     with_errors,
@@ -80,7 +81,7 @@ def case_of(seed: int, number: int, wall: str) -> Case:
     """
     random = Random(f"{seed} {number}")
     kind, name, what = _scene(random)
-    while not _has_paths(what):
+    while not has_paths(what):
         kind, name, what = _scene(random)
     options = {option: random.choice(values) for option, values in OPTIONS[name].items()}
     written = {key: f"{value}ps" if key in _DURATIONS else value for key, value in options.items()}
@@ -106,19 +107,13 @@ def _scene(random: Random) -> tuple[str, str, Scene]:
     return kind, name, what
 
 
-def _has_paths(what: Scene) -> bool:
-    """Whether every message has a path at the beginning."""
-    moves = [task for task in what.tasks if task.bytes]
-    return all(what.routes.usable(what.hosts[task.src], what.hosts[task.dst]) for task in moves)
-
-
 def _with_more(random: Random, what: Scene) -> Scene:
     """Some scenes with what their drawing leaves out: classes, pauses, memory, errors, background, draws, a watch."""
     if not what.queues and random.random() < 0.15:
         what = with_queues(random, what)
     if random.random() < 0.1:
         what = with_errors(random, what)
-    if random.random() < 0.1 and _has_paths(busy := with_background(random, what)):
+    if random.random() < 0.1 and has_paths(busy := with_background(random, what)):
         what = busy
     if random.random() < 0.25:
         what = with_shared_draws(random, what)

@@ -80,9 +80,14 @@ def random_scene(random: Random) -> Scene:
             destinations=random.choice(["random", "rotated"]),
             failures=failures,
         )
-        moves = [task for task in found.tasks if task.bytes]
-        if all(found.routes.usable(found.hosts[task.src], found.hosts[task.dst]) for task in moves):
+        if has_paths(found):
             return _with_feedback(random, found)
+
+
+def has_paths(found: Scene) -> bool:
+    """Whether every message has a path at the beginning."""
+    moves = [task for task in found.tasks if task.bytes]
+    return all(found.routes.usable(found.hosts[task.src], found.hosts[task.dst]) for task in moves)
 
 
 def _topology(random: Random) -> Topology:

@@ -23,7 +23,7 @@ from netsim.engine.windowed.departures import depart, end_ps, settle
 from netsim.engine.windowed.inside import send_before
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.pending import first_look, note_look
-from netsim.engine.windowed.receivers import key_of_latest, next_receipt, receive_next
+from netsim.engine.windowed.receivers import next_receipt, receive_next
 from netsim.engine.windowed.records import REST, SWITCHES
 from netsim.engine.windowed.timers import is_due, move_timer_up, pull_timers, take_timer
 from netsim.engine.windowed.wheel import Wheel, lacks_room
@@ -120,7 +120,7 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
     while True:
         begin_ps, inside_ps = next_begin_ps(program), first_time(wheel.inside)
         receipt_ps, receipt_key = next_receipt(wheel)
-        link, until_ps, until_key = np.int64(-1), np.int64(window.cut_ps), np.int64(window.cut_key)
+        link, until_ps, until_key = np.int64(-1), np.int64(window.cut_ps), np.int64(0)
         if window.stage == REST:
             if window.place == window.active:
                 return FINISHED
@@ -135,14 +135,14 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
                 _note_admitted(state, wheel, first)
                 continue
             link, until_ps, until_key = _link_of(state, program.released[window.place]), window.now_ps, RELEASE
-        elif window.over or min(begin_ps, inside_ps, receipt_ps) >= window.end_ps:
+        elif min(begin_ps, inside_ps, receipt_ps) >= window.cut_ps:
             window.stage, window.place = SWITCHES, 0
             return FINISHED
         elif begin_ps <= min(inside_ps, receipt_ps):
             window.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
             if state.network.rules[0].ends_early and not totals.undone:
-                window.over, window.cut_ps, window.cut_key = 1, begin_ps, key_of_latest(wheel, begin_ps)
+                window.over, window.cut_ps = 1, begin_ps + 1
             continue
         elif receipt_ps < inside_ps or (receipt_ps == inside_ps and receipt_key < wheel.inside[1].key):
             receive_next(state, wheel)

@@ -51,7 +51,7 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...
             if why != OPENED:
                 return why
             window.active = window.arrivals = window.region = window.receipts = window.received = 0
-            window.cut_ps, window.cut_key = window.end_ps, 0
+            window.cut_ps = window.end_ps
             packets += wheel.due[due_now(wheel)]
             window.stage = OPEN
         if window.stage == OPEN:
@@ -96,7 +96,7 @@ def _open(state: State, wheel: Wheel) -> Whole:
     """
     window, totals, rules = wheel.window[0], state.network.totals[0], state.network.rules[0]
     if window.over:
-        totals.now_ps = window.cut_ps
+        totals.now_ps = window.cut_ps - 1
         return FINISHED
     first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
     first_ps = min(first_ps, window.due_ps)

@@ -84,14 +84,3 @@ def receive_next(state: State, wheel: Wheel) -> None:
     window.received += 1
     packet = wheel.packets[receipt.place]
     receive(state, packet, state.hosts.flows[packet.flow], receipt.time_ps)
-
-
-@compiled
-def key_of_latest(wheel: Wheel, now: int) -> Whole:
-    """The key behind that of the latest receipt, if it was in this instant, or 0."""
-    window = wheel.window[0]
-    if window.received:
-        receipt = wheel.receipts[window.received - 1]
-        if receipt.time_ps == now:
-            return receipt.key + 1
-    return np.int64(0)

@@ -38,7 +38,7 @@ WINDOW = np.dtype(
     [
         *(
             (name, _WHOLE)
-            for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare", "cut_ps", "cut_key")
+            for name in ("length_ps", "end_ps", "number", "now_ps", "in_flight", "due_ps", "spare", "cut_ps")
         ),
         *(
             (name, INDEX)
@@ -61,8 +61,8 @@ WINDOW = np.dtype(
     align=True,
 )
 """The window: its length, its end and its number; the last instant in which tasks began; packets in the wheel; when the
-first pending unit is due; chunks that one event may need; the moment and key before which everything happens, those of
-the window's end, or of a run that ends early and is `over` with the window; how far the loop is (see
+first pending unit is due; chunks that one event may need; the moment before which everything happens: the window's
+end, or that of a run that ends early with an instant, and is `over` then; how far the loop is (see
 `netsim.engine.windowed.kernel`), and in which region; arrivals, and those at hosts; receipts, and how many have been
 received; free chunks; timers that have been in use."""
 

@@ -51,7 +51,7 @@ def _pass_on(state: State, queued: Queued | None, wheel: Wheel, unit: Record, in
     choices = len(state.routing.chosen)
     ending, ends_ps = first_end(queued, switch)
     while True:
-        now, key, packet, arrives = window.cut_ps, window.cut_key, wheel.scratch[0], False
+        now, key, packet, arrives = window.cut_ps, np.int64(0), wheel.scratch[0], False
         if unit.begin < unit.end:
             fetch_for_units(state, wheel, unit.begin, np.int64(window.arrivals))
             fetch_for_switch(state, queued, wheel, unit)
