@@ -55,7 +55,8 @@ def schedule_departures(flight: Flight, network: Network, queued: Queued | None)
             notes.begun = -1
         for row in range(notes.told):
             place = queued.told[row]
-            push(flight.calendar, network.totals[0].now_ps + queued.queues[place].news_ps, place, place)
+            news_ps = queued.served[link_of(queued, network.rules[0], place)].news_ps
+            push(flight.calendar, network.totals[0].now_ps + news_ps, place, place)
         notes.told = 0
 
 

@@ -188,6 +188,8 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
     choices = tree(fabric) if transport.at_switch else Tree(nothing, nothing, nothing, nothing)
     memory = max(1, transport.memory) if isinstance(transport, Drill) else 1
     leaves, source = len(scene.topology.tiers[0]), np.array(sources(scene.topology), dtype=np.int64)
+    way_links = zeros(fabric.way_links.size, np.dtype(np.int32)).reshape(fabric.way_links.shape)
+    way_links[:] = fabric.way_links
     return Routing(
         fabric.up,
         fabric.down,
@@ -196,11 +198,11 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         np.array(places(scene.topology), dtype=np.int64),
         fabric.pair,
         fabric.way_begin,
-        fabric.way_links.astype(np.int32),
+        way_links,
         fabric.way_length,
         fabric.minimal,
         answer_ps,
-        np.zeros(len(answer_ps), dtype=np.int64),
+        zeros(len(answer_ps), np.dtype(np.int64)),
         alike.astype(np.uint8),
         calm,
         fabric.epoch_ps,

@@ -3,6 +3,7 @@
 import numpy as np
 
 from netsim.engine.buffers import limits_of
+from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.records import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING
 from netsim.engine.event.state import Queued
 from netsim.engine.event.turns import LEFT, TURN
@@ -33,12 +34,12 @@ def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
         kinds: Records of `LINK_KIND`.
     """
     limits, control = limits_of(scene), scene.flow_control
-    queues = np.zeros(len(links) * scene.classes, dtype=QUEUE)
+    queues = zeros(len(links) * scene.classes, QUEUE)
     queues["first"] = queues["last"] = -1
-    queues["news_ps"] = np.repeat(limits.news_ps, scene.classes)
     if control.kind == "pfc" and control.pause_above != "dynamic":
         queues["most"] = np.repeat(control.pause_above + np.array(limits.headroom, dtype=np.int64), scene.classes)
-    served = np.zeros(len(links), dtype=SERVED)
+    served = zeros(len(links), SERVED)
+    served["news_ps"] = limits.news_ps
     rates, number = np.unique(kinds["rate_bps"], return_inverse=True)
     served["kind"] = 2 * number[links["kind"]]
     switches = np.zeros(max(limits.source) + 1, dtype=SWITCH)

@@ -55,7 +55,7 @@ FLOW_STATE = lines(
     express=YES,
     alike=YES,
     links=YES,
-    # The rest of the flow: what draws take for it, its last packet, source host and destination leaf.
+    # The rest of the flow: what draws take for it, its last packet, its class, source host and destination leaf.
     key=WHOLE,
     task=WHOLE,
     start_ps=WHOLE,
@@ -63,13 +63,13 @@ FLOW_STATE = lines(
     bytes=WHOLE,
     wake_ps=WHOLE,
     notified_ps=WHOLE,
+    traffic_class=YES,
     source=INDEX,
     leaf=INDEX,
     # No lost packet is before it; go-back-N: before which all have arrived, at the sender.
     lost_from=INDEX,
     acked=INDEX,
     complained=INDEX,
-    traffic_class=YES,
     retransmitted=WHOLE,
     # Congestion control; see `netsim.congestion`.
     latest_ps=WHOLE,
@@ -218,30 +218,28 @@ PACKET = record(
 answer of a receiver that asks for packets, how many its flow still lacks.
 """
 
-QUEUE = record(
+QUEUE = lines(
     # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
     # that is on the link.
     first=INDEX,
     last=INDEX,
     waiting_ps=WHOLE,
     length=WHOLE,
-    # Whether the switch behind the link has stopped the queue, since when, and for how long in all.
-    stopped=YES,
+    # Since when the switch behind the link has stopped the queue, for how long in all, and whether it has.
     stopped_ps=WHOLE,
     paused_ps=WHOLE,
-    # What that switch holds of its packets, how much it may hold, whether it has told the queue to stop, and how long
-    # its word takes.
-    told=YES,
+    # What that switch holds of its packets, how much it may hold, and whether it has told the queue to stop.
     held=WHOLE,
     most=WHOLE,
-    news_ps=WHOLE,
+    stopped=YES,
+    told=YES,
 )
 """Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
 
 WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, wire=WHOLE, source=INDEX, next=INDEX)
 """A packet in a queue: when it came, what it found there, its service time, size, the queue it came from, the next."""
 
-SERVED = record(
+SERVED = lines(
     ends_ps=WHOLE,
     wire=WHOLE,
     carried=WHOLE,
@@ -252,13 +250,14 @@ SERVED = record(
     next=INDEX,
     previous=INDEX,
     kind=INDEX,
+    news_ps=WHOLE,
 )
 """The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next and the
 previous one among those of a switch (`netsim.engine.windowed.endings`).
 
 `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
-unless they are `late` because the link repeats them.
+unless they are `late` because the link repeats them. `news_ps` is how long a word about its queues takes to come back.
 """
 
 SWITCH = record(used=WHOLE, pool=WHOLE)

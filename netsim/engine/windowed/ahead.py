@@ -69,7 +69,7 @@ def fetch_for_switch(state: State, queued: Queued | None, wheel: Wheel, unit: Re
     row = np.int64(unit.begin)
     if queued is not None and row + _NEAR < unit.end:
         packet = wheel.packets[wheel.arrivals[row + _NEAR].place]
-        for line in range(3):
+        for line in range(2, 4):
             prefetch(state.hosts.flows, packet.flow, line * LINE_BYTES)
         prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
     if queued is not None and row + _NEXT < unit.end and wheel.arrivals[row + _NEXT].key >= ARRIVAL:
@@ -78,7 +78,6 @@ def fetch_for_switch(state: State, queued: Queued | None, wheel: Wheel, unit: Re
         _fetch_link(state, queued, planned_link(state, packet, flow), np.int64(flow.traffic_class))
         came = link_before(state, packet, flow) * state.network.rules[0].classes + flow.traffic_class
         prefetch(queued.queues, came, 0)
-        prefetch(queued.queues, came, LINE_BYTES)
 
 
 @compiled
@@ -138,5 +137,4 @@ def _fetch_link(state: State, queued: Queued | None, link: int, traffic_class: i
         place = link * state.network.rules[0].classes + traffic_class
         prefetch(state.network.links, link, 0)
         prefetch(queued.queues, place, 0)
-        prefetch(queued.queues, place, LINE_BYTES)
         prefetch(queued.served, link, 0)

@@ -93,4 +93,4 @@ def _send_word(state: State, queued: Queued, wheel: Wheel, place: int, now: int)
     word.hop = word.links = word.passes = 0
     word.control = 1
     unit = link if wheel.units[link].at_host else len(state.network.links) + state.routing.source[link]
-    put(wheel, word, unit, wheel.region[unit], now + queued.queues[place].news_ps)
+    put(wheel, word, unit, wheel.region[unit], now + queued.served[link].news_ps)

@@ -88,7 +88,7 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued)
     window["regions"] = regions = regions_of(state)
     due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=INDEX)
-    units = np.zeros(links + switches, dtype=UNIT)
+    units = zeros(links + switches, UNIT)
     units["first_timer"] = -1
     units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
     wheel = Wheel(
@@ -120,7 +120,7 @@ def _most_chunks(queued: Queued | None) -> int:
     """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
     if queued is None:
         return 1
-    return 2 + len(np.unique(queued.queues["news_ps"])) + len(queued.queues) // CHUNK
+    return 2 + len(np.unique(queued.served["news_ps"])) + len(queued.queues) // CHUNK
 
 
 def with_held(wheel: Wheel, queued: Queued | None) -> Wheel:
@@ -172,7 +172,7 @@ def with_timers(wheel: Wheel, timers: int, others: int) -> Wheel:
 
 
 def _longer(array: np.ndarray, size: int) -> np.ndarray:
-    longer = np.zeros(size, dtype=array.dtype)
+    longer = zeros(size, array.dtype)
     longer[: len(array)] = array
     return longer
 
