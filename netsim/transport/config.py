@@ -51,13 +51,13 @@ class SprayConfig(_Transport, frozen=True):
     Args:
         entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches'
             hashes decide, so that some paths have many and others none. null: one for each path.
-        order: Of these values. drawn: a packet draws any; rounds: a flow takes all of them in turn, again and again,
-            each round from a drawn one on.
+        order: Of these values. drawn, or null: a packet draws any; rounds: a flow takes all of them in turn, again and
+            again, each round from a drawn one on.
     """
 
     kind: Literal["spray_random"]
     entropies: Entropies = None
-    order: SprayOrder = "drawn"
+    order: SprayOrder | None = None
 
     @model_validator(mode="after")
     def _of_values(self) -> "SprayConfig":

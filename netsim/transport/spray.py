@@ -17,11 +17,11 @@ class SprayRandom(Transport):
         most_paths: Largest number of paths between two hosts.
         entropies: Header values that a packet draws from, each of which leads to a path of its own draw. None: it
             draws the path itself.
-        order: Of header values. drawn: a packet draws any; rounds: a flow takes all of them in turn, again and again,
-            each round from a drawn one on, as in uet-htsim's oblivious spraying: no value is used more than others.
+        order: Of header values. None, drawn: a packet draws any; rounds: a flow takes all of them in turn, again and
+            again, each round from a drawn one on, as uet-htsim sprays: no value is used more than others.
     """
 
-    def __init__(self, seed: int, most_paths: int, entropies: int | None = None, order: Order = "drawn") -> None:
+    def __init__(self, seed: int, most_paths: int, entropies: int | None = None, order: Order | None = None) -> None:
         super().__init__(seed, most_paths)
         self.entropies, self.in_rounds = entropies, order == "rounds"
         self.needs_packets = entropies is not None

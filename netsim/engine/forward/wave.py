@@ -101,7 +101,7 @@ def _busy(progress: Progress, ends: Ends, busy_ps: np.ndarray, task: Integer, re
     size = progress.bytes[task]
     wire = size + (size + ends.payload - 1) // ends.payload * ends.header
     until_ps = np.float64(0)
-    for end, link in enumerate((progress.first_link[task], ends.link[ends.dst[task]])):
+    for end, link in enumerate((np.int64(progress.first_link[task]), np.int64(ends.link[ends.dst[task]]))):
         busy_ps[end, link] = max(busy_ps[end, link], np.float64(release_ps)) + wire * ends.byte_ps[link]
         until_ps = max(until_ps, busy_ps[end, link])
     return until_ps
