@@ -126,16 +126,17 @@ class RoutedFatTree(FatTree):
     def __init__(self, ways: Mapping[tuple[int, int], int]) -> None:
         super().__init__(_FABRIC)
         self._ways, self._all_between = ways, cache(self._between)
+        self._edge, self.leaf = self.leaf, _itself
         self.tiers = (tuple(f"place{host}" for host in range(self.hosts)), *self.tiers[1:])
         self.between = cache(self._way)
 
-    def leaf(self, host: int) -> int:
-        """See `netsim.topology.protocol.Topology`."""
-        return host
-
     def _way(self, src: int, dst: int) -> tuple[Path, ...]:
-        among = self._all_between(super().leaf(src), super().leaf(dst))
+        among = self._all_between(self._edge(src), self._edge(dst))
         return (among[self._ways.get((src, dst), 0)],)
+
+
+def _itself(host: int) -> int:
+    return host
 
 
 def pairs(seed: int) -> list[tuple[int, int]]:

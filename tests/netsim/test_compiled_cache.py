@@ -18,6 +18,10 @@ def test_kept_code_stays_while_sources_do_and_goes_when_they_change(tmp_path, mo
     assert not old.exists()
 
 
-def test_a_folder_without_kept_code_is_left_alone(tmp_path):
+def test_code_compiled_before_anything_was_kept_stays(tmp_path):
+    """Python writes no bytecode where PYTHONDONTWRITEBYTECODE is set, so that the folder comes with the first kernel."""
     cache.forget_if_outdated(tmp_path)
-    assert not list(tmp_path.iterdir())
+    first = tmp_path / "__pycache__" / "kernel.run-1.py311.nbi"
+    first.write_text("compiled from these sources")
+    cache.forget_if_outdated(tmp_path)
+    assert first.exists()

@@ -23,13 +23,14 @@ def forget_if_outdated(folder: Path) -> None:
     """
     kept = folder / "__pycache__"
     stamp = kept / "compiled_from.sha256"
-    if not kept.is_dir() or (stamp.is_file() and stamp.read_text(encoding="ascii") == _digest()):
+    if stamp.is_file() and stamp.read_text(encoding="ascii") == _digest():
         return
     try:
+        kept.mkdir(exist_ok=True)
         for file in [*kept.glob("*.nbi"), *kept.glob("*.nbc")]:
             file.unlink(missing_ok=True)
         stamp.write_text(_digest(), encoding="ascii")
-    except PermissionError:
+    except OSError:
         return
 
 
