@@ -19,7 +19,7 @@ def test_kept_code_stays_while_sources_do_and_goes_when_they_change(tmp_path, mo
 
 
 def test_code_compiled_before_anything_was_kept_stays(tmp_path):
-    """Python writes no bytecode where PYTHONDONTWRITEBYTECODE is set, so that the folder comes with the first kernel."""
+    """Where PYTHONDONTWRITEBYTECODE is set the folder comes with the first kernel."""
     cache.forget_if_outdated(tmp_path)
     first = tmp_path / "__pycache__" / "kernel.run-1.py311.nbi"
     first.write_text("compiled from these sources")

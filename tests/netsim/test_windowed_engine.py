@@ -310,6 +310,14 @@ def test_arrivals_are_sorted_by_time_and_key(size, instants):
     assert arrivals["place"].tolist() == [*range(4), *rows, *range(4 + size, size + 8)]
 
 
+def test_a_run_of_nothing_but_background_traffic_is_refused():
+    background = Task(0, 1, 4000, 0, (), background=True)
+    what = scene(fabric(2, 2, 1), [])
+    over, lasts = (what._replace(tasks=Tasks([Task(0, 1, 0, delay_ps, ()), background])) for delay_ps in (0, 1))
+    assert "over as it begins" in str(refusal(over, Ecmp(0, 2)))
+    assert refusal(lasts, Ecmp(0, 2)) is None
+
+
 def test_refuses_what_it_does_not_simulate():
     what = scene(fabric(2, 2, 1), [flow(0, 1, 1)])
     assert refusal(what, Ecmp(0, 2)) is None

@@ -12,6 +12,8 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     for link in scene.topology.links:
         if not link.delay_ps and link.src != link.dst:
             return f"link {link.name} has no delay, so that its ends are never independent of each other"
+    if scene.ends_early and not _takes_time(scene):
+        return "the run is over as it begins, and only background traffic goes on"
     if isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure":
         return "packets are marked as they leave, by what comes behind them in later windows"
     return by_event(scene, transport)
@@ -35,3 +37,10 @@ def fills_windows(scene: Scene) -> bool:
     rate = max(topology.links[topology.up(host)].rate_bps for host in range(topology.hosts))
     least = _WITH_QUEUES if scene.queues else 1
     return bool(between) and topology.hosts * min(between) >= least * service_ps(size, rate)
+
+
+def _takes_time(scene: Scene) -> bool:
+    """Whether a task that is not background traffic sends something or has a delay."""
+    columns = scene.tasks.columns()
+    own = ~scene.tasks.in_background
+    return bool(((columns.bytes[own] > 0) | (columns.delay_ps[own] > 0)).any())
