@@ -21,8 +21,11 @@ _ROUNDING_PS = 1e-3
 _ROUNDING = 1e-13
 """Tolerance of times for rounding, absolute and relative."""
 _MOMENTS_BETWEEN_PAUSES = 1 << 12
-_MANY = 256
-"""Flows above which rates that departures raise are settled once for all departures within the service of a packet."""
+_MANY, _PACKETS = 32, 4
+"""Flows above which rates that departures raise are settled together, once in the service of so many packets.
+
+The last packet of a message takes this long over the four links between two leaves, too.
+"""
 
 
 @called
@@ -78,9 +81,9 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
 
 @compiled
 def _patience_ps(state: State, streams: Streams) -> Whole:
-    """Service of a packet on the first of links."""
+    """How long rates that departures raise may wait."""
     link = streams.links[state.routing.up[0]]
-    return service_ps(state.network.rules[0].full_wire, link.rate_bps)
+    return _PACKETS * service_ps(state.network.rules[0].full_wire, link.rate_bps)
 
 
 @compiled
