@@ -38,6 +38,7 @@ def takes(rules: Record, queued: Queued, wire: int, source: int, queue: int, swi
     from_.held += wire
     if rules.pauses and not from_.told and from_.held * _MILLION > _threshold(rules, memory):
         from_.told = 1
+        memory.told += 1
         return np.int64(TELLS)
     return np.int64(TAKEN)
 
@@ -58,6 +59,7 @@ def gives_back(rules: Record, queued: Queued, wire: int, source: int, queue: int
     if from_.held * _MILLION > enough:
         return False
     from_.told = 0
+    memory.told -= 1
     return True
 
 

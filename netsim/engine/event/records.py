@@ -245,23 +245,23 @@ SERVED = lines(
     carried=WHOLE,
     busy=YES,
     late=YES,
+    listed=YES,
     queue=INDEX,
     source=INDEX,
     next=INDEX,
-    previous=INDEX,
     kind=INDEX,
     news_ps=WHOLE,
 )
-"""The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next and the
-previous one among those of a switch (`netsim.engine.windowed.endings`).
+"""The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next of those
+that are `listed` because their switch sends on them (`netsim.engine.windowed.endings`).
 
 `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
 unless they are `late` because the link repeats them. `news_ps` is how long a word about its queues takes to come back.
 """
 
-SWITCH = record(used=WHOLE, pool=WHOLE)
-"""Bytes that a switch holds, and its memory without headroom."""
+SWITCH = record(used=WHOLE, pool=WHOLE, told=WHOLE)
+"""Bytes that a switch holds, its memory without headroom, and how many queues it has told to stop."""
 
 NOTES = record(packet=INDEX, begun=INDEX, told=INDEX)
 """Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission

@@ -81,24 +81,6 @@ def fetch_for_switch(state: State, queued: Queued | None, wheel: Wheel, unit: Re
 
 
 @compiled
-def fetch_for_end(state: State, queued: Queued | None, wheel: Wheel, link: int) -> None:
-    """Fetches what the transmission that ends after that of a link will need, and the packet that will follow it."""
-    if queued is not None:
-        after = np.int64(queued.served[link].next)
-        if after >= 0:
-            served, classes = queued.served[after], state.network.rules[0].classes
-            prefetch(state.network.links, after, 0)
-            prefetch(queued.queues, served.source, 0)
-            waits = np.int64(queued.queues[served.queue].first)
-            if waits >= 0:
-                prefetch(queued.waiting, waits, 0)
-                prefetch(wheel.held, waits, 0)
-            if served.next >= 0:
-                prefetch(queued.served, served.next, 0)
-                prefetch(queued.queues, served.next * classes, 0)
-
-
-@compiled
 def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     """Fetches what the hosts behind a place among the active ones need: link and ring, then packets, then flows."""
     hosts, units, links, last = state.hosts, wheel.units, state.network.links, wheel.window[0].active - 1

@@ -1,7 +1,7 @@
 """Ends of transmissions, and words that stop and resume queues, in the windowed engine.
 
-Both happen at the link whose packets wait. Ends are the unit's own events; a word comes from the next switch, and is an
-arrival whose key is the queue that it is about.
+Both happen at the link whose packets wait. A word comes from the next switch, and is an arrival whose key is the queue
+that it is about.
 """
 
 import numpy as np
@@ -11,7 +11,6 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.queued import finish, link_of, next_queue, serve_next, stop_or_resume, take_out
 from netsim.engine.event.state import Queued, State, Whole
 from netsim.engine.event.transit import forward
-from netsim.engine.windowed.endings import add_end
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.wheel import Wheel, put
 
@@ -26,33 +25,36 @@ def end_ps(queued: Queued | None, link: int) -> Whole:
 
 @compiled
 def depart(state: State, queued: Queued | None, wheel: Wheel, key: int, link: int, now: int) -> None:
-    """A transmission ends, or a word arrives; `settle` follows.
+    """A transmission of a host ends, or a word arrives there.
 
     Args:
         state: State of the run.
         queued: Its links with queues.
         wheel: Calendar.
         key: Key of the event; words have smaller ones than ends.
-        link: The link whose transmission ends.
+        link: The host's link.
         now: Current time.
     """
     if queued is not None:
-        network, at = state.network, np.int64(link)
-        if key >= END:
-            finish(network, state.routing, queued, at)
-        else:
-            at = link_of(queued, network.rules[0], key)
-            if not stop_or_resume(queued, key, now):
-                return
-        _go_on(state, queued, wheel, at, now)
         if key < END:
-            ring = state.hosts.rings[key]
-            if ring.first >= 0 and ring.look_ps < 0:
-                ring.look_ps = max(now, network.links[at].free_ps)
+            hear_word(state, queued, wheel, key, link, now)
+        else:
+            finish(state.network, state.routing, queued, link)
+            go_on(state, queued, wheel, link, now)
 
 
 @compiled
-def _go_on(state: State, queued: Queued, wheel: Wheel, at: int, now: int) -> None:
+def hear_word(state: State, queued: Queued | None, wheel: Wheel, place: int, link: int, now: int) -> None:
+    """A word arrives about a queue in front of a link."""
+    if queued is not None and stop_or_resume(queued, place, now):
+        go_on(state, queued, wheel, link, now)
+        ring = state.hosts.rings[place]
+        if ring.first >= 0 and ring.look_ps < 0:
+            ring.look_ps = max(now, state.network.links[link].free_ps)
+
+
+@compiled
+def go_on(state: State, queued: Queued, wheel: Wheel, at: int, now: int) -> None:
     """Begins the next transmission of a link that is free; packets on a link that is down are lost in turn."""
     network = state.network
     while not queued.served[at].busy:
@@ -69,20 +71,24 @@ def _go_on(state: State, queued: Queued, wheel: Wheel, at: int, now: int) -> Non
 
 
 @compiled
-def settle(state: State, queued: Queued | None, wheel: Wheel, now: int) -> None:
-    """Makes events of the end of the transmission that has begun, and of the words that are sent."""
+def note_inside(state: State, queued: Queued | None, wheel: Wheel) -> None:
+    """Puts the end of a transmission inside a host that has begun among the events there."""
     if queued is not None:
-        notes, links = queued.notes[0], state.network.links
+        notes = queued.notes[0]
         if notes.begun >= 0:
             at = np.int64(notes.begun)
-            if links[at].reverse == at:
+            if state.network.links[at].reverse == at:
                 push(wheel.inside, queued.served[at].ends_ps, END | at, at)
-            elif not wheel.units[at].at_host:
-                add_end(queued, state.network.rules[0], state.routing.source[at], at)
             notes.begun = -1
-        for row in range(notes.told):
-            _send_word(state, queued, wheel, queued.told[row], now)
-        notes.told = 0
+
+
+@compiled
+def send_words(state: State, queued: Queued, wheel: Wheel, now: int) -> None:
+    """Sends the words of a switch to the queues that are to stop or to go on."""
+    notes = queued.notes[0]
+    for row in range(notes.told):
+        _send_word(state, queued, wheel, queued.told[row], now)
+    notes.told = 0
 
 
 @compiled

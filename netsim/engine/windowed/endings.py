@@ -1,82 +1,132 @@
-"""Ends of transmissions at a switch whose links have queues, in the order of the event engine's calendar.
+"""Ends of transmissions at a switch whose links have queues.
 
-Three lists a switch: full packets, answers, and all others. A transmission that begins later mostly ends later than
-those of its list, so that its place is found from the end.
+What waits in front of a link, and when it leaves, depends on nothing that ends at other links of the switch, unless
+those share memory, packets choose among them, or the end of one lets a queue go on. So ends are mostly caught up with
+link by link: as something comes to the link, and as the window ends. Otherwise they are put in order.
 """
 
 import numpy as np
 
-from netsim.engine.event.calendar import END_PS
+from netsim.engine.event.calendar import END, END_PS, close, empty, push, take_first
+from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.records import LANE
-from netsim.engine.event.state import Queued, Record, Whole
-
-_KINDS = 3
+from netsim.engine.event.queued import finish
+from netsim.engine.event.state import Queued, Record, State, Whole
+from netsim.engine.event.transit import link_before
+from netsim.engine.windowed.departures import go_on, send_words
+from netsim.engine.windowed.records import ENDING
+from netsim.engine.windowed.wheel import Wheel, lacks_room
 
 
 def no_endings(switches: int) -> np.ndarray:
-    """Empty lists for so many switches."""
-    return np.full(_KINDS * switches, -1, dtype=LANE)
+    """So many switches at which nothing is sent."""
+    endings = np.zeros(switches, dtype=ENDING)
+    endings["first"], endings["ends_ps"] = -1, END_PS
+    return endings
 
 
 @compiled
-def first_end(queued: Queued | None, switch: int) -> tuple[Whole, Whole]:
-    """The link of a switch whose transmission ends first, or -1, and when."""
-    link, first_ps = np.int64(-1), END_PS
-    if queued is not None:
-        for row in range(_KINDS * switch, _KINDS * (switch + 1)):
-            first = np.int64(queued.endings[row].first)
-            if first >= 0:
-                ends_ps = queued.served[first].ends_ps
-                if ends_ps < first_ps or (ends_ps == first_ps and first < link):
-                    link, first_ps = first, ends_ps
-    return link, first_ps
+def next_end_ps(queued: Queued | None, switch: int) -> Whole:
+    """When the first transmission at a switch ends that goes on after the window; END_PS if there is none."""
+    return END_PS if queued is None else queued.endings[switch].ends_ps
 
 
 @compiled
-def add_end(queued: Queued, rules: Record, switch: int, link: int) -> None:
-    """Adds the transmission that has begun on a link of a switch."""
-    served = queued.served[link]
-    line = queued.endings[_row(rules, served, switch)]
-    before, after = np.int64(line.last), np.int64(-1)
-    while before >= 0 and _ends_later(queued.served[before], before, served.ends_ps, link):
-        before, after = np.int64(queued.served[before].previous), before
-    served.previous, served.next = before, after
-    if before < 0:
-        line.first = link
-    else:
-        queued.served[before].next = link
-    if after < 0:
-        line.last = link
-    else:
-        queued.served[after].previous = link
+def begins_in_order(state: State, queued: Queued | None, wheel: Wheel, switch: int) -> bool:
+    """Puts the ends at a switch in order if anything depends on that order; returns whether it does."""
+    if queued is None:
+        return False
+    rules = state.network.rules[0]
+    chooses = rules.choice == AT_SWITCH or rules.choice == AT_FIRST_SWITCH
+    if rules.memory_bytes < 0 and not chooses and not queued.switches[switch].told:
+        return False
+    put_in_order(queued, wheel, switch)
+    return True
 
 
 @compiled
-def take_end(queued: Queued | None, rules: Record, switch: int, link: int) -> None:
-    """Takes out the transmission that ends first."""
-    if queued is not None:
+def put_in_order(queued: Queued, wheel: Wheel, switch: int) -> None:
+    """Puts the ends at a switch that come in this window into a calendar."""
+    empty(wheel.ends)
+    link = np.int64(queued.endings[switch].first)
+    while link >= 0:
         served = queued.served[link]
-        line = queued.endings[_row(rules, served, switch)]
-        line.first = served.next
-        if served.next < 0:
-            line.last = -1
+        if served.busy and served.ends_ps < wheel.window[0].cut_ps:
+            push(wheel.ends, served.ends_ps, END | link, link)
+        link = np.int64(served.next)
+
+
+@compiled
+def may_pause(state: State, queued: Queued, packet: Record) -> bool:
+    """Whether a packet makes its switch pause the queue that it came from, if nothing has left the switch since."""
+    rules, flow = state.network.rules[0], state.hosts.flows[packet.flow]
+    if not rules.pauses:
+        return False
+    source = link_before(state, packet, flow) * rules.classes + flow.traffic_class
+    return queued.queues[source].held + packet.wire > rules.pause_above
+
+
+@compiled
+def catch_up(state: State, queued: Queued, wheel: Wheel, link: int, until_ps: int) -> bool:
+    """Lets what a link sends before a moment end, and what waits follow; returns whether there was room for all."""
+    served = queued.served[link]
+    while served.busy and served.ends_ps < until_ps:
+        if lacks_room(wheel, queued):
+            return False
+        ends_ps = np.int64(served.ends_ps)
+        finish(state.network, state.routing, queued, link)
+        go_on(state, queued, wheel, link, ends_ps)
+    queued.notes[0].begun = -1
+    return True
+
+
+@compiled
+def end_next(state: State, queued: Queued | None, wheel: Wheel) -> None:
+    """The first transmission of those in order ends; `settle` follows."""
+    if queued is not None:
+        now, link = wheel.ends[1].time_ps, wheel.ends[1].what
+        take_first(wheel.ends)
+        finish(state.network, state.routing, queued, link)
+        go_on(state, queued, wheel, link, now)
+
+
+@compiled
+def settle(state: State, queued: Queued | None, wheel: Wheel, switch: int, in_order: bool, now: int) -> None:
+    """Notes that a switch has begun to send on a link, and sends words."""
+    if queued is not None:
+        notes = queued.notes[0]
+        if notes.begun >= 0:
+            link = np.int64(notes.begun)
+            notes.begun = -1
+            served, ending = queued.served[link], queued.endings[switch]
+            if not served.listed:
+                served.listed, served.next = 1, ending.first
+                ending.first = link
+            if in_order and served.ends_ps < wheel.window[0].cut_ps:
+                push(wheel.ends, served.ends_ps, END | link, link)
+        close(wheel.ends)
+        send_words(state, queued, wheel, now)
+
+
+@compiled
+def end_window(state: State, queued: Queued | None, wheel: Wheel, switch: int) -> bool:
+    """Catches up with all links of a switch; returns whether there was room for all."""
+    if queued is None:
+        return True
+    ending, until_ps = queued.endings[switch], np.int64(wheel.window[0].cut_ps)
+    before, link, first_ps = np.int64(-1), np.int64(ending.first), END_PS
+    while link >= 0:
+        if not catch_up(state, queued, wheel, link, until_ps):
+            return False
+        served = queued.served[link]
+        if served.busy:
+            first_ps, before = min(first_ps, served.ends_ps), link
         else:
-            queued.served[served.next].previous = -1
-
-
-@compiled
-def _row(rules: Record, served: Record, switch: int) -> Whole:
-    """The list of a transmission."""
-    kind = np.int64(2)
-    if not served.late:
-        if served.wire == rules.full_wire:
-            kind = np.int64(0)
-        elif served.wire == rules.answer_wire:
-            kind = np.int64(1)
-    return _KINDS * switch + kind
-
-
-@compiled
-def _ends_later(other: Record, other_link: int, ends_ps: int, link: int) -> bool:
-    return other.ends_ps > ends_ps or (other.ends_ps == ends_ps and other_link > link)
+            served.listed = 0
+            if before < 0:
+                ending.first = served.next
+            else:
+                queued.served[before].next = served.next
+        link = np.int64(served.next)
+    ending.ends_ps = first_ps
+    return True

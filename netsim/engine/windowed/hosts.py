@@ -19,7 +19,7 @@ from netsim.engine.event.sender import look
 from netsim.engine.event.state import State, Whole
 from netsim.engine.event.transit import GONE, enter
 from netsim.engine.windowed.ahead import fetch_for_hosts
-from netsim.engine.windowed.departures import depart, end_ps, settle
+from netsim.engine.windowed.departures import depart, end_ps, note_inside
 from netsim.engine.windowed.inside import send_before
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.pending import first_look, note_look
@@ -65,7 +65,7 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
         why = _let_happen(state, wheel, link, what, key, time_ps)
         if why != FINISHED:
             return why
-        settle(state, state.queued, wheel, time_ps)
+        note_inside(state, state.queued, wheel)
         pull_timers(state, wheel)
 
 

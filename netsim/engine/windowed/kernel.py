@@ -9,7 +9,7 @@ from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
 from netsim.engine.windowed.gathering import gather
 from netsim.engine.windowed.hosts import deal_with_hosts
-from netsim.engine.windowed.pending import note_look, wake
+from netsim.engine.windowed.pending import note_look, touch_woken, wake
 from netsim.engine.windowed.receivers import deal_with_receivers, order_receipts
 from netsim.engine.windowed.records import NEXT, OPEN, REST, SWITCHES, TASKS
 from netsim.engine.windowed.regions import OF_HOSTS, is_of_hosts
@@ -66,9 +66,11 @@ def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...
                     continue
                 order_receipts(wheel)
                 wake(state, wheel)
+                touch_woken(wheel, window.region - 1)
                 pull_timers(state, wheel)
                 window.stage = TASKS
             else:
+                touch_woken(wheel, window.region - 1)
                 window.stage = SWITCHES
         if window.stage == SWITCHES:
             why = deal_with_switches(state, wheel)

@@ -7,7 +7,7 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.queued import first_ring
 from netsim.engine.event.state import Hosts, Queued, Record, State, Whole
 from netsim.engine.windowed.departures import end_ps
-from netsim.engine.windowed.endings import first_end
+from netsim.engine.windowed.endings import next_end_ps
 from netsim.engine.windowed.inside import first_end_ps
 from netsim.engine.windowed.wheel import Wheel
 
@@ -79,7 +79,7 @@ def await_later(wheel: Wheel, index: int, due_ps: int) -> None:
 def wake(state: State, wheel: Wheel) -> None:
     """Finds the units that have something to do on their own in the window that opens."""
     window, links, kept = wheel.window[0], len(state.network.links), np.int64(0)
-    window.due_ps = END_PS
+    window.due_ps, window.woken = END_PS, 0
     for place in range(window.pending):
         index = np.int64(wheel.pending[place])
         unit, due_ps = wheel.units[index], _due_ps(state, state.queued, index)
@@ -93,16 +93,27 @@ def wake(state: State, wheel: Wheel) -> None:
             continue
         if index < links:
             activate(wheel, index)
-        elif unit.begin == unit.end:
+        else:
+            wheel.woken[window.woken] = index
+            window.woken += 1
+    window.pending = kept
+
+
+@compiled
+def touch_woken(wheel: Wheel, region: int) -> None:
+    """Adds the switches of a region where transmissions end, but nothing arrives, to those with something to do."""
+    window = wheel.window[0]
+    for place in range(window.woken):
+        index = np.int64(wheel.woken[place])
+        if wheel.region[index] == region and wheel.units[index].begin == wheel.units[index].end:
             wheel.touched[window.touched] = index
             window.touched += 1
-    window.pending = kept
 
 
 @compiled
 def _due_ps(state: State, queued: Queued | None, index: int) -> Whole:
     """When a unit has something to do on its own; END_PS if it never has."""
     if index >= len(state.network.links):
-        return first_end(queued, index - len(state.network.links))[1]
+        return next_end_ps(queued, index - len(state.network.links))
     look_ps = first_look(state.hosts, queued, state.network.rules[0], index)[1]
     return min(look_ps, end_ps(queued, index))

@@ -28,6 +28,9 @@ UNIT = np.dtype(
 """A unit of the simulation: rows of its arrivals in this window; of a host's link also its timers of this window, and
 whether it is among the active ones; whether it is among `Wheel.pending`; whether it is the link of a host."""
 
+ENDING = np.dtype([("ends_ps", _WHOLE), ("first", INDEX)], align=True)
+"""The first of a switch's links that send, which are chained, and when the first transmission ends."""
+
 USED = np.dtype([(name, INDEX) for name in ("first", "last", "chunks")])
 """Chunks whose packets have arrived in the window, chained, and their number."""
 
@@ -48,6 +51,7 @@ WINDOW = np.dtype(
                 "regions",
                 "place",
                 "touched",
+                "woken",
                 "arrivals",
                 "at_hosts",
                 "active",

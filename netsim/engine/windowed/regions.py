@@ -16,12 +16,9 @@ OF_HOSTS, OF_SWITCHES = range(2)
 
 
 def regions_of(state: State) -> int:
-    """Number of regions, a power of two: the first half are of hosts, the others of switches, or there is only one.
-
-    Links with queues are dealt with in one: the ends of their transmissions are found for all switches at once.
-    """
+    """Number of regions, a power of two: the first half are of hosts, the others of switches, or there is only one."""
     links = len(state.network.links)
-    if state.queued is not None or links < 2 * LINKS_OF_REGION:
+    if links < 2 * LINKS_OF_REGION:
         return 1
     return 1 << (min(links // LINKS_OF_REGION, _MOST_REGIONS).bit_length() - 1)
 

@@ -5,14 +5,24 @@ Links with queues share what their switch holds, so that the switch is the unit.
 
 import numpy as np
 
-from netsim.engine.event.calendar import ARRIVAL, END
+from netsim.engine.event.calendar import ARRIVAL
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.kernel import FINISHED, NEEDS_ROOM
+from netsim.engine.event.queued import link_of
 from netsim.engine.event.state import Queued, Record, State, Whole
 from netsim.engine.event.transit import enter, next_link
-from netsim.engine.windowed.ahead import fetch_for_end, fetch_for_switch, fetch_for_units
-from netsim.engine.windowed.departures import depart, settle
-from netsim.engine.windowed.endings import first_end, take_end
+from netsim.engine.windowed.ahead import fetch_for_switch, fetch_for_units
+from netsim.engine.windowed.departures import hear_word
+from netsim.engine.windowed.endings import (
+    begins_in_order,
+    catch_up,
+    end_next,
+    end_window,
+    may_pause,
+    next_end_ps,
+    put_in_order,
+    settle,
+)
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.pending import await_later
 from netsim.engine.windowed.regions import OF_SWITCHES
@@ -49,33 +59,42 @@ def _pass_on(state: State, queued: Queued | None, wheel: Wheel, unit: Record, in
     """A link, or a switch, passes its arrivals on; returns whether there was room for all."""
     window, switch = wheel.window[0], index - len(state.network.links)
     choices = len(state.routing.chosen)
-    ending, ends_ps = first_end(queued, switch)
+    in_order = begins_in_order(state, queued, wheel, switch)
     while True:
         now, key, packet, arrives = window.cut_ps, np.int64(0), wheel.scratch[0], False
         if unit.begin < unit.end:
-            fetch_for_units(state, wheel, unit.begin, np.int64(window.arrivals))
-            fetch_for_switch(state, queued, wheel, unit)
             arrival = wheel.arrivals[unit.begin]
             if is_due(arrival, now, key):
                 now, key, packet, arrives = arrival.time_ps, arrival.key, wheel.packets[arrival.place], True
-        ends = ends_ps < now or (ends_ps == now and (END | ending) < key)
+        ends = in_order and is_due(wheel.ends[1], now, key)
         if not (ends or arrives):
             break
         if lacks_room(wheel, queued) or state.network.totals[0].chosen == choices:
             return False
         if ends:
-            now, key = ends_ps, END | ending
-            fetch_for_end(state, queued, wheel, ending)
-            take_end(queued, state.network.rules[0], switch, ending)
+            now = wheel.ends[1].time_ps
+            end_next(state, queued, wheel)
         else:
+            link = index
+            if window.by_switch:
+                link = next_link(state, packet, now) if key >= ARRIVAL else link_of(queued, state.network.rules[0], key)
+            if queued is not None and not in_order:
+                if key >= ARRIVAL and may_pause(state, queued, packet):
+                    put_in_order(queued, wheel, switch)
+                    in_order = True
+                    continue
+                if not catch_up(state, queued, wheel, link, now + (key >= ARRIVAL)):
+                    return False
             unit.begin += 1
-        if key < ARRIVAL:
-            depart(state, queued, wheel, key, ending, now)
-        else:
-            link = next_link(state, packet, now) if window.by_switch else index
-            send(state, wheel, packet, link, enter(state, packet, link, now))
-        settle(state, queued, wheel, now)
-        ending, ends_ps = first_end(queued, switch)
+            fetch_for_units(state, wheel, unit.begin, np.int64(window.arrivals))
+            fetch_for_switch(state, queued, wheel, unit)
+            if key >= ARRIVAL:
+                send(state, wheel, packet, link, enter(state, packet, link, now))
+            else:
+                hear_word(state, queued, wheel, key, link, now)
+        settle(state, queued, wheel, switch, in_order, now)
+    if not end_window(state, queued, wheel, switch):
+        return False
     unit.begin = unit.end = 0
-    await_later(wheel, index, ends_ps)
+    await_later(wheel, index, next_end_ps(queued, switch))
     return True

@@ -41,11 +41,13 @@ class Wheel(NamedTuple):
         places: Whole numbers for sorting.
         receipts: Records of `ARRIVAL`, if the run ends while background traffic goes on: data at all receivers, sorted.
         units: Records of `UNIT`: links, then switches.
-        touched: Units with arrivals in this window, and switches where transmissions end.
+        touched: Units with arrivals in this window and region, and switches where transmissions end.
+        woken: Switches where transmissions end in this window.
         active: Hosts' links with something to do in this window.
         pending: Units that have something to do on their own in a later window.
         timers: Records of `TIMER`; those that were in use are chained, and behind them are only fresh ones.
         inside: Heap of what happens at links inside hosts.
+        ends: Heap of ends of transmissions in this window at a switch where their order matters.
         scratch: A record of `VALUE` for the packet that leaves a host.
         held: Records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one.
         next_held: The free record after each.
@@ -64,10 +66,12 @@ class Wheel(NamedTuple):
     receipts: Array
     units: Array
     touched: Array
+    woken: Array
     active: Array
     pending: Array
     timers: Array
     inside: Array
+    ends: Array
     scratch: Array
     held: Array
     next_held: Array
@@ -85,8 +89,8 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     window = np.zeros(1, dtype=WINDOW)
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = -1
-    window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued)
     window["regions"] = regions = regions_of(state)
+    window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued, regions)
     due = np.zeros(min(WINDOWS, _BUCKETS // regions), dtype=INDEX)
     units = zeros(links + switches, UNIT)
     units["first_timer"] = -1
@@ -105,10 +109,12 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
         np.zeros(_ARRIVALS if state.network.rules["ends_early"][0] else 0, dtype=ARRIVAL),
         units,
         np.zeros(len(units), dtype=INDEX),
+        np.zeros(switches, dtype=INDEX),
         np.zeros(links, dtype=INDEX),
         np.zeros(len(units), dtype=INDEX),
         np.zeros(0, dtype=TIMER),
         heap(2 * len(state.hosts.rings)),
+        heap(0 if state.queued is None else links),
         zeros(1, VALUE),
         zeros(0, VALUE),
         np.zeros(0, dtype=INDEX),
@@ -116,11 +122,11 @@ def wheel_of(state: State, length_ps: int, by_switch: bool) -> Wheel:
     return with_held(with_chunks(wheel, _CHUNKS), state.queued)
 
 
-def _most_chunks(queued: Queued | None) -> int:
+def _most_chunks(queued: Queued | None, regions: int) -> int:
     """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
     if queued is None:
         return 1
-    return 2 + len(np.unique(queued.served["news_ps"])) + len(queued.queues) // CHUNK
+    return 2 + regions * len(np.unique(queued.served["news_ps"])) + len(queued.queues) // CHUNK
 
 
 def with_held(wheel: Wheel, queued: Queued | None) -> Wheel:
