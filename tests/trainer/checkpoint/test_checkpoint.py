@@ -25,6 +25,7 @@ CASES: dict[int, dict[str, dict[str, Any]]] = {
         "ZeRO 1": {"engine": {"zero_stage": 1}},
         "ZeRO 2": {"engine": {"zero_stage": 2}},
         "ZeRO 1, bf16": {"engine": {"zero_stage": 1, "precision": "bf16"}},
+        "ZeRO 2, bf16": {"engine": {"zero_stage": 2, "precision": "bf16"}},
         "ZeRO 1, accumulation": {"engine": {"zero_stage": 1}, "micro_batch": 2},
         "dense, ZeRO 1": {"engine": {"zero_stage": 1}, "moe": None},
         "dense, ZeRO 3": {"engine": {"zero_stage": 3}, "moe": None},
@@ -39,8 +40,8 @@ CASES: dict[int, dict[str, dict[str, Any]]] = {
         "dense, FSDP, rates": {"engine": {"kind": "fsdp"}, "moe": None, "rates": RATES},
     },
 }
-SLOW = {"ZeRO 1, accumulation", "dense, FSDP, bf16"}
-"""Two ranks have accumulation under FSDP, and bf16 under ZeRO, besides."""
+SLOW = {"ZeRO 2", "ZeRO 1, bf16", "ZeRO 1, accumulation", "dense, FSDP, bf16"}
+"""Two ranks have accumulation under FSDP, and bf16 under ZeRO 2, besides."""
 FLAT = [
     pytest.param(world_size, name, marks=pytest.mark.slow if world_size == 4 or name in SLOW else ())
     for world_size, cases in CASES.items()

@@ -97,8 +97,20 @@ CASES = {
 }
 UNKNOWN = {"assignment": "in one dimension many assignments have the least sum of distances"}
 
-cases = pytest.mark.parametrize("name", CASES)
-paths = pytest.mark.parametrize("along", ALL, ids=path_name)
+every = pytest.mark.parametrize(
+    ("name", "along"),
+    [
+        pytest.param(
+            name,
+            along,
+            id=f"{path_name(along)}-{name}",
+            marks=() if name == "independent" or number % len(CASES) in (0, place) else pytest.mark.slow,
+        )
+        for number, along in enumerate(ALL)
+        for place, name in enumerate(CASES)
+    ],
+)
+"""The suite has independent pairs on every path, every coupling on the first, and one more coupling on each other."""
 
 
 @cache
@@ -152,8 +164,7 @@ def test_every_coupling_is_tried():
     assert kinds == {case.config.kind for case in CASES.values()} | set(UNKNOWN)
 
 
-@cases
-@paths
+@every
 def test_the_regression_finds_the_closed_form(name, along):
     x_0, x_1, weight = drawn(name)
     built, own_noise, known = path.build(along), has_own_noise(along), CASES[name].moments
@@ -180,8 +191,7 @@ def test_the_regression_finds_the_closed_form(name, along):
     assert tried or CASES[name].config.kind != "independent"
 
 
-@cases
-@paths
+@every
 def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
     """Translated into the velocity, the best guess at any target is the best guess at the velocity."""
     built, own_noise, known = path.build(along), has_own_noise(along), CASES[name].moments

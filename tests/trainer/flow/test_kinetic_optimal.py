@@ -125,8 +125,17 @@ def test_no_other_path_needs_less(points):
         assert kinetic_energy(moved, separation) > least
 
 
-@pytest.mark.parametrize("name", ["circle", "cloud", "wide cloud"])
-@pytest.mark.parametrize("along", ["straight", "trigonometric", "fitted"])
+NAMES, SCHEDULES = ["circle", "cloud", "wide cloud"], ["straight", "trigonometric", "fitted"]
+
+
+@pytest.mark.parametrize(
+    ("name", "along"),
+    [
+        pytest.param(name, along, marks=() if place == number else pytest.mark.slow)
+        for place, name in enumerate(NAMES)
+        for number, along in enumerate(SCHEDULES)
+    ],
+)
 def test_the_formula_is_the_mean_of_the_squared_velocity(name, along):
     """E|u_t|^2 with the exact velocity of the flow to those points, by Monte Carlo: within 2 %."""
     points = SETS[name] - SETS[name].mean(0)

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from moe.collective_trace import read
 from tests.ranks import run_ranks
+from tests.selected import selected
 from tests.trainer.model.language_models import LENGTH, SIZES, mixture, window
 
 BATCH = 4
-WORLD_SIZES = (2, 4)
+WORLD_SIZES = (2, pytest.param(4, marks=pytest.mark.slow))
+"""With four ranks each has one window: nothing that two do not show of tokens that leave their rank."""
 
 
 def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int, float], dict[str, Any]]:
@@ -73,8 +75,8 @@ def trained(rank: int, world_size: int, mode: str, top_k: int, dropout: float) -
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[int, list[dict[tuple[str, int, float], dict[str, Any]]]]:
-    return {world_size: run_ranks(on_a_rank, world_size) for world_size in (1, *WORLD_SIZES)}
+def results(request: pytest.FixtureRequest) -> dict[int, list[dict[tuple[str, int, float], dict[str, Any]]]]:
+    return {world_size: run_ranks(on_a_rank, world_size) for world_size in (1, *selected(request, "world_size"))}
 
 
 # Megatron's softmax is one of float32.

@@ -180,6 +180,8 @@ CASES: dict[int, dict[str, Case]] = {
 }
 RARE = {
     *CASES[4],
+    "ZeRO 2, accumulation",
+    "gpt, copies, computed twice",
     "ZeRO 1, bf16, accumulation",
     "ZeRO 1, small buckets",
     "ZeRO 3, bf16",

@@ -21,7 +21,7 @@ from moe.routing_trace import RoutingTrace
 from tests.forked import command
 from tests.trainer.commands import DIGITS
 
-PLACED_AFTER, RECORDED = 30, (31, 32)
+PLACED_AFTER, RECORDED = 10, (11, 12)
 SETTINGS = (
     "moe.top_k=2",
     "moe.router={kind: top_k, aux_loss: 0.01}",

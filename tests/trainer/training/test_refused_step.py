@@ -18,7 +18,7 @@ ENGINES = [
     pytest.param(("dense", 0, "fp32"), marks=pytest.mark.slow),
     pytest.param(("dense", 1, "fp32"), marks=pytest.mark.slow),
     pytest.param(("dense", 2, "fp32"), marks=pytest.mark.slow),
-    ("dense", 3, "fp32"),
+    pytest.param(("dense", 3, "fp32"), marks=pytest.mark.slow),
     ("dense", 1, "bf16"),
     ("dense", 3, "bf16"),
     ("experts", 0, "fp32"),
@@ -26,7 +26,7 @@ ENGINES = [
     pytest.param(("experts", 2, "fp32"), marks=pytest.mark.slow),
     ("experts", 2, "bf16"),
 ]
-"""The suite has every stage, and those that differ with the precision in bf16."""
+"""The suite has every stage, both networks, and those that differ with the precision in bf16."""
 Case = tuple[str, int, str]
 
 

@@ -27,8 +27,11 @@ ENGINES: dict[str, dict[str, Any]] = {
 STEPS, DECAY = 3, 0.9
 ALONE = {"ZeRO 0", "ZeRO 2, bf16", "FSDP2"}
 """Engines that the suite has on one rank too, where nothing is divided."""
+TOGETHER = {"ZeRO 0", "ZeRO 1", "ZeRO 2, bf16", "ZeRO 3, bf16", "FSDP2", "FSDP2, bf16"}
+"""Those that it has on two: every stage, and in bf16, whose masters are apart, those that divide more than states."""
+IN_THE_SUITE = {1: ALONE, 2: TOGETHER}
 CASES = [
-    pytest.param((world_size, name), marks=pytest.mark.slow if world_size == 1 and name not in ALONE else ())
+    pytest.param((world_size, name), marks=() if name in IN_THE_SUITE[world_size] else pytest.mark.slow)
     for world_size in (1, 2)
     for name in ENGINES
 ]
