@@ -48,8 +48,11 @@ def many(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 DIFFUSIONS = {(0.0, 0.0): 0.02, (0.5, 0.5): 0.02, (2.0, 2.0): 0.02, (5.0, 5.0): 0.04, (5.0, 0.0): 0.02}
 """How far mean and spread may be from those of the data, by diffusion."""
-IN_THE_SUITE = {(BOTH[0], (0.0, 0.0)), (BOTH[0], (5.0, 5.0)), (BOTH[1], (0.5, 0.5)), (BOTH[1], (5.0, 0.0))}
-"""None, the largest, a small one and one that ends at zero, and two of them by each method."""
+IN_THE_SUITE = {
+    *((BOTH[0], diffusion) for diffusion in ((0.0, 0.0), (5.0, 5.0))),
+    *((BOTH[1], diffusion) for diffusion in ((0.5, 0.5), (2.0, 2.0), (5.0, 0.0))),
+}
+"""Each diffusion by one of the methods."""
 
 
 @pytest.mark.parametrize(
