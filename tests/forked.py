@@ -22,9 +22,14 @@ TIMEOUT_S = 300.0
 PRELOADED = [
     "torch",
     "trainer.distributed.engine.deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed.module_inject.auto_ep_presets",
+    "deepspeed.ops.triton_ops",
     "megatron.core.parallel_state",
     "trainer.training.run",
     "trainer.training.loop",
+    "trainer.experiment.train",
+    "trainer.observe.dashboard",
     "sklearn.datasets",
 ]
 """Modules that every process has imported when it begins."""

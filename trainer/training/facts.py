@@ -4,7 +4,8 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,17 +104,20 @@ def _code() -> Iterator[tuple[str, str]]:
 def _modules() -> Iterator[tuple[str, str]]:
     """The modules of the user's own that the configuration has brought: those that belong to nothing installed."""
     known = {*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"}
-    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not file or not file.endswith(".py") or name.partition(".")[0] in known:
             continue
-        path = Path(os.path.realpath(file))
-        if not _installed(path, prefixes) and path.exists():
+        path = Path(file)
+        if not _is_installed(path.parent) and path.exists():
             yield f"module {name}", _digest(path)
 
 
-def _installed(path: Path, prefixes: Iterable[str]) -> bool:
+@cache
+def _is_installed(folder: Path) -> bool:
+    """Whether the modules of a folder belong to an installed package or to Python; looked up once a folder."""
+    path = Path(os.path.realpath(folder))
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, prefixes))
 
 
