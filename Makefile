@@ -97,7 +97,8 @@ pathlib.Path(sys.argv[1]).write_text("\n".join(list(lines)[:192]) + "\n")
 endef
 export WRITE_PROMPTS
 
-SUITE := pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
+# Three processes on two cores, since those that wait for their ranks leave a core idle.
+SUITE := pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not multinode and not slow'
 NAMESPACES := pytest -m multinode tests/multinode
 
 # Engines of netsim that are not compiled yet are compiled beside the first tests, once, instead of by each process that needs them.

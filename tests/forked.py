@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -36,6 +38,20 @@ PRELOADED = [
 
 mp.set_forkserver_preload(PRELOADED)
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the system gives to connections, one of which might take the port before the ranks do."""
+_PLACES = count(101 * os.getpid())
+"""Where the search goes on; processes that search at the same time do so in different places."""
+
+
+def free_port() -> int:
+    """A port of the loopback interface on which nothing listens."""
+    while True:
+        port = _PORTS[next(_PLACES) % len(_PORTS)]
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
 
 def command(
     *arguments: str, ranks: int | None = None, program: Path | None = None, **environment: str
@@ -53,10 +69,8 @@ def command(
     Returns:
         The first exit code that is not 0, if there is one, and what all ranks have said, one after the other.
     """
-    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        free.close()
+    with tempfile.TemporaryDirectory() as name:
+        launch = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         launch |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks))
         together = [{**launch, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks or 0)]
         outputs = [Path(name) / str(rank) for rank in range(ranks or 1)]

@@ -3,14 +3,13 @@
 import multiprocessing
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from tests.forked import LAUNCHED, run_command
+from tests.forked import LAUNCHED, free_port, run_command
 
 
 class ForkedRanks:
@@ -24,12 +23,9 @@ class ForkedRanks:
     def __init__(self, arguments: Sequence[str], num_ranks: int) -> None:
         self._stack = ExitStack()
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
         self._outputs = [folder / str(rank) for rank in range(num_ranks)]
         sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(num_ranks))
-        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **sizes}
+        common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **sizes}
         assert set(common) | {"RANK", "LOCAL_RANK"} >= set(LAUNCHED)
         self._processes = [
             multiprocessing.get_context("forkserver").Process(
