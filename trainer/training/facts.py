@@ -23,6 +23,8 @@ OWN_PACKAGES = ("trainer", "moe", "netsim")
 WHOLE_BYTES = 64 << 20
 """Of a larger file, such as weights, the length and both ends are read."""
 END_BYTES = 1 << 20
+INSTALLED = tuple(os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix))
+"""Folders of the environment and of Python itself."""
 
 
 def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
@@ -117,8 +119,7 @@ def _modules() -> Iterator[tuple[str, str]]:
 def _is_installed(folder: Path) -> bool:
     """Whether the modules of a folder belong to an installed package or to Python; looked up once a folder."""
     path = Path(os.path.realpath(folder))
-    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
-    return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, prefixes))
+    return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, INSTALLED))
 
 
 def _files(config: RunConfig) -> Iterator[tuple[str, str]]:

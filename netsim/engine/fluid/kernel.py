@@ -24,7 +24,7 @@ _MOMENTS_BETWEEN_PAUSES = 1 << 12
 _MANY, _PACKETS = 32, 4
 """Flows above which rates that departures raise are settled together, once in the service of so many packets.
 
-The last packet of a message takes this long over the four links between two leaves, too.
+The last packet of a message takes this long over the four links between two hosts, too.
 """
 
 
