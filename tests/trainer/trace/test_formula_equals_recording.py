@@ -127,6 +127,10 @@ CASES: dict[int, dict[str, Case]] = {
         "FSDP2, adapters": ({"kind": "fsdp"}, 1, None, "dit, adapted"),
         "ZeRO 2, routed adapters": ({"zero_stage": 2}, 1, None, "dit, routed"),
         "ZeRO 3, routed adapters": (SMALL_ZERO_3, 1, None, "dit, routed"),
+        "ZeRO 3, routed adapters, few tokens": ({"zero_stage": 3, "bucket_elements": 300}, 2, None, "mlp, routed"),
+        "ZeRO 3, smaller buckets, adapters": ({"zero_stage": 3, "bucket_elements": 200}, 1, None, "dit, adapted"),
+        "ZeRO 3, small buckets, biases and a tied embedding": (SMALL_ZERO_3, 1, None, "gpt, biased"),
+        "ZeRO 3, one segment": (SMALL_ZERO_3, 1, None, "blockwise, one"),
         "FSDP2, routed adapters": ({"kind": "fsdp"}, 1, None, "dit, routed"),
         "FSDP2, adapters, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit, adapted"),
         "FSDP2, adapters at the ends, computed twice": (
@@ -205,7 +209,10 @@ RARE = {
     "FSDP2, transitions",
     "ZeRO 0, adapters",
     "ZeRO 2, routed adapters",
-    "ZeRO 3, routed adapters",
+    "ZeRO 3, routed adapters, few tokens",
+    "ZeRO 3, smaller buckets, adapters",
+    "ZeRO 3, small buckets, biases and a tied embedding",
+    "ZeRO 3, one segment",
     "ZeRO 3, adapters",
     "FSDP2, routed adapters",
     "ZeRO 1, adapters, bf16",
@@ -256,18 +263,21 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     model = {"dropout": dropout, **window} if kind.startswith("gpt") else {}
     if kind == "gpt, 300 words":
         model["vocabulary"] = 300
+    if kind == "gpt, biased":
+        model |= {"norm": "layer", "bias": True, "tied": True}
     layers: dict[str, Any] = {"num_layers": LAYERS}
     if "adapted" in kind:
         ends = {"on": ["embed_patches", "unembed_patches"]} if kind.endswith("ends") else {}
         layers["adapters"] = {"kind": "low_rank", "base": "unused", "rank": 2, **ends}
     if "routed" in kind:
         layers["adapters"] = {"kind": "routed", "base": "unused", "rank": 2, "modules": 2, "heads": 2}
-    heads = {} if kind == "transition_mlp" else {"num_heads": 4}
+    heads = {} if "mlp" in kind else {"num_heads": 4}
+    segments = 1 if kind == "blockwise, one" else 3
     if kind.startswith("blockwise"):
         features = (
             {"trunk_layers": LAYERS, "teacher_features": 8} if kind == "blockwise, aligned" else {"trunk_layers": 0}
         )
-        layers = {"segments": 3, "segment_layers": LAYERS, **features}
+        layers = {"segments": segments, "segment_layers": LAYERS, **features}
     if kind.startswith("causal_transition"):
         layers |= {"history": kind.rpartition(" ")[2], "head": {"hidden": 8}}
     settings: dict[str, Any] = {
@@ -290,7 +300,8 @@ def configuration(world_size: int, case: Case) -> RunConfig:
     if kind == "dit with its Monge gap":
         settings["flow"] = {"objective": {"monge_gap": {"weight": 0.1}}}
     if kind.startswith("blockwise"):
-        settings["sample"] = {"sampler": {"kind": "segmented", "segments": 3, "within": {"kind": "euler", "steps": 2}}}
+        within = {"kind": "euler", "steps": 2}
+        settings["sample"] = {"sampler": {"kind": "segmented", "segments": segments, "within": within}}
     if kind == "blockwise, aligned":
         settings["flow"] = {"objective": {"kind": "aligned", "teacher": "unused"}}
     if kind.startswith("gpt"):

@@ -40,7 +40,7 @@ class Groups:
             return cls(0)
         segment = segment_of(t, segments)
         counts = torch.zeros_like(segment[:1]).repeat(segments).scatter_add(0, segment, torch.ones_like(segment))
-        places = int(counts.max())
+        places = int(counts.max()) if len(t) > 1 else 1  # a tensor without values cannot be read
         order = segment.argsort(stable=True)
         first = (counts.cumsum(0) - counts)[segment[order]]
         place = torch.empty_like(order)

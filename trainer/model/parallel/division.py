@@ -6,6 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 Columns = Callable[[nn.Module, Sequence[int]], nn.Module]
 """From a linear layer, and the widths of the sections of its output, to this rank's share of each section."""
@@ -118,6 +119,12 @@ class LinearShare(nn.Linear):
             linear.in_features // input_ranks, linear.out_features // output_ranks, bias=linear.bias is not None
         )
         self.sums: Literal["forward", "backward"] = "forward" if input_ranks > 1 else "backward"
+
+    def forward(self, input: Tensor) -> Tensor:
+        """From [..., inputs] to [..., outputs]; where the outputs are summed, the bias is added behind the sum."""
+        if self.bias is None or self.sums == "backward":
+            return super().forward(input)
+        return functional.linear(input, self.weight) + self.bias
 
 
 def divide_blocks(blocks: Iterable[nn.Module], columns: Columns, rows: Rows) -> None:

@@ -215,7 +215,7 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
             context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
             caption = torch.empty(1, config.caption_width) if config.caption_width else None
             task = torch.empty(1, dtype=torch.int64) if task_names(config) else None
-            inputs += [Condition(context=context, segment=0, caption=caption, task=task), *questions(config)]
+            inputs += [Condition(context=context, caption=caption, task=task), *questions(config)]
         return walk(network, network.blocks, lambda module: _total(module(*inputs)))
 
 

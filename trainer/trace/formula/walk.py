@@ -5,9 +5,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.model.parallel.division import LinearShare
 from trainer.trace.formula.protocol import Place
@@ -19,10 +21,10 @@ class Use:
 
     Attributes:
         kind: a module starts ("enter") or has ended its part of the pass ("leave"), ranks add up what they computed in
-            a divided layer ("sum"), or gradients of a module's own parameters are there ("gradient").
+            a divided layer ("sum"), or the gradient of a parameter is there ("gradient").
         place: block that the module belongs to.
-        parameters: numbers of those parameters in the order of the network, ascending; of gradients in the order in
-            which they are there.
+        parameters: numbers of the module's own parameters in the order of the network, ascending; of a gradient its
+            parameter alone.
     """
 
     kind: Literal["enter", "leave", "sum", "gradient"]
@@ -54,17 +56,13 @@ def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], 
     place: Place = "before"
     places: dict[int, Place] = {id(part): index for index, block in enumerate(blocks) for part in block.modules()}
 
-    def note(kind: Any, module: nn.Module) -> None:
+    def note(kind: Any, module: nn.Module, parameter: nn.Parameter | None = None) -> None:
         nonlocal place
         place = places.setdefault(id(module), "after" if isinstance(place, int) or place == "after" else "before")
-        own = [numbers[id(parameter)] for parameter in module.parameters(recurse=False)]
-        if kind == "gradient" and _sums_in(module) == "forward":
-            own.reverse()  # its bias is added behind the sum
-        use = Use(kind, place, tuple(own))
-        if kind != "gradient" or uses[-1] != use:
-            uses.append(use)
+        named = module.parameters(recurse=False) if parameter is None else [parameter]
+        uses.append(Use(kind, place, tuple(numbers[id(one)] for one in named)))
 
-    with _hooks(network, note):
+    with _hooks(network, note), patch.object(functional, "linear", _linear):
         loss = call(network)
         forward = tuple(uses)
         uses.clear()
@@ -73,7 +71,7 @@ def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], 
 
 
 @contextmanager
-def _hooks(network: nn.Module, note: Callable[[Any, nn.Module], None]) -> Iterator[None]:
+def _hooks(network: nn.Module, note: Callable[..., None]) -> Iterator[None]:
     """Marks the values that enter and leave each module, so that the backward pass meets the marks in turn."""
 
     def before(module: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -93,13 +91,35 @@ def _hooks(network: nn.Module, note: Callable[[Any, nn.Module], None]) -> Iterat
             stack.callback(module.register_forward_pre_hook(before).remove)
             stack.callback(module.register_forward_hook(after).remove)
             for parameter in module.parameters(recurse=False):
-                hook = parameter.register_post_accumulate_grad_hook(lambda _, module=module: note("gradient", module))
+                hook = parameter.register_post_accumulate_grad_hook(partial(note, "gradient", module))
                 stack.callback(hook.remove)
         yield
 
 
 def _sums_in(module: nn.Module) -> str | None:
     return module.sums if isinstance(module, LinearShare) else None
+
+
+_linear_of_torch = functional.linear
+
+
+def _linear(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What DeepSpeed puts in the place of torch's own: the gradient of its bias comes behind that of its weight."""
+    return _Linear.apply(values, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    """A linear layer whose gradients come together, in the order of its arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        ctx.save_for_backward(*given)
+        return _linear_of_torch(*given)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        pairs = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        return tuple(torch.empty_like(value) if needed else None for value, needed in pairs)
 
 
 class _Mark(torch.autograd.Function):
