@@ -40,7 +40,7 @@ def simulate_change(
         scenario: Path of a YAML file.
         overrides: ``dotted.key=value`` changes to it, in both.
         change: A further one, in the second.
-        jobs: Processes to use.
+        jobs: Cores to use.
         progress: Called when a run starts and when it ends.
 
     Raises:
@@ -77,7 +77,7 @@ def simulate_pair(
         overrides: ``dotted.key=value`` changes to it.
         other: The other trace.
         gaps: own: every trace keeps its gaps.
-        jobs: Processes to use.
+        jobs: Cores to use.
         progress: Called when a run starts and when it ends.
 
     Raises:

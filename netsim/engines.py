@@ -82,6 +82,7 @@ def run_engine(
     seed: int,
     most_paths: int,
     report: Callable[[Pulse], None] | None = None,
+    cores: int = 1,
 ) -> tuple[Outcome, str]:
     """Simulates one transport with one seed.
 
@@ -92,6 +93,7 @@ def run_engine(
         seed: Seed of all draws.
         most_paths: Largest number of paths between two hosts that talk to each other.
         report: Called about once a second with how far the run is.
+        cores: How many the run may take; the outcome does not depend on it.
 
     Returns:
         The outcome, and the name of the engine.
@@ -115,9 +117,11 @@ def run_engine(
             return EventEngine(scene, built, seed, report=report).run(), wanted
         case "windowed":
             from netsim.engine.windowed.engine import WindowedEngine
+            from netsim.engine.windowed.refusal import threads_for
 
             built = build_transport(transport, seed, most_paths)
-            return WindowedEngine(scene, built, seed, report=report).run(), wanted
+            threads = threads_for(scene, built, cores)
+            return WindowedEngine(scene, built, seed, report=report, threads=threads).run(), wanted
         case _:
             from netsim.engine.reference.engine import ReferenceEngine
 

@@ -17,6 +17,7 @@ def run_forward(
     seed: int,
     most_paths: int,
     report: Callable[[Pulse], None] | None = None,
+    cores: int = 1,
 ) -> tuple[Outcome, str, Skipped]:
     """Simulates one transport with one seed, as `netsim.engines.run_engine` with auto does, to the last bit.
 
@@ -26,6 +27,7 @@ def run_forward(
         seed: Seed of all draws.
         most_paths: Largest number of paths between two hosts that talk to each other.
         report: Called about once a second with how far the run is.
+        cores: How many the run may take; the outcome does not depend on it.
 
     Returns:
         The outcome, the name of the engine that a run without skipping takes, and what was skipped.
@@ -34,7 +36,9 @@ def run_forward(
         return *run_engine("auto", scene, transport, seed, most_paths, report), Skipped()
     scene = seen_by(scene, transport)
     engine = fastest(scene, transport, most_paths)
-    plainly = partial(run_engine, engine, transport=transport, seed=seed, most_paths=most_paths, report=report)
+    plainly = partial(
+        run_engine, engine, transport=transport, seed=seed, most_paths=most_paths, report=report, cores=cores
+    )
     if refusal(scene, transport) is None:
         followed = ForwardEngine(scene, transport, seed, most_paths, report).run()
         outcome = followed.whole(lambda rest: plainly(rest)[0])

@@ -36,7 +36,8 @@ def simulate(
     Args:
         scenario: Path of a YAML file, or its content as a mapping.
         overrides: ``dotted.key=value`` changes to it.
-        jobs: Processes to use, at least 1; the results do not depend on it.
+        jobs: Cores to use, at least 1: a process for each run, and threads of a large run where there are fewer runs.
+            The results do not depend on it.
         progress: Called when a run starts, when it ends, and about once a second while it goes on.
 
     Returns:
@@ -51,30 +52,39 @@ def simulate(
     prepared = prepare(read, source)
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
     report = progress or (lambda _: None)
-    if min(jobs, len(work)) > 1:
+    processes = min(jobs, len(work))
+    if processes > 1:
         shared = Shared((prepared.laid_out, prepared.bound))
         try:
-            runs = dict(_parallel(read, source, shared.handle, work, min(jobs, len(work)), report))
+            runs = dict(_parallel(read, source, shared.handle, work, processes, jobs // processes, report))
         finally:
             shared.close()
     else:
-        runs = dict(_one_by_one(prepared, work, report))
+        runs = dict(_one_by_one(prepared, work, jobs, report))
     in_order = [runs[transport.name, seed] for transport, seed in work]
     known = prepared.recorded_ps, prepared.notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
-def _one_by_one(prepared: Prepared, work: Work, progress: Progress) -> Iterator[tuple[tuple[str, int], Run]]:
+def _one_by_one(
+    prepared: Prepared, work: Work, cores: int, progress: Progress
+) -> Iterator[tuple[tuple[str, int], Run]]:
     for transport, seed in work:
         progress(RunEvent(transport.name, seed, len(work), None))
         name, runs = transport.name, len(work)
-        run = run_one(prepared, transport, seed, lambda pulse: progress(RunEvent(name, seed, runs, None, pulse)))  # noqa: B023
+        run = run_one(
+            prepared,
+            transport,
+            seed,
+            lambda pulse: progress(RunEvent(name, seed, runs, None, pulse)),  # noqa: B023
+            cores,
+        )
         progress(RunEvent(name, seed, runs, run))
         yield (name, seed), run
 
 
 def _parallel(
-    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, progress: Progress
+    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, cores: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
     """Simulates in parallel, in processes that share the layout of the scenario's workloads."""
     context = get_context("spawn")
@@ -92,7 +102,7 @@ def _parallel(
             while waiting and len(running) < jobs:
                 transport, seed = waiting.pop()
                 progress(RunEvent(transport.name, seed, len(work), None))
-                running[pool.submit(_run_in_worker, scenario, source, transport, seed)] = transport.name, seed
+                running[pool.submit(_run_in_worker, scenario, source, transport, seed, cores)] = transport.name, seed
             while not (done := wait(running, _SECONDS_BETWEEN_PULSES, FIRST_COMPLETED).done):
                 pass_on()
             pass_on()
@@ -113,11 +123,11 @@ def _begin_worker(queue: Any, layout: Handle) -> None:
     _layouts.append(layout)
 
 
-def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int) -> Run:
+def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int, cores: int) -> Run:
     def report(pulse: Pulse) -> None:
         _pulses[0].put((transport.name, seed, pulse))
 
-    return run_one(_prepared_in_worker(scenario, source), transport, seed, report)
+    return run_one(_prepared_in_worker(scenario, source), transport, seed, report, cores)
 
 
 @lru_cache(maxsize=1)
@@ -129,7 +139,11 @@ def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
 
 
 def run_one(
-    prepared: Prepared, transport: TransportConfig, seed: int, report: Callable[[Pulse], None] | None = None
+    prepared: Prepared,
+    transport: TransportConfig,
+    seed: int,
+    report: Callable[[Pulse], None] | None = None,
+    cores: int = 1,
 ) -> Run:
     """Simulates one transport with one seed.
 
@@ -138,9 +152,10 @@ def run_one(
         transport: One of the scenario's transports.
         seed: Seed of all draws.
         report: Called about once a second with how far the run is.
+        cores: How many the run may take.
     """
     started = time.perf_counter()
-    run = prepared.scene, transport, seed, prepared.most_paths, report
+    run = prepared.scene, transport, seed, prepared.most_paths, report, cores
     if prepared.fast_forward and prepared.engine == "auto":
         outcome, engine, skipped = run_forward(*run)
     else:

@@ -75,7 +75,7 @@ written to DIR, each file complete or not at all (and to DIR/against for what --
                           operations, links, loads, queues and flows.svg, and phases.svg for traces with rollouts,
                           whose share is printed, too; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
-Files (except wall_s) and printed results (except progress) do not depend on the number of processes.
+Files (except wall_s) and printed results (except progress) do not depend on the number of cores.
 
 exit status: 0 done, 1 failed, 2 wrong input, with one line on stderr that names file, field and remedy.
 """
@@ -85,7 +85,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a scenario, YAML")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
-    parser.add_argument("--jobs", type=int, default=cores(), metavar="N", help="processes (default: all cores)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=cores(),
+        metavar="N",
+        help="cores: a process for each run, and threads of large runs where there are fewer (default: all)",
+    )
     parser.add_argument(
         "--against", metavar="TRACE|KEY=VALUE", help="a second trace in place of the scenario's, or a second scenario"
     )

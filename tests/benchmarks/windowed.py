@@ -5,6 +5,8 @@ oversubscription, 100 Gbps and 500 ns a link; then the same where switches pause
 the control lane, which need no events, and again with those that queue as data, which are as many events as data: only
 there the second figure counts them too. CPU time of a run, without the construction of the scene, the best of the
 repeats, which take turns. Both engines must end alike.
+
+With --threads, the wall time of the windowed engine with so many threads is set beside that with one, in turns.
 """
 
 import argparse
@@ -62,6 +64,20 @@ def best_of(repeats: int, scene: Scene, fabric: FabricArrays, seed: int) -> dict
     return {name: min(of_engine, key=lambda run: run[0]) for name, of_engine in runs.items()}
 
 
+def with_threads(repeats: int, scene: Scene, fabric: FabricArrays, seed: int, threads: int) -> tuple[str, bool]:
+    """Packet-hops by wall time of one thread and of several, and whether they end alike."""
+    runs: dict[int, list[tuple[float, Outcome]]] = {1: [], threads: []}
+    for count in [*runs] * repeats:
+        spray = SprayRandom(seed, scene.most_paths)
+        engine = WindowedEngine(scene, spray, seed, fabric, threads=count)
+        started = time.perf_counter()
+        outcome = engine.run()
+        runs[count].append((time.perf_counter() - started, outcome))
+    (one_s, one), (several_s, several) = (min(runs[count], key=lambda run: run[0]) for count in (1, threads))
+    millions = several.packet_hops / several_s / 1e6
+    return f"{threads} threads {millions:5.1f} M/s  {one_s / several_s:.2f} x", several.equals(one)
+
+
 def _millions(cpu_s: float, outcome: Outcome, lane: Lane | None) -> str:
     """Million data hops a second, and with acknowledgements where they queue."""
     with_answers = f" ({(outcome.packet_hops + outcome.control_hops) / cpu_s / 1e6:.1f})" if lane == "data" else ""
@@ -76,6 +92,7 @@ def main() -> int:
     parser.add_argument("--packets", type=int, help="of a message (default: so many that a size takes a second or two)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="also with so many threads")
     parser.add_argument("--bar", type=float, default=10.0, help="least million data hops a second (default: 10)")
     parser.add_argument("--bar-with-pauses", type=float, default=5.0, help="the same with PFC, control lane")
     given = parser.parse_args()
@@ -94,6 +111,10 @@ def main() -> int:
         what = f"{hosts:5} hosts, {packets} packets{f', PFC, acknowledgements: {lane}' if lane else ''}"
         ratio = speed["windowed"] / speed["event"]
         print(f"{what}: {figures}  {ratio:.2f} x  {'' if alike else 'OUTCOMES DIFFER'}", flush=True)
+        if given.threads > 1:
+            figures, alike = with_threads(given.repeats, scene, fabric, given.seed, given.threads)
+            print(f"{what}: {figures}  {'' if alike else 'OUTCOMES DIFFER'}", flush=True)
+            missed |= not alike
         bars = {None: given.bar, "control": given.bar_with_pauses, "data": 0.0}
         missed |= not alike or speed["windowed"] < bars[lane]
     return int(missed)

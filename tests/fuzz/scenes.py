@@ -22,6 +22,7 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.watch import WatchConfig
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
+from netsim.engine.windowed.refusal import splits
 from netsim.errors import InputError, LimitError
 from netsim.topology.detours import WithDetours
 from netsim.topology.routes import Routes
@@ -48,7 +49,8 @@ tiny queues, several jobs, limits within reach. Some of either have classes, pau
 background traffic, tasks that draw alike, or watch links and flows over time. A scene that fails is printed with the
 number that repeats it.
 """
-ENGINES = ("event", "windowed", "exact", "fluid")
+ENGINES = ("event", "windowed", "threads", "exact", "fluid")
+"""Besides simpy; threads is windowed with two or three of them."""
 _DURATIONS = ("gap", "freeze", "step", "start_delay", "avoid", "bias")
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -132,6 +134,8 @@ def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, 
         yield "event", _end(lambda: EventEngine(what, case.make(), seed).run())
     if "windowed" in engines and by_windowed(what, case.make()) is None:
         yield "windowed", _end(lambda: WindowedEngine(what, case.make(), seed).run())
+    if "threads" in engines and by_windowed(what, case.make()) is None and splits(what, case.make()):
+        yield "threads", _end(lambda: WindowedEngine(what, case.make(), seed, threads=2 + seed % 2).run())
     if "exact" in engines and by_exact(what, case.config) is None:
         yield "exact", _end(lambda: ExactEngine(what, case.config, seed).run())
     if "fluid" in engines and not case.make().needs_packets:

@@ -14,7 +14,7 @@ from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.records import ARRIVAL
 from netsim.engine.windowed.refusal import fills_windows, refusal
 from netsim.engine.windowed.sorting import PLACES, sort
-from netsim.engine.windowed.wheel import WINDOWS
+from netsim.engine.windowed.wheel_layout import WINDOWS
 from netsim.errors import InputError
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig

@@ -123,7 +123,7 @@ def close(heap: Array) -> None:
 def empty(heap: Array) -> None:
     """Forgets all entries."""
     heap[0].time_ps = heap[0].key = 0
-    for place in range(1, 6):
+    for place in range(1, 5):
         heap[place].time_ps = heap[place].key = _NEVER
 
 

@@ -18,7 +18,7 @@ _OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "forceinline"
 forget_if_outdated(Path(__file__).parent)
 
 _compile: Callable[..., Any] = njit
-called = _compile(**_OPTIONS, cache=True)
-"""Decorator of the function that Python calls."""
+called = _compile(**_OPTIONS, cache=True, nogil=True)
+"""Decorator of the function that Python calls; other threads go on meanwhile."""
 compiled = _compile(**_OPTIONS, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Decorator of all others."""

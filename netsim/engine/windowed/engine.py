@@ -1,16 +1,25 @@
 """The windowed engine: what the event engine simulates, faster the more hosts there are."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
+from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
-from netsim.engine.event.engine import EventEngine
+from netsim.engine.event.engine import EventEngine, arrays_of
 from netsim.engine.event.program import DONE
 from netsim.engine.event.room import with_room_for_waiting
+from netsim.engine.event.state import State
 from netsim.engine.limits import Pulse, Waiting, Which, reached
+from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.windowed import kernel
 from netsim.engine.windowed.endings import no_endings
-from netsim.engine.windowed.wheel import wheel_of, with_room, with_timers
+from netsim.engine.windowed.records import GOES_ON
+from netsim.engine.windowed.shares import LEADER, add_up, share_of, shares_of, with_longer_timers
+from netsim.engine.windowed.wheel_layout import wheels_of, with_room, with_timers
 from netsim.errors import InputError
+from netsim.transport.protocol import Transport
 
 
 class WindowedEngine(EventEngine):
@@ -21,34 +30,88 @@ class WindowedEngine(EventEngine):
         transport: Path choice.
         seed: Seed of the run, for the order of destinations and for marks.
         fabric: The scene's fabric as arrays; None: they are made.
+        report: Called now and then with how far the run is.
+        threads: Threads that simulate it, see `netsim.engine.windowed.refusal.most_threads`; the outcome is the same.
     """
 
     _impatient: tuple[int, int, Waiting] | None = None
     """When the first flow lost its patience, its id, and what waits; the run ends with the window."""
 
-    def _prepare(self) -> None:
-        network = self._state.network
+    def __init__(
+        self,
+        scene: Scene,
+        transport: Transport,
+        seed: int,
+        fabric: FabricArrays | None = None,
+        report: Callable[[Pulse], None] | None = None,
+        threads: int = 1,
+    ) -> None:
+        self._threads = threads
+        super().__init__(scene, transport, seed, fabric, report)
+
+    def run(self) -> Outcome:
+        """See `EventEngine.run`."""
+        with ThreadPoolExecutor(self._threads, "netsim") as self._others:
+            return super().run()
+
+    def _prepare(self, state: State) -> None:
+        network, queued = state.network, state.queued
         links, rules = network.links, network.rules[0]
         delay_ps = network.kinds["delay_ps"][links["kind"]]
         between = delay_ps[links["reverse"] != np.arange(len(links))]
-        queued, by_switch = self._state.queued, bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH))
+        by_switch = queued is not None or bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH))
         if queued is not None:
-            endings = no_endings(int(self._state.routing.source.max()) + 1)
-            self._keep(self._state._replace(queued=queued._replace(endings=endings)))
-            by_switch = True
-        self._wheel = wheel_of(self._state, int(between.min()), by_switch)
+            endings = no_endings(int(state.routing.source.max()) + 1)
+            state = state._replace(queued=queued._replace(endings=endings))
+        self._shares = shares_of(state, self._threads)
+        self._wheels = wheels_of(state, int(between.min()), by_switch, self._threads)
+        self._stops: list[tuple[int, int]] = []
+        self._stopped, self._resumed, self._now_ps = LEADER, [-1] * self._threads, int(network.totals["now_ps"][0])
+        self._keep(state)
+
+    def _keep(self, state: State) -> None:
+        self._shares = with_longer_timers(self._shares, state)
+        of_threads = [share_of(state, self._shares, thread) for thread in range(self._threads)]
+        super()._keep(of_threads[LEADER])
+        self._arrays_of_threads = [arrays_of(of_thread) for of_thread in of_threads]
 
     def _go_on(self, resumed: int) -> int:
-        self._wheel = with_timers(self._wheel, len(self._state.hosts.timers), 2 * len(self._state.hosts.rings))
-        why = kernel.run(self._arrays, tuple(self._wheel), resumed)
+        """Returns why a thread has stopped; simulates once each that has stopped may go on.
+
+        The leader's time and flow are meanwhile those of the thread that has stopped.
+        """
+        totals = self._shares.totals[:, 0]
+        self._resumed[self._stopped] = resumed
+        if not self._stops:
+            totals["now_ps"][LEADER] = self._now_ps
+            self._stops = self._simulate()
+            self._now_ps = int(totals["now_ps"][LEADER])
+        self._stopped, why = self._stops.pop(0)
+        for name in ("asks", "now_ps"):
+            totals[name][LEADER] = totals[name][self._stopped]
+        if why == kernel.FINISHED:
+            add_up(self._shares)
         return kernel.IN_TIME if self._impatient is not None and why == kernel.FINISHED else why
 
+    def _simulate(self) -> list[tuple[int, int]]:
+        """Lets all threads simulate until some must stop; returns which, and why."""
+        self._wheels = with_timers(self._wheels, len(self._state.hosts.timers), 2 * len(self._state.hosts.rings))
+        common = tuple(self._shares), tuple(self._wheels)
+        calls = [
+            (arrays, *common, thread, flow)
+            for thread, (arrays, flow) in enumerate(zip(self._arrays_of_threads, self._resumed, strict=True))
+        ]
+        others = [self._others.submit(kernel.run, *call) for call in calls[LEADER + 1 :]]
+        reasons = [kernel.run(*calls[LEADER]), *(other.result() for other in others)]
+        self._resumed = [-1] * self._threads
+        return [(thread, why) for thread, why in enumerate(reasons) if why != GOES_ON]
+
     def _make_room(self) -> None:
-        self._wheel = with_room(self._wheel, self._state.queued)
-        self._keep(with_room_for_waiting(self._state, len(self._wheel.held)))
+        self._wheels = with_room(self._wheels, None if self._state.queued is None else self._shares.notes)
+        self._keep(with_room_for_waiting(self._state, len(self._wheels.held)))
 
     def _flows_of_packets(self) -> list[np.ndarray]:
-        return [self._wheel.packets["flow"], self._wheel.held["flow"]]
+        return [self._wheels.packets["flow"], self._wheels.held["flow"]]
 
     def _lose_patience(self, record: np.void) -> None:
         """Lets the window go on, in which other hosts may not have come as far as this flow's."""

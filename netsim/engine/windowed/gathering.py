@@ -3,27 +3,51 @@
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import State
+from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import next_link
 from netsim.engine.windowed.ahead import fetch_for_gathering
 from netsim.engine.windowed.regions import OF_HOSTS, OF_SWITCHES, is_of_hosts
-from netsim.engine.windowed.wheel import CHUNK, Wheel, due_now, put, use_chunks
+from netsim.engine.windowed.wheel import CHUNK, Wheel, Wheels, bucket_row, put, returned_row, use_chunks
 
 
 @compiled
-def gather(state: State, wheel: Wheel) -> None:
-    """Takes the packets that arrive in the open window and region out of their bucket, and sorts them by unit."""
-    window, units, now = wheel.window[0], wheel.units, due_now(wheel)
-    bucket = wheel.buckets[now * window.regions + window.region]
-    first, last, fill = np.int64(bucket.first), np.int64(bucket.last), np.int64(bucket.fill)
-    bucket.first = -1
-    found, touched, chunks, chunk = np.int64(0), np.int64(0), np.int64(0), first
-    while chunk >= 0:
+def gather(state: State, wheels: Wheels, wheel: Wheel) -> None:
+    """Takes the packets that arrive in the open window and region out of their buckets, and sorts them by unit."""
+    window, touched, found = wheel.window[0], np.int64(0), np.int64(0)
+    row = bucket_row(wheel)
+    for thread in range(window.threads):
+        found, touched = _empty(state, wheel, wheels.buckets[thread, row], thread, found, touched)
+    _deal(wheel, found, touched)
+
+
+@compiled
+def _empty(
+    state: State, wheel: Wheel, bucket: Record, thread: int, found: Whole, touched: Whole
+) -> tuple[Whole, Whole]:
+    """Empties the bucket of a thread.
+
+    Args:
+        state: State of the run.
+        wheel: Of the thread that deals with the region.
+        bucket: The bucket.
+        thread: Whose it is.
+        found: Arrivals of the region so far.
+        touched: Units with arrivals so far.
+
+    Returns:
+        Both with those of the bucket.
+    """
+    window, units = wheel.window[0], wheel.units
+    left, chunks, first, last = np.int64(bucket.packets), np.int64(0), np.int64(bucket.first), np.int64(bucket.last)
+    if not left:
+        return found, touched
+    chunk, bucket.packets = first, 0
+    window.in_flight -= left
+    while left:
         chunks += 1
-        size = fill if chunk == last else np.int64(CHUNK)
-        following = np.int64(-1) if chunk == last else np.int64(wheel.next_chunk[chunk])
-        window.in_flight -= size
-        wheel.due[now] -= size
+        size = min(left, np.int64(CHUNK))
+        left -= size
+        following = np.int64(wheel.next_chunk[chunk]) if left else np.int64(-1)
         for place in range(chunk * CHUNK, chunk * CHUNK + size):
             fetch_for_gathering(state, wheel, place, chunk * CHUNK + size, following * CHUNK)
             packet = wheel.packets[place]
@@ -39,9 +63,18 @@ def gather(state: State, wheel: Wheel) -> None:
                 touched += 1
             unit.end += 1
         chunk = following
-    if first >= 0:
-        use_chunks(wheel, OF_HOSTS if is_of_hosts(window, window.region) else OF_SWITCHES, first, last, chunks)
-    row = np.int64(window.arrivals)
+    whose = OF_HOSTS if is_of_hosts(window, window.region) else OF_SWITCHES
+    used = wheel.used[whose]
+    if thread != window.thread:
+        used = wheel.returned[returned_row(window, whose, thread)]
+    use_chunks(wheel, used, first, last, chunks)
+    return found, touched
+
+
+@compiled
+def _deal(wheel: Wheel, found: Whole, touched: Whole) -> None:
+    """Gives each unit the rows of its arrivals."""
+    window, units, row = wheel.window[0], wheel.units, np.int64(wheel.window[0].arrivals)
     window.touched = touched
     window.arrivals += found
     for place in range(touched):

@@ -2,7 +2,7 @@
 
 Each link of a host is on its own until a task begins: then the link that sends its message catches up with that instant
 first. Traffic inside a host may end, and let a task begin, within the window: the links inside hosts go through all
-instants together with the tasks.
+instants together with the tasks. The leader does all this, also for the hosts of other threads, which wait meanwhile.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from netsim.engine.event.congestion import ASKED
 from netsim.engine.event.credit import note, pull
 from netsim.engine.event.cutting import admit
 from netsim.engine.event.feedback import hear, is_back, run_out
-from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, FINISHED, NEEDS_FLOWS, NEEDS_ROOM
+from netsim.engine.event.kernel import ASKS_AFTER_TIMEOUT, ASKS_FOR_PATH, NEEDS_FLOWS, NEEDS_ROOM
 from netsim.engine.event.program import next_begin, next_begin_ps
 from netsim.engine.event.sender import look
 from netsim.engine.event.state import State, Whole
@@ -24,19 +24,20 @@ from netsim.engine.windowed.inside import send_before
 from netsim.engine.windowed.passage import send
 from netsim.engine.windowed.pending import first_look, note_look
 from netsim.engine.windowed.receivers import next_receipt, receive_next
-from netsim.engine.windowed.records import REST, SWITCHES
+from netsim.engine.windowed.records import GOES_ON, REST
+from netsim.engine.windowed.shares import Shares, acting
 from netsim.engine.windowed.timers import is_due, move_timer_up, pull_timers, take_timer
-from netsim.engine.windowed.wheel import Wheel, lacks_room
+from netsim.engine.windowed.wheel import Wheel, Wheels, lacks_room, owner_of, wheel_of
 
 _NOTHING, _ARRIVAL, _TIMER, _END, _LOOK = range(5)
 
 
 @compiled
-def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int) -> Whole:
+def advance(state: State, wheels: Wheels, wheel: Wheel, link: int, until_ps: int, until_key: int) -> Whole:
     """Lets a host's link go through what happens there before a moment and key.
 
     Returns:
-        Why the loop must stop, in which case this is to be called again; FINISHED if nothing is left to do.
+        Why the loop must stop, in which case this is to be called again; GOES_ON if nothing is left to do.
     """
     rules, unit = state.network.rules[0], wheel.units[link]
     while True:
@@ -58,20 +59,20 @@ def advance(state: State, wheel: Wheel, link: int, until_ps: int, until_key: int
         if look_ps < time_ps or (look_ps == time_ps and (SEND | ring) < key):
             time_ps, key, what = look_ps, SEND | ring, _LOOK
         if what == _NOTHING:
-            return FINISHED
+            return GOES_ON
         if lacks_room(wheel, state.queued):
             return NEEDS_ROOM
         state.network.totals[0].now_ps = time_ps
         why = _let_happen(state, wheel, link, what, key, time_ps)
-        if why != FINISHED:
+        if why != GOES_ON:
             return why
         note_inside(state, state.queued, wheel)
-        pull_timers(state, wheel)
+        pull_timers(state, wheels)
 
 
 @compiled
 def _let_happen(state: State, wheel: Wheel, link: int, what: int, key: int, now: int) -> Whole:
-    """Lets a host's link do the next thing; returns why the loop must stop, or FINISHED."""
+    """Lets a host's link do the next thing; returns why the loop must stop, or GOES_ON."""
     hosts, unit, totals = state.hosts, wheel.units[link], state.network.totals[0]
     packet, asks, arrives = wheel.scratch[0], np.int64(-1), GONE
     if what == _ARRIVAL:
@@ -79,24 +80,24 @@ def _let_happen(state: State, wheel: Wheel, link: int, what: int, key: int, now:
         unit.begin += 1
     if key < ARRIVAL:
         depart(state, state.queued, wheel, key, link, now)
-        return FINISHED
+        return GOES_ON
     if what == _ARRIVAL:
         if is_back(packet):
             hear(state, packet, now)
             if totals.moves_up >= 0:
                 move_timer_up(state, wheel, link)
-            return FINISHED
+            return GOES_ON
         if state.network.rules[0].congestion == ASKED:
             note(hosts, packet, hosts.flows[packet.flow], now)
         if not packet.control:
-            return FINISHED
+            return GOES_ON
     elif what == _TIMER:
         about = np.int64(wheel.timers[unit.first_timer].what)
         take_timer(wheel, link, np.int64(-1), np.int64(unit.first_timer))
         if not is_pull(key):
             asks = run_out(state, about, key, now)
             totals.asks = asks
-            return ASKS_AFTER_TIMEOUT if asks >= 0 else FINISHED
+            return ASKS_AFTER_TIMEOUT if asks >= 0 else GOES_ON
         pull(state, about, packet, now)
     if what == _LOOK:
         asks, arrives = look(state, key - SEND, packet, now)
@@ -106,15 +107,15 @@ def _let_happen(state: State, wheel: Wheel, link: int, what: int, key: int, now:
     else:
         arrives = enter(state, packet, link, now)
     send(state, wheel, packet, link, arrives)
-    return FINISHED
+    return GOES_ON
 
 
 @compiled
-def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
-    """Lets tasks begin, and in the last stage hosts do what they do in the window.
+def deal_with_hosts(state: State, shares: Shares, wheels: Wheels, wheel: Wheel) -> Whole:
+    """Lets tasks begin, and in the last stage the hosts of a thread do what they do in the window.
 
     Returns:
-        Why the loop must stop, in which case this is to be called again; FINISHED at the end of either stage.
+        Why the loop must stop, in which case this is to be called again; GOES_ON at the end of either stage.
     """
     program, window, totals = state.program, wheel.window[0], state.network.totals[0]
     while True:
@@ -123,7 +124,7 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
         link, until_ps, until_key = np.int64(-1), np.int64(window.cut_ps), np.int64(0)
         if window.stage == REST:
             if window.place == window.active:
-                return FINISHED
+                return np.int64(GOES_ON)
             link = np.int64(wheel.active[window.place])
         elif totals.released and min(begin_ps, receipt_ps) > window.now_ps:
             if window.place == totals.released:
@@ -132,12 +133,11 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
                 if not admit(state):
                     return NEEDS_FLOWS
                 window.place = 0
-                _note_admitted(state, wheel, first)
+                _note_admitted(state, wheels, first)
                 continue
             link, until_ps, until_key = _link_of(state, program.released[window.place]), window.now_ps, RELEASE
         elif min(begin_ps, inside_ps, receipt_ps) >= window.cut_ps:
-            window.stage, window.place = SWITCHES, 0
-            return FINISHED
+            return np.int64(GOES_ON)
         elif begin_ps <= min(inside_ps, receipt_ps):
             window.now_ps = begin_ps
             next_begin(program, totals, begin_ps)
@@ -149,8 +149,9 @@ def deal_with_hosts(state: State, wheel: Wheel) -> Whole:
             continue
         else:
             link, until_ps, until_key = wheel.inside[1].what, inside_ps, wheel.inside[1].key + 1
-        why = advance(state, wheel, link, until_ps, until_key)
-        if why != FINISHED:
+        owner = owner_of(wheels, link)
+        why = advance(acting(state, shares, owner), wheels, wheel_of(wheels, owner), link, until_ps, until_key)
+        if why != GOES_ON:
             return why
         if window.stage != REST and until_key != RELEASE:
             _take_inside(state, wheel, link)
@@ -169,11 +170,12 @@ def _link_of(state: State, task: int) -> Whole:
 
 
 @compiled
-def _note_admitted(state: State, wheel: Wheel, first: int) -> None:
+def _note_admitted(state: State, wheels: Wheels, first: int) -> None:
     """Notes when the links of flows that have been admitted, those from `first` on, look for a packet."""
     for index in range(first, state.network.totals[0].flows):
-        note_look(state, wheel, np.int64(state.hosts.flows[index].up))
-    pull_timers(state, wheel)
+        link = np.int64(state.hosts.flows[index].up)
+        note_look(state, wheel_of(wheels, owner_of(wheels, link)), link)
+    pull_timers(state, wheels)
 
 
 @compiled

@@ -1,121 +1,158 @@
-"""The windowed engine's loop, window by window."""
+"""The windowed engine's loop, window by window.
+
+The threads of a run go through the stages of a window together, each with its own regions: one that is done with a
+stage waits for the others. The leader opens windows, and lets tasks begin.
+"""
+
+import numpy as np
 
 from netsim.engine.event.calendar import END_PS, first_time
 from netsim.engine.event.compiled import called, compiled
-from netsim.engine.event.kernel import FINISHED, IN_TIME, NEEDS_ROOM, PAUSED, queued_of
+from netsim.engine.event.kernel import FINISHED, IN_TIME, PAUSED, queued_of
 from netsim.engine.event.program import begin_roots, next_begin_ps
 from netsim.engine.event.rounds import begin_round
 from netsim.engine.event.sender import resume
 from netsim.engine.event.state import Array, Hosts, Network, Program, Routing, State, Whole
-from netsim.engine.windowed.gathering import gather
 from netsim.engine.windowed.hosts import deal_with_hosts
-from netsim.engine.windowed.pending import note_look, touch_woken, wake
-from netsim.engine.windowed.receivers import deal_with_receivers, order_receipts
-from netsim.engine.windowed.records import NEXT, OPEN, REST, SWITCHES, TASKS
-from netsim.engine.windowed.regions import OF_HOSTS, is_of_hosts
+from netsim.engine.windowed.meeting import meet
+from netsim.engine.windowed.pending import note_look, wake
+from netsim.engine.windowed.receivers import deal_with_receivers
+from netsim.engine.windowed.records import GOES_ON, NEXT, OPEN, REST, SWITCHES, TASKS
+from netsim.engine.windowed.regions import OF_HOSTS, OF_SWITCHES
+from netsim.engine.windowed.shares import LEADER, Shares, acting, report_to_leader
 from netsim.engine.windowed.switches import deal_with_switches, forget_passed
 from netsim.engine.windowed.timers import pull_timers
-from netsim.engine.windowed.wheel import Wheel, due_now, lacks_room_for_arrivals, release_chunks
+from netsim.engine.windowed.wheel import Wheel, Wheels, due_now, owner_of, release_chunks, take_back, wheel_of
 
-OPENED = -1
 _PACKETS_BETWEEN_PAUSES = 1 << 20
 
 
 @called
-def run(arrays: tuple[tuple[Array, ...] | None, ...], of_wheel: tuple[Array, ...], resumed: int) -> Whole:
-    """Simulates until the loop must stop, and returns why; see `netsim.engine.event.kernel`.
+def run(
+    arrays: tuple[tuple[Array, ...] | None, ...],
+    of_shares: tuple[Array, ...],
+    of_wheels: tuple[Array, ...],
+    thread: int,
+    resumed: int,
+) -> Whole:
+    """Simulates until a thread must stop, and returns why this one does; see `netsim.engine.event.kernel`.
 
     Args:
-        arrays: The fields of `State`.
-        of_wheel: The fields of `Wheel`.
+        arrays: The fields of `State`, as the thread sees it.
+        of_shares: The fields of `Shares`.
+        of_wheels: The fields of `Wheel`, of all threads.
+        thread: The thread.
         resumed: A flow that goes on after a timeout, or -1.
     """
     parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
     state = State(*parts, queued_of(arrays[4]))
-    wheel = Wheel(*of_wheel)
-    network, hosts, window = state.network, state.hosts, wheel.window[0]
-    totals = network.totals[0]
+    shares, wheels = Shares(*of_shares), Wheel(*of_wheels)
+    wheel = wheel_of(wheels, thread)
+    window, totals, packets = wheel.window[0], state.network.totals[0], np.int64(0)
     if totals.now_ps < 0:
         totals.now_ps = 0
         begin_roots(state.program, totals)
     if resumed >= 0:
-        resume(state, resumed, totals.now_ps)
-        note_look(state, wheel, hosts.flows[resumed].up)
-        pull_timers(state, wheel)
-    packets = 0
+        _resume(state, shares, wheels, resumed)
     while True:
+        why = np.int64(GOES_ON)
         if window.stage == NEXT:
-            if packets >= _PACKETS_BETWEEN_PAUSES:
-                return PAUSED
-            why = _open(state, wheel)
-            if why != OPENED:
-                return why
-            window.active = window.arrivals = window.region = window.receipts = window.received = 0
-            window.cut_ps = window.end_ps
-            packets += wheel.due[due_now(wheel)]
-            window.stage = OPEN
-        if window.stage == OPEN:
-            if lacks_room_for_arrivals(wheel):
-                return NEEDS_ROOM
-            gather(state, wheel)
-            window.region += 1
-            window.place = 0
-            if is_of_hosts(window, window.region - 1):
-                deal_with_receivers(state, wheel)
-                if is_of_hosts(window, window.region):
-                    continue
-                order_receipts(wheel)
-                wake(state, wheel)
-                touch_woken(wheel, window.region - 1)
-                pull_timers(state, wheel)
-                window.stage = TASKS
+            take_back(wheels, wheel, OF_HOSTS)
+            if thread == LEADER:
+                report_to_leader(state, shares)
+                why = _open(state, shares, wheels, packets)
+        elif window.stage == OPEN:
+            why = deal_with_receivers(state, wheels, wheel)
+        elif window.stage == SWITCHES:
+            why = deal_with_switches(state, wheels, wheel)
+        elif window.stage == REST or thread == LEADER:
+            if window.stage == TASKS:
+                report_to_leader(state, shares)
+                pull_timers(state, wheels)
             else:
-                touch_woken(wheel, window.region - 1)
-                window.stage = SWITCHES
-        if window.stage == SWITCHES:
-            why = deal_with_switches(state, wheel)
-            if why != FINISHED:
-                return why
-            if window.region < window.regions:
-                forget_passed(wheel)
-                window.stage = OPEN
-                continue
-            window.stage, window.place = REST, 0
-        why = deal_with_hosts(state, wheel)
-        if why != FINISHED:
+                take_back(wheels, wheel, OF_SWITCHES)
+            why = deal_with_hosts(state, shares, wheels, wheel)
+        if not meet(wheels.meetings, np.int64(window.threads), thread, why):
             return why
-        if window.stage == REST:
+        window.place = 0
+        if window.stage == NEXT:
+            packets += wheel.due[due_now(wheel)] * window.threads
+            _enter(state, wheels, wheel, thread)
+        elif window.stage == REST:
             forget_passed(wheel)
-            release_chunks(wheel, OF_HOSTS)
-            window.stage = NEXT
+            release_chunks(wheel, wheel.used[OF_HOSTS])
+        window.stage = NEXT if window.stage == REST else window.stage + 1
 
 
 @compiled
-def _open(state: State, wheel: Wheel) -> Whole:
-    """Sets number and end of the next window in which something happens: OPENED, or why there is none.
+def _open(state: State, shares: Shares, wheels: Wheels, packets: Whole) -> Whole:
+    """Sets number and end of the next window in which something happens: GOES_ON, or why there is none.
 
     A window ends at the limit of simulated time; if tasks are left, nothing happens later.
+
+    Args:
+        state: The leader's state.
+        shares: Those of all threads.
+        wheels: Those of all threads.
+        packets: Have gone since Python last looked at the clock.
     """
-    window, totals, rules = wheel.window[0], state.network.totals[0], state.network.rules[0]
+    window, totals, rules = wheels.window[LEADER, 0], state.network.totals[0], state.network.rules[0]
+    if packets >= _PACKETS_BETWEEN_PAUSES:
+        return np.int64(PAUSED)
     if window.over:
         totals.now_ps = window.cut_ps - 1
-        return FINISHED
-    first_ps = min(next_begin_ps(state.program), first_time(state.hosts.timers), first_time(wheel.inside))
-    first_ps = min(first_ps, window.due_ps)
+        return np.int64(FINISHED)
+    first_ps, in_flight = min(next_begin_ps(state.program), first_time(wheels.inside)), np.int64(0)
+    for thread in range(window.threads):
+        first_ps = min(first_ps, wheels.window[thread, 0].due_ps, first_time(shares.timers[thread]))
+        in_flight += wheels.window[thread, 0].in_flight
     if totals.released:
         first_ps = min(first_ps, window.now_ps)
-    if not window.in_flight and first_ps == END_PS:
-        return FINISHED
+    if not in_flight and first_ps == END_PS:
+        return np.int64(FINISHED)
     if totals.undone and window.end_ps > rules.end_ps and not begin_round(rules, totals, window.end_ps):
         totals.now_ps = rules.end_ps
-        return IN_TIME
+        return np.int64(IN_TIME)
     latest = first_ps // window.length_ps
-    number = window.end_ps // window.length_ps if window.in_flight else latest
-    while number < latest:
-        if wheel.due[number & (len(wheel.due) - 1)]:
-            break
+    number = window.end_ps // window.length_ps if in_flight else latest
+    while number < latest and not _is_due(wheels, number):
         number += 1
-    window.number, window.end_ps = number, (number + 1) * window.length_ps
+    end_ps = (number + 1) * window.length_ps
     if totals.undone:
-        window.end_ps = min(window.end_ps, rules.end_ps + 1)
-    return OPENED
+        end_ps = min(end_ps, rules.end_ps + 1)
+    for thread in range(window.threads):
+        wheels.window[thread, 0].number, wheels.window[thread, 0].end_ps = number, end_ps
+    return np.int64(GOES_ON)
+
+
+@compiled
+def _is_due(wheels: Wheels, number: int) -> bool:
+    """Whether a window has packets."""
+    due = np.int64(0)
+    for thread in range(len(wheels.due)):
+        due += wheels.due[thread, number & (wheels.due.shape[1] - 1)]
+    return bool(due > 0)
+
+
+@compiled
+def _enter(state: State, wheels: Wheels, wheel: Wheel, thread: int) -> None:
+    """A thread enters the window that has been opened."""
+    window = wheel.window[0]
+    window.active = window.arrivals = window.receipts = window.received = 0
+    window.region = thread
+    window.cut_ps = window.end_ps
+    wheel.due[due_now(wheel)] = 0
+    wake(state, wheel)
+    if thread != LEADER:
+        pull_timers(state, wheels)
+
+
+@compiled
+def _resume(state: State, shares: Shares, wheels: Wheels, index: int) -> None:
+    """A flow goes on after a timeout."""
+    link = np.int64(state.hosts.flows[index].up)
+    owner = owner_of(wheels, link)
+    of_owner = acting(state, shares, owner)
+    resume(of_owner, index, state.network.totals[0].now_ps)
+    note_look(of_owner, wheel_of(wheels, owner), link)
+    pull_timers(of_owner, wheels)

@@ -5,15 +5,36 @@ import numpy as np
 from netsim.engine.event.calendar import END_PS
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.congestion import ASKED
+from netsim.engine.event.kernel import NEEDS_ROOM
 from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.event.transit import receive
-from netsim.engine.windowed.pending import activate
+from netsim.engine.windowed.gathering import gather
+from netsim.engine.windowed.pending import activate, touch_woken
+from netsim.engine.windowed.records import GOES_ON
+from netsim.engine.windowed.regions import is_of_hosts
 from netsim.engine.windowed.sorting import sort
-from netsim.engine.windowed.wheel import Wheel
+from netsim.engine.windowed.wheel import Wheel, Wheels, lacks_room_for_arrivals
 
 
 @compiled
-def deal_with_receivers(state: State, wheel: Wheel) -> None:
+def deal_with_receivers(state: State, wheels: Wheels, wheel: Wheel) -> Whole:
+    """Lets the hosts of all regions of a thread receive what has come; returns why the loop must stop."""
+    window = wheel.window[0]
+    while is_of_hosts(window, window.region):
+        if lacks_room_for_arrivals(wheels, wheel):
+            return NEEDS_ROOM
+        gather(state, wheels, wheel)
+        _deal_with_region(state, wheel)
+        touch_woken(wheel, np.int64(window.region))
+        window.region += window.threads
+    if window.regions > 1:
+        window.touched, window.region = 0, window.regions // 2 + window.thread
+    _order_receipts(wheel)
+    return GOES_ON
+
+
+@compiled
+def _deal_with_region(state: State, wheel: Wheel) -> None:
     """Sorts the arrivals at hosts, and turns data into acknowledgements.
 
     If the run ends with a message in the middle of a window, data must wait: it is received in the order in which it
@@ -36,7 +57,7 @@ def deal_with_receivers(state: State, wheel: Wheel) -> None:
 
 
 @compiled
-def order_receipts(wheel: Wheel) -> None:
+def _order_receipts(wheel: Wheel) -> None:
     """Sorts the data that waits at all receivers."""
     window = wheel.window[0]
     rows = np.int64(0), np.int64(window.receipts)

@@ -15,8 +15,8 @@ VALUE = np.dtype(sorted([*_VALUE.items(), ("unit", np.dtype(INDEX))], key=lambda
 ARRIVAL = np.dtype([("time_ps", _WHOLE), ("key", _WHOLE), ("place", INDEX), ("unit", INDEX)])
 """An arrival of the window: its time, its order within that instant, and the packet's place in `Wheel.packets`."""
 
-BUCKET = np.dtype([(name, INDEX) for name in ("first", "last", "fill")])
-"""First and last chunk, and packets in the last one."""
+BUCKET = np.dtype([(name, INDEX) for name in ("first", "last", "packets")])
+"""First and last chunk, and packets in all of them."""
 
 UNIT = np.dtype(
     [
@@ -58,9 +58,11 @@ WINDOW = np.dtype(
                 "pending",
                 "receipts",
                 "received",
+                "awaited",
             )
         ),
-        *((name, INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "timers", "by_switch", "over")),
+        *((name, INDEX) for name in ("free_chunk", "free_chunks", "free_timer", "timers")),
+        *((name, INDEX) for name in ("by_switch", "over", "thread", "threads")),
     ],
     align=True,
 )
@@ -68,7 +70,11 @@ WINDOW = np.dtype(
 first pending unit is due; chunks that one event may need; the moment before which everything happens: the window's
 end, or that of a run that ends early with an instant, and is `over` then; how far the loop is (see
 `netsim.engine.windowed.kernel`), and in which region; arrivals, and those at hosts; receipts, and how many have been
-received; free chunks; timers that have been in use."""
+received; arrivals of a region for which there was no room; free chunks; timers that have been in use; the thread, and
+how many there are."""
+
+GOES_ON = -1
+"""Why a stage ends if nothing stops the loop; see `netsim.engine.event.kernel` for what does."""
 
 NEXT, OPEN, TASKS, SWITCHES, REST = range(5)
 """Stages of a window: none is open; one is, and receivers take what has come; tasks begin; switches pass packets on;

@@ -4,6 +4,7 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Scene
 from netsim.transport.protocol import Transport
+from netsim.transport.switched import AdaptiveFlow
 from netsim.units import service_ps
 
 
@@ -19,8 +20,9 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
     return by_event(scene, transport)
 
 
-_WITH_QUEUES = 1000
-"""Packets that have to arrive in a window for the windowed engine to be faster where links have queues."""
+_WITH_QUEUES, _OF_THREAD = 1000, 200
+"""Packets that have to arrive in a window for the windowed engine to be faster where links have queues, and for each
+thread of it to be worth its while."""
 
 
 def fills_windows(scene: Scene) -> bool:
@@ -32,11 +34,26 @@ def fills_windows(scene: Scene) -> bool:
     untried = scene.congestion.kind in ("receiver_credit", "ndp") or scene.link_errors is not None
     if untried or scene.ends_early:
         return False
+    return _packets_of_window(scene) >= (_WITH_QUEUES if scene.queues else 1)
+
+
+def threads_for(scene: Scene, transport: Transport, cores: int) -> int:
+    """How many threads make a run fastest; at least 1, and no more than there are cores."""
+    return max(1, min(cores, _packets_of_window(scene) // _OF_THREAD)) if splits(scene, transport) else 1
+
+
+def splits(scene: Scene, transport: Transport) -> bool:
+    """Whether a run may take several threads: nothing is known of all links, or of a flow at several switches."""
+    in_order = scene.ends_early or isinstance(transport, AdaptiveFlow)
+    return not in_order and (scene.watch is None or not scene.watch.links)
+
+
+def _packets_of_window(scene: Scene) -> int:
+    """Packets that arrive in a window, each once, if all hosts send at the rate of their links."""
     topology, size = scene.topology, scene.packet.payload + scene.packet.header
     between = [link.delay_ps for link in topology.links if link.src != link.dst]
     rate = max(topology.links[topology.up(host)].rate_bps for host in range(topology.hosts))
-    least = _WITH_QUEUES if scene.queues else 1
-    return bool(between) and topology.hosts * min(between) >= least * service_ps(size, rate)
+    return topology.hosts * min(between, default=0) // service_ps(size, rate)
 
 
 def _takes_time(scene: Scene) -> bool:

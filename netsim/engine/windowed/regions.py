@@ -8,35 +8,49 @@ import numpy as np
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, State
 
-LINKS_OF_REGION, _MOST_REGIONS = 512, 256
-"""Links of a region, at least; regions."""
+LINKS_OF_REGION, _MOST_REGIONS, _REGIONS_OF_THREAD = 512, 256, 16
+"""Links of a region, at least; regions; regions of each thread, at least."""
 
 OF_HOSTS, OF_SWITCHES = range(2)
 """Regions of hosts come first in a window, those of switches after them."""
 
 
-def regions_of(state: State) -> int:
-    """Number of regions, a power of two: the first half are of hosts, the others of switches, or there is only one."""
+def regions_of(state: State, threads: int) -> int:
+    """Number of regions, a power of two: the first half are of hosts, the others of switches, or there is only one.
+
+    Threads have several of either kind each, so that they have as much to do as each other.
+    """
     links = len(state.network.links)
-    if links < 2 * LINKS_OF_REGION:
-        return 1
-    return 1 << (min(links // LINKS_OF_REGION, _MOST_REGIONS).bit_length() - 1)
+    regions = min(links // LINKS_OF_REGION, _MOST_REGIONS)
+    if threads > 1:
+        regions = max(regions, _REGIONS_OF_THREAD * threads)
+    return 1 << (max(1, regions).bit_length() - 1)
 
 
-def region_of_units(state: State, nodes: int, regions: int) -> np.ndarray:
+def region_of_units(state: State, nodes: int, regions: int, threads: int) -> np.ndarray:
     """Region of each unit: of links by the node at which they begin, then of nodes.
+
+    Links inside hosts are the leader's if there are several threads: they take part when tasks begin.
 
     Args:
         state: State of the run.
         nodes: Switches and hosts.
         regions: Number of regions.
+        threads: Number of threads.
     """
-    links, routing, half = state.network.links, state.routing, regions // 2
-    of_node, switches = np.zeros(nodes, dtype=np.int16), np.unique(routing.source[links["at_switch"] > 0])
+    routing, half = state.routing, regions // 2
+    of_node, switches = np.zeros(nodes, dtype=np.int16), np.setdiff1d(routing.source, routing.source[routing.up])
     of_node[switches] = np.arange(len(switches)) * half // max(1, len(switches)) + half
     region, hosts = np.concatenate([of_node[routing.source], of_node]), np.arange(len(routing.up))
     region[routing.up] = region[routing.inside] = hosts * half // len(hosts)
+    if threads > 1:
+        region[routing.inside] = 0
     return region
+
+
+def owners_of(regions: int, threads: int) -> np.ndarray:
+    """Thread of each region."""
+    return (np.arange(regions) % max(1, regions // 2) % threads).astype(np.int32)
 
 
 @compiled

@@ -7,7 +7,7 @@ import numpy as np
 
 from netsim.engine.event.calendar import ARRIVAL
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.kernel import FINISHED, NEEDS_ROOM
+from netsim.engine.event.kernel import NEEDS_ROOM
 from netsim.engine.event.queued import link_of
 from netsim.engine.event.state import Queued, Record, State, Whole
 from netsim.engine.event.transit import enter, next_link
@@ -23,17 +23,40 @@ from netsim.engine.windowed.endings import (
     put_in_order,
     settle,
 )
+from netsim.engine.windowed.gathering import gather
 from netsim.engine.windowed.passage import send
-from netsim.engine.windowed.pending import await_later
+from netsim.engine.windowed.pending import await_later, touch_woken
+from netsim.engine.windowed.records import GOES_ON
 from netsim.engine.windowed.regions import OF_SWITCHES
 from netsim.engine.windowed.sorting import sort
 from netsim.engine.windowed.timers import is_due
-from netsim.engine.windowed.wheel import Wheel, lacks_room, release_chunks
+from netsim.engine.windowed.wheel import Wheel, Wheels, lacks_room, lacks_room_for_arrivals, release_chunks
 
 
 @compiled
-def deal_with_switches(state: State, wheel: Wheel) -> Whole:
-    """Lets units deal with their arrivals, one after the other; returns why the loop must stop, FINISHED at the end."""
+def deal_with_switches(state: State, wheels: Wheels, wheel: Wheel) -> Whole:
+    """Lets the switches of all regions of a thread deal with their arrivals; returns why the loop must stop.
+
+    Those of the only region, if there is one, have been gathered with its hosts.
+    """
+    window = wheel.window[0]
+    while True:
+        if not _deal_with_region(state, wheel):
+            return NEEDS_ROOM
+        if window.region >= window.regions:
+            return GOES_ON
+        forget_passed(wheel)
+        if lacks_room_for_arrivals(wheels, wheel):
+            return NEEDS_ROOM
+        gather(state, wheels, wheel)
+        touch_woken(wheel, np.int64(window.region))
+        window.place = 0
+        window.region += window.threads
+
+
+@compiled
+def _deal_with_region(state: State, wheel: Wheel) -> bool:
+    """Lets units deal with their arrivals, one after the other; returns whether there was room for all."""
     window = wheel.window[0]
     while window.place < window.touched:
         index = np.int64(wheel.touched[window.place])
@@ -42,15 +65,15 @@ def deal_with_switches(state: State, wheel: Wheel) -> Whole:
             rows = np.int64(unit.begin), np.int64(unit.end)
             sort(wheel.arrivals, wheel.found, wheel.places, *rows, window.number * window.length_ps, window.end_ps)
             if not _pass_on(state, state.queued, wheel, unit, index):
-                return NEEDS_ROOM
+                return False
         window.place += 1
-    return FINISHED
+    return True
 
 
 @compiled
 def forget_passed(wheel: Wheel) -> None:
     """Frees the chunks of a region of switches, and the rows of its arrivals."""
-    release_chunks(wheel, OF_SWITCHES)
+    release_chunks(wheel, wheel.used[OF_SWITCHES])
     wheel.window[0].arrivals = wheel.window[0].at_hosts
 
 

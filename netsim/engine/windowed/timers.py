@@ -6,18 +6,19 @@ from netsim.engine.event.calendar import close, first_time, is_pull, push, take_
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, State, Whole
 from netsim.engine.windowed.pending import activate
-from netsim.engine.windowed.wheel import Wheel
+from netsim.engine.windowed.wheel import Wheel, Wheels, owner_of, wheel_of
 
 
 @compiled
-def pull_timers(state: State, wheel: Wheel) -> None:
-    """Hands the timers that run out in this window to their hosts' links."""
-    window, timers = wheel.window[0], state.hosts.timers
+def pull_timers(state: State, wheels: Wheels) -> None:
+    """Hands the timers that run out in this window to their hosts' links, which may be another thread's."""
+    window, timers = wheels.window[0, 0], state.hosts.timers
     while first_time(timers) < window.end_ps:
         time_ps, key, what = timers[1].time_ps, timers[1].key, timers[1].what
         take_first(timers)
         close(timers)
         link = _link_of(state, key, what)
+        wheel = wheel_of(wheels, owner_of(wheels, link))
         _add_timer(wheel, link, time_ps, key, what)
         if state.network.links[link].reverse == link:
             push(wheel.inside, time_ps, key, link)

@@ -1,0 +1,177 @@
+"""What each thread of a run has for itself of what the state of the event engine has once.
+
+Threads deal with different hosts and switches, so that they may share the records of these. The first thread is the
+leader: it alone lets tasks begin, for which it may have to let a host of another thread catch up.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.engine.compiled.lines import LINE_BYTES, zeros
+from netsim.engine.event.calendar import empty, heap, push
+from netsim.engine.event.compiled import compiled
+from netsim.engine.event.state import Array, Hosts, Queued, State
+from netsim.engine.queue_series import INTERVALS
+from netsim.engine.reference.rounds import NOBODY
+
+LEADER = 0
+_COUNTS = ("packets", "hops", "control_hops", "dropped", "trimmed", "marked")
+
+
+class Shares(NamedTuple):
+    """Arrays with a row for each thread; that of the leader is the state's own.
+
+    Args:
+        totals: See `netsim.engine.event.state.Network`.
+        longest: See there.
+        begins: See `netsim.engine.event.state.Program`: of the others, what the leader has not been told yet.
+        timers: See `netsim.engine.event.state.Hosts`: of the hosts of a thread, and of the leader late starts as well.
+        candidates: See `netsim.engine.event.state.Routing`.
+        notes: See `netsim.engine.event.state.Queued`; no columns where links have no queues.
+        told: See there.
+        needs: See there.
+    """
+
+    totals: Array
+    longest: Array
+    begins: Array
+    timers: Array
+    candidates: Array
+    notes: Array
+    told: Array
+    needs: Array
+
+
+def rows(threads: int, size: int, dtype: np.dtype) -> np.ndarray:
+    """So many records for each thread, far enough from each other that no two threads write one line of the cache."""
+    between = -(-2 * LINE_BYTES // dtype.itemsize) if threads > 1 else 0
+    return zeros(threads * (size + between), dtype).reshape(threads, size + between)
+
+
+def shares_of(state: State, threads: int) -> Shares:
+    """The shares of so many threads at the beginning of a run.
+
+    Args:
+        state: Its arrays become those of the leader if it is alone; see `share_of`.
+        threads: How many there are.
+    """
+    queued = state.queued
+    nothing = np.zeros(0, dtype=np.int64)
+    scratch = (nothing, nothing, nothing) if queued is None else (queued.notes, queued.told, queued.needs)
+    shares = Shares(
+        _copies(state.network.totals, threads),
+        _copies(state.network.longest, threads),
+        _heaps(state.program.begins[None], threads, len(state.program.begins)),
+        _heaps(state.hosts.timers[None], threads, len(state.hosts.timers)),
+        np.repeat(state.routing.candidates[None], threads, axis=0),
+        *(_copies(array, threads) for array in scratch),
+    )
+    shares.totals["now_ps"][LEADER + 1 :] = 0
+    return shares
+
+
+def _copies(array: np.ndarray, threads: int) -> np.ndarray:
+    copies = rows(threads, len(array), array.dtype)
+    copies[:, : len(array)] = array
+    return copies
+
+
+def _heaps(known: np.ndarray, threads: int, entries: int) -> np.ndarray:
+    """Longer heaps in place of some; those of threads that have none are empty."""
+    longer, nothing = np.zeros((threads, entries), dtype=known.dtype), heap(0)
+    longer[:, : len(nothing)] = nothing
+    for of_thread, before in zip(longer, known, strict=False):
+        used = int(before["time_ps"][0]) + len(nothing)
+        of_thread[:used] = before[:used]
+    return longer
+
+
+def share_of(state: State, shares: Shares, thread: int) -> State:
+    """The state as a thread sees it."""
+    totals, longest, begins, timers, candidates, notes, told, needs = (array[thread] for array in shares)
+    queued = state.queued
+    return State(
+        state.network._replace(totals=totals, longest=longest),
+        state.hosts._replace(timers=timers),
+        state.program._replace(begins=begins),
+        state.routing._replace(candidates=candidates),
+        None if queued is None else queued._replace(notes=notes, told=told, needs=needs),
+    )
+
+
+def with_longer_timers(shares: Shares, state: State) -> Shares:
+    """The shares of a state whose heap of timers may have grown."""
+    timers, entries = shares.timers, len(state.hosts.timers)
+    if entries == timers.shape[1]:
+        return shares
+    return shares._replace(timers=_heaps(timers, len(timers), entries))
+
+
+def add_up(shares: Shares) -> None:
+    """Adds what all threads have counted to the counts of the leader."""
+    totals, longest = shares.totals[:, 0], shares.longest[:, :INTERVALS]
+    for name in _COUNTS:
+        totals[name][LEADER] = totals[name].sum()
+    width_bits = int(totals["width_bits"].max())
+    for row, of_thread in zip(longest, totals, strict=True):
+        while of_thread["width_bits"] < width_bits:
+            row[:] = np.concatenate([row.reshape(-1, 2).max(axis=1), np.zeros(INTERVALS // 2, dtype=row.dtype)])
+            of_thread["used"] = (of_thread["used"] + 1) // 2
+            of_thread["width_bits"] += 1
+    longest[LEADER] = longest.max(axis=0)
+    totals["used"][LEADER] = totals["used"].max()
+
+
+@compiled
+def acting(state: State, shares: Shares, thread: int) -> State:
+    """The leader's state when it deals with a host of another thread: with what belongs to that thread's hosts."""
+    hosts = state.hosts
+    of_thread = Hosts(
+        hosts.flows,
+        hosts.rings,
+        hosts.nscc,
+        hosts.asked,
+        hosts.pacers,
+        shares.timers[thread],
+        hosts.turns,
+        hosts.sent,
+        hosts.slots,
+        hosts.samples,
+        hosts.sampled,
+    )
+    return State(state.network, of_thread, state.program, state.routing, _queued_of(state.queued, shares, thread))
+
+
+@compiled
+def _queued_of(queued: Queued | None, shares: Shares, thread: int) -> Queued | None:
+    """The links with queues as a thread sees them."""
+    if queued is None:
+        return None
+    return Queued(
+        queued.queues,
+        queued.waiting,
+        queued.served,
+        queued.switches,
+        shares.notes[thread],
+        shares.told[thread],
+        queued.endings,
+        queued.quanta,
+        queued.turns,
+        shares.needs[thread],
+    )
+
+
+@compiled
+def report_to_leader(state: State, shares: Shares) -> None:
+    """Tells the leader what the other threads know of tasks and of the round."""
+    totals = state.network.totals[0]
+    for thread in range(LEADER + 1, len(shares.totals)):
+        begins, other = shares.begins[thread], shares.totals[thread, 0]
+        for place in range(1, begins[0].time_ps + 1):
+            push(state.program.begins, begins[place].time_ps, begins[place].key, begins[place].what)
+        empty(begins)
+        if other.progress:
+            totals.progress, other.progress = 1, 0
+        totals.refused = min(totals.refused, other.refused)
+        other.refused = NOBODY

@@ -1,0 +1,146 @@
+"""The wheels of a run at its beginning, and their growth."""
+
+import numpy as np
+
+from netsim.engine.compiled.lines import zeros
+from netsim.engine.event.calendar import END_PS, heap, longer_heap
+from netsim.engine.event.state import Array, Queued, State
+from netsim.engine.windowed.meeting import meetings_of
+from netsim.engine.windowed.records import ARRIVAL, BUCKET, INDEX, TIMER, UNIT, USED, VALUE, WINDOW
+from netsim.engine.windowed.regions import owners_of, region_of_units, regions_of
+from netsim.engine.windowed.shares import rows
+from netsim.engine.windowed.sorting import PLACES
+from netsim.engine.windowed.wheel import CHUNK, Wheels
+
+WINDOWS, _BUCKETS = 1 << 14, 1 << 16
+"""Windows of a turn of the wheel, but no more buckets of a thread than that."""
+_CHUNKS, _ARRIVALS, _HELD = 256, 1024, 1024
+"""Room at first, of each thread."""
+
+
+def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wheels:
+    """Empty wheels.
+
+    Args:
+        state: State of the run.
+        length_ps: Length of a window.
+        by_switch: Units are switches, not their links.
+        threads: Threads of the run.
+    """
+    links, switches = len(state.network.links), int(state.routing.source.max()) + 1
+    regions = regions_of(state, threads)
+    window = rows(threads, 1, WINDOW)
+    window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
+    window["free_chunk"] = window["free_timer"] = -1
+    window["regions"], window["thread"], window["threads"] = regions, np.arange(threads)[:, None], threads
+    window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued, regions)
+    windows = min(WINDOWS, _BUCKETS // regions)
+    units = zeros(links + switches, UNIT)
+    units["first_timer"] = -1
+    units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
+    used, returned = rows(threads, 2, USED), rows(threads, 2 * threads, USED)
+    used["first"] = returned["first"] = -1
+    ends = heap(0 if state.queued is None else links)
+    return Wheels(
+        window,
+        np.zeros((threads, windows), dtype=INDEX),
+        np.zeros((threads, windows * regions), dtype=BUCKET),
+        used,
+        returned,
+        np.zeros((threads, _ARRIVALS), dtype=ARRIVAL),
+        np.zeros((threads, _ARRIVALS), dtype=ARRIVAL),
+        np.zeros((threads, PLACES), dtype=np.int64),
+        np.zeros((threads, _ARRIVALS if state.network.rules["ends_early"][0] else 0), dtype=ARRIVAL),
+        np.zeros((threads, len(units)), dtype=INDEX),
+        np.zeros((threads, switches), dtype=INDEX),
+        np.zeros((threads, links), dtype=INDEX),
+        np.zeros((threads, len(units)), dtype=INDEX),
+        np.zeros((threads, 0), dtype=TIMER),
+        np.repeat(ends[None], threads, axis=0),
+        rows(threads, 1, VALUE),
+        region_of_units(state, switches, regions, threads),
+        owners_of(regions, threads),
+        zeros(0, VALUE),
+        np.zeros(0, dtype=INDEX),
+        units,
+        heap(2 * len(state.hosts.rings)),
+        zeros(0, VALUE),
+        np.zeros(0, dtype=INDEX),
+        meetings_of(threads),
+    )
+
+
+def _most_chunks(queued: Queued | None, regions: int) -> int:
+    """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
+    if queued is None:
+        return 1
+    return 2 + regions * len(np.unique(queued.served["news_ps"])) + len(queued.queues) // CHUNK
+
+
+def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
+    """The wheels with room for the arrivals of the next region, and twice as much of what is scarce.
+
+    Args:
+        wheels: All threads' wheels.
+        notes: Those of each thread, see `netsim.engine.windowed.shares.Shares`; None where links have no queues.
+    """
+    window = wheels.window[:, 0]
+    arrivals = int((window["arrivals"] + window["awaited"]).max())
+    if arrivals > wheels.found.shape[1]:
+        found, arrived = (_longer(array, 3 * arrivals // 2) for array in (wheels.found, wheels.arrivals))
+        wheels = wheels._replace(found=found, arrivals=arrived)
+        if wheels.receipts.size:
+            wheels = wheels._replace(receipts=_longer(wheels.receipts, found.shape[1]))
+    for thread, of_thread in enumerate(window):
+        needed = int(of_thread["awaited"]) // CHUNK + int(of_thread["spare"])
+        if of_thread["free_chunks"] <= needed:
+            more = max(_CHUNKS, len(wheels.next_chunk) // len(window)) + needed
+            wheels = _with_chunks(wheels, of_thread, more)
+        if notes is not None and notes[thread, 0]["packet"] < 0:
+            wheels = _with_held(wheels, notes[thread], max(_HELD, len(wheels.held) // len(window)))
+    window["awaited"] = 0
+    return wheels
+
+
+def _with_chunks(wheels: Wheels, window: np.void, more: int) -> Wheels:
+    """The wheels with so many more chunks of one thread."""
+    used = len(wheels.next_chunk)
+    packets = zeros((used + more) * CHUNK, VALUE)
+    packets[: len(wheels.packets)] = wheels.packets
+    following = np.arange(used + 1, used + more + 1, dtype=INDEX)
+    following[-1] = window["free_chunk"]
+    window["free_chunk"] = used
+    window["free_chunks"] += more
+    return wheels._replace(packets=packets, next_chunk=np.concatenate([wheels.next_chunk, following]))
+
+
+def _with_held(wheels: Wheels, notes: Array, more: int) -> Wheels:
+    """The wheels with so many more records for packets that wait in queues of one thread, which has none left."""
+    used = len(wheels.held)
+    held, following = zeros(used + more, VALUE), np.arange(1, used + more + 1, dtype=INDEX)
+    held[:used], following[:used], following[-1] = wheels.held, wheels.next_held, -1
+    notes["packet"] = used
+    return wheels._replace(held=held, next_held=following)
+
+
+def with_timers(wheels: Wheels, timers: int, others: int) -> Wheels:
+    """The wheels with room for so many timers of each thread.
+
+    Args:
+        wheels: All threads' wheels.
+        timers: All of them may be those of flows inside hosts.
+        others: Whatever else may happen inside hosts.
+    """
+    if timers <= wheels.timers.shape[1]:
+        return wheels
+    longer = np.zeros((len(wheels.timers), timers), dtype=TIMER)
+    for of_thread, before, window in zip(longer, wheels.timers, wheels.window[:, 0], strict=True):
+        of_thread[: window["timers"]] = before[: window["timers"]]
+    return wheels._replace(timers=longer, inside=longer_heap(wheels.inside, others + timers))
+
+
+def _longer(array: np.ndarray, size: int) -> np.ndarray:
+    """An array with longer rows."""
+    longer = zeros(len(array) * size, array.dtype).reshape(len(array), size)
+    longer[:, : array.shape[1]] = array
+    return longer
