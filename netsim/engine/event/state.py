@@ -172,7 +172,6 @@ class Queued(NamedTuple):
         notes: One record of `NOTES`.
         told: Queues that are told to stop or to go on; `notes` has their number.
         endings: Records of `LANE`: links in the order in which their transmissions end, those that take equally long.
-            The windowed engine has records of `ENDING` instead, by switch.
         quanta: See `netsim.engine.protocol.Scene.quanta`.
         turns: See `netsim.engine.event.turns`.
         needs: Room for what each class needs to send a packet.

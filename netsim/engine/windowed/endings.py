@@ -14,21 +14,13 @@ from netsim.engine.event.queued import finish
 from netsim.engine.event.state import Queued, Record, State, Whole
 from netsim.engine.event.transit import link_before
 from netsim.engine.windowed.departures import go_on, send_words
-from netsim.engine.windowed.records import ENDING
 from netsim.engine.windowed.wheel import Wheel, lacks_room
 
 
-def no_endings(switches: int) -> np.ndarray:
-    """So many switches at which nothing is sent."""
-    endings = np.zeros(switches, dtype=ENDING)
-    endings["first"], endings["ends_ps"] = -1, END_PS
-    return endings
-
-
 @compiled
-def next_end_ps(queued: Queued | None, switch: int) -> Whole:
+def next_end_ps(queued: Queued | None, wheel: Wheel, switch: int) -> Whole:
     """When the first transmission at a switch ends that goes on after the window; END_PS if there is none."""
-    return END_PS if queued is None else queued.endings[switch].ends_ps
+    return END_PS if queued is None else wheel.endings[switch].ends_ps
 
 
 @compiled
@@ -48,7 +40,7 @@ def begins_in_order(state: State, queued: Queued | None, wheel: Wheel, switch: i
 def put_in_order(queued: Queued, wheel: Wheel, switch: int) -> None:
     """Puts the ends at a switch that come in this window into a calendar."""
     empty(wheel.ends)
-    link = np.int64(queued.endings[switch].first)
+    link = np.int64(wheel.endings[switch].first)
     while link >= 0:
         served = queued.served[link]
         if served.busy and served.ends_ps < wheel.window[0].cut_ps:
@@ -98,7 +90,7 @@ def settle(state: State, queued: Queued | None, wheel: Wheel, switch: int, in_or
         if notes.begun >= 0:
             link = np.int64(notes.begun)
             notes.begun = -1
-            served, ending = queued.served[link], queued.endings[switch]
+            served, ending = queued.served[link], wheel.endings[switch]
             if not served.listed:
                 served.listed, served.next = 1, ending.first
                 ending.first = link
@@ -113,7 +105,7 @@ def end_window(state: State, queued: Queued | None, wheel: Wheel, switch: int) -
     """Catches up with all links of a switch; returns whether there was room for all."""
     if queued is None:
         return True
-    ending, until_ps = queued.endings[switch], np.int64(wheel.window[0].cut_ps)
+    ending, until_ps = wheel.endings[switch], np.int64(wheel.window[0].cut_ps)
     before, link, first_ps = np.int64(-1), np.int64(ending.first), END_PS
     while link >= 0:
         if not catch_up(state, queued, wheel, link, until_ps):

@@ -14,7 +14,6 @@ from netsim.engine.event.state import State
 from netsim.engine.limits import Pulse, Waiting, Which, reached
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.windowed import kernel
-from netsim.engine.windowed.endings import no_endings
 from netsim.engine.windowed.records import GOES_ON
 from netsim.engine.windowed.shares import LEADER, add_up, share_of, shares_of, with_longer_timers
 from netsim.engine.windowed.wheel_layout import wheels_of, with_room, with_timers
@@ -55,14 +54,11 @@ class WindowedEngine(EventEngine):
             return super().run()
 
     def _prepare(self, state: State) -> None:
-        network, queued = state.network, state.queued
+        network = state.network
         links, rules = network.links, network.rules[0]
         delay_ps = network.kinds["delay_ps"][links["kind"]]
         between = delay_ps[links["reverse"] != np.arange(len(links))]
-        by_switch = queued is not None or bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH))
-        if queued is not None:
-            endings = no_endings(int(state.routing.source.max()) + 1)
-            state = state._replace(queued=queued._replace(endings=endings))
+        by_switch = state.queued is not None or bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH))
         self._shares = shares_of(state, self._threads)
         self._wheels = wheels_of(state, int(between.min()), by_switch, self._threads)
         self._stops: list[tuple[int, int]] = []

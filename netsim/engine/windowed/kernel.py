@@ -110,13 +110,14 @@ def _open(state: State, shares: Shares, wheels: Wheels, packets: Whole) -> Whole
         first_ps = min(first_ps, window.now_ps)
     if not in_flight and first_ps == END_PS:
         return np.int64(FINISHED)
-    if totals.undone and window.end_ps > rules.end_ps and not begin_round(rules, totals, window.end_ps):
-        totals.now_ps = rules.end_ps
-        return np.int64(IN_TIME)
     latest = first_ps // window.length_ps
     number = window.end_ps // window.length_ps if in_flight else latest
     while number < latest and not _is_due(wheels, number):
         number += 1
+    next_ps = max(window.end_ps, number * window.length_ps if in_flight else first_ps)
+    if totals.undone and next_ps > rules.end_ps and not begin_round(rules, totals, next_ps):
+        totals.now_ps = rules.end_ps
+        return np.int64(IN_TIME)
     end_ps = (number + 1) * window.length_ps
     if totals.undone:
         end_ps = min(end_ps, rules.end_ps + 1)

@@ -40,7 +40,7 @@ def note_look(state: State, wheel: Wheel, link: int) -> None:
     if state.network.links[link].reverse == link:
         _look_inside(state, wheel, link)
         return
-    due_ps = _due_ps(state, state.queued, link)
+    due_ps = _due_ps(state, state.queued, wheel, link)
     if due_ps < wheel.window[0].end_ps:
         activate(wheel, link)
     else:
@@ -82,7 +82,7 @@ def wake(state: State, wheel: Wheel) -> None:
     window.due_ps, window.woken = END_PS, 0
     for place in range(window.pending):
         index = np.int64(wheel.pending[place])
-        unit, due_ps = wheel.units[index], _due_ps(state, state.queued, index)
+        unit, due_ps = wheel.units[index], _due_ps(state, state.queued, wheel, index)
         if window.end_ps <= due_ps < END_PS:
             wheel.pending[kept] = index
             kept += 1
@@ -111,9 +111,9 @@ def touch_woken(wheel: Wheel, region: int) -> None:
 
 
 @compiled
-def _due_ps(state: State, queued: Queued | None, index: int) -> Whole:
+def _due_ps(state: State, queued: Queued | None, wheel: Wheel, index: int) -> Whole:
     """When a unit has something to do on its own; END_PS if it never has."""
     if index >= len(state.network.links):
-        return next_end_ps(queued, index - len(state.network.links))
+        return next_end_ps(queued, wheel, index - len(state.network.links))
     look_ps = first_look(state.hosts, queued, state.network.rules[0], index)[1]
     return min(look_ps, end_ps(queued, index))

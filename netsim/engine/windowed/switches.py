@@ -119,5 +119,5 @@ def _pass_on(state: State, queued: Queued | None, wheel: Wheel, unit: Record, in
     if not end_window(state, queued, wheel, switch):
         return False
     unit.begin = unit.end = 0
-    await_later(wheel, index, next_end_ps(queued, switch))
+    await_later(wheel, index, next_end_ps(queued, wheel, switch))
     return True

@@ -46,6 +46,7 @@ class Wheel(NamedTuple):
         packets: Records of `VALUE`, in chunks.
         next_chunk: The chunk after each, in its bucket or among those that are free.
         units: Records of `UNIT`: links, then switches.
+        endings: Records of `ENDING` by switch, if links have queues.
         inside: Heap of what happens at links inside hosts, all of which are the leader's.
         held: Records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one of a thread.
         next_held: The free record after each.
@@ -73,6 +74,7 @@ class Wheel(NamedTuple):
     packets: Array
     next_chunk: Array
     units: Array
+    endings: Array
     inside: Array
     held: Array
     next_held: Array
@@ -108,6 +110,7 @@ def wheel_of(wheels: Wheels, thread: int) -> Wheel:
         wheels.packets,
         wheels.next_chunk,
         wheels.units,
+        wheels.endings,
         wheels.inside,
         wheels.held,
         wheels.next_held,

@@ -6,7 +6,7 @@ from netsim.engine.compiled.lines import zeros
 from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.state import Array, Queued, State
 from netsim.engine.windowed.meeting import meetings_of
-from netsim.engine.windowed.records import ARRIVAL, BUCKET, INDEX, TIMER, UNIT, USED, VALUE, WINDOW
+from netsim.engine.windowed.records import ARRIVAL, BUCKET, ENDING, INDEX, TIMER, UNIT, USED, VALUE, WINDOW
 from netsim.engine.windowed.regions import owners_of, region_of_units, regions_of
 from netsim.engine.windowed.shares import rows
 from netsim.engine.windowed.sorting import PLACES
@@ -41,6 +41,8 @@ def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wh
     used, returned = rows(threads, 2, USED), rows(threads, 2 * threads, USED)
     used["first"] = returned["first"] = -1
     ends = heap(0 if state.queued is None else links)
+    endings = np.zeros(0 if state.queued is None else switches, dtype=ENDING)
+    endings["first"], endings["ends_ps"] = -1, END_PS
     return Wheels(
         window,
         np.zeros((threads, windows), dtype=INDEX),
@@ -63,6 +65,7 @@ def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wh
         zeros(0, VALUE),
         np.zeros(0, dtype=INDEX),
         units,
+        endings,
         heap(2 * len(state.hosts.rings)),
         zeros(0, VALUE),
         np.zeros(0, dtype=INDEX),
