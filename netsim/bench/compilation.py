@@ -16,6 +16,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "exact": {"engine": "exact"},
     "fluid": {"engine": "fluid"},
     "fast-forward": {"workload": _RING},
+    "flows that have ended": {"engine": "event", "topology": {**_FABRIC, "hosts_per_leaf": 70}},
 }
 """What is compiled, and what of a scenario leads to it; two engines have code for queues only where links need them."""
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from netsim.engine.event.state import State
+from netsim.engine.event.compiled import called
+from netsim.engine.event.state import Array, State, Whole
 from netsim.engine.protocol import FLOW
 
 _KEPT = ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "retransmitted")
@@ -23,19 +24,66 @@ def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.nda
         state: Is changed.
         flows_of_packets: The flow of each packet, under way or not; are changed.
     """
-    hosts, used = state.hosts, int(state.network.totals["flows"][0])
-    flows, rings = hosts.flows[:used], hosts.rings
-    stays = (flows["left"] > 0) | (flows["in_ring"] > 0)
-    stays[rings["last_flow"][rings["last_flow"] >= 0]] = True
-    figures, kept = figures_of(state, np.flatnonzero(~stays)), np.flatnonzero(stays)
-    number = np.cumsum(stays) - 1
-    indices = [rings[name] for name in ("first", "last", "last_flow")]
-    for column in (*indices, flows["next_in_ring"], *flows_of_packets):
-        column[:] = np.where(column >= 0, number[np.clip(column, 0, used - 1)], column)
-    flows[: len(kept)] = flows[kept]
-    flows[len(kept) :] = np.zeros(1, dtype=flows.dtype)
-    state.network.totals["flows"] = len(kept)
+    hosts, used, program = state.hosts, int(state.network.totals["flows"][0]), state.program
+    number, figures = np.zeros(used, dtype=np.int64), np.zeros(used, dtype=FLOW)
+    kept = _close_up(hosts.flows, hosts.rings, number, figures)
+    for column in flows_of_packets:
+        _renumber(column, number)
+    figures = figures[: used - kept].copy()
+    figures["src"], figures["dst"] = program.src[figures["task"]], program.dst[figures["task"]]
+    hosts.flows[kept:used].view(np.uint8)[:] = 0
+    state.network.totals["flows"] = kept
     return figures
+
+
+@called
+def _close_up(flows: Array, rings: Array, number: Array, figures: Array) -> Whole:
+    """Moves the flows that go on to the front, in one pass over those that are there.
+
+    Args:
+        flows: Records of `FLOW_STATE`.
+        rings: Records of `HOST_RING`, which name flows by their new numbers afterwards.
+        number: Zeros, one for each flow that is there; afterwards its new number, if it goes on.
+        figures: As many records of `FLOW`, for those that have ended.
+
+    Returns:
+        How many go on.
+    """
+    for place in range(len(rings)):
+        if rings[place].last_flow >= 0:
+            number[rings[place].last_flow] = 1
+    kept = gone = np.int64(0)
+    for index in range(len(number)):
+        flow = flows[index]
+        if flow.left > 0 or flow.in_ring or number[index]:
+            number[index] = kept
+            if kept < index:
+                flows[kept] = flow
+            kept += 1
+            continue
+        ended = figures[gone]
+        ended.id, ended.task, ended.bytes, ended.packets = flow.id, flow.task, flow.bytes, flow.packets
+        ended.start_ps, ended.end_ps = flow.start_ps, flow.end_ps
+        ended.reordered, ended.retransmitted = flow.reordered, flow.retransmitted
+        gone += 1
+    for index in range(kept):
+        if flows[index].next_in_ring >= 0:
+            flows[index].next_in_ring = number[flows[index].next_in_ring]
+    for place in range(len(rings)):
+        ring = rings[place]
+        if ring.first >= 0:
+            ring.first, ring.last = number[ring.first], number[ring.last]
+        if ring.last_flow >= 0:
+            ring.last_flow = number[ring.last_flow]
+    return kept
+
+
+@called
+def _renumber(column: Array, number: Array) -> None:
+    """Puts new numbers in place of old ones; those of packets that have arrived are of no flow."""
+    for row in range(len(column)):
+        if 0 <= column[row] < len(number):
+            column[row] = number[column[row]]
 
 
 def figures_of(state: State, which: np.ndarray) -> np.ndarray:

@@ -8,23 +8,21 @@ import numpy as np
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, State
 
-LINKS_OF_REGION, _MOST_REGIONS, _REGIONS_OF_THREAD = 512, 256, 16
-"""Links of a region, at least; regions; regions of each thread, at least."""
+LINKS_OF_REGION, _MOST_REGIONS, _OF_THREAD = 512, 256, 2
+"""Links of a region, at least; regions; of several threads each has so many of either kind, at least."""
 
 OF_HOSTS, OF_SWITCHES = range(2)
 """Regions of hosts come first in a window, those of switches after them."""
 
 
 def regions_of(state: State, threads: int) -> int:
-    """Number of regions, a power of two: the first half are of hosts, the others of switches, or there is only one.
+    """Number of regions: the first half are of hosts, the others of switches, or there is only one.
 
-    Threads have several of either kind each, so that they have as much to do as each other.
+    A power of two for one thread; several have as many each, of either kind.
     """
-    links = len(state.network.links)
-    regions = min(links // LINKS_OF_REGION, _MOST_REGIONS)
-    if threads > 1:
-        regions = max(regions, _REGIONS_OF_THREAD * threads)
-    return 1 << (max(1, regions).bit_length() - 1)
+    regions = max(1, min(len(state.network.links) // LINKS_OF_REGION, _MOST_REGIONS))
+    regions = 1 << (regions.bit_length() - 1)
+    return regions if threads == 1 else 2 * threads * max(_OF_THREAD, regions // (2 * threads))
 
 
 def region_of_units(state: State, nodes: int, regions: int, threads: int) -> np.ndarray:

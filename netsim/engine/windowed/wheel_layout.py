@@ -34,7 +34,7 @@ def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wh
     window["free_chunk"] = window["free_timer"] = -1
     window["regions"], window["thread"], window["threads"] = regions, np.arange(threads)[:, None], threads
     window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued, regions)
-    windows = min(WINDOWS, _BUCKETS // regions)
+    windows = min(WINDOWS, 1 << ((_BUCKETS // regions).bit_length() - 1))
     units = zeros(links + switches, UNIT)
     units["first_timer"] = -1
     units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
