@@ -7,18 +7,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_FOR_WRITING, _KEEP, _DATA = 1, 3, 1
+_KEEP, _DATA = 3, 1
 
 
-def _prefetch(context: Any, array: Any, index: Any, offset: Any) -> Any:  # noqa: ARG001
-    """Fetches a line of the cache that is about to be used; changes nothing else.
-
-    Args:
-        context: Given by numba.
-        array: An array without gaps.
-        index: Index of a record.
-        offset: Bytes from the record's begin to those that will be needed.
-    """
+def _hint(array: Any, writes: int) -> Any:
+    """Signature and code of a hint about a line of an array; see `_prefetch`."""
 
     def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
         array_type = signature.args[0]
@@ -29,10 +22,28 @@ def _prefetch(context: Any, array: Any, index: Any, offset: Any) -> Any:  # noqa
         address = builder.gep(builder.bitcast(records.data, byte.as_pointer()), [place])
         kind = ir.FunctionType(ir.VoidType(), [byte.as_pointer(), number, number, number])
         hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(hint, [address, *(number(value) for value in (_FOR_WRITING, _KEEP, _DATA))])
+        builder.call(hint, [address, *(number(value) for value in (writes, _KEEP, _DATA))])
         return target.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), generate
 
 
+def _prefetch(context: Any, array: Any, index: Any, offset: Any) -> Any:  # noqa: ARG001
+    """Fetches a line of the cache that is about to be written; changes nothing else.
+
+    Args:
+        context: Given by numba.
+        array: An array without gaps.
+        index: Index of a record.
+        offset: Bytes from the record's begin to those that will be needed.
+    """
+    return _hint(array, 1)
+
+
+def _prefetch_to_read(context: Any, array: Any, index: Any, offset: Any) -> Any:  # noqa: ARG001
+    """The same for a line that is only read, which other cores may read as well."""
+    return _hint(array, 0)
+
+
 prefetch: Any = intrinsic(_prefetch)
+prefetch_to_read: Any = intrinsic(_prefetch_to_read)

@@ -6,7 +6,7 @@ Times in picoseconds, sizes in bytes, on the wire unless said otherwise. -1 is n
 from netsim.engine.event.fields import INDEX, REAL, WHOLE, YES, lines, record
 
 FLOW_STATE = lines(
-    # Three lines of the cache, which are all that most packets need; see `netsim.transport.protocol.Flow`. Two are the
+    # Four lines of the cache, which are all that most packets need; see `netsim.transport.protocol.Flow`. Two are the
     # sender's: its control, its timer, how many packets may be under way; packets, transmissions, first sequence never
     # sent; packets under way, counted as lost, and one more than the highest ever sent; its place in its host's ring.
     id=WHOLE,
@@ -33,20 +33,16 @@ FLOW_STATE = lines(
     marked=INDEX,
     next_in_ring=INDEX,
     fruitless=INDEX,
-    # One is both ends': row of the first packet in `Hosts.sent`; answers that went back without stopping at any link,
-    # and how long that takes them, unless the ways are not `alike`: then without the links between leaves; packets that
-    # have not arrived; go-back-N: before which all have.
+    # One is read by both ends, and seldom written: row of the first packet in `Hosts.sent`, what draws take for the
+    # flow, its last packet, its source host, its class.
     first_row=WHOLE,
-    answer_ps=WHOLE,
-    end_ps=WHOLE,
+    key=WHOLE,
+    task=WHOLE,
+    last_wire=WHOLE,
+    wake_ps=WHOLE,
     up=INDEX,
-    down=INDEX,
     path=INDEX,
-    answers=INDEX,
-    left=INDEX,
-    highest=INDEX,
-    reordered=INDEX,
-    expected=INDEX,
+    source=INDEX,
     in_ring=YES,
     timer_runs=YES,
     alone=YES,
@@ -55,18 +51,24 @@ FLOW_STATE = lines(
     express=YES,
     alike=YES,
     links=YES,
-    # The rest of the flow: what draws take for it, its last packet, its class, source host and destination leaf.
-    key=WHOLE,
-    task=WHOLE,
-    start_ps=WHOLE,
-    last_wire=WHOLE,
-    bytes=WHOLE,
-    wake_ps=WHOLE,
-    notified_ps=WHOLE,
     traffic_class=YES,
-    source=INDEX,
+    # One is the receiver's: how long answers take that go back without stopping at any link, unless the ways are not
+    # `alike`: then without the links between leaves; how many have; packets that have not arrived; go-back-N: before
+    # which all have.
+    end_ps=WHOLE,
+    notified_ps=WHOLE,
+    answer_ps=WHOLE,
+    start_ps=WHOLE,
+    bytes=WHOLE,
+    down=INDEX,
+    answers=INDEX,
+    left=INDEX,
+    highest=INDEX,
+    reordered=INDEX,
+    expected=INDEX,
+    # The rest of the flow: its destination leaf; no lost packet is before it; go-back-N: before which all have arrived,
+    # as the sender knows.
     leaf=INDEX,
-    # No lost packet is before it; go-back-N: before which all have arrived, at the sender.
     lost_from=INDEX,
     acked=INDEX,
     complained=INDEX,

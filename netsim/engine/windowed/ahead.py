@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.compiled.lines import LINE_BYTES
-from netsim.engine.compiled.prefetch import prefetch
+from netsim.engine.compiled.prefetch import prefetch, prefetch_to_read
 from netsim.engine.event.calendar import ARRIVAL
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Queued, Record, State
@@ -37,9 +37,9 @@ def fetch_for_gathering(state: State, wheel: Wheel, place: int, end: int, follow
     packet = wheel.packets[ahead]
     if packet.unit < 0:
         if packet.hop + 1 == packet.links:
-            prefetch(state.hosts.flows, packet.flow, 2 * LINE_BYTES)
+            prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES)
         else:
-            prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+            prefetch_to_read(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
 
 
 @compiled
@@ -55,7 +55,8 @@ def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
     if row + _FLOWS < end:
         packet = packets[arrivals[row + _FLOWS].place]
         if packet.hop + 1 == packet.links:
-            prefetch(hosts.flows, packet.flow, 2 * LINE_BYTES)
+            prefetch_to_read(hosts.flows, packet.flow, 2 * LINE_BYTES)
+            prefetch(hosts.flows, packet.flow, 3 * LINE_BYTES)
             prefetch(state.routing.way_answers, packet.way, 0)
     if row + _ROWS < end:
         packet = packets[arrivals[row + _ROWS].place]
@@ -69,9 +70,9 @@ def fetch_for_switch(state: State, queued: Queued | None, wheel: Wheel, unit: Re
     row = np.int64(unit.begin)
     if queued is not None and row + _NEAR < unit.end:
         packet = wheel.packets[wheel.arrivals[row + _NEAR].place]
-        for line in range(2, 4):
-            prefetch(state.hosts.flows, packet.flow, line * LINE_BYTES)
-        prefetch(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+        prefetch_to_read(state.hosts.flows, packet.flow, 2 * LINE_BYTES)
+        prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES)
+        prefetch_to_read(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
     if queued is not None and row + _NEXT < unit.end and wheel.arrivals[row + _NEXT].key >= ARRIVAL:
         packet = wheel.packets[wheel.arrivals[row + _NEXT].place]
         flow = state.hosts.flows[packet.flow]
@@ -99,7 +100,7 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     if flow >= 0:
         prefetch(hosts.flows, flow, 0)
         prefetch(hosts.flows, flow, LINE_BYTES)
-        prefetch(hosts.flows, flow, 2 * LINE_BYTES)
+        prefetch_to_read(hosts.flows, flow, 2 * LINE_BYTES)
     link = wheel.active[min(place + _NEXT, last)]
     unit, index = units[link], np.int64(hosts.rings[link].first)
     for row in range(unit.begin, unit.end):
@@ -109,7 +110,7 @@ def fetch_for_hosts(state: State, wheel: Wheel, place: int) -> None:
     if index >= 0:
         flow = hosts.flows[index]
         prefetch(hosts.sent, flow.first_row + flow.next, 0)
-        prefetch(state.routing.usable_begin, flow.pair * state.network.rules[0].epochs, 0)
+        prefetch_to_read(state.routing.usable_begin, flow.pair * state.network.rules[0].epochs, 0)
 
 
 @compiled
