@@ -82,6 +82,20 @@ def test_a_spine_that_fails_for_a_while(congestion):
     alike(what._replace(congestion=CONGESTION[congestion], recovery=SELECTIVE), "ethereal", 2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("queues", [None, *QUEUES])
+@pytest.mark.parametrize("congestion", CONGESTION)
+@pytest.mark.parametrize("pattern", ["all_to_all", "incast", "ring"])
+@pytest.mark.parametrize("transport", SPLIT)
+def test_all_kinds_of_runs(transport, pattern, congestion, queues):
+    """With a spine that fails for a while, and two or three threads."""
+    failure = FailureConfig.model_validate({"switch": "spine1", "at": "3us", "until": "40us", "noticed_after": "10us"})
+    what = scene(fabric(4, 3, 2), PATTERNS[pattern], failures=[failure])._replace(**QUEUES.get(queues, {}))
+    what = what._replace(congestion=CONGESTION[congestion], recovery=SELECTIVE)
+    for threads in THREADS:
+        alike(what, transport, threads)
+
+
 @pytest.mark.parametrize("lane", ["control", "data"])
 @pytest.mark.parametrize("queues", QUEUES)
 def test_links_with_queues(queues, lane):
