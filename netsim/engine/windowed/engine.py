@@ -30,7 +30,7 @@ class WindowedEngine(EventEngine):
         seed: Seed of the run, for the order of destinations and for marks.
         fabric: The scene's fabric as arrays; None: they are made.
         report: Called now and then with how far the run is.
-        threads: Threads that simulate it, see `netsim.engine.windowed.refusal.most_threads`; the outcome is the same.
+        threads: Threads that simulate it, 1 unless `netsim.engine.windowed.refusal.splits`; the outcome is the same.
     """
 
     _impatient: tuple[int, int, Waiting] | None = None

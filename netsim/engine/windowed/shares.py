@@ -53,7 +53,7 @@ def shares_of(state: State, threads: int) -> Shares:
     """The shares of so many threads at the beginning of a run.
 
     Args:
-        state: Its arrays become those of the leader if it is alone; see `share_of`.
+        state: Its own arrays are copied to the leader's rows; `share_of` gives the state with these.
         threads: How many there are.
     """
     queued = state.queued
