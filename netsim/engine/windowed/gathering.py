@@ -12,10 +12,14 @@ from netsim.engine.windowed.wheel import CHUNK, Wheel, Wheels, bucket_row, put, 
 
 @compiled
 def gather(state: State, wheels: Wheels, wheel: Wheel) -> None:
-    """Takes the packets that arrive in the open window and region out of their buckets, and sorts them by unit."""
+    """Takes the packets that arrive in the open window and region out of their buckets, and sorts them by unit.
+
+    The thread's own bucket comes first: what arrives later goes back into it.
+    """
     window, touched, found = wheel.window[0], np.int64(0), np.int64(0)
     row = bucket_row(wheel)
-    for thread in range(window.threads):
+    for turn in range(window.threads):
+        thread = (window.thread + turn) % window.threads
         found, touched = _empty(state, wheel, wheels.buckets[thread, row], thread, found, touched)
     _deal(wheel, found, touched)
 
