@@ -57,7 +57,7 @@ def both(what: Scene, transport: str, seed: int = 0) -> Outcome:
     return found
 
 
-def _end(engine: ReferenceEngine | WindowedEngine) -> Outcome | str:
+def end_of(engine: ReferenceEngine | WindowedEngine) -> Outcome | str:
     """What a run was, or why it never ends."""
     try:
         return engine.run()
@@ -85,7 +85,7 @@ def test_random_scenes(seed, monkeypatch):
         make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
         if refusal(what, make()) is None:
             break
-    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
+    expected, found = (end_of(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
     assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
 
 
@@ -100,7 +100,7 @@ def test_random_scenes_with_queues(seed, monkeypatch):
         make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
         if refusal(what, make()) is None:
             break
-    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
+    expected, found = (end_of(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
     assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
 
 
@@ -115,7 +115,7 @@ def test_the_end_in_the_middle_of_a_window_while_background_traffic_goes_on(seed
         make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
         if has_paths(what) and refusal(what, make()) is None:
             break
-    expected, found = (_end(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
+    expected, found = (end_of(engine(what, make(), seed)) for engine in (ReferenceEngine, WindowedEngine))
     assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
 
 
@@ -269,7 +269,7 @@ def test_a_run_ends_in_the_middle_of_a_window_at_its_limit():
     for simulated in range(3_000_000, 12_000_000, 1_234_567):
         limited = what._replace(limits=what.limits.model_copy(update={"simulated": simulated}))
         expected, found = (
-            _end(engine(limited, Ecmp(0, limited.most_paths), 0)) for engine in (ReferenceEngine, WindowedEngine)
+            end_of(engine(limited, Ecmp(0, limited.most_paths), 0)) for engine in (ReferenceEngine, WindowedEngine)
         )
         assert (
             found.equals(expected)
@@ -288,7 +288,7 @@ def test_the_flow_that_first_loses_its_patience_is_named(first):
     what = scene(fabric(2, 2, 2), [*tasks, flow(0, 1, 1_000_000)], failures=failures)._replace(recovery=SELECTIVE)
     limited = what._replace(limits=what.limits.model_copy(update={"fruitless": 5}))
     expected, found = (
-        _end(engine(limited, Ecmp(0, limited.most_paths), 0)) for engine in (ReferenceEngine, WindowedEngine)
+        end_of(engine(limited, Ecmp(0, limited.most_paths), 0)) for engine in (ReferenceEngine, WindowedEngine)
     )
     assert "after 5 timeouts" in str(expected)
     assert found == expected

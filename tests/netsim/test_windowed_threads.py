@@ -14,7 +14,6 @@ from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal, splits, threads_for
 from netsim.engine.windowed.regions import owners_of, regions_of
 from netsim.engine.windowed.wheel_layout import WINDOWS
-from netsim.errors import InputError
 from netsim.simulate import simulate
 from netsim.topology.detours import WithDetours
 from netsim.topology.failure import FailureConfig
@@ -23,7 +22,7 @@ from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_errors, with_queues
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_event_engine import CONGESTION, DCTCP, PATTERNS, SELECTIVE
-from tests.netsim.test_windowed_engine import QUEUES
+from tests.netsim.test_windowed_engine import QUEUES, end_of
 
 THREADS = [2, 3]
 SPLIT = [name for name in OPTIONS if name != "adaptive_flow"]
@@ -41,13 +40,6 @@ def alike(what: Scene, transport: str, threads: int, seed: int = 0) -> Outcome:
     return found
 
 
-def _end(engine: ReferenceEngine | WindowedEngine) -> Outcome | str:
-    try:
-        return engine.run()
-    except InputError as error:
-        return str(error)
-
-
 @pytest.mark.parametrize("queues", [False, True])
 @pytest.mark.parametrize("seed", range(16))
 def test_random_scenes(seed, queues):
@@ -60,9 +52,9 @@ def test_random_scenes(seed, queues):
         detours = isinstance(what.topology, WithDetours) and not make().takes_detours
         if not detours and refusal(what, make()) is None and splits(what, make()):
             break
-    expected = _end(ReferenceEngine(what, make(), seed))
+    expected = end_of(ReferenceEngine(what, make(), seed))
     for threads in THREADS:
-        found = _end(WindowedEngine(what, make(), seed, threads=threads))
+        found = end_of(WindowedEngine(what, make(), seed, threads=threads))
         same = found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else None
         assert found == expected if same is None else same
 

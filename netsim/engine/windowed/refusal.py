@@ -43,7 +43,11 @@ def threads_for(scene: Scene, transport: Transport, cores: int) -> int:
 
 
 def splits(scene: Scene, transport: Transport) -> bool:
-    """Whether a run may take several threads: nothing is known of all links, or of a flow at several switches."""
+    """Whether a run may take several threads.
+
+    Not if it ends early, for which all hosts receive in one order; if it watches links, whose intervals widen together;
+    or if a flow's choices at several switches stand in one list.
+    """
     in_order = scene.ends_early or isinstance(transport, AdaptiveFlow)
     return not in_order and (scene.watch is None or not scene.watch.links)
 
