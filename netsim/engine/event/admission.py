@@ -116,15 +116,16 @@ def _prepare(state: State, flow: Record, index: int, src: int, dst: int, now: in
     flow.pair = routing.pair[routing.leaf[src] * rules.leaves + flow.leaf]
     flow.first_way = routing.way_begin[flow.pair]
     if src == dst:
-        flow.links = flow.alike = 1
-        flow.up = flow.down = routing.inside[src]
+        flow.links = flow.even = flow.alike = 1
+        flow.up = flow.down = flow.back = routing.inside[src]
         return
-    flow.alike = routing.alike[flow.pair]
+    flow.even = flow.alike = routing.alike[flow.pair]
     flow.links = 2 + routing.way_length[flow.first_way]
-    flow.up, flow.down = routing.up[src], routing.down[dst]
+    flow.up = flow.back = routing.up[src]
+    flow.down = routing.down[dst]
     flow.listens = rules.listens
     if flow.listens:
-        flow.first_row = totals.rows
+        flow.first_row = flow.arrival_row = totals.rows
         totals.rows += flow.packets
         _prepare_answers(state, flow, index, now, start_ps)
         if rules.keeps:

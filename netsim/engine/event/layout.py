@@ -66,8 +66,9 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
     pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
     pacers["first"] = -1
-    sent, own = np.zeros(0, dtype=TRANSMISSION), (np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE))
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), sent, *_samples(scene))
+    rows = np.zeros(0, dtype=TRANSMISSION), np.zeros(0, dtype=np.uint8)
+    own = np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE)
+    hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), *rows, *_samples(scene))
     queued = queued_of(scene, links, kinds) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, kinds, transport), queued)
 

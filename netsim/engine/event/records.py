@@ -33,8 +33,8 @@ FLOW_STATE = lines(
     marked=INDEX,
     next_in_ring=INDEX,
     fruitless=INDEX,
-    # One is read by both ends, and seldom written: row of the first packet in `Hosts.sent`, what draws take for the
-    # flow, its last packet, its source host, its class.
+    # One is the sender's too, seldom written: row of the first packet in `Hosts.sent`, what draws take for the flow,
+    # its last packet, its source host, its class, how many links its path has, and whether all its ways have as many.
     first_row=WHOLE,
     key=WHOLE,
     task=WHOLE,
@@ -48,30 +48,34 @@ FLOW_STATE = lines(
     alone=YES,
     given_up=YES,
     listens=YES,
-    express=YES,
-    alike=YES,
     links=YES,
+    even=YES,
     traffic_class=YES,
-    # One is the receiver's: how long answers take that go back without stopping at any link, unless the ways are not
-    # `alike`: then without the links between leaves; how many have; packets that have not arrived; go-back-N: before
-    # which all have.
+    # One is the receiver's: whether answers are `express`, that is, go back without stopping at any link, and how long
+    # they take, without the links between leaves unless all ways are `alike`; row of the first packet in
+    # `Hosts.arrived`; the host's link to which answers go back; how many have; packets that have not arrived;
+    # go-back-N: before which all have.
     end_ps=WHOLE,
     notified_ps=WHOLE,
     answer_ps=WHOLE,
-    start_ps=WHOLE,
-    bytes=WHOLE,
+    arrival_row=WHOLE,
     down=INDEX,
+    back=INDEX,
     answers=INDEX,
     left=INDEX,
     highest=INDEX,
     reordered=INDEX,
     expected=INDEX,
+    express=YES,
+    alike=YES,
     # The rest of the flow: its destination leaf; no lost packet is before it; go-back-N: before which all have arrived,
     # as the sender knows.
     leaf=INDEX,
     lost_from=INDEX,
     acked=INDEX,
     complained=INDEX,
+    start_ps=WHOLE,
+    bytes=WHOLE,
     retransmitted=WHOLE,
     # Congestion control; see `netsim.congestion`.
     latest_ps=WHOLE,

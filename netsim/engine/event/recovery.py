@@ -14,7 +14,7 @@ NOTHING_LOST, SELECTIVE, GO_BACK_N = range(3)
 ACCEPTED, ACKNOWLEDGE, REFUSE = 1, 2, 4
 """Bits of a receiver's answer to a packet."""
 
-_ACKED, _RECEIVED, _LOST, _UNDER_WAY = (np.uint8(1 << bit) for bit in range(4))
+_ACKED, _LOST, _UNDER_WAY = (np.uint8(1 << bit) for bit in range(3))
 _ALL = np.int64(2**62)
 
 
@@ -125,9 +125,8 @@ def received(rules: Record, flow: Record, hosts: Hosts, sequence: int) -> Whole:
     if rules.recovery == NOTHING_LOST:
         return ACCEPTED | ACKNOWLEDGE
     if rules.recovery == SELECTIVE:
-        sent = hosts.sent[flow.first_row + sequence]
-        seen = sent.bits & _RECEIVED
-        sent.bits |= _RECEIVED
+        row = flow.arrival_row + sequence
+        seen, hosts.arrived[row] = hosts.arrived[row], 1
         return ACKNOWLEDGE if seen else ACCEPTED | ACKNOWLEDGE
     if sequence == flow.expected:
         flow.expected += 1

@@ -15,7 +15,8 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     """The state with room for so many flows, and for the recovery of so many packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
     if packets_of_flows > len(hosts.sent) and rules["recovery"] == SELECTIVE:
-        hosts = hosts._replace(sent=_longer(hosts.sent, packets_of_flows))
+        sent, arrived = _longer(hosts.sent, packets_of_flows), _longer(hosts.arrived, packets_of_flows)
+        hosts = hosts._replace(sent=sent, arrived=arrived)
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)

@@ -170,7 +170,7 @@ def _send(state: State, ring: Record, flow: Record, index: int, epoch: int, pack
         path = choose_path(rules, hosts, routing, index, serial, now, epoch)
     if path >= 0:
         packet.way = flow.first_way + path
-    packet.links = flow.links if flow.alike else 2 + routing.way_length[packet.way]
+    packet.links = flow.links if flow.even else 2 + routing.way_length[packet.way]
     last = hosts.rings[first_ring(state.queued, rules, flow.up)]
     last.last_flow, last.last_path, last.last_wire, last.last_epoch = index, path, wire, epoch
     totals.packets += 1

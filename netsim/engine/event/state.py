@@ -201,6 +201,7 @@ class Hosts(NamedTuple):
         timers: Heap of flows' timers and late starts, by flow.
         turns: Heap in which flows admitted together are put in order.
         sent: Selective repeat: records of `TRANSMISSION`, by row.
+        arrived: Selective repeat: whether each packet has arrived, by row.
         slots: Row of `samples` of each task, -1 for those that are not recorded; empty if none are.
         samples: Numbers of `netsim.engine.watch.SAMPLE` of each task that is recorded.
         sampled: How many there are; see `netsim.engine.event.watching`.
@@ -214,6 +215,7 @@ class Hosts(NamedTuple):
     timers: Array
     turns: Array
     sent: Array
+    arrived: Array
     slots: Array
     samples: Array
     sampled: Array

@@ -69,16 +69,16 @@ def forward(state: State, packet: Record, link: int, leaves: int) -> Whole:
     if packet.passes or packet.control or packet.hop < packet.links:
         return arrives
     flow = state.hosts.flows[packet.flow]
-    if not flow.listens:
-        _note_order(flow, packet)
-        flow.left -= 1
-        flow.end_ps = max(flow.end_ps, arrives)
-        if not flow.left:
-            delivered(state.program, flow.task, flow.end_ps)
-        return GONE
-    if not flow.express:
+    if flow.express:
+        return _return_at_once(state, packet, flow, arrives) if receive(state, packet, flow, arrives) else GONE
+    if network.rules[0].listens and packet.links > 1:
         return arrives
-    return _return_at_once(state, packet, flow, arrives) if receive(state, packet, flow, arrives) else GONE
+    _note_order(flow, packet)
+    flow.left -= 1
+    flow.end_ps = max(flow.end_ps, arrives)
+    if not flow.left:
+        delivered(state.program, flow.task, flow.end_ps)
+    return GONE
 
 
 @compiled

@@ -136,6 +136,7 @@ def acting(state: State, shares: Shares, thread: int) -> State:
         shares.timers[thread],
         hosts.turns,
         hosts.sent,
+        hosts.arrived,
         hosts.slots,
         hosts.samples,
         hosts.sampled,
