@@ -12,39 +12,32 @@ from netsim.engine.windowed.wheel import CHUNK, Wheel
 
 _FAR, _NEAR, _NEXT = 12, 6, 3
 """How many hosts ahead: first a record, then those to which it points."""
-_RECORDS, _FLOWS, _ROWS, _WAYS = 16, 11, 6, 14
-"""How many arrivals ahead: packets and links, flows, transmissions; how many packets ahead: ways."""
+_RECORDS, _FLOWS, _ROWS = 16, 11, 6
+"""How many arrivals ahead: packets and links, flows, whether a packet has arrived before."""
 
 
 @compiled
-def fetch_for_gathering(state: State, wheel: Wheel, place: int, end: int, following: int) -> None:
-    """Fetches a packet to come, and what says where another one goes next: its way, or its flow for the last link.
+def fetch_packets(wheel: Wheel, chunk: int, left: int) -> None:
+    """Fetches the packets of a chunk, with which so many are left in its bucket."""
+    for place in range(chunk * CHUNK, chunk * CHUNK + min(left, CHUNK)):
+        prefetch(wheel.packets, place, 0)
 
-    Args:
-        state: State of the run.
-        wheel: Calendar and packets.
-        place: Of the packet whose turn it is.
-        end: The place behind its chunk, or behind the last packet.
-        following: The first place of the chunk after it, or -1.
-    """
-    if following >= 0:
-        prefetch(wheel.packets, following + place % CHUNK, 0)
-    ahead = place + _WAYS
-    if ahead >= end:
-        if following < 0:
-            return
-        ahead += following - end
-    packet = wheel.packets[ahead]
-    if packet.unit < 0:
-        if packet.hop + 1 == packet.links:
-            prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES)
-        else:
-            prefetch_to_read(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
+
+@compiled
+def fetch_next_links(state: State, wheel: Wheel, chunk: int, left: int) -> None:
+    """Fetches what says where the packets of a chunk go next: their way, or their flow for the last link."""
+    for place in range(chunk * CHUNK, chunk * CHUNK + min(left, CHUNK)):
+        packet = wheel.packets[place]
+        if packet.unit < 0:
+            if packet.hop + 1 == packet.links:
+                prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES)
+            else:
+                prefetch_to_read(state.routing.way_links, packet.way * state.routing.way_links.shape[1], 0)
 
 
 @compiled
 def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
-    """Fetches what the arrivals behind a row need: packet and link, then the flow, then the transmission."""
+    """Fetches what the arrivals behind a row need: packet and link, flow, whether the packet has arrived before."""
     hosts, arrivals, packets = state.hosts, wheel.arrivals, wheel.packets
     if row + _RECORDS < end:
         arrival = arrivals[row + _RECORDS]
@@ -55,13 +48,12 @@ def fetch_for_units(state: State, wheel: Wheel, row: int, end: int) -> None:
     if row + _FLOWS < end:
         packet = packets[arrivals[row + _FLOWS].place]
         if packet.hop + 1 == packet.links:
-            prefetch_to_read(hosts.flows, packet.flow, 2 * LINE_BYTES)
             prefetch(hosts.flows, packet.flow, 3 * LINE_BYTES)
             prefetch(state.routing.way_answers, packet.way, 0)
     if row + _ROWS < end:
         packet = packets[arrivals[row + _ROWS].place]
         if packet.hop + 1 == packet.links:
-            prefetch(hosts.sent, hosts.flows[packet.flow].first_row + packet.sequence, 0)
+            prefetch(hosts.arrived, hosts.flows[packet.flow].arrival_row + packet.sequence, 0)
 
 
 @compiled

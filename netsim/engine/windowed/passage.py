@@ -32,10 +32,13 @@ def _hold(queued: Queued | None, wheel: Wheel, packet: Record) -> None:
 def _next_unit(state: State, wheel: Wheel, packet: Record, link: int) -> Whole:
     """The unit at which a packet arrives that leaves a link: a switch, or a host's link.
 
-    -1 for a link of a switch, which is found when the packet is taken out of the wheel.
+    -1 for the first and the last link behind a switch: they are found when the packet is taken out of the wheel. For
+    those between, the packet's way has been read already.
     """
     if packet.hop == packet.links:
-        return np.int64(state.hosts.flows[packet.flow].up if packet.control else state.network.links[link].reverse)
+        return np.int64(state.hosts.flows[packet.flow].back if packet.control else state.network.links[link].reverse)
     if wheel.window[0].by_switch:
         return np.int64(len(state.network.links) + state.routing.source[state.network.links[link].reverse])
+    if 2 <= packet.hop < packet.links - 1 and not packet.control:
+        return np.int64(state.routing.way_links[packet.way, packet.hop - 1])
     return np.int64(-1)

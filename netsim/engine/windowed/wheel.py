@@ -34,7 +34,8 @@ class Wheel(NamedTuple):
         arrivals: The same by unit, and sorted once the unit deals with them.
         places: Whole numbers for sorting.
         receipts: Records of `ARRIVAL`, if the run ends while background traffic goes on: data at all receivers, sorted.
-        touched: Units with arrivals in this window and region, and switches where transmissions end.
+        touched: Units with arrivals in this window and region, and switches where transmissions end; one more than
+            there are units.
         woken: Switches where transmissions end in this window.
         active: Hosts' links with something to do in this window.
         pending: Units that have something to do on their own in a later window.
@@ -163,9 +164,10 @@ def put(wheel: Wheel, packet: Record, unit: int, region: int, arrives: int) -> N
     bucket.packets = packets + 1
     wheel.due[index] += 1
     window.in_flight += 1
-    packet.time_ps, packet.unit = arrives, unit
     place = np.int64(bucket.last) * CHUNK + packets % CHUNK
     wheel.packets[place] = packet
+    copy = wheel.packets[place]
+    copy.time_ps, copy.unit = arrives, unit
     prefetch(wheel.packets, place + 1, 0)
 
 

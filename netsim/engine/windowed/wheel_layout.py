@@ -14,8 +14,8 @@ from netsim.engine.windowed.wheel import CHUNK, Wheels
 
 WINDOWS, _BUCKETS = 1 << 14, 1 << 16
 """Windows of a turn of the wheel, but no more buckets of a thread than that."""
-_CHUNKS, _ARRIVALS, _HELD = 256, 1024, 1024
-"""Room at first, of each thread."""
+_CHUNKS, _ARRIVALS, _HELD, _UNITS_OF_CHUNK = 256, 1024, 1024, 4
+"""Room at first, of each thread; chunks at least one for so many units, since all are copied when there are more."""
 
 
 def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wheels:
@@ -53,7 +53,7 @@ def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wh
         np.zeros((threads, _ARRIVALS), dtype=ARRIVAL),
         np.zeros((threads, PLACES), dtype=np.int64),
         np.zeros((threads, _ARRIVALS if state.network.rules["ends_early"][0] else 0), dtype=ARRIVAL),
-        np.zeros((threads, len(units)), dtype=INDEX),
+        np.zeros((threads, len(units) + 1), dtype=INDEX),
         np.zeros((threads, switches), dtype=INDEX),
         np.zeros((threads, links), dtype=INDEX),
         np.zeros((threads, len(units)), dtype=INDEX),
@@ -97,7 +97,8 @@ def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
     for thread, of_thread in enumerate(window):
         needed = int(of_thread["awaited"]) // CHUNK + int(of_thread["spare"])
         if of_thread["free_chunks"] <= needed:
-            more = max(_CHUNKS, len(wheels.next_chunk) // len(window)) + needed
+            known = max(len(wheels.next_chunk), len(wheels.units) // _UNITS_OF_CHUNK)
+            more = max(_CHUNKS, known // len(window)) + needed
             wheels = _with_chunks(wheels, of_thread, more)
         if notes is not None and notes[thread, 0]["packet"] < 0:
             wheels = _with_held(wheels, notes[thread], max(_HELD, len(wheels.held) // len(window)))
