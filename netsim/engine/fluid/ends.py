@@ -1,85 +1,95 @@
-"""Heap of the active flows by when they have sent everything; each flow's place in it is known.
+"""Heap of the active flows by times before which none has sent everything; that of the first is its end.
 
+A flow that gets slower keeps its time, which is brought up to date once it comes first: many are faster again by then.
 The times are in the heap itself: at hundreds of thousands of flows those of flows compared would be in no cache.
 """
 
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Whole
+from netsim.engine.event.state import Record, Whole
 from netsim.engine.fluid.streams import ACTIVE, Streams
 
 
 @compiled
 def first_end(streams: Streams) -> float:
     """When the first flow has sent everything, infinite if none ever has."""
-    return streams.ends[0].empty_ps if streams.counts[ACTIVE] else np.inf
+    if not streams.counts[ACTIVE]:
+        return np.inf
+    first = streams.ends[0]
+    while True:
+        flow = streams.flows[first.flow]
+        empty_ps = _empty_ps(flow)
+        if empty_ps <= first.due_ps:
+            return empty_ps
+        flow.due_ps = empty_ps
+        _sink(streams, empty_ps, np.int64(first.flow))
 
 
 @compiled
 def add_end(streams: Streams, index: int) -> None:
     """Adds a flow whose end is not known yet."""
+    streams.flows[index].due_ps = np.inf
     _put(streams, streams.counts[ACTIVE], np.inf, index)
     streams.counts[ACTIVE] += 1
 
 
 @compiled
-def set_end(streams: Streams, index: int, empty_ps: float) -> None:
-    """Notes when a flow has sent everything; `move_end` or `order_ends` brings it to its place."""
-    streams.ends[streams.place[index]].empty_ps = empty_ps
-
-
-@compiled
-def order_ends(streams: Streams) -> None:
-    """Brings the whole heap of ends into order."""
-    size = streams.counts[ACTIVE]
-    for place in range(size // 2 - 1, -1, -1):
-        _sink_end(streams, place)
-
-
-@compiled
-def take_end(streams: Streams, index: int) -> None:
-    """Takes a flow out of the heap of ends."""
-    counts, place = streams.counts, np.int64(streams.place[index])
+def take_first_end(streams: Streams) -> Whole:
+    """Takes the first flow out of the heap and returns it."""
+    counts, index = streams.counts, np.int64(streams.ends[0].flow)
     counts[ACTIVE] -= 1
     last = streams.ends[counts[ACTIVE]]
+    if counts[ACTIVE]:
+        _sink(streams, last.due_ps, np.int64(last.flow))
     streams.place[index] = -1
-    if last.flow != index:
-        moved = np.int64(last.flow)
-        _put(streams, place, last.empty_ps, moved)
-        move_end(streams, moved)
+    return index
 
 
 @compiled
-def move_end(streams: Streams, index: int) -> None:
-    """Moves the entry of a flow to its place, up or down."""
+def bring_forward(streams: Streams, index: int) -> None:
+    """Moves a flow up in the heap if it will have sent everything before its time there."""
+    flow = streams.flows[index]
+    empty_ps = _empty_ps(flow)
+    if empty_ps >= flow.due_ps:
+        return
+    flow.due_ps = empty_ps
     ends, place = streams.ends, np.int64(streams.place[index])
-    empty_ps = ends[place].empty_ps
-    while place > 0 and empty_ps < ends[(place - 1) >> 1].empty_ps:
+    while place > 0 and _is_before(empty_ps, index, ends[(place - 1) >> 1]):
         above = (place - 1) >> 1
-        _put(streams, place, ends[above].empty_ps, np.int64(ends[above].flow))
+        _put(streams, place, ends[above].due_ps, np.int64(ends[above].flow))
         place = above
     _put(streams, place, empty_ps, index)
-    _sink_end(streams, place)
 
 
 @compiled
-def _sink_end(streams: Streams, place: int) -> None:
-    ends, size = streams.ends, streams.counts[ACTIVE]
-    empty_ps, index = ends[place].empty_ps, np.int64(ends[place].flow)
+def _empty_ps(flow: Record) -> float:
+    return flow.since_ps + flow.left / flow.rate if flow.rate else np.inf
+
+
+@compiled
+def _sink(streams: Streams, due_ps: float, index: int) -> None:
+    """Moves a flow down from the first place."""
+    ends, size, place = streams.ends, streams.counts[ACTIVE], np.int64(0)
     while 2 * place + 1 < size:
         below = 2 * place + 1
-        if below + 1 < size and ends[below + 1].empty_ps < ends[below].empty_ps:
+        if below + 1 < size and _is_before(ends[below + 1].due_ps, ends[below + 1].flow, ends[below]):
             below += 1
-        if empty_ps <= ends[below].empty_ps:
+        if _is_before(due_ps, index, ends[below]):
             break
-        _put(streams, place, ends[below].empty_ps, np.int64(ends[below].flow))
+        _put(streams, place, ends[below].due_ps, np.int64(ends[below].flow))
         place = below
-    _put(streams, place, empty_ps, index)
+    _put(streams, place, due_ps, index)
 
 
 @compiled
-def _put(streams: Streams, place: Whole, empty_ps: float, index: int) -> None:
+def _is_before(due_ps: float, index: int, entry: Record) -> bool:
+    """Whether a flow is before that of an entry; of flows with the same time the older one is."""
+    return due_ps < entry.due_ps or (due_ps == entry.due_ps and index < entry.flow)
+
+
+@compiled
+def _put(streams: Streams, place: Whole, due_ps: float, index: int) -> None:
     entry = streams.ends[place]
-    entry.empty_ps, entry.flow = empty_ps, index
+    entry.due_ps, entry.flow = due_ps, index
     streams.place[index] = place

@@ -10,7 +10,7 @@ from netsim.engine.event.cutting import cut
 from netsim.engine.event.program import begin_roots, delivered, next_begin, next_begin_ps
 from netsim.engine.event.state import Array, Hosts, Network, Program, Record, Routing, State, Whole
 from netsim.engine.fluid.ends import first_end
-from netsim.engine.fluid.sharing import join, leave, settle, wait_for_turn
+from netsim.engine.fluid.sharing import join, settle, take_first, wait_for_turn
 from netsim.engine.fluid.streams import AFFECTED, FLOWS, SETTLED_PS, STARTED, Streams
 
 FINISHED, NEEDS_ROOM, UNFAIR, PAUSED, IN_TIME = range(5)
@@ -120,9 +120,7 @@ def _start(state: State, streams: Streams, now: int) -> None:
 def _drain(state: State, streams: Streams, now: int) -> None:
     """Flows that have sent everything, or will within a picosecond, leave; their last bytes arrive later."""
     while first_end(streams) <= now + 1.0:
-        index = np.int64(streams.ends[0].flow)
-        flow = streams.flows[index]
-        leave(streams, index)
+        flow = streams.flows[take_first(streams)]
         last = streams.links[flow.up]
         latency_ps = _latency_ps(state, streams, flow)
         flow.end_ps = now + latency_ps

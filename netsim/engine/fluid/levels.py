@@ -31,7 +31,7 @@ def fill(streams: Streams, known: int, touched: int) -> Whole:
     if not known:
         counts[MARK] += 1
     for place in range(known, counts[AFFECTED]):
-        flow = streams.flows[streams.affected[place]]
+        flow = streams.affected[place]
         for row in range(links_of(streams, flow)):
             number, share = link_of(streams, flow, row)
             link = links[number]
@@ -45,7 +45,7 @@ def fill(streams: Streams, known: int, touched: int) -> Whole:
             link.affected += 1
         _line_up(streams, place)
     for place in range(counts[AFFECTED]):
-        streams.flows[streams.affected[place]].fresh = -1.0
+        streams.affected[place].fresh = -1.0
     for place in range(touched):
         link = links[streams.touched[place]]
         link.taken, link.demand, link.rising, link.fastest = link.kept, link.asked, link.affected, 0.0
@@ -77,7 +77,7 @@ def fill(streams: Streams, known: int, touched: int) -> Whole:
 def disperse(streams: Streams) -> None:
     """The affected flows no longer stand in line."""
     for place in range(streams.counts[AFFECTED]):
-        flow = streams.flows[streams.affected[place]]
+        flow = streams.affected[place]
         if flow.down >= 0:
             streams.segment_newest[flow.segment] = -1
 
@@ -91,14 +91,14 @@ def _full_at(link: Record) -> float:
 @compiled
 def _line_up(streams: Streams, place: int) -> None:
     """Puts an affected flow first among those of its links and of its segment."""
-    flow = streams.flows[streams.affected[place]]
+    flow = streams.affected[place]
     up = streams.links[flow.up]
-    streams.beside[place, FIRST], up.newest = up.newest, place
+    flow.beside[FIRST], up.newest = up.newest, place
     if flow.down >= 0:
-        streams.beside[place, BETWEEN] = streams.segment_newest[flow.segment]
+        flow.beside[BETWEEN] = streams.segment_newest[flow.segment]
         streams.segment_newest[flow.segment] = place
         down = streams.links[flow.down]
-        streams.beside[place, LAST], down.newest = down.newest, place
+        flow.beside[LAST], down.newest = down.newest, place
 
 
 @compiled
@@ -110,24 +110,23 @@ def _hold_back(streams: Streams, number: int, level: float) -> Whole:
     if link.at_host:
         place = np.int64(link.newest)
         while place >= 0 and link.rising:
-            index = np.int64(streams.affected[place])
-            place = np.int64(streams.beside[place, FIRST if streams.flows[index].up == number else LAST])
-            _keep(streams, index, number, level)
+            flow = streams.affected[place]
+            _keep(streams, flow, number, level)
+            place = np.int64(flow.beside[FIRST if flow.up == number else LAST])
         return rising
     for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
         if not link.rising:
             break
         place = np.int64(streams.segment_newest[streams.segment[row]])
         while place >= 0 and link.rising:
-            index = np.int64(streams.affected[place])
-            place = np.int64(streams.beside[place, BETWEEN])
-            _keep(streams, index, number, level)
+            flow = streams.affected[place]
+            _keep(streams, flow, number, level)
+            place = np.int64(flow.beside[BETWEEN])
     return rising
 
 
 @compiled
-def _keep(streams: Streams, index: int, number: int, level: float) -> None:
-    flow = streams.flows[index]
+def _keep(streams: Streams, flow: Record, number: int, level: float) -> None:
     if flow.fresh >= 0:
         return
     flow.fresh, flow.bottleneck = level, number

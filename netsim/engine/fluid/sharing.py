@@ -10,11 +10,11 @@ faster, which is the condition for rates to be max-min fair.
 import numpy as np
 
 from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Record
-from netsim.engine.fluid.ends import add_end, move_end, order_ends, set_end, take_end
+from netsim.engine.event.state import Record, Whole
+from netsim.engine.fluid.ends import add_end, bring_forward, take_first_end
 from netsim.engine.fluid.levels import disperse, fill
 from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
-from netsim.engine.fluid.streams import ACTIVE, AFFECTED, ALLOCATIONS, BETWEEN, FIRST, Streams
+from netsim.engine.fluid.streams import AFFECTED, ALLOCATIONS, BETWEEN, FIRST, LEFT, Streams
 
 TOLERANCE = 1e-9
 """Relative, of loads and of rates."""
@@ -64,12 +64,14 @@ def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) 
 
 
 @compiled
-def leave(streams: Streams, index: int) -> None:
-    """Takes a flow off its links; the flows that they held back are affected."""
+def take_first(streams: Streams) -> Whole:
+    """Takes the first flow that has sent everything off its links; the flows that they held back are affected."""
+    index = take_first_end(streams)
     flow = streams.flows[index]
-    take_end(streams, index)
     link_out(streams, index)
-    if not flow.mark:
+    if flow.mark:
+        streams.counts[LEFT] = 1
+    else:
         streams.links[flow.bottleneck].held -= 1
     flow.bottleneck = -1
     for row in range(links_of(streams, flow)):
@@ -79,6 +81,7 @@ def leave(streams: Streams, index: int) -> None:
             _affect_held(streams, number)
         link.flows -= 1
         link.load = link.load - share * flow.rate if link.flows else 0.0
+    return index
 
 
 @compiled
@@ -100,22 +103,16 @@ def settle(streams: Streams, now_ps: int) -> bool:
         link.most = max(link.most, link.fastest)
         fair &= link.load <= link.capacity * (1 + TOLERANCE)
     for place in range(counts[AFFECTED]):
-        index = np.int64(streams.affected[place])
-        flow = streams.flows[index]
-        flow.mark = 0
-        link = streams.links[flow.bottleneck]
-        link.least = min(link.least, flow.fresh) if link.held else flow.fresh
+        rising = streams.affected[place]
+        flow, link = streams.flows[rising.flow], streams.links[rising.bottleneck]
+        flow.mark, flow.bottleneck = 0, rising.bottleneck
+        link.least = min(link.least, rising.fresh) if link.held else rising.fresh
         link.held += 1
-        fair &= link.load >= link.capacity * (1 - TOLERANCE) and link.fastest <= flow.fresh * (1 + TOLERANCE)
-        if flow.fresh != flow.rate or flow.since_ps == now_ps:
+        fair &= link.load >= link.capacity * (1 - TOLERANCE) and link.fastest <= rising.fresh * (1 + TOLERANCE)
+        if rising.fresh != flow.rate or flow.since_ps == now_ps:
             flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
-            flow.rate, flow.since_ps = flow.fresh, now_ps
-            set_end(streams, index, now_ps + flow.left / flow.rate if flow.rate else np.inf)
-    if 8 * counts[AFFECTED] > counts[ACTIVE]:
-        order_ends(streams)
-    else:
-        for place in range(counts[AFFECTED]):
-            move_end(streams, np.int64(streams.affected[place]))
+            flow.rate, flow.since_ps = rising.fresh, now_ps
+            bring_forward(streams, np.int64(rising.flow))
     counts[AFFECTED] = 0
     counts[ALLOCATIONS] += 1
     return fair
@@ -125,12 +122,13 @@ def settle(streams: Streams, now_ps: int) -> bool:
 def _forget_absent(streams: Streams) -> None:
     """Takes flows that have left since out of the affected ones."""
     counts, kept = streams.counts, 0
+    if not counts[LEFT]:
+        return
     for place in range(counts[AFFECTED]):
-        index = streams.affected[place]
-        if streams.place[index] >= 0:
-            streams.affected[kept] = index
+        if streams.place[streams.affected[place].flow] >= 0:
+            streams.affected[kept] = streams.affected[place]
             kept += 1
-    counts[AFFECTED] = kept
+    counts[AFFECTED], counts[LEFT] = kept, 0
 
 
 @compiled
@@ -193,7 +191,9 @@ def _affect(streams: Streams, index: int) -> None:
         flow.mark = 1
         if flow.bottleneck >= 0:
             streams.links[flow.bottleneck].held -= 1
-        streams.affected[streams.counts[AFFECTED]] = index
+        rising = streams.affected[streams.counts[AFFECTED]]
+        rising.flow, rising.rate = index, flow.rate
+        rising.up, rising.segment, rising.down = flow.up, flow.segment, flow.down
         streams.counts[AFFECTED] += 1
 
 

@@ -19,18 +19,28 @@ _NEIGHBOURS = np.dtype((INDEX, 3))
 
 STREAM = lines(
     # Two lines of the cache, of which rates take one.
-    **dict.fromkeys(("left", "rate", "fresh"), REAL),
+    **dict.fromkeys(("left", "rate", "due_ps"), REAL),
     since_ps=WHOLE,
     **dict.fromkeys(("up", "segment", "down", "bottleneck", "mark"), INDEX),
     following=_NEIGHBOURS,
     **dict.fromkeys(("id", "task", "bytes", "start_ps", "end_ps"), WHOLE),
     ahead=_NEIGHBOURS,
 )
-"""A flow: bytes left to send since a time, present and next rate in bytes per picosecond, the full link that holds it
-back, and its neighbours among the flows of its first link, of its segment and of its last link."""
+"""A flow: bytes left to send since a time, rate in bytes per picosecond, time in the heap of ends, the full link that
+holds it back, whether it is affected, and its neighbours among the flows of its first link, of its segment and of its
+last link."""
 
-ENDING = np.dtype([("empty_ps", np.float64), ("flow", np.int64)])
-"""When a flow has sent everything."""
+RISING = lines(
+    **dict.fromkeys(("rate", "fresh"), REAL),
+    **dict.fromkeys(("flow", "up", "segment", "down", "bottleneck"), INDEX),
+    beside=_NEIGHBOURS,
+)
+"""An affected flow: its present and next rate, its links, the full link that will hold it back, and by columns as in
+`STREAM`'s neighbours the place among the affected flows of the next one there. Filling reads these alone, since flows
+lie far from each other."""
+
+ENDING = np.dtype([("due_ps", np.float64), ("flow", np.int64)])
+"""A time before which a flow has not sent everything."""
 
 FILLING = np.dtype([("level", np.float64), ("link", np.int64)])
 """At which rate of its flows a link is full."""
@@ -64,8 +74,7 @@ class Streams(NamedTuple):
         links: Records of `SHARED`.
         ends: Heap of the active flows, records of `ENDING`.
         place: Place of each flow there, -1 if it is not.
-        affected: Flows whose rates are settled anew.
-        beside: For each of these, by columns as in `STREAM`'s neighbours, the place among them of the next one.
+        affected: Flows whose rates are settled anew, records of `RISING`.
         touched: Their links.
         heap: Heap of links by the rate at which they are full, records of `FILLING`.
         segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
@@ -76,7 +85,7 @@ class Streams(NamedTuple):
         link_begin: Rows of `segment` of each link between switches.
         segment: Segments that a link is part of.
         counts: Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a
-            large allocation; whether flows have started since the last allocation.
+            large allocation; whether flows have started since the last allocation, and whether affected ones have left.
     """
 
     flows: Array
@@ -84,7 +93,6 @@ class Streams(NamedTuple):
     ends: Array
     place: Array
     affected: Array
-    beside: Array
     touched: Array
     heap: Array
     segment_begin: Array
@@ -97,7 +105,7 @@ class Streams(NamedTuple):
     counts: Array
 
 
-FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED = range(7)
+FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED, LEFT = range(8)
 """Entries of `Streams.counts`."""
 
 
@@ -118,8 +126,7 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
         links,
         np.zeros(0, dtype=ENDING),
         np.zeros(0, dtype=np.int32),
-        np.zeros(0, dtype=np.int32),
-        np.zeros((0, 3), dtype=np.int32),
+        zeros(0, RISING),
         np.zeros(count, dtype=np.int32),
         np.zeros(count, dtype=FILLING),
         begin,
@@ -129,7 +136,7 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
         np.full(len(begin) - 1, -1, dtype=np.int32),
         np.concatenate([[0], np.cumsum(np.bincount(link, minlength=count))]).astype(np.int64),
         segment[by_link].astype(np.int32),
-        np.zeros(7, dtype=np.int64),
+        np.zeros(8, dtype=np.int64),
     )
 
 
@@ -138,15 +145,16 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    longer = zeros(room, STREAM)
-    longer[:used] = streams.flows[:used]
-    parts = streams.ends, streams.place, streams.affected, streams.beside
-    ends, place, affected, beside = (_longer(part, used, room) for part in parts)
-    return streams._replace(flows=longer, ends=ends, place=place, affected=affected, beside=beside)
+    return streams._replace(
+        flows=_longer(streams.flows, used, room),
+        ends=_longer(streams.ends, int(streams.counts[ACTIVE]), room),
+        place=_longer(streams.place, used, room),
+        affected=_longer(streams.affected, int(streams.counts[AFFECTED]), room),
+    )
 
 
 def _longer(array: Array, used: int, room: int) -> Array:
-    longer = np.zeros((room, *array.shape[1:]), dtype=array.dtype)
+    longer = zeros(room, array.dtype)
     longer[:used] = array[:used]
     return longer
 
