@@ -4,7 +4,7 @@ import numpy as np
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, Whole
-from netsim.engine.fluid.streams import BETWEEN, FIRST, LAST, Streams
+from netsim.engine.fluid.streams import BLOCK, BLOCKS, SPARE, Streams
 
 
 @compiled
@@ -27,28 +27,25 @@ def link_of(streams: Streams, flow: Record, row: int) -> tuple[Whole, float]:
 
 
 @compiled
-def after(streams: Streams, index: int, number: int) -> Whole:
-    """The next flow of a host's link."""
-    flow = streams.flows[index]
-    return np.int64(flow.following[FIRST] if flow.up == number else flow.following[LAST])
+def earlier(streams: Streams, place: int) -> Whole:
+    """The place in `Streams.passing` of the flow of the same link that was put there before, -1 if there is none."""
+    if (place - 1) % BLOCK:
+        return np.int64(place - 1)
+    block = np.int64(streams.passing[place - 1])
+    return (block + 1) * BLOCK - 1 if block >= 0 else np.int64(-1)
 
 
 @compiled
 def link_in(streams: Streams, index: int) -> None:
-    """Puts a flow first among those of its links and of its segment."""
+    """Puts a flow among those of its links and of its segment."""
     flow = streams.flows[index]
-    for column in range(3 if flow.down >= 0 else 1):
-        first = np.int64(-1)
-        if column == BETWEEN:
-            first = np.int64(streams.segment_first[flow.segment])
-            streams.segment_first[flow.segment] = index
-        else:
-            link = streams.links[flow.up if column == FIRST else flow.down]
-            first = np.int64(link.first)
-            link.first = index
-        flow.following[column], flow.ahead[column] = first, -1
-        if first >= 0:
-            streams.flows[first].ahead[column] = index
+    flow.up_place = _append(streams, flow.up, index)
+    if flow.down >= 0:
+        flow.down_place = _append(streams, flow.down, index)
+        flow.following, flow.ahead = streams.segment_first[flow.segment], -1
+        streams.segment_first[flow.segment] = index
+        if flow.following >= 0:
+            streams.flows[flow.following].ahead = index
     for row in range(links_of(streams, flow)):
         number, _ = link_of(streams, flow, row)
         streams.links[number].flows += 1
@@ -56,14 +53,52 @@ def link_in(streams: Streams, index: int) -> None:
 
 @compiled
 def link_out(streams: Streams, index: int) -> None:
+    """Takes a flow out again."""
     flow = streams.flows[index]
-    for column in range(3 if flow.down >= 0 else 1):
-        following, ahead = np.int64(flow.following[column]), np.int64(flow.ahead[column])
-        if following >= 0:
-            streams.flows[following].ahead[column] = ahead
-        if ahead >= 0:
-            streams.flows[ahead].following[column] = following
-        elif column == BETWEEN:
-            streams.segment_first[flow.segment] = following
+    _remove(streams, flow.up, flow.up_place)
+    if flow.down >= 0:
+        _remove(streams, flow.down, flow.down_place)
+        if flow.following >= 0:
+            streams.flows[flow.following].ahead = flow.ahead
+        if flow.ahead >= 0:
+            streams.flows[flow.ahead].following = flow.following
         else:
-            streams.links[flow.up if column == FIRST else flow.down].first = following
+            streams.segment_first[flow.segment] = flow.following
+    for row in range(links_of(streams, flow)):
+        number, _ = link_of(streams, flow, row)
+        streams.links[number].flows -= 1
+
+
+@compiled
+def _append(streams: Streams, number: int, index: int) -> Whole:
+    """Puts a flow behind those of a host's link and returns its place."""
+    counts, link = streams.counts, streams.links[number]
+    place = np.int64(link.latest) + 1
+    if place % BLOCK == 0:
+        block = counts[SPARE]
+        if block < 0:
+            block = counts[BLOCKS]
+            counts[BLOCKS] += 1
+        else:
+            counts[SPARE] = streams.passing[block * BLOCK]
+        streams.passing[block * BLOCK] = np.int64(link.latest) // BLOCK
+        place = block * BLOCK + 1
+    streams.passing[place] = index
+    link.latest = place
+    return place
+
+
+@compiled
+def _remove(streams: Streams, number: int, place: int) -> None:
+    """Takes the flow at a place out of those of a host's link; the latest one gets its place."""
+    counts, link = streams.counts, streams.links[number]
+    latest, moved = np.int64(link.latest), np.int64(streams.passing[link.latest])
+    streams.passing[place] = moved
+    if streams.flows[moved].up == number:
+        streams.flows[moved].up_place = place
+    else:
+        streams.flows[moved].down_place = place
+    link.latest = earlier(streams, latest)
+    if latest % BLOCK == 1:
+        streams.passing[latest - 1] = counts[SPARE]
+        counts[SPARE] = latest // BLOCK

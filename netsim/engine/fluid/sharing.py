@@ -13,8 +13,8 @@ from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, Whole
 from netsim.engine.fluid.ends import add_end, bring_forward, take_first_end
 from netsim.engine.fluid.levels import disperse, fill
-from netsim.engine.fluid.passages import after, link_in, link_of, link_out, links_of
-from netsim.engine.fluid.streams import AFFECTED, ALLOCATIONS, BETWEEN, FIRST, LEFT, Streams
+from netsim.engine.fluid.passages import earlier, link_in, link_of, link_out, links_of
+from netsim.engine.fluid.streams import AFFECTED, ALLOCATIONS, LEFT, Streams
 
 TOLERANCE = 1e-9
 """Relative, of loads and of rates."""
@@ -47,8 +47,9 @@ def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) 
         return
     others = 0
     for gives in (False, True):
-        other = np.int64(newcomer.following[FIRST])
-        while other >= 0:
+        place = earlier(streams, newcomer.up_place)
+        while place >= 0:
+            other = np.int64(streams.passing[place])
             flow = streams.flows[other]
             if flow.bottleneck == newcomer.up or flow.start_ps == now_ps:
                 if gives:
@@ -60,7 +61,7 @@ def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) 
                     _affect(streams, other)
                 else:
                     others += 1
-            other = np.int64(flow.following[FIRST])
+            place = earlier(streams, place)
 
 
 @compiled
@@ -79,7 +80,6 @@ def take_first(streams: Streams) -> Whole:
         link = streams.links[number]
         if link.held and link.load >= link.capacity * (1 - TOLERANCE):
             _affect_held(streams, number)
-        link.flows -= 1
         link.load = link.load - share * flow.rate if link.flows else 0.0
     return index
 
@@ -143,16 +143,16 @@ def _look_around(streams: Streams, touched: int) -> None:
             continue
         most = 0.0
         if link.at_host:
-            index = np.int64(link.first)
-            while index >= 0:
-                most = max(most, _look_at(streams, index, number, is_full))
-                index = after(streams, index, number)
+            place = np.int64(link.latest)
+            while place >= 0:
+                most = max(most, _look_at(streams, np.int64(streams.passing[place]), number, is_full))
+                place = earlier(streams, place)
         else:
             for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
                 index = np.int64(streams.segment_first[streams.segment[row]])
                 while index >= 0:
                     most = max(most, _look_at(streams, index, number, is_full))
-                    index = np.int64(streams.flows[index].following[BETWEEN])
+                    index = np.int64(streams.flows[index].following)
         link.most = most
 
 
@@ -202,15 +202,16 @@ def _affect_held(streams: Streams, number: int) -> None:
     """Affects the flows that a link holds back."""
     link = streams.links[number]
     if link.at_host:
-        index = np.int64(link.first)
-        while index >= 0:
+        place = np.int64(link.latest)
+        while place >= 0:
+            index = np.int64(streams.passing[place])
             if streams.flows[index].bottleneck == number:
                 _affect(streams, index)
-            index = after(streams, index, number)
+            place = earlier(streams, place)
         return
     for row in range(streams.link_begin[number], streams.link_begin[number + 1]):
         index = np.int64(streams.segment_first[streams.segment[row]])
         while index >= 0:
             if streams.flows[index].bottleneck == number:
                 _affect(streams, index)
-            index = np.int64(streams.flows[index].following[BETWEEN])
+            index = np.int64(streams.flows[index].following)

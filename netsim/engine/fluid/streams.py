@@ -15,29 +15,33 @@ from netsim.engine.event.state import Array
 from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND
 
-_NEIGHBOURS = np.dtype((INDEX, 3))
-
 STREAM = lines(
     # Two lines of the cache, of which rates take one.
     **dict.fromkeys(("left", "rate", "due_ps"), REAL),
     since_ps=WHOLE,
     **dict.fromkeys(("up", "segment", "down", "bottleneck", "mark"), INDEX),
-    following=_NEIGHBOURS,
+    **dict.fromkeys(("up_place", "down_place", "following"), INDEX),
     **dict.fromkeys(("id", "task", "bytes", "start_ps", "end_ps"), WHOLE),
-    ahead=_NEIGHBOURS,
+    ahead=INDEX,
 )
 """A flow: bytes left to send since a time, rate in bytes per picosecond, time in the heap of ends, the full link that
-holds it back, whether it is affected, and its neighbours among the flows of its first link, of its segment and of its
-last link."""
+holds it back, whether it is affected, its places in `Streams.passing` as one of its first link and of its last link, and
+its neighbours among the flows of its segment."""
 
 RISING = lines(
     **dict.fromkeys(("rate", "fresh"), REAL),
     **dict.fromkeys(("flow", "up", "segment", "down", "bottleneck"), INDEX),
-    beside=_NEIGHBOURS,
+    beside=np.dtype((INDEX, 3)),
 )
-"""An affected flow: its present and next rate, its links, the full link that will hold it back, and by columns as in
-`STREAM`'s neighbours the place among the affected flows of the next one there. Filling reads these alone, since flows
-lie far from each other."""
+"""An affected flow: its present and next rate, its links, the full link that will hold it back, and the place among the
+affected flows of the next one of its first link, of its segment and of its last link. Filling reads these alone, since
+flows lie far from each other."""
+
+FIRST, BETWEEN, LAST = range(3)
+"""Columns of `beside`."""
+
+BLOCK = 16
+"""Entries of a block of `Streams.passing`, a line of the cache: the block before it or -1, then flows."""
 
 ENDING = np.dtype([("due_ps", np.float64), ("flow", np.int64)])
 """A time before which a flow has not sent everything."""
@@ -50,7 +54,7 @@ SHARED = lines(
     **dict.fromkeys(("capacity", "load", "taken", "demand", "level", "fastest"), REAL),
     **dict.fromkeys(("rising", "flows", "mark", "newest"), INDEX),
     **dict.fromkeys(("kept", "asked", "most", "least"), REAL),
-    **dict.fromkeys(("affected", "first", "at_host", "held"), INDEX),
+    **dict.fromkeys(("affected", "latest", "at_host", "held"), INDEX),
     **dict.fromkeys(("delay_ps", "rate_bps", "last_ps", "rest_ps"), WHOLE),
 )
 """A link: its capacity and load in bytes per picosecond.
@@ -59,11 +63,8 @@ While rates are filled: the load that is settled, the shares of flows that are n
 back, the fastest rate on it, and the number of flows that are not settled; the latest of those affected; as filling
 begins, the load of flows that are not affected, and the shares and the number of those that are. Of the flows whose
 rates stand: a rate that none exceeds, one below which none is that the link holds back, and the number of these. Of a
-host's link: the first of its flows, when one has sent its last byte, and the longest remaining latency of such a byte.
+host's link: the place of its latest flow in `Streams.passing`, when one has sent its last byte, and the longest remaining latency of such a byte.
 """
-
-FIRST, BETWEEN, LAST = range(3)
-"""Columns of `STREAM`'s neighbours."""
 
 
 class Streams(NamedTuple):
@@ -75,7 +76,9 @@ class Streams(NamedTuple):
         ends: Heap of the active flows, records of `ENDING`.
         place: Place of each flow there, -1 if it is not.
         affected: Flows whose rates are settled anew, records of `RISING`.
-        touched: Their links.
+        passing: Flows of each host's link, in blocks that only the latest does not fill: what is read one after another
+            without knowing the flows before is read at once.
+        touched: Links of the affected flows.
         heap: Heap of links by the rate at which they are full, records of `FILLING`.
         segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
         link: Links of segments.
@@ -85,7 +88,8 @@ class Streams(NamedTuple):
         link_begin: Rows of `segment` of each link between switches.
         segment: Segments that a link is part of.
         counts: Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a
-            large allocation; whether flows have started since the last allocation, and whether affected ones have left.
+            large allocation; whether flows have started since the last allocation, and whether affected ones have left;
+            blocks of `passing` that have ever been used, and the first of those that are free again, or -1.
     """
 
     flows: Array
@@ -93,6 +97,7 @@ class Streams(NamedTuple):
     ends: Array
     place: Array
     affected: Array
+    passing: Array
     touched: Array
     heap: Array
     segment_begin: Array
@@ -105,7 +110,7 @@ class Streams(NamedTuple):
     counts: Array
 
 
-FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED, LEFT = range(8)
+FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED, LEFT, BLOCKS, SPARE = range(10)
 """Entries of `Streams.counts`."""
 
 
@@ -113,7 +118,7 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     """No flows, on a fabric whose links never change."""
     count = len(fabric.delay_ps)
     links = zeros(count, SHARED)
-    links["rate_bps"], links["delay_ps"], links["first"] = scene.rates.initial, fabric.delay_ps, -1
+    links["rate_bps"], links["delay_ps"], links["latest"] = scene.rates.initial, fabric.delay_ps, -1
     links["last_ps"] = -1
     links["capacity"] = links["rate_bps"] / 8 / PICOSECONDS_PER_SECOND
     for ends in (fabric.up, fabric.down, fabric.inside):
@@ -121,12 +126,15 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     begin, link, share = _segments(fabric)
     by_link = np.argsort(link, kind="stable")
     segment = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
+    counts = np.zeros(10, dtype=np.int64)
+    counts[SPARE] = -1
     return Streams(
         zeros(0, STREAM),
         links,
         np.zeros(0, dtype=ENDING),
         np.zeros(0, dtype=np.int32),
         zeros(0, RISING),
+        np.zeros(0, dtype=INDEX),
         np.zeros(count, dtype=np.int32),
         np.zeros(count, dtype=FILLING),
         begin,
@@ -136,7 +144,7 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
         np.full(len(begin) - 1, -1, dtype=np.int32),
         np.concatenate([[0], np.cumsum(np.bincount(link, minlength=count))]).astype(np.int64),
         segment[by_link].astype(np.int32),
-        np.zeros(8, dtype=np.int64),
+        counts,
     )
 
 
@@ -145,11 +153,13 @@ def with_room(streams: Streams, flows: int) -> Streams:
     if flows <= len(streams.flows):
         return streams
     room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
+    blocks = len(streams.links) + 2 * room // (BLOCK - 1)
     return streams._replace(
         flows=_longer(streams.flows, used, room),
         ends=_longer(streams.ends, int(streams.counts[ACTIVE]), room),
         place=_longer(streams.place, used, room),
         affected=_longer(streams.affected, int(streams.counts[AFFECTED]), room),
+        passing=_longer(streams.passing, BLOCK * int(streams.counts[BLOCKS]), BLOCK * blocks),
     )
 
 
