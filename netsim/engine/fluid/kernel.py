@@ -51,8 +51,7 @@ def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) ->
         while next_begin_ps(program) == now:
             next_begin(program, totals, now)
         if totals.released:
-            flows = totals.released * rules.parts
-            if counts[FLOWS] + flows > len(streams.flows) or flows > len(state.hosts.flows):
+            if totals.released * rules.parts > len(state.hosts.flows):
                 return NEEDS_ROOM
             _start(state, streams, now)
         delay_ps = _patience_ps(state, streams)
@@ -97,9 +96,9 @@ def _start(state: State, streams: Streams, now: int) -> None:
     for place in range(totals.flows):
         flow, index = hosts.flows[place], counts[FLOWS]
         counts[FLOWS] += 1
-        stream = streams.flows[index]
-        stream.id, stream.task, stream.bytes = flow.id, flow.task, flow.bytes
-        stream.start_ps = stream.since_ps = now
+        stream, message = streams.flows[index], streams.messages[index]
+        message.id, message.task, message.bytes = flow.id, flow.task, flow.bytes
+        message.start_ps = stream.since_ps = now
         stream.left = flow.bytes + rules.header * flow.packets
         stream.up, stream.down = flow.up, flow.down
         if flow.up == flow.down:
@@ -120,24 +119,25 @@ def _start(state: State, streams: Streams, now: int) -> None:
 def _drain(state: State, streams: Streams, now: int) -> None:
     """Flows that have sent everything, or will within a picosecond, leave; their last bytes arrive later."""
     while first_end(streams) <= now + 1.0:
-        flow = streams.flows[take_first(streams)]
+        index = take_first(streams)
+        flow, message = streams.flows[index], streams.messages[index]
         last = streams.links[flow.up]
-        latency_ps = _latency_ps(state, streams, flow)
-        flow.end_ps = now + latency_ps
+        latency_ps = _latency_ps(state, streams, flow, message.bytes)
+        message.end_ps = now + latency_ps
         if last.last_ps < now:
             last.last_ps, last.rest_ps = now, 0
         last.rest_ps = max(last.rest_ps, latency_ps)
-        delivered(state.program, flow.task, flow.end_ps)
+        delivered(state.program, message.task, message.end_ps)
 
 
 @compiled
-def _latency_ps(state: State, streams: Streams, flow: Record) -> Whole:
+def _latency_ps(state: State, streams: Streams, flow: Record, size_bytes: int) -> Whole:
     """Latency of the last bytes: delays, and service of the last packet on all links but the first."""
     rules, routing = state.network.rules[0], state.routing
     latency_ps = streams.links[flow.up].delay_ps
     if flow.down < 0:
         return latency_ps
-    last_bytes = (flow.bytes - 1) % rules.payload + 1 + rules.header
+    last_bytes = (size_bytes - 1) % rules.payload + 1 + rules.header
     ways, way = len(routing.way_length), np.int64(flow.segment)
     if way >= ways:
         pair = way - ways

@@ -42,10 +42,11 @@ def link_in(streams: Streams, index: int) -> None:
     flow.up_place = _append(streams, flow.up, index)
     if flow.down >= 0:
         flow.down_place = _append(streams, flow.down, index)
-        flow.following, flow.ahead = streams.segment_first[flow.segment], -1
+        flow.following = streams.segment_first[flow.segment]
         streams.segment_first[flow.segment] = index
+        streams.messages[index].ahead = -1
         if flow.following >= 0:
-            streams.flows[flow.following].ahead = index
+            streams.messages[flow.following].ahead = index
     for row in range(links_of(streams, flow)):
         number, _ = link_of(streams, flow, row)
         streams.links[number].flows += 1
@@ -58,10 +59,11 @@ def link_out(streams: Streams, index: int) -> None:
     _remove(streams, flow.up, flow.up_place)
     if flow.down >= 0:
         _remove(streams, flow.down, flow.down_place)
+        ahead = np.int64(streams.messages[index].ahead)
         if flow.following >= 0:
-            streams.flows[flow.following].ahead = flow.ahead
-        if flow.ahead >= 0:
-            streams.flows[flow.ahead].following = flow.following
+            streams.messages[flow.following].ahead = ahead
+        if ahead >= 0:
+            streams.flows[ahead].following = flow.following
         else:
             streams.segment_first[flow.segment] = flow.following
     for row in range(links_of(streams, flow)):

@@ -51,7 +51,7 @@ def wait_for_turn(streams: Streams, index: int, packet_bytes: int, now_ps: int) 
         while place >= 0:
             other = np.int64(streams.passing[place])
             flow = streams.flows[other]
-            if flow.bottleneck == newcomer.up or flow.start_ps == now_ps:
+            if flow.bottleneck == newcomer.up or streams.messages[other].start_ps == now_ps:
                 if gives:
                     flow.left = max(0.0, flow.left - flow.rate * (now_ps - flow.since_ps))
                     flow.since_ps = now_ps

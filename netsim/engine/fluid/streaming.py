@@ -9,7 +9,7 @@ from netsim.engine.event.layout import state_of
 from netsim.engine.event.room import with_room_for_flows
 from netsim.engine.event.state import State
 from netsim.engine.fluid import kernel
-from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, streams_of, with_room
+from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, streams_of
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.engine.stalled import stalled
@@ -44,7 +44,8 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
     clock = Clock(scene.limits, report)
     fabric = fabric_arrays(scene)
     state = state_of(scene, fabric, transport or Transport(0, 1), 0)
-    streams = streams_of(scene, fabric)
+    parts = int(state.network.rules["parts"][0])
+    streams = streams_of(scene, fabric, int(np.minimum(scene.tasks.columns().bytes, parts).sum()))
     while (why := kernel.run(tuple(tuple(part) for part in state[:4]), tuple(streams))) != kernel.FINISHED:
         if why == kernel.UNFAIR:
             raise RuntimeError("no max-min fair rates")
@@ -52,13 +53,10 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
             raise reached(scene.limits, "simulated", _pulse(state), _first_waiting(scene, state, streams))
         if clock.is_over(_pulse(state)):
             raise reached(scene.limits, "wall", _pulse(state), _first_waiting(scene, state, streams))
-        flows = int(state.network.totals["released"][0]) * int(state.network.rules["parts"][0])
-        state = with_room_for_flows(state, max(flows, _ROOM), 0)
-        streams = with_room(streams, max(int(streams.counts[FLOWS]) + flows, _ROOM))
+        state = with_room_for_flows(state, max(int(state.network.totals["released"][0]) * parts, _ROOM), 0)
     if state.network.totals["undone"][0]:
         raise stalled(scene, np.flatnonzero(state.program.waits_for == 0).tolist())
-    count = int(streams.counts[FLOWS])
-    flows, links = streams.flows[:count], streams.links
+    links = streams.links
     return Outcome(
         completion_ps=int(state.program.end_ps.max(initial=0)),
         task_end_ps=state.program.end_ps,
@@ -66,8 +64,8 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
         packet_hops=0,
         control_hops=0,
         losses=Losses(),
-        flows=_flows(scene, flows).view(np.recarray),
-        links=_links(scene, flows, streams).view(np.recarray),
+        flows=_flows(scene, streams.messages[: streams.counts[FLOWS]]).view(np.recarray),
+        links=_links(scene, streams).view(np.recarray),
         queues=QueueSeries(1, np.zeros(0, dtype=np.int64)),
         last_sent={link: int(links["rest_ps"][link]) for link in np.flatnonzero(links["last_ps"] >= 0).tolist()},
         certified_allocations=int(streams.counts[ALLOCATIONS]),
@@ -82,25 +80,26 @@ def _pulse(state: State) -> Pulse:
 
 def _first_waiting(scene: Scene, state: State, streams: Streams) -> Waiting:
     index = int(np.flatnonzero(state.program.waits_for == 0)[0])
-    task, begun = scene.tasks[index], streams.flows["task"][: streams.counts[FLOWS]]
+    task, begun = scene.tasks[index], streams.messages["task"][: streams.counts[FLOWS]]
     why = "its bytes are on their way" if index in begun else not_begun(task.delay_ps)
     return Waiting(task.src, task.dst, task.bytes, why)
 
 
-def _flows(scene: Scene, flows: np.ndarray) -> np.ndarray:
-    columns, order = scene.tasks.columns(), np.argsort(flows["id"])
-    records = np.zeros(len(flows), dtype=FLOW)
+def _flows(scene: Scene, messages: np.ndarray) -> np.ndarray:
+    """Figures of all flows by their ids."""
+    columns, records = scene.tasks.columns(), np.zeros(len(messages), dtype=FLOW)
+    in_order = messages[np.argsort(messages["id"])]
     for name in ("id", "task", "bytes", "start_ps", "end_ps"):
-        records[name] = flows[name][order]
+        records[name] = in_order[name]
     records["src"], records["dst"] = columns.src[records["task"]], columns.dst[records["task"]]
     return records
 
 
-def _links(scene: Scene, flows: np.ndarray, streams: Streams) -> np.ndarray:
+def _links(scene: Scene, streams: Streams) -> np.ndarray:
     """Bytes of each link."""
-    packet, count = scene.packet, len(streams.links)
-    wire = flows["bytes"] + packet.header * -(-flows["bytes"] // packet.payload)
-    away = flows["down"] >= 0
+    packet, count, flows = scene.packet, len(streams.links), streams.flows[: streams.counts[FLOWS]]
+    size = streams.messages["bytes"][: len(flows)]
+    wire, away = size + packet.header * -(-size // packet.payload), flows["down"] >= 0
     loads = np.bincount(flows["up"], wire, count) + np.bincount(flows["down"][away], wire[away], count)
     carried = np.bincount(flows["segment"][away], wire[away], len(streams.segment_begin) - 1)
     of_link = np.repeat(carried, np.diff(streams.segment_begin)) * streams.share

@@ -16,17 +16,18 @@ from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND
 
 STREAM = lines(
-    # Two lines of the cache, of which rates take one.
+    # A line of the cache.
     **dict.fromkeys(("left", "rate", "due_ps"), REAL),
     since_ps=WHOLE,
     **dict.fromkeys(("up", "segment", "down", "bottleneck", "mark"), INDEX),
     **dict.fromkeys(("up_place", "down_place", "following"), INDEX),
-    **dict.fromkeys(("id", "task", "bytes", "start_ps", "end_ps"), WHOLE),
-    ahead=INDEX,
 )
 """A flow: bytes left to send since a time, rate in bytes per picosecond, time in the heap of ends, the full link that
-holds it back, whether it is affected, its places in `Streams.passing` as one of its first link and of its last link, and
-its neighbours among the flows of its segment."""
+holds it back, whether it is affected, its places in `Streams.passing` as one of its first and of its last link, and the
+next flow of its segment."""
+
+MESSAGE = lines(**dict.fromkeys(("id", "task", "bytes", "start_ps", "end_ps"), WHOLE), ahead=INDEX)
+"""What is seldom read of a flow: what it carries, its times, and the flow of its segment that is ahead of it."""
 
 RISING = lines(
     **dict.fromkeys(("rate", "fresh"), REAL),
@@ -63,7 +64,8 @@ While rates are filled: the load that is settled, the shares of flows that are n
 back, the fastest rate on it, and the number of flows that are not settled; the latest of those affected; as filling
 begins, the load of flows that are not affected, and the shares and the number of those that are. Of the flows whose
 rates stand: a rate that none exceeds, one below which none is that the link holds back, and the number of these. Of a
-host's link: the place of its latest flow in `Streams.passing`, when one has sent its last byte, and the longest remaining latency of such a byte.
+host's link: the place of its latest flow in `Streams.passing`, when one has sent its last byte, and the longest
+remaining latency of such a byte.
 """
 
 
@@ -72,6 +74,7 @@ class Streams(NamedTuple):
 
     Args:
         flows: Records of `STREAM`, in the order of their admission.
+        messages: Records of `MESSAGE` of the same flows.
         links: Records of `SHARED`.
         ends: Heap of the active flows, records of `ENDING`.
         place: Place of each flow there, -1 if it is not.
@@ -93,6 +96,7 @@ class Streams(NamedTuple):
     """
 
     flows: Array
+    messages: Array
     links: Array
     ends: Array
     place: Array
@@ -114,8 +118,11 @@ FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED, LEFT, BLOCKS, S
 """Entries of `Streams.counts`."""
 
 
-def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
-    """No flows, on a fabric whose links never change."""
+def streams_of(scene: Scene, fabric: FabricArrays, flows: int) -> Streams:
+    """No flows yet, with room for so many, on a fabric whose links never change.
+
+    The system gives memory to an array where it is first written, so that room for all flows costs nothing at first.
+    """
     count = len(fabric.delay_ps)
     links = zeros(count, SHARED)
     links["rate_bps"], links["delay_ps"], links["latest"] = scene.rates.initial, fabric.delay_ps, -1
@@ -129,12 +136,13 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
     counts = np.zeros(10, dtype=np.int64)
     counts[SPARE] = -1
     return Streams(
-        zeros(0, STREAM),
+        zeros(flows, STREAM),
+        zeros(flows, MESSAGE),
         links,
-        np.zeros(0, dtype=ENDING),
-        np.zeros(0, dtype=np.int32),
-        zeros(0, RISING),
-        np.zeros(0, dtype=INDEX),
+        zeros(flows, ENDING),
+        zeros(flows, np.dtype(INDEX)),
+        zeros(flows, RISING),
+        zeros(BLOCK * (count + 2 * flows // (BLOCK - 1)), np.dtype(INDEX)),
         np.zeros(count, dtype=np.int32),
         np.zeros(count, dtype=FILLING),
         begin,
@@ -146,27 +154,6 @@ def streams_of(scene: Scene, fabric: FabricArrays) -> Streams:
         segment[by_link].astype(np.int32),
         counts,
     )
-
-
-def with_room(streams: Streams, flows: int) -> Streams:
-    """The streams with room for so many flows, and at least half as many again as there was."""
-    if flows <= len(streams.flows):
-        return streams
-    room, used = max(flows, len(streams.flows) * 3 // 2), int(streams.counts[FLOWS])
-    blocks = len(streams.links) + 2 * room // (BLOCK - 1)
-    return streams._replace(
-        flows=_longer(streams.flows, used, room),
-        ends=_longer(streams.ends, int(streams.counts[ACTIVE]), room),
-        place=_longer(streams.place, used, room),
-        affected=_longer(streams.affected, int(streams.counts[AFFECTED]), room),
-        passing=_longer(streams.passing, BLOCK * int(streams.counts[BLOCKS]), BLOCK * blocks),
-    )
-
-
-def _longer(array: Array, used: int, room: int) -> Array:
-    longer = zeros(room, array.dtype)
-    longer[:used] = array[:used]
-    return longer
 
 
 def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
