@@ -4,37 +4,45 @@ Sanders, Speck, Träff: Two-tree algorithms for full bandwidth broadcast, reduct
 sections 2 and 3; without the edge colours, which schedule single ports where here messages share links.
 """
 
-from collections.abc import Iterable
-
 from netsim.collective.pieces import pieces
 from netsim.collective.protocol import Message, Operation
 from netsim.units import split_bytes
 
 Edges = list[tuple[int, int]]
+Pipeline = tuple[Edges, list[int]]
+"""A tree, and the bytes of the pieces that go over it one after another."""
 
 
 def all_reduce(operation: Operation) -> list[Message]:
     """One tree of height h = floor(log2(size)): k pieces take 2 h + k - 1 rounds; a small vector goes whole, k = 1."""
-    messages: list[Message] = []
-    _up_and_down(messages, in_order_tree(operation.size), enumerate(pieces(sum(operation.blocks))))
-    return messages
+    return _up_and_down(one_tree(operation))
 
 
 def double_all_reduce(operation: Operation) -> list[Message]:
-    """Two trees, each with half of the vector, so that no participant sends or receives more than twice the vector.
+    """Two trees, each with half of the vector, so that no participant sends or receives more than twice the vector."""
+    return _up_and_down(two_trees(operation))
+
+
+def one_tree(operation: Operation) -> list[Pipeline]:
+    """The tree that carries the whole vector."""
+    return [(in_order_tree(operation.size), pieces(sum(operation.blocks)))]
+
+
+def two_trees(operation: Operation) -> list[Pipeline]:
+    """The trees that carry half of the vector each.
 
     In the second, participant i has the place of i - 1 in the first: an inner node of one tree is a leaf of the other.
     """
     size = operation.size
     first = in_order_tree(size)
     second = [((child + 1) % size, (parent + 1) % size) for child, parent in first]
-    messages: list[Message] = []
-    number = 0
-    for tree, half in zip((first, second), split_bytes(sum(operation.blocks), 2), strict=True):
-        cut = pieces(half)
-        _up_and_down(messages, tree, enumerate(cut, start=number))
-        number += len(cut)
-    return messages
+    halves = split_bytes(sum(operation.blocks), 2)
+    return [(tree, pieces(half)) for tree, half in zip((first, second), halves, strict=True)]
+
+
+def both_ways(tree: Edges) -> Edges:
+    """From whom to whom a piece goes on a tree: up to the root, then down from it."""
+    return [*tree, *((parent, child) for child, parent in reversed(tree))]
 
 
 def in_order_tree(size: int) -> Edges:
@@ -55,15 +63,19 @@ def in_order_tree(size: int) -> Edges:
     return edges
 
 
-def _up_and_down(messages: list[Message], tree: Edges, numbered: Iterable[tuple[int, int]]) -> None:
-    """Adds the messages of each piece (number, bytes); on every edge a piece follows the piece before it."""
-    ways = [*tree, *((parent, child) for child, parent in reversed(tree))]
-    ahead: dict[tuple[int, int], tuple[int, ...]] = {}
-    for piece, size_bytes in numbered:
-        received: dict[int, tuple[int, ...]] = {}
-        for src, dst in ways:
-            message = len(messages)
-            after = ahead.get((src, dst), ()) + received.get(src, ())
-            messages.append(Message(message, src, dst, size_bytes, (piece,), after))
-            ahead[src, dst] = (message,)
-            received[dst] = (*received.get(dst, ()), message)
+def _up_and_down(pipelines: list[Pipeline]) -> list[Message]:
+    """The messages of each piece, one tree after the other; on every edge a piece follows the piece before it."""
+    messages: list[Message] = []
+    number = 0
+    for tree, cut in pipelines:
+        ways, ahead = both_ways(tree), dict[tuple[int, int], tuple[int, ...]]()
+        for piece, size_bytes in enumerate(cut, start=number):
+            received: dict[int, tuple[int, ...]] = {}
+            for src, dst in ways:
+                message = len(messages)
+                after = ahead.get((src, dst), ()) + received.get(src, ())
+                messages.append(Message(message, src, dst, size_bytes, (piece,), after))
+                ahead[src, dst] = (message,)
+                received[dst] = (*received.get(dst, ()), message)
+        number += len(cut)
+    return messages

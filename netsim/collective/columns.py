@@ -1,5 +1,6 @@
 """Messages of a schedule as arrays, and the algorithms whose messages are too many for a tuple each."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
@@ -7,6 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from netsim.collective.binary_tree import Edges, Pipeline, both_ways, one_tree, two_trees
 from netsim.collective.protocol import Message, Operation
 
 
@@ -165,6 +167,39 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
     return MessageColumns(shape, np.concatenate([parts.bytes, np.zeros(size, dtype=np.int64), results.bytes]))
 
 
+def _on_trees(pipelines: list[Pipeline]) -> MessageColumns:
+    """See `netsim.collective.binary_tree._up_and_down`: all pieces on a tree go the same ways in the same order."""
+    src, dst, size_bytes, waits, after = ([np.zeros(0, dtype=np.int64)] for _ in range(5))
+    first = 0
+    for tree, cut in pipelines:
+        ways = both_ways(tree)
+        count, followers = len(ways), np.arange(1, len(cut))[:, None]
+        before = _into_sources(ways)
+        alone = np.fromiter(chain.from_iterable(before), np.int64)
+        behind = np.fromiter(chain.from_iterable((way - count, *others) for way, others in enumerate(before)), np.int64)
+        awaited = np.array([len(others) for others in before], dtype=np.int64)
+        ends = np.array(ways, dtype=np.int64).reshape(count, 2)
+        src.append(np.tile(ends[:, 0], len(cut)))
+        dst.append(np.tile(ends[:, 1], len(cut)))
+        size_bytes.append(np.repeat(np.array(cut, dtype=np.int64), count))
+        waits += [awaited, np.tile(awaited + 1, len(cut) - 1)]
+        after += [first + alone, (first + followers * count + behind).ravel()]
+        first += count * len(cut)
+    begin = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(waits))])
+    shape = Shape(np.concatenate(src), np.concatenate(dst), begin, np.concatenate(after))
+    return MessageColumns(shape, np.concatenate(size_bytes))
+
+
+def _into_sources(ways: Edges) -> list[list[int]]:
+    """For each way the ways before it that lead to its source."""
+    received: defaultdict[int, list[int]] = defaultdict(list)
+    before: list[list[int]] = []
+    for way, (src, dst) in enumerate(ways):
+        before.append(received[src].copy())
+        received[dst].append(way)
+    return before
+
+
 def _blocks(operation: Operation) -> np.ndarray:
     return np.array(operation.blocks, dtype=np.int64)
 
@@ -173,12 +208,14 @@ IN_COLUMNS: dict[tuple[str, str], Callable[[Operation], MessageColumns]] = {
     ("reduce_scatter", "ring"): lambda operation: _ring(operation, operation.size - 1, -1),
     ("all_gather", "ring"): lambda operation: _ring(operation, operation.size - 1, 0),
     ("all_reduce", "ring"): lambda operation: _ring(operation, 2 * (operation.size - 1), -1),
+    ("all_reduce", "tree"): lambda operation: _on_trees(one_tree(operation)),
+    ("all_reduce", "double_tree"): lambda operation: _on_trees(two_trees(operation)),
     ("all_to_all", "direct"): lambda op: _all_at_once(op, lambda src, dst: _matrix(op)[src, dst]),
     ("reduce_scatter", "direct"): lambda op: _all_at_once(op, lambda _, dst: _blocks(op)[dst]),
     ("all_gather", "direct"): lambda op: _all_at_once(op, lambda src, _: _blocks(op)[src]),
     ("all_reduce", "direct"): _direct_all_reduce,
 }
-"""Algorithms of at least the square of their participants in messages, by operation and name, in arrays.
+"""Algorithms of many messages, by operation and name, in arrays.
 
 Each gives the messages of the plain definition of its name in this package, in the same order.
 """

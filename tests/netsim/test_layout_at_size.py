@@ -39,11 +39,12 @@ def one_by_one(program: Program, messages: Sequence[Message], ranks: Sequence[in
     return [program.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
 
 
+@pytest.mark.parametrize("largest", [100, 500_000])
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 @pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in ALGORITHMS.items() for name in names])
-def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size):
+def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size, largest):
     random = Random(size)
-    blocks = tuple(random.randrange(100) for _ in range(1 if op == "broadcast" else size))
+    blocks = tuple(random.randrange(largest) for _ in range(1 if op == "broadcast" else size))
     matrix = tuple(tuple(random.randrange(9) for _ in range(size)) for _ in range(size))
     operation = Operation(op, size, blocks=blocks, matrix=matrix if op == "all_to_all" else ())
     plain = ALGORITHMS[op][name](operation)
