@@ -1,7 +1,7 @@
-"""Heap of the active flows by times before which none has sent everything; that of the first is its end.
+"""Heap of the active flows, each by a time at or before its end; `first_end` makes the time of the first flow exact.
 
-A flow that gets slower keeps its time, which is brought up to date once it comes first: many are faster again by then.
-The times are in the heap itself: at hundreds of thousands of flows those of flows compared would be in no cache.
+A flow that gets slower keeps its time until it comes first: many are faster again by then. The times are in the heap
+itself: at hundreds of thousands of flows those of the flows compared would be in no cache.
 """
 
 import numpy as np

@@ -45,7 +45,8 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
     fabric = fabric_arrays(scene)
     state = state_of(scene, fabric, transport or Transport(0, 1), 0)
     parts = int(state.network.rules["parts"][0])
-    streams = streams_of(scene, fabric, int(np.minimum(scene.tasks.columns().bytes, parts).sum()))
+    most_flows = int(np.minimum(scene.tasks.columns().bytes, parts).sum())
+    streams = streams_of(scene, fabric, most_flows)
     while (why := kernel.run(tuple(tuple(part) for part in state[:4]), tuple(streams))) != kernel.FINISHED:
         if why == kernel.UNFAIR:
             raise RuntimeError("no max-min fair rates")

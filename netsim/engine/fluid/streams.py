@@ -45,7 +45,7 @@ BLOCK = 16
 """Entries of a block of `Streams.passing`, a line of the cache: the block before it or -1, then flows."""
 
 ENDING = np.dtype([("due_ps", np.float64), ("flow", np.int64)])
-"""A time before which a flow has not sent everything."""
+"""A flow, and a time at or before the one when it has sent everything."""
 
 FILLING = np.dtype([("level", np.float64), ("link", np.int64)])
 """At which rate of its flows a link is full."""
@@ -79,8 +79,8 @@ class Streams(NamedTuple):
         ends: Heap of the active flows, records of `ENDING`.
         place: Place of each flow there, -1 if it is not.
         affected: Flows whose rates are settled anew, records of `RISING`.
-        passing: Flows of each host's link, in blocks that only the latest does not fill: what is read one after another
-            without knowing the flows before is read at once.
+        passing: Flows of each host's link, in blocks of which all but the latest are full. The flows of a block are
+            read at the same time; in a chain of flows each read would wait for the one before.
         touched: Links of the affected flows.
         heap: Heap of links by the rate at which they are full, records of `FILLING`.
         segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
