@@ -72,8 +72,10 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
         sinks = [MetricsFile(folder / "metrics.jsonl")]
     resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=False)
     layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
+    training = Stopping(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes)
     try:
-        Stopping(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes).run()
+        training.run()
+        training.trace.finish()
     except StoppedError:
         assert stop is not None
     for sink in sinks:
