@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from netsim.collective.columns import MessageColumns, Shape
+from netsim.collective.columns import MessageColumns, Shape, joined
 from netsim.collective.pieces import LEAST_PIECE_BYTES
 from netsim.collective.protocol import Operation
 from netsim.seats import Seats
@@ -79,12 +79,9 @@ def share(operation: Operation, order: Sequence[int], channel: int, channels: in
 def side_by_side(schedules: Sequence[MessageColumns], found: Orders) -> MessageColumns:
     """The messages of all channels, each of which waits for messages of its own channel alone."""
     places = [np.array(order, dtype=np.int64) for order in found]
-    firsts = np.cumsum([0, *(len(one) for one in schedules)]).tolist()
-    waits = np.concatenate([np.diff(one.after_begin) for one in schedules])
-    shape = Shape(
-        np.concatenate([place[one.src] for place, one in zip(places, schedules, strict=True)]),
-        np.concatenate([place[one.dst] for place, one in zip(places, schedules, strict=True)]),
-        np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(waits)]),
-        np.concatenate([first + one.after for first, one in zip(firsts, schedules, strict=False)]),
+    return joined(
+        [
+            MessageColumns(Shape(place[one.src], place[one.dst], one.after_begin, one.after), one.bytes)
+            for place, one in zip(places, schedules, strict=True)
+        ]
     )
-    return MessageColumns(shape, np.concatenate([one.bytes for one in schedules]))

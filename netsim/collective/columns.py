@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from netsim.collective.binary_tree import Edges, Pipeline, both_ways, one_tree, two_trees
+from netsim.collective.binary_tree import Edges, both_ways, one_tree, two_trees
 from netsim.collective.protocol import Message, Operation
 
 
@@ -106,6 +106,19 @@ def message_columns(messages: Sequence[Message] | MessageColumns) -> MessageColu
     return MessageColumns(Shape(src, dst, begin, after), size)
 
 
+def joined(schedules: Sequence[MessageColumns]) -> MessageColumns:
+    """The messages of several schedules, each of which waits for messages of its own schedule alone."""
+    firsts = np.cumsum([0, *map(len, schedules)]).tolist()
+    waits = np.concatenate([np.diff(one.after_begin) for one in schedules])
+    shape = Shape(
+        np.concatenate([one.src for one in schedules]),
+        np.concatenate([one.dst for one in schedules]),
+        np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(waits)]),
+        np.concatenate([first + one.after for first, one in zip(firsts, schedules, strict=False)]),
+    )
+    return MessageColumns(shape, np.concatenate([one.bytes for one in schedules]))
+
+
 _rings: WeakValueDictionary[tuple[int, int], Shape] = WeakValueDictionary()
 """Shapes of rings by participants and rounds, as long as a schedule has them: steps have rings of many sizes."""
 
@@ -167,27 +180,18 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
     return MessageColumns(shape, np.concatenate([parts.bytes, np.zeros(size, dtype=np.int64), results.bytes]))
 
 
-def _on_trees(pipelines: list[Pipeline]) -> MessageColumns:
+def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
     """See `netsim.collective.binary_tree._up_and_down`: all pieces on a tree go the same ways in the same order."""
-    src, dst, size_bytes, waits, after = ([np.zeros(0, dtype=np.int64)] for _ in range(5))
-    first = 0
-    for tree, cut in pipelines:
-        ways = both_ways(tree)
-        count, followers = len(ways), np.arange(1, len(cut))[:, None]
-        before = _into_sources(ways)
-        alone = np.fromiter(chain.from_iterable(before), np.int64)
-        behind = np.fromiter(chain.from_iterable((way - count, *others) for way, others in enumerate(before)), np.int64)
-        awaited = np.array([len(others) for others in before], dtype=np.int64)
-        ends = np.array(ways, dtype=np.int64).reshape(count, 2)
-        src.append(np.tile(ends[:, 0], len(cut)))
-        dst.append(np.tile(ends[:, 1], len(cut)))
-        size_bytes.append(np.repeat(np.array(cut, dtype=np.int64), count))
-        waits += [awaited, np.tile(awaited + 1, len(cut) - 1)]
-        after += [first + alone, (first + followers * count + behind).ravel()]
-        first += count * len(cut)
-    begin = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(waits))])
-    shape = Shape(np.concatenate(src), np.concatenate(dst), begin, np.concatenate(after))
-    return MessageColumns(shape, np.concatenate(size_bytes))
+    ways = both_ways(tree)
+    count, pieces = len(ways), len(cut)
+    before = _into_sources(ways)
+    first = np.fromiter(chain.from_iterable(before), np.int64)
+    later = np.fromiter(chain.from_iterable((way - count, *others) for way, others in enumerate(before)), np.int64)
+    after = np.concatenate([first, (np.arange(1, pieces)[:, None] * count + later).ravel()])
+    waits = np.array([len(others) for others in before], dtype=np.int64)
+    begin = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), waits, np.tile(waits + 1, pieces - 1)]))
+    src, dst = np.tile(np.array(ways, dtype=np.int64).reshape(count, 2), (pieces, 1)).T
+    return MessageColumns(Shape(src, dst, begin, after), np.repeat(np.array(cut, dtype=np.int64), count))
 
 
 def _into_sources(ways: Edges) -> list[list[int]]:
@@ -208,8 +212,8 @@ IN_COLUMNS: dict[tuple[str, str], Callable[[Operation], MessageColumns]] = {
     ("reduce_scatter", "ring"): lambda operation: _ring(operation, operation.size - 1, -1),
     ("all_gather", "ring"): lambda operation: _ring(operation, operation.size - 1, 0),
     ("all_reduce", "ring"): lambda operation: _ring(operation, 2 * (operation.size - 1), -1),
-    ("all_reduce", "tree"): lambda operation: _on_trees(one_tree(operation)),
-    ("all_reduce", "double_tree"): lambda operation: _on_trees(two_trees(operation)),
+    ("all_reduce", "tree"): lambda operation: joined([_on_tree(*tree) for tree in one_tree(operation)]),
+    ("all_reduce", "double_tree"): lambda operation: joined([_on_tree(*tree) for tree in two_trees(operation)]),
     ("all_to_all", "direct"): lambda op: _all_at_once(op, lambda src, dst: _matrix(op)[src, dst]),
     ("reduce_scatter", "direct"): lambda op: _all_at_once(op, lambda _, dst: _blocks(op)[dst]),
     ("all_gather", "direct"): lambda op: _all_at_once(op, lambda src, _: _blocks(op)[src]),
