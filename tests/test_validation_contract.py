@@ -18,7 +18,7 @@ from moe.files import FileError
 from moe.validation.complaint import first_complaint
 from netsim.errors import InputError, first_error
 from netsim.yaml_file import load_yaml
-from trainer.config.file import read_document
+from trainer.config.document import read_document
 
 
 class Small(BaseModel, extra="forbid"):

@@ -12,7 +12,8 @@ from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base
 from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
-from trainer.config.file import load_config, read_document
+from trainer.config.document import read_document
+from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.model.adapted import read_base, read_modules
 from trainer.model.build import inherited_shapes, parameter_shapes

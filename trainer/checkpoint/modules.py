@@ -4,7 +4,7 @@ from pathlib import Path
 
 from moe.files import FileError
 from trainer.checkpoint.base import base_weights, digest_of
-from trainer.config.file import read_document
+from trainer.config.document import read_document
 from trainer.config.network.adapters import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.model.build import parameter_shapes

@@ -38,7 +38,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from trainer.config.file import apply_override, read_document, validated
+    from trainer.config.document import apply_override, read_document
+    from trainer.config.file import validated
     from trainer.training.path_fit.request import FitRequest, without_path
     from trainer.training.path_fit.run import run
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from moe.files import FileError
 from moe.validation.complaint import first_complaint
-from trainer.config.file import apply_override, read_document
+from trainer.config.document import apply_override, read_document
 
 R = TypeVar("R", bound=BaseModel)
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from moe.files import FileError
-from trainer.config.file import read_document
+from trainer.config.document import read_document
 from trainer.config.model import NetworkConfig
 from trainer.model.parallel.parameters import held_pieces
 from trainer.model.values import SavedValues, fill

@@ -12,7 +12,7 @@ from moe.validation.complaint import Complaint, first_complaint
 from moe.validation.section import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.controls import Controls
-from trainer.config.file import parse_yaml, read_yaml
+from trainer.config.document import parse_yaml, read_yaml
 from trainer.config.run import RunConfig
 from trainer.flow import sampler
 from trainer.flow.control import AnyConfig

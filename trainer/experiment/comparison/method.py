@@ -12,7 +12,8 @@ import yaml
 
 from moe.files import FileError
 from moe.validation.section import kind_of, sections_in
-from trainer.config.file import apply_override, read_document, validated
+from trainer.config.document import apply_override, read_document
+from trainer.config.file import validated
 from trainer.config.model import AnyNetworkConfig, NetworkConfig, network_settings
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.config.file import read_document
+from trainer.config.document import read_document
 from trainer.experiment.comparison.cost import Fabric
 
 FABRIC = Path("configs/scenarios/sampling_64.yaml")

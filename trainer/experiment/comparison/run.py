@@ -17,7 +17,7 @@ from rich.console import Console
 
 import trainer.data
 from moe.files import FileError, replacing
-from trainer.config.file import read_document
+from trainer.config.document import read_document
 from trainer.config.run import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS

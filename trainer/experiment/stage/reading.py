@@ -7,7 +7,7 @@ from typing import Any
 
 from moe.files import FileError
 from trainer.checkpoint.directory import check_possible
-from trainer.config.file import apply_override, read_document
+from trainer.config.document import apply_override, read_document
 from trainer.experiment.stage.kinds import KINDS
 from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.train import TrainStage
