@@ -11,6 +11,8 @@ from typing import IO, Annotated
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from trainer.data.picture import opened_picture
+
 THREADS = 8
 """That read the sizes of pictures, which is waiting for files more than computing."""
 WIDEST = 2.0
@@ -100,13 +102,11 @@ def nearest_buckets(files: Sequence[Opening], buckets: Sequence[tuple[int, int]]
 
 def _log_proportion(file: Opening) -> float:
     """Logarithm of height by width, as the picture stands upright."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(file() if callable(file) else file) as picture:
+        with opened_picture(file() if callable(file) else file) as picture:
             width, height = picture.size
             if picture.getexif().get(ORIENTATION, 1) > UPRIGHT:
                 width, height = height, width
         return math.log(height / width)
-    except (OSError, ValueError, SyntaxError, EOFError, UnidentifiedImageError, Image.DecompressionBombError):
+    except ValueError:
         return math.nan

@@ -16,7 +16,7 @@ from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
 from trainer.data.found_once import found_once
-from trainer.data.picture import read_picture
+from trainer.data.picture import BadPicture, read_picture
 from trainer.data.picture_names import names_digest, picture_names, sub_folders
 from trainer.data.probe import probes
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
@@ -181,8 +181,8 @@ class ImageFolder(Dataset):
             path = self._folder / self._names[number]
             try:
                 images.append(read_picture(path, *self._shapes[int(self._of[number])]))
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
-                reasons[number] = f"{path}: {' '.join(str(error).split()) or type(error).__name__}"
+            except BadPicture as error:
+                reasons[number] = f"{path}: {error}"
         if reasons:
             raise BadExamples(reasons)
         if len(shapes := {image.shape for image in images}) > 1:

@@ -206,9 +206,8 @@ class WebDataset(Dataset):
                 if self.num_classes and label < 0:
                     raise ValueError("tells no class")
                 images.append(self._picture(examples[number]))
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
-                problem = " ".join(str(error).split()) or type(error).__name__
-                reasons[number] = f"{self._reader.where(number)}: {examples[number].key}: {problem}"
+            except ValueError as error:
+                reasons[number] = f"{self._reader.where(number)}: {examples[number].key}: {error}"
         if reasons:
             raise BadExamples(reasons)
         pixels = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)

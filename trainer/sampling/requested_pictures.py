@@ -115,7 +115,7 @@ class Pictures:
         for row in rows.tolist():
             try:
                 images.append(self.read(row))
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
+            except (OSError, ValueError) as error:
                 reasons[row] = f"{self.names[row]} ({' '.join(str(error).split()) or type(error).__name__})"
                 images.append(torch.zeros(self.shape))
         return torch.stack(images), reasons

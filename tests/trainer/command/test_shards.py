@@ -111,7 +111,7 @@ def test_pictures_are_read_as_pillow_reads_them_and_bad_ones_left_out(
     (source / "dog" / "003.png").write_text("no picture")
     shards(source, "--out", tmp_path / "s", "--size", 8)
     output = capsys.readouterr()
-    assert f"{source / 'dog' / '003.png'}: cannot identify" in output.err
+    assert f"{source / 'dog' / '003.png'}: is no picture" in output.err
     assert output.err.count("it is left out") == 1
     assert "25 examples, uint8 [3, 8, 8], in 1 shard; classes: 2 (cat, dog)" in output.out
     names = sorted(path for path in source.rglob("*") if path.is_file())

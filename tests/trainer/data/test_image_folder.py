@@ -1,5 +1,7 @@
 """A folder of pictures, one sub-folder a class."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.data import BadExamples, ImageFolder, ImageFolderConfig
-from trainer.data.picture import read_picture
+from trainer.data.picture import BadPicture, opened_picture, read_picture
 
 
 def config(path: Path, **changes: Any) -> ImageFolderConfig:
@@ -132,7 +134,7 @@ def test_a_verb_that_leaves_no_picture_out_names_a_bad_one(tmp_path: Path, capsy
         f"data: {{kind: image_folder, path: {tmp_path / 'pictures'}, size: 8, held_out: 4}}\n"
         "model: {hidden: 16, num_heads: 2}\noptim: {steps: 1, global_batch: 4}\n"
     )
-    assert f"{bad}: cannot identify" in refused(capsys, "features", run, "--out", tmp_path / "features.safetensors")
+    assert f"{bad}: is no picture" in refused(capsys, "features", run, "--out", tmp_path / "features.safetensors")
     assert not (tmp_path / "features.safetensors").exists()
 
 
@@ -147,3 +149,36 @@ def test_a_run_goes_on_with_the_pictures_that_it_began_with(tmp_path: Path) -> N
     assert config(tmp_path).digest != resolved.digest
     resolved_elsewhere = {**resolved.model_dump(mode="json"), "path": str(tmp_path / "gone")}
     assert ImageFolderConfig.model_validate(resolved_elsewhere).shape == (3, 8, 8), "sampling needs no pictures"
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
+def test_a_program_for_another_format_is_not_started(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow hands EPS to Ghostscript: whatever its name is, that is a bad picture before any process starts."""
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *words, **_: started.append(words) or exec("raise OSError"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(EPS)
+    with pytest.raises(BadPicture, match="is no picture of a format that is read"):
+        read_picture(path, 3, 8, 8)
+    assert not started
+
+
+@pytest.mark.parametrize("fault", [SyntaxError, struct.error, KeyError, IndexError, ZeroDivisionError, MemoryError])
+def test_whatever_a_decoder_raises_is_a_bad_picture(fault: type[Exception], tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(BadPicture, match=r"^(broken|'broken')$"), opened_picture(tmp_path / "x.png"):
+        raise fault("broken")
+
+
+def test_a_picture_of_too_many_pixels_is_a_bad_one(tmp_path: Path) -> None:
+    head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    with pytest.raises(BadPicture, match="3600000000 pixels"):
+        read_picture(tmp_path / "x.png", 3, 8, 8)

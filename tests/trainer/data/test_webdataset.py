@@ -267,7 +267,7 @@ def test_bad_examples_are_named(tmp_path: Path) -> None:
     assert reasons.keys() == {1, 2, 3, 4, 5, 6}
     assert all(reason.startswith(f"{tmp_path / 'x.tar'}: ") for reason in reasons.values())
     for number, words in {
-        1: "01: cannot identify",
+        1: "01: is no picture",
         2: "02: ",
         3: "03: has no member jpg or jpeg or png or webp, only cls, txt",
         4: "04: tells no class",

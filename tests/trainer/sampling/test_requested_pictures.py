@@ -70,7 +70,7 @@ def test_a_folder_is_read_in_the_shape_of_the_run_and_names_what_cannot_be_read(
     assert images.shape == (4, 1, 8, 8)
     assert images.abs().max() <= 1
     assert list(reasons) == [0]
-    assert reasons[0].startswith("broken.png (cannot identify image file")
+    assert reasons[0].startswith("broken.png (is no picture of a format that is read")
     assert torch.equal(pictures.get(torch.tensor([3, 1])), images[[3, 1]])
     with pytest.raises(BadExamples, match=r"broken\.png"):
         pictures.get(torch.tensor([0]))

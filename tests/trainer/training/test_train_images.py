@@ -93,4 +93,4 @@ def test_a_run_with_too_many_bad_pictures_fails_in_a_line(runs: tuple[Path, Path
     last = result.stderr.splitlines()[-1]
     assert last.startswith("trainer train: data_loading.max_bad_share: 2 of 2")
     assert "no picture" not in last
-    assert ".png: cannot identify image file" in last
+    assert ".png: is no picture of a format that is read" in last

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from moe.files import FileError
 from trainer.data.buckets import Opening, buckets_around, check_buckets_differ, nearest_buckets
 from trainer.data.conversion.source import Reading, Source, Unreadable
-from trainer.data.picture import read_picture
+from trainer.data.picture import BadPicture, opened_picture, read_picture
 from trainer.data.picture_names import names_digest, picture_names, sub_folders
 
 
@@ -92,13 +92,11 @@ def picture_shapes(
         return tuple((channels, *bucket) for bucket in buckets)
     if reading.size is not None:
         return ((channels, *reading.size),)
-    from PIL import Image
-
     try:
-        with Image.open(first()) as picture:
+        with opened_picture(first()) as picture:
             width, height = picture.size
         proposal = f"the first of {source} has {width} x {height} pixels, so for example --size {min(width, height)}"
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except ValueError:
         proposal = "for example --size 64"
     raise ValueError(f"--size: is missing, and pictures need one; {proposal}")
 
@@ -120,7 +118,6 @@ def picture_row(picture: Path | IO[bytes], name: object, shape: tuple[int, ...])
     channels, height, width = shape
     try:
         return read_picture(picture, channels, height, width)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        remedy = "; save it with 8 bits a colour" if "more than 8 bits" in reason else ""
-        raise Unreadable(f"{name}: {reason}{remedy}") from error
+    except BadPicture as error:
+        remedy = "; save it with 8 bits a colour" if "more than 8 bits" in str(error) else ""
+        raise Unreadable(f"{name}: {error}{remedy}") from error

@@ -18,6 +18,7 @@ import trainer.data
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from trainer.config.run import RunConfig
+from trainer.data.picture import BadPicture, opened_picture
 from trainer.data.picture_names import ENDINGS
 from trainer.flow.sampler import AnyConfig
 from trainer.flow.space import Identity, Space
@@ -137,15 +138,9 @@ class Pictures:
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
     """The red, green and blue values of a whole picture, uint8 [3, H, W]."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise FileError(path, "pixels", f"have more than 8 bits ({image.mode})", "convert it to 8 bits")
+        with opened_picture(path) as image:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise FileError(
-            path, "picture", f"cannot be read ({reason})", "remove it, or restore it from a copy"
-        ) from error
+    except BadPicture as error:
+        remedy = "remove it, or save it again with 8 bits a colour"
+        raise FileError(path, "picture", f"cannot be read ({error})", remedy) from error

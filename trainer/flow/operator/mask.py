@@ -12,7 +12,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.random.keyed import fold_in
 from moe.validation.section import Section
-from trainer.data.picture import read_picture
+from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.context.mask import BoxesConfig, CentreConfig, draw_holes
 from trainer.flow.operator.protocol import Operator
 
@@ -92,9 +92,8 @@ def holes(config: MaskConfig, shape: tuple[int, int, int], numbers: Tensor, *, s
 def _painted(path: Path, height: int, width: int) -> Tensor:
     try:
         pixels = torch.from_numpy(read_picture(path, 1, height, width).copy())
-    except (OSError, ValueError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise FileError(path, "mask.path", reason, "give a picture, white where pixels are hidden") from error
+    except BadPicture as error:
+        raise FileError(path, "mask.path", str(error), "give a picture, white where pixels are hidden") from error
     hole = (pixels >= WHITE)[None]
     share = float(hole.double().mean())
     if share in (0.0, 1.0):

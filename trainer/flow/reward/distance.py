@@ -12,7 +12,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.host_copies import to_device
 from moe.validation.section import Section
-from trainer.data.picture import read_picture
+from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.condition import Condition
 from trainer.flow.reward.protocol import Reward, RewardInputs
 
@@ -68,7 +68,6 @@ def target_of(config: DistanceConfig, inputs: RewardInputs) -> Tensor:
         raise ValueError(f"target: {target} is a picture, and examples have shape {shape}; {remedy}")
     try:
         pixels = read_picture(target, *shape)
-    except (OSError, ValueError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        raise FileError(target, "target", reason, "give a picture that examples should be near to") from error
+    except BadPicture as error:
+        raise FileError(target, "target", str(error), "give a picture that examples should be near to") from error
     return torch.from_numpy(pixels.copy()).float() / 127.5 - 1

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.data.picture import read_picture
+from trainer.data.picture import BadPicture, read_picture
 
 
 def read_held(path: Path, shape: tuple[int, ...]) -> Tensor:
@@ -26,10 +26,9 @@ def read_held(path: Path, shape: tuple[int, ...]) -> Tensor:
     """
     try:
         white = torch.from_numpy(read_picture(path, 1, *shape[1:]).copy()).float() / 255
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    except BadPicture as error:
         remedy = "give a picture that is white where pictures are edited"
-        raise ValueError(f"mask: {path} cannot be read ({reason}); {remedy}") from error
+        raise ValueError(f"mask: {path} cannot be read ({error}); {remedy}") from error
     if not bool((white > 0).any()):
         raise ValueError(
             f"mask: {path} is black all over, so that nothing would be edited; make the part to edit white"

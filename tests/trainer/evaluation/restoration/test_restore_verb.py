@@ -157,7 +157,9 @@ def test_a_folder_of_pictures_is_restored_and_a_mended_one_is_made_alone(
     out = restored(run, *words, out=tmp_path / "out")
     told = capsys.readouterr()
     assert told.err.count("\n") == 1
-    assert told.err.startswith("1 of 4 pictures cannot be read and are left out: broken.png (cannot identify image")
+    assert told.err.startswith(
+        "1 of 4 pictures cannot be read and are left out: broken.png (is no picture of a format that is read"
+    )
     assert names(out) == ["colour.png", "deeper/transparent.png", "small.bmp"]
     before = contents(out)
     Image.new("RGB", (20, 20), "red").save(folder / "broken.png")
