@@ -9,8 +9,12 @@ import time
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from pydantic_core import from_json
+
 from trainer.distributed.process.meeting import LONGEST_LINE, Member, Refused, keep_alive
 
+LONGEST_ANSWER = 1 << 20
+"""Bytes of a message of node 0, which lists absent nodes."""
 PAUSE_S = 0.5
 """Between two attempts to reach node 0."""
 REMIND_S = 30.0
@@ -106,8 +110,17 @@ class Attendance:
             time.sleep(min(wait_s, PAUSE_S))
             return
         *lines, self._unread = (self._unread + heard).split(b"\n")
-        for line in lines:
-            self._take(json.loads(line))
+        try:
+            for line in lines:
+                self._take(from_json(line))
+            if len(self._unread) > LONGEST_ANSWER:
+                raise ValueError("is too long")
+        except (ValueError, TypeError) as error:
+            self.hang_up()
+            raise Refused(
+                f"--master-port: what answers at {self._master}:{self._port} is not node 0 of a run; give the port of "
+                "its launch.sh"
+            ) from error
 
     def remind(self) -> None:
         """Says for whom this node waits, if it does and has not said so for a while."""
@@ -157,12 +170,14 @@ class Attendance:
                 raise Refused(line)
             case {"ping": _}:
                 self._send({"pong": True})
-            case {"absent": list(absent), "store_port": int(port)}:
+            case {"absent": list(absent), "store_port": int(port)} if all(isinstance(node, int) for node in absent):
                 self.absent, self.store_port = absent, port
             case {"left": {"node": int(node), "code": int(code), "line": str(line)}}:
                 self.left = self.left or Left(node, code, line)
+            case {"goodbye": _}:
+                self._goodbye = True
             case _:
-                self._goodbye = "goodbye" in message
+                raise ValueError("is no message of node 0")
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._connection is not None

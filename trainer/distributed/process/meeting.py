@@ -13,14 +13,22 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+
 LONGEST_LINE = 4096
 """Bytes of a message; who sends more is cut off."""
+SILENCE_S = 10.0
+"""For a connection to say which node it is; then it is cut off."""
+MOST_STRANGERS = 256
+"""Connections that have not yet said which node they are; who comes then has to come again."""
 PONG_S = 3.0
 """For a node to answer a ping before its number goes to another."""
 PROBES = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 """A machine that has lost its power is noticed after 20 s."""
 ENDS_ALL = frozenset({2, 75, 130, 140, 143})
 """Codes of a node that mean the end of all: wrong input, told to stop."""
+_REMEDY = "start every node with docker/launch.sh of one version"
 
 
 class Refused(Exception):  # noqa: N818  the input is refused
@@ -48,17 +56,22 @@ class Member:
     pid: int
 
 
+_MEMBER = TypeAdapter(Member)
+
+
 @dataclass
 class _Guest:
     """A connection to a node.
 
     Attributes:
         connection: to it.
+        until: when its time to say what it is ends.
         member: None until it has said what it is.
         unread: the beginning of a message whose end has not come.
     """
 
     connection: socket.socket
+    until: float
     member: Member | None = None
     unread: bytes = b""
 
@@ -92,6 +105,8 @@ class Host:
     store_port: int
     listening: socket.socket
     _present: dict[int, _Guest] = field(default_factory=dict)
+    _changed: bool = False
+    _strangers: list[_Guest] = field(default_factory=list)
     _rivals: list[_Rival] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _over: threading.Event = field(default_factory=threading.Event)
@@ -130,21 +145,35 @@ class Host:
                 else:
                     self._hear(key.data)
             now = time.monotonic()
+            for stranger in [stranger for stranger in self._strangers if now >= stranger.until]:
+                self._refuse(stranger, f"message: none has come within {SILENCE_S:g} s; {_REMEDY}")
             for rival in [rival for rival in self._rivals if now >= rival.until]:
                 self._rivals.remove(rival)
                 old = self._present.get(rival.member.node)
                 if old is not None:
                     self._lose(old)
                 self._admit(rival.guest, rival.member)
+            while self._changed:  # who cannot be reached any more is lost, and the others are informed again
+                self._changed = False
+                self._tell()
 
     def _welcome(self) -> None:
-        connection, _ = self.listening.accept()
-        if self._over.is_set():  # who comes now belongs to the next start
+        try:
+            connection, _ = self.listening.accept()
+        except OSError:  # it is gone again, or this process has no more files to open
+            self._closed.wait(0.1)
+            return
+        if self._over.is_set() or len(self._strangers) >= MOST_STRANGERS:  # who comes now belongs to the next start
             connection.close()
             return
+        guest = _Guest(connection, time.monotonic() + SILENCE_S)
         connection.setblocking(False)
-        keep_alive(connection)
-        self._selector.register(connection, selectors.EVENT_READ, _Guest(connection))
+        self._selector.register(connection, selectors.EVENT_READ, guest)
+        self._strangers.append(guest)
+        try:
+            keep_alive(connection)
+        except OSError:
+            self._lose(guest)
 
     def _hear(self, guest: _Guest) -> None:
         try:
@@ -153,23 +182,30 @@ class Host:
             return
         except OSError:
             heard = b""
-        *lines, guest.unread = (guest.unread + heard).split(b"\n")
-        if not heard or len(guest.unread) > LONGEST_LINE:
+        if not heard:
             self._lose(guest)
             return
+        *lines, guest.unread = (guest.unread + heard).split(b"\n")
         for line in lines:
-            try:
-                self._answer(guest, json.loads(line))
-            except (ValueError, TypeError, KeyError, AttributeError):  # no node of ours
-                self._lose(guest)
+            if guest.connection.fileno() == -1:  # refused for an earlier line
                 return
+            try:
+                self._answer(guest, line)
+            except Exception:  # whatever a program that is no node leads to
+                self._refuse(guest, f"message: is not one that a node sends; {_REMEDY}")
+        if len(guest.unread) > LONGEST_LINE:
+            self._refuse(guest, f"message: is longer than {LONGEST_LINE} bytes; {_REMEDY}")
 
-    def _answer(self, guest: _Guest, message: dict[str, Any]) -> None:
+    def _answer(self, guest: _Guest, line: bytes) -> None:
+        message = from_json(line)
         if guest.member is None:
-            self._meet(guest, Member(**message))
+            if any(rival.guest is guest for rival in self._rivals):
+                raise ValueError("has said which node it is, and has to wait for the answer")
+            self._meet(guest, _MEMBER.validate_json(line, strict=True))
         elif "leaves" in message:
             if message["leaves"] in ENDS_ALL:
-                said = {"node": guest.member.node, "code": int(message["leaves"]), "line": str(message["line"])}
+                why = "".join(letter for letter in str(message["line"]) if letter.isprintable())
+                said = {"node": guest.member.node, "code": int(message["leaves"]), "line": why}
                 for other in list(self._present.values()):
                     if other is not guest:
                         self._send(other, {"left": said})
@@ -193,6 +229,7 @@ class Host:
         if member.node not in range(self.own.nodes):
             self._refuse(guest, f"--node-rank: {member.node} is not one of 0 to {self.own.nodes - 1}; correct it")
             return
+        self._known(guest)
         old = self._present.get(member.node)
         if old is None:
             self._admit(guest, member)
@@ -203,7 +240,11 @@ class Host:
     def _admit(self, guest: _Guest, member: Member) -> None:
         guest.member = member
         self._present[member.node] = guest
-        self._tell()
+        self._changed = True
+
+    def _known(self, guest: _Guest) -> None:
+        """Ends the wait for what a connection is."""
+        self._strangers = [stranger for stranger in self._strangers if stranger is not guest]
 
     def _refuse(self, guest: _Guest, line: str) -> None:
         self._send(guest, {"refused": line})
@@ -214,10 +255,11 @@ class Host:
             return
         self._selector.unregister(guest.connection)
         guest.connection.close()
+        self._known(guest)
         self._rivals = [rival for rival in self._rivals if rival.guest is not guest]
         if guest.member is not None and self._present.get(guest.member.node) is guest:
             del self._present[guest.member.node]
-            self._tell()
+            self._changed = True
 
     def _tell(self) -> None:
         """Says to all who is absent, and where the store is."""
@@ -301,7 +343,7 @@ def _occupied(own: Member, master: str, port: int) -> str:
         with socket.create_connection((master, port), timeout=2.0) as connection:
             connection.settimeout(PONG_S + 2.0)
             connection.sendall(json.dumps(asdict(own)).encode() + b"\n")
-            answer = json.loads(connection.makefile("rb").readline(LONGEST_LINE))
+            answer = from_json(connection.makefile("rb").readline(LONGEST_LINE))
             refused = str(answer["refused"])
     except (OSError, ValueError, KeyError, TypeError):
         return taken

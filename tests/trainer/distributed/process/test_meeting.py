@@ -2,6 +2,8 @@
 
 import json
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -154,16 +156,96 @@ def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: di
     here.meets(0, 1)  # the right ones still meet
 
 
-@pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"node": 1}\n', b"x" * 20000, b"\n"])
-def test_who_speaks_otherwise_is_cut_off(room: Callable[[int], Room], sent: bytes) -> None:
+MEMBER = asdict(this_node(1, 2, 1, "run"))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"[]\n",
+        b"[" * 4000 + b"\n",
+        b'{"a":' * 800 + b"\n",
+        b"1" * 4000 + b"\n",
+        b'{"node": 1}\n',
+        b"x" * 20000,
+        b"\n",
+        b"\xff\xfe\n",
+        b"null\n",
+        json.dumps({**MEMBER, "node": [1]}).encode() + b"\n",
+        json.dumps({**MEMBER, "run_id": {"a": 1}}).encode() + b"\n",
+        json.dumps({**MEMBER, "node": 1e400}).encode() + b"\n",
+        2 * (json.dumps({**MEMBER, "run_id": "other"}).encode() + b"\n") + json.dumps(MEMBER).encode() + b"\n",
+        json.dumps(MEMBER).encode() + b"\n" + b"[" * 4000 + b"\n",
+        json.dumps(MEMBER).encode() + b'\n{"leaves": [143]}\n',
+        json.dumps(MEMBER).encode() + b'\n{"leaves": 143}\n',
+    ],
+)
+def test_who_speaks_otherwise_is_refused_and_ends_nobody(room: Callable[[int], Room], sent: bytes) -> None:
     here = room(2)
     here.open()
     with socket.create_connection((SELF, here.port)) as stranger:
         stranger.settimeout(5.0)
         stranger.sendall(sent)
-        with suppress(ConnectionResetError):
-            assert stranger.recv(1) == b""
+        with suppress(ConnectionResetError):  # of what it has sent and nobody reads
+            answers = stranger.makefile("rb").readlines()
+            assert "refused" in json.loads(answers[-1])
     here.meets(0, 1)
+
+
+def test_a_silent_connection_is_refused(room: Callable[[int], Room], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "SILENCE_S", 0.3)
+    here = room(2)
+    here.open()
+    with socket.create_connection((SELF, here.port)) as stranger:
+        stranger.settimeout(5.0)
+        stranger.sendall(b'{"node": ')
+        (answer,) = stranger.makefile("rb").readlines()
+    assert "none has come within 0.3 s" in json.loads(answer)["refused"]
+    here.meets(0, 1)
+
+
+def test_strangers_take_no_more_than_their_share(room: Callable[[int], Room], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "MOST_STRANGERS", 3)
+    here = room(2)
+    here.open()
+    strangers = [socket.create_connection((SELF, here.port)) for _ in range(6)]
+    strangers[-1].settimeout(5.0)
+    assert strangers[-1].recv(1) == b""  # the fourth and later ones
+    for stranger in strangers:
+        stranger.close()
+    here.meets(0, 1)
+
+
+def test_many_nodes_that_are_gone_at_once_end_nobody(room: Callable[[int], Room]) -> None:
+    gone, limit = 400, sys.getrecursionlimit()
+    here = room(gone + 2)
+    here.open()
+    connections = [socket.create_connection((SELF, here.port)) for _ in range(gone)]
+    for number, connection in enumerate(connections, start=2):
+        connection.sendall(json.dumps(asdict(here.member(number))).encode() + b"\n")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for connection in connections:
+        connection.settimeout(20.0)
+        assert connection.recv(1)  # who is absent: it has been admitted
+    for connection in connections:
+        connection.close()
+    assert 3 * gone > limit  # one call into the next would be too deep
+    one = here.attendance(1)
+    with pytest.raises(NotMet):
+        one.meet(1.0)
+    assert one.absent == [0, *range(2, gone + 2)]
+
+
+@pytest.mark.parametrize(
+    "said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"[" * 4000 + b"\n", b'{"absent": ["x"], "store_port": 1}\n']
+)
+def test_a_node_that_reaches_another_program_says_so(said: bytes) -> None:
+    with listener(SELF, 0) as other:
+        port = other.getsockname()[1]
+        threading.Thread(target=lambda: other.accept()[0].sendall(said)).start()
+        with pytest.raises(Refused, match=rf"^--master-port: what answers at {SELF}:{port} is not node 0 of a run"):
+            Attendance(this_node(1, 2, 1, "run"), SELF, port).meet(5.0)
 
 
 def test_all_are_told_who_has_ended_the_run(room: Callable[[int], Room]) -> None:
