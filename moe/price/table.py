@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from rich.console import Console
 from rich.table import Table
 
 from moe.price.price import Price
+from moe.terminal import Terminal
 
 
 def rows(price: Price) -> list[tuple[str, str, str, str]]:
@@ -42,7 +42,7 @@ def print_table(price: Price) -> None:
         table.add_column(name, justify="right")
     for row in rows(price):
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(table)
     console.print(price.gaps)
 

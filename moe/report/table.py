@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from moe.report.summary import DISPATCH_NAMES
+from moe.terminal import Terminal
 
 
 def print_summary(numbers: dict[str, Any]) -> None:
@@ -24,7 +24,7 @@ def print_summary(numbers: dict[str, Any]) -> None:
         table.add_column(name, justify="right")
     for row in _rows(numbers):
         table.add_row(*row)
-    console = Console()
+    console = Terminal()
     console.print(table)
     gap = f"certified gap {cost['certified_gap']:.1%}" if known else "no bound is known with replicas"
     console.print(

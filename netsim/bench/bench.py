@@ -108,7 +108,7 @@ def nothing_compiled() -> Iterator[None]:
 
 def print_figures(figures: Figures) -> None:
     """Prints the figures as tables."""
-    console = Console(width=None if Console().is_terminal else 130)
+    console = Console(width=None if Console().is_terminal else 130, markup=False, emoji=False)
     heads = "case", "engine", "flows", "CPU s", "M hops/s", "data only", "ratio", "memory", "first run"
     table = _table(
         "CPU time of a run, median; first run: the case at a small size, with compilation if the engine is new", heads
@@ -121,7 +121,7 @@ def print_figures(figures: Figures) -> None:
         table.add_row(one.case, one.engine, f"{one.flows:,}", *speed, memory, first)
     console.print(table)
     for one in figures.unmeasured:
-        console.print(f"not measured: {one.engine}, {one.case}: {one.problem}", markup=False, highlight=False)
+        console.print(f"not measured: {one.engine}, {one.case}: {one.problem}", highlight=False)
     reference = _table(_HTSIM_NOTE, ("htsim run", "CPU s", "M hops/s", "data only"))
     for run in HTSIM:
         reference.add_row(run.run, f"{run.cpu_s:.4g}", _millions(run.hops_per_s), _millions(run.data_hops_per_s))

@@ -8,7 +8,6 @@ from datetime import timedelta
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from netsim.observe.status import Status, Watcher
@@ -24,7 +23,7 @@ def watching() -> Iterator[Watcher]:
     if not stream.isatty():
         yield PlainLines(stream)
         return
-    columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+    columns = (BarColumn(bar_width=24), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=Console(file=stream), transient=True) as progress:
         task = progress.add_task("preparing", total=None)
         pace = _Pace()
@@ -35,7 +34,7 @@ def watching() -> Iterator[Watcher]:
             if len(status.running) > len(running):
                 lines.append(f"  and {len(status.running) - len(running)} more")
             total, done = (None, 0) if status.checking else (status.runs, status.runs_done)
-            progress.update(task, description=escape("\n".join(lines)), total=total, completed=done)
+            progress.update(task, description="\n".join(lines), total=total, completed=done)
 
         yield show
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape as plain
 from rich.table import Table
 
 from netsim.against import Pair
@@ -64,10 +63,10 @@ def print_changes(pair: Pair) -> None:
     """Prints the same."""
     printed = Table(box=SIMPLE_HEAD)
     for index, head in enumerate(_head(pair, "transport")):
-        printed.add_column(plain(head), justify="right" if index else "left")
+        printed.add_column(head, justify="right" if index else "left")
     for change in changes(pair):
-        printed.add_row(*map(plain, change.cells()))
-    Console(width=None if Console().is_terminal else 160).print(printed)
+        printed.add_row(*change.cells())
+    Console(width=None if Console().is_terminal else 160, markup=False, emoji=False).print(printed)
     print(pair.said)
 
 

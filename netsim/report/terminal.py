@@ -8,7 +8,6 @@ from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -33,7 +32,7 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
     if not console.is_terminal:
         yield PlainLines(sys.stderr)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         total = progress.add_task("preparing")
         running: dict[tuple[str, int], TaskID] = {}
@@ -88,10 +87,10 @@ def print_table(results: Results) -> None:
     """Prints the comparison as a table."""
     table = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns(results)):
-        table.add_column(_in_two_lines(escape(column.head)), justify="right" if index else "left", no_wrap=True)
+        table.add_column(_in_two_lines(column.head), justify="right" if index else "left", no_wrap=True)
     for row in table_rows(results):
-        table.add_row(*map(escape, row))
-    Console(width=None if Console().is_terminal else _WIDE).print(table)
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else _WIDE, markup=False, emoji=False).print(table)
     if recorded := sentence(results):
         print(recorded)
     if rollouts := rollout_sentence(results):

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.console import Console
-
 import trainer.task
 from moe.files import replacing
+from moe.terminal import Terminal
 from moe.validation.run_reference import ReferenceConfig
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
@@ -47,13 +46,13 @@ def run(run_dir: Path, spec: MeasurementSpec, data_from: Path | None, out: Path,
     """
     if data_from is not None:
         spec = replace(spec, data=restored_flow(data_from)[1].data)
-    with Console(stderr=True).status("") as status, TemporaryDirectory() as folder:
+    with Terminal(stderr=True).status("") as status, TemporaryDirectory() as folder:
         stem = Path(folder) / "drawn"
         measurement = measure_run(run_dir, spec, picture=stem if page else None, progress=status.update)
         picture = next((path.read_bytes() for path in stem.parent.glob("drawn.png")), None)
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Terminal(width=None if sys.stdout.isatty() else WIDTH)
     console.print(measurement.table())
     for line in measurement.remarks():
         console.print(line, highlight=False, soft_wrap=True)

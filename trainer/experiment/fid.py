@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from moe.files import replacing
+from moe.terminal import Terminal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, data_ranks, joined
@@ -241,8 +241,8 @@ def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, 
 @contextmanager
 def _progress(launch: Launch, what: str, num: int) -> Iterator[Callable[[int], None]]:
     """A bar on the terminal of the first rank."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Terminal(stderr=True)
     with Progress(
         *columns, TimeRemainingColumn(), console=console, disable=launch.rank > 0 or not console.is_terminal
     ) as shown:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from moe.terminal import Terminal
 from trainer.checkpoint.directory import complete_steps
 from trainer.observe.protocol import Sink
 from trainer.observe.story import Story
@@ -45,7 +46,7 @@ class Dashboard(Sink):
         self._saved: int | None = None
         self._live = Live(
             get_renderable=self._view,
-            console=console or Console(file=stream),
+            console=console or Terminal(file=stream),
             refresh_per_second=REFRESHES_PER_S,
         )
         self._live.start()

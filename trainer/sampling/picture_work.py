@@ -8,10 +8,10 @@ from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from moe.terminal import Terminal
 from trainer.distributed.groups import Launch, data_ranks
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.verdict import conclude
@@ -117,8 +117,8 @@ def _interrupting(model: nn.Module, stop: StopRequest, *, alone: bool) -> Iterat
 def _shown(launch: Launch, title: str, sizes: Sequence[int]) -> Iterator[Callable[[], None]]:
     """A bar on the terminal of the first rank, for the pictures of that rank."""
     quiet = launch.rank > 0 or not sys.stderr.isatty()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     left = iter(sizes)
-    with Progress(*columns, console=Console(stderr=True, quiet=quiet), transient=True, disable=quiet) as progress:
+    with Progress(*columns, console=Terminal(stderr=True, quiet=quiet), transient=True, disable=quiet) as progress:
         task = progress.add_task(title, total=sum(sizes))
         yield lambda: progress.advance(task, next(left, 0))

@@ -6,9 +6,9 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from torch import Tensor
 
+from moe.terminal import Terminal
 from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import drawable
@@ -70,7 +70,7 @@ class Drawing:
         recorder = None
         if trace is not None:
             recorder = DrawingTrace(trace, self.ranks.flow.config, self.ranks.layout, launch, self.flow.model)
-        with Console(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
+        with Terminal(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
 
             def show(evaluations: int) -> None:
                 status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} calls of the network")

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from moe.terminal import Terminal
 
 
 class Tell(Protocol):
@@ -33,8 +34,8 @@ def told(out: Path, num: int) -> Iterator[Tell]:
         out: what is written.
         num: of all examples.
     """
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    shown = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    shown = Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty())
     task = shown.add_task(str(out), total=num)
     with shown:
 

@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from moe.terminal import Terminal
 from trainer.data.text.inputs import Chunk
 
 
@@ -29,10 +29,10 @@ class EncodingProgress:
             TextColumn("encoding"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
             TimeRemainingColumn(),
             TextColumn("left"),
-            console=Console(stderr=True),
+            console=Terminal(stderr=True),
             disable=not sys.stderr.isatty(),
         )
         self._task = self._progress.add_task(

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from torch import Tensor
 
+from moe.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
@@ -141,7 +141,7 @@ def _conclude(
         return (PictureEdits.from_arrays(results.read(pictures.names[row])) for row in chosen)
 
     labels = _labels(flow, plan, pictures)
-    with Console(stderr=True, quiet=not sys.stderr.isatty()).status(f"{results.path}: measuring the edits"):
+    with Terminal(stderr=True, quiet=not sys.stderr.isatty()).status(f"{results.path}: measuring the edits"):
         judge = judge_of(flow.config, flow.parts.space)
         figures = figures_of(edits(rows), [labels[row] for row in rows], plan, judge)
     made_by = {**made_by, "checkpoint": flow.checkpoint, **results.record["request"]}
@@ -151,7 +151,7 @@ def _conclude(
     named = [(pictures.names[row], labels[row]) for row in shown]
     page = edits_page(figures, plan, flow.config, list(zip(named, edits(shown), strict=True)), made_by)
     results.write_text(PAGE, page)
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(edits_table(figures, plan, flow.config))
+    Terminal(width=None if sys.stdout.isatty() else WIDTH).print(edits_table(figures, plan, flow.config))
     for problem in left_out.values():
         print(f"{results.path}: left out {problem}")
     count = len(rows) * len(plan.levels) * len(plan.targets)

@@ -10,10 +10,10 @@ from typing import Any
 import torch.distributed as dist
 import yaml
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from moe.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
@@ -144,7 +144,7 @@ def _solver(plan: RestorePlan, found: SharedFlow, folder: Path, results: Results
         errors = kept[0]
         if errors is None:
             quiet = rank > 0 or not sys.stderr.isatty()
-            with Console(stderr=True, quiet=quiet).status(f"calibrating the weight on {EXAMPLES} examples"):
+            with Terminal(stderr=True, quiet=quiet).status(f"calibrating the weight on {EXAMPLES} examples"):
                 errors = measured_errors(
                     flow,
                     labelled=plan.labelled,
@@ -238,7 +238,7 @@ def _say(out: Path, told: Told, figures: Figures) -> None:
             share = error[place] / error.pseudo_inverse if error.pseudo_inverse > 0 else 1.0
             cells = [f"{error[place]:.4f}", f"{share:.3f}", *cells]
         table.add_row(name, *cells)
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+    Terminal(width=None if sys.stdout.isatty() else WIDTH).print(table)
     print(f"largest weight of the prior: {told.largest:.3f} of the noise level, which must be below 2")
     calibration = f", and {told.calibration:,} of the calibration" if told.calibration else ""
     print(

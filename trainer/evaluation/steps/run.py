@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 
 from moe.files import replacing
+from moe.terminal import Terminal
 from moe.validation.run_reference import ReferenceConfig
 from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import measured
@@ -46,7 +46,7 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
     check_search(restored_flow(request.run)[1], request)
     weights = Reference.of_run(ReferenceConfig(run=request.run)).digest
     first = Launch.from_environment().rank == 0
-    with Console(stderr=True, quiet=not first).status("") as status, opened(request.run) as flow:
+    with Terminal(stderr=True, quiet=not first).status("") as status, opened(request.run) as flow:
         guidance = request.guidance_for(flow.sample)
         noises = Noises(flow, request.num + request.fresh, guidance=guidance, seed=request.seed)
         searched, fresh = torch.arange(request.num + request.fresh).split([request.num, request.fresh])
@@ -76,7 +76,7 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
         dist.barrier()  # whoever reads the file next finds it
     if not first:
         return 0
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(grids_table(file, figures))
+    Terminal(width=None if sys.stdout.isatty() else WIDTH).print(grids_table(file, figures))
     print(f"{out}: grids for {request.run}")
     if flow.sample.controls:
         print(f"{request.run}: the grids are of its flow without its sample.controls, with which they may be used")

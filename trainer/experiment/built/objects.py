@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from torch import Tensor
 
+from moe.terminal import Terminal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config
@@ -153,7 +153,7 @@ def run(request: ObjectsRequest) -> int:
         exponent = sample.exponent if request.exponent is None else request.exponent
         if exponent is not None:
             task.settings.check_exponent(exponent, "--exponent")
-        with Console(stderr=True, quiet=dist.get_rank() > 0).status(f"building {num} objects of each preference"):
+        with Terminal(stderr=True, quiet=dist.get_rank() > 0).status(f"building {num} objects of each preference"):
             built = task.built(policy.model, preferences, num, exponent=exponent, seed=request.seed)
         if dist.get_rank() > 0:
             return 0

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from rich.console import Console
 
 import trainer.data
 from moe.files import FileError, replacing
+from moe.terminal import Terminal
 from trainer.config.document import read_document
 from trainer.config.run import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor
@@ -145,7 +145,7 @@ def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: in
     left = TimeLeft(pieces, jobs)
     training = Training(supervisor, ranks, jobs, left)
 
-    with Console(stderr=True).status("") as status:
+    with Terminal(stderr=True).status("") as status:
 
         def train(method: Method, seed: int) -> None:
             name, begun, config = f"{method.name}, seed {seed}", time.monotonic(), _trained(out, method)
@@ -178,7 +178,7 @@ def _measure(
     networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int], prices: CallPrices
 ) -> list[Entry]:
     entries = []
-    with Console(stderr=True).status("") as status:
+    with Terminal(stderr=True).status("") as status:
         for place, network in enumerate(networks, start=1):
             outcomes = []
             for seed in seeds:

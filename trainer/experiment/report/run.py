@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table as ConsoleTable
 
 from moe.files import replacing
 from moe.report.page import Block, Facts, Figure, Link, Section, page
+from moe.terminal import Terminal
 from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.comparison.tables import finding, glance
@@ -57,7 +57,7 @@ def run(request: ReportRequest) -> int:
     table = ConsoleTable(title=str(request.run_dir), title_justify="left", show_header=False)
     for name, value in (row for part in parts for row in part.rows):
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    Terminal(highlight=False).print(table)
     print(out)
     return 0
 

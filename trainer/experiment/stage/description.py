@@ -4,9 +4,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from moe.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
@@ -39,13 +39,13 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     """
     checked = preflight(config, world_size, read_bytes=READ_BYTES)
     config, layout = checked.config, checked.layout
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(config.to_yaml(), end="", soft_wrap=True)
     console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
     if config.data.class_names:
-        console.print(f"classes: {listed(config.data.class_names)}", soft_wrap=True, markup=False)
+        console.print(f"classes: {listed(config.data.class_names)}", soft_wrap=True)
     replicas = _replicas(config, layout)
     if replicas is not None:
         console.print(replicas, soft_wrap=True)
@@ -85,14 +85,14 @@ def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
     layout = preflight(config, world_size, read_bytes=READ_BYTES).layout
     found = fit(config, layout, limit)
     peak = found.memory.peak
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     console.print(memory_table(found.memory))
     settings = " ".join(found.overrides) or "the settings as they are"
     console.print(
         f"fits {scaled(limit, 'B')} with {scaled(peak.total, 'B')}, a step at {found.cost:.2f} times its arithmetic:",
         soft_wrap=True,
     )
-    console.print(settings, soft_wrap=True, markup=False)
+    console.print(settings, soft_wrap=True)
 
 
 def _origin(begins: Path | None, steps: int) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
 from moe.files import FileError, replacing
+from moe.terminal import Terminal
 from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.constraints.controls import with_controls
@@ -194,7 +194,7 @@ def _told(launch: Launch, num: int, out: Path) -> Iterator[Any]:
     """Tells the terminal of the first rank how far that rank is; -1 says that a shard is finished."""
     done = shard = 0
     quiet = launch.rank > 0 or not sys.stderr.isatty()
-    with Console(stderr=True, quiet=quiet).status(f"{out}: drawing {num} pairs on this rank") as status:
+    with Terminal(stderr=True, quiet=quiet).status(f"{out}: drawing {num} pairs on this rank") as status:
 
         def tell(drawn: int) -> None:
             nonlocal done, shard

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 import trainer.data
 from moe.random.seed import derive_seed
+from moe.terminal import Terminal
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples
 from trainer.distributed.groups import Launch, joined
@@ -55,7 +55,7 @@ def run(config: RunConfig, request: FitRequest, out: Path) -> int:
 def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
     generator = torch.Generator().manual_seed(derive_seed(request.seed, "fit-path"))
     points = data_points(config, request.num_points, generator)
-    with Console(stderr=True, quiet=not sys.stderr.isatty()).status("") as status:
+    with Terminal(stderr=True, quiet=not sys.stderr.isatty()).status("") as status:
 
         def tell(done: int) -> None:
             status.update(f"{len(points)} points, seen in noise: {done} of {len(kinetic_optimal.RATIOS)} ratios")
@@ -66,7 +66,7 @@ def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
     made_by = {**request.what_decides(config), **measured}
     fitted = path.PathTable(table.weights, table.slopes, made_by)
     fitted.write(out)
-    Console().print(_energies(path.Tabulated(fitted), separation, float(points.double().mean(0).square().mean())))
+    Terminal().print(_energies(path.Tabulated(fitted), separation, float(points.double().mean(0).square().mean())))
     print(f"{out}: {len(points)} points of {points.shape[1]} values, deviation {separation.scale:.4g}")
 
 
