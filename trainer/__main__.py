@@ -37,6 +37,7 @@ from trainer.command.shards import SHARDS
 from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
+from trainer.command.verb import refuse_misspelt
 from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import end_launcher
 from trainer.distributed.process.stop import SIGNALS
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
         with interruptible(partial(_say_stopped, options.verb.name)):
+            refuse_misspelt(options)
             code = reported(options.verb.run(options))
         if code == WRONG_INPUT:  # of a stage
             end_launcher()

@@ -1,6 +1,7 @@
 """The first complaint of a refused document, in the words of a person."""
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -58,20 +59,20 @@ def first_complaint(
     about_it = [detail for other, detail in details if other == path]
     further = {other: detail["type"] == "missing" for other, detail in details if path[: len(other)] != other}
     reason, way_out, cause = first["msg"], "", _cause(first)
-    shown = f" ({first['input']!r})" if len(repr(first["input"])) <= 60 else ""
+    shown = _shown(first["input"])
     match first["type"]:
         case "value_error":
             reason, way_out = problem_and_remedy(cause or ValueError(reason.removeprefix("Value error, ")))
             head, colon, rest = reason.partition(": ")
             path, reason = ((*path, head), rest) if colon else (path, head)
         case "extra_forbidden":
-            reason = f"is not permitted here{shown}"
+            reason = unknown_key(first["input"])
         case "missing":
             reason = "is required but missing"
         case "union_tag_invalid":
             path = (*path, "kind")
             known = first.get("ctx", {})
-            reason = f"{known['tag']!r} is not one of {known['expected_tags'].replace(chr(39), '')}"
+            reason = unknown_kind(known["tag"], known["expected_tags"].replace("'", "").split(", "))
         case "union_tag_not_found":
             reason = f"has no kind{shown}"
         case "model_type" | "model_attributes_type" | "dict_type" if path:
@@ -82,8 +83,23 @@ def first_complaint(
     if not way_out and document is not None:
         way_out = remedy(about_it, field, model) or ""
     if further:
-        reason = f"{reason} ({_also(further)})"
+        reason = f"{reason} ({also_wrong(further)})"
     return Complaint(field or "document", reason, way_out, cause)
+
+
+def unknown_key(value: object) -> str:
+    """What is wrong with a key that a section does not have."""
+    return f"is not permitted here{_shown(value)}"
+
+
+def unknown_kind(kind: object, kinds: Iterable[str]) -> str:
+    """What is wrong with a kind that there is not."""
+    return f"{kind!r} is not one of {', '.join(kinds)}"
+
+
+def _shown(value: object) -> str:
+    """A value in parentheses; nothing where it is long."""
+    return f" ({value!r})" if len(repr(value)) <= 60 else ""
 
 
 def _plain(message: str) -> str:
@@ -93,7 +109,7 @@ def _plain(message: str) -> str:
     return message.replace("Input should be", "must be").replace("Input is", "is")
 
 
-def _also(further: dict[tuple[int | str, ...], bool]) -> str:
+def also_wrong(further: Mapping[tuple[int | str, ...], bool]) -> str:
     """Further fields that are wrong; the values say whether each is missing."""
     names = [".".join(map(str, path)) for path in further]
     shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]

@@ -1,7 +1,7 @@
 """What a user can write in place of a value that pydantic refused."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,19 @@ def nearest(name: object, names: Iterable[str]) -> str | None:
     return next(iter(get_close_matches(str(name), list(names), n=1)), None)
 
 
+def of_unknown_key(key: object, names: Iterable[str], others: Mapping[str, str]) -> str:
+    """What to do about a key that a section does not have.
+
+    Args:
+        key: the key.
+        names: the keys of the section.
+        others: what to write for the names that other programs have for settings.
+    """
+    written = others.get(str(key).lower().replace("-", "_"))
+    near = nearest(key, names)
+    return f"{written or f'write {near}'}, or remove it" if written or near else "correct its name or remove it"
+
+
 def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | None) -> str | None:
     """What to do about one field.
 
@@ -52,8 +65,8 @@ def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | N
         case "extra_forbidden":
             *section, key = first["loc"]
             known = [] if model is None else sections_at(model, tuple(section))
-            near = nearest(key, (name for one in known for name in one.model_fields))
-            return f"write {near}, or remove it" if near else "correct its name or remove it"
+            names = [name for one in known for name in one.model_fields]
+            return of_unknown_key(key, names, getattr(model, "other_names", {}))
         case "union_tag_invalid":
             near = nearest(context["tag"], _names(context["expected_tags"]))
             return f"use {near}" if near else "use one of them"

@@ -1,11 +1,14 @@
 """What a verb of the command line is made of."""
 
 import argparse
+import os
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from trainer.distributed.refusal import StartRefused
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,25 @@ class Verb:
         parser.set_defaults(verb=self)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_arguments(parser)
+
+
+def refuse_misspelt(options: argparse.Namespace) -> None:
+    """Refuses unknown keys of the configuration of :func:`add_configuration`, before a verb imports anything.
+
+    Where nodes may have been given different files, the ranks compare them first.
+
+    Raises:
+        StartRefused: names file, key and remedy; every rank of the node says the same.
+    """
+    several_nodes = os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", "1")
+    if not hasattr(options, "config") or several_nodes:
+        return
+    from trainer.config.misspelt import check_names  # brings pydantic, which help does without
+
+    try:
+        check_names(options.config, options.overrides)
+    except ValueError as error:
+        raise StartRefused(str(error)) from error
 
 
 def add_configuration(parser: argparse.ArgumentParser) -> None:

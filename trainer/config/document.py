@@ -37,6 +37,18 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     return document
 
 
+def check_is_of_a_run(path: Path, document: dict[str, Any]) -> None:
+    """Refuses a file of another program.
+
+    Raises:
+        FileError: it names the format of a scenario or a sweep.
+    """
+    kind = str(document.get("format", ""))
+    if kind.startswith(("flowfabric.scenario/", "flowfabric.sweep/")):
+        remedy = f"give it to python -m netsim {'sweep' if 'sweep' in kind else 'compare'}"
+        raise FileError(path, "format", f"{kind} is not a run configuration", remedy)
+
+
 def read_yaml(path: Path, wanted: str) -> Any:
     """Reads a YAML file of whatever is in it.
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from moe.files import FileError
 from moe.validation.complaint import first_complaint
-from trainer.config.document import apply_override, read_document
+from trainer.config.document import apply_override, check_is_of_a_run, read_document
 from trainer.config.fine_tuning import with_base
 from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
@@ -47,10 +47,7 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
         FileError: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
             cannot be read; names file, field, value and remedy.
     """
-    kind = str(document.get("format", ""))
-    if kind.startswith(("flowfabric.scenario/", "flowfabric.sweep/")):
-        remedy = f"give it to python -m netsim {'sweep' if 'sweep' in kind else 'compare'}"
-        raise FileError(path, "format", f"{kind} is not a run configuration", remedy)
+    check_is_of_a_run(path, document)
     document = with_base(document)
     complete, unresolved = resolve(document)
     try:

@@ -1,7 +1,8 @@
 """The configuration of a run, and the list of every kind of part that exists."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
@@ -40,6 +41,7 @@ from trainer.config.model import (
 )
 from trainer.config.observe import ObserveConfig
 from trainer.config.optim import OptimConfig
+from trainer.config.other_names import OTHER_NAMES
 from trainer.config.task import TaskConfig
 from trainer.config.trace import TraceConfig
 from trainer.data.latents import LatentsConfig
@@ -225,6 +227,7 @@ class RunConfig(Section):
     A section without a kind has the one that fits its model; a model's is dit.
     """
 
+    other_names: ClassVar[Mapping[str, str]] = OTHER_NAMES
     run: Run
     """Folder, seed, and how the run resumes."""
     data: trainer.data.Config
