@@ -1,7 +1,8 @@
 """The manners of the files that pass between packages: a refusal names the file, and nothing half-written stays."""
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,8 +29,16 @@ class FileError(ValueError):
         return FileError, (self.file, self.field, self.problem, self.remedy)
 
 
-class Unreachable(RuntimeError):  # noqa: N818  it is what has happened
-    """A server of files that does not answer; the message is the one line that a person needs."""
+class Failure(RuntimeError):  # noqa: N818  it is what has happened
+    """What ends a command whose input was good; the message is the one line that a person needs."""
+
+
+class Unreachable(Failure):
+    """A server of files that does not answer."""
+
+
+class DiskFull(Failure):
+    """A file for which its file system, or the user's share of it, has no space left."""
 
 
 def _shortened(text: str) -> str:
@@ -65,6 +74,26 @@ def lies_in(error: BaseException | None, folder: Path) -> bool:
 
 
 @contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """While entered, an error of the system is about a file that is being written.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DiskFull: There is no space for it.
+        FileError: It cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = f"{path}: cannot be written ({error.strerror}); make space there and give the same command again"
+            raise DiskFull(problem) from error
+        raise FileError(path, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
+
+
+@contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Write a file under a temporary name in its folder and rename it when the block ends well.
 
@@ -75,16 +104,40 @@ def replacing(path: Path | str) -> Iterator[Path]:
         The temporary name to write to. It is removed if the block raises.
 
     Raises:
+        DiskFull: There is no space for the file.
         FileError: The folder cannot be made or the file cannot be put in place.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise FileError(path, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def flush(paths: Iterable[Path]) -> None:
+    """Bring files and the entries of folders from the system's memory to the disk, which a power cut spares.
+
+    The name of a file is an entry of its folder: a new file needs both.
+
+    Args:
+        paths: Files and folders, in the order in which they are flushed.
+
+    Raises:
+        DiskFull: There is no space for one.
+        FileError: One cannot be flushed for another reason.
+    """
+    for path in paths:
+        with writing(path):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # this file system cannot flush
+                    raise
+            finally:
+                os.close(handle)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from moe.files import Unreachable
+from moe.files import Failure
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.edit import EDIT
@@ -43,7 +43,6 @@ from trainer.distributed.process.launcher import end_launcher
 from trainer.distributed.process.stop import SIGNALS
 from trainer.distributed.process.verdict import VARIABLE, refuse, reported
 from trainer.distributed.refusal import StartRefused, located
-from trainer.training.failure import RunFailed
 
 VERBS = (
     TRAIN,
@@ -124,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
-    except (RunFailed, Unreachable) as error:
+    except Failure as error:
         if options.debug:
             traceback.print_exc()
         _complain(f"trainer {options.verb.name}: {error}")

@@ -51,25 +51,53 @@ def begun_steps(root: Path) -> list[int]:
 
 def complete_steps(root: Path) -> list[int]:
     """Steps of the complete checkpoints under a folder, in rising order."""
-    return sorted(step for step, folder in _step_folders(root).items() if (folder / NAME).exists())
+    return sorted(step for step, folder in _step_folders(root).items() if _is_complete(folder))
 
 
-def prune(root: Path, keep: int, newest: int) -> None:
+def prune(root: Path, keep: int, newest: int) -> list[str]:
     """Deletes all but the newest complete checkpoints up to a step.
 
     Later ones and incomplete ones go too: a broken save has left them, or the run went on from before them because they
-    were damaged.
+    were damaged. Symbolic links are left alone and not counted: what they lead to is the user's own.
 
     Args:
         root: folder of the checkpoints.
         keep: how many stay.
         newest: step of the one just saved.
+
+    Returns:
+        A line for each that cannot be deleted.
     """
-    kept = [step for step in complete_steps(root) if step <= newest][-keep:]
-    for step, folder in _step_folders(root).items():
-        if step not in kept:
-            (folder / NAME).unlink(missing_ok=True)
-            shutil.rmtree(folder)
+    folders = {step: folder for step, folder in sorted(_step_folders(root).items()) if not folder.is_symlink()}
+    kept = [step for step, folder in folders.items() if step <= newest and _is_complete(folder)][-keep:]
+    left = []
+    for step, folder in folders.items():
+        try:
+            if step not in kept:
+                delete(folder)
+        except OSError as error:
+            left.append(f"{folder}: an older checkpoint cannot be deleted ({error.strerror}); delete it yourself")
+    return left
+
+
+def delete(folder: Path) -> None:
+    """Deletes a checkpoint, its marker first: one that is half deleted does not seem complete.
+
+    Raises:
+        OSError: it is not there, or a file of it cannot be deleted.
+        FileError: it is a symbolic link.
+    """
+    if folder.is_symlink():
+        raise FileError(folder, "checkpoint", "is a symbolic link", "remove the link")
+    (folder / NAME).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return (folder / NAME).exists()
+    except OSError:  # a folder that may not be looked into
+        return False
 
 
 def _step_folders(root: Path) -> dict[int, Path]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError, replacing
+from moe.files import FileError, flush, replacing
 from moe.validation.document import parse_json
 from trainer.model.weight_files import WEIGHTS, belongs_to
 
@@ -48,10 +48,12 @@ class Manifest:
     files: dict[str, FileRecord]
 
     def write(self, folder: Path) -> None:
-        """Declares a checkpoint complete; the last thing that a save does."""
+        """Declares a checkpoint complete; the last thing that a save does, when all other files have been flushed."""
         document = {"format": FORMAT, **asdict(self)}
         with replacing(folder / NAME) as temporary:
             temporary.write_text(json.dumps({**document, "sha256": _digest(document)}, indent=1) + "\n")
+            flush([temporary])
+        flush([folder])
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":

@@ -1,8 +1,9 @@
 """Saving a run, while it waits or in the background."""
 
-import shutil
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
-from moe.files import replacing
+from moe.files import Failure, FileError, flush, replacing
 from moe.placement.placement import Placement
 from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.contents import (
@@ -25,7 +26,7 @@ from trainer.checkpoint.contents import (
     rank_state,
     router_state,
 )
-from trainer.checkpoint.directory import complete_steps, prune, step_folder
+from trainer.checkpoint.directory import complete_steps, delete, prune, step_folder
 from trainer.checkpoint.manifest import FileRecord, Manifest, records
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.placement import placement_now
@@ -38,8 +39,11 @@ from trainer.data.text.index import TOKENIZER
 from trainer.model.parallel.state import StatePiece
 from trainer.model.weight_files import WEIGHTS, belongs_to, index_of
 
+_BESIDE = ("config.yaml", "metrics.jsonl", "bad_samples.txt")
+"""What a run writes beside its checkpoints, and is on the disk when a checkpoint of it is."""
 
-class SaveError(RuntimeError):
+
+class SaveError(Failure):
     """A checkpoint could not be written; those before it are as they were."""
 
 
@@ -102,6 +106,7 @@ class Checkpointer:
         self._group = group
         self._background = ThreadPoolExecutor(1) if config.checkpoint.asynchronous else None
         self._writing: Future[None] | None = None
+        self._warned: set[str] = set()
 
     def save(self, step: int) -> None:
         """Saves everything that the run needs to go on; collective.
@@ -161,12 +166,23 @@ class Checkpointer:
             own = self._together(lambda: _write_own(folder, snapshot, rank, num_ranks))
             averages = self._together(lambda: write_averages(folder, elements, step, rank, num_ranks))
             written = {name: record for of_rank in (*own, *averages) for name, record in of_rank.items()}
+            self._together(lambda: _flush(folder, own[rank] | averages[rank]))
             self._together(lambda: self._complete(folder, snapshot, written) if rank == 0 else None)
         except RankError as error:
             if rank == 0:
-                shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError, FileError):
+                    delete(folder)
             dist.barrier(self._group)
             raise SaveError(f"{folder}: cannot be saved: {error}; {self._remedy(snapshot.step)}") from error
+        if rank == 0:
+            self._prune(snapshot.step)
+
+    def _prune(self, step: int) -> None:
+        """Deletes older checkpoints, now that a newer one is on the disk; what cannot be deleted is told once."""
+        for line in prune(self._root, self._config.checkpoint.keep, step):
+            if line not in self._warned:
+                print(line, file=sys.stderr, flush=True)
+            self._warned.add(line)
 
     def _complete(self, folder: Path, snapshot: _Snapshot, written: dict[str, FileRecord]) -> None:
         """Writes the small files that the first rank writes alone, and declares the checkpoint complete."""
@@ -188,16 +204,19 @@ class Checkpointer:
             _write_bytes(folder / "shared.pt", snapshot.shared)
         if snapshot.placement is not None:
             snapshot.placement.write(folder / "placement.json")
-        own = [path for path in folder.rglob("*") if path.is_file()]
-        files = written | records(folder, (path for path in own if path.relative_to(folder).as_posix() not in written))
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        own = records(folder, (path for path in paths if path.relative_to(folder).as_posix() not in written))
+        _flush(folder, own)
+        run_dir = self._root.parent
+        flush([*(path for name in _BESIDE if (path := run_dir / name).exists()), run_dir])
         Manifest(
             step=snapshot.step,
             updates=snapshot.updates,
             identity=identity_of(self._config),
             division=division_of(self._config, self._layout),
-            files=dict(sorted(files.items())),
+            files=dict(sorted({**written, **own}.items())),
         ).write(folder)
-        prune(self._root, self._config.checkpoint.keep, snapshot.step)
+        flush([self._root, run_dir])
 
     def _together(self, act: Callable[[], Result]) -> list[Result]:
         return together(act, self._group)
@@ -209,8 +228,16 @@ class Checkpointer:
 
 
 def _emptied(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        delete(folder)
     folder.mkdir(parents=True)
+
+
+def _flush(folder: Path, names: Iterable[str]) -> None:
+    """Flushes files of a checkpoint, and then the folders that name them."""
+    paths = [folder / name for name in names]
+    flush(paths)
+    flush(sorted({path.parent for path in paths} | {folder}))
 
 
 def _write_own(folder: Path, snapshot: _Snapshot, rank: int, num_ranks: int) -> dict[str, FileRecord]:

@@ -1,5 +1,7 @@
 """Runs that end before their last step."""
 
+from moe.files import Failure
 
-class RunFailed(RuntimeError):  # noqa: N818  it is what has happened
-    """A run that cannot go on although its configuration was good; the message is the one line that a person needs."""
+
+class RunFailed(Failure):
+    """A run that cannot go on although its configuration was good."""
