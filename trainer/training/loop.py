@@ -51,6 +51,7 @@ from trainer.training.by_source import means, totals
 from trainer.training.failure import RunFailed
 from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
+from trainer.training.logged import due, logs
 from trainer.training.networks import TrainingNetworks
 from trainer.training.reduction import Exchange, mean_terms
 from trainer.training.schedule import learning_rate
@@ -249,10 +250,10 @@ class _Training:
             self.trace.after(step)
             if self.migration is not None:
                 self.migration.after(step)
-            if _due(step, config.sample.every):
+            if due(step, [config.sample.every]):
                 self._sample(step)
             stops = figures.stop and step % self.task.cycle == 0
-            if step == config.optim.steps or stops or _due(step, config.checkpoint.every):
+            if step == config.optim.steps or stops or due(step, [config.checkpoint.every]):
                 self.checkpointer.save(step)
             if stops:
                 self.checkpointer.wait()
@@ -268,7 +269,7 @@ class _Training:
     def _logs(self, step: int) -> bool:
         """Whether the figures of a step go to the sinks."""
         config = self.config
-        return step in (1, config.optim.steps) or _due(step, config.observe.log_every, config.evaluate.every)
+        return logs(step, steps=config.optim.steps, intervals=(config.observe.log_every, config.evaluate.every))
 
     def _step(self, step: int) -> _StepFigures:
         """Takes one optimiser step, unless the guard objects."""
@@ -342,7 +343,7 @@ class _Training:
             **self.expert_load.reduced(),
             **(self.migration.figures() if self.migration is not None else {}),
         }
-        if _due(step, self.config.evaluate.every):
+        if due(step, [self.config.evaluate.every]):
             values |= self.held_out.figures(step, self.task, self.networks, self.launch.device)
         self._caution(step, {**self.task.cautions(values), **tilt.cautions(tilts)})
         values["bad_samples"] = self.bad_examples.count()
@@ -385,7 +386,3 @@ class _Training:
         if self.launch.rank == 0:
             origin = f"resumes after step {self.started}" if self.started else "starts"
             print(f"{self.config.run.dir}: {origin}; {describe(self.config, self.layout)}", file=sys.stderr, flush=True)
-
-
-def _due(step: int, *intervals: int | None) -> bool:
-    return any(every is not None and step % every == 0 for every in intervals)

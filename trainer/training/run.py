@@ -15,6 +15,7 @@ from trainer.distributed.process.lock import locked
 from trainer.distributed.process.stop import StopRequest
 from trainer.observe.protocol import Sink
 from trainer.training.facts import resolved
+from trainer.training.logged import missing_figures
 from trainer.training.preflight import preflight
 from trainer.training.task import Task
 
@@ -90,6 +91,9 @@ def _files(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
         sinks.append(sink)
 
     truncate_after(config.run.dir / "metrics.jsonl", started)
+    missing = missing_figures(config.run.dir, started)
+    if missing is not None:
+        print(missing, file=sys.stderr, flush=True)
     opened(MetricsFile(config.run.dir / "metrics.jsonl"))
     if config.observe.tensorboard:
         opened(TensorBoard(config.run.dir / "tensorboard", last_step=started))
