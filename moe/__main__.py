@@ -14,6 +14,7 @@ from moe.command.place import PLACE
 from moe.command.price import PRICE
 from moe.command.record import RECORD
 from moe.command.replay import REPLAY
+from moe.files import Failure, FileError
 
 VERBS = (PLACE, REPLAY, PRICE, RECORD, EXPORT, IMPORT)
 """Every verb, in the order of the help."""
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after `python -m moe`; those of the process by default.
 
     Returns:
-        0 when done, 2 for wrong input (one line on stderr names field, problem and remedy).
+        0 when done, 1 when it failed, 2 for wrong input; one line on stderr names what is wrong and the remedy.
     """
     arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     try:
@@ -74,6 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"moe {arguments.verb.name}: {_located(error, arguments.source)}", file=sys.stderr)
         return 2
+    except Failure as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"moe {arguments.verb.name}: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -86,8 +92,6 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _located(error: ValueError, source: Path | list[Path]) -> str:
-    from moe.files import FileError
-
     text = " ".join(str(error).split())
     source = source[0] if isinstance(source, list) else source
     if isinstance(error, FileError):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shutil import disk_usage
 
 _MOST_CHARACTERS, _ENDS = 1000, 200
 """Of a part of a message, and what is kept of each end of a longer one."""
@@ -78,7 +79,7 @@ def writing(path: Path | str) -> Iterator[None]:
     """While entered, an error of the system is about a file that is being written.
 
     Args:
-        path: The file.
+        path: The file, or the folder of those that are written.
 
     Raises:
         DiskFull: There is no space for it.
@@ -86,11 +87,30 @@ def writing(path: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem = f"{path}: cannot be written ({error.strerror}); make space there and give the same command again"
-            raise DiskFull(problem) from error
-        raise FileError(path, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
+    except Exception as error:
+        if is_full(error, Path(path)):
+            problem = f"{path}: cannot be written ({os.strerror(errno.ENOSPC)})"
+            raise DiskFull(f"{problem}; make space there and give the same command again") from error
+        if isinstance(error, OSError):
+            problem = f"cannot be written ({error.strerror or error})"
+            raise FileError(path, "output", problem, "choose a writable path") from error
+        raise
+
+
+def is_full(error: BaseException, path: Path | None = None) -> bool:
+    """Whether an error says that there is no space left, in the words of the system or of a library that wrote.
+
+    Args:
+        error: What was raised.
+        path: The file that was written; its file system is looked at where numpy keeps the reason to itself.
+    """
+    if not isinstance(error, OSError):
+        return f"(os error {errno.ENOSPC})" in str(error)  # safetensors
+    if error.errno is not None or path is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    with suppress(OSError):
+        return disk_usage(path if path.is_dir() else path.parent).free == 0
+    return False
 
 
 @contextmanager

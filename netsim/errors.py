@@ -1,8 +1,10 @@
 """The one kind of error a user can cause: it names the file, the field, the value and the remedy."""
 
+import errno
 import re
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -42,7 +44,26 @@ class InputError(ValueError):
 
 
 class LimitError(InputError):
-    """A run has reached one of its limits. The input need not be wrong: it is a failure and not a wrong input."""
+    """A run has reached a limit of its own or the disk's. The input need not be wrong: it is a failure."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """While entered, an error that says that there is no space left is about a file or folder that is being written.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        LimitError: There is no space for it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem = f"cannot be written ({error.strerror})"
+            raise LimitError(path, "output", problem, "make space there and give the same command again") from error
+        raise
 
 
 def _shortened(text: str) -> str:

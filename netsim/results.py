@@ -31,6 +31,7 @@ import numpy as np
 from netsim.collective.build import Use
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene, Skipped
+from netsim.errors import writing
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.spans import Span, TraceOrigin
@@ -261,7 +262,7 @@ def replacing(path: Path) -> Iterator[TextIO]:
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as raw:
+        with writing(path), unfinished.open("wb") as raw:
             packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
             with packed, io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
                 yield file

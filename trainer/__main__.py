@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from moe.files import Failure
+from moe.files import DiskFull, Failure, is_full
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.edit import EDIT
@@ -123,10 +123,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
-    except Failure as error:
+    except (Failure, OSError) as error:
+        if isinstance(error, OSError) and not is_full(error):
+            raise
         if options.debug:
             traceback.print_exc()
-        _complain(f"trainer {options.verb.name}: {error}")
+        line = f"trainer {options.verb.name}: {error}"
+        if isinstance(error, DiskFull | OSError):  # may be of this rank alone
+            print(line, file=sys.stderr, flush=True)
+        else:
+            _complain(line)
         return 1
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from shutil import copyfileobj, rmtree
 from typing import Any, TextIO
 
-from netsim.errors import InputError
+from netsim.errors import InputError, writing
 from netsim.grid.job import Files
 from netsim.grid.sweep_file import Cell
 from netsim.results import PLAIN_FLOWS, replacing
@@ -112,11 +112,12 @@ def _whole(target: Path) -> Iterator[Path]:
     unfinished = target.with_name(f".{target.name}")
     if unfinished.exists():
         rmtree(unfinished)
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    if target.exists():
-        rmtree(target)
-    unfinished.rename(target)
+    with writing(target):
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if target.exists():
+            rmtree(target)
+        unfinished.rename(target)
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO, TextIOWrapper
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moe.files import FileError, replacing
+from moe.files import FileError, replacing, writing
 from moe.validation.document import parse_json
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
@@ -44,7 +46,9 @@ class MetricsFile(Sink):
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIOWrapper = path.open("a", encoding="utf-8")
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """See `Sink.write`."""
@@ -56,8 +60,10 @@ class MetricsFile(Sink):
                 record.setdefault(group, {})[word] = _finite(value)
             else:
                 record[name] = _finite(value)
-        self._file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
-        self._file.flush()
+        line = (json.dumps(record, sort_keys=True, allow_nan=False) + "\n").encode()
+        with writing(self._path):
+            if self._file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """See `Sink.close`."""

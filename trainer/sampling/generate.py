@@ -130,7 +130,8 @@ def run(request: GenerateRequest) -> int:
             assert layout.placement is not None
             merge(request.record, launch.world_size)
             layout.placement.write(request.record / "placement.json")
-            (request.record / "texts.txt").write_bytes(RULE.encode().join(texts))
+            with replacing(request.record / "texts.txt") as temporary:
+                temporary.write_bytes(RULE.encode().join(texts))
         _show(texts, request.out)
     return 0
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from netsim.errors import InputError
+from netsim.errors import InputError, writing
 from netsim.workload.chakra.files import RANKS_OF_GROUP
 from netsim.workload.chakra.nodes import COLLECTIVES, NodeType
 from netsim.workload.chakra.operations import DURATION_NS, INPUT_SPLITS, OUTPUT_BYTES, ROOT
@@ -40,12 +40,13 @@ def write_chakra(trace: Trace, folder: Path, name: str = "trace") -> None:
     for group, ranks in trace.header.groups.items():
         listed = write_integers(1, ranks)
         metadata += write_content(2, _attribute(RANKS_OF_GROUP + numbers[group], _INT64_LIST, listed))
-    for rank, program in enumerate(trace.programs):
-        nodes = _nodes([record for _, record in program], numbers)
-        content = b"".join(map(write_message, (metadata, *nodes)))
-        (folder / f"{name}.{rank}.et").write_bytes(content)
-    groups = {numbers[group]: list(ranks) for group, ranks in trace.header.groups.items()}
-    (folder / "comm_groups.json").write_text(json.dumps(groups) + "\n", encoding="utf-8")
+    with writing(folder):
+        for rank, program in enumerate(trace.programs):
+            nodes = _nodes([record for _, record in program], numbers)
+            content = b"".join(map(write_message, (metadata, *nodes)))
+            (folder / f"{name}.{rank}.et").write_bytes(content)
+        groups = {numbers[group]: list(ranks) for group, ranks in trace.header.groups.items()}
+        (folder / "comm_groups.json").write_text(json.dumps(groups) + "\n", encoding="utf-8")
 
 
 def _nodes(records: Sequence[Record], numbers: dict[str, str]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from netsim.collective.protocol import Message
 from netsim.collective.protocol import Operation as Collective
-from netsim.errors import InputError
+from netsim.errors import InputError, writing
 from netsim.workload.kineto.operations import Arguments, Operation
 from netsim.workload.kineto.profile import Call, Profile, read_profile
 from netsim.workload.program import Program
@@ -60,8 +60,9 @@ def import_kineto(folder: Path, out: Path) -> Converted:
     written = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
     unfinished = out.with_name(f".{out.name}.unfinished")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(written, encoding="utf-8")
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(written, encoding="utf-8")
         _check(folder, unfinished)
         unfinished.replace(out)
     except OSError as error:

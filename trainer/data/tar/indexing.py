@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.progress import track
 
-from moe.files import FileError
+from moe.files import FileError, writing
 from trainer.data.shard.index import INDEX
 from trainer.data.tar.class_names import read_class_names
 from trainer.data.tar.files import find_tars, names_of, open_tar
@@ -201,7 +201,7 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
         contents.take(kept)
     left = [name for name in tars if name not in contents.rows]
     damaged: dict[str, FileError] = {}
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with (out / SCANS).open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as threads:
             if file.tell() == 0:
@@ -221,8 +221,6 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
                     contents.take(found)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
-    except OSError as error:
-        raise FileError(out, "output", f"cannot be written ({error.strerror})", "choose a writable path") from error
     if damaged:
         first = damaged[min(damaged)]
         problem = first.problem + (f" (and {len(damaged) - 1} more tars are damaged)" if len(damaged) > 1 else "")

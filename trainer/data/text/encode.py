@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe.files import FileError, lies_in, replacing
+from moe.files import FileError, lies_in, replacing, writing
 from trainer.data.text.documents import DocumentReader, EncodedChunk
 from trainer.data.text.index import INDEX, SPLITS, TOKENIZER, Split, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, listed_files
@@ -114,8 +114,9 @@ def run(request: EncodeTextRequest) -> int:
     writer = ShardWriter(out, token_type(tokenizer.vocabulary), request.shard_tokens, journal)
     begun = time.perf_counter()
     try:
-        left_out = _write(request, reader, writer, end_token)
-        index = _index(request, writer, tokenizer, end_token, content, made_by)
+        with writing(out):
+            left_out = _write(request, reader, writer, end_token)
+            index = _index(request, writer, tokenizer, end_token, content, made_by)
     except KeyboardInterrupt:
         writer.note()
         print(f"{out}: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
@@ -124,9 +125,6 @@ def run(request: EncodeTextRequest) -> int:
         writer.note()
         problem = "a process was killed, perhaps for want of memory; the same command with fewer goes on"
         raise ValueError(f"--workers: {problem}") from error
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror})"
-        raise FileError(out, "output", problem, "make room: the same command goes on") from error
     except ValueError as error:
         if not writer.noted and not lies_in(error, out):
             writer.close()

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Collection
 from pathlib import Path
 
-from moe.files import replacing
+from moe.files import Failure, FileError, replacing
 from trainer.distributed.process.flights import flights, last_collective
 from trainer.distributed.process.waiting import ranks_that_waited, waited_in_vain
 
@@ -50,7 +50,10 @@ def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> 
         world_size: all ranks of the run.
         error: what went wrong.
     """
-    stacks = dump(folder, rank, "the run failed", error)
+    try:
+        stacks = dump(folder, rank, "the run failed", error)
+    except (Failure, FileError, OSError):  # perhaps for the same reason; the error itself is what matters
+        return
     waited = ranks_that_waited(rank) if waited_in_vain(error) else None
     if waited is None:
         return

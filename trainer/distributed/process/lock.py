@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moe.files import FileError
+from moe.files import FileError, writing
 
 PATIENCE_S = 5.0
 """For the ranks of an earlier start, which may be about to end."""
@@ -28,11 +28,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         FileError: it cannot be written, or another run still has it after :data:`PATIENCE_S`.
     """
-    try:
+    with writing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise FileError(folder, "run.dir", f"cannot be written ({error.strerror})", "choose another folder") from error
     try:
         _take(handle, folder)
         yield
