@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.campaign import Outcome, Plan, disturbed, plans, undisturbed
+from tests.faults.campaign import Outcome, Plan, Reference, disturbed, plans, undisturbed
 from tests.faults.faults import KINDS
 from tests.multinode.namespaces import obstacle, sigterm_unwinds
 
@@ -51,8 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = (options.out or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         drawn = plans(options.first + options.runs, options.seed, kinds, nodes)[options.first :]
-        outcomes = _run(drawn, options.first, folder)
-        _write(outcomes, options.seed, folder / "campaign.json")
+        outcomes = _run(drawn, options.first, options.seed, folder)
     _show(outcomes)
     return int(any(outcome.complaints for outcome in outcomes))
 
@@ -61,16 +60,21 @@ class _Plain(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelp
     pass
 
 
-def _run(drawn: Sequence[Plan], first: int, folder: Path) -> list[Outcome]:
-    references: dict[tuple[int, int], Path] = {}
+def _run(drawn: Sequence[Plan], first: int, seed: int, folder: Path) -> list[Outcome]:
+    """Runs one plan after the other; what is known is in campaign.json after each."""
+    references: dict[tuple[int, int], Reference] = {}
     outcomes = []
     for number, plan in enumerate(drawn, start=first):
         key = plan.world_size, plan.zero_stage
-        if key not in references:
-            references[key] = undisturbed(folder / f"undisturbed_{key[0]}_ranks_zero_{key[1]}", *key)
-        outcome = disturbed(plan, references[key], folder / f"run_{number:03d}")
+        try:
+            if key not in references:
+                references[key] = undisturbed(folder / f"before_{number:03d}_{key[0]}_ranks_zero_{key[1]}", *key)
+            outcome = disturbed(plan, references[key], folder / f"run_{number:03d}")
+        except Exception as error:  # of the undisturbed run, without which there is nothing to compare with
+            outcome = Outcome(plan, [], [], [], [" ".join(str(error).split()) or type(error).__name__], 0.0)
         outcomes.append(outcome)
         print(_line(number, outcome), flush=True)
+        _write(outcomes, seed, folder / "campaign.json")
     return outcomes
 
 

@@ -14,7 +14,9 @@ from tests.faults.verdict import differences
 from tests.faults.watch import Watch
 
 LAST_STEP, SAVE_EVERY, KEPT = 40, 5, 3
-SECONDS_AT_MOST = 150.0
+STARTS_AT_MOST, SECONDS_AT_LEAST = 20.0, 150.0
+"""How long a run may take: so many times its first start or the undisturbed one, and no fewer seconds."""
+UNKNOWN_START_S = 60.0
 _PAUSE_S = 0.01
 _DISK_BYTES = 16_000_000
 _SETTINGS = (
@@ -23,6 +25,18 @@ _SETTINGS = (
     *(f"optim.steps={LAST_STEP}", f"checkpoint.every={SAVE_EVERY}", f"checkpoint.keep={KEPT}"),
     *("evaluate.every=20", "sample.every=null", "observe.log_every=1", "trace.steps=[]", "trace.ranks_per_node=1"),
 )
+
+
+class Reference(NamedTuple):
+    """A run that nothing happened to.
+
+    Args:
+        folder: of the run.
+        start_s: from the command to the first step.
+    """
+
+    folder: Path
+    start_s: float
 
 
 class Plan(NamedTuple):
@@ -92,7 +106,7 @@ def plans(runs: int, seed: int, kinds: Sequence[str], nodes_at_most: int) -> lis
     return drawn
 
 
-def undisturbed(folder: Path, world_size: int, zero_stage: int) -> Path:
+def undisturbed(folder: Path, world_size: int, zero_stage: int) -> Reference:
     """Runs to the end on one node, and nothing happens.
 
     Args:
@@ -100,66 +114,78 @@ def undisturbed(folder: Path, world_size: int, zero_stage: int) -> Path:
         world_size: its ranks.
         zero_stage: what the engine shards.
 
-    Returns:
-        The folder.
-
     Raises:
         RuntimeError: it failed; the message names its log.
     """
     log = folder.with_suffix(".log")
+    watch = Watch(folder, log, UNKNOWN_START_S)
     with cluster(1, world_size, _settings(folder, world_size, zero_stage), log, apart=False) as one:
-        _play(one, Watch(folder, log), [])
+        _play(one, watch, [])
         if one.nodes[0].codes:
             raise RuntimeError(f"the undisturbed run failed; see {log}")
-    return folder
+    return Reference(folder, watch.begins[0].seconds)
 
 
-def disturbed(plan: Plan, reference: Path, folder: Path) -> Outcome:
+def disturbed(plan: Plan, reference: Reference, folder: Path) -> Outcome:
     """Lets the faults of a plan happen to a run and judges how it ends.
 
     Args:
         plan: what shall happen.
-        reference: folder of the undisturbed run.
+        reference: the undisturbed run.
         folder: of this one.
+
+    Returns:
+        The outcome; whatever goes wrong on the way is a complaint, so that the next run gets its turn.
     """
     begun = time.monotonic()
     log = folder.with_suffix(".log")
-    draw = Random(plan.seed)
     told: list[str] = []
     complaints: list[str] = []
-    watch = Watch(folder, log)
-    settings = _settings(folder, plan.world_size, plan.zero_stage)
+    codes: list[int] = []
+    watch = Watch(folder, log, reference.start_s)
+    try:
+        _disturb(plan, folder, watch, told, codes)
+        lost_saves = max(KINDS[kind].lost_saves for _, kind in plan.faults)
+        complaints += [f"lost {b.lost} steps" for b in watch.begins if b.lost > lost_saves * SAVE_EVERY]
+        if not complaints:
+            complaints += differences(reference.folder, folder, LAST_STEP)
+    except Exception as error:  # a deadline, a process that does not die, a file that cannot be read
+        complaints.append(" ".join(str(error).split()) or type(error).__name__)
+    begins = [(begin.after, begin.lost) for begin in watch.begins]
+    return Outcome(plan, told, begins, codes, complaints, time.monotonic() - begun)
+
+
+def _disturb(plan: Plan, folder: Path, watch: Watch, told: list[str], codes: list[int]) -> None:
+    """Plays a plan; notes what happened and how the launchers ended, however it goes."""
+    draw = Random(plan.seed)
     with ExitStack() as stack:
         if any(KINDS[kind].small_disk for _, kind in plan.faults):
             stack.enter_context(small_disk(folder / "checkpoints", _DISK_BYTES))
+        settings = _settings(folder, plan.world_size, plan.zero_stage)
         ranks_per_node = plan.world_size // plan.nodes
+        log = folder.with_suffix(".log")
         nodes = stack.enter_context(cluster(plan.nodes, ranks_per_node, settings, log, apart=plan.nodes > 1))
+        stack.callback(lambda: codes.extend(code for node in nodes.nodes for code in node.codes))
         run = Run(nodes, watch, folder / "checkpoints")
-        strikes = [(step, lambda kind=kind: told.append(KINDS[kind].strike(run, draw))) for step, kind in plan.faults]
-        try:
-            _play(nodes, watch, strikes)
-        except RuntimeError as error:
-            complaints.append(str(error))
-        codes = [code for node in nodes.nodes for code in node.codes]
-    lost_saves = max(KINDS[kind].lost_saves for _, kind in plan.faults)
-    complaints += [f"lost {b.lost} steps" for b in watch.begins if b.lost > lost_saves * SAVE_EVERY]
-    if not complaints:
-        complaints += differences(reference, folder, LAST_STEP)
-    begins = [(begin.after, begin.lost) for begin in watch.begins]
-    return Outcome(plan, told, begins, codes, complaints, time.monotonic() - begun)
+        _play(
+            nodes,
+            watch,
+            [(step, lambda kind=kind: told.append(KINDS[kind].strike(run, draw))) for step, kind in plan.faults],
+        )
 
 
 def _play(nodes: Cluster, watch: Watch, strikes: Sequence[tuple[int, Any]]) -> None:
     """Tends the nodes until the run is over and lets each fault strike when its step has been taken."""
     pending = list(strikes)
-    deadline = time.monotonic() + SECONDS_AT_MOST
+    begun = time.monotonic()
     while not nodes.tend():
         step = watch.look()
         if pending and step >= pending[0][0]:
             pending.pop(0)[1]()
             watch.look()  # what was taken until then, before the next start cuts the figures back
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"does not end within {SECONDS_AT_MOST:.0f} s")
+        patience_s = watch.patience_s(STARTS_AT_MOST, SECONDS_AT_LEAST)
+        if time.monotonic() > begun + patience_s:
+            raise RuntimeError(f"does not end within {patience_s:.0f} s")
         time.sleep(_PAUSE_S)
     watch.look()
     if any(node.code() for node in nodes.nodes):

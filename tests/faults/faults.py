@@ -13,7 +13,8 @@ from tests.faults.cluster import Cluster, kill
 from tests.faults.watch import Watch
 from trainer.checkpoint.directory import complete_steps, step_folder
 
-_SECONDS_AT_MOST = 30.0
+_STARTS_AT_MOST, _SECONDS_AT_LEAST = 4.0, 30.0
+"""How long a consequence of a fault is awaited: so many starts of the run, and no fewer seconds."""
 _PAUSE_S = 0.01
 
 
@@ -64,14 +65,14 @@ def _kill_agent(run: Run, draw: Random) -> str:
         return "no agent to kill"
     ranks = set(node.ranks().values())
     kill(agent)
-    _until(lambda: not ranks & set(node.ranks().values()), f"ranks of node {node.number} outlive their agent")
+    _until(run, lambda: not ranks & set(node.ranks().values()), f"ranks of node {node.number} outlive their agent")
     return f"agent of node {node.number} killed"
 
 
 def _stop(run: Run, _: Random) -> str:
     for node in run.cluster.nodes:
         node.tell_to_stop()
-    _until(lambda: all(node.code() is not None for node in run.cluster.nodes), "told to stop and does not end")
+    _until(run, lambda: all(node.code() is not None for node in run.cluster.nodes), "told to stop and does not end")
     codes = [node.code() for node in run.cluster.nodes]
     if any(code not in (0, 75) for code in codes):
         raise RuntimeError(f"told to stop, ends with {codes} and not with 75")
@@ -81,7 +82,7 @@ def _stop(run: Run, _: Random) -> str:
 def _stop_node(run: Run, draw: Random) -> str:
     node = draw.choice(run.cluster.nodes)
     node.tell_to_stop()
-    _until(lambda: node.code() is not None, "told to stop and does not end")
+    _until(run, lambda: node.code() is not None, "told to stop and does not end")
     return f"node {node.number} stopped"
 
 
@@ -114,7 +115,7 @@ def _fill_disk(run: Run, draw: Random) -> str:
         for _ in range(max(0, math.ceil((disk.f_bavail * disk.f_frsize - room) / 4096))):
             file.write(bytes(4096))
     try:
-        _until(lambda: _over(run) or _began_again(run, begins), "disk is full and nothing happens")
+        _until(run, lambda: _over(run) or _began_again(run, begins), "disk is full and nothing happens")
     finally:
         ballast.unlink(missing_ok=True)
     return f"disk full, {room / needed:.0%} of a checkpoint fits"
@@ -159,7 +160,7 @@ KINDS: dict[str, Fault] = {
 
 def _damage(run: Run, draw: Random, spoil: Callable[[Path], str]) -> str:
     """Kills all nodes, and spoils a file of the newest complete checkpoint, of two at least, before they come back."""
-    _until(lambda: len(complete_steps(run.checkpoints)) > 1 or _over(run), "saves no second checkpoint")
+    _until(run, lambda: len(complete_steps(run.checkpoints)) > 1 or _over(run), "saves no second checkpoint")
     for node in run.cluster.nodes:
         node.kill()
     steps = complete_steps(run.checkpoints)
@@ -181,8 +182,8 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _until(condition: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + _SECONDS_AT_MOST
+def _until(run: Run, condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + run.watch.patience_s(_STARTS_AT_MOST, _SECONDS_AT_LEAST)
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(complaint)

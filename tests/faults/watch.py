@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,12 @@ class Begin(NamedTuple):
     Args:
         after: the step that they went on from, 0 at the first start.
         lost: steps that had been taken and had to be taken again.
+        seconds: since the run was first started.
     """
 
     after: int
     lost: int
+    seconds: float
 
 
 class Watch:
@@ -27,13 +30,24 @@ class Watch:
     Args:
         run_dir: folder of the run.
         log: what its nodes write.
+        start_s: how long a start has taken on this machine.
     """
 
-    def __init__(self, run_dir: Path, log: Path) -> None:
+    def __init__(self, run_dir: Path, log: Path, start_s: float) -> None:
         self._metrics, self._log = run_dir / "metrics.jsonl", log
+        self._start_s, self._made = start_s, time.monotonic()
         self._read = 0
         self.step = 0
         self.begins: list[Begin] = []
+
+    def patience_s(self, starts: float, at_least: float) -> float:
+        """How long something may take that takes no longer than some starts, however busy the machine is.
+
+        Args:
+            starts: the longest known start so many times.
+            at_least: seconds.
+        """
+        return max(at_least, starts * max([self._start_s, *(begin.seconds for begin in self.begins[:1])]))
 
     def look(self) -> int:
         """Takes in what is new.
@@ -42,7 +56,7 @@ class Watch:
             The last step taken, as far as anything tells.
         """
         for after in self._new_begins():
-            self.begins.append(Begin(after, max(0, self.step - after)))
+            self.begins.append(Begin(after, max(0, self.step - after), time.monotonic() - self._made))
             self.step = after
         self.step = max(self.step, self._last_step())
         return self.step
