@@ -7,13 +7,19 @@ from trainer.command.verb import Verb, add_configuration
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration(parser)
+    parser.add_argument(
+        "--verify-data",
+        action="store_true",
+        help="compare the whole content of the data, not a sample, with an earlier start that did (run.verify_data)",
+    )
     parser.add_argument("--stage", metavar="NAME", help="only this one of the configuration's stages (default: all)")
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.experiment.train import run
 
-    return run(options.config, options.overrides, options.stage)
+    overrides = [*options.overrides, *(["run.verify_data=true"] if options.verify_data else [])]
+    return run(options.config, overrides, options.stage)
 
 
 TRAIN = Verb(

@@ -62,6 +62,9 @@ class Run(Section):
     deterministic: bool = False
     """The same run gives the same bytes on a GPU too: operations whose result depends on the order in which threads add
     are replaced by slower ones, and one that has no such form ends the run. On a CPU this holds in any case."""
+    verify_data: Annotated[bool, Field(exclude_if=lambda verify: not verify)] = False
+    """Read all data whole at the start, and refuse them where they are not as the first start with this found them; a
+    sample of at most 64 MiB of 1,024 files is compared at every start."""
 
 
 class Flow(Section):

@@ -15,6 +15,7 @@ from torch import Tensor
 from moe.files import FileError, replacing
 from moe.validation.array import UNREADABLE, quietly
 from moe.validation.section import Section
+from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.index import INDEX, read_index
@@ -119,6 +120,7 @@ class Captioned(Dataset):
         self.num_classes, self.shape = data.num_classes, data.shape
         self.source, self.augment = data.source, data.augment
         self._data, self._vectors = data, _vectors(config.path, index)
+        self.files = (*data.files, DataFiles(config.path, [VECTORS]))
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:
             problem = f"is {index.num_captions} for {needed} examples"

@@ -15,10 +15,10 @@ from moe.random.seed import derive_seed
 from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
+from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
 from trainer.data.picture import BadPicture, read_picture
 from trainer.data.picture_names import names_digest, picture_names, sub_folders
-from trainer.data.probe import probes
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.data.shard.shapes import largest
 
@@ -147,7 +147,7 @@ class ImageFolder(Dataset):
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
                 "bring them back, or leave data.digest out to start another run",
             )
-        found_once(f"{config.path}: bytes of some pictures", lambda: probes(config.path, self._names), config.path)
+        self.files = (DataFiles(config.path, self._names),)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
             raise FileError(config.path, "data.held_out", problem, "hold out fewer")

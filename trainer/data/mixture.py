@@ -198,6 +198,7 @@ class Mixture(Dataset):
             if shares[name] > 0 and not source.endless and source.count("train") == 0:
                 raise ValueError(f"data.sources.{name}: has no training example; give it the share 0, or leave it out")
         total = sum(shares.values())
+        self.files = tuple(files for source in self._sources for files in source.files)
         self.mix = Mix(sources, tuple(shares[name] / total for name in sources), id_of, source_of)
 
     def indices(self, split: Split) -> Tensor:

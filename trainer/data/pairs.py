@@ -14,8 +14,8 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
+from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
-from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, open_shard
@@ -113,6 +113,7 @@ class PairsOfPoints(Dataset):
         index = read_index(config.path, PairIndex)
         check_same(config.path, index, config, SAID)
         found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index), config.path)
+        self.files = (DataFiles(config.path, [entry.file for entry in index.shards]),)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._arrays = index.arrays
@@ -149,11 +150,10 @@ class PairsOfPoints(Dataset):
         return row
 
 
-def _check_shards(folder: Path, index: PairIndex) -> list[str]:
-    """Refuses shards that are not what the index says, and looks at what they hold."""
+def _check_shards(folder: Path, index: PairIndex) -> None:
+    """Refuses shards that are not what the index says."""
     for entry in index.shards:
         _check(folder / entry.file, entry.num_examples, index)
-    return probes(folder, [entry.file for entry in index.shards])
 
 
 def _check(path: Path, num_examples: int, index: PairIndex) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from trainer.data.augmentation import AugmentConfig, augmented
+from trainer.data.content import DataFiles
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -107,6 +108,7 @@ class Dataset(Protocol):
             None: the examples are pairs already, or what they are learned from has no such points.
         augment: what is done to each training example, anew each time that it is dealt; None: nothing.
         mix: the sources of a mixture, each of which has its own epochs; None: these are examples of one set.
+        files: that the examples are read from, whose content a run remembers; none: nothing can change.
     """
 
     num_classes: int
@@ -116,6 +118,7 @@ class Dataset(Protocol):
     source: Dataset | None = None
     augment: AugmentConfig | None = None
     mix: Mix | None = None
+    files: tuple[DataFiles, ...] = ()
 
     def indices(self, split: Split) -> Tensor:
         """Returns the ids of a split, int64 [N], in a fixed order that no run setting changes."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.random.seed import derive_seed
 from moe.validation.section import Section
+from trainer.data.content import DataFiles
 from trainer.data.protocol import Batch, Dataset, Split
 
 TESTS = frozenset({"test", "tests", "idle_test"})
@@ -93,6 +94,7 @@ class PythonSource(Dataset):
     def __init__(self, context: int, held_out: int, max_bytes: int | None) -> None:
         self.shape = (context + 1,)
         library = Path(sysconfig.get_path("stdlib"))
+        self.files = (DataFiles(library, [*_sources(library)]),)
         sizes = [len(source) for source in _sources(library).values()]
         kept_out = int(np.searchsorted(np.cumsum(sizes), held_out)) + 1
         border = sum(sizes[:kept_out])

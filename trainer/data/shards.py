@@ -15,8 +15,8 @@ from torch import Tensor
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
+from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
-from trainer.data.probe import probes
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, check_shard
@@ -108,6 +108,7 @@ class Shards(Dataset):
         index = read_index(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
         found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index), config.path)
+        self.files = (DataFiles(config.path, [entry.file for entry in index.shards]),)
         self._rows = ShardRows(config.path, index, config.held_out)
         self.shape, self.num_classes = index.shape, index.num_classes
         self._shapes = index.shapes
@@ -160,11 +161,10 @@ def _no_images(folder: str | Path) -> tuple[str, str]:
     return problem, f"leave it out, or learn from the images with flow.latent.path={folder}"
 
 
-def _check_shards(folder: Path, index: ShardIndex) -> list[str]:
-    """Refuses shards that are not what the index says, and looks at what they hold."""
+def _check_shards(folder: Path, index: ShardIndex) -> None:
+    """Refuses shards that are not what the index says."""
     for number in range(len(index.shards)):
         check_shard(folder, number, index)
-    return probes(folder, [shard.file for shard in index.shards])
 
 
 def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:

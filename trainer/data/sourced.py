@@ -20,6 +20,7 @@ class Sourced(Dataset):
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
         self.keyed_order = data.keyed_order
         self.source, self.augment, self.mix = source, data.augment, data.mix
+        self.files = (*data.files, *source.files)
         self._data = data
 
     def indices(self, split: Split) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from moe.validation.section import Section
+from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
 from trainer.data.protocol import SPLITS, Batch, Dataset, Split
 from trainer.data.shard_rows import check_same
@@ -128,6 +129,7 @@ class Text(Dataset):
         index = read_text_index(config.path)
         check_same(config.path, index, config, ("digest", "vocabulary", "tokenizer"))
         found_once(f"{config.path}: shards of {index.digest}", lambda: _check_files(config.path, index))
+        self.files = (DataFiles(config.path, [one.file for split in SPLITS for one in split_of(index, split).shards]),)
         self.shape, self._context = config.shape, config.context
         self._streams: dict[Split, _Stream] = {
             split: _Stream(config.path, split_of(index, split), NUMPY_TYPES[index.dtype]) for split in SPLITS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from moe.files import FileError
 from moe.validation.section import Section
 from trainer.data.augmentation import Augment, check_augment
+from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
 from trainer.data.picture import read_picture
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
@@ -152,6 +154,11 @@ class WebDataset(Dataset):
         # Nodes may have copies of local tars; those of a server are the same for all.
         shared = config.index if all(local_path(url) is None for url in urls) else None
         found_once(f"{config.index}: tars of {index.digest}", lambda: check_tars(config.index, index, urls), shared)
+        local = [path for url in urls if (path := local_path(url)) is not None]
+        if local:
+            folder = Path(os.path.commonpath([Path(path).absolute().parent for path in local]))
+            names = [Path(path).absolute().relative_to(folder).as_posix() for path in local]
+            self.files = (DataFiles(folder, names),)
         shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
         held_out = shuffled[-config.held_out :]
         self._splits: dict[Split, Tensor] = {"train": shuffled[: -config.held_out], "held_out": held_out}

@@ -44,6 +44,6 @@ def missing_figures(run_dir: Path, started: int) -> str | None:
     if not any(logs(step, steps=settings["optim"]["steps"], intervals=intervals) for step in missed):
         return None
     return (
-        f"{metrics}: the figures of steps {missed[0]} to {started} are missing, though the checkpoint of step {started} "
-        "is intact; the run goes on without them (to keep them, stop it and restore the file from a copy)"
+        f"{metrics}: the figures of steps {missed[0]} to {started} are missing, though the checkpoint of step "
+        f"{started} is intact; the run goes on without them (to keep them, stop it and restore the file from a copy)"
     )

@@ -48,6 +48,7 @@ from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training import tilt
 from trainer.training.by_source import means, totals
+from trainer.training.data_record import verify
 from trainer.training.failure import RunFailed
 from trainer.training.generators import deterministic_operations, seed_dropout
 from trainer.training.guard import Guard
@@ -106,6 +107,8 @@ def train(
                 ),
                 vigil_over_run(folder, launch.rank, limits.collective_timeout_s),
             ):
+                if config.run.verify_data and dataset.files:
+                    verify(folder, dataset.files, watch.beat)
                 resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
                 if resumes is not None:
                     Manifest.read(resumes).check_identity(resumes, identity_of(config))

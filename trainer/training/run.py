@@ -14,6 +14,8 @@ from trainer.distributed.groups import TIMEOUT_S, Launch
 from trainer.distributed.process.lock import locked
 from trainer.distributed.process.stop import StopRequest
 from trainer.observe.protocol import Sink
+from trainer.training.data_record import NAME as DATA
+from trainer.training.data_record import sampled
 from trainer.training.facts import resolved
 from trainer.training.logged import missing_figures
 from trainer.training.preflight import preflight
@@ -39,6 +41,8 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
     checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config
     dataset = trainer.data.build(config.data, config.source, config.flow and config.flow.captions)
+    resumes = checked.newest is not None
+    record, lines = sampled(config, dataset, launch.rank, resumes=resumes)
     compare_for_good("resolved", resolved(config, dataset, launch), patience_s=TIMEOUT_S)  # nodes may list data long
     stop = StopRequest()
     with ExitStack() as closing:
@@ -46,7 +50,9 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
         claimed: list[Sink] = []
         if launch.rank == 0:
             claimed = _claim(config, step_of(checked.newest), closing)
-            for line in checked.cautions:
+            if record.sets and not (resumes and (config.run.dir / DATA).exists()):
+                record.write(config.run.dir / DATA)
+            for line in (*checked.cautions, *lines):
                 print(line, file=sys.stderr)
         from trainer.training.loop import train  # Megatron takes seconds: not before the input is known to be good
 

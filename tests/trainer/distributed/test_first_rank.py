@@ -109,7 +109,6 @@ def open_folder(rank: int, world_size: int, path: str) -> list[str]:
     if rank:
         patched.setattr(picture_names, "_listed", never)
         patched.setattr(image_folder, "sub_folders", never)
-        patched.setattr(image_folder, "probes", never)
     document = {"kind": "image_folder", "path": path, "size": 8, "held_out": 4}
     with first_rank_looks(StartStore(Launch(rank, rank, world_size, world_size), lambda: store)):
         images = ImageFolder(ImageFolderConfig.model_validate(ImageFolderConfig.resolved(document)))

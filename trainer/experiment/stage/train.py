@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trainer.training.task import Task
 
 WITHOUT_EFFECT: dict[str, Any] = {
-    "run": {"dir", "resume", "allow_rng_loss", "deterministic"},
+    "run": {"dir", "resume", "allow_rng_loss", "deterministic", "verify_data"},
     "engine": {"kind", "zero_stage", "activation_checkpointing", "compile", "bucket_elements", "reshard_after_forward"},
     "guard": {"abort_after", "hang_timeout_s", "collective_timeout_s", "straggler_factor"},
     **dict.fromkeys(("data_loading", "parallel", "checkpoint", "evaluate", "sample", "trace", "observe"), True),

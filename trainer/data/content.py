@@ -1,0 +1,88 @@
+"""What the files of a data set hold: a keyed sample of their bytes, which is cheap, or all of them."""
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+FILES = 1024
+"""Most files of a data set that are sampled."""
+SAMPLE_BYTES = 1 << 26
+"""Read of all of them together at most; a file of no more than its equal share is read whole."""
+BLOCK_BYTES = 1 << 14
+GROUPS = 4096
+"""Most digests of whole files of a data set; where there are more files, consecutive ones share one."""
+_THREADS = 16
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Files that examples are read from.
+
+    Attributes:
+        folder: of the files.
+        names: their paths in it, in an order that only they decide.
+    """
+
+    folder: Path
+    names: Sequence[str]
+
+    def sampled(self, key: int) -> list[str]:
+        """Names of the files that are sampled: all, or those that a key draws, in their order."""
+        if len(self.names) <= FILES:
+            return [*self.names]
+        return [self.names[number] for number in sorted(Random(key).sample(range(len(self.names)), FILES))]
+
+    def sample(self, key: int) -> list[str]:
+        """A line for each file that is sampled: its name, its length and a digest of what was read of it.
+
+        Two contents that differ give different lines if a sampled block differs: always where files are read whole.
+
+        Args:
+            key: decides which files and which of their blocks are read.
+        """
+        names = self.sampled(key)
+        share = self.share_bytes(key)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return [*threads.map(lambda name: f"{name} {_sample(self.folder / name, share, key)}", names)]
+
+    def share_bytes(self, key: int) -> int:
+        """The length up to which a sampled file is read whole."""
+        return SAMPLE_BYTES // max(1, len(self.sampled(key)))
+
+    @property
+    def groups(self) -> list[Sequence[str]]:
+        """The names in the order of the files, in no more than `GROUPS` groups."""
+        length = max(1, -(-len(self.names) // GROUPS))
+        return [self.names[first : first + length] for first in range(0, len(self.names), length)]
+
+    def whole(self, group: Sequence[str]) -> str:
+        """A digest of everything that some files hold.
+
+        Raises:
+            OSError: one cannot be read.
+        """
+        digest = hashlib.sha256()
+        for name in group:
+            with (self.folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+
+def _sample(path: Path, share: int, key: int) -> str:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if size <= share:
+                return f"{size} {hashlib.sha256(file.read()).hexdigest()[:16]}"
+            last = size // BLOCK_BYTES  # the block that may be shorter
+            drawn = Random(f"{key}/{path.name}").sample(range(1, last), max(0, share // BLOCK_BYTES - 2))
+            digest = hashlib.sha256()
+            for block in (0, *sorted(drawn), last):
+                file.seek(min(block * BLOCK_BYTES, size - BLOCK_BYTES))
+                digest.update(file.read(BLOCK_BYTES))
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return f"{size} {digest.hexdigest()[:16]}"
