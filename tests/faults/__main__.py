@@ -45,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     nodes = 1 if why_not else options.nodes
     kinds = [name for name in options.kinds or KINDS if KINDS[name].nodes <= nodes]
     if why_not:
-        kinds = [name for name in kinds if not KINDS[name].small_disk]
-        print(f"faults: one node and no full disk, for {why_not}", file=sys.stderr)
+        kinds = [name for name in kinds if not KINDS[name].small_disk and not KINDS[name].device]
+        print(f"faults: one node, no full disk and no power cut, for {why_not}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary, sigterm_unwinds():
         folder = (options.out or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from tests.faults.cluster import ROOT, Cluster, cluster
-from tests.faults.disk import small_disk
+from tests.faults.disk import block_device, small_disk
 from tests.faults.faults import KINDS, Run
 from tests.faults.verdict import differences
 from tests.faults.watch import Watch
@@ -18,7 +18,7 @@ STARTS_AT_MOST, SECONDS_AT_LEAST = 20.0, 150.0
 """How long a run may take: so many times its first start or the undisturbed one, and no fewer seconds."""
 UNKNOWN_START_S = 60.0
 _PAUSE_S = 0.01
-_DISK_BYTES = 16_000_000
+_DISK_BYTES, _DEVICE_BYTES = 16_000_000, 100_000_000
 _SETTINGS = (
     str(ROOT / "configs" / "runs" / "digits_moe.yaml"),
     *("model.num_layers=2", "model.hidden=32", "model.dropout=0.1", "moe.expert_hidden=32"),
@@ -100,10 +100,16 @@ def plans(runs: int, seed: int, kinds: Sequence[str], nodes_at_most: int) -> lis
         nodes = draw.randint(KINDS[first].nodes, max(KINDS[first].nodes, nodes_at_most))
         chosen = [first]
         if draw.random() < 0.5:
-            chosen.append(draw.choice([kind for kind in kinds if KINDS[kind].nodes <= nodes]))
+            chosen.append(draw.choice([kind for kind in kinds if _go_together(first, kind, nodes)]))
         steps = sorted(draw.sample(range(2, LAST_STEP - 2), len(chosen)))
         drawn.append(Plan(nodes, draw.choice((1, 2)), tuple(zip(steps, chosen, strict=True)), f"{seed}/{index}/faults"))
     return drawn
+
+
+def _go_together(first: str, second: str, nodes: int) -> bool:
+    """Whether a fault can happen to a run on so many nodes after another one; a run has one disk of its own kind."""
+    disks = {fault.small_disk - fault.device for fault in (KINDS[first], KINDS[second])}
+    return KINDS[second].nodes <= nodes and disks != {1, -1}
 
 
 def undisturbed(folder: Path, world_size: int, zero_stage: int) -> Reference:
@@ -159,14 +165,22 @@ def _disturb(plan: Plan, folder: Path, watch: Watch, told: list[str], codes: lis
     """Plays a plan; notes what happened and how the launchers ended, however it goes."""
     draw = Random(plan.seed)
     with ExitStack() as stack:
-        if any(KINDS[kind].small_disk for _, kind in plan.faults):
+        faults = [KINDS[kind] for _, kind in plan.faults]
+        device = None
+        if any(fault.device for fault in faults):
+            device = stack.enter_context(block_device(folder, _DEVICE_BYTES))
+        if any(fault.small_disk for fault in faults):
             stack.enter_context(small_disk(folder / "checkpoints", _DISK_BYTES))
         settings = _settings(folder, plan.world_size, plan.zero_stage)
+        keep = KEPT
+        if all(fault.device for fault in faults):
+            keep = 1  # nothing older to resume from
+            settings += [f"checkpoint.keep={keep}", f"checkpoint.asynchronous={str(draw.random() < 0.5).lower()}"]
         ranks_per_node = plan.world_size // plan.nodes
         log = folder.with_suffix(".log")
         nodes = stack.enter_context(cluster(plan.nodes, ranks_per_node, settings, log, apart=plan.nodes > 1))
         stack.callback(lambda: codes.extend(code for node in nodes.nodes for code in node.codes))
-        run = Run(nodes, watch, folder / "checkpoints")
+        run = Run(nodes, watch, folder / "checkpoints", SAVE_EVERY, keep, device)
         _play(
             nodes,
             watch,

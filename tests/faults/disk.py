@@ -1,5 +1,6 @@
-"""A small file system in memory."""
+"""File systems of their own: a small one in memory, and one on a block device whose power can be cut."""
 
+import filecmp
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,75 @@ def small_disk(folder: Path, size: int) -> Iterator[None]:
         OSError: it cannot be mounted; the message is that of `mount`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder.with_name(f".{folder.name}.kept")
     _run("mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder))
+    with _kept(folder):
+        yield
+
+
+class BlockDevice:
+    """A block device in a file, with a file system that is mounted.
+
+    What the file holds is what has reached the device: not what the system still keeps in memory.
+
+    Args:
+        folder: where it is mounted.
+        image: the file.
+        size: bytes that it holds.
+    """
+
+    def __init__(self, folder: Path, image: Path, size: int) -> None:
+        self._folder, self._image = folder, image
+        with image.open("wb") as file:
+            file.truncate(size)
+        _run("mkfs.ext4", "-q", str(image))
+        self._mount()
+
+    def cut(self) -> Path:
+        """A copy of the device as it is now; nothing may write to the file system meanwhile."""
+        copies = [self._image.with_suffix(suffix) for suffix in (".cut", ".again")]
+        while True:  # until the system has written nothing between the two
+            for copy in copies:
+                _run("cp", "--sparse=always", str(self._image), str(copy))
+            if filecmp.cmp(*copies, shallow=False):
+                copies[1].unlink()
+                return copies[0]
+
+    def restore(self, copy: Path) -> None:
+        """Power is back: the file system is what is on the device. Nothing may have a file of it open."""
+        _run("umount", str(self._folder))
+        copy.replace(self._image)
+        self._mount()
+
+    def _mount(self) -> None:
+        _run("mount", "-o", "loop", str(self._image), str(self._folder))
+
+
+@contextmanager
+def block_device(folder: Path, size: int) -> Iterator[BlockDevice]:
+    """Mounts an empty block device; what is on it stays behind in the folder when it goes.
+
+    Args:
+        folder: where; made if missing.
+        size: bytes that it holds.
+
+    Raises:
+        OSError: it cannot be made or mounted; the message is that of the program.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    image = folder.with_name(f".{folder.name}.img")
+    try:
+        device = BlockDevice(folder, image, size)
+        with _kept(folder):
+            (folder / "lost+found").rmdir()
+            yield device
+    finally:
+        image.unlink(missing_ok=True)
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Unmounts a folder in the end, and leaves there what was on it."""
+    kept = folder.with_name(f".{folder.name}.kept")
     try:
         yield
         _run("cp", "-r", str(folder), str(kept))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,8 +11,10 @@ from random import Random
 from typing import NamedTuple
 
 from tests.faults.cluster import Cluster, kill
+from tests.faults.disk import BlockDevice
 from tests.faults.watch import Watch
-from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.checkpoint.directory import complete_steps, step_folder, step_of
+from trainer.checkpoint.intact import newest_apparently_intact
 
 _STARTS_AT_MOST, _SECONDS_AT_LEAST = 4.0, 30.0
 """How long a consequence of a fault is awaited: so many starts of the run, and no fewer seconds."""
@@ -25,11 +28,17 @@ class Run(NamedTuple):
         cluster: its nodes.
         watch: how far it is.
         checkpoints: the folder of its checkpoints; where the disk can be filled, a file system of its own.
+        save_every: steps between two checkpoints.
+        keep: checkpoints that stay.
+        device: the block device of its folder, where it has one of its own.
     """
 
     cluster: Cluster
     watch: Watch
     checkpoints: Path
+    save_every: int
+    keep: int
+    device: BlockDevice | None = None
 
 
 class Fault(NamedTuple):
@@ -38,7 +47,8 @@ class Fault(NamedTuple):
     Args:
         strike: lets it happen and says what it did; ends when the cause is gone, not its consequences.
         nodes: number of nodes from which on it is possible.
-        small_disk: the checkpoints must lie on a file system of their own.
+        small_disk: the checkpoints must be on a file system of their own.
+        device: the run's folder must be on a block device of its own.
         lost_saves: how many times the steps between two checkpoints it may cost: none where the run is told, one
             where it is not, two where the newest checkpoint is spoilt.
     """
@@ -46,6 +56,7 @@ class Fault(NamedTuple):
     strike: Callable[[Run, Random], str]
     nodes: int = 1
     small_disk: bool = False
+    device: bool = False
     lost_saves: int = 1
 
 
@@ -90,6 +101,28 @@ def _kill_node(run: Run, draw: Random) -> str:
     node = draw.choice(run.cluster.nodes)
     node.kill()
     return f"node {node.number} killed"
+
+
+def _cut_power(run: Run, _: Random) -> str:
+    """All nodes and the disk: what was in memory is lost, and what the run resumes from must have been on the disk."""
+    assert run.device is not None
+    processes = [process for node in run.cluster.nodes for process in node.processes()]
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
+    seen = complete_steps(run.checkpoints)
+    pruned = len(seen) <= run.keep and min(seen, default=0) > run.save_every
+    flushed = seen if pruned else seen[:-1]  # an older one goes only when the newest is on the disk
+    copy = run.device.cut()
+    for node in run.cluster.nodes:
+        node.kill()
+    run.device.restore(copy)
+    found, _damaged = newest_apparently_intact(run.checkpoints, allow_rng_loss=False, read_bytes=1 << 30)
+    if step_of(found) < max(flushed, default=0):
+        raise RuntimeError(
+            f"step {max(flushed)} was flushed, and after a power cut step {step_of(found)} is the newest"
+        )
+    return f"power cut with checkpoints {seen}, {complete_steps(run.checkpoints)} left"
 
 
 def _cut_link(run: Run, draw: Random) -> str:
@@ -154,6 +187,7 @@ KINDS: dict[str, Fault] = {
     "node killed": Fault(_kill_node, nodes=2),
     "node stopped": Fault(_stop_node, nodes=2, lost_saves=0),
     "link cut": Fault(_cut_link, nodes=2),
+    "power cut": Fault(_cut_power, device=True, lost_saves=2),
 }
 """Every kind of fault by its name."""
 
