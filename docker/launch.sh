@@ -8,7 +8,7 @@ readonly INTERRUPTED=130 TERMINATED=143 # told to stop, and nothing new was save
 
 usage() {
     cat <<'TEXT'
-usage: docker/launch.sh [OPTION VALUE ...] CONFIG [key=value ...]
+usage: docker/launch.sh CONFIG [key=value ...] [OPTION VALUE ...]; options may stand anywhere
 
 Starts the processes (ranks) of a training run that belong to this machine (node) and stays with them until the end.
 Type the same line again after whatever ended the run: it goes on from the newest complete checkpoint in run.dir.
@@ -67,14 +67,16 @@ LOCAL_ADDR=${LOCAL_ADDR:-} RANKS_PER_NODE=${RANKS_PER_NODE:-} RUN_ID=${RUN_ID:-f
 MAX_RESTARTS=${MAX_RESTARTS:-3} GRACE=${GRACE:-120} RESTART=${RESTART:-never} RESTARTS=${RESTARTS:-10}
 PYTHON=${PYTHON:-python}
 
-while [[ ${1:-} == -* ]]; do
+words=() # for the trainer: CONFIG, the settings behind it, and the trainer's own options
+while (($# > 0)); do
     name=${1%%=*}
     case $name in
         --help | -h) usage && exit 0 ;;
         --nodes | --node-rank | --master-port | --local-addr | --ranks-per-node | --run-id | --max-restarts | --grace | \
             --restart | --restarts) variable=${name#--} variable=${variable//-/_} variable=${variable^^} ;;
         --master) variable=MASTER_ADDR ;;
-        *) refuse "unknown option $name; see docker/launch.sh --help" ;;
+        -*) ((${#words[@]} > 0)) || refuse "unknown option $name; see docker/launch.sh --help" ;;&
+        *) words+=("$1") && shift && continue ;;
     esac
     if [[ $1 == *=* ]]; then
         value=${1#*=}
@@ -85,6 +87,7 @@ while [[ ${1:-} == -* ]]; do
     printf -v "$variable" %s "$value"
     shift
 done
+set -- "${words[@]}"
 (($# > 0)) || refuse "CONFIG is missing; see docker/launch.sh --help"
 
 whole_number --nodes "$NODES" 1

@@ -44,7 +44,7 @@ def test_one_node_listens_on_itself_alone(tmp_path: Path) -> None:
     assert variables["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
 
 
-@pytest.mark.parametrize("by", ["options", "equals", "environment"])
+@pytest.mark.parametrize("by", ["options", "equals", "environment", "behind", "around"])
 def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
     values = {
         "NODES": "2",
@@ -59,6 +59,11 @@ def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
     threads = {"OMP_NUM_THREADS": options.pop("--omp-num-threads"), "GLOO_SOCKET_IFNAME": "e7"}
     python = interpreter(tmp_path)
     match by:
+        case "behind":
+            result = launch(python, "a.yaml", *(word for pair in options.items() for word in pair), **threads)
+        case "around":
+            words = [word for pair in options.items() for word in pair]
+            result = launch(python, *words[:4], "a.yaml", *words[4:], **threads)
         case "options":
             result = launch(python, *(word for pair in options.items() for word in pair), "a.yaml", **threads)
         case "equals":
@@ -95,6 +100,7 @@ def test_the_second_of_two_nodes(tmp_path: Path, by: str) -> None:
         (("--restart", "sometimes", "a.yaml"), "--restart: 'sometimes'"),
         (("--gpus", "8", "a.yaml"), "unknown option --gpus"),
         (("-x", "a.yaml"), "unknown option -x"),
+        (("a.yaml", "run.dir=x", "--nodes"), "--nodes needs a value"),
     ],
 )
 def test_wrong_input_is_one_line_and_2(tmp_path: Path, words: tuple[str, ...], field: str) -> None:
@@ -104,6 +110,14 @@ def test_wrong_input_is_one_line_and_2(tmp_path: Path, words: tuple[str, ...], f
     assert result.stderr.startswith(f"launch.sh: {field}")
     assert result.stderr.count("\n") == 1
     assert not (tmp_path / "starts").exists()
+
+
+def test_what_is_not_for_the_script_goes_to_the_trainer_in_its_order(tmp_path: Path) -> None:
+    result = launch(interpreter(tmp_path), "a.yaml", "--debug", "--ranks-per-node=2", "run.dir=x", "optim.lr=-1")
+    assert result.returncode == 0, result.stderr
+    (check, _), (agent, _) = starts(tmp_path)
+    assert check[2:] == ["check", "a.yaml", "--debug", "run.dir=x", "optim.lr=-1", "--world-size", "2"]
+    assert agent[-6:] == ["trainer", "train", "a.yaml", "--debug", "run.dir=x", "optim.lr=-1"]
 
 
 def test_a_wrong_configuration_is_one_line_and_2() -> None:
