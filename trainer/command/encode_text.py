@@ -50,8 +50,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="share of the documents that training never sees; a larger share holds out the same and more "
-        "(default: 0.01)",
+        help="share of the documents that training never sees, or of the end of the only one; a larger share holds out "
+        "the same and more (default: 0.01)",
     )
     parser.add_argument(
         "--skip-bad-lines", action="store_true", help="leave out lines of JSON that hold no text, and count them"

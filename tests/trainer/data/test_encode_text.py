@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,39 @@ def test_every_document_is_there_once_whole_and_in_one_split(tmp_path: Path) -> 
     for split in (index.train, index.held_out):
         assert split.num_tokens == split.num_bytes + split.num_documents
     assert index.train.num_bytes == sum(len(text.encode()) for text in found["train"])
+
+
+@pytest.mark.parametrize("num_lines", [30, 4000])
+def test_of_one_file_the_end_is_held_out_behind_a_line(
+    num_lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_chunks(monkeypatch, 1000)
+    file = tmp_path / "book.txt"
+    text = "".join(f"line {number} of a book\n" for number in range(num_lines))
+    file.write_text(text)
+    found = texts_of_bytes(encoded(tmp_path / "out", file, held_out=0.1))
+    assert [len(found["train"]), len(found["held_out"])] == [1, 1]
+    assert found["train"][0] + found["held_out"][0] == text
+    assert found["train"][0].endswith("\n")
+    assert 0 < len(found["held_out"][0]) <= max(0.1 * len(text), 25)
+
+
+def test_of_one_line_the_end_is_held_out_behind_a_letter(tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("é" * 500)
+    found = texts_of_bytes(encoded(tmp_path / "out", tmp_path / "line.txt", held_out=0.3))
+    assert found == {"train": ["é" * 350], "held_out": ["é" * 150]}
+
+
+@pytest.mark.parametrize("kind", ["files", "lines"])
+@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
+def test_the_share_that_a_refusal_names_works(
+    kind: str, share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = stories(tmp_path / "in") if kind == "files" else json_lines(tmp_path / "in.jsonl", STORIES[:5])
+    words = ("encode-text", source, "--out", tmp_path / "out", "--workers", 1, "--held-out")
+    named = re.search(r"use --held-out (\S+), or", refused(capsys, *words, share))
+    assert named is not None
+    assert main([*map(str, words), named[1]]) == 0
 
 
 def test_a_larger_share_holds_out_the_same_documents_and_more(tmp_path: Path) -> None:
@@ -254,7 +288,7 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
         (folder, folder): "has the name in/part0/0.txt, as",
         (folder, "--held-out", 0): "--held-out: 0.0 is not a share",
         (folder, "--held-out", 1): "--held-out: 1.0 is not a share",
-        (folder / "part0" / "0.txt",): "--held-out: the share 0.01 of the 1 documents leaves none to the",
+        (folder / "part0", "--held-out", 1e-9): "leaves none to the held_out split; use --held-out 0.",
         (folder, "--workers", 0): "--workers: 0 processes",
         (folder, "--out", tmp_path / "empty" / ".." / "broken.json"): "--out: cannot be written (File exists)",
         (folder / "part0", "--held-out", 0.3, "--out", folder / "part1"): "--out: holds other files, such as 1.txt",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,12 +23,12 @@ class Document(NamedTuple):
 
     Attributes:
         text: UTF-8.
-        split: what it belongs to.
+        draw: between 0 and 1; it is held out where this is below the share.
         ends: whether its end is here.
     """
 
     text: bytes
-    split: Split
+    draw: float
     ends: bool
 
 
@@ -70,6 +70,7 @@ class DocumentReader:
         held_out_share: of the documents; a larger share contains a smaller one.
         skips_bad_lines: whether lines that hold no document are left out; otherwise they are wrong input.
         document_end: what stands between the documents of a plain file; None: each is one document.
+        cut: byte of the only file at which its end begins, which is held out; None: whole documents are.
     """
 
     files: Sequence[TextFile]
@@ -77,6 +78,7 @@ class DocumentReader:
     held_out_share: float
     skips_bad_lines: bool
     document_end: bytes | None = None
+    cut: int | None = None
 
     def encode(self, chunk: Chunk, tokenizer: Tokenizer, end_token: int) -> EncodedChunk:
         """Reads and encodes a chunk.
@@ -96,7 +98,8 @@ class DocumentReader:
         end, empty = np.array([end_token], dtype), np.zeros(0, dtype)
         splits: dict[Split, SplitPart] = {}
         for split in SPLITS:
-            own = [(document, ids) for document, ids in zip(documents, encoded, strict=True) if document.split == split]
+            pairs = zip(documents, encoded, strict=True)
+            own = [(document, ids) for document, ids in pairs if self.split_of(document.draw) == split]
             runs = [run for document, ids in own for run in ((ids, end) if document.ends else (ids,))]
             splits[split] = SplitPart(
                 np.concatenate([empty, *runs]),
@@ -105,9 +108,17 @@ class DocumentReader:
             )
         return EncodedChunk(splits, left_out)
 
-    def split_of(self, *name: int | str) -> Split:
-        """Chooses the split of a document by its file, and where that has more than one, its first byte there."""
-        return "held_out" if derive_seed("held out", *name) < self.held_out_share * 2**63 else "train"
+    def split_of(self, draw: float) -> Split:
+        """The split of a document."""
+        return "held_out" if draw < self.held_out_share else "train"
+
+    def draws(self, chunks: Iterable[Chunk]) -> set[float]:
+        """The draws of the documents of some chunks; reads them.
+
+        Raises:
+            FileError: a file cannot be read, or is no text where it must be.
+        """
+        return {document.draw for chunk in chunks for piece in chunk.pieces for document in self._documents(piece, [])}
 
     def _documents(self, piece: Piece, left_out: list[str]) -> Iterator[Document]:
         file = self.files[piece.file]
@@ -126,13 +137,17 @@ class DocumentReader:
 
     def _plain_documents(self, file: TextFile, piece: Piece, content: bytes) -> Iterator[Document]:
         if self.document_end is None:
+            if self.cut is not None and piece.first < self.cut:
+                before = self.cut - piece.first
+                yield Document(content[:before], 1.0, ends=piece.end >= self.cut)
+                content = content[before:]
             if content:
-                yield Document(content, self.split_of(file.name), piece.ends)
+                yield Document(content, draw_of(file.name) if self.cut is None else 0.0, piece.ends)
             return
         first = piece.first
         for text in content.split(self.document_end):
             if text:
-                yield Document(text, self.split_of(file.name, first), ends=True)
+                yield Document(text, draw_of(file.name, first), ends=True)
             first += len(text) + len(self.document_end)
 
     def _json_documents(self, file: TextFile, piece: Piece, left_out: list[str]) -> Iterator[Document]:
@@ -147,7 +162,7 @@ class DocumentReader:
                 left_out.append(f"{file.path}: the line at byte {first} {error}")
             else:
                 if text:
-                    yield Document(text, self.split_of(file.name, first), ends=True)
+                    yield Document(text, draw_of(file.name, first), ends=True)
             first += len(line)
 
     def _text(self, line: bytes) -> bytes:
@@ -171,6 +186,11 @@ class DocumentReader:
         if problem is not None:
             raise ValueError(problem)
         return content
+
+
+def draw_of(*name: int | str) -> float:
+    """Of a document, by its file, and where that has more than one, its first byte there."""
+    return derive_seed("held out", *name) / 2**63
 
 
 def _keys(document: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -19,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe.files import FileError, lies_in, replacing, writing
-from trainer.data.text.documents import DocumentReader, EncodedChunk
+from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
 from trainer.data.text.index import INDEX, SPLITS, TOKENIZER, Split, TextIndex, token_type
-from trainer.data.text.inputs import Chunk, TextFile, chunks, listed_files
+from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files
 from trainer.data.text.progress import EncodingProgress
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
@@ -44,7 +45,7 @@ class EncodeTextRequest:
         field: key of the text in lines of JSON.
         document_end: a line that ends a document in plain files; None: a file is a document.
         endings: of the names of files in folders that are read; empty: all that are UTF-8.
-        held_out: share of the documents that are kept out of training, above 0 and below 1.
+        held_out: share of the documents that are kept out of training, or of the only one its end; above 0, below 1.
         shard_tokens: after which a shard ends.
         skip_bad_lines: whether lines of JSON that hold no text are left out.
         workers: processes that encode; None: one for each core that this process may use.
@@ -99,15 +100,17 @@ def run(request: EncodeTextRequest) -> int:
     end_token = tokenizer.end_token(request.end_token)
     files = listed_files(request.paths, request.endings, out)
     document_end = None if request.document_end is None else f"\n{request.document_end}\n".encode()
-    reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines, document_end)
+    plain = document_end is None and not any(file.has_json_lines for file in files)
+    cut = end_of_share(files[0], request.held_out) if plain and len(files) == 1 else None
+    reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines, document_end, cut)
     made_by = {
         "field": request.field,
         "document_end": request.document_end,
         "held_out": request.held_out,
         "num_files": len(files),
     }
-    if document_end is None and not any(file.has_json_lines for file in files):
-        _check_splits(Counter(reader.split_of(file.name) for file in files), request.held_out)
+    if plain and cut is None:
+        _check_splits(reader, Counter(reader.split_of(draw_of(file.name)) for file in files))
     journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, content))
     made_by["skip_bad_lines"] = request.skip_bad_lines  # may be added later: it changes nothing that was written
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -116,7 +119,7 @@ def run(request: EncodeTextRequest) -> int:
     try:
         with writing(out):
             left_out = _write(request, reader, writer, end_token)
-            index = _index(request, writer, tokenizer, end_token, content, made_by)
+            index = _index(reader, writer, tokenizer, end_token, content, made_by)
     except KeyboardInterrupt:
         writer.note()
         print(f"{out}: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
@@ -176,7 +179,7 @@ def _write(request: EncodeTextRequest, reader: DocumentReader, writer: ShardWrit
 
 
 def _index(
-    request: EncodeTextRequest,
+    reader: DocumentReader,
     writer: ShardWriter,
     tokenizer: Tokenizer,
     end_token: int,
@@ -184,7 +187,7 @@ def _index(
     made_by: dict[str, object],
 ) -> TextIndex:
     splits = writer.finish()
-    _check_splits({split: state.num_documents for split, state in splits.items()}, request.held_out)
+    _check_splits(reader, {split: state.num_documents for split, state in splits.items()})
     return TextIndex.model_validate(
         {
             "vocabulary": tokenizer.vocabulary,
@@ -198,15 +201,30 @@ def _index(
     )
 
 
-def _check_splits(num_documents: Mapping[Split, int], share: float) -> None:
-    """Refuses documents of which none are left to train on, or none held out."""
+def _check_splits(reader: DocumentReader, num_documents: Mapping[Split, int]) -> None:
+    """Refuses documents of which none are left to train on, or none held out; says which share leaves some to both."""
     for split in SPLITS:
-        if not num_documents.get(split):
-            found, more = sum(num_documents.values()), "smaller" if split == "train" else "larger"
-            raise ValueError(
-                f"--held-out: the share {share:g} of the {found} documents leaves none to the {split} split; give a "
-                f"{more} one, or text in more documents (files, lines of JSON, or parts that --document-end ends)"
-            )
+        if num_documents.get(split):
+            continue
+        found = sum(num_documents.values())
+        draws = sorted(reader.draws(chunks(reader.files, document_end=reader.document_end)))
+        remedy = "give text in more documents (files, lines of JSON, or parts that --document-end ends)"
+        if len(draws) > 1:
+            low, high = draws[:2] if split == "held_out" else draws[-2:]
+            remedy = f"use --held-out {_shortest_between(low, high)}, or {remedy}"
+        raise ValueError(
+            f"--held-out: the share {reader.held_out_share:g} of {found} document{'s' * (found != 1)} leaves none to "
+            f"the {split} split; {remedy}"
+        )
+
+
+def _shortest_between(low: float, high: float) -> float:
+    """The decimal number of fewest digits above one number and not above another."""
+    for digits in range(1, 20):
+        number = math.floor(high * 10**digits) / 10**digits
+        if number > low:
+            return number
+    return high
 
 
 def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seconds: float) -> None:
@@ -221,7 +239,7 @@ def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seco
         f"{train.num_documents + held_out.num_documents:,} documents, of which {held_out.num_documents:,} with "
         f"{held_out.num_tokens:,} tokens are held out; {tokens / seconds:,.0f} tokens/s"
     )
-    print(f"learn from it with data={{kind: text, path: {out}}}")
+    print(f"next: torchrun --standalone --nproc-per-node 2 -m trainer train gpt_text data.path={out}")
 
 
 # Processes that encode. Each makes its tokenizer once; the chunks come back in their order.

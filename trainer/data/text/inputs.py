@@ -157,6 +157,20 @@ def chunks(
         yield Chunk(tuple(pieces), Place(len(files), 0))
 
 
+def end_of_share(file: TextFile, share: float) -> int:
+    """Where about a share of a plain file is behind: behind a line, or behind a letter where no line ends soon.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    begins = round(file.size * (1 - share))
+    try:
+        with file.path.open("rb") as stream:
+            return _behind_a_line(stream, begins, min(CHUNK_BYTES, (file.size - begins) // 2))
+    except OSError as error:
+        raise unreadable(file, error) from error
+
+
 def unreadable(file: TextFile, error: Exception) -> FileError:
     """A file that cannot be read, or whose compression is damaged."""
     problem = getattr(error, "strerror", None) or str(error)
@@ -240,12 +254,18 @@ def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piec
     """Parts of one long document, cut behind a line, or behind a letter where no line ends in the next `size` bytes."""
     with file.path.open("rb") as stream:
         while offset < file.size:
-            stream.seek(offset + size)
-            ahead = stream.read(size)
-            cut = ahead.find(b"\n") + 1 or next((k for k in range(4) if not _continues(ahead[k : k + 1])), 0)
-            end = min(offset + size + cut, file.size) if ahead else file.size
+            end = min(_behind_a_line(stream, offset + size, size), file.size)
             yield Piece(number, offset, end - offset, ends=end == file.size)
             offset = end
+
+
+def _behind_a_line(stream: BinaryIO, offset: int, size: int) -> int:
+    """The first byte from one on that is behind a line, or behind a letter where no line ends in the next `size`."""
+    stream.seek(offset)
+    ahead = stream.read(max(size, 4))
+    return offset + (
+        ahead.find(b"\n", 0, size) + 1 or next((k for k in range(4) if not _continues(ahead[k : k + 1])), 0)
+    )
 
 
 def _runs(file: TextFile, number: int, offset: int, size: int, document_end: bytes) -> Iterator[Piece]:
