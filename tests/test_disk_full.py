@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from moe.__main__ import main as moe
+from moe.collective_trace import TraceHeader, rank_path, write_lines
 from moe.files import DiskFull, replacing
 from moe.placement.placement import Placement
 from netsim.__main__ import main as netsim
@@ -25,6 +26,7 @@ from trainer.distributed.process.lock import locked
 from trainer.observe.metrics import MetricsFile, read_metrics, truncate_after
 from trainer.observe.tensorboard import TensorBoard
 from trainer.sampling.results_folder import ResultsFolder
+from trainer.trace import merging
 
 pytestmark = pytest.mark.skipif(obstacle() is not None, reason=f"mounts a small file system: {obstacle()}")
 MUCH = torch.zeros(50_000)
@@ -144,6 +146,19 @@ def test_cutting_back_leaves_the_metrics_as_they_were(disk: Path) -> None:
     with pytest.raises(DiskFull, match=r"metrics\.jsonl"):
         truncate_after(disk / "metrics.jsonl", 290)
     assert (disk / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_process_that_merges_traces_says_so_to_the_run(
+    disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = TraceHeader("recorded", 1, 1, {}, (1,), "0" * 64, "2.0", "host")
+    write_lines(rank_path(disk, 0), header, [])
+    fill(disk)
+    merging.main([str(disk)])
+    said = capsys.readouterr().out
+    monkeypatch.setattr(merging, "tethered", lambda _: [sys.executable, "-c", f"print({said!r})"])
+    with pytest.raises(DiskFull, match=rf"{disk / 'collectives.jsonl'}: cannot be written"):
+        merging.Merging(disk, routing=False).finish(stopped=False)
 
 
 def test_netsim_names_the_file(disk: Path) -> None:

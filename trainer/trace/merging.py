@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.collective_trace import rank_path, read_header
-from moe.files import FileError
+from moe.files import DiskFull, FileError
 from trainer.distributed.process.tether import tethered
 from trainer.trace.merge import merge
 from trainer.trace.routing_files import merge_routing
@@ -54,6 +54,7 @@ class Merging:
 
         Raises:
             FileError: a file is missing or malformed, or the ranks disagree.
+            DiskFull: there is no space for the merged traces.
             RuntimeError: the process ended early.
         """
         try:
@@ -71,6 +72,8 @@ class Merging:
         answer = json.loads(told)
         if "refused" in answer:
             raise FileError(*answer["refused"])
+        if "full" in answer:
+            raise DiskFull(answer["full"])
         if not answer["steady"]:
             print(
                 f"{self._folder}: the recorded steps are not alike, so none may be typical; "
@@ -117,6 +120,8 @@ def main(arguments: Sequence[str]) -> None:
         print(json.dumps({"steady": merge(folder, world_size)}))
     except FileError as error:
         print(json.dumps({"refused": [error.file, error.field, error.problem, error.remedy]}))
+    except DiskFull as error:
+        print(json.dumps({"full": str(error)}))
 
 
 if __name__ == "__main__":
