@@ -101,9 +101,8 @@ def verify(run_dir: Path, files: Sequence[DataFiles], beat: Callable[[], None]) 
     if dist.get_rank() == 0:
         first = any(one.whole is None for one in record.sets)
         record.model_copy(update={"sets": tuple(sets)}).write(run_dir / NAME)
-        number = sum(len(data.names) for data in files)
         said = "are recorded, to be compared the next time" if first else "hold what they held"
-        print(f"{run_dir / NAME}: {number} files of the data were read whole and {said}", file=sys.stderr, flush=True)
+        print(f"{run_dir / NAME}: the data were read whole and {said}", file=sys.stderr, flush=True)
 
 
 def _compared(before: DataRecord, now: DataRecord, files: Sequence[DataFiles]) -> Iterator[str]:
