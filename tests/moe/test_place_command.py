@@ -433,6 +433,24 @@ def test_the_torch_free_part_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_a_small_trace_is_placed_without_numba(trace_path: Path, tmp_path: Path) -> None:
+    """In a fresh interpreter, where numba would compile for half a minute; nor does help or a refusal import it."""
+    out = str(tmp_path / "placement.json")
+    calls = [[verb, "--help"] for verb in ("place", "replay", "price", "record", "export", "import")]
+    calls += [["place", "missing.npz", *SHAPE, "--out", out], ["export", "missing.json", "--to", "sglang", out]]
+    for objective in ("coherent", "home", "copies", "hierarchical"):
+        calls.append(["place", str(trace_path), *SHAPE, "--objective", objective, "--out", out])
+    program = (
+        "import sys\nfrom moe.__main__ import main\n"
+        f"for call in {calls!r}:\n"
+        "    try: main(call)\n"
+        "    except SystemExit: pass\n"
+        "    assert 'numba' not in sys.modules, call\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert Placement.read(Path(out)).dispatch == "hierarchical"
+
+
 def test_the_process_itself_exits_with_2() -> None:
     done = subprocess.run([sys.executable, "-m", "moe", "place"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -3,6 +3,8 @@
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S balanced assignments.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,14 +48,37 @@ class Enumeration:
                 f"solver: enumeration tries all balanced assignments of a layer, at most {MOST_STATES:,} "
                 f"({count:,} for {statistics.num_experts} experts on {topology.num_ranks} ranks); choose auto"
             )
-        states = balanced_assignments(statistics.num_experts, topology.num_ranks)
-        layers, bound = [], 0.0
-        for problem in layer_problems(statistics, topology, self._dispatch, limits):
-            prices = np.where(_busiest(problem, states) <= problem.limit, prices_of_all(problem, states), np.inf)
-            best = int(prices.argmin())
-            layers.append(states[best])
-            bound += float(prices[best])
-        return Assignment(np.stack(layers), bound)
+        ranks, bound = cheapest_within(statistics, topology, self._dispatch, [limits])[0]
+        return Assignment(ranks, bound)
+
+
+def cheapest_within(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    dispatch: Dispatch,
+    limits: Sequence[NDArray[np.float64] | None],
+) -> list[tuple[NDArray[np.int64], float]]:
+    """Find the cheapest balanced assignments under several limits, for which all are priced once.
+
+    Args:
+        statistics: Counts of the routing trace, of few experts and ranks.
+        topology: Ranks and what a move between them costs.
+        dispatch: home, copies or hierarchical.
+        limits: Most choices of one rank by layer, [L], or None; each can be kept.
+
+    Returns:
+        Rank of each expert, int64 [L, E], and the cost, for each of the limits.
+    """
+    states = balanced_assignments(statistics.num_experts, topology.num_ranks)
+    best = np.zeros((len(limits), statistics.num_layers), np.int64)
+    costs = np.zeros(len(limits))
+    for layer, problem in enumerate(layer_problems(statistics, topology, dispatch, None)):
+        prices, busiest = prices_of_all(problem, states), _busiest(problem, states)
+        for index, limit in enumerate(limits):
+            allowed = prices if limit is None else np.where(busiest <= limit[layer], prices, np.inf)
+            best[index, layer] = allowed.argmin()
+            costs[index] += allowed.min()
+    return [(states[chosen], float(cost)) for chosen, cost in zip(best, costs, strict=True)]
 
 
 def balanced_assignments(num_experts: int, num_ranks: int) -> NDArray[np.int64]:

@@ -17,7 +17,8 @@ from moe.placement.solver.capped_replicas import replicate_within
 from moe.placement.solver.enumeration import Enumeration
 from moe.placement.solver.load_limits import load_limits
 from moe.placement.solver.milp import solve_milp
-from moe.placement.solver.packing import busiest, pack
+from moe.placement.solver.packed_layers import pack
+from moe.placement.solver.packing import busiest
 from moe.placement.solver.pair_moves import solve_pair
 from moe.placement.solver.protocol import PlacementSolver
 from moe.placement.solver.replication import replicate, replicated_home_bound

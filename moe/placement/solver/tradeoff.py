@@ -14,9 +14,12 @@ from moe.placement.cost.tradeoff_point import TradeoffPoint
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
 from moe.placement.solver.annealing import Annealing
+from moe.placement.solver.enumeration import cheapest_within
 from moe.placement.solver.feasible import keeps, start_within
 from moe.placement.solver.load_limits import load_limits
+from moe.placement.solver.solve import choose_solver
 from moe.placement.solver.swaps import search_layers
+from moe.placement.solver.viterbi import cheapest_paths
 from moe.placement.topology import Topology
 
 CAPS = (None, 1.3, 1.2, 1.1, 1.05)
@@ -33,11 +36,11 @@ def trade_off(
     seed: int,
     caps: Sequence[float | None] = CAPS,
 ) -> list[tuple[float | None, Evaluation]]:
-    """Place under every cap, beginning with the placement and going on from cap to cap.
+    """Place under every cap: exactly where balanced assignments are few, else by a search from cap to cap.
 
-    What is found under one cap also stands for looser ones where nothing cheaper is found, so that the cost never
-    rises with the cap. A cap that a layer cannot keep is raised in that layer alone. In coherent dispatch, whose
-    layers hang together, large traces would take minutes: for them there are no points.
+    The search begins with the placement. What is found under one cap also stands for looser ones where nothing cheaper
+    is found, so that the cost never rises with the cap. A cap that a layer cannot keep is raised in that layer alone.
+    In coherent dispatch, whose layers hang together, large traces would take minutes: for them there are no points.
 
     Args:
         statistics: Counts of the routing trace.
@@ -55,10 +58,14 @@ def trade_off(
     own = None if placement.load is None else placement.load.max_load
     loosest_first = sorted({*caps, own}, key=lambda cap: -np.inf if cap is None else -cap)
     limits = {cap: _limits(statistics, topology, cap) for cap in loosest_first}
-    found = {own: placement.expert_ranks()}
-    place = loosest_first.index(own)
-    for nearest, cap in (*pairwise(loosest_first[place:]), *pairwise(loosest_first[place::-1])):
-        found[cap] = _improved(statistics, topology, placement.dispatch, found[nearest], limits[cap], seed)
+    if choose_solver(statistics, topology, placement.dispatch, capped=True) in ("viterbi", "enumeration"):
+        found = _exact(statistics, topology, placement.dispatch, limits)
+        found[own] = placement.expert_ranks()
+    else:
+        found = {own: placement.expert_ranks()}
+        place = loosest_first.index(own)
+        for nearest, cap in (*pairwise(loosest_first[place:]), *pairwise(loosest_first[place::-1])):
+            found[cap] = _improved(statistics, topology, placement.dispatch, found[nearest], limits[cap], seed)
     traffic = {cap: evaluate(statistics, topology, ranks, placement.dispatch) for cap, ranks in found.items()}
     for tighter, cap in pairwise(loosest_first[::-1]):
         if cap != own and traffic[tighter].cost < traffic[cap].cost:
@@ -80,6 +87,20 @@ def tradeoff_points(placements: Sequence[tuple[float | None, Evaluation]]) -> tu
 
 def _limits(statistics: RoutingStatistics, topology: Topology, cap: float | None) -> NDArray[np.float64] | None:
     return None if cap is None else load_limits(statistics, topology.num_ranks, cap, strict=False)
+
+
+def _exact(
+    statistics: RoutingStatistics,
+    topology: Topology,
+    dispatch: Dispatch,
+    limits: dict[float | None, NDArray[np.float64] | None],
+) -> dict[float | None, NDArray[np.int64]]:
+    """The cheapest placement within each of the limits, [L, E]."""
+    if dispatch == "coherent":
+        answers = cheapest_paths(statistics, topology.cost, list(limits.values()))
+    else:
+        answers = cheapest_within(statistics, topology, dispatch, list(limits.values()))
+    return {cap: ranks for cap, (ranks, _) in zip(limits, answers, strict=True)}
 
 
 def _improved(

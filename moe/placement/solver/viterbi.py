@@ -3,7 +3,7 @@
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S balanced assignments.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import factorial
 
 import numpy as np
@@ -95,33 +95,58 @@ def cheapest_path(
     Raises:
         ValueError: No balanced assignment keeps the limit of some layer.
     """
+    return cheapest_paths(statistics, cost, [limits])[0]
+
+
+def cheapest_paths(
+    statistics: RoutingStatistics, cost: NDArray[np.float64], limits: Sequence[NDArray[np.float64] | None]
+) -> list[tuple[NDArray[np.int64], float]]:
+    """Answers of `cheapest_path` under several limits, for which the moves are priced once."""
     num_experts, num_ranks = statistics.num_experts, len(cost)
     states = np.array(list(_balanced((num_experts // num_ranks,) * num_ranks)))
     on_rank = np.eye(num_ranks)[states].reshape(len(states), -1)
     visits = anchor_visits(statistics) if statistics.visits is None else statistics.visits
-    least = np.zeros((statistics.num_layers, len(states)))
-    steps = []
+    steps, busiest = [], []
     for layer in range(statistics.num_layers):
         rows = visits.rows[:, 0] == layer
-        arriving, own = _prices(visits.rows[rows, 1:], visits.tokens[rows], layer, states, cost)
-        steps.append(arriving)
-        if limits is not None:
-            loads = np.tensordot(statistics.loads[layer], np.eye(num_ranks)[states], axes=(0, 1))
-            own[loads.max(axis=1) > limits[layer]] = np.inf
-            if np.isinf(own).all():
+        steps.append(_prices(visits.rows[rows, 1:], visits.tokens[rows], layer, states, cost))
+        loads = np.tensordot(statistics.loads[layer], np.eye(num_ranks)[states], axes=(0, 1))
+        busiest.append(loads.max(axis=1))
+    paths = []
+    for limit in limits:
+        allowed = [np.arange(len(states))] * len(steps)
+        if limit is not None:
+            allowed = [np.flatnonzero(loads <= most) for loads, most in zip(busiest, limit, strict=True)]
+            broken = next((layer for layer, kept in enumerate(allowed) if not len(kept)), None)
+            if broken is not None:
                 raise ValueError(
-                    f"limits: no balanced assignment keeps every rank of layer {layer} within {limits[layer]:g} "
+                    f"limits: no balanced assignment keeps every rank of layer {broken} within {limit[broken]:g} "
                     "choices; give a higher limit"
                 )
-        least[layer] = own
-        if layer:
-            for begin in range(0, len(states), _BLOCK):
-                block = slice(begin, begin + _BLOCK)
-                least[layer, block] += (arriving[block] @ on_rank.T + least[layer - 1]).min(axis=1)
-    path = [int(least[-1].argmin())]
-    for layer in range(statistics.num_layers - 1, 0, -1):
-        path.append(int((least[layer - 1] + on_rank @ steps[layer][path[-1]]).argmin()))
-    return states[path[::-1]], float(least[-1].min())
+        path, least = _cheapest(steps, on_rank, allowed)
+        paths.append((states[path], least))
+    return paths
+
+
+def _cheapest(
+    steps: list[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    on_rank: NDArray[np.float64],
+    allowed: list[NDArray[np.int64]],
+) -> tuple[list[int], float]:
+    """The cheapest state of each layer among those allowed there, and the cost of all."""
+    least = [steps[0][1][allowed[0]]]
+    for layer in range(1, len(steps)):
+        arriving, own = (prices[allowed[layer]] for prices in steps[layer])
+        before = on_rank[allowed[layer - 1]]
+        for begin in range(0, len(own), _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            own[block] += (arriving[block] @ before.T + least[-1]).min(axis=1)
+        least.append(own)
+    path = [int(allowed[-1][least[-1].argmin()])]
+    for layer in range(len(steps) - 1, 0, -1):
+        arriving, before = steps[layer][0][path[-1]], allowed[layer - 1]
+        path.append(int(before[(least[layer - 1] + on_rank[before] @ arriving).argmin()]))
+    return path[::-1], float(least[-1].min())
 
 
 def _prices(

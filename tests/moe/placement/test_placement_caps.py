@@ -2,11 +2,12 @@
 
 import re
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
 
+from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
@@ -18,7 +19,7 @@ from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.solver.swaps import search_layers
 from moe.placement.solver.tradeoff import trade_off, tradeoff_points
 from moe.placement.topology import Topology
-from tests.moe.exhaustive import uneven_topology
+from tests.moe.exhaustive import balanced_layers, uneven_topology
 from tests.moe.traces import markov_trace, trace
 
 RETURNING: list[Dispatch] = ["home", "copies", "hierarchical"]
@@ -185,6 +186,18 @@ def test_the_curve_keeps_its_caps_and_never_rises_with_them(objective: Dispatch)
     points = tradeoff_points(curve)
     assert [point.max_load for point in points] == [None, 1.3, 1.2, 1.15, 1.1, 1.05]
     assert points[0].cost == pytest.approx(costs[0])
+
+
+@pytest.mark.parametrize("objective", ["coherent", *RETURNING])
+def test_the_curve_of_few_assignments_is_exact(objective: Dispatch) -> None:
+    statistics, topology = clustered(4, 3, 200, seed=6, top_k=2, ranks=2), uneven_topology(2, 1, 5)
+    curve = trade_off(statistics, topology, solve(statistics, topology, objective=objective), seed=0)
+    every = [np.array(ranks) for ranks in product(balanced_layers(4, 2), repeat=3)]
+    traffic = [evaluate(statistics, topology, ranks, objective) for ranks in every]
+    for cap, placed in curve:
+        limits = np.full(3, np.inf) if cap is None else load_limits(statistics, 2, cap, strict=False)
+        least = min(other.cost for other in traffic if (other.rank_loads.max(axis=1) <= limits).all())
+        assert placed.cost == pytest.approx(least, rel=1e-12)
 
 
 def test_loads_that_are_all_equal_can_be_capped_at_the_mean() -> None:

@@ -1,7 +1,7 @@
 """Balanced loads and replicas: packing, copies of experts, and the rule by which tokens choose among them."""
 
 from dataclasses import replace
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.replica.quotas import QUOTAS
 from moe.routing_trace import RoutingTrace
+from tests.moe.exhaustive import uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 MODES: list[Dispatch] = ["coherent", "home", "copies", "hierarchical"]
@@ -255,6 +256,18 @@ def test_packing_lowers_the_busiest_rank_and_its_order_of_ranks_saves_moves() ->
     for layer in range(4):
         costs = [OBJECTIVES["home"](statistics, order[home], topology.cost)[layer] for order in orders]
         assert OBJECTIVES["home"](statistics, home, topology.cost)[layer] == pytest.approx(min(costs))
+
+
+def test_packed_groups_of_few_ranks_stand_in_the_cheapest_coherent_order() -> None:
+    routing, topology = markov_trace(8, 2, 0.7, 300, seed=1, world_size=4), uneven_topology(2, 2, 4)
+    statistics = RoutingStatistics.collect(routing, 4)
+    packed = solve(statistics, topology, objective="coherent", solver="packing").expert_ranks()
+    orders = [np.array(order) for order in permutations(range(4))]
+    costs = [
+        OBJECTIVES["coherent"](statistics, np.stack([one[packed[0]], two[packed[1]]]), topology.cost).sum()
+        for one, two in product(orders, orders)
+    ]
+    assert OBJECTIVES["coherent"](statistics, packed, topology.cost).sum() == pytest.approx(min(costs))
 
 
 def test_even_loads_leave_packing_nothing_to_do() -> None:
