@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     try:
-        arguments.verb.run(arguments)
+        arguments.verb.start(arguments)
     except ValueError as error:
         if arguments.debug:
             traceback.print_exc()

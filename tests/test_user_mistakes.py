@@ -199,7 +199,7 @@ MISTAKES = {
     ),
     "a folder for a placement": Mistake(
         ("moe", "place", ROUTING, "--nodes", "1", "--ranks-per-node", "2", "--out", "d"),
-        ("--out: is a folder (d)", "name a file"),
+        ("d: --out: is a folder", "name a file"),
         {"d": None},
     ),
     "ranks that do not divide the experts": Mistake(

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible(partial(_say_stopped, options.verb.name)):
             refuse_misspelt(options)
-            code = reported(options.verb.run(options))
+            code = reported(options.verb.start(options))
         if code == WRONG_INPUT:  # of a stage
             end_launcher()
         return code

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe.command.verb import Verb
+from moe.outputs import OutputFile
 
 if TYPE_CHECKING:
     from moe.placement.placement import Placement
@@ -35,7 +36,8 @@ examples:
   python -m moe export placement.json --to sglang map.json --dense-layers 0
   python -m moe export placement.json --to vllm map.json
 """
-_FORMATS = ("exflow-csv", "exflow-npy", "sglang", "vllm")
+_FORMATS = {"exflow-csv": "Expert,Node", "exflow-npy": "NUMPY", "sglang": "physical_to_logical_map", "vllm": "[\n["}
+"""Formats, each with what its files begin with."""
 
 
 def _add_arguments(command: argparse.ArgumentParser) -> None:
@@ -81,5 +83,11 @@ def _write_map(placement: "Placement", arguments: argparse.Namespace) -> str:
 
 
 EXPORT = Verb(
-    "export", "write a placement or a trace for another tool", lambda: _DESCRIPTION, _EXAMPLES, _add_arguments, _run
+    "export",
+    "write a placement or a trace for another tool",
+    lambda: _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    _run,
+    lambda options: [(OutputFile("OUT", (_FORMATS.get(options.to, ""),)), options.out)],
 )

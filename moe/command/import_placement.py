@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe.command.verb import Verb
+from moe.outputs import OutputFile
 
 if TYPE_CHECKING:
     from moe.interchange.imported import Imported
@@ -167,6 +168,17 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def _outputs(options: argparse.Namespace) -> list[tuple[OutputFile, Path | None]]:
+    mark = "header.npy" if options.out.suffix == ".npz" else "flowfabric.placement/"
+    return [(OutputFile("--out", (mark,)), options.out)]
+
+
 IMPORT = Verb(
-    "import", "read a placement or a trace of another tool", lambda: _DESCRIPTION, _EXAMPLES, _add_arguments, _run
+    "import",
+    "read a placement or a trace of another tool",
+    lambda: _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    _run,
+    _outputs,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe.command.verb import Verb
+from moe.outputs import OutputFile, page_mark
 
 if TYPE_CHECKING:
     from moe.command.progress import Progress
@@ -147,13 +148,9 @@ def _run(arguments: argparse.Namespace) -> None:
     from moe.command.progress import Progress
     from moe.report.table import print_summary
 
-    report_path = arguments.report or arguments.out.with_suffix(".html")
-    numbers_path = report_path.with_suffix(".report.json")
+    report_path, numbers_path = _report_paths(arguments)
     if arguments.out.resolve() in (report_path.resolve(), numbers_path.resolve()):
         raise ValueError(f"report: is the same file as --out ({arguments.out}); choose another name for one of them")
-    for option, path in (("out", arguments.out), ("report", report_path)):
-        if path.is_dir():
-            raise ValueError(f"{option}: is a folder ({path}); name a file")
     if arguments.expert_parameters is not None and arguments.expert_parameters < 1:
         raise ValueError(f"expert_parameters: must be at least 1 ({arguments.expert_parameters}); count one expert's")
     with Progress("place") as progress:
@@ -248,4 +245,27 @@ def _place(
     return numbers, reasons
 
 
-PLACE = Verb("place", "place experts on ranks by a routing trace", _description, _EXAMPLES, _add_arguments, _run)
+def _report_paths(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """The page, and the numbers beside it."""
+    page = arguments.report or arguments.out.with_suffix(".html")
+    return page, page.with_suffix(".report.json")
+
+
+def _outputs(arguments: argparse.Namespace) -> list[tuple[OutputFile, Path | None]]:
+    page, numbers = _report_paths(arguments)
+    return [
+        (OutputFile("--out", ("flowfabric.placement/",)), arguments.out),
+        (OutputFile("--report", (page_mark("place"),)), page),
+        (OutputFile("--report", ("flowfabric.placement_report/",)), numbers),
+    ]
+
+
+PLACE = Verb(
+    "place",
+    "place experts on ranks by a routing trace",
+    _description,
+    _EXAMPLES,
+    _add_arguments,
+    _run,
+    _outputs,
+)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
+from moe.outputs import OutputFolder
 
 _DESCRIPTION = """\
 Replays a recorded run under a placement, simulates the recorded and the replayed
@@ -58,8 +59,6 @@ def _run(arguments: argparse.Namespace) -> None:
         rates = Topology.parse(arguments.cost, 1, 1).rates
         if rates is None:
             raise ValueError(f"cost: names no rates ({arguments.cost}); give intra=900Gbps,inter=100Gbps")
-    if arguments.out.exists() and not arguments.out.is_dir():
-        raise ValueError(f"out: is a file ({arguments.out}); name a folder")
     found = price(
         PriceRequest(
             trace=arguments.source,
@@ -78,4 +77,12 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.out / 'price.json'} and {arguments.out / 'netsim' / 'report.html'}")
 
 
-PRICE = Verb("price", "what a placement saves a recorded run", lambda: _DESCRIPTION, _EXAMPLES, _add_arguments, _run)
+PRICE = Verb(
+    "price",
+    "what a placement saves a recorded run",
+    lambda: _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    _run,
+    lambda options: [(OutputFolder("--out", ("price.json", "replayed.jsonl")), options.out)],
+)

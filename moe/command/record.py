@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
+from moe.outputs import OutputFile
 
 _DESCRIPTION = """\
 Routes texts through a mixture of experts of Hugging Face's transformers and writes
@@ -73,5 +74,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 RECORD = Verb(
-    "record", "record the routing of texts through a model", lambda: _DESCRIPTION, _EXAMPLES, _add_arguments, _run
+    "record",
+    "record the routing of texts through a model",
+    lambda: _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    _run,
+    lambda options: [(OutputFile("--out", ("header.npy",)), options.out)],
 )

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
+from moe.outputs import OutputFile
 
 _DESCRIPTION = """\
 Rewrites a recorded collective trace: the result is the trace that the same run would
@@ -49,5 +50,11 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 REPLAY = Verb(
-    "replay", "rewrite a collective trace for a placement", lambda: _DESCRIPTION, _EXAMPLES, _add_arguments, _run
+    "replay",
+    "rewrite a collective trace for a placement",
+    lambda: _DESCRIPTION,
+    _EXAMPLES,
+    _add_arguments,
+    _run,
+    lambda options: [(OutputFile("--out", ('"source":"replayed"',)), options.out)],
 )

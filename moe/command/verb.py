@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from moe.outputs import Outputs, add_overwrite, check_outputs
+
 
 @dataclass(frozen=True)
 class Verb:
@@ -17,6 +19,7 @@ class Verb:
         epilog: Examples that can be copied as they stand.
         add_arguments: Adds its arguments to a parser.
         run: Does it. It imports what it needs itself, so that help is quick.
+        outputs: What it writes.
     """
 
     name: str
@@ -25,6 +28,7 @@ class Verb:
     epilog: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
+    outputs: Outputs
 
     def add_to(self, verbs: "argparse._SubParsersAction[Any]", *, described: bool) -> None:
         """Add the verb to those of a parser; what is parsed then holds it as ``verb``.
@@ -43,3 +47,13 @@ class Verb:
         parser.set_defaults(verb=self)
         parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
         self.add_arguments(parser)
+        add_overwrite(parser)
+
+    def start(self, options: argparse.Namespace) -> None:
+        """Run the verb, unless that would replace what another one wrote.
+
+        Raises:
+            ValueError: It would, or the input is wrong.
+        """
+        check_outputs(self.outputs, options)
+        self.run(options)

@@ -5,6 +5,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from moe.outputs import page_mark
+
 _STYLE = """
 :root { --ink: #1c2733; --soft: #5b6875; --line: #dde3e9; --paper: #ffffff; --ground: #f5f7f9; --accent: #0072b2; }
 * { box-sizing: border-box; }
@@ -258,7 +260,9 @@ class Section:
         return f'<section><h2>{escape(self.title)}</h2>{text}\n<div class="blocks">\n{blocks}\n</div></section>'
 
 
-def page(title: str, finding: str, sections: Sequence[Section], *, kicker: str = "", footer: str = "") -> str:
+def page(
+    title: str, finding: str, sections: Sequence[Section], *, kicker: str = "", footer: str = "", verb: str = ""
+) -> str:
     """Compose a page.
 
     Args:
@@ -267,6 +271,7 @@ def page(title: str, finding: str, sections: Sequence[Section], *, kicker: str =
         sections: The sections in order.
         kicker: A short line above the title, such as the dispatch mode; may be empty.
         footer: A line at the end, such as where the numbers come from; may be empty.
+        verb: The verb that writes the page where another one might, such as `place`; may be empty.
 
     Returns:
         A whole HTML document that needs no other file.
@@ -277,7 +282,8 @@ def page(title: str, finding: str, sections: Sequence[Section], *, kicker: str =
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}{_CHOSEN}</style>\n</head>\n<body>\n"
+        f"{page_mark(verb) if verb else ''}<title>{escape(title)}</title>\n"
+        f"<style>{_STYLE}{_CHOSEN}</style>\n</head>\n<body>\n"
         f'<header><div>{above}<h1>{escape(title)}</h1><p class="finding">{escape(finding)}</p></div></header>\n'
         f"<main>\n{body}\n</main>\n{below}\n</body>\n</html>\n"
     )

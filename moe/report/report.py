@@ -65,7 +65,9 @@ def placement_report(
         f"made from (sha256 {placement.trace_sha256 or 'unknown'}); later tokens may be routed differently."
     )
     text = finding(placement, topology, before, placed)
-    return page(f"Expert placement on {shape}", text, sections, kicker=f"Dispatch mode: {mode}", footer=footer)
+    return page(
+        f"Expert placement on {shape}", text, sections, kicker=f"Dispatch mode: {mode}", footer=footer, verb="place"
+    )
 
 
 def placement_sections(

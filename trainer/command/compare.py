@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.options import numbers_of_evaluations, request_of
 from trainer.command.verb import Verb
 
@@ -103,4 +104,5 @@ COMPARE = Verb(
     "A method gives its flow and its stages, which share the optimiser steps among them, and its sampler unless that "
     "is a plain solver of dx/dt = v. A method that does not go with the data or the model is left out, and the page "
     "says why; a file that is malformed is refused. Runs that are finished are not trained again.",
+    outputs=lambda options: [(OutputFolder("--out", ("compare.json", "*/method.yaml")), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -70,4 +71,5 @@ EDIT = Verb(
     "DIR/index.html shows them beside their pictures, and how far they are from them against how often a classifier of "
     "the run's data takes them for the class asked for. Works on a run with latents too. Under torchrun the ranks "
     "share the pictures. A folder that was not finished is completed by the same command.",
+    outputs=lambda options: [(OutputFolder("--out", ("request.json",)), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -28,4 +29,5 @@ ENCODE = Verb(
     _run,
     "A latent is a Gaussian. Another run draws from those with data={kind: shards, path: DIR}, or encodes images anew "
     "at each step, which contexts need, with flow.latent.path=DIR; what it draws is decoded to images.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "autoencoder")), options.out)],
 )

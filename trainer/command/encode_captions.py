@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -46,4 +47,5 @@ ENCODE_CAPTIONS = Verb(
     _add_arguments,
     _run,
     "A run reads them with flow.captions.path. Needs the packages of 'flowfabric[hf]'.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "captions.jsonl")), options.out)],
 )

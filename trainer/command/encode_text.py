@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
 
@@ -80,4 +81,5 @@ ENCODE_TEXT = Verb(
     "A run learns from them with data={kind: text, path: DIR}. The same files and options give the same bytes, on any "
     "number of processes. What is interrupted goes on where it was when the same command is given again. A tokenizer "
     "needs the package tokenizers (pip install 'flowfabric[hf]').",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "unfinished.json", "*.bin*")), options.out)],
 )

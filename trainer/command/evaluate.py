@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile, page_mark
 from trainer.command.options import add_controls_option, check_outputs, controls_choice, numbers_of_evaluations
 from trainer.command.verb import Verb
 
@@ -136,4 +137,8 @@ EVALUATE = Verb(
     "on samples without guidance, class accuracy on samples with the run's own guidance. Of a policy that builds "
     "objects, --num are built for each of a lattice of preferences: hypervolume, R2, diversity, and where all objects "
     "can be listed how far the policy's distribution is from the one that it is to learn, exactly.",
+    outputs=lambda options: [
+        (OutputFile("--out", ("flowfabric.evaluation/", "flowfabric.objects/")), options.out),
+        (OutputFile("--page", (page_mark("evaluate"),)), options.page),
+    ],
 )

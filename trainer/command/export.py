@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -52,4 +53,5 @@ EXPORT = Verb(
     "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md "
     "with a page of plain PyTorch that computes the same without this package. Of a run with adapters it holds these "
     "alone; with --merged it is that of a run of the network with the adapters in its weights.",
+    outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
 )

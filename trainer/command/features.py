@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile
 from trainer.command.verb import Verb, add_configuration
 
 
@@ -43,4 +44,5 @@ FEATURES = Verb(
     _run,
     "Another run aligns its features with them by flow.objective={kind: aligned, teacher: FILE}, and samples are "
     "compared by them with sample --quality --features FILE.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
 )

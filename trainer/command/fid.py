@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile
 from trainer.command.options import add_drawing_options, check_outputs, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 
@@ -73,4 +74,5 @@ FID = Verb(
     "Under torchrun the ranks share the drawing and the pictures, and the figures are those of one process: to the "
     "last bit on 2, 4 or 8 ranks for equal features. A Fréchet distance depends on the numbers of examples: compare "
     "figures of equal --num. Precision and recall are those of Kynkäänniemi et al. (2019) with 3 neighbours.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.fid/",)), options.out)],
 )

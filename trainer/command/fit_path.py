@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile
 from moe.validation.complaint import first_complaint
 from trainer.command.verb import Verb, add_configuration
 
@@ -65,4 +66,5 @@ FIT_PATH = Verb(
     _run,
     "It estimates how well examples can be distinguished at each level of noise. A run follows the path with "
     "flow.path={kind: tabulated, path: FILE}. The path is optimal for data of mean 0.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.path/",)), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
 
@@ -55,4 +56,5 @@ GENERATE = Verb(
     _run,
     "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "
     "placement, and the first one writes.",
+    outputs=lambda options: [(OutputFolder("--record", ("texts.txt",)), options.record)],
 )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
+from moe.outputs import OutputFile
 from trainer.command.verb import Verb
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, TokensTaken
 
@@ -76,4 +77,5 @@ IMPORT_FEATURES = Verb(
     "its last pool. A run aligns its features with those of the patches of a transformer by flow.objective={kind: "
     "aligned, teacher: FILE}; choose an --image-size with as many patches as the network has tokens, and for "
     "distances --tokens class.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
 )

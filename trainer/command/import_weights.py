@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -29,4 +30,5 @@ IMPORT_WEIGHTS = Verb(
     "network, which computes the same. model.init_from=DIR starts any run with the same model section from it. The "
     "export verb with --to writes the form of the other package again, bit for bit. Neither diffusers nor transformers "
     "has to be installed.",
+    outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -45,4 +46,5 @@ INDEX_TARS = Verb(
     _run,
     "A run reads them with data={kind: webdataset, path: PATH, index: DIR, size: 64, held_out: 1000}. Headers and "
     "labels alone are read, and an interrupted start goes on where it was.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "scans.jsonl")), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from moe.validation.complaint import first_complaint
 from trainer.command.verb import Verb
 
@@ -83,4 +84,5 @@ PAIRS = Verb(
     _run,
     "Another run learns from them with data={kind: pairs, path: DIR, held_out: N} and flow.coupling.kind=paired. The "
     "same command again goes on where it was killed. The field is that of the flow, without the run's sample.controls.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile, page_mark
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
 
@@ -57,4 +58,5 @@ REPORT = Verb(
     "python -m trainer report runs/demo --placement placement.json --simulation runs/demo/netsim --out index.html",
     _add_arguments,
     _run,
+    outputs=lambda options: [(OutputFile("--out", (page_mark("report"),)), options.out)],
 )

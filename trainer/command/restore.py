@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 
@@ -68,4 +69,5 @@ RESTORE = Verb(
     "pictures of --images are observations themselves, such as photographs with a mask (operator.mask={kind: picture, "
     "path: mask.png}, white is filled). Several pictures are restored from each, for what is missing is not known. "
     "Under torchrun the ranks share the pictures.",
+    outputs=lambda options: [(OutputFolder("--out", ("request.json",)), options.out)],
 )

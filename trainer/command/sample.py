@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.options import add_drawing_options, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 
@@ -108,8 +109,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     if options.features is not None and options.quality is None:
         raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
-    if options.trace is not None and options.trace.exists() and not options.trace.is_dir():
-        raise ValueError(f"--trace: {options.trace} is a file; name a folder")
     if options.statistics is not None and options.features is None:
         raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
     sampler = sampler_choice(options)
@@ -184,4 +183,5 @@ SAMPLE = Verb(
     "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
     "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
     "a part of the images, and the first one writes.",
+    outputs=lambda options: [(OutputFolder("--trace", ("drawing.json",)), options.trace)],
 )

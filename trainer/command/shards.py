@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from moe.outputs import OutputFolder
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
 
@@ -107,4 +108,5 @@ SHARDS = Verb(
     "The examples are shuffled once, by --seed. A killed start goes on where it was. A run learns from the "
     "folder with data={kind: shards, path: DIR, held_out: N}; names of classes are kept and shown above the columns of "
     "its samples. Pictures that cannot be read are named and left out, up to 1 % of them.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
 )

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile, page_mark
 from trainer.command.options import check_outputs, numbers_of_evaluations
 from trainer.command.verb import Verb
 
@@ -78,4 +79,8 @@ STEPS = Verb(
     "that they are of latents where a run has some. sample, evaluate and pairs take the file with --steps or as times "
     "of a sampler, and a run's own sampler with sample.sampler={kind: euler, steps: 4, times: steps.json}. A run's "
     "sample.controls are left out of the search; samples on its times may have some.",
+    outputs=lambda options: [
+        (OutputFile("--out", ("flowfabric.steps/",)), options.out),
+        (OutputFile("--page", (page_mark("steps"),)), options.page),
+    ],
 )

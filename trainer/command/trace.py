@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from moe.outputs import OutputFile
 from trainer.command.options import request_of
 from trainer.command.verb import Verb, add_configuration
 
@@ -73,4 +74,5 @@ TRACE = Verb(
     _run,
     "With --sampling '{kind: euler, steps: 20}' they are those of drawing: a call of the network is a micro step, and "
     "the samples of all ranks are collected after the last one. Averaged weights and tokens are float32 then.",
+    outputs=lambda options: [(OutputFile("--out", ('"source":"formula"',)), options.out)],
 )

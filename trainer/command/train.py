@@ -2,6 +2,7 @@
 
 import argparse
 
+from moe.outputs import add_overwrite
 from trainer.command.verb import Verb, add_configuration
 
 
@@ -13,13 +14,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare the whole content of the data, not a sample, with an earlier start that did (run.verify_data)",
     )
     parser.add_argument("--stage", metavar="NAME", help="only this one of the configuration's stages (default: all)")
+    add_overwrite(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.experiment.train import run
 
     overrides = [*options.overrides, *(["run.verify_data=true"] if options.verify_data else [])]
-    return run(options.config, overrides, options.stage)
+    return run(options.config, overrides, options.stage, overwrite=options.overwrite)
 
 
 TRAIN = Verb(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe.outputs import Outputs, add_overwrite, check_outputs
 from trainer.distributed.refusal import StartRefused
 
 
@@ -22,6 +23,7 @@ class Verb:
         add_arguments: adds its arguments to a parser.
         run: does it and returns the exit code. It imports its driver itself, so that help is quick.
         details: sentences that follow the summary in the verb's own help.
+        outputs: what it writes where another verb may have written; None: nothing, or its own code looks.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Verb:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     details: str = ""
+    outputs: Outputs | None = None
 
     def add_to(self, verbs: "argparse._SubParsersAction[Any]") -> None:
         """Adds the verb to those of a parser; what is parsed then holds it as ``verb``.
@@ -47,6 +50,18 @@ class Verb:
         parser.set_defaults(verb=self)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.add_arguments(parser)
+        if self.outputs is not None:
+            add_overwrite(parser)
+
+    def start(self, options: argparse.Namespace) -> int:
+        """Runs the verb, unless that would replace what another one wrote.
+
+        Raises:
+            ValueError: it would, or the input is wrong.
+        """
+        if self.outputs is not None:
+            check_outputs(self.outputs, options)
+        return self.run(options)
 
 
 def refuse_misspelt(options: argparse.Namespace) -> None:

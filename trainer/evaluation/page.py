@@ -69,6 +69,7 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
         kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
         + (f", {under}" if (under := under_controls(found)) else ""),
         footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+        verb="evaluate",
     )
 
 

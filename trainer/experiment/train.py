@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from moe.outputs import OPTION, OutputFolder
 from trainer.distributed.consistency import compare, consistent_ranks
 from trainer.distributed.first_rank import first_rank_looks
 from trainer.distributed.groups import Launch
@@ -14,14 +15,17 @@ from trainer.experiment.stage import Stage, check_read, chosen, load_stages, run
 from trainer.training.facts import given
 from trainer.training.failure import RunFailed
 
+_RUN = OutputFolder("run.dir", ("config.yaml", "checkpoints"))
 
-def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
+
+def run(path: Path, overrides: Sequence[str], only: str | None = None, *, overwrite: bool = False) -> int:
     """Trains one rank, or runs all stages of a configuration that has some.
 
     Args:
         path: configuration file.
         overrides: ``dotted.key=value``.
         only: name of one stage; None: all.
+        overwrite: whether a run may begin in a folder of other things.
 
     Returns:
         0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
@@ -36,8 +40,13 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None) -> int:
     try:
         with consistent_ranks(ranks, path):
             stages = load_stages(path, overrides)
+            if ranks.launch.rank == 0:
+                for stage in stages:
+                    if stage.trains and only in (None, stage.name):
+                        _RUN.check(stage.folder, overwrite=overwrite)
             if stages[0].name and only is None:  # its stages compare themselves
-                return run_stages(stages, path, overrides, ranks.launch)
+                again = [OPTION] if overwrite else []
+                return run_stages(stages, path, [*overrides, *again], ranks.launch)
             stage = chosen(stages, only)
             with first_rank_looks(ranks):
                 _compare_given(ranks, stage, stages)

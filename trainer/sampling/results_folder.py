@@ -41,10 +41,10 @@ class ResultsFolder:
         self._mark = hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self) -> None:
-        """Refuses a folder that holds something else; leaves nothing behind.
+        """Refuses a folder that holds results of another request; leaves nothing behind.
 
         Raises:
-            FileError: it is a file, cannot be written, contains other things, or results of another request.
+            FileError: it is a file, cannot be written, or contains results of another request.
         """
         existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         try:
@@ -60,9 +60,6 @@ class ResultsFolder:
             raise FileError(self.path, "--out", "is a file", "name a folder")
         record = self.path / RECORD
         if not record.exists():
-            if any(not file.name.startswith(f".{RECORD}.") for file in self.path.iterdir()):
-                problem = f"contains other things than results (no {RECORD})"
-                raise FileError(self.path, "--out", problem, "give a new folder, or an empty one")
             return
         try:
             found = json.loads(record.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from moe.collective_trace import rank_path
+from moe.files import replacing
 from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -27,6 +29,8 @@ from trainer.trace.session import routing_header
 
 STEP = 1
 """A drawing is one step of its trace."""
+DRAWING = "drawing.json"
+"""Says of which run a drawing is; a run's own traces have no such file."""
 
 
 class DrawingTrace:
@@ -71,12 +75,18 @@ class DrawingTrace:
             hook.remove()
 
     def write(self) -> None:
-        """Writes ``collectives.jsonl`` and, of a network with experts, ``routing.npz``; collective."""
+        """Writes ``collectives.jsonl`` and, of a network with experts, ``routing.npz``; collective.
+
+        ``drawing.json`` beside them tells the folder from that of a run.
+        """
         self._collectives.write()
         if self._routing is not None:
             self._routing.write()
         dist.barrier()
         if self._launch.rank == 0:
+            document = {"format": "flowfabric.drawing/1", "config_sha256": config_digest(self._config)}
+            with replacing(self._folder / DRAWING) as temporary:
+                temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
             merge(self._folder, self._launch.world_size)
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)

@@ -309,7 +309,7 @@ def test_folders_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.C
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
     file = saved(tmp_path / "a.npz", data=pixels(2))
-    assert said(file).endswith("output: holds other files (notes.txt); give another folder, or delete this one")
+    assert said(file).endswith("results of this verb (notes.txt); give a new folder, or --overwrite")
     (tmp_path / "out" / "notes.txt").unlink()
     shards(file, "--out", tmp_path / "out")
     line = said(file, "--seed", 1)

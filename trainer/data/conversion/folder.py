@@ -37,9 +37,6 @@ class ShardFolder:
             unfinished.unlink()
         names = sorted(file.name for file in path.iterdir()) if path.exists() else []
         ours = {name for name in names if name.startswith("shard_") and name.endswith(".safetensors")}
-        other = [name for name in names if name not in ours and name != INDEX]
-        if other:
-            raise FileError(path, "output", f"holds other files ({other[0]})", ELSEWHERE)
         self._kept = {int(name[6:-12]): self._examples(path / name) for name in sorted(ours)}
         if INDEX in names and not ours:
             raise FileError(path / INDEX, "output", "is there without its shards", ELSEWHERE)

@@ -113,13 +113,9 @@ class ShardWriter:
         self._files: dict[Split, BinaryIO] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            foreign = {path.name for path in folder.iterdir()} - {path.name for path in _own_files(folder)} - {JOURNAL}
         except OSError as error:
             problem = f"cannot be written ({error.strerror})"
             raise FileError(folder, "--out", problem, "choose a writable folder") from error
-        foreign = sorted(name for name in foreign if not name.endswith(".partial"))
-        if foreign:
-            raise FileError(folder, "--out", f"holds other files, such as {foreign[0]}", "give a new or empty folder")
         for path in map(self._open_path, SPLITS):
             completed = path.with_name(path.name.removesuffix(UNFINISHED))
             if completed.exists():  # and nothing was noted before the crash

@@ -51,6 +51,7 @@ def pareto_page(found: ParetoFigures, *, run_dir: str, picture: bytes | None) ->
         f"{len(found.preferences)} preferences, exponent {found.exponent:g}, seed {found.seed}"
         + (f"; rewards are {found.rewards_are}" if found.rewards_are else ""),
         footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+        verb="evaluate",
     )
 
 

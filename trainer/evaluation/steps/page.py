@@ -58,6 +58,7 @@ def steps_page(file: StepsFile, figures: Measured, found: Search, noises: Noises
         + (f", {file.segments} segments of time" if file.segments > 1 else ""),
         footer="Every figure on this page but the costs is in the JSON of the same search; nothing is loaded from a "
         "network. Search chord: Nguyen et al., Bellman Optimal Step-size Straightening of Flow-Matching Models, 2024.",
+        verb="steps",
     )
 
 

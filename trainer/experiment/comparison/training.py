@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from moe.files import replacing
+from moe.outputs import OPTION
 from trainer.distributed.groups import STAGE
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL
@@ -59,7 +60,7 @@ class Training:
             if stage.finished:
                 continue
             begun, piece = time.monotonic(), Piece(method.name, seed, stage)
-            arguments = command(config, folder, seed, stage.name)
+            arguments = [*command(config, folder, seed, stage.name), OPTION]  # the log is there before the run
             code = self._process(piece, arguments, folder / LOG, progress)
             if not stage.trains:
                 _add_seconds(folder / SECONDS, stage.name, time.monotonic() - begun)

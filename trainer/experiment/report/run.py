@@ -51,6 +51,7 @@ def run(request: ReportRequest) -> int:
         ],
         kicker=f"Flowfabric run {request.run_dir.name}",
         footer="Every figure on this page is read from the files of the run; nothing is loaded from a network.",
+        verb="report",
     )
     with replacing(out) as temporary:
         temporary.write_text(document, encoding="utf-8")

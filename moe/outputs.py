@@ -1,0 +1,127 @@
+"""What a verb writes: it replaces its earlier results, and those of another verb only where it is told to.
+
+A verb recognises its earlier results by something that it always writes: a file in a folder, words at the beginning of
+a file. netsim follows the same rule.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from moe.files import FileError
+
+OPTION = "--overwrite"
+"""Replaces what another verb wrote."""
+_BEGINNING = 4096
+_NAMED = 3
+
+
+class Output(Protocol):
+    """A folder or a file that a verb writes.
+
+    Attributes:
+        option: Option that names it.
+    """
+
+    @property
+    def option(self) -> str: ...
+
+    def check(self, path: Path, *, overwrite: bool = False) -> None:
+        """Refuse a path that holds something else than earlier results of the verb; nothing is changed.
+
+        Args:
+            path: The folder or file.
+            overwrite: Whether the user wants that replaced.
+
+        Raises:
+            FileError: It does, or it is a file where a folder is due or the reverse.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder of results; an empty one is anybody's, and names that begin with a dot do not count.
+
+    Attributes:
+        option: Option that names it.
+        marks: Patterns of names, of which an earlier start of the verb has left one at least.
+    """
+
+    option: str
+    marks: Sequence[str]
+
+    def check(self, path: Path, *, overwrite: bool = False) -> None:
+        """Refuse a folder of other contents."""
+        if not path.exists():
+            return
+        if not path.is_dir():
+            raise FileError(path, self.option, "is a file", "name a folder")
+        names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
+        if overwrite or not names or any(True for mark in self.marks for _ in path.glob(mark)):
+            return
+        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        raise FileError(
+            path,
+            self.option,
+            f"contains other things than results of this verb ({shown})",
+            f"give a new folder, or {OPTION}",
+        )
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file of results.
+
+    Attributes:
+        option: Option that names it.
+        marks: Words, some of which are in the first 4 KiB of whatever the verb writes there.
+    """
+
+    option: str
+    marks: Sequence[str]
+
+    def check(self, path: Path, *, overwrite: bool = False) -> None:
+        """Refuse a file of other contents."""
+        if path.is_dir():
+            raise FileError(path, self.option, "is a folder", "name a file")
+        if overwrite or not path.exists():
+            return
+        with path.open("rb") as file:
+            beginning = file.read(_BEGINNING)
+        if beginning and not any(mark.encode() in beginning for mark in self.marks):
+            raise FileError(path, self.option, "was not written by this verb", f"give another name, or {OPTION}")
+
+
+def page_mark(verb: str) -> str:
+    """Name the verb in the head of a page that it writes, such as `moe place`."""
+    return f'<meta name="generator" content="flowfabric {verb}">'
+
+
+Outputs = Callable[[argparse.Namespace], Iterable[tuple[Output, Path | None]]]
+"""Outputs of a verb, with their paths as the options say; a path is None where nothing is written."""
+
+
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add the option to a verb that writes."""
+    parser.add_argument(OPTION, action="store_true", help="write there even if it holds what another verb wrote")
+
+
+def check_outputs(outputs: Outputs, options: argparse.Namespace) -> None:
+    """Refuse what another verb wrote; of several ranks the first one looks, before any has begun to write.
+
+    Args:
+        outputs: What the verb writes.
+        options: Of the command line, `overwrite` among them.
+
+    Raises:
+        FileError: A folder or file holds something else than earlier results of the verb.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    for output, path in outputs(options):
+        if path is not None:
+            output.check(path, overwrite=options.overwrite)
