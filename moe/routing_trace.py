@@ -38,7 +38,7 @@ class RoutingHeader(BaseModel):
         element_bytes: Bytes of one element of a token, for replay.
         key_value_width: Elements of a token's keys and values together, for replay in coherent dispatch.
         target_bytes: Bytes of a target that ranks tell each other in coherent dispatch, 1 or 4; None: 1.
-        moe_layers: Block index of each MoE layer, for replay.
+        moe_layers: Block index of each MoE layer, for replay and for maps of all hidden layers.
         expert_parallel: Ranks of one expert-parallel group while recording.
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.
         cap: Most that an expert takes of a rank's choices, as a multiple of its even share, for replay in capped
@@ -69,6 +69,13 @@ class RoutingHeader(BaseModel):
     expert_parameters: _Positive | None = None
     replicas: Literal["even", "least_loaded"] | None = None
     config_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+    @property
+    def dense_layers(self) -> tuple[int, ...] | None:
+        """Hidden layers without experts before the last that has some; None if the trace does not name its layers."""
+        if self.moe_layers is None:
+            return None
+        return tuple(sorted({*range(max(self.moe_layers) + 1)} - {*self.moe_layers}))
 
 
 @dataclass(frozen=True, eq=False)

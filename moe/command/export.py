@@ -16,8 +16,9 @@ Writes a file of this project in a format of another tool:
   exflow-npy   the expert ids of a routing trace (.npz) as an array [tokens, layers],
                or [tokens, layers, k] for several choices
   sglang       a placement as physical_to_logical_map [hidden layers][physical experts],
-               with replicas. SGLang counts dense layers too: name them by --dense-layers
-               (0 for DeepSeek-V2-Lite, 0-2 for DeepSeek-V3). Serve with
+               with replicas. SGLang counts dense layers too: those that the placement
+               names, or else --dense-layers (0 for DeepSeek-V2-Lite, 0-2 for DeepSeek-V3).
+               Serve with
                  --ep-size RANKS --ep-num-redundant-experts REPLICAS
                  --init-expert-location OUT.json
   vllm         a placement as the bare table [MoE layers][physical experts] that vLLM's
@@ -45,7 +46,9 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--to", required=True, metavar="FORMAT", help=", ".join(_FORMATS))
     command.add_argument("out", type=Path, metavar="OUT", help="file to write")
     command.add_argument(
-        "--dense-layers", metavar="LIST", help="hidden layers without experts, such as 0-2, for sglang (default: none)"
+        "--dense-layers",
+        metavar="LIST",
+        help="hidden layers without experts, such as 0-2, for sglang (default: those of the placement)",
     )
 
 
@@ -73,7 +76,7 @@ def _write_map(placement: "Placement", arguments: argparse.Namespace) -> str:
     from moe.interchange.layer_numbers import parse_layers
     from moe.interchange.physical_map import write_map
 
-    dense = parse_layers(arguments.dense_layers) if arguments.dense_layers is not None else ()
+    dense = parse_layers(arguments.dense_layers) if arguments.dense_layers is not None else None
     rows = write_map(placement, arguments.out, bare=arguments.to == "vllm", dense_layers=dense)
     layers, physical = rows.shape
     return (

@@ -77,11 +77,12 @@ def read_map(
         ),
         solver=SolverRecord(name="imported", seed=0),
         cost_matrix=tuple(map(tuple, topology.cost.tolist())),
+        dense_layers=tuple(sorted(set(dense_layers))) or None,
     )
 
 
 def write_map(
-    placement: Placement, path: Path | str, *, bare: bool, dense_layers: Sequence[int] = ()
+    placement: Placement, path: Path | str, *, bare: bool, dense_layers: Sequence[int] | None = None
 ) -> NDArray[np.int64]:
     """Write a placement as a map from physical experts to logical ones.
 
@@ -89,7 +90,8 @@ def write_map(
         placement: Any placement, with replicas or without.
         path: The `.json` file to write.
         bare: The table alone, as vLLM keeps it, instead of SGLang's mapping.
-        dense_layers: Rows to be for layers without experts; they hold experts by number, and nobody looks at them.
+        dense_layers: Rows to be for layers without experts; they hold experts by number, and nobody looks at them. By
+            default those that the placement names; the bare table has none.
 
     Returns:
         The table, int64 [L, P].
@@ -97,6 +99,8 @@ def write_map(
     Raises:
         ValueError: A dense layer is none of the rows.
     """
+    if dense_layers is None:
+        dense_layers = () if bare else placement.dense_layers or ()
     total = placement.num_layers + len(set(dense_layers))
     physical = placement.num_ranks * placement.slots_per_rank
     rows_LP = np.tile(np.arange(physical) % placement.num_experts, (total, 1))

@@ -112,6 +112,7 @@ def _pack(path: Path, counts_LE: NDArray[np.int64], group: tuple[int, int], slot
         rank_experts=tuple(tuple(tuple(np.flatnonzero(rank).tolist()) for rank in layer.T) for layer in holders),
         solver=SolverRecord(name="packing", seed=0),
         cost_matrix=tuple(map(tuple, topology.cost.tolist())),
+        dense_layers=tuple(np.flatnonzero(~used).tolist()),
     )
     return Imported(placement, tuple(remarks))
 

@@ -91,6 +91,8 @@ class Placement(_Record):
         solver: Solver that made it.
         cost_matrix: Cost of one token's move between ranks, [G][G].
         trace_sha256: Hash of the routing trace that it was made from, or None.
+        dense_layers: Hidden layers of the model without experts, in ascending order; None if unknown. Left out of the
+            file where it is None.
     """
 
     format: Literal["flowfabric.placement/1"] = "flowfabric.placement/1"
@@ -106,6 +108,7 @@ class Placement(_Record):
     solver: SolverRecord
     cost_matrix: tuple[tuple[_Cost, ...], ...]
     trace_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    dense_layers: tuple[_Index, ...] | None = None
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -119,6 +122,11 @@ class Placement(_Record):
                 raise ValueError(f"rank_experts.{layer}: {width} slots a rank where layer 0 has {first}")
         if len(self.cost_matrix) != ranks or any(len(row) != ranks for row in self.cost_matrix):
             raise ValueError(f"cost_matrix: is not {ranks} x {ranks}, the ranks of the group")
+        if self.dense_layers is not None and max(self.dense_layers, default=0) >= self.num_layers + len(
+            self.dense_layers
+        ):
+            total = self.num_layers + len(self.dense_layers)
+            raise ValueError(f"dense_layers: {max(self.dense_layers)} is not one of the {total} layers")
         if self.ep_ranks is not None:
             members = [rank for group in self.ep_ranks for rank in group]
             if any(len(group) != ranks for group in self.ep_ranks) or len(set(members)) != len(members):
@@ -257,7 +265,9 @@ class Placement(_Record):
             path: The `.json` file to write.
         """
         with replacing(path) as temporary:
-            lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in self.model_dump(mode="json").items())
+            unknown = {"dense_layers"} if self.dense_layers is None else None
+            document = self.model_dump(mode="json", exclude=unknown)
+            lines = (f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items())
             temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
     @classmethod

@@ -82,6 +82,35 @@ def test_dense_layers_have_rows_in_sglang_that_come_and_go(tmp_path: Path, capsy
     assert Placement.read(tmp_path / "back.json").rank_experts == placement.rank_experts
 
 
+def test_dense_layers_that_an_import_saw_are_rows_of_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = np.random.default_rng(0).integers(1, 50, (4, 8))
+    counts[0] = counts[3] = 0
+    (tmp_path / "counts.json").write_text(json.dumps({"logical_count": counts.tolist()}))
+    placement, out = tmp_path / "placement.json", tmp_path / "map.json"
+    printed(capsys, "import", tmp_path / "counts.json", "--from", "sglang-distribution", *GROUP, "--out", placement)
+    assert Placement.read(placement).dense_layers == (0, 3)
+    printed(capsys, "export", placement, "--to", "sglang", out)
+    rows = json.loads(out.read_text())["physical_to_logical_map"]
+    for layer, row in enumerate((1, 2)):
+        assert served(rows, row, 4) == [set(rank) for rank in Placement.read(placement).rank_experts[layer]]
+    assert len(rows) == 4
+    printed(capsys, "export", placement, "--to", "vllm", out)
+    assert len(json.loads(out.read_text())) == 2
+
+
+def test_dense_layers_that_a_trace_names_are_rows_of_the_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placement, out = tmp_path / "placement.json", tmp_path / "map.json"
+    printed(capsys, "place", "tests/files/routing.npz", *GROUP, "--out", placement)
+    printed(capsys, "export", placement, "--to", "sglang", out)
+    rows = json.loads(out.read_text())["physical_to_logical_map"]
+    assert len(rows) == 6, "experts are in blocks 1, 3 and 5"
+    assert served(rows, 5, 4) == [set(rank) for rank in Placement.read(placement).rank_experts[2]]
+
+
 def test_the_example_of_vllm_is_read_as_its_other_tables_say(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text("[[0, 1, 2, 3, 0, 1], [0, 2, 0, 1, 0, 3]]")
     logical_to_physical = [[[0, 4], [1, 5], [2], [3]], [[0, 2, 4], [3], [1], [5]]]
