@@ -37,7 +37,7 @@ def compare(
     return points
 
 
-def hold_out(path: Path, topology: Topology, current: Placement, placement: Placement) -> HeldOut:
+def hold_out(path: Path, topology: Topology, current: Placement, placement: Placement, rule: str) -> HeldOut:
     """Measure a placement on another trace of the same model.
 
     Args:
@@ -45,6 +45,7 @@ def hold_out(path: Path, topology: Topology, current: Placement, placement: Plac
         topology: Ranks and what a move between them costs.
         current: The placement in use.
         placement: The new placement.
+        rule: How a home-return run splits choices over replicas.
 
     Returns:
         Its traffic under both placements.
@@ -61,8 +62,8 @@ def hold_out(path: Path, topology: Topology, current: Placement, placement: Plac
             raise FileError(path, f"header.{field}", f"is {present} but the placed trace has {expected}", remedy)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
     try:
-        before = evaluate_placement(statistics, topology, current, placement.dispatch)
-        return HeldOut(path.name, before, evaluate_placement(statistics, topology, placement))
+        before = evaluate_placement(statistics, topology, current, placement.dispatch, rule)
+        return HeldOut(path.name, before, evaluate_placement(statistics, topology, placement, rule=rule))
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
         problem, _, remedy = problem.partition("; ")

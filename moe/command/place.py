@@ -103,7 +103,12 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compute", metavar="RATE", help="a rank's rate of computation, such as 200TFLOPs, to choose the cap by time"
     )
-    command.add_argument("--slots-per-rank", type=int, metavar="S", help="slots of each rank (default: no replicas)")
+    command.add_argument(
+        "--slots-per-rank",
+        type=int,
+        metavar="S",
+        help="slots of each rank (default: as in --current, else no replicas)",
+    )
     command.add_argument(
         "--replicas",
         default="even",
@@ -115,7 +120,8 @@ def _add_arguments(command: argparse.ArgumentParser) -> None:
         "--current",
         type=Path,
         metavar="FILE",
-        help="placement in use (default: contiguous), for comparison; experts stay there if that is free",
+        help="placement in use (default: contiguous), for comparison; it is kept where nothing saves more, and "
+        "experts stay where they are if that is free",
     )
     command.add_argument(
         "--held-out",
@@ -171,7 +177,7 @@ def _place(
     from moe.command.comparison import compare, hold_out
     from moe.placement.cost.evaluation import evaluate_placement
     from moe.placement.counts.statistics import RoutingStatistics
-    from moe.placement.solver.solve import keep_near, solve
+    from moe.placement.solver.solve import keep_current, keep_near, solve
     from moe.placement.solver.tradeoff import trade_off, tradeoff_points
     from moe.placement.topology import Topology
     from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
@@ -193,6 +199,10 @@ def _place(
     cap = (USUAL_CAP if searches else None) if chosen else parse_cap(arguments.max_load)
     progress.phase(f"counting {trace.num_tokens:,} tokens")
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
+    current, name = read_current(arguments.current, statistics, topology)
+    slots = arguments.slots_per_rank
+    if slots is None and arguments.current is not None:
+        slots = current.slots_per_rank
     progress.phase(f"placing {statistics.num_experts} experts x {statistics.num_layers} layers ({objective})")
     place = partial(
         solve,
@@ -201,7 +211,7 @@ def _place(
         objective=objective,
         solver=arguments.solver,
         seed=arguments.seed,
-        slots=arguments.slots_per_rank,
+        slots=slots,
         trace_sha256=hashlib.sha256(arguments.source.read_bytes()).hexdigest(),
         strict=not chosen,
         rule=arguments.replicas,
@@ -222,14 +232,31 @@ def _place(
         by_time = "takes the least predicted time" if timed else "is the usual one; --max-load sets another"
         reasons.append(f"cap on the busiest rank: {'none' if cap is None else f'{cap:g} x mean'}, which {by_time}")
     progress.phase("measuring the placement")
-    current, name = read_current(arguments.current, placement)
     placement = keep_near(placement, current, statistics, topology)
-    before = evaluate_placement(statistics, topology, current, placement.dispatch)
+    before = evaluate_placement(statistics, topology, current, placement.dispatch, arguments.replicas)
     placed = evaluate_placement(statistics, topology, placement, rule=arguments.replicas)
+    kept = keep_current(placement, current, before, placed) if arguments.current is not None else None
+    if kept is not None:
+        placement, placed = kept, before
+    placement = placement.model_copy(update={"dense_layers": trace.header.dense_layers})
     moving = find_moving(placement, current.holders(), name, volume.element_bytes, arguments.expert_parameters)
-    held_out = hold_out(arguments.held_out, topology, current, placement) if arguments.held_out else None
+    held_out = None
+    if arguments.held_out:
+        held_out = hold_out(arguments.held_out, topology, current, placement, arguments.replicas)
+    if cap is not None and (above := int((placed.imbalance > cap * 1.000001).sum())):
+        reasons.append(f"layers above the cap: {above} of {placement.num_layers}, at most {placed.imbalance.max():.2f}")
     compared = compare(statistics, topology, placement, before, name)
-    context = Context(volume, name, moving, tuple(simulations), tradeoff_points(curve), compared, held_out)
+    context = Context(
+        volume,
+        name,
+        moving,
+        tuple(simulations),
+        tradeoff_points(curve),
+        compared,
+        held_out,
+        slots=None if arguments.current is None else current.slots_per_rank,
+        kept=kept is not None,
+    )
 
     from moe.files import replacing
     from moe.report.report import placement_report

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from moe.files import FileError
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.tradeoff_point import TradeoffPoint
+from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
+from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from moe.validation.document import parse_json
 
@@ -182,25 +184,32 @@ def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
 
 
-def read_current(path: Path | None, placement: Placement) -> tuple[Placement, str]:
+def read_current(path: Path | None, statistics: RoutingStatistics, topology: Topology) -> tuple[Placement, str]:
     """Read the placement in use and check that it is one of the same model and group.
 
     Args:
         path: Its file, or None for the contiguous one.
-        placement: The new placement.
+        statistics: Counts of the routing trace.
+        topology: Ranks of the group.
 
     Returns:
         The placement in use and its name.
 
     Raises:
         FileError: The file cannot be read or is of another model or group.
+        ValueError: The experts do not divide among the ranks, so that none is contiguous.
     """
+    sizes = {
+        "num_layers": statistics.num_layers,
+        "num_experts": statistics.num_experts,
+        "num_nodes": topology.num_nodes,
+        "ranks_per_node": topology.ranks_per_node,
+    }
     if path is None:
-        nodes, ranks = placement.num_nodes, placement.ranks_per_node
-        return Placement.contiguous(placement.num_layers, placement.num_experts, nodes, ranks), "contiguous"
+        return Placement.contiguous(**sizes), "contiguous"
     current = Placement.read(path)
-    for name in ("num_layers", "num_experts", "num_nodes", "ranks_per_node"):
-        present, expected = getattr(current, name), getattr(placement, name)
+    for name, expected in sizes.items():
+        present = getattr(current, name)
         if present != expected:
             raise FileError(path, name, f"is {present} but the new placement has {expected}", "give the one in use")
     return current, "current"
@@ -233,6 +242,8 @@ class Context:
         tradeoff: Placements under several caps on the busiest rank, for the curve of traffic against load.
         compared: Other placements that the curve shows, by name.
         held_out: Traffic of tokens that the solver did not see, None if there are none.
+        slots: Slots of a rank and layer that the placement in use takes; None: as many as the new one.
+        kept: Whether the placement in use was searched for something better in vain, and stays.
     """
 
     volume: Volume = field(default_factory=Volume)
@@ -242,3 +253,5 @@ class Context:
     tradeoff: tuple[TradeoffPoint, ...] = ()
     compared: Mapping[str, TradeoffPoint] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    slots: int | None = None
+    kept: bool = False

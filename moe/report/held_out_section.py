@@ -35,4 +35,5 @@ def held_out_section(before: Evaluation, placed: Evaluation, held_out: HeldOut, 
         f"saves {unseen:.1%} there, {seen:.1%} on its own trace."
     )
     table = Table(columns, rows, best=[(1, 4), (3, 4)])
-    return Section(f"On tokens that the solver did not see, {unseen:.0%} is saved", (table,), text)
+    change = f"{unseen:.0%} is saved" if unseen > -0.005 else f"the cost rises by {-unseen:.0%}"
+    return Section(f"On tokens that the solver did not see, {change}", (table,), text)

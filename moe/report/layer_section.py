@@ -47,6 +47,8 @@ def layer_section(before: Evaluation, placed: Evaluation, unit: str, name: str, 
     shares = np.divide(saved[first:], costs, out=np.zeros(len(costs)), where=costs > 0)
     if not len(shares) or np.ptp(shares) < 0.005:
         return Section("Every layer saves alike", blocks)
+    if shares.max() <= 0:
+        return Section(f"Layers cost {_share(-shares.max())} to {_share(-shares.min())} more", blocks)
     return Section(f"Layers save {_share(shares.min())} to {_share(shares.max())} of their cost", blocks)
 
 

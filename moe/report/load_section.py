@@ -16,6 +16,7 @@ from moe.report.plot import Panel, Scale, percent
 
 _BINS = 40
 _MOST_NUMBERED = 128
+_ROUNDING = 1e-6
 
 
 def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int, cap: float | None = None) -> Section:
@@ -31,10 +32,14 @@ def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int
     Returns:
         How the loads of all ranks and layers are spread, and the load of every rank in every layer.
     """
+    worst = placed.imbalance.max()
     text = (
-        f"That is the mean over the layers of the busiest rank's load; {name} {before.imbalance.mean():.2f}. In the "
-        f"worst layer it is {placed.imbalance.max():.2f}; {name} {before.imbalance.max():.2f}."
+        f"That is the worst layer; {name} {before.imbalance.max():.2f}. The mean over the layers is "
+        f"{placed.imbalance.mean():.2f}; {name} {before.imbalance.mean():.2f}."
     )
+    against = "" if cap is None else f", {against_cap(worst, cap)}"
+    if cap is not None and against_cap(worst, cap).startswith("above"):
+        text += f" {(placed.imbalance > cap).sum()} of {len(placed.imbalance)} layers are above the cap."
     if idle:
         text += f" {idle} experts of all layers are chosen by no token."
     spread = Figure(
@@ -46,7 +51,12 @@ def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int
         load_maps(before.rank_loads, placed.rank_loads, name=name),
         "Choices that each rank computes in each layer, relative to the mean of the layer: red ranks are waited for.",
     )
-    return Section(f"The busiest rank computes {placed.imbalance.mean():.2f} times the mean", (spread, maps), text)
+    return Section(f"The busiest rank computes {worst:.2f} times the mean{against}", (spread, maps), text)
+
+
+def against_cap(worst: float, cap: float) -> str:
+    """Say on which side of the cap the busiest rank of the worst layer is."""
+    return f"{'above' if worst > cap * (1 + _ROUNDING) else 'within'} the cap of {cap:.4g}"
 
 
 def load_histogram(

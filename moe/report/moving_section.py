@@ -9,12 +9,14 @@ from moe.report.traffic_figures import arrivals_by_layer
 _MOST_LISTED = 400
 
 
-def moving_section(num_layers: int, moving: Moving) -> Section:
+def moving_section(num_layers: int, moving: Moving, unit: tuple[str, float], steps: float | None) -> Section:
     """Compose the section.
 
     Args:
         num_layers: MoE layers.
         moving: Experts that move.
+        unit: Unit of bytes, and its size in bytes.
+        steps: Training steps whose saved bytes are as many as the move sends; None if unknown or never.
 
     Returns:
         Numbers of experts and bytes, and the new rank of each moving expert.
@@ -25,7 +27,11 @@ def moving_section(num_layers: int, moving: Moving) -> Section:
     facts = [("Experts that move", f"{len(moving.arrivals):,}", f"{share:.0%} of {moving.experts:,}; {of}")]
     if moving.total_bytes is not None:
         size = f"{moving.expert_parameters:,} parameters x {moving.parameter_bytes} B each"
-        facts.append(("Bytes to move", f"{moving.total_bytes / 1e6:,.1f} MB", size))
+        facts.append(("Bytes to move", f"{moving.total_bytes / unit[1]:,.3g} {unit[0]}", size))
+        if steps is not None:
+            facts.append(
+                ("Steps to pay back", f"{steps:,.3g}", "bytes to move / bytes that a step saves between ranks")
+            )
     else:
         facts.append(("Bytes a parameter", f"{moving.parameter_bytes} B", "give --expert-parameters for the sum"))
     text = (

@@ -11,28 +11,14 @@ from moe.report.affinity_section import affinity_section
 from moe.report.context import Context
 from moe.report.held_out_section import held_out_section
 from moe.report.layer_section import layer_section
-from moe.report.load_section import load_section
+from moe.report.load_section import against_cap, load_section
 from moe.report.moving_section import moving_section
 from moe.report.page import Block, Facts, Figure, Note, Section, page
 from moe.report.sharing_section import sharing_section
-from moe.report.summary import DISPATCH_NAMES, share_saved, summarise
+from moe.report.summary import DISPATCH_NAMES, byte_unit, share_saved, summarise
 from moe.report.tradeoff_section import tradeoff_section
 from moe.report.traffic_figures import cost_bars
 from moe.report.volume_section import volume_section
-
-
-def saving(placement: Placement) -> float:
-    """Share of the contiguous cost that a placement saves, at most 1; negative where it costs more.
-
-    Args:
-        placement: A placement with a measured objective.
-
-    Returns:
-        1 - cost / contiguous_cost; 0 where contiguous costs nothing.
-    """
-    objective = placement.objective
-    assert objective is not None
-    return 1 - objective.cost / objective.contiguous_cost if objective.contiguous_cost else 0.0
 
 
 def placement_report(
@@ -61,10 +47,10 @@ def placement_report(
     shape = f"{placement.num_nodes} x {placement.ranks_per_node} ranks"
     sections = placement_sections(placement, statistics, topology, before, placed, context)
     footer = (
-        f"Solver {placement.solver.name}, seed {placement.solver.seed}. Measured on the trace that the placement was "
-        f"made from (sha256 {placement.trace_sha256 or 'unknown'}); later tokens may be routed differently."
+        f"Solver {placement.solver.name}, seed {placement.solver.seed}. Made from the trace with sha256 "
+        f"{placement.trace_sha256 or 'unknown'}; later tokens may be routed differently, which --held-out measures."
     )
-    text = finding(placement, topology, before, placed)
+    text = finding(placement, topology, before, placed, context)
     return page(
         f"Expert placement on {shape}", text, sections, kicker=f"Dispatch mode: {mode}", footer=footer, verb="place"
     )
@@ -112,44 +98,65 @@ def placement_sections(
     idle = sum(numbers["load_over_mean"]["idle_experts"])
     sections.append(load_section(before, placed, name, idle=idle, cap=cap))
     if context.moving is not None:
-        sections.append(moving_section(placement.num_layers, context.moving))
+        steps = numbers["moving"]["steps_to_pay_back"]
+        sections.append(moving_section(placement.num_layers, context.moving, byte_unit(numbers), steps))
     return sections
 
 
-def finding(placement: Placement, topology: Topology, before: Evaluation, placed: Evaluation) -> str:
-    """Say in one sentence what the placement achieves.
+def finding(
+    placement: Placement, topology: Topology, before: Evaluation, placed: Evaluation, context: Context | None = None
+) -> str:
+    """Say in one sentence what the placement achieves: on held-out tokens where there are some.
 
     Args:
         placement: The placement.
         topology: Ranks and costs.
         before: Traffic under the placement in use.
         placed: Traffic under this placement.
+        context: Further information.
 
     Returns:
-        The sentence.
+        The sentence, and one on slots where they differ.
     """
+    context = context or Context()
     where = f"{DISPATCH_NAMES[placement.dispatch]} on {placement.num_nodes} x {placement.ranks_per_node} ranks"
-    saved = share_saved(before, placed)
-    replicas = ""
-    if placement.has_replicas:
-        replicas = f" {placement.slots_per_rank} slots a rank hold replicas of some."
+    slots = ""
+    if context.slots not in (None, placement.slots_per_rank):
+        slots = (
+            f" The placement in use takes {context.slots} slots a rank and this one {placement.slots_per_rank}: they "
+            "differ in memory too."
+        )
+    elif placement.has_replicas:
+        slots = f" {placement.slots_per_rank} slots a rank hold replicas of some experts."
     if not before.cost:
         return f"There is nothing to place: {where} moves no token between ranks."
+    if context.kept:
+        return (
+            f"Keep the placement in use: the search found nothing cheaper for {where} that loads the busiest rank no "
+            f"more. A token costs {before.cost:.3g} {topology.unit}, and no expert moves.{slots}"
+        )
     if placement.solver.name == "packing":
         return (
             f"Packing by load brings the busiest rank from {before.imbalance.max():.2f} to "
             f"{placed.imbalance.max():.2f} times the mean; the traffic of {where} goes from {before.cost:.3g} to "
-            f"{placed.cost:.3g} {topology.unit} a token.{replicas}"
+            f"{placed.cost:.3g} {topology.unit} a token.{slots}"
         )
-    if not saved:
-        if placement.objective is None or placement.objective.cost == placement.objective.contiguous_cost:
-            return f"Experts stay contiguous: the search found nothing cheaper for {where}."
-        return f"Experts may stay where they are: the search found nothing cheaper for {where}."
-    verb = "cuts" if saved > 0 else "raises"
+    seen = share_saved(before, placed)
+    if not seen and context.held_out is None:
+        return f"Experts stay contiguous: the search found nothing cheaper for {where}."
+    which, beside = "the tokens that it was made from", ""
+    if context.held_out is not None:
+        before, placed = context.held_out.before, context.held_out.placed
+        which = "tokens that the solver did not see"
+        beside = f" ({'saves' if seen >= 0 else 'costs'} {abs(seen):.0%} on its own)"
+    saved = share_saved(before, placed)
+    cap = None if placement.load is None else placement.load.max_load
     return (
-        f"Placing {placement.num_experts} experts a layer {verb} the traffic of {where} by {abs(saved):.0%}, from "
-        f"{before.cost:.3g} to {placed.cost:.3g} {topology.unit} a token; the busiest rank computes "
-        f"{placed.imbalance.mean():.2f} times the mean, {before.imbalance.mean():.2f} before.{replicas}"
+        f"Placing {placement.num_experts} experts a layer {'cuts' if saved >= 0 else 'raises'} the traffic of {where} "
+        f"by {abs(saved):.0%} on {which}{beside}, from {before.cost:.3g} to {placed.cost:.3g} {topology.unit} a token; "
+        f"in the worst layer the busiest rank computes {placed.imbalance.max():.2f} times the mean"
+        f"{'' if cap is None else f' ({against_cap(placed.imbalance.max(), cap)})'}, {before.imbalance.max():.2f} "
+        f"before.{slots}"
     )
 
 
@@ -167,16 +174,19 @@ def _cost_section(
     name = context.before
     known = not placement.has_replicas or objective.lower_bound > 0
     places = ("rank", "node") if placement.num_nodes > 1 else ("rank",)
+    seen = f"{share_saved(before, placed):.1%}"
+    shown, worst = (before, placed), f"{name} {before.imbalance.max():.2f}"
+    against = f"against {name}, on the tokens that it was made from"
+    if context.held_out is not None:
+        shown, worst = (context.held_out.before, context.held_out.placed), f"on its own {placed.imbalance.max():.2f}"
+        against = f"against {name}, on tokens that the solver did not see; on its own {seen}"
+    cap = None if placement.load is None else placement.load.max_load
+    worst += "" if cap is None else f"; cap {cap:.4g}"
     facts = Facts(
         (
-            ("Traffic saved", f"{share_saved(before, placed):.1%}", f"against {name}"),
-            *(_crossing(before, placed, place, name, copies=numbers["sends_copies"]) for place in places),
-            (
-                "Busiest rank",
-                f"{placed.imbalance.mean():.2f}",
-                f"times the mean; worst layer {placed.imbalance.max():.2f}; {name} {before.imbalance.mean():.2f} and "
-                f"{before.imbalance.max():.2f}",
-            ),
+            ("Traffic saved", f"{share_saved(*shown):.1%}", against),
+            *(_crossing(*shown, place, name, copies=numbers["sends_copies"]) for place in places),
+            ("Busiest rank, worst layer", f"{shown[1].imbalance.max():.2f}", f"times the mean; {worst}"),
             (
                 "Certified gap",
                 f"{objective.gap:.1%}" if known else "unknown",
@@ -189,9 +199,10 @@ def _cost_section(
     if objective.contiguous_cost or before.cost:
         costs = {"contiguous": objective.contiguous_cost, name: before.cost, "placed": placed.cost}
         costs |= {"lower bound": objective.lower_bound} if known else {}
-        caption = "Cost per token over all layers. The lower bound holds for every placement; it may not be reachable."
+        caption = "Cost per token over all layers, on the tokens that the placement was made from. "
+        caption += "The lower bound holds for every placement; it may not be reachable." if known else ""
         blocks.append(Figure(cost_bars(costs, topology.unit), caption))
-    saved = share_saved(before, placed)
+    saved = share_saved(*shown)
     title = f"{saved:.0%} of the cost is saved" if saved >= 0.005 else "What it costs"
     return Section(title, blocks)
 

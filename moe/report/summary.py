@@ -20,6 +20,7 @@ from moe.report.context import Context, HeldOut, Moving
 
 FORMAT = "flowfabric.placement_report/1"
 LINKS = ("same_rank", "same_node", "other_node")
+_BYTE_UNITS = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0))
 DISPATCH_NAMES = {
     "coherent": "context-coherent dispatch",
     "home": "home-return dispatch",
@@ -55,6 +56,21 @@ def share_saved(before: Evaluation, placed: Evaluation) -> float:
         1 - placed / before; 0 where there was no cost.
     """
     return 1 - placed.cost / before.cost if before.cost else 0.0
+
+
+def byte_unit(numbers: dict[str, Any]) -> tuple[str, float]:
+    """Choose the unit of all bytes of a report: that of the largest figure.
+
+    Args:
+        numbers: What `summarise` returned.
+
+    Returns:
+        Its name, and its size in bytes.
+    """
+    figures = [numbers["moving"]["total_bytes"] or 0.0] if numbers["moving"] else [0.0]
+    for traffic in numbers["traffic"].values():
+        figures += (traffic["bytes_per_step"] or traffic["bytes_per_token"] or {}).values()
+    return next((unit for unit in _BYTE_UNITS if max(figures) >= unit[1]), _BYTE_UNITS[-1])
 
 
 def law(placement: Placement, statistics: RoutingStatistics) -> str:
@@ -117,6 +133,7 @@ def summarise(
     objective = placement.objective
     assert objective is not None
     known = not placement.has_replicas or objective.lower_bound > 0
+    traffic = {name: _traffic(e, topology, context) for name, e in (("before", before), ("placed", placed))}
     return {
         "format": FORMAT,
         "dispatch": placement.dispatch,
@@ -127,6 +144,7 @@ def summarise(
         "num_nodes": placement.num_nodes,
         "ranks_per_node": placement.ranks_per_node,
         "slots_per_rank": placement.slots_per_rank,
+        "slots_per_rank_before": context.slots or placement.slots_per_rank,
         "solver": {"name": placement.solver.name, "seed": placement.solver.seed},
         "trace": {
             "sha256": placement.trace_sha256,
@@ -143,10 +161,11 @@ def summarise(
             "lower_bound": objective.lower_bound if known else None,
             "certified_gap": objective.gap if known else None,
             "saved": share_saved(before, placed),
+            "kept": context.kept,
             "before_by_layer": before.cost_by_layer.tolist(),
             "placed_by_layer": placed.cost_by_layer.tolist(),
         },
-        "traffic": {name: _traffic(e, topology, context) for name, e in (("before", before), ("placed", placed))},
+        "traffic": traffic,
         "affinity": {
             "mutual_information": statistics.normalised_mutual_information().tolist(),
             "top_mass": statistics.top_mass(placement.slots_per_rank).tolist(),
@@ -158,7 +177,7 @@ def summarise(
             "ranks_placed": load_percentiles(placed.rank_loads),
             "idle_experts": (statistics.loads == 0).sum(axis=1).tolist(),
         },
-        "moving": _moving(context.moving),
+        "moving": _moving(context.moving, traffic),
         "simulated": [vars(simulation) for simulation in context.simulations],
         "tradeoff": [vars(point) for point in context.tradeoff],
         "compared": {name: vars(point) for name, point in context.compared.items()},
@@ -238,9 +257,13 @@ def _held_out(held_out: HeldOut | None) -> dict[str, Any] | None:
     return document
 
 
-def _moving(moving: Moving | None) -> dict[str, Any] | None:
+def _moving(moving: Moving | None, traffic: dict[str, Any]) -> dict[str, Any] | None:
     if moving is None:
         return None
+    steps = None
+    if moving.total_bytes and traffic["before"]["bytes_per_step"] is not None:
+        before, placed = (sum(traffic[name]["bytes_per_step"][link] for link in LINKS[1:]) for name in traffic)
+        steps = moving.total_bytes / (before - placed) if placed < before else None
     return {
         "against": moving.against,
         "experts": moving.experts,
@@ -248,4 +271,5 @@ def _moving(moving: Moving | None) -> dict[str, Any] | None:
         "bytes_per_parameter": moving.parameter_bytes,
         "expert_parameters": moving.expert_parameters,
         "total_bytes": moving.total_bytes,
+        "steps_to_pay_back": steps,
     }

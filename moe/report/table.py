@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from moe.report.summary import DISPATCH_NAMES
+from moe.report.summary import DISPATCH_NAMES, byte_unit
 from moe.terminal import Terminal
 
 
@@ -27,14 +27,28 @@ def print_summary(numbers: dict[str, Any]) -> None:
     console = Terminal()
     console.print(table)
     gap = f"certified gap {cost['certified_gap']:.1%}" if known else "no bound is known with replicas"
+    saving = f"{cost['saved']:.1%}"
+    if numbers["held_out"] is not None:
+        saving = f"{numbers['held_out']['saved']:.1%} on held-out tokens, {saving} on those of the trace"
     console.print(
-        f"saving {cost['saved']:.1%}, {gap}; solver {numbers['solver']['name']}, seed {numbers['solver']['seed']}; "
+        f"saving {saving}, {gap}; solver {numbers['solver']['name']}, seed {numbers['solver']['seed']}; "
         f"{trace['tokens']} tokens, {trace['dropped_choices']} choices dropped or not used, "
         f"{trace['skipped_moves']} skipped transitions",
         highlight=False,
     )
+    if cost["kept"]:
+        console.print("keep the placement in use: nothing was found that costs less", highlight=False)
+    slots, before = numbers["slots_per_rank"], numbers["slots_per_rank_before"]
+    if slots != before:
+        console.print(
+            f"{slots} slots a rank, {before} in the {cost['before_is']} placement: memory differs", highlight=False
+        )
     if moving is not None:
-        size = f" ({moving['total_bytes'] / 1e6:,.1f} MB with optimiser state)" if moving["total_bytes"] else ""
+        unit, scale = byte_unit(numbers)
+        size = f" ({moving['total_bytes'] / scale:,.3g} {unit} with optimiser state" if moving["total_bytes"] else ""
+        if moving["steps_to_pay_back"] is not None:
+            size += f", which {moving['steps_to_pay_back']:,.3g} steps save again"
+        size += ")" if size else ""
         console.print(
             f"{len(moving['arrivals'])} of {moving['experts']} experts move against the {moving['against']} "
             f"placement{size}",
@@ -53,7 +67,7 @@ def _rows(numbers: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             quantities.append((f"moves to another {place}", f"{{moves_to_another_{place}_per_token:.2f}}", ""))
         else:
             quantities.append((f"moves to another {place}", f"{{cross_{place}:.1%}}", ""))
-    quantities.append(("busiest rank / mean (worst)", "{busiest_rank_mean:.2f} ({busiest_rank_worst:.2f})", ""))
+    quantities.append(("busiest rank, worst layer", "{busiest_rank_worst:.2f} x mean", ""))
     if numbers["traffic"]["before"]["predicted_ms_per_step"] is not None:
         quantities.append(("predicted ms a step", "{predicted_ms_per_step:.3f}", ""))
     rows = []

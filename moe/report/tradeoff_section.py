@@ -24,7 +24,8 @@ def tradeoff_section(
     """
     curve = tradeoff_curve(points, chosen, compared, unit)
     caption = (
-        "To the left ranks are more even, further down less travels. Loads and costs are those of the placed trace."
+        "To the left ranks are more even, further down less travels. Loads are those of the worst layer, and loads and "
+        "costs those of the tokens that the placement was made from."
     )
     if points:
         caption = f"Each dot on the line is the placement found under one cap on the busiest rank. {caption}"
@@ -79,9 +80,10 @@ def tradeoff_curve(
     drawing = Drawing(FULL_WIDTH, 400)
     every = [*points, chosen, *compared.values()]
     costs, loads = [point.cost for point in every], [point.busiest for point in every]
-    panel = Panel(drawing, Scale(*_padded(loads, 0.02), 60, FULL_WIDTH - 30), Scale(*_padded(costs, 1e-9), 350, 34))
+    least, most = _padded(loads, 0.02)
+    panel = Panel(drawing, Scale(max(least, 1.0), most, 60, FULL_WIDTH - 30), Scale(*_padded(costs, 1e-9), 350, 34))
     panel.mark_y(f"cost per token [{unit}]")
-    panel.mark_x("busiest rank / mean load of a rank, mean over the layers")
+    panel.mark_x("busiest rank of the worst layer / mean load of a rank")
     curve = sorted(points, key=lambda point: point.busiest)
     places = [(panel.x(point.busiest), panel.y(point.cost)) for point in curve]
     if places:

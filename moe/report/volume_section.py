@@ -7,10 +7,8 @@ from moe.placement.cost.evaluation import Evaluation
 from moe.report.context import Context
 from moe.report.page import Block, Figure, Note, Section, Table
 from moe.report.rank_map import rank_maps
-from moe.report.summary import LINKS
+from moe.report.summary import LINKS, byte_unit
 from moe.report.traffic_figures import LINK_NAMES, link_bars
-
-_UNITS = (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1.0))
 
 _MAP_CAPTION = (
     "Who sends to whom: moves of a token from rank to rank in the forward pass, over all layers, darker for more. What "
@@ -33,7 +31,9 @@ def volume_section(numbers: dict[str, Any], before: Evaluation, placed: Evaluati
     name = context.before
     now, then = numbers["traffic"]["before"], numbers["traffic"]["placed"]
     kind = next(k for k in ("bytes_per_step", "bytes_per_token", "moves_per_token") if now[k] is not None)
-    scale, unit = _scale(max(*now[kind].values(), *then[kind].values()), kind)
+    byte, size = byte_unit(numbers)
+    scale, unit = (1.0, "moves") if kind == "moves_per_token" else (size, byte)
+    unit += " per training step of one expert-parallel group" if kind == "bytes_per_step" else " per token, forward"
     volumes = {
         label: {link: traffic[kind][link] / scale for link in LINKS}
         for label, traffic in ((name, now), ("placed", then))
@@ -43,7 +43,7 @@ def volume_section(numbers: dict[str, Any], before: Evaluation, placed: Evaluati
         maps = rank_maps({name: before, "placed": placed}, numbers["ranks_per_node"])
         blocks.append(Figure(maps, _MAP_CAPTION + (" Frames are nodes." if numbers["num_nodes"] > 1 else "")))
     links = LINKS if numbers["num_nodes"] > 1 else LINKS[:2]
-    blocks.append(_table(now, then, name, links))
+    blocks.append(_table(now, then, name, links, kind, (byte, size)))
     missing = _missing(numbers, context)
     if missing:
         blocks.append(Note(missing))
@@ -64,14 +64,6 @@ def _title(before: dict[str, float], placed: dict[str, float], num_nodes: int) -
     return f"{abs(change):.0%} {'less' if change < 0 else 'more'} travels {where}"
 
 
-def _scale(largest: float, kind: str) -> tuple[float, str]:
-    if kind == "moves_per_token":
-        return 1.0, "moves per token in the forward pass"
-    per = "training step of one expert-parallel group" if kind == "bytes_per_step" else "token in the forward pass"
-    unit, scale = next(((unit, scale) for unit, scale in _UNITS if largest >= scale), _UNITS[-1])
-    return scale, f"{unit} per {per}"
-
-
 def _caption(kind: str) -> str:
     if kind == "bytes_per_step":
         return (
@@ -81,26 +73,21 @@ def _caption(kind: str) -> str:
     return "What the dispatch of one token sends by class of link in the forward pass, over all layers."
 
 
-def _table(before: dict[str, Any], placed: dict[str, Any], name: str, links: Sequence[str]) -> Table:
+def _table(
+    before: dict[str, Any], placed: dict[str, Any], name: str, links: Sequence[str], kind: str, unit: tuple[str, float]
+) -> Table:
+    columns = ["class of link", f"moves of a token, {name}", "placed"]
+    per = "step" if kind == "bytes_per_step" else "token"
+    if kind != "moves_per_token":
+        columns += [f"{unit[0]} per {per}, {name}", "placed"]
     rows = []
     for link in links:
-        cells = [LINK_NAMES[link]]
-        for kind in ("moves_per_token", "bytes_per_token", "bytes_per_step"):
-            for traffic in (before, placed):
-                if traffic[kind] is not None:
-                    value = traffic[kind][link]
-                    cells.append(f"{value:.3f}" if kind == "moves_per_token" else _bytes(value))
+        cells = [LINK_NAMES[link], *(f"{traffic['moves_per_token'][link]:.3f}" for traffic in (before, placed))]
+        if kind != "moves_per_token":
+            cells += [f"{traffic[kind][link] / unit[1]:,.3g}" for traffic in (before, placed)]
         rows.append(cells)
-    columns = ["class of link"]
-    for kind, label in (("moves_per_token", "moves"), ("bytes_per_token", "per token"), ("bytes_per_step", "per step")):
-        if before[kind] is not None:
-            columns += [f"{label}, {name}", f"{label}, placed"]
-    return Table(columns, rows, "Moves and bytes per token: forward pass. Bytes per step: forward and backward pass.")
-
-
-def _bytes(value: float) -> str:
-    unit, scale = next(((unit, scale) for unit, scale in _UNITS if value >= scale), _UNITS[-1])
-    return f"{value / scale:,.3g} {unit}" if value < 1e12 else f"{value / 1e12:,.3g} TB"
+    both = " Bytes per step: forward and backward pass." if kind == "bytes_per_step" else ""
+    return Table(columns, rows, f"Moves: forward pass.{both}")
 
 
 def _missing(numbers: dict[str, Any], context: Context) -> str:
@@ -117,7 +104,7 @@ def _missing(numbers: dict[str, Any], context: Context) -> str:
 
 
 def _predicted(before: float, placed: float, name: str) -> Table:
-    change = f"{placed / before - 1:+.0%}" if before else "0%"
+    change = f"{placed / before - 1:+.0%}".replace("-0%", "0%").replace("+0%", "0%") if before else "0%"
     return Table(
         ("predicted by alpha-beta, not measured", name, "placed", "change"),
         [("dispatch of tokens per training step", f"{before:,.3f} ms", f"{placed:,.3f} ms", change)],

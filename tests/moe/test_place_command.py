@@ -333,6 +333,50 @@ def test_placing_against_the_placement_in_use_says_what_moves(
     assert line == f"moe place: {other}: num_nodes: is 4 but the new placement has 2; give the one in use"
 
 
+def test_the_placement_in_use_is_kept_where_nothing_costs_less(
+    trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A placement of more slots, without a cap, would look better than any that the search may make."""
+    place = ["place", str(trace_path), *SHAPE, "--objective", "home", "--expert-parameters", "100"]
+    first, second, third = (tmp_path / f"{name}.json" for name in ("first", "second", "third"))
+    assert main([*place, "--slots-per-rank", "3", "--out", str(first)]) == 0
+    capsys.readouterr()
+    assert main([*place, "--current", str(first), "--out", str(second)]) == 0
+    said, page = capsys.readouterr().out, second.with_suffix(".html").read_text()
+    assert "keep the placement in use" in said
+    assert "Keep the placement in use" in page
+    kept, numbers = Placement.read(second), json.loads(second.with_suffix(".report.json").read_text())
+    assert kept.rank_experts == Placement.read(first).rank_experts, "as many slots as in use"
+    assert (numbers["cost_per_token"]["kept"], numbers["cost_per_token"]["saved"]) == (True, 0)
+    assert numbers["moving"]["arrivals"] == []
+    assert main([*place, "--current", str(first), "--slots-per-rank", "2", "--out", str(third)]) == 0
+    said = capsys.readouterr().out
+    assert "2 slots a rank, 3 in the current placement: memory differs" in said
+    assert "keep the placement in use" not in said
+    assert "takes 3 slots a rank and this one 2" in third.with_suffix(".html").read_text()
+
+
+@pytest.mark.parametrize("objective", ["coherent", "copies"])
+def test_a_placement_in_use_that_breaks_the_cap_is_left_and_one_that_wastes_traffic_too(
+    objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ["place", str(trace_path), *SHAPE, "--objective", objective]
+    loose, tight = tmp_path / "loose.json", tmp_path / "tight.json"
+    assert main([*place, "--max-load", "none", "--out", str(loose)]) == 0
+    assert main([*place, "--current", str(loose), "--max-load", "auto", "--out", str(tight)]) == 0
+    numbers = json.loads(tight.with_suffix(".report.json").read_text())
+    now, new = numbers["traffic"]["before"], numbers["traffic"]["placed"]
+    if not numbers["cost_per_token"]["kept"]:
+        assert now["busiest_rank_worst"] > max(1.1, new["busiest_rank_worst"])
+    wasteful = tmp_path / "wasteful.json"
+    Placement.contiguous(4, 8, 2, 2).write(wasteful)
+    assert main([*place, "--current", str(wasteful), "--out", str(tight)]) == 0
+    numbers = json.loads(tight.with_suffix(".report.json").read_text())
+    assert numbers["cost_per_token"]["saved"] > 0
+    assert not numbers["cost_per_token"]["kept"]
+    capsys.readouterr()
+
+
 def test_tokens_that_the_solver_did_not_see_stand_beside_its_own(
     trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -348,7 +392,13 @@ def test_tokens_that_the_solver_did_not_see_stand_beside_its_own(
     assert held_out["placed"]["tokens"] == 300
     loads = [np.bincount(ranks, of, 4) for ranks, of in zip(placement.expert_ranks(), statistics.loads, strict=True)]
     assert held_out["placed"]["busiest_rank_worst"] == pytest.approx(max(load.max() / load.mean() for load in loads))
-    assert f"{held_out['saved']:.0%} is saved" in out.with_suffix(".html").read_text()
+    page = out.with_suffix(".html").read_text()
+    assert f"{held_out['saved']:.0%} is saved" in page
+    own = json.loads(out.with_suffix(".report.json").read_text())["cost_per_token"]["saved"]
+    headline = page[page.index('class="finding"') :]
+    assert f"by {held_out['saved']:.0%} on tokens that the solver did not see (saves {own:.0%} on its own)" in headline
+    assert f"<dd>{held_out['saved']:.1%}<small>" in page, "the first of the large numbers"
+    assert f"<dd>{held_out['placed']['busiest_rank_worst']:.2f}<small>times the mean; on its own" in page
 
 
 def test_a_held_out_trace_of_other_ranks_is_refused_by_its_own_name(

@@ -14,7 +14,7 @@ class TradeoffPoint:
         max_load: Cap on the busiest rank of every layer, as a multiple of the mean load; None for no cap.
         cost: Cost per token, in units of the cost matrix.
         cross_rank: Moves of one token to other ranks in the forward pass, over all layers and exchanges.
-        busiest: Load of the busiest rank over the mean load, its mean over the layers.
+        busiest: Load of the busiest rank over the mean load in the worst layer, which is what a cap is about.
     """
 
     max_load: float | None
@@ -33,4 +33,4 @@ class TradeoffPoint:
         Returns:
             The point.
         """
-        return cls(max_load, traffic.cost, traffic.crossings, float(traffic.imbalance.mean()))
+        return cls(max_load, traffic.cost, traffic.crossings, float(traffic.imbalance.max()))

@@ -7,6 +7,7 @@ from moe.placement.bound.coherent import best_bound
 from moe.placement.bound.copies import copies_bound
 from moe.placement.bound.hierarchical import hierarchical_bound
 from moe.placement.contiguous import contiguous_ranks
+from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.objective import OBJECTIVES, price
 from moe.placement.cost.replicas import replicated_moves
 from moe.placement.counts.statistics import RoutingStatistics
@@ -41,6 +42,7 @@ SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
     "hierarchical": {"swaps": solve_node_swaps, "enumeration": Enumeration("hierarchical")},
 }
 """Solvers by dispatch mode; packing and contiguous fit every mode."""
+_ROUNDING = 1e-9
 _ROOM_FOR_REPLICAS = 2  # how far above the mean a placement may be that replicas even, times what the cap allows
 
 
@@ -179,6 +181,42 @@ def keep_near(placement: Placement, current: Placement, statistics: RoutingStati
     if after != before or (renamed == current.expert_ranks()).sum() <= (ranks == current.expert_ranks()).sum():
         return placement
     return placement.model_copy(update={"rank_experts": in_slots(_holders(renamed, topology.num_ranks))})
+
+
+def keep_current(placement: Placement, current: Placement, now: Evaluation, new: Evaluation) -> Placement | None:
+    """Keep the placement in use where a new one saves nothing.
+
+    Args:
+        placement: A new placement.
+        current: The one in use, of the same model and group.
+        now: Traffic under the one in use.
+        new: Traffic under the new one, of the same tokens.
+
+    Returns:
+        The placement in use, with its figures; None if the new one costs less, if the one in use loads a rank beyond
+        both the cap and the new one (with packing: beyond the new one in any layer), or if their slots differ.
+    """
+    if current.slots_per_rank != placement.slots_per_rank or placement.solver.name == "contiguous":
+        return None
+    assert placement.objective is not None
+    assert placement.load is not None
+    most = max(placement.load.max_load or np.inf, new.imbalance.max()) * (1 + _ROUNDING)
+    packed = placement.solver.name == "packing"
+    if now.cost > new.cost or now.imbalance.max() > most or (packed and (now.imbalance > new.imbalance).any()):
+        return None
+    bound = min(placement.objective.lower_bound, now.cost)
+    gap = (now.cost - bound) / now.cost if now.cost else 0.0
+    return placement.model_copy(
+        update={
+            "rank_experts": current.rank_experts,
+            "objective": placement.objective.model_copy(update={"cost": now.cost, "lower_bound": bound, "gap": gap}),
+            "load": LoadRecord(
+                max_load=placement.load.max_load,
+                busiest=float(now.imbalance.mean()),
+                worst=float(now.imbalance.max()),
+            ),
+        }
+    )
 
 
 def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], ...]:

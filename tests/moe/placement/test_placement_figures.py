@@ -218,4 +218,4 @@ def test_a_point_of_the_curve_is_read_off_the_traffic() -> None:
     off_rank = placed.moves.sum(axis=(0, 1)) * (1 - np.eye(4))
     assert point.cross_rank == pytest.approx(off_rank.sum() / 600)
     busiest = [loads.max() / loads.mean() for loads in placed.rank_loads]
-    assert (point.max_load, point.busiest) == (1.2, pytest.approx(np.mean(busiest)))
+    assert (point.max_load, point.busiest) == (1.2, pytest.approx(max(busiest)))

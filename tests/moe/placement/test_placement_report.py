@@ -19,7 +19,7 @@ from moe.report.context import Context, Volume, find_moving, read_current, read_
 from moe.report.figures import to_svg
 from moe.report.page import Facts, Figure, Note, Section, Table, page
 from moe.report.report import placement_report
-from moe.report.summary import DISPATCH_LAWS, DISPATCH_NAMES, summarise
+from moe.report.summary import DISPATCH_LAWS, DISPATCH_NAMES, byte_unit, summarise
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
@@ -64,7 +64,7 @@ def report_of(
     baseline = contiguous_ranks(statistics.num_layers, statistics.num_experts, nodes * ranks)
     before = evaluate(statistics, topology, baseline, objective)
     placed = evaluate_placement(statistics, topology, placement)
-    current, name = read_current(None, placement)
+    current, name = read_current(None, statistics, topology)
     moving = find_moving(placement, current.holders(), name, None, known.pop("expert_parameters", None))
     context = Context(Volume.of(routing, nodes * ranks), name, moving, **known)
     numbers = summarise(placement, statistics, topology, before, placed, context)
@@ -233,7 +233,12 @@ def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:
     assert moving["total_bytes"] == len(moving["arrivals"]) * 14_000
     for entry in moving["arrivals"]:
         assert entry["expert"] // 2 != entry["rank"]
-    assert f"{moving['total_bytes'] / 1e6:,.1f} MB" in text
+    assert f"<dd>{moving['total_bytes'] / byte_unit(numbers)[1]:,.3g} {byte_unit(numbers)[0]}<" in text
+    now, then = (sum(list(numbers["traffic"][name]["bytes_per_step"].values())[1:]) for name in ("before", "placed"))
+    assert moving["steps_to_pay_back"] == pytest.approx(moving["total_bytes"] / (now - then))
+    assert {unit for unit in ("KB", "MB", "GB") if f" {unit}" in text or f">{unit} per" in text} == {
+        byte_unit(numbers)[0]
+    }
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -47,20 +47,25 @@ def placement_part(
     used = trace.header.dispatch
     if used is not None and used != placement.dispatch:
         return _unused(placement, used)
-    load = f"{placed.imbalance.mean():.2f}"
-    facts = [("Busiest rank", load, f"times the mean; contiguous {before.imbalance.mean():.2f}")]
+    load = f"{placed.imbalance.max():.2f}"
+    cap = None if placement.load is None else placement.load.max_load
+    remark = f"times the mean; contiguous {before.imbalance.max():.2f}"
+    facts = [("Busiest rank, worst layer", load, remark if cap is None else f"{remark}; cap {cap:.4g}")]
     money = Money(placement, before, placed, priced, continued)
     sections = [money.section()]
     shared = sharing_section(statistics, placement.dispatch, before, placed, "contiguous", placement.has_replicas)
     sections += [] if shared is None else [shared]
     idle = int((statistics.loads == 0).sum())
-    sections.append(load_section(before, placed, "contiguous", idle=idle))
+    sections.append(load_section(before, placed, "contiguous", idle=idle, cap=cap))
     mode = DISPATCH_NAMES[placement.dispatch]
     return Part(
-        [(f"placement, {mode}", money.saving()), ("busiest rank", f"{before.imbalance.mean():.2f} -> {load} x mean")],
+        [
+            (f"placement, {mode}", money.saving()),
+            ("busiest rank, worst layer", f"{before.imbalance.max():.2f} -> {load} x mean"),
+        ],
         [money.headline(), *facts],
         sections,
-        f"{money.saving()}, while the busiest rank computes {load} times the mean",
+        f"{money.saving()}, while the busiest rank computes {load} times the mean in the worst layer",
     )
 
 
