@@ -30,6 +30,7 @@ from moe.validation.own_class import OwnClass
 from moe.validation.section import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.controls import Controls
+from trainer.config.ending import Every, counted_from_the_end
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
 from trainer.config.guard import GuardConfig
 from trainer.config.model import (
@@ -97,16 +98,16 @@ class Flow(Section):
 class Evaluate(Section):
     """Loss on the held-out split, with the moving average of the weights and the same noise each time."""
 
-    every: PositiveInt | None = 100
-    """Steps between two evaluations; null: none."""
+    every: Every | None = 100
+    """Steps between two evaluations, or such a share of the run as 1/6; null: none."""
 
 
 class ImageSample(Section):
     """Grids of generated images, from the moving average of the weights and the same noise each time."""
 
     kind: Literal["images"] = "images"
-    every: PositiveInt | None = None
-    """Steps between two grids while training; null: none."""
+    every: Every | None = None
+    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
     per_class: PositiveInt = 8
     """Images of each class in a grid."""
     guidance: float = Field(default=1.5, ge=0)
@@ -122,8 +123,8 @@ class TextSample(Section):
     """Prompts that are continued, with the moving average of the weights and the same draws each time."""
 
     kind: Literal["text"] = "text"
-    every: PositiveInt | None = None
-    """Steps between two texts while training; null: none."""
+    every: Every | None = None
+    """Steps between two texts while training, or such a share of the run as 1/3; null: none."""
     prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
     """What the texts begin with."""
     num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
@@ -136,8 +137,8 @@ class PointSample(Section):
     """Scatter plots of generated points, from the moving average of the weights and the same noise each time."""
 
     kind: Literal["points"] = "points"
-    every: PositiveInt | None = None
-    """Steps between two plots while training; null: none."""
+    every: Every | None = None
+    """Steps between two plots while training, or such a share of the run as 1/3; null: none."""
     num: PositiveInt = 2000
     """Points of a plot."""
     guidance: float = Field(default=1.0, ge=0)
@@ -153,8 +154,8 @@ class ReconstructionSample(Section):
     """Held-out images above what the moving average of the weights makes of them."""
 
     kind: Literal["reconstructions"] = "reconstructions"
-    every: PositiveInt | None = None
-    """Steps between two grids while training; null: none."""
+    every: Every | None = None
+    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
     num: PositiveInt = 16
     """Images of a grid."""
 
@@ -167,8 +168,8 @@ class ObjectSample(Section):
     """
 
     kind: Literal["objects"] = "objects"
-    every: PositiveInt | None = None
-    """Steps between two such files while training; null: none."""
+    every: Every | None = None
+    """Steps between two such files while training, or such a share of the run as 1/3; null: none."""
     num: PositiveInt = 100
     """Objects of each preference."""
     divisions: PositiveInt = 4
@@ -270,7 +271,7 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _kinds_follow_the_model(cls, document: Any) -> Any:
-        return with_fitting_kinds(document) if isinstance(document, dict) else document
+        return with_fitting_kinds(counted_from_the_end(document)) if isinstance(document, dict) else document
 
     @model_validator(mode="after")
     def _sections_fit_the_model(self) -> "RunConfig":

@@ -35,7 +35,7 @@ class TraceSession:
             started: optimiser steps done; what was recorded after them is dropped.
         """
         self._folder = config.run.dir / "traces"
-        self._steps = sorted({step for step in config.trace.steps if step <= config.optim.steps})
+        self._steps = sorted({step for step in config.trace.steps if 1 <= step <= config.optim.steps})
         self._launch = launch
         blocks = list(engine.module.blocks)
         self._collectives = Recorder(

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, check_beginning
+from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
@@ -23,6 +26,7 @@ from trainer.model.weights import check_meaning
 from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.reference import Reference, pinned
+from trainer.training.schedule import changed_schedule
 
 
 @dataclass(frozen=True)
@@ -82,4 +86,11 @@ def preflight(
     check_teacher(config)
     if config.observe.wandb is not None:
         require_wandb()
-    return Preflight(config, layout, newest, damaged, cautions(config, layout))
+    stretched = None if newest is None else _changed_schedule(config, newest)
+    return Preflight(config, layout, newest, damaged, [*cautions(config, layout), *([stretched] if stretched else [])])
+
+
+def _changed_schedule(config: RunConfig, newest: Path) -> str | None:
+    """A line about a learning rate that other steps than those of the checkpoint change."""
+    saved = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
+    return changed_schedule(config.optim, saved["optim"]["steps"], step_of(newest))

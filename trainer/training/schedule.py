@@ -19,3 +19,22 @@ def learning_rate(optim: OptimConfig, step: int) -> float:
         return optim.lr * step / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
     return optim.final_lr + (optim.lr - optim.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def changed_schedule(optim: OptimConfig, steps_before: int, step: int) -> str | None:
+    """A line that says what another number of steps does to the learning rate of a run that resumes; None: nothing.
+
+    Args:
+        optim: rates and steps of the run now.
+        steps_before: of the run, when its checkpoint was written.
+        step: of that checkpoint.
+    """
+    if steps_before == optim.steps or step >= optim.steps:
+        return None
+    last = learning_rate(optim.model_copy(update={"steps": steps_before}), step)
+    following = learning_rate(optim, step + 1)
+    return (
+        f"optim.steps: {optim.steps} in place of {steps_before} stretches the cosine: the learning rate goes from "
+        f"{last:.3g} at step {step} to {following:.3g} at step {step + 1}, and falls to {optim.final_lr:g} at the end; "
+        f"optim.lr={max(last, optim.final_lr):.3g} optim.final_lr={optim.final_lr:g} optim.warmup_steps=0 keep it low"
+    )

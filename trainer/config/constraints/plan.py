@@ -13,6 +13,7 @@ from trainer.config.constraints.dispatch import check_dispatch
 from trainer.config.constraints.distillation import check_distillation
 from trainer.config.constraints.division import check_experts, check_tensor, expert_nodes
 from trainer.config.constraints.drawing import check_drawing, stale_grids
+from trainer.config.constraints.ending import beyond_the_end
 from trainer.config.constraints.engine import check_engine
 from trainer.config.constraints.examples import check_examples
 from trainer.config.constraints.flow import caution, check_composition
@@ -160,7 +161,10 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
     streams = next((line for part in tars if (line := part.caution(layout.data_parallel)) is not None), None)
     lines = [
         line
-        for line in (caution(config), stale_grids(config), caution_of_guidance(config), streams)
+        for line in (
+            *(caution(config), stale_grids(config), caution_of_guidance(config), streams),
+            beyond_the_end(config),
+        )
         if line is not None
     ]
     moe, placement = config.moe, layout.placement

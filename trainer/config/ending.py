@@ -1,0 +1,43 @@
+"""Steps that are written by the end of a run: `every: 1/6` of its steps, and -1 for the last one."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import PositiveInt, WithJsonSchema
+
+_SHARE = r"^1/[1-9]\d*$"
+Every = Annotated[
+    PositiveInt,
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "pattern": _SHARE}]}),
+]
+"""Steps between two of something; `1/6`: a sixth of `optim.steps`."""
+
+
+def counted_from_the_end(document: dict[str, Any]) -> dict[str, Any]:
+    """A configuration in which steps that are written by the end of the run are numbers; the rest is left as it is.
+
+    Args:
+        document: the sections; whatever is wrong with them is left for their validation.
+    """
+    optim = document.get("optim")
+    steps = optim.get("steps") if isinstance(optim, Mapping) else None
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        return document
+    counted = {**document}
+    for name in ("evaluate", "sample"):
+        section = document.get(name)
+        every = section.get("every") if isinstance(section, dict) else None
+        if isinstance(every, str) and re.fullmatch(_SHARE, every):
+            counted[name] = {**section, "every": max(1, steps // int(every.removeprefix("1/")))}
+    trace = document.get("trace")
+    recorded = trace.get("steps") if isinstance(trace, dict) else None
+    if isinstance(recorded, list | tuple):
+        counted["trace"] = {**trace, "steps": [_from_the_end(step, steps) for step in recorded]}
+    return counted
+
+
+def _from_the_end(step: Any, steps: int) -> Any:
+    """The number of a step; one before the first stays negative, and is none of the run."""
+    negative = isinstance(step, int) and step < 0
+    return steps + 1 + step if negative and steps + 1 + step > 0 else step
