@@ -6,6 +6,7 @@ from pathlib import Path
 from moe.outputs import OutputFile, page_mark
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
+from trainer.experiment.report.request import FOUND, PAGE, ReportRequest
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +41,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--comparison", "DIR", "what compare wrote"),
         ("--routing-study", "JSON", "what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"),
     ):
-        parser.add_argument(option, type=Path, metavar=metavar, help=text)
+        place = FOUND.get(option.removeprefix("--").replace("-", "_"))
+        default = "" if place is None else f" (default: {place[0]} in the run's folder, where there is one)"
+        parser.add_argument(option, type=Path, metavar=metavar, help=text + default)
     parser.add_argument("--memory", action="store_true", help="tell the memory of a rank, by formula; some seconds")
-    parser.add_argument("--out", type=Path, required=True, metavar="HTML", help="the page to write")
+    parser.add_argument(
+        "--out", type=Path, metavar="HTML", help="the page to write (default: report.html in the run's folder)"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.experiment.report.request import ReportRequest
     from trainer.experiment.report.run import run
 
     return run(request_of(ReportRequest, options))
@@ -55,8 +59,10 @@ def _run(options: argparse.Namespace) -> int:
 REPORT = Verb(
     "report",
     "write one self-contained page about a run, and what was placed and simulated for it",
-    "python -m trainer report runs/demo --placement placement.json --simulation runs/demo/netsim --out index.html",
+    "python -m trainer report runs/demo --placed-run runs/demo_placed",
     _add_arguments,
     _run,
-    outputs=lambda options: [(OutputFile("--out", (page_mark("report"),)), options.out)],
+    "What sample, steps, restore, edit, moe place, moe price and netsim compare wrote into the run's folder gets onto "
+    "the page without options; what there is of another run is named and left out.",
+    outputs=lambda options: [(OutputFile("--out", (page_mark("report"),)), options.out or options.run_dir / PAGE)],
 )

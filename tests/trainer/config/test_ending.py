@@ -46,7 +46,7 @@ def test_a_share_of_few_steps_is_one_step_and_steps_before_the_first_are_none() 
 
 
 @pytest.mark.parametrize("name", ["digits_moe", "digits_mixture", "gpt_text", "gpt_moe", "toy", "digits_autoencoder"])
-def test_shipped_runs_follow_their_end(name: str, tmp_path: Path) -> None:
+def test_shipped_runs_follow_their_end(name: str) -> None:
     data = ["data={kind: python_source, context: 8}"] if name == "gpt_text" else []
     of = [load_config(CONFIGS / "runs" / f"{name}.yaml", [f"optim.steps={steps}", *data]) for steps in (600, 50)]
     for config in of:

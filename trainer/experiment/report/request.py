@@ -1,12 +1,29 @@
 """What a report is made of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+PAGE = "report.html"
+"""The page, in the run's folder."""
+FOUND = {
+    "quality": ("quality.json", ""),
+    "steps": ("steps.json", ""),
+    "drawing": ("drawing", "formula.jsonl"),
+    "restored": ("restored", "results.json"),
+    "edited": ("edited", "results.json"),
+    "placement": ("placement.json", ""),
+    "price": ("price", "price.json"),
+    "simulation": ("simulation", "results.json"),
+    "other_simulation": ("netsim", "results.json"),
+    "comparison": ("comparison", "compare.json"),
+}
+"""Where each input is in a run's folder, and a file that is in it if it is a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest:
-    """The files that a report is made of, and the page that it becomes; None: the report says nothing about that.
+    """The files that a report is made of, and the page that it becomes; None: the report says nothing about that,
+    unless it is in the run's folder under the name in `FOUND`.
 
     Attributes:
         run_dir: folder of the run.
@@ -27,7 +44,7 @@ class ReportRequest:
         other_simulation: folder that netsim wrote for other traffic, which the page says.
         comparison: folder that ``compare`` wrote.
         routing_study: file of a study of hop costs in the router.
-        out: the page.
+        out: the page; None: report.html in the run's folder.
     """
 
     run_dir: Path
@@ -48,4 +65,18 @@ class ReportRequest:
     other_simulation: Path | None = None
     comparison: Path | None = None
     routing_study: Path | None = None
-    out: Path
+    out: Path | None = None
+
+    @property
+    def page(self) -> Path:
+        """The page to write."""
+        return self.out or self.run_dir / PAGE
+
+    def found(self) -> dict[str, Path]:
+        """The inputs that are not given and that the run's folder has."""
+        places = {name: self.run_dir / place for name, (place, _) in FOUND.items() if getattr(self, name) is None}
+        return {name: path for name, path in places.items() if (path / FOUND[name][1]).is_file()}
+
+    def having(self, inputs: dict[str, Path]) -> "ReportRequest":
+        """The request with more inputs."""
+        return replace(self, **inputs)  # pyright: ignore[reportArgumentType]  the values are paths

@@ -1,11 +1,12 @@
 """The report verb: a run, its experts and its traffic on one page."""
 
 import os
+import sys
 from pathlib import Path
 
 from rich.table import Table as ConsoleTable
 
-from moe.files import replacing
+from moe.files import FileError, lies_in, replacing
 from moe.report.page import Block, Facts, Figure, Link, Section, page
 from moe.terminal import Terminal
 from trainer.experiment.comparison.charts import quality_chart
@@ -39,8 +40,8 @@ def run(request: ReportRequest) -> int:
     Raises:
         ValueError: an input is missing, malformed or of another run.
     """
-    out = request.out
-    parts = _parts(request)
+    out = request.page
+    parts = _parts_with(request, request.found())
     found = "; ".join(part.finding for part in parts if part.finding)
     document = page(
         "Train, trace, place, simulate",
@@ -59,8 +60,20 @@ def run(request: ReportRequest) -> int:
     for name, value in (row for part in parts for row in part.rows):
         table.add_row(name, value)
     Terminal(highlight=False).print(table)
-    print(out)
+    print(f"{out}: open it in a browser")
     return 0
+
+
+def _parts_with(request: ReportRequest, found: dict[str, Path]) -> list[Part]:
+    """The parts of a request and of what is in the run's folder; what there is of another run is left out."""
+    try:
+        return _parts(request.having(found))
+    except FileError as error:
+        stale = [name for name, path in found.items() if lies_in(error, path)]
+        if not stale:
+            raise
+        print(f"left out: {error}", file=sys.stderr)
+        return _parts_with(request, {name: path for name, path in found.items() if name not in stale})
 
 
 def _parts(request: ReportRequest) -> list[Part]:
@@ -73,9 +86,9 @@ def _parts(request: ReportRequest) -> list[Part]:
     if request.drawing is not None:
         parts.append(drawing_part(files, request.drawing))
     if request.restored is not None:
-        parts.append(restored_part(files, request.restored, request.out))
+        parts.append(restored_part(files, request.restored, request.page))
     if request.edited is not None:
-        parts.append(edited_part(files, request.edited, request.out))
+        parts.append(edited_part(files, request.edited, request.page))
     if request.policy is not None:
         parts.append(policy_part(files, RunFiles(request.policy)))
     continued = None
@@ -96,7 +109,7 @@ def _parts(request: ReportRequest) -> list[Part]:
         other = Simulation.read(request.other_simulation)
         parts.append(fabric_part(request.other_simulation, other, of_the_run=False))
     if request.comparison is not None:
-        parts.append(_comparison(request.comparison, request.out))
+        parts.append(_comparison(request.comparison, request.page))
     if request.routing_study is not None:
         parts.append(Part([], [], [routing_study_section(request.routing_study)]))
     return parts

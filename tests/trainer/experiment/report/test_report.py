@@ -54,6 +54,33 @@ def test_everything_stands_on_one_page(placement: Path, tmp_path: Path, capsys: 
     assert str(out) in printed
 
 
+def test_what_is_in_the_folder_of_the_run_is_found(
+    placement: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_dir(tmp_path / "run", {1: 0.5, 2: 0.25})
+    shutil.copy(placement, run / "placement.json")
+    (run / "quality.json").write_text(json.dumps({"class_accuracy": 0.975, "frechet_distance_unguided": 1.25}))
+    assert main(["report", str(run)]) == 0
+    assert str(run / "report.html") in capsys.readouterr().out
+    given = ["--quality", run / "quality.json", "--placement", run / "placement.json", "--out", tmp_path / "given.html"]
+    assert main(["report", str(run), *map(str, given)]) == 0
+    assert (run / "report.html").read_bytes() == (tmp_path / "given.html").read_bytes()
+
+
+def test_what_is_there_of_another_run_is_named_and_left_out(
+    placement: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_dir(tmp_path / "run", {1: 0.5})
+    shutil.copy(placement, run / "placement.json")
+    for name, file in {"price": "price.json", "edited": "results.json"}.items():
+        (run / name).mkdir()
+        (run / name / file).write_text("{}")
+    assert main(["report", str(run)]) == 0
+    assert [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines()] == ["left out"] * 2
+    assert "context-coherent" in (run / "report.html").read_text()
+    assert main(["report", str(run), "--price", str(run / "price")]) == 2, "what is given has to fit"
+
+
 def test_a_shared_history_does_not_count_as_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ten steps were taken once and copied, two were taken twice: by clock and loss alike these are two, not twelve."""
     losses = {step: 1 / step for step in range(1, 13)}
