@@ -7,6 +7,7 @@ import yaml
 
 from moe.config import TopKRouterConfig
 from moe.files import FileError
+from tests.trainer.data.pictures import digit_pictures
 from tests.trainer.data.texts import encoded, stories
 from trainer import load_config
 from trainer.__main__ import main
@@ -331,7 +332,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path, config_file: Path) -> None:
-    configs = [load_config(path, own_text(path, tmp_path)) for path in sorted(RUNS.glob("*.yaml"))]
+    configs = [load_config(path, own_data(path, tmp_path)) for path in sorted(RUNS.glob("*.yaml"))]
     odd = ["run.dir='1e3'", "optim.lr=1e-05", "trace.steps=[1]", "model.init_from=null", "sample.sampler.kind=dopri5"]
     configs.append(load_config(config_file, odd))
     configs.append(load_config(config_file, ["model={kind: gpt}", "sample.prompts=['\"a: b\\n', '1e3']"]))
@@ -351,6 +352,7 @@ WORLD_SIZES = {
     "gpt_moe_512.yaml": 512,
     "gpt_moe.yaml": 2,
     "gpt_text.yaml": 2,
+    "pictures.yaml": 1,
     "toy.yaml": 1,
     "digits_autoencoder.yaml": 1,
 }
@@ -358,15 +360,17 @@ WORLD_SIZES = {
 
 @pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_runs_that_we_ship_fit_their_ranks(path: Path, tmp_path: Path) -> None:
-    config = load_config(path, own_text(path, tmp_path))
+    config = load_config(path, own_data(path, tmp_path))
     layout = plan_layout(config, WORLD_SIZES[path.name])
     assert layout.world_size == WORLD_SIZES[path.name]
     assert layout.world_size % layout.expert_parallel == 0
     assert layout.micro_batch * layout.accumulation * layout.world_size == config.optim.global_batch
 
 
-def own_text(path: Path, folder: Path) -> list[str]:
-    """Overrides of a configuration that learns from a user's text, which is encoded here."""
+def own_data(path: Path, folder: Path) -> list[str]:
+    """Overrides of a configuration that learns from a user's text or pictures, which are made here."""
+    if path.name == "pictures.yaml":
+        return [f"data.path={digit_pictures(folder / 'pictures')}"]
     if path.name != "gpt_text.yaml":
         return []
     return [f"data.path={encoded(folder / 'text', stories(folder / 'stories'))}"]
