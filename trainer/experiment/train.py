@@ -42,7 +42,7 @@ def run(path: Path, overrides: Sequence[str], only: str | None = None, *, overwr
             stages = load_stages(path, overrides)
             if ranks.launch.rank == 0:
                 for stage in stages:
-                    if stage.trains and only in (None, stage.name):
+                    if stage.trains and only in (None, stage.name) and stage.folder.is_dir():
                         _RUN.check(stage.folder, overwrite=overwrite)
             if stages[0].name and only is None:  # its stages compare themselves
                 again = [OPTION] if overwrite else []
