@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from netsim.engine.compiled.interpreted import ready
 from netsim.engine.protocol import Scene
 from netsim.passages import Passages, passages_of
 from netsim.units import PICOSECONDS_PER_SECOND
@@ -45,9 +46,9 @@ class Bound:
         passages = passages_of(scene, frozenset(parts), anywhere, shares)
         start, end = (np.zeros(len(columns.src), dtype=np.int64) for _ in range(2))
         queues = np.zeros((3, 2 * links), dtype=np.int64)
-        done = _longest_chain(columns, passages, start, end, queues, np.arange(len(start), dtype=np.int32))
+        done = ready(_longest_chain)(columns, passages, start, end, queues, np.arange(len(start), dtype=np.int32))
         self._sent_from = np.full(links, -1, dtype=np.int64)
-        _earliest_end(columns.src, passages, start, self._sent_from)
+        ready(_earliest_end)(columns.src, passages, start, self._sent_from)
         self.ps = max(int(done), _leaves_ps(scene, passages.crossing))
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:

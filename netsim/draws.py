@@ -43,6 +43,11 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def stream(seed: int, purpose: int) -> int:
+    """State of the draws of one seed for one purpose."""
+    return mix(mix(seed) + purpose)
+
+
 class Draws:
     """The draws of one seed for one purpose: mix(mix(mix(mix(seed) + purpose) + flow) + sequence).
 
@@ -52,7 +57,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, purpose: Purpose) -> None:
-        self._stream = mix(mix(seed) + purpose)
+        self._stream = stream(seed, purpose)
 
     def __call__(self, flow: int, sequence: int = 0) -> int:
         """A uniform integer in [0, 2**64) that depends on (seed, purpose, flow, sequence) alone."""

@@ -10,6 +10,7 @@ from numba import njit
 from netsim.engine.compiled.annotations import Integer
 from netsim.engine.compiled.cache import forget_if_outdated
 from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
+from netsim.engine.compiled.interpreted import ready
 from netsim.engine.compiled.service import service_ps
 from netsim.engine.protocol import Scene
 
@@ -97,9 +98,9 @@ def passages_of(scene: Scene, parts: Collection[int], anywhere: bool, shares: bo
     numbers = np.array(sorted(parts), dtype=np.int64)
     wire = _Wire(scene.packet.payload, scene.packet.header, numbers, anywhere, shares)
     leaves = len(scene.topology.tiers[0])
-    kind, first = _kinds(columns.src, columns.dst, columns.bytes, ends)
-    crossing = _crossing(columns.src, columns.dst, columns.bytes, ends.leaf, leaves, wire)
-    of_kinds = _of_kinds(columns.src[first], columns.dst[first], columns.bytes[first], ends, fabric, rates, wire)
+    kind, first = ready(_kinds)(columns.src, columns.dst, columns.bytes, ends)
+    crossing = ready(_crossing)(columns.src, columns.dst, columns.bytes, ends.leaf, leaves, wire)
+    of_kinds = ready(_of_kinds)(columns.src[first], columns.dst[first], columns.bytes[first], ends, fabric, rates, wire)
     return Passages(kind, Kinds(*of_kinds), ends, crossing)
 
 

@@ -164,7 +164,8 @@ LINK = np.dtype([("bytes", np.int64), ("busy_ps", np.int64), ("max_queue_ps", np
 """Figures of a link.
 
 Bytes that it carried, headers and acknowledgements included; time that it was busy with them; longest queue that a
-packet found and joined, as service time of the unfinished work; time for which the switch behind it had paused it.
+packet found and joined, as service time of the unfinished work at the link's nominal rate; time for which the switch
+behind it had paused it.
 """
 
 

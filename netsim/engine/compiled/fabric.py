@@ -16,6 +16,7 @@ class FabricArrays(NamedTuple):
         change_begin: [L + 1] rows of `change_ps` and `rate_bps` of each link.
         change_ps: When a link's rate changes, the first entry of each link at 0.
         rate_bps: Rate from then on; 0 is down.
+        nominal_bps: [L] rate without failures.
         at_switch: [L] 1 for links that begin at a switch.
         reverse: [L] the other direction of the same cable.
         up: [H] link from a host to its leaf.
@@ -36,6 +37,7 @@ class FabricArrays(NamedTuple):
     change_begin: np.ndarray
     change_ps: np.ndarray
     rate_bps: np.ndarray
+    nominal_bps: np.ndarray
     at_switch: np.ndarray
     reverse: np.ndarray
     up: np.ndarray
@@ -81,6 +83,7 @@ def _fabric_arrays(scene: Scene) -> FabricArrays:
         change_begin=_offsets(len(of_link) for of_link in steps),
         change_ps=_int64(time for of_link in steps for time, _ in of_link),
         rate_bps=_int64(rate for of_link in steps for _, rate in of_link),
+        nominal_bps=_int64(rates.initial),
         at_switch=_int64(not link.src.startswith("host") for link in links),
         reverse=_int64(topology.reverse(index) for index in range(len(links))),
         up=_int64(topology.up(index) for index in hosts),

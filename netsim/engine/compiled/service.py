@@ -1,5 +1,6 @@
 """The service time of `netsim.units` for compiled code: the same number, without overflow."""
 
+import numpy as np
 from numba import njit
 
 from netsim.engine.compiled.annotations import Integer
@@ -36,3 +37,33 @@ def rate_step(fabric: FabricArrays, link: Integer, step: Integer, time_ps: Integ
     while step + 1 < fabric.change_begin[link + 1] and fabric.change_ps[step + 1] <= time_ps:
         step += 1
     return step
+
+
+@njit(cache=True)
+def nominal_ps(
+    rate_bps: np.ndarray,
+    since_ps: np.ndarray,
+    rows: tuple[Integer, Integer],
+    nominal_bps: Integer,
+    begin_ps: Integer,
+    end_ps: Integer,
+) -> Integer:
+    """See `netsim.engine.reference.work.Work.nominal_ps`.
+
+    Args:
+        rate_bps: Rates of links over time.
+        since_ps: When the first service at each of them began, -1 if none has.
+        rows: Of the link: the first, and the one behind the last.
+        nominal_bps: Rate of the link without failures.
+        begin_ps: Begin of the service in question.
+        end_ps: Its end.
+    """
+    work_ps = 0.0
+    for row in range(rows[1] - 1, rows[0] - 1, -1):
+        if since_ps[row] >= 0 and since_ps[row] < end_ps:
+            first_ps = max(since_ps[row], begin_ps)
+            work_ps += (end_ps - first_ps) * (rate_bps[row] / nominal_bps)
+            end_ps = first_ps
+            if end_ps == begin_ps:
+                break
+    return np.int64(np.ceil(work_ps))

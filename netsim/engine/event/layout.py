@@ -3,8 +3,8 @@
 import numpy as np
 
 from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine.compiled.interpreted import ready
 from netsim.engine.compiled.lines import zeros
-from netsim.engine.compiled.service import service_ps
 from netsim.engine.compiled.successors import successors
 from netsim.engine.event.calendar import END_PS, heap
 from netsim.engine.event.congestion import ASKED
@@ -35,6 +35,7 @@ from netsim.topology.protocol import places, sources
 from netsim.transport.protocol import Transport
 from netsim.transport.spray import DestinationRotation
 from netsim.transport.switched import Drill
+from netsim.units import service_ps
 
 _PACKETS = 1024
 
@@ -57,7 +58,8 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     totals["now_ps"] = totals["moves_up"] = -1
     totals["refused"] = NOBODY
     totals["undone"] = len(scene.tasks) - int(scene.tasks.in_background.sum())
-    changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps
+    since_ps = np.full(len(fabric.rate_bps), -1, dtype=np.int64)
+    changes = fabric.change_begin, fabric.change_ps, fabric.rate_bps, since_ps
     keys = np.zeros(0, dtype=np.int64) if scene.tasks.keys is None else scene.tasks.keys
     network = Network(
         rules, totals, links, kinds, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene), keys
@@ -111,7 +113,7 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarr
     """Links and their kinds."""
     links = zeros(len(scene.topology.links), LINK_STATE)
     links["at_switch"], links["reverse"], links["unmarked"] = fabric.at_switch, fabric.reverse, -1
-    initial = np.asarray(scene.rates.initial, dtype=np.int64)
+    initial = fabric.nominal_bps
     links["varies"] = np.diff(fabric.change_begin) > 1
     links["varies"] |= fabric.rate_bps[fabric.change_begin[:-1]] != initial
     round_trip_ps = fabric.delay_ps + fabric.delay_ps[fabric.reverse]
@@ -147,7 +149,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
     hosts, tasks = np.asarray(scene.hosts, dtype=np.int32), len(scene.tasks)
     messages, paths = int(np.count_nonzero(columns.bytes)), scene.most_paths
     queue_pair, latest = _queue_pairs(scene, transport)
-    next_begin, following = successors(columns.after_begin, columns.after)
+    next_begin, following = ready(successors)(columns.after_begin, columns.after)
     return Program(
         begins=heap(tasks),
         bytes=columns.bytes,

@@ -5,12 +5,13 @@ Nothing here knows the calendar: what begins and who is told to stop or to go on
 
 import numpy as np
 
+from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.buffers import REFUSED, TELLS, gives_back, takes
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.errors import repeats
 from netsim.engine.event.keys import flow_key
 from netsim.engine.event.queues import GOES, LOST, TRIMMED, WAITS, count, flow_id_of, marks, serial_of, service_of
-from netsim.engine.event.rates import next_down, rate_at
+from netsim.engine.event.rates import begin_service, next_down, rate_at, work_ps
 from netsim.engine.event.state import Network, Queued, Record, Routing, Whole
 from netsim.engine.event.turns import next_class, note_sent, note_sent_alone, takes_turns
 from netsim.engine.event.watching import note_carried
@@ -68,19 +69,25 @@ def stand(
         if may_mark and marks(network, link, kind, at, packet, found, rate):
             packet.marked = 1
             totals.marked += 1
+    work = np.int64(0)
+    if link.varies:
+        work = service_ps(queue.waiting_bytes + packet.wire, kind.rate_bps)
+        if served.busy and served.queue == place:
+            work += work_ps(network, at, now, np.int64(served.ends_ps))
     if not served.busy and not queue.stopped:
         if len(queued.quanta):
             note_sent_alone(queued, at, traffic_class)
         if link.varies and next_down(network, at, now) < now + service:
             release(network, routing, queued, at, packet.wire, source, place)
             return LOST, lose(network, packet, at, now)
-        ends = begin(network, queued, packet, at, place, source, service, found, now, now)
+        ends = begin(network, queued, packet, at, place, source, service, found, work, now, now)
         return (GOES, ends) if ends >= 0 else (LOST, now)
     index = queued.notes[0].packet
     waiting = queued.waiting[index]
-    waiting.came_ps, waiting.found_ps, waiting.work_ps = now, found, service
+    waiting.came_ps, waiting.found_ps, waiting.work_ps, waiting.nominal_ps = now, found, service, work
     waiting.wire, waiting.source, waiting.next = packet.wire, source, -1
     queue.waiting_ps += service
+    queue.waiting_bytes += packet.wire
     if queue.first < 0:
         queue.first = index
     else:
@@ -107,10 +114,13 @@ def begin(
     source: int,
     service: int,
     found: int,
+    work: int,
     came: int,
     now: int,
 ) -> Whole:
     """Begins the transmission of a packet that came at `came` and found so much work of its class before it.
+
+    If the rate of the link varies, `work` is what it joined at the nominal rate.
 
     Returns:
         When it ends, -1 if the packet is corrupted.
@@ -124,7 +134,11 @@ def begin(
         service += again * (service + kind.round_trip_ps)
     ends = now + service
     link.free_ps = ends
-    count(network, link, packet, service, found + service, came)
+    if link.varies:
+        begin_service(network, at, now)
+    else:
+        work = found + service
+    count(network, link, packet, service, found + service, work, came)
     served.ends_ps, served.wire, served.busy = ends, packet.wire, 1
     served.queue, served.source = place, source
     served.carried = 0 if packet.control or again < 0 else packet.wire
@@ -208,6 +222,7 @@ def take_out(queued: Queued, place: int) -> Whole:
     if queue.first < 0:
         queue.last = -1
     queue.waiting_ps -= queued.waiting[index].work_ps
+    queue.waiting_bytes -= queued.waiting[index].wire
     classes = len(queued.quanta)
     if classes:
         note_sent(queued, place // classes, place % classes, queued.waiting[index].wire, queue.first >= 0)
@@ -271,4 +286,5 @@ def serve_next(
             release(network, routing, queued, at, packet.wire, source, place)
             lose(network, packet, at, now)
             return np.int64(-1)
-    return begin(network, queued, packet, at, place, source, service, waiting.found_ps, waiting.came_ps, now)
+    found, work, came = np.int64(waiting.found_ps), np.int64(waiting.nominal_ps), np.int64(waiting.came_ps)
+    return begin(network, queued, packet, at, place, source, service, found, work, came, now)

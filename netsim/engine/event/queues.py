@@ -8,7 +8,7 @@ from netsim.engine.event.calendar import FLOW_BITS, SERIAL_BITS
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.errors import FAULTLESS, repeats
 from netsim.engine.event.keys import flow_key
-from netsim.engine.event.rates import next_down, rate_at
+from netsim.engine.event.rates import begin_service, next_down, rate_at, work_ps
 from netsim.engine.event.state import Array, Network, Record, Whole
 from netsim.engine.queue_series import INTERVALS
 
@@ -76,7 +76,11 @@ def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole,
             service += again * (service + kind.round_trip_ps)
             leaves = start + service
     link.free_ps = leaves
-    count(network, link, packet, service, leaves - now, now)
+    work = leaves - now
+    if link.varies:
+        begin_service(network, index, start)
+        work = work_ps(network, index, now, leaves)
+    count(network, link, packet, service, leaves - now, work, now)
     if again < 0:
         totals.dropped += 1
         return LOST, now
@@ -95,14 +99,24 @@ def service_of(rules: Record, link: Record, kind: Record, wire: int, rate: int) 
 
 
 @compiled
-def count(network: Network, link: Record, packet: Record, service: int, queue: int, came: int) -> None:
-    """Records that a link carries a packet, and the queue that the packet joined when it came."""
+def count(network: Network, link: Record, packet: Record, service: int, queue: int, work: int, came: int) -> None:
+    """Records that a link carries a packet, and the queue that the packet joined when it came.
+
+    Args:
+        network: Links.
+        link: The link.
+        packet: The packet.
+        service: How long the link serves it.
+        queue: How long the link serves the queue.
+        work: The same at the nominal rate.
+        came: When the packet came.
+    """
     totals = network.totals[0]
     if link.at_switch:
         _note_queue(network.longest, totals, came, queue)
     link.busy_ps += service
     link.bytes += packet.wire
-    link.longest_ps = max(link.longest_ps, queue)
+    link.longest_ps = max(link.longest_ps, work)
     if packet.control:
         totals.control_hops += 1
     else:

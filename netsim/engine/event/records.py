@@ -225,11 +225,12 @@ answer of a receiver that asks for packets, how many its flow still lacks.
 """
 
 QUEUE = lines(
-    # Packets of a class that wait in front of a link: the first and last, their service time, and bytes with the one
-    # that is on the link.
+    # Packets of a class that wait in front of a link: the first and last, their service time, their bytes, and those
+    # with the one that is on the link, if memory is shared.
     first=INDEX,
     last=INDEX,
     waiting_ps=WHOLE,
+    waiting_bytes=WHOLE,
     length=WHOLE,
     # Since when the switch behind the link has stopped the queue, for how long in all, and whether it has.
     stopped_ps=WHOLE,
@@ -242,8 +243,9 @@ QUEUE = lines(
 )
 """Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`."""
 
-WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, wire=WHOLE, source=INDEX, next=INDEX)
-"""A packet in a queue: when it came, what it found there, its service time, size, the queue it came from, the next."""
+WAITING = record(came_ps=WHOLE, found_ps=WHOLE, work_ps=WHOLE, nominal_ps=WHOLE, wire=WHOLE, source=INDEX, next=INDEX)
+"""A packet in a queue: when it came, what it found there, its service time, what it joined at the nominal rate if that
+of the link varies, its size, the queue it came from, the next."""
 
 SERVED = lines(
     ends_ps=WHOLE,

@@ -12,8 +12,7 @@ from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.timeout import AUTO
 from netsim.congestion.window import NoneConfig
-from netsim.draws import Purpose
-from netsim.engine.compiled.draws import stream
+from netsim.draws import Purpose, stream
 from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
 from netsim.engine.event.choices import (
     AT_FIRST_SWITCH,

@@ -142,6 +142,7 @@ class Network(NamedTuple):
         change_begin: Rows of the changes of each link's rate; see `netsim.engine.compiled.fabric.FabricArrays`.
         change_ps: When a rate changes.
         change_bps: The rate from then on; 0 is down.
+        change_since_ps: When the first service at that rate began, -1 if none has.
         longest: Queues over time; see `netsim.engine.queue_series`.
         carried: Bytes of each link over time, no rows if none are recorded; see `netsim.engine.watch`.
         carried_shape: Its intervals; see `netsim.engine.event.watching`.
@@ -155,6 +156,7 @@ class Network(NamedTuple):
     change_begin: Array
     change_ps: Array
     change_bps: Array
+    change_since_ps: Array
     longest: Array
     carried: Array
     carried_shape: Array

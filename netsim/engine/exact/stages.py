@@ -12,7 +12,7 @@ from numba import njit
 from netsim.engine.compiled.annotations import Integer, Record, Records
 from netsim.engine.compiled.fabric import FabricArrays
 from netsim.engine.compiled.queue_series import Longest, note_queue
-from netsim.engine.compiled.service import rate_step, service_ps
+from netsim.engine.compiled.service import nominal_ps, rate_step, service_ps
 from netsim.engine.exact.sorting import room_for, sort
 
 RECEIVER = np.dtype([(name, np.int64) for name in ("exit", "highest", "end_ps", "reordered")])
@@ -84,12 +84,15 @@ def serve(
     """
     room = room_for(here.begin)
     entry, uniform = (1 << packets.bits) - 1, not len(packets.size_bytes)
+    since_ps = np.full(len(fabric.rate_bps), -1, dtype=np.int64)
     for link in links:
         time_ps = here.time_ps[here.begin[link] : here.begin[link + 1]]
         tags = here.tag[here.begin[link] : here.begin[link + 1]]
         sort(time_ps, tags, room)
         at_switch, delay_ps = fabric.at_switch[link] != 0, fabric.delay_ps[link]
-        change = fabric.change_begin[link]
+        change, nominal_bps = fabric.change_begin[link], fabric.nominal_bps[link]
+        rows = change, fabric.change_begin[link + 1]
+        varies = rows[1] - rows[0] > 1 or fabric.rate_bps[change] != nominal_bps
         full_ps = service_ps(packets.full_bytes, max(1, fabric.rate_bps[change]))
         free = total_bytes = busy = peak = np.int64(0)
         for place in range(len(time_ps)):
@@ -106,7 +109,12 @@ def serve(
             free = begin + service
             total_bytes += size_bytes
             busy += service
-            peak = max(peak, free - now)
+            queue = free - now
+            if varies:
+                if since_ps[change] < 0:
+                    since_ps[change] = begin
+                queue = nominal_ps(fabric.rate_bps, since_ps, rows, nominal_bps, now, free)
+            peak = max(peak, queue)
             if at_switch:
                 note_queue(longest, now, free - now)
             following = packets.steps[tag & entry]

@@ -10,10 +10,11 @@ from numba import njit
 
 from netsim.draws import Purpose
 from netsim.engine.compiled.draws import draw, stream
+from netsim.engine.compiled.interpreted import ready
 from netsim.engine.fluid.flows import SPREAD, Flows
 from netsim.engine.fluid.segments import Segments
 from netsim.engine.protocol import Scene
-from netsim.topology.protocol import paths, places
+from netsim.topology.protocol import Path, paths, places
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.workload.tasks import TaskColumns
@@ -40,7 +41,8 @@ class Admitted(NamedTuple):
 class Admission:
     """Cuts messages into flows as the transport says and finds the segments that they pass.
 
-    A flow without a path of its own spreads evenly over all usable paths.
+    A flow without a path of its own spreads over all usable paths: evenly if the transport sprays, in proportion to
+    their present rates without a transport.
 
     Args:
         scene: Tasks and fabric.
@@ -74,7 +76,7 @@ class Admission:
             usable = [usable_ways(*pair, self._scene.routes.epoch(now_ps)) for pair in pairs]
             begin = np.cumsum([0, *map(len, usable)])
             indices = np.fromiter(chain.from_iterable(usable), dtype=np.int64)
-            way = _hashed(transport.seed, tasks.src[released], tasks.dst[released], member, begin, indices)
+            way = ready(_hashed)(transport.seed, tasks.src[released], tasks.dst[released], member, begin, indices)
         nothing = np.zeros(len(released), dtype=np.int64)
         return Admitted(released * stride, released, tasks.bytes[released], way, nothing)
 
@@ -100,9 +102,21 @@ class Admission:
             leaf_pair = divmod(index, leaves)
             ways = self._scene.topology.between(*leaf_pair)
             usable = (number - 1,) if number else self._scene.routes.usable_ways(*leaf_pair, epoch)
-            middle.append(self._segments.index(tuple(ways[way] for way in usable)))
+            middle.append(self._segment(tuple(ways[way] for way in usable), now_ps))
         between = np.array(middle, dtype=np.int64)[choice]
         return np.stack([first, np.where(inside, self._segments.nothing, between), last], axis=1)
+
+    def _segment(self, ways: tuple[Path, ...], now_ps: int) -> int:
+        """The segment of a flow over these ways; without a transport the fastest come first."""
+        if self._transport is None and len(ways) > 1:
+            rates = [min(self._rate_bps(link, now_ps) for link in way) for way in ways]
+            by_rate = sorted(zip(ways, rates, strict=True), key=lambda of_way: -of_way[1])
+            return self._segments.index(*zip(*by_rate, strict=True))
+        return self._segments.index(ways)
+
+    def _rate_bps(self, link: int, now_ps: int) -> int:
+        """Rate of a link; of one that is down, which the routing has not noticed, the nominal one."""
+        return self._scene.rates.at(link, now_ps) or self._scene.rates.initial[link]
 
     def rerouted(self, flows: Flows, which: np.ndarray, serial: np.ndarray, now_ps: int) -> np.ndarray:
         """The ways of some flows after a change of the routing's knowledge: other ones in place of unusable ones.

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from netsim.engine.compiled.interpreted import ready
 from netsim.workload.tasks import TaskColumns
 
 _DONE = -1
@@ -29,7 +30,7 @@ class Dependencies:
         """Notes that tasks are done and returns those that no longer wait for anything."""
         self.undone -= len(tasks)
         self._waits_for[tasks] = _DONE
-        return _ready(tasks, self._waits_for, self._begin, self._successors)
+        return ready(_ready)(tasks, self._waits_for, self._begin, self._successors)
 
     def first_waiting(self) -> int:
         """The first task that is not done although it waits for no other."""

@@ -1,8 +1,8 @@
 """Flow-level engine: messages are streams of bytes that share every link at max-min fair rates.
 
 There are no packets and no queues: congestion control is taken to be perfect. A flow with a path of its own keeps to
-it; any other spreads evenly over all usable paths. A link that is down carries nothing, and the flows that need it wait
-until it is up again or the routing has noticed.
+it. A sprayed one spreads evenly over all usable paths, an ideal one in proportion to their rates at each moment. A link
+that is down carries nothing, and the flows that need it wait until it is up again or the routing has noticed.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ class FluidEngine:
     Args:
         scene: Tasks and fabric.
         transport: Cuts messages into flows and chooses their paths, without looking at packets; None: ideal, every
-            message spreads over all usable paths.
+            message spreads over all usable paths as their rates allow.
         report: Called now and then with how far the run is.
     """
 
@@ -45,6 +45,7 @@ class FluidEngine:
         self._dependencies = Dependencies(self._tasks)
         self._segments = Segments(len(scene.topology.links))
         self._admission = Admission(scene, self._tasks, transport, self._segments)
+        self._paths_change = len(scene.routes.times) > 1 or (transport is None and bool(scene.rates.changes))
         self._network = Network(scene, self._segments)
         self._calendar = Calendar()
         self._released: list[np.ndarray] = []
@@ -178,7 +179,7 @@ class FluidEngine:
 
     def _reroute(self, which: np.ndarray, now: int) -> None:
         """Moves flows off paths that are no longer usable, and spreads spreading flows anew."""
-        if len(self._scene.routes.times) == 1 or not len(which):
+        if not self._paths_change or not len(which):
             return
         flows, packet = self._network.flows, self._scene.packet
         sent = self._network.sent_bytes(which, now)

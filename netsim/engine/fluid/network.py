@@ -4,6 +4,7 @@ from math import ceil, inf
 
 import numpy as np
 
+from netsim.engine.compiled.interpreted import ready
 from netsim.engine.fluid.certificate import violations
 from netsim.engine.fluid.filling import fill
 from netsim.engine.fluid.flows import Flows, Ways, change_rates, latencies, no_flows, with_room
@@ -87,11 +88,11 @@ class Network:
         if not len(rising):
             return
         before = flows.rate[rising]
-        fill(active, rising, flows.segments, flows.rate, fabric, self._capacity)
-        overfull, unjustified = violations(active, flows.segments, flows.rate, fabric, self._capacity)
+        ready(fill)(active, rising, flows.segments, flows.rate, fabric, self._capacity)
+        overfull, unjustified = ready(violations)(active, flows.segments, flows.rate, fabric, self._capacity)
         if overfull or unjustified:
             raise RuntimeError(f"no max-min fair rates: {overfull} links overfull, {unjustified} flows unjustified")
-        change_rates(flows, rising, before, now_ps)
+        ready(change_rates)(flows, rising, before, now_ps)
         self._line_up(active)
         self.allocations += 1
 
@@ -121,7 +122,7 @@ class Network:
             slowest = self.flows.rate[sent].min() * _SLOWER
             if self._fastest[end] >= slowest:
                 self._refill_from = min(self._refill_from, slowest)
-        return sent, latencies(self.flows, sent, self._segments.arrays(), self._ways)
+        return sent, ready(latencies)(self.flows, sent, self._segments.arrays(), self._ways)
 
     def wire_bytes(self, flows: np.ndarray) -> np.ndarray:
         """Total bytes of flows, headers included."""

@@ -32,7 +32,7 @@ class SegmentArrays(NamedTuple):
 
 
 class Segments:
-    """All segments of a run: a set of ways over which traffic spreads evenly, often a single one.
+    """All segments of a run: a set of ways over which traffic spreads, often a single one.
 
     Every flow passes three: its first link, the ways between, and its last link. A single link is the segment with the
     link's own index.
@@ -48,21 +48,26 @@ class Segments:
         self._begin = array("q", [*range(links + 1), links])
         self._link, self._share = array("q", range(links)), array("d", [1.0] * links)
         self._first_way = array("q", [1] * links + [0])
-        self._known: dict[tuple[Path, ...], int] = {((),): self.nothing}
+        self._known: dict[tuple[tuple[Path, ...], tuple[int, ...]], int] = {(((),), (1,)): self.nothing}
         self._arrays: SegmentArrays | None = None
 
-    def index(self, ways: tuple[Path, ...]) -> int:
-        """The segment of traffic that spreads evenly over these ways."""
-        if len(ways) == 1 and len(ways[0]) == 1:
-            return ways[0][0]
-        segment = self._known.get(ways)
+    def index(self, ways: tuple[Path, ...], weights: tuple[int, ...] | None = None) -> int:
+        """The segment of traffic that spreads over these ways, evenly or in proportion to weights."""
+        alone, first = len(ways) == 1, ways[0]
+        if alone and len(first) == 1:
+            return first[0]
+        parts = (1,) * len(ways) if alone or weights is None else weights
+        segment = self._known.get((ways, parts))
         if segment is None:
-            segment = self._known[ways] = len(self._first_way)
-            uses = Counter(link for way in ways for link in way)
+            segment = self._known[ways, parts] = len(self._first_way)
+            uses: Counter[int] = Counter()
+            for way, weight in zip(ways, parts, strict=True):
+                for link in way:
+                    uses[link] += weight
             self._link.extend(uses)
-            self._share.extend(count / len(ways) for count in uses.values())
+            self._share.extend(used / sum(parts) for used in uses.values())
             self._begin.append(len(self._link))
-            self._first_way.append(len(ways[0]))
+            self._first_way.append(len(first))
             self._arrays = None
         return segment
 

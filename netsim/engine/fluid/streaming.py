@@ -1,15 +1,16 @@
 """The flow-level engine in compiled code, for fabrics that never change: see `netsim.engine.fluid.engine`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from netsim.engine.compiled.fabric import fabric_arrays
+from netsim.engine.compiled.interpreted import ready, records
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.room import with_room_for_flows
 from netsim.engine.event.state import State
 from netsim.engine.fluid import kernel
-from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, streams_of
+from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, fastest_first, streams_of, way_rates
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.engine.stalled import stalled
@@ -42,12 +43,14 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
         InputError: Some never are, or the run has reached a limit.
     """
     clock = Clock(scene.limits, report)
-    fabric = fabric_arrays(scene)
+    fabric = fabric_arrays(scene) if transport else fastest_first(fabric_arrays(scene))
+    weights = np.ones(len(fabric.usable)) if transport else way_rates(fabric).astype(np.float64)
     state = state_of(scene, fabric, transport or Transport(0, 1), 0)
     parts = int(state.network.rules["parts"][0])
     most_flows = int(np.minimum(scene.tasks.columns().bytes, parts).sum())
-    streams = streams_of(scene, fabric, most_flows)
-    while (why := kernel.run(tuple(tuple(part) for part in state[:4]), tuple(streams))) != kernel.FINISHED:
+    streams = streams_of(scene, fabric, most_flows, weights)
+    run = ready(kernel.run)
+    while (why := run(tuple(_arrays(part) for part in state[:4]), _arrays(streams))) != kernel.FINISHED:
         if why == kernel.UNFAIR:
             raise RuntimeError("no max-min fair rates")
         if why == kernel.IN_TIME:
@@ -71,6 +74,10 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
         last_sent={link: int(links["rest_ps"][link]) for link in np.flatnonzero(links["last_ps"] >= 0).tolist()},
         certified_allocations=int(streams.counts[ALLOCATIONS]),
     )
+
+
+def _arrays(part: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
+    return tuple(records(array) for array in part)
 
 
 def _pulse(state: State) -> Pulse:

@@ -118,10 +118,30 @@ FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED, LEFT, BLOCKS, S
 """Entries of `Streams.counts`."""
 
 
-def streams_of(scene: Scene, fabric: FabricArrays, flows: int) -> Streams:
+def way_rates(fabric: FabricArrays) -> np.ndarray:
+    """Rate of each usable way: that of its slowest link, on a fabric whose links never change."""
+    pair = np.repeat(np.arange(len(fabric.usable_begin) - 1), np.diff(fabric.usable_begin))
+    links = fabric.way_links[fabric.way_begin[pair] + fabric.usable]
+    rates = np.where(links >= 0, fabric.nominal_bps[links], np.iinfo(np.int64).max)
+    return rates.min(axis=1, initial=np.iinfo(np.int64).max)
+
+
+def fastest_first(fabric: FabricArrays) -> FabricArrays:
+    """The fabric with the usable ways of each pair of leaves in the order of their rates."""
+    pair = np.repeat(np.arange(len(fabric.usable_begin) - 1), np.diff(fabric.usable_begin))
+    return fabric._replace(usable=fabric.usable[np.lexsort((-way_rates(fabric), pair))])
+
+
+def streams_of(scene: Scene, fabric: FabricArrays, flows: int, weights: np.ndarray) -> Streams:
     """No flows yet, with room for so many, on a fabric whose links never change.
 
     The system gives memory to an array where it is first written, so that room for all flows costs nothing at first.
+
+    Args:
+        scene: Rates of links.
+        fabric: Links and ways.
+        flows: Room for so many.
+        weights: By row of `FabricArrays.usable`, the way's part of the traffic that spreads over those of its pair.
     """
     count = len(fabric.delay_ps)
     links = zeros(count, SHARED)
@@ -130,7 +150,7 @@ def streams_of(scene: Scene, fabric: FabricArrays, flows: int) -> Streams:
     links["capacity"] = links["rate_bps"] / 8 / PICOSECONDS_PER_SECOND
     for ends in (fabric.up, fabric.down, fabric.inside):
         links["at_host"][ends] = 1
-    begin, link, share = _segments(fabric)
+    begin, link, share = _segments(fabric, weights)
     by_link = np.argsort(link, kind="stable")
     segment = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
     counts = np.zeros(10, dtype=np.int64)
@@ -156,7 +176,7 @@ def streams_of(scene: Scene, fabric: FabricArrays, flows: int) -> Streams:
     )
 
 
-def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _segments(fabric: FabricArrays, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, links and shares of all segments: each way, then the usable ways of each pair of leaves."""
     pairs, longest = len(fabric.way_begin) - 1, fabric.way_links.shape[1]
     present = fabric.way_links >= 0
@@ -166,10 +186,11 @@ def _segments(fabric: FabricArrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     pair = np.repeat(np.arange(pairs), np.diff(begin))
     rows = fabric.way_links[fabric.way_begin[pair] + usable]
     codes = np.where(rows >= 0, np.repeat(pair, longest).reshape(rows.shape) * len(fabric.delay_ps) + rows, -1).ravel()
-    distinct, times = np.unique(codes[codes >= 0], return_counts=True)
+    distinct, place = np.unique(codes[codes >= 0], return_inverse=True)
     owner, link = np.divmod(distinct, len(fabric.delay_ps))
     links.append(link)
-    shares.append(times / np.diff(begin)[owner])
+    parts = np.bincount(place, np.repeat(weights, longest)[codes >= 0], len(distinct))
+    shares.append(parts / np.bincount(pair, weights, pairs)[owner])
     sizes.append(np.bincount(owner, minlength=pairs))
     rows_of = np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
     return rows_of, np.concatenate(links).astype(INDEX), np.concatenate(shares)

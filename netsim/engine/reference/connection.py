@@ -152,6 +152,7 @@ class Packet(simpy.Event):
         "found_ps",
         "granted",
         "hop",
+        "joined_ps",
         "key",
         "links",
         "marked",

@@ -15,6 +15,7 @@ from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
 from netsim.engine.reference.watching import LinkRecorder
 from netsim.engine.reference.ways import Ways
+from netsim.engine.reference.work import Work
 from netsim.topology.protocol import Path
 from netsim.units import service_ps
 
@@ -45,12 +46,12 @@ class Links:
         self._rate, self._delay = scene.rates.initial, [link.delay_ps for link in links]
         self._at_switch = [not link.src.startswith("host") for link in links]
         self._lane_free, self._bytes, self._busy, self._peak = ([0] * len(links) for _ in range(4))
-        self._queues = QueueRecorder()
+        self._queues, self._work = QueueRecorder(), Work(scene.rates)
         self._carried = LinkRecorder(len(links) if scene.watch is not None and scene.watch.links else 0)
         self._on_arrival = [self.arrive]
         self.free_ps = [0] * len(links)
         self.hops = self.control_hops = self.dropped = self.trimmed = self.marked = 0
-        self.queued = QueuedLinks(scene, calendar, nics, conditions, self) if scene.queues else None
+        self.queued = QueuedLinks(scene, calendar, nics, conditions, self._work, self) if scene.queues else None
 
     def arrive(self, packet: simpy.Event) -> None:
         """Adds a packet to the queue of its next link; its departure, or its loss, is known at once."""
@@ -81,7 +82,11 @@ class Links:
         if repeats > 0:
             service += self._conditions.repeating_ps(link, service, repeats)
         self.free_ps[link] = leaves = start + service
-        self.count(packet, link, service, leaves - now, now)
+        work = leaves - now
+        if self._work.varies(link):
+            self._work.begin(link, start)
+            work = self._work.nominal_ps(link, now, leaves)
+        self.count(packet, link, service, leaves - now, work, now)
         if repeats == LOST:
             self.drop()
             return
@@ -102,12 +107,21 @@ class Links:
             packet.marked = True
             self.marked += 1
 
-    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None:
-        """Records the bytes that a link carries, and the queue that a packet has joined."""
+    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, work_ps: int, now_ps: int) -> None:
+        """Records the bytes that a link carries, and the queue that a packet has joined.
+
+        Args:
+            packet: The packet.
+            link: The link.
+            service_ps: How long the link serves it.
+            queue_ps: How long the link serves the queue.
+            work_ps: The same at the nominal rate.
+            now_ps: When the packet joined.
+        """
         self._busy[link] += service_ps
         self._bytes[link] += packet.wire_bytes
-        if queue_ps > self._peak[link]:
-            self._peak[link] = queue_ps
+        if work_ps > self._peak[link]:
+            self._peak[link] = work_ps
         if packet.control:
             self.control_hops += 1
         else:

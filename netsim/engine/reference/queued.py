@@ -13,6 +13,7 @@ from netsim.engine.reference.conditions import LOST, Conditions
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.turns import Turns
+from netsim.engine.reference.work import Work
 from netsim.units import service_ps
 
 
@@ -20,7 +21,7 @@ class Engine(Protocol):
     """Calls from the links to the engine."""
 
     def mark(self, packet: Packet, link: int, backlog_ps: int, start_ps: int) -> None: ...
-    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, now_ps: int) -> None: ...
+    def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, work_ps: int, now_ps: int) -> None: ...
     def forward(self, packet: Packet, link: int, leaves_ps: int) -> None: ...
     def free_at(self, link: int, time_ps: int) -> None: ...
     def look(self, nic: Nic) -> None: ...
@@ -33,7 +34,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.waiting: deque[Packet] = deque()
-        self.waiting_work = 0
+        self.waiting_work = self.waiting_bytes = 0
         self.stopped_ps = -1
 
 
@@ -46,15 +47,22 @@ class QueuedLinks:
         calendar: Simulated time.
         nics: Hosts' rings by queue; they stop and go on with their queues.
         conditions: Rates over time.
+        work: Work at the nominal rate, of links whose rate varies.
         engine: Gets a call for everything that happens to packets.
     """
 
     def __init__(
-        self, scene: Scene, calendar: Calendar, nics: Mapping[int, Nic], conditions: Conditions, engine: Engine
+        self,
+        scene: Scene,
+        calendar: Calendar,
+        nics: Mapping[int, Nic],
+        conditions: Conditions,
+        work: Work,
+        engine: Engine,
     ) -> None:
         links = scene.topology.links
         self._classes, self._calendar, self._nics = scene.classes, calendar, nics
-        self._conditions, self._engine = conditions, engine
+        self._conditions, self._work, self._engine = conditions, work, engine
         self._rate, self._news_ps = scene.rates.initial, limits_of(scene).news_ps
         self._from_switch = [not link.src.startswith("host") for link in links]
         self._buffers = Buffers(scene, self._send_word)
@@ -79,8 +87,11 @@ class QueuedLinks:
             return
         if not self._conditions.marks_leaving:
             self._engine.mark(packet, link, packet.found_ps, now_ps)
+        if self._work.varies(link):
+            packet.joined_ps = self._joined_ps(packet, link, now_ps)
         queue.waiting.append(packet)
         queue.waiting_work += packet.work
+        queue.waiting_bytes += packet.wire_bytes
         self._start(link, now_ps)
 
     def backlog_ps(self, link: int, traffic_class: int, now_ps: int) -> int:
@@ -96,10 +107,21 @@ class QueuedLinks:
 
     def _own_backlog_ps(self, link: int, traffic_class: int, now_ps: int) -> int:
         """Unfinished work of a class in front of a link."""
-        served = self._served[link]
-        under_way = served is not None and served.connection.traffic_class == traffic_class
         waiting = self._queues[link * self._classes + traffic_class].waiting_work
-        return waiting + (max(0, self._ends_ps[link] - now_ps) if under_way else 0)
+        return waiting + (max(0, self._ends_ps[link] - now_ps) if self._serves(link, traffic_class) else 0)
+
+    def _joined_ps(self, packet: Packet, link: int, now_ps: int) -> int:
+        """The queue that a packet joins, as service time at the nominal rate of a link whose rate varies."""
+        traffic_class = packet.connection.traffic_class
+        waiting = self._queues[link * self._classes + traffic_class].waiting_bytes
+        work_ps = service_ps(waiting + packet.wire_bytes, self._rate[link])
+        if self._serves(link, traffic_class):
+            work_ps += self._work.nominal_ps(link, now_ps, self._ends_ps[link])
+        return work_ps
+
+    def _serves(self, link: int, traffic_class: int) -> bool:
+        served = self._served[link]
+        return served is not None and served.connection.traffic_class == traffic_class
 
     def _queue(self, packet: Packet, link: int) -> _Queue:
         return self._queues[link * self._classes + packet.connection.traffic_class]
@@ -121,6 +143,7 @@ class QueuedLinks:
         while self._served[link] is None and (queue := self._next(link)):
             packet = queue.waiting.popleft()
             queue.waiting_work -= packet.work
+            queue.waiting_bytes -= packet.wire_bytes
             if self._turns:
                 self._turns[link].sent(packet.connection.traffic_class, packet.wire_bytes, bool(queue.waiting))
             rate = self._conditions.rate_bps(link, now_ps)
@@ -135,7 +158,11 @@ class QueuedLinks:
                 service += self._conditions.repeating_ps(link, service, repeats)
                 ends_ps = now_ps + service
             self._served[link], self._ends_ps[link] = packet, ends_ps
-            self._engine.count(packet, link, service, packet.found_ps + service, packet.came_ps)
+            queue_ps = work_ps = packet.found_ps + service
+            if self._work.varies(link):
+                self._work.begin(link, now_ps)
+                work_ps = packet.joined_ps
+            self._engine.count(packet, link, service, queue_ps, work_ps, packet.came_ps)
             self._engine.free_at(link, ends_ps)
             if repeats == LOST:
                 self._engine.drop()
