@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
 
+from netsim.errors import nearest
 from netsim.section import Section
 from netsim.topology.protocol import Topology
 from netsim.units import Duration, format_rate, format_time, parse_rate, parse_time
@@ -146,14 +147,21 @@ def _links(topology: Topology, failure: FailureConfig, number: int) -> list[int]
         if what.startswith("host"):
             affected = []
     if not affected:
-        switches = ", ".join(tier[0] for tier in topology.tiers)
-        fabric = next((link.name for link in topology.links if not link.name.startswith("host")), "none")
-        raise ValueError(
-            f"{field}: '{what}' is not in the fabric; name a link such as {fabric}, or a switch: {switches}"
-        )
+        raise ValueError(f"{field}: '{what}' is not in the fabric; {_nearest(topology, failure)}")
     both = sorted({*affected, *(topology.reverse(link) for link in affected)})
     for link in both:
         if failure.rate > topology.links[link].rate_bps:
             nominal = format_rate(topology.links[link].rate_bps)
             raise ValueError(f"{field}.rate: {format_rate(failure.rate)} is more than {nominal}; give at most that")
     return both
+
+
+def _nearest(topology: Topology, failure: FailureConfig) -> str:
+    """What may have been meant by a name that the fabric does not have."""
+    links = [link.name for link in topology.links if "host" not in (link.src[:4], link.dst[:4])]
+    switches = [name for tier in topology.tiers for name in tier]
+    if failure.switch is not None:
+        near = nearest(failure.switch, switches)
+        return f"name a switch such as {near}" if near else f"name a switch: {', '.join(t[0] for t in topology.tiers)}"
+    near = nearest(failure.link, links) or next(iter(links), topology.links[0].name)
+    return f"name a link such as {near}"

@@ -166,7 +166,7 @@ MISTAKES = {
         "topology.failures=[{switch: spine0, at: 5us, until: 3us}]", "failures.0", "end after it begins"
     ),
     "a failure of an unknown switch": key(
-        "topology.failures=[{switch: spine9, at: 1us}]", "topology.failures.0", "'spine9' is not in the fabric", "leaf0"
+        "topology.failures=[{switch: spine9, at: 1us}]", "topology.failures.0", "'spine9' is not in the fabric", "spine"
     ),
     "a failure that speeds up": key(
         "topology.failures=[{switch: spine0, at: 1us, rate: 1Tbps}]", "failures.0.rate", "more than 100Gbps"
