@@ -1,6 +1,22 @@
 """Predicts what a network does with the traffic of distributed training."""
 
-from netsim.results import Results
-from netsim.simulate import simulate
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netsim.compare import simulate
+    from netsim.results import Results
 
 __all__ = ["Results", "simulate"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, so that the command line answers before everything is loaded."""
+    if name == "simulate":
+        from netsim.compare import simulate
+
+        return simulate
+    if name == "Results":
+        from netsim.results import Results
+
+        return Results
+    raise AttributeError(f"module {__name__} has no attribute {name}")

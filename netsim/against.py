@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from netsim.compare import Progress, simulate
 from netsim.errors import InputError
 from netsim.results import Results
 from netsim.scenario import read_scenario
-from netsim.simulate import Progress, simulate
 from netsim.workload.gaps import difference, equal_gaps
 from netsim.workload.records import read_trace
 from netsim.workload.trace import TraceConfig

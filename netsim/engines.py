@@ -1,9 +1,7 @@
 """Choice of the engine of a run: the one of the scenario, or with auto the fastest that is exact."""
 
 from collections.abc import Callable
-from pathlib import Path
 
-from netsim.engine.compiled.cache import is_kept
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Engine, Outcome, Scene
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
@@ -67,12 +65,6 @@ def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine
     by_windows: tuple[Engine, ...] = ("windowed",) if fills_windows(scene) else ()
     exact_ones: tuple[Engine, ...] = ("exact", *by_windows, "event", "simpy")
     return next(engine for engine in exact_ones if refusal(engine, scene, transport, most_paths) is None)
-
-
-def none_compiled() -> bool:
-    """Whether no engine has been compiled yet, so that the first run will take longer."""
-    compiled = ("exact", "event", "windowed", "forward")
-    return not any(is_kept(Path(__file__).parent / "engine" / name) for name in compiled)
 
 
 def run_engine(

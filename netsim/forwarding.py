@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from functools import partial
 
-from netsim.engine.forward.engine import ForwardEngine
-from netsim.engine.forward.refusal import refusal
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engines import fastest, run_engine, seen_by
@@ -34,14 +32,23 @@ def run_forward(
     """
     if transport.kind == "ideal":
         return *run_engine("auto", scene, transport, seed, most_paths, report), Skipped()
+    from netsim.engine.forward.engine import ForwardEngine
+
     scene = seen_by(scene, transport)
     engine = fastest(scene, transport, most_paths)
     plainly = partial(
         run_engine, engine, transport=transport, seed=seed, most_paths=most_paths, report=report, cores=cores
     )
-    if refusal(scene, transport) is None:
+    if skips(scene, transport):
         followed = ForwardEngine(scene, transport, seed, most_paths, report).run()
         outcome = followed.whole(lambda rest: plainly(rest)[0])
         if outcome.completion_ps <= scene.limits.simulated:
             return outcome, engine, followed.skipped
     return *plainly(scene), Skipped()
+
+
+def skips(scene: Scene, transport: TransportConfig) -> bool:
+    """Whether a run with a transport, not ideal, might skip something."""
+    from netsim.engine.forward.refusal import refusal
+
+    return refusal(seen_by(scene, transport), transport) is None

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from netsim.bound import Bound
 from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
 from netsim.errors import InputError
@@ -37,6 +36,9 @@ from netsim.workload.simccl import SimcclConfig, SimcclWorkload
 from netsim.workload.spans import Span, TraceOrigin
 from netsim.workload.tasks import Tasks
 from netsim.workload.trace import TraceConfig, TraceWorkload
+
+if TYPE_CHECKING:
+    from netsim.bound import Bound
 
 
 class LaidOut(NamedTuple):
@@ -85,8 +87,10 @@ class Prepared:
         self.most_paths = scene.most_paths
 
     @cached_property
-    def bound(self) -> Bound:
+    def bound(self) -> "Bound":
         """Lower bound of the completion time."""
+        from netsim.bound import Bound
+
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
         kinds = {transport.kind for transport in self._transports}
         scene = self.scene._replace(tasks=self.scene.tasks.in_foreground)

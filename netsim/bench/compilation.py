@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from netsim.simulate import simulate
+from netsim.compare import run_one
+from netsim.prepare import prepare
+from netsim.scenario import read_scenario
 
 _FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2}
 _EXCHANGE = {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "16KB"}
@@ -29,11 +31,12 @@ def compile_engines(tell: Callable[[str], None]) -> None:
     """
     for name, changes in _RUNS.items():
         tell(name)
-        scenario = {
+        document = {
             "format": "flowfabric.scenario/1",
             "topology": _FABRIC,
             "workload": _EXCHANGE,
             "transports": ["ecmp"],
             "seeds": [0],
         }
-        simulate(scenario | changes)
+        scenario = read_scenario(document | changes)
+        run_one(prepare(scenario, "scenario"), scenario.transports[0], seed=0)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from netsim.bench.cases import Case
 from netsim.engine.protocol import Outcome, Scene
+from netsim.grid.worker import end_with_parent, without_interrupts
 from netsim.transport.config import EcmpConfig
 from netsim.transport.ecmp import Ecmp
 
@@ -64,7 +65,8 @@ def measure(case: Case, engine: str, repeats: int) -> Measurement | Unmeasured:
     """
     ours, theirs = get_context("spawn").Pipe(duplex=False)
     process = get_context("spawn").Process(target=_measure, args=(theirs, case, engine, repeats), daemon=True)
-    process.start()
+    with without_interrupts():
+        process.start()
     theirs.close()
     try:
         return ours.recv()
@@ -77,6 +79,7 @@ def measure(case: Case, engine: str, repeats: int) -> Measurement | Unmeasured:
 
 
 def _measure(connection: Connection, case: Case, engine: str, repeats: int) -> None:
+    end_with_parent()
     try:
         connection.send(_measured(case, engine, min(repeats, _FEW) if engine == "simpy" else repeats))
     except Exception as error:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netsim.command.options import cores, refuse_file, refuse_no_processes
+from netsim.command.options import add_overwrite, cores, refuse_foreign, refuse_no_processes
 from netsim.command.status import DONE
 from netsim.command.verb import Verb
 
@@ -85,6 +85,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scenario", type=Path, metavar="SCENARIO", help="a scenario, YAML")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes to it, by dotted key")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    add_overwrite(parser)
     parser.add_argument(
         "--jobs",
         type=int,
@@ -110,25 +111,24 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from netsim.against import simulate_change, simulate_pair
-    from netsim.engines import none_compiled
+    from netsim.compare import simulate
     from netsim.report.against import print_changes, sections
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_table, watching
-    from netsim.simulate import simulate
 
     refuse_no_processes(arguments.jobs)
-    refuse_file(arguments.out)
+    refuse_foreign(arguments.out, "compare", "results.json", arguments.overwrite)
     with watching() as show:
-        untold = none_compiled()
+        compiled = set[str]()
 
         def progress(event: "RunEvent") -> None:
-            nonlocal untold
-            if untold:
+            if event.compiling is not None and event.compiling.engine not in compiled:
+                compiled.add(event.compiling.engine)
                 print(
-                    "netsim compare: the first use of an engine compiles it, once per version; up to a minute",
+                    f"netsim compare: the first use of {event.compiling.engine} compiles it, once for each version of "
+                    "netsim; the largest engines take some minutes of a core",
                     file=sys.stderr,
                 )
-                untold = False
             show(event)
 
         source, overrides = arguments.scenario, list(arguments.overrides)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from netsim.command.options import refuse_file
+from netsim.command.options import add_overwrite, refuse_foreign
 from netsim.command.status import DONE
 from netsim.command.verb import Verb
 from netsim.errors import InputError
@@ -23,6 +23,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to", nargs=2, required=True, metavar=("FORMAT", "DIR"), help="the format (chakra) and the output folder"
     )
+    add_overwrite(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> int:
     kind, folder = arguments.to[0], Path(arguments.to[1])
     if kind != "chakra":
         raise InputError("command line", "--to", f"no format is called {kind}", "write --to chakra DIR")
-    refuse_file(folder, "--to")
+    refuse_foreign(folder, "export", "*.et", arguments.overwrite, "--to")
     trace = read_trace(arguments.trace)
     write_chakra(trace, folder)
     print(f"{len(trace.programs)} execution traces: {folder}")

@@ -1,5 +1,6 @@
 """Checks of options that several verbs take."""
 
+import argparse
 import os
 from pathlib import Path
 
@@ -17,10 +18,31 @@ def refuse_no_processes(jobs: int) -> None:
         raise InputError("command line", "--jobs", f"must be at least 1 ({jobs})", "use 1 or more")
 
 
-def refuse_file(folder: Path, option: str = "--out") -> None:
-    """Refuses an output folder that is a file."""
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that lets a verb write into a folder with other content."""
+    parser.add_argument(
+        "--overwrite", action="store_true", help="write into the folder although something else has written there"
+    )
+
+
+def refuse_foreign(folder: Path, verb: str, mark: str, overwrite: bool, option: str = "--out") -> None:
+    """Refuses an output folder that is a file, or that contains something and not from this verb.
+
+    Args:
+        folder: The folder.
+        verb: Name of the verb.
+        mark: Pattern of a path that each folder of the verb contains.
+        overwrite: Whether any folder is taken.
+        option: Option that names the folder.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError("command line", option, f"is a file ({folder})", "name a folder")
+    if overwrite or not folder.exists() or any(folder.glob(mark)):
+        return
+    first = next(iter(sorted(path.name for path in folder.iterdir())), None)
+    if first is not None:
+        problem = f"{folder} was not written by {verb} and is not empty ({first})"
+        raise InputError("command line", option, problem, "name a new folder, or give --overwrite")
 
 
 def refuse_folder(file: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from netsim.command.options import cores, refuse_file, refuse_no_processes
+from netsim.command.options import add_overwrite, cores, refuse_foreign, refuse_no_processes
 from netsim.command.status import DONE, FAILED
 from netsim.command.verb import Verb
 
@@ -51,6 +51,7 @@ input.
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", type=Path, metavar="SWEEP", help="a sweep, YAML")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    add_overwrite(parser)
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--jobs", type=int, metavar="N", help="local processes (default: all cores)")
     who.add_argument(
@@ -68,7 +69,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     jobs = cores() if arguments.jobs is None else arguments.jobs
     refuse_no_processes(jobs)
-    refuse_file(arguments.out)
+    refuse_foreign(arguments.out, "sweep", "cells", arguments.overwrite)
     with ExitStack() as stack:
         watchers: list[Watcher] = []
         if arguments.prometheus_port is not None:

@@ -5,6 +5,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple
 
+from netsim.compare import run_one
 from netsim.errors import InputError, LimitError
 from netsim.grid.identity import Identity, identify
 from netsim.grid.layouts import LastLayout
@@ -12,7 +13,6 @@ from netsim.grid.shared import Handle
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results
 from netsim.scenario import Scenario
-from netsim.simulate import run_one
 
 Files = dict[str, bytes]
 """Contents of files by name: what `Results.write` writes for one run."""

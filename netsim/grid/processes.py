@@ -1,15 +1,13 @@
 """Processes on this machine. If one dies, only its present job is lost."""
 
-import os
-import signal
 from collections.abc import Iterator, Sequence
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from threading import Thread
 
 from netsim.grid.job import Failed, Files, Job, attempt_together
 from netsim.grid.layouts import Lent
 from netsim.grid.shared import Handle
+from netsim.grid.worker import end_with_parent, without_interrupts
 
 
 class Processes:
@@ -72,7 +70,8 @@ class _Process:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
+        with without_interrupts():
+            self._process.start()
         theirs.close()
         self.last: str | None = None
 
@@ -96,19 +95,11 @@ class _Process:
 
 
 def _serve(connection: Connection) -> None:
-    """Carries out jobs until the parent closes the connection; interrupts are left to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_end_with_parent, daemon=True).start()
+    """Carries out jobs until the parent closes the connection."""
+    end_with_parent()
     while True:
         try:
             task = connection.recv()
         except EOFError:
             return
         connection.send(attempt_together(*task))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent
-    parent.join()
-    os._exit(1)

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from netsim.engine.limits import Pulse
 from netsim.report.columns import columns, table_rows
 from netsim.report.phases import rollout_sentence
 from netsim.report.recorded import sentence
@@ -41,10 +40,8 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
         def show(event: RunEvent) -> None:
             nonlocal hops, finished
             key = event.transport, event.seed
-            if event.pulse is not None:
-                progress.update(
-                    running[key], description=f"  {event.transport}, seed {event.seed}: {_how_far(event.pulse)}"
-                )
+            if (state := _state(event)) is not None:
+                progress.update(running[key], description=f"  {event.transport}, seed {event.seed}: {state}")
                 return
             if event.run is None:
                 running[key] = progress.add_task(f"  {event.transport}, seed {event.seed}")
@@ -71,16 +68,22 @@ class PlainLines:
     def __call__(self, event: RunEvent) -> None:
         """Takes note of the start of a run, or prints how far it is."""
         key, now_s = (event.transport, event.seed), time.monotonic()
-        if event.pulse is None:
+        if (state := _state(event)) is None:
             self._next_s[key] = now_s + SECONDS_BETWEEN_LINES
         elif now_s >= self._next_s[key]:
             self._next_s[key] = now_s + SECONDS_BETWEEN_LINES
-            line = f"netsim compare: {event.transport}, seed {event.seed}: {_how_far(event.pulse)}"
+            line = f"netsim compare: {event.transport}, seed {event.seed}: {state}"
             print(line, file=self._stream, flush=True)
 
 
-def _how_far(pulse: Pulse) -> str:
-    return f"{pulse.now_ps / 10**9:,.3f} ms simulated, {pulse.done:,} of {pulse.tasks:,} tasks done"
+def _state(event: RunEvent) -> str | None:
+    """How far a run is; None when it starts and when it ends."""
+    if event.compiling is not None:
+        return f"first use of {event.compiling.engine}, which is compiled: {event.compiling.functions} functions so far"
+    if event.pulse is not None:
+        done = f"{event.pulse.done:,} of {event.pulse.tasks:,} tasks done"
+        return f"{event.pulse.now_ps / 10**9:,.3f} ms simulated, {done}"
+    return None
 
 
 def print_table(results: Results) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from netsim.compare import run_one
 from netsim.prepare import prepare
 from netsim.results import Run
 from netsim.scenario import read_scenario
-from netsim.simulate import run_one
 
 CASES: dict[str, dict[str, Any]] = {
     "default (auto)": {},

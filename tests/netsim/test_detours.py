@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from netsim.compare import simulate
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engines import seen_by
 from netsim.errors import InputError
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
-from netsim.simulate import simulate
 from netsim.topology.detours import DetouredFabric
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.torus import Torus, TorusConfig

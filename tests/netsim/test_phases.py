@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from netsim.__main__ import main
+from netsim.compare import simulate
 from netsim.report.phases import phases, rollout_sentence, time_share
 from netsim.results import Results
-from netsim.simulate import simulate
 from tests.netsim.traces import TraceWriter
 
 GAP_NS = 1_000_000

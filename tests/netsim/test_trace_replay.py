@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from netsim import Results, simulate
+from netsim.compare import prepare
 from netsim.scenario import read_scenario
-from netsim.simulate import prepare
 from tests.netsim.traces import TraceWriter
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns

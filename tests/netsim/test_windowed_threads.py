@@ -5,6 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from netsim.compare import simulate
 from netsim.congestion.flow_control import AcknowledgementConfig
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
@@ -14,7 +15,6 @@ from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal, splits, threads_for
 from netsim.engine.windowed.regions import owners_of, regions_of
 from netsim.engine.windowed.wheel_layout import WINDOWS
-from netsim.simulate import simulate
 from netsim.topology.detours import WithDetours
 from netsim.topology.failure import FailureConfig
 from netsim.transport.spray import SprayRandom

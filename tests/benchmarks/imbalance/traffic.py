@@ -18,7 +18,7 @@ from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingHeader, RoutingTrace
-from netsim.simulate import simulate
+from netsim.compare import simulate
 from tests.benchmarks.imbalance.workloads import Shape
 
 Choices = NDArray[np.int64]

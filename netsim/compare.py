@@ -1,0 +1,259 @@
+"""Runs a scenario: every transport with every seed."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from netsim.engine.limits import Pulse
+from netsim.engine.protocol import Skipped
+from netsim.engines import fastest, run_engine
+from netsim.first_use import all_compiled, is_compiled, is_small, watching_compilation
+from netsim.forwarding import run_forward, skips
+from netsim.grid.shared import Handle, Shared, attached
+from netsim.grid.worker import end_with_parent, without_interrupts
+from netsim.prepare import Prepared, prepare
+from netsim.results import Results, Run, RunEvent
+from netsim.scenario import Scenario, read_scenario
+from netsim.seats import name_ranks
+from netsim.transport.config import TransportConfig
+from netsim.units import format_time
+
+_SECONDS_BETWEEN_PULSES = 0.5
+Work = Sequence[tuple[TransportConfig, int]]
+Progress = Callable[[RunEvent], None]
+_Runs = dict[tuple[str, int], Run]
+
+
+def simulate(
+    scenario: Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Results:
+    """Simulates every transport of a scenario with every seed.
+
+    Args:
+        scenario: Path of a YAML file, or its content as a mapping.
+        overrides: ``dotted.key=value`` changes to it.
+        jobs: Cores to use, at least 1: a process for each run, and threads of a large run where there are fewer runs.
+            The results do not depend on it.
+        progress: Called when a run starts, when it ends, and about once a second while it goes on.
+
+    Returns:
+        All runs, transports in the scenario's order, each with its seeds in order.
+
+    Raises:
+        ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
+            limit of the scenario (`netsim.engine.limits.LimitError`).
+        RuntimeError: A run is faster than its lower bound, which is a fault of netsim.
+    """
+    read = read_scenario(scenario, overrides)
+    source = str(scenario) if isinstance(scenario, Path) else "scenario"
+    prepared = prepare(read, source)
+    work = [(transport, seed) for transport in read.transports for seed in read.seeds]
+    report = progress or (lambda _: None)
+    if prepared.engine == "auto" and not all_compiled() and is_small(prepared.scene, read.transports, len(read.seeds)):
+        runs = _interpreted(prepared, work, report)
+    else:
+        runs = _compiled(prepared, read, source, work, jobs, report)
+    in_order = [runs[transport.name, seed] for transport, seed in work]
+    _refuse_impossible(in_order)
+    notices = [*prepared.notices, *_notices_of_late(read, in_order)]
+    known = prepared.recorded_ps, notices, prepared.traces, prepared.algorithms
+    return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
+
+
+def _interpreted(prepared: Prepared, work: Work, progress: Progress) -> _Runs:
+    """Runs that end before an engine would be compiled: packets on simpy, flows in Python, equal to the last bit."""
+    from netsim.engine.compiled.interpreted import interpreting
+
+    prepared.engine = "simpy"
+    with interpreting():
+        return dict(_one_by_one(prepared, work, 1, progress))
+
+
+def _compiled(prepared: Prepared, scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress) -> _Runs:
+    """Runs on the engines that the scenario wants; a first run compiles one that is not, before the others begin."""
+    seed, runs = scenario.seeds[0], _Runs()
+    for transport in _first_of_engines(prepared, scenario.transports):
+        runs.update(_one_by_one(prepared, [(transport, seed)], jobs, progress, len(work)))
+    left = [(transport, seed) for transport, seed in work if (transport.name, seed) not in runs]
+    processes = min(jobs, len(left))
+    if processes < 2:
+        return runs | dict(_one_by_one(prepared, left, jobs, progress, len(work)))
+    shared = Shared((prepared.laid_out, prepared.bound))
+    try:
+        runs.update(_parallel(scenario, source, shared.handle, left, processes, jobs // processes, progress, len(work)))
+    finally:
+        shared.close()
+    return runs
+
+
+def _first_of_engines(prepared: Prepared, transports: Sequence[TransportConfig]) -> Sequence[TransportConfig]:
+    """The first transport of each engine that is not compiled yet."""
+    if all_compiled():
+        return ()
+    first: dict[str, TransportConfig] = {}
+    for transport in transports:
+        for engine in _engines_of(prepared, transport):
+            if engine != "simpy" and not is_compiled(engine):
+                first.setdefault(engine, transport)
+    return list(dict.fromkeys(first.values()))
+
+
+def _engines_of(prepared: Prepared, transport: TransportConfig) -> Iterator[str]:
+    """The engines that a run may take."""
+    if transport.kind == "ideal":
+        yield "fluid"
+    elif prepared.engine != "auto":
+        yield prepared.engine
+    else:
+        yield fastest(prepared.scene, transport, prepared.most_paths)
+        if prepared.fast_forward and skips(prepared.scene, transport):
+            yield "forward"
+
+
+def _refuse_impossible(runs: Iterable[Run]) -> None:
+    """Refuses results that contradict the lower bound: one of both is wrong.
+
+    Raises:
+        RuntimeError: A run is faster than its bound. One without packets may end each message a picosecond early.
+    """
+    for run in runs:
+        early_ps = len(run.flows) if run.engine == "fluid" else 0
+        if run.completion_ps + early_ps < run.bound_ps:
+            ends, bound = format_time(run.completion_ps), format_time(run.bound_ps)
+            problem = f"{run.transport}, seed {run.seed}, ends after {ends}, before its lower bound of {bound}"
+            raise RuntimeError(f"{problem}; one of them is wrong and nothing is written, please report the scenario")
+
+
+def _notices_of_late(scenario: Scenario, runs: Iterable[Run]) -> Iterator[str]:
+    """Remarks on failures that begin when all runs are over."""
+    last_ps = max(run.completion_ps for run in runs)
+    for number, failure in enumerate(scenario.topology.failures):
+        if failure.at >= last_ps:
+            late = f"topology.failures.{number} begins at {format_time(failure.at)} and changes nothing"
+            yield f"{late}: the longest run ends after {format_time(last_ps)}"
+
+
+def _one_by_one(
+    prepared: Prepared, work: Work, cores: int, progress: Progress, runs: int | None = None
+) -> Iterator[tuple[tuple[str, int], Run]]:
+    """Simulates in this process; `runs` are all of the scenario, those of `work` if None."""
+    for transport, seed in work:
+        event = RunEvent(transport.name, seed, runs or len(work), None)
+        progress(event)
+        with watching_compilation(lambda of: progress(event._replace(compiling=of))):  # noqa: B023
+            run = run_one(
+                prepared,
+                transport,
+                seed,
+                lambda pulse: progress(event._replace(pulse=pulse)),  # noqa: B023
+                cores,
+            )
+        progress(event._replace(run=run))
+        yield (transport.name, seed), run
+
+
+def _parallel(
+    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, cores: int, progress: Progress, runs: int
+) -> Iterator[tuple[tuple[str, int], Run]]:
+    """Simulates in parallel, in processes that share the layout of the scenario's workloads."""
+    context = get_context("spawn")
+    pulses = context.SimpleQueue()
+
+    def pass_on() -> None:
+        while not pulses.empty():
+            name, seed, pulse = pulses.get()
+            progress(RunEvent(name, seed, runs, None, pulse))
+
+    with ProcessPoolExecutor(jobs, context, _begin_worker, (pulses, layout)) as pool, _killed_on_error(pool):
+        waiting = list(reversed(work))
+        running: dict[Future[Run], tuple[str, int]] = {}
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                transport, seed = waiting.pop()
+                progress(RunEvent(transport.name, seed, runs, None))
+                with without_interrupts():
+                    future = pool.submit(_run_in_worker, scenario, source, transport, seed, cores)
+                running[future] = transport.name, seed
+            while not (done := wait(running, _SECONDS_BETWEEN_PULSES, FIRST_COMPLETED).done):
+                pass_on()
+            pass_on()
+            for future in done:
+                name, seed = running.pop(future)
+                progress(RunEvent(name, seed, runs, future.result()))
+                yield (name, seed), future.result()
+
+
+@contextmanager
+def _killed_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Nobody waits for the runs that are left after an interrupt, or a run that failed."""
+    try:
+        yield
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        raise
+
+
+_pulses: list[Any] = []
+"""In a worker: the queue for how far its run is."""
+_layouts: list[Handle] = []
+"""In a worker: the layout that it shares."""
+
+
+def _begin_worker(queue: Any, layout: Handle) -> None:
+    end_with_parent()
+    _pulses.append(queue)
+    _layouts.append(layout)
+
+
+def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, seed: int, cores: int) -> Run:
+    def report(pulse: Pulse) -> None:
+        _pulses[0].put((transport.name, seed, pulse))
+
+    return run_one(_prepared_in_worker(scenario, source), transport, seed, report, cores)
+
+
+@lru_cache(maxsize=1)
+def _prepared_in_worker(scenario: Scenario, source: str) -> Prepared:
+    laid_out, bound = attached(_layouts[0])
+    prepared = prepare(scenario, source, laid_out, checked=True)
+    prepared.bound = bound
+    return prepared
+
+
+def run_one(
+    prepared: Prepared,
+    transport: TransportConfig,
+    seed: int,
+    report: Callable[[Pulse], None] | None = None,
+    cores: int = 1,
+) -> Run:
+    """Simulates one transport with one seed.
+
+    Args:
+        prepared: The prepared scenario.
+        transport: One of the scenario's transports.
+        seed: Seed of all draws.
+        report: Called about once a second with how far the run is.
+        cores: How many the run may take.
+    """
+    started = time.perf_counter()
+    run = prepared.scene, transport, seed, prepared.most_paths, report, cores
+    if prepared.fast_forward and prepared.engine == "auto":
+        outcome, engine, skipped = run_forward(*run)
+    else:
+        (outcome, engine), skipped = run_engine(prepared.engine, *run), Skipped()
+    needless = outcome.losses.retransmitted > 0
+    bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
+    name_ranks(prepared.scene, outcome)
+    wall_s = time.perf_counter() - started
+    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)
