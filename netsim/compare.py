@@ -12,7 +12,7 @@ from typing import Any
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Skipped
 from netsim.engines import fastest, run_engine
-from netsim.first_use import all_compiled, is_compiled, is_small, watching_compilation
+from netsim.first_use import is_compiled, is_small, watching_compilation
 from netsim.forwarding import run_forward, skips
 from netsim.grid.shared import Handle, Shared, attached
 from netsim.grid.worker import end_with_parent, without_interrupts
@@ -58,12 +58,12 @@ def simulate(
     prepared = prepare(read, source)
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
     report = progress or (lambda _: None)
-    if prepared.engine == "auto" and not all_compiled() and is_small(prepared.scene, read.transports, len(read.seeds)):
+    small = prepared.engine == "auto" and is_small(prepared.scene, read.transports, len(read.seeds))
+    if small and (not is_compiled("exact") or _first_of_engines(prepared, read.transports)):
         runs = _interpreted(prepared, work, report)
     else:
         runs = _compiled(prepared, read, source, work, jobs, report)
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    _refuse_impossible(in_order)
     notices = [*prepared.notices, *_notices_of_late(read, in_order)]
     known = prepared.recorded_ps, notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
@@ -97,8 +97,6 @@ def _compiled(prepared: Prepared, scenario: Scenario, source: str, work: Work, j
 
 def _first_of_engines(prepared: Prepared, transports: Sequence[TransportConfig]) -> Sequence[TransportConfig]:
     """The first transport of each engine that is not compiled yet."""
-    if all_compiled():
-        return ()
     first: dict[str, TransportConfig] = {}
     for transport in transports:
         for engine in _engines_of(prepared, transport):
@@ -117,20 +115,6 @@ def _engines_of(prepared: Prepared, transport: TransportConfig) -> Iterator[str]
         yield fastest(prepared.scene, transport, prepared.most_paths)
         if prepared.fast_forward and skips(prepared.scene, transport):
             yield "forward"
-
-
-def _refuse_impossible(runs: Iterable[Run]) -> None:
-    """Refuses results that contradict the lower bound: one of both is wrong.
-
-    Raises:
-        RuntimeError: A run is faster than its bound. One without packets may end each message a picosecond early.
-    """
-    for run in runs:
-        early_ps = len(run.flows) if run.engine == "fluid" else 0
-        if run.completion_ps + early_ps < run.bound_ps:
-            ends, bound = format_time(run.completion_ps), format_time(run.bound_ps)
-            problem = f"{run.transport}, seed {run.seed}, ends after {ends}, before its lower bound of {bound}"
-            raise RuntimeError(f"{problem}; one of them is wrong and nothing is written, please report the scenario")
 
 
 def _notices_of_late(scenario: Scenario, runs: Iterable[Run]) -> Iterator[str]:
@@ -245,6 +229,9 @@ def run_one(
         seed: Seed of all draws.
         report: Called about once a second with how far the run is.
         cores: How many the run may take.
+
+    Raises:
+        RuntimeError: The run is faster than its lower bound.
     """
     started = time.perf_counter()
     run = prepared.scene, transport, seed, prepared.most_paths, report, cores
@@ -256,4 +243,15 @@ def run_one(
     bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
     name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
-    return Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)
+    result = Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)
+    _refuse_impossible(result)
+    return result
+
+
+def _refuse_impossible(run: Run) -> None:
+    """Refuses a result that contradicts the lower bound; without packets each message may end a picosecond early."""
+    early_ps = len(run.flows) if run.engine == "fluid" else 0
+    if run.completion_ps + early_ps < run.bound_ps:
+        ends, bound = format_time(run.completion_ps), format_time(run.bound_ps)
+        problem = f"{run.transport}, seed {run.seed}, ends after {ends}, before its lower bound of {bound}"
+        raise RuntimeError(f"{problem}; one of them is wrong and nothing is written, please report the scenario")

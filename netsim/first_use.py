@@ -17,18 +17,12 @@ MOST_WORK = 2_000_000
 _WORK_OF_MESSAGE = 1_000
 """Packet-hops for which simpy takes as long as Python takes for a message of the flow-level engine."""
 _ENGINES = Path(__file__).parent / "engine"
-_COMPILED = ("exact", "event", "windowed", "fluid", "forward")
 
 
 def is_compiled(engine: str) -> bool:
     """Whether an engine has been compiled, so that its first use does not compile it."""
     forget_if_outdated(_ENGINES / engine)
     return is_kept(_ENGINES / engine)
-
-
-def all_compiled() -> bool:
-    """Whether no use of an engine compiles it."""
-    return all(map(is_compiled, _COMPILED))
 
 
 def is_small(scene: Scene, transports: Sequence[TransportConfig], seeds: int) -> bool:

@@ -1,5 +1,7 @@
 """Results of a comparison: results.json and three tables, the same bytes for the same scenario except `wall_s`.
 
+Small runs take simpy until their engine is compiled; `engine`, `skipped_messages` and `skipped_bytes` differ then too.
+
 Each table begins with a line of column names; `transport` and `seed` say which run a row belongs to. Sizes are bytes,
 times nanoseconds with three decimals from the beginning of the run.
 

@@ -75,7 +75,8 @@ written to DIR, each file complete or not at all (and to DIR/against for what --
                           operations, links, loads, queues and flows.svg, and phases.svg for traces with rollouts,
                           whose share is printed, too; a picture without data is left out
   trace.json              collectives, flows and queues of the first seed over time, for Perfetto
-Files (except wall_s) and printed results (except progress) do not depend on the number of cores.
+Files (except wall_s) and printed results (except progress) do not depend on the number of cores. Small runs, which are
+over before an engine would be compiled, take simpy until it is: results are equal but for engine and skipped_*.
 
 exit status: 0 done, 1 failed, 2 wrong input, with one line on stderr that names file, field and remedy.
 """

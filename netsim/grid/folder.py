@@ -1,6 +1,7 @@
 """The folder of a sweep. Finished runs and cells in it are complete, however the process that wrote them ended.
 
-cells/KEY/           a finished cell: the files that ``compare`` writes for its scenario, byte for byte but for wall_s
+cells/KEY/           a finished cell: the files that ``compare`` writes for its scenario, byte for byte but for
+                     wall_s and, while engines are not compiled yet, the engine
 unfinished/KEY/T-S/  a finished run of an unfinished cell, by its positions among transports and seeds
 
 KEY is a hash of everything that the results depend on. So every finished run is valid, and runs that a changed sweep no
