@@ -7,8 +7,8 @@ arms can represent, not what natural tasks are like. Then come 8 new tasks of th
 Every arm has about as many parameters in its modules as four low-rank adapters of the rank of the table. Low-rank
 adapters a task cannot be that small: theirs have rank 1 at the least, and the table says how many parameters that
 makes. Errors are mean squares on fresh inputs over those of the frozen network alone; the floor is 0, for there is no
-noise. Few-shot arms take 200 steps at the best of three rates for each, by the error that is told, which favours those
-that overfit.
+noise. Few-shot arms take 200 steps at one of three rates, each arm at the one with the least mean error on the seeds of
+`--pick-seeds`, at that rank; other seeds are reported.
 
 The modules have rank 2: rank 1 cannot hold them, and its row has no bar. The alignment is the mean cosine between the
 gradients of two tasks after a tenth of the steps; it is told, no bar.
@@ -20,7 +20,8 @@ import copy
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from functools import partial
+from statistics import fmean
 from typing import Self, TypeVar
 
 import torch
@@ -167,17 +168,11 @@ def error(student: Perceptron, teacher: Perceptron, base: Perceptron, first: int
     return float((student(x, tasks) - wanted).square().mean() / (base(x, tasks) - wanted).square().mean())
 
 
-@contextmanager
-def frozen(network: P, kinds: Sequence[str]) -> Iterator[P]:
-    """While entered, the parameters whose names have one of some parts do not learn."""
-    held = [parameter for name, parameter in trainable(network).items() if any(kind in name for kind in kinds)]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield network
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)
+def frozen(network: P, kinds: Sequence[str]) -> P:
+    """The network, whose parameters with one of some parts in their names do not learn any more."""
+    for name, parameter in trainable(network).items():
+        parameter.requires_grad_(not any(kind in name for kind in kinds))
+    return network
 
 
 def on_new_tasks(trained: P, tasks: int, generator: torch.Generator) -> P:
@@ -203,33 +198,29 @@ def with_mean_modules(trained: P, tasks: int, generator: torch.Generator) -> P:
     return found
 
 
-def few_shot(start: Perceptron, teacher: Perceptron, base: Perceptron, first: int, num: int, seed: int) -> float:
-    """Error on new tasks after 16 examples of each, at the best of the rates.
+def few_shot(start: Perceptron, teacher: Perceptron, base: Perceptron, seed: int, rate: float) -> float:
+    """Error on the new tasks after 16 examples of each.
 
     Args:
-        start: knows the tasks as 0 to num - 1; stays as it is.
+        start: knows the new tasks as 0, 1 and so on; stays as it is.
         teacher: where the tasks come from.
         base: the frozen network.
-        first: the teacher's number of task 0.
-        num: tasks.
         seed: of the examples, which depend on the teacher's number of their task.
+        rate: of learning.
     """
-    generators = [torch.Generator().manual_seed(1000 * seed + first + task) for task in range(num)]
+    generators = [torch.Generator().manual_seed(1000 * seed + TASKS + task) for task in range(NEW_TASKS)]
     x = torch.cat([torch.randn(SHOTS, WIDTHS[0], generator=generator) for generator in generators])
-    tasks = torch.arange(num).repeat_interleave(SHOTS)
-    wanted, errors = teacher(x, first + tasks).detach(), []
-    for rate in FEW_RATES:
-        student = copy.deepcopy(start)
-        optimizer = optimiser(student, rate)
-        schedule = decayed(optimizer, FEW_STEPS)
-        for _ in range(FEW_STEPS):
-            loss = (student(x, tasks) - wanted).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        errors.append(error(student, teacher, base, first, num))
-    return min(errors)
+    tasks = torch.arange(NEW_TASKS).repeat_interleave(SHOTS)
+    wanted, student = teacher(x, TASKS + tasks).detach(), copy.deepcopy(start)
+    optimizer = optimiser(student, rate)
+    schedule = decayed(optimizer, FEW_STEPS)
+    for _ in range(FEW_STEPS):
+        loss = (student(x, tasks) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return error(student, teacher, base, TASKS, NEW_TASKS)
 
 
 def alignment(student: Perceptron, teacher: Perceptron) -> float:
@@ -244,34 +235,69 @@ def alignment(student: Perceptron, teacher: Perceptron) -> float:
     return float(((unit @ unit.T).sum() - TASKS) / (TASKS * (TASKS - 1)))
 
 
-def run(seed: int) -> dict[int, dict[str, Figures]]:
-    """The figures of all arms by rank."""
+def networks(seed: int) -> tuple[Perceptron, Perceptron]:
+    """The frozen network of a seed, and the one that its tasks come from."""
     torch.set_num_threads(1)
     base = Perceptron(torch.Generator().manual_seed(seed)).requires_grad_(False)
-    teacher = truth(base, torch.Generator().manual_seed(100 + seed))
+    return base, truth(base, torch.Generator().manual_seed(100 + seed))
+
+
+def tried(seed: int) -> dict[int, dict[str, dict[float, float]]]:
+    """The few-shot errors of one seed by rank, arm and rate."""
+    base, teacher = networks(seed)
+    found = {}
+    for rank in RANKS:
+        arms, _ = on_tasks(base, teacher, rank, seed)
+        found[rank] = {
+            name: {rate: few_shot(start, teacher, base, seed, rate) for rate in FEW_RATES}
+            for name, start in starts(base, arms, rank, seed).items()
+        }
+        print(f"seed {seed}, rank {rank}: {found[rank]}", file=sys.stderr, flush=True)
+    return found
+
+
+def picked(of_seeds: Sequence[dict[int, dict[str, dict[float, float]]]]) -> dict[int, dict[str, float]]:
+    """The rate of the least mean error by rank and arm."""
+    return {
+        rank: {
+            name: min(FEW_RATES, key=lambda rate: fmean(errors[rank][name][rate] for errors in of_seeds))
+            for name in of_seeds[0][rank]
+        }
+        for rank in RANKS
+    }
+
+
+def run(seed: int, rates: Mapping[int, Mapping[str, float]]) -> dict[int, dict[str, Figures]]:
+    """The figures of all arms by rank, at picked rates."""
+    base, teacher = networks(seed)
     tables = {}
     for rank in RANKS:
-        tables[rank] = of_rank(base, teacher, rank, seed)
+        arms, tables[rank] = on_tasks(base, teacher, rank, seed)
+        begun = starts(base, arms, rank, seed)
+        of_one = learned(begun[SCRATCH])
+        for name, start in begun.items():
+            rate = rates[rank][name]
+            tables[rank][name] = {
+                "error, 16 shots": few_shot(start, teacher, base, seed, rate),
+                "rate": rate,
+                "trained a task": learned(start) / NEW_TASKS,
+                "share, %": 100 * learned(start) / of_one,
+            }
         print(f"seed {seed}, rank {rank}: {told(tables[rank])}", file=sys.stderr, flush=True)
     return tables
 
 
-def of_rank(base: Perceptron, teacher: Perceptron, rank: int, seed: int) -> dict[str, Figures]:
-    """Trains every arm on the tasks, then those that can on the new ones."""
+def on_tasks(
+    base: Perceptron, teacher: Perceptron, rank: int, seed: int
+) -> tuple[dict[str, Perceptron], dict[str, Figures]]:
+    """Trains every arm on the tasks, and measures it there."""
 
     def fresh(tasks: int, modules: int, heads: int, of: int) -> Perceptron:
         return base.adapted(tasks, modules, heads, of, torch.Generator().manual_seed(200 + seed))
 
-    def drawn() -> torch.Generator:
-        return torch.Generator().manual_seed(300 + seed)
-
-    def on_shots(start: Perceptron) -> float:
-        return few_shot(start, teacher, base, TASKS, NEW_TASKS, seed)
-
-    own_rank = max(1, round(MODULES * rank / TASKS))
     arms = {
         SHARED: fresh(1, 1, 1, min(MODULES * rank, *WIDTHS)),
-        OWN: fresh(TASKS, TASKS, 1, own_rank).alone(),
+        OWN: fresh(TASKS, TASKS, 1, max(1, round(MODULES * rank / TASKS))).alone(),
         POLY: fresh(TASKS, MODULES, 1, rank),
         MHR: fresh(TASKS, MODULES, HEADS, rank),
     }
@@ -283,21 +309,22 @@ def of_rank(base: Perceptron, teacher: Perceptron, rank: int, seed: int) -> dict
             "error, tasks": error(student, teacher, base, 0, TASKS),
             "alignment": aligned,
         }
-    scratch = fresh(NEW_TASKS, NEW_TASKS, 1, rank).alone()
-    of_one = learned(scratch) / NEW_TASKS
-    rows[SCRATCH] = {"error, 16 shots": on_shots(scratch), "trained a task": of_one, "share, %": 100.0}
+    return arms, rows
+
+
+def starts(base: Perceptron, arms: Mapping[str, Perceptron], rank: int, seed: int) -> dict[str, Perceptron]:
+    """What the new tasks begin with, by arm."""
+
+    def drawn() -> torch.Generator:
+        return torch.Generator().manual_seed(300 + seed)
+
+    generator = torch.Generator().manual_seed(200 + seed)
+    found = {SCRATCH: base.adapted(NEW_TASKS, NEW_TASKS, 1, rank, generator).alone()}
     for name in (POLY, MHR):
-        with frozen(on_new_tasks(arms[name], NEW_TASKS, drawn()), ("A_", "B_")) as routing:
-            trained = learned(routing) / NEW_TASKS
-            figures = {"trained a task": trained, "share, %": 100 * trained / of_one}
-            rows[f"{name}-z"] = {"error, 16 shots": on_shots(routing), **figures}
-        mean = {"trained a task": of_one, "share, %": 100.0}
-        rows[f"{name}-mu"] = {"error, 16 shots": on_shots(with_mean_modules(arms[name], NEW_TASKS, drawn())), **mean}
-    whole = on_new_tasks(arms[MHR], NEW_TASKS, drawn())
-    trained = learned(whole) / NEW_TASKS
-    figures = {"trained a task": trained, "share, %": 100 * trained / of_one}
-    rows[f"{MHR}, all, new tasks together"] = {"error, 16 shots": on_shots(whole), **figures}
-    return rows
+        found[f"{name}-z"] = frozen(on_new_tasks(arms[name], NEW_TASKS, drawn()), ("A_", "B_"))
+        found[f"{name}-mu"] = with_mean_modules(arms[name], NEW_TASKS, drawn())
+    found[f"{MHR}, all, new tasks together"] = on_new_tasks(arms[MHR], NEW_TASKS, drawn())
+    return found
 
 
 def told(rows: Mapping[str, Figures]) -> str:
@@ -342,8 +369,9 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    options = by_seed.parser(__doc__).parse_args()
-    of_seeds = by_seed.for_seeds(options, run)
+    options = by_seed.parse_apart(by_seed.picking_parser(__doc__))
+    rates = picked(by_seed.for_seeds(options, tried, options.pick_seeds))
+    of_seeds = by_seed.for_seeds(options, partial(run, rates=rates))
     tables = {
         rank: {
             arm: {figure: [tables[rank][arm][figure] for tables in of_seeds] for figure in figures}

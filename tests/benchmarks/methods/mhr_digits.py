@@ -152,8 +152,7 @@ def run(seed: int) -> dict[str, Figures]:
         print(f"seed {seed}, {told({name: rows[name]})}", file=sys.stderr, flush=True)
     rows[SCRATCH] = few(fresh(NEW_TASKS, NEW_TASKS, 1, RANK).alone())
     for name in (POLY, MHR):
-        with frozen(on_new_tasks(arms[name], NEW_TASKS, drawn()), ("A_", "B_")) as routing:
-            rows[f"{name}-z"] = few(routing)
+        rows[f"{name}-z"] = few(frozen(on_new_tasks(arms[name], NEW_TASKS, drawn()), ("A_", "B_")))
         rows[f"{name}-mu"] = few(with_mean_modules(arms[name], NEW_TASKS, drawn()))
     rows[f"{MHR}, all, new tasks together"] = few(on_new_tasks(arms[MHR], NEW_TASKS, drawn()))
     print(f"seed {seed}, {told(rows)}", file=sys.stderr, flush=True)
