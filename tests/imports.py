@@ -82,12 +82,19 @@ class Tree:
                 found.setdefault((_room(one), _room(two)), []).append((name, other))
         return found
 
+    def circles_of_rooms(self, package: str) -> list[set[str]]:
+        """Groups of rooms of a package that import each other, with all that is below them."""
+        return _circles(set(self.room_edges(package)))
+
     def circles_of_modules(self) -> list[set[str]]:
         """Groups of modules that import each other."""
         return _circles(self.edges)
 
     def circles_of_folders(self) -> list[set[str]]:
-        """Groups of folders of one package that import each other; files beside ``__main__.py`` are left out."""
+        """Groups of folders of one package whose own files, without those of folders inside, import each other.
+
+        Files beside ``__main__.py`` are left out.
+        """
         pairs = ((self.modules[name].parent, self.modules[other].parent) for name, other in self.edges)
         return _circles(
             {
@@ -138,7 +145,7 @@ def figures(tree: Tree, package: str) -> dict[str, int]:
         "folders": sum((tree.root / package / room).is_dir() for room in rooms),
         "floors": floors,
         "back up": back,
-        "circles of rooms": len(_circles(set(edges))),
+        "circles of rooms": len(tree.circles_of_rooms(package)),
         "circles of files": len(_circles(inside)),
         "files": sum(path.parts[0] == package for path in tree.files),
     }
@@ -176,6 +183,9 @@ def main() -> None:
         print(f"runs up: {name} -> {other}")
     for circle in [*trees["now"].circles_of_modules(), *trees["now"].circles_of_folders()]:
         print(f"circle: {', '.join(sorted(circle))}")
+    for package in PACKAGES:
+        for circle in trees["now"].circles_of_rooms(package):
+            print(f"circle of rooms: {package}: {', '.join(sorted(circle))}")
 
 
 if __name__ == "__main__":
