@@ -1,15 +1,16 @@
 """Monge map and Monge gap: python -m tests.benchmarks.methods.monge_map
 
 Map: a perceptron of 2 x 64 carries N(0, I) to N(0, S) in four dimensions, S with eigenvalues of 0.25 to 4 along random
-axes. 400 steps of Adam, batch 128, exact plans. It predicts the image itself (target data), so that it starts far from
-the best map; beside it the same with the velocity as target, which starts at the identity. L2-UVP is the mean squared
-distance from the closed-form map S^(1/2) over the variance of the data, in percent; fit is half the squared
-2-Wasserstein distance of images to data, gap the Monge gap, in units of |x - y|^2 / 2, each on 512 fresh points, means
-over four sets. The data floor is the closed-form map itself. The rivals are one step of flow matching with minibatch
-transport, and a plain regression of the exact pairs of each batch at t = 0.
+axes. 400 steps of Adam, batch 128, exact plans. It predicts the velocity, as in configs/methods/monge_map.yaml, so that
+it starts at the identity; beside it the same with the image itself as target, which starts far from the best map.
+L2-UVP is the mean squared distance from the closed-form map S^(1/2) over the variance of the data, in percent; fit is
+half the squared 2-Wasserstein distance of images to data, gap the Monge gap, in units of |x - y|^2 / 2, each on 512
+fresh points, means over four sets. The data floor is the closed-form map itself. The rivals are one step of flow
+matching with minibatch transport, and a plain regression of the exact pairs of each batch at t = 0.
 
 Regulariser: a flow of 3 x 128 to eight Gaussians, 1,000 steps, and its reflow student on 20,000 of its pairs, without
-and with the gap of the map of one step: gap and 2-Wasserstein distance in one step.
+and with the gap of the map of one step: gap and 2-Wasserstein distance in one step. It has no bar: what the gap changes
+there is less than what the seed does.
 
 Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953.
 """
@@ -39,14 +40,15 @@ from trainer.data import Batch
 SEEDS = (0, 1, 2)
 DIMENSIONS, STEPS, BATCH, POINTS, SETS = 4, 400, 128, 512, 4
 FLOW_STEPS, WEIGHTS = 1000, (0.1, 1.0)
-WITH, WITHOUT = "Monge map, weight 1", "no gap, weight 0"
+WITH, WITHOUT = "Monge map, image", "no gap, image"
+SHIPPED, PLAIN = "Monge map, velocity", "no gap, velocity"
 FLOOR = "data floor (closed form)"
 Map = Callable[[Tensor], Tensor]
 METHODS: dict[str, dict[str, Any]] = {
     WITHOUT: {"target": {"kind": "data"}, "objective": {"kind": "monge_map", "weight": 0.0}},
     WITH: {"target": {"kind": "data"}, "objective": {"kind": "monge_map"}},
-    "no gap, velocity": {"objective": {"kind": "monge_map", "weight": 0.0}},
-    "Monge map, velocity": {"objective": {"kind": "monge_map"}},
+    PLAIN: {"objective": {"kind": "monge_map", "weight": 0.0}},
+    SHIPPED: {"objective": {"kind": "monge_map"}},
     "minibatch transport, one step": {"coupling": {"kind": "minibatch_ot"}},
     "regression of exact pairs": {"coupling": {"kind": "minibatch_ot"}, "time": {"kind": "grid", "steps": 1}},
 }
@@ -149,9 +151,12 @@ def main() -> int:
         "N(0, I) to N(0, S) in four dimensions, in one step",
         table,
         [
-            Bar("L2-UVP % with the gap, worst seed", max(table[WITH]["L2-UVP %"]), 15.0),
-            Bar("L2-UVP % without, best seed", min(table[WITHOUT]["L2-UVP %"]), 60.0, at_least=True),
+            Bar("L2-UVP % as shipped, worst seed", max(table[SHIPPED]["L2-UVP %"]), 6.0),
+            Bar("the same without the gap, best seed", min(table[PLAIN]["L2-UVP %"]), 18.0, at_least=True),
+            Bar("L2-UVP % of the image with the gap, worst seed", max(table[WITH]["L2-UVP %"]), 15.0),
+            Bar("the same without the gap, best seed", min(table[WITHOUT]["L2-UVP %"]), 60.0, at_least=True),
             Bar("fit: with the gap over without", mean(WITH, "fit") / mean(WITHOUT, "fit"), 1.2),
+            Bar("fit: as shipped over without the gap", mean(SHIPPED, "fit") / mean(PLAIN, "fit"), 1.2),
         ],
     )
     show("Reflow of eight Gaussians, in one step unless said otherwise", beside, [])
