@@ -14,7 +14,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="REQUEST",
         help="YAML file, or the name of one of configs/requests: flair_inpainting, flair_super_resolution, "
-        "flair_deblurring",
+        "flair_deblurring, flair_posterior",
     )
     parser.add_argument(
         "overrides",

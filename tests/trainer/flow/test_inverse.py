@@ -3,20 +3,21 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from scipy.linalg import cho_factor, cho_solve
 from torch import Tensor
 
+from tests.trainer.flow.gaussian_prior import Beside, Gaussian, beside_posterior, smooth_prior
+from trainer.config.request_file import load_request
 from trainer.flow.context.mask import BoxesConfig
 from trainer.flow.inverse import (
     DecodedConsistency,
     ExactConsistency,
     Flair,
     FlairConfig,
-    Weight,
     agreeing,
     build,
     calibrated,
@@ -24,19 +25,21 @@ from trainer.flow.inverse import (
     calibration_levels,
     consistency,
     constant,
+    ramp,
 )
 from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
 from trainer.flow.operator import build as build_operator
 from trainer.flow.path import (
     LinearConfig,
     OneSidedInterpolantConfig,
-    Path,
     TrigonometricConfig,
     VariancePreservingConfig,
 )
+from trainer.flow.path import Path as FlowPath
 from trainer.flow.path import build as build_path
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
+from trainer.sampling.restoration.request import RestoreRequest
 
 SHAPE = (1, 4, 4)
 PATHS: list[Any] = [LinearConfig(), LinearConfig(sigma_min=0.05), TrigonometricConfig(), VariancePreservingConfig()]
@@ -46,71 +49,10 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@dataclass
-class Gaussian(Field):
-    """The exact field between N(0, I) and data N(mean, covariance), which is diagonal in given directions.
-
-    Attributes:
-        path: without noise of its own.
-        mean: [N] of the data.
-        variances: [N] of the data along the directions.
-        directions: [N, N] in columns, or None for the values themselves.
-    """
-
-    path: Path
-    mean: Tensor
-    variances: Tensor
-    directions: Tensor | None = None
-    calls: int = 0
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
-        raise AssertionError("the solver needs no velocity")
-
-    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
-        self.calls += 1
-        c = self.path.coefficients(t).broadcast(x.flatten(1))
-        away = x.flatten(1) - c.b * self.mean
-        if self.directions is not None:
-            away = away @ self.directions
-        gain = c.b * self.variances / (c.b**2 * self.variances + c.a**2)
-        moved = gain * away if self.directions is None else (gain * away) @ self.directions.T
-        data = (self.mean + moved).reshape(x.shape)
-        c = c.broadcast(x)
-        known = {"data": data, "noise": (x - c.b * data) / c.a}
-        return tuple(known[quantity] for quantity in quantities)
-
-
-def smooth_prior(path: Path, variance: float = 0.3) -> tuple[Gaussian, Tensor]:
-    """A prior of images whose pixels are alike where they are near, and its covariance [16, 16]."""
-    places = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0)).double()
-    covariance = variance * torch.exp(-torch.cdist(places, places) / 2)
-    variances, directions = torch.linalg.eigh(covariance)
-    return Gaussian(path, 0.2 * torch.ones(16, dtype=torch.float64), variances, directions), covariance
-
-
-def posterior(operator: Any, observed: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [B, 16] and covariance [16, 16] of a Gaussian given noiseless observations, by scipy."""
-    units = torch.eye(16, dtype=torch.float64).reshape(16, *SHAPE)
-    matrix = operator.apply(units).flatten(1).T
-    matrix = matrix[matrix.abs().sum(1) > 0]
-    seen = observed.flatten(1)
-    if seen.shape[1] != len(matrix):
-        seen = seen[:, (operator.apply(torch.ones(1, *SHAPE)).flatten() != 0)]
-    factor = cho_factor((matrix @ covariance @ matrix.T).numpy())
-    gain = torch.from_numpy(cho_solve(factor, (matrix @ covariance).numpy())).T
-    return mean + (seen - matrix @ mean) @ gain.T, covariance - gain @ matrix @ covariance
-
-
-def solved(path: Path, field: Field, agreement: Any, num: int, scale: float = 0.5, **settings: Any) -> Tensor:
+def solved(path: FlowPath, field: Field, agreement: Any, num: int, scale: float = 0.5, **settings: Any) -> Tensor:
     keys = torch.arange(num)
     weight = settings.pop("weight", None) or ramp(scale)
     return Flair(path, weight, **settings).solve(field, agreement, keys=keys).states
-
-
-def ramp(scale: float) -> Weight:
-    """A weight in proportion to the noise level."""
-    levels = calibration_levels()
-    return Weight(levels, scale * levels, scale)
 
 
 @pytest.mark.parametrize("config", PATHS, ids=str)
@@ -126,34 +68,33 @@ def test_a_prior_of_one_point_does_not_move_it(config: Any) -> None:
 
 def test_the_identity_returns_what_was_observed() -> None:
     path = build_path(LinearConfig())
-    field, _ = smooth_prior(path)
+    field = smooth_prior(path)
     observed = drawn(3, *SHAPE)
     operator = build_operator(IdentityConfig(), SHAPE, torch.arange(3))
     torch.testing.assert_close(solved(path, field, ExactConsistency(operator, observed), 3), observed)
 
 
-@pytest.mark.parametrize("config", [MaskConfig(), AveragePoolConfig()], ids=str)
-def test_restorations_are_draws_from_the_posterior_and_the_adjustment_gives_them_their_spread(config: Any) -> None:
-    path, num = build_path(LinearConfig()), 500
-    field, covariance = smooth_prior(path)
-    operator = build_operator(config, SHAPE, torch.arange(num))
-    truth = 0.2 + drawn(1, 16) @ torch.linalg.cholesky(covariance).T
-    seen = operator.apply(truth.reshape(1, *SHAPE))
-    mean, spread = posterior(operator, seen, field.mean, covariance)
-    agreement = ExactConsistency(operator, seen.expand(num, *seen.shape[1:]))
-    share = {}
-    for adjusted in (True, False):
-        states = solved(path, field, agreement, num, 1.0, steps=400, last=0.05, trajectory_adjustment=adjusted)
-        assert float(agreement.residual(states).max()) < 1e-24
-        torch.testing.assert_close(states.flatten(1).mean(0), mean[0], atol=0.05, rtol=0)
-        share[adjusted] = float(states.flatten(1).var(0).sum() / spread.trace())
-    assert 0.8 < share[True] < 1.1
-    assert share[False] < 0.6
+@pytest.mark.parametrize("operator", [MaskConfig(), AveragePoolConfig()], ids=str)
+def test_the_posterior_request_has_mean_and_variance_of_the_posterior_and_the_default_has_not(operator: Any) -> None:
+    field = smooth_prior(build_path(LinearConfig()))
+    request = load_request(Path("flair_posterior"), [], RestoreRequest).method
+
+    def beside(method: FlairConfig) -> Beside:
+        return beside_posterior(field, method, operator, SHAPE, seed=0, num=60)
+
+    exact, default = beside(request), beside(FlairConfig())
+    fresh = beside(request.model_copy(update={"trajectory_adjustment": False}))
+    assert max(exact.off, fresh.off) < 0.1
+    assert 0.85 < exact.variance < 1.15
+    assert max(exact.residual, fresh.residual, default.residual) < 1e-24
+    assert default.off > exact.off
+    assert default.variance < 0.25
+    assert fresh.variance < 0.6
 
 
 def test_without_adjustment_the_noise_is_fresh_in_every_step() -> None:
     path = build_path(LinearConfig())
-    field, _ = smooth_prior(path)
+    field = smooth_prior(path)
     operator = build_operator(MaskConfig(), SHAPE, torch.arange(4))
     agreement = ExactConsistency(operator, operator.apply(drawn(4, *SHAPE)))
     seen: list[Tensor] = []
@@ -176,7 +117,7 @@ def test_a_restoration_is_the_same_on_every_path(config: Any) -> None:
     straight, other = build_path(LinearConfig()), build_path(config)
     operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
     agreement = ExactConsistency(operator, operator.apply(drawn(5, *SHAPE)))
-    one, two = (solved(path, smooth_prior(path)[0], agreement, 5) for path in (straight, other))
+    one, two = (solved(path, smooth_prior(path), agreement, 5) for path in (straight, other))
     torch.testing.assert_close(one, two, atol=1e-7, rtol=0)
 
 
@@ -206,7 +147,7 @@ def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
 
 def test_an_example_follows_its_key() -> None:
     path = build_path(LinearConfig())
-    field, _ = smooth_prior(path)
+    field = smooth_prior(path)
     operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
     observed = operator.apply(drawn(1, *SHAPE)).expand(2, *SHAPE)
     solver = Flair(path, ramp(0.5))
@@ -237,7 +178,7 @@ def test_calibration_is_the_same_on_every_path_and_in_any_batch() -> None:
     found = []
     for config in (LinearConfig(), VariancePreservingConfig(), TrigonometricConfig()):
         path = build_path(config)
-        field, _ = smooth_prior(path)
+        field = smooth_prior(path)
         errors = calibration_errors(field, states, path, keys)
         parts = [calibration_errors(field, states[row : row + 1], path, keys[row : row + 1]) for row in range(6)]
         torch.testing.assert_close(torch.cat(parts), errors)
@@ -316,10 +257,10 @@ def test_with_a_linear_decoder_the_nearest_states_that_agree_are_found(config: A
 def test_latents_with_a_linear_decoder_are_restored_like_pixels() -> None:
     """An orthogonal decoder turns the exact agreement of pixels into that of latents."""
     path = build_path(LinearConfig())
-    field, covariance = smooth_prior(path)
+    field = smooth_prior(path)
     assert field.directions is not None
     turn = field.directions
-    latent = Gaussian(path, field.mean @ turn, torch.diag(turn.T @ covariance @ turn))
+    latent = Gaussian(path, field.mean @ turn, field.variances)
     operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
     observed = operator.apply(drawn(5, *SHAPE))
     decode = lambda states: (states @ turn.T).reshape(-1, *SHAPE)  # noqa: E731

@@ -106,6 +106,16 @@ class Figures:
         return kinds(self.residuals)
 
     @property
+    def variance_share(self) -> float | None:
+        """Variance of the samples over what the error of their mean asks for, 1 where the truth could be one of them.
+
+        None: there is one sample of each, or no truth.
+        """
+        if self.errors is None or self.samples == 1 or not (error := float(self.errors[:, -1].mean())):
+            return None
+        return (1 + 1 / self.samples) * float(self.spreads.mean()) / error
+
+    @property
     def rows_told(self) -> tuple[str, ...]:
         """What the rows of a table are called; the mean of one sample is that sample."""
         names = ("pseudo-inverse", "a sample", "mean of the samples")
@@ -136,6 +146,7 @@ class Figures:
                 "residual": self.mean_residual._asdict(),
                 **({} if error is None else {"error": error._asdict()}),
                 "variance_of_samples": float(self.spreads.mean()),
+                **({} if (share := self.variance_share) is None else {"variance_share": share}),
                 **({} if self.decoded_residual is None else {"decoded_residual": self.decoded_residual}),
             },
             "evaluations": {"of_a_picture": self.evaluations, "of_a_sample": self.evaluations // self.samples},

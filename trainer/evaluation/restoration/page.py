@@ -148,6 +148,8 @@ def _facts(told: Told, figures: Figures) -> list[tuple[str, str, str]]:
         if figures.samples > 1:
             mean = f"{_share(error.mean_of_samples, error):.2f} x"
             found.append(("error of the mean", mean, f"of {figures.samples} samples"))
+    if (share := figures.variance_share) is not None:
+        found.append(("variance of samples", f"{share:.2f} x", "what the error of their mean asks for"))
     found += [
         ("residual", power(residual.restored), "of a sample, mean square"),
         ("largest weight", f"{told.largest:.2f}", "in parts of the noise level; below 2"),
@@ -196,7 +198,8 @@ def _cost(told: Told, figures: Figures) -> str:
 _DISTRIBUTION = "Share of the pictures with at most this error; dots are medians. Further left is better."
 _SPREAD = (
     "A dot for each picture. On the dashed line, the truth lies as far from the samples as these lie from each other, "
-    "so that their uncertainty can be believed; far above it, they are too sure of themselves."
+    "so that their uncertainty can be believed; far above it, they are too sure of themselves, as samples of the "
+    "calibrated weight are. Those of the request flair_posterior come nearest to the line."
 )
 _WEIGHT = (
     "How far each step goes towards what the network expects of the noised picture. Below 1 a step does not overshoot; "

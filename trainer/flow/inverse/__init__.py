@@ -28,7 +28,7 @@ from torch import Tensor
 from trainer.flow.inverse.consistency import Decode, DecodedConsistency, ExactConsistency, agreeing
 from trainer.flow.inverse.flair import Flair, FlairConfig
 from trainer.flow.inverse.protocol import Consistency, InverseSolver, Solution
-from trainer.flow.inverse.weight import Weight, calibrated, calibration_errors, calibration_levels, constant
+from trainer.flow.inverse.weight import Weight, calibrated, calibration_errors, calibration_levels, constant, ramp
 from trainer.flow.operator import Operator
 from trainer.flow.path import Path
 
@@ -41,23 +41,35 @@ def build(config: Config, *, path: Path, errors: Tensor | None = None) -> Flair:
     Args:
         config: its section.
         path: of the flow.
-        errors: [N, 100] see `calibration_errors`; None where the weight is constant.
+        errors: [N, 100] see `calibration_errors`; None where the weight is not calibrated.
 
     Raises:
         ValueError: the path adds noise of its own, or the weight is so large that steps diverge.
     """
-    if config.weight == "constant":
-        weight = constant(config.scale)
-    else:
-        assert errors is not None
-        weight = calibrated(errors, config.scale)
     return Flair(
         path,
-        weight,
+        weight_of(config, errors),
         steps=config.steps,
         last=config.last,
         trajectory_adjustment=config.trajectory_adjustment,
     )
+
+
+def weight_of(config: Config, errors: Tensor | None) -> Weight:
+    """Returns the weight of the prior that a configuration asks for.
+
+    Args:
+        config: its section.
+        errors: [N, 100] see `calibration_errors`; None where the weight is not calibrated.
+    """
+    match config.weight:
+        case "constant":
+            return constant(config.scale)
+        case "ramp":
+            return ramp(config.scale)
+        case "calibrated":
+            assert errors is not None
+            return calibrated(errors, config.scale)
 
 
 def consistency(
@@ -113,4 +125,6 @@ __all__ = [
     "calibration_levels",
     "consistency",
     "constant",
+    "ramp",
+    "weight_of",
 ]

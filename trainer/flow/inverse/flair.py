@@ -23,7 +23,7 @@ DIVERGES = 2.0
 
 
 class FlairConfig(Section):
-    """Variational posterior sampling along an adjusted trajectory."""
+    """Steps towards what the flow expects of a noised picture, each followed by agreement with the observation."""
 
     kind: Literal["flair"] = "flair"
     steps: PositiveInt = 50
@@ -36,8 +36,10 @@ class FlairConfig(Section):
     trajectory_adjustment: bool = True
     """Whether the noise of a step leans towards the noise that the field expects, rather than being fresh: the
     restorations look more like data, at a slightly larger squared error."""
-    weight: Literal["calibrated", "constant"] = "calibrated"
-    """Of the prior: measured on examples for the network, or `scale` at every noise level."""
+    weight: Literal["calibrated", "constant", "ramp"] = "calibrated"
+    """Of the prior: measured on examples for the network; `scale` at every noise level; or `scale` times the noise
+    level. The first is for a small squared error: samples vary much less than what is open. Samples that vary as the
+    posterior does take a ramp of scale 1, many steps and a small `last`, as in the request flair_posterior."""
     consistency: Literal["hard", "gradient", "soft"] = "hard"
     """How restorations agree with the observations: exactly, by gradients where states are latents (hard); by
     gradients everywhere (gradient); or by moving a share of the way in every step (soft)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Weight:
         levels: float64 [N] noise levels, increasing.
         values: float64 [N] the weight at these, 0 or more; linear in between.
         scale: what they are proportional to.
-        vanished: whether the calibrated weight is next to nothing, so that scale s stands here in its place.
+        vanished: whether the calibrated weight is next to nothing, so that the ramp stands here in its place.
     """
 
     levels: Tensor
@@ -87,7 +87,7 @@ def calibrated(errors: Tensor, scale: float) -> Weight:
     It is scale (w(s) - w(0)), and 0 where this is negative; w is 1 / error, divided by its mean over the levels. So it
     depends on the variance of the data: for independent values of variance q it is 0 up to the level 2 q / (1 + q), and
     everywhere for q >= 1. Where less than a tenth of the weight is left, as on latents that are scaled to unit
-    variance, it is scale s instead: every step goes the same share of the way to what the field expects.
+    variance, it is :func:`ramp` instead.
 
     Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight). The
     substitute is this module's own.
@@ -104,10 +104,17 @@ def calibrated(errors: Tensor, scale: float) -> Weight:
         raise ValueError("weight: what the network expects of its own data is not finite; use another checkpoint")
     weight = 1 / mean.clamp(min=LEAST_ERROR)
     left = ((weight - weight[0]) / weight.mean()).clamp(min=0)
-    vanished = float(left.mean()) < LEAST_LEFT
-    return Weight(levels, scale * (levels if vanished else left), scale, vanished)
+    if float(left.mean()) < LEAST_LEFT:
+        return replace(ramp(scale), vanished=True)
+    return Weight(levels, scale * left, scale)
 
 
 def constant(scale: float) -> Weight:
     """The same weight at all noise levels."""
     return Weight(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2,), scale, dtype=torch.float64), scale)
+
+
+def ramp(scale: float) -> Weight:
+    """A weight of scale s: every step goes the same share of the way to what the field expects."""
+    levels = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    return Weight(levels, scale * levels, scale)

@@ -77,7 +77,7 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
             "makes observations"
         )
     check_requested(request.controls, config, "controls")
-    if request.method.weight == "constant":
+    if request.method.weight != "calibrated":
         assert config.flow is not None
         built(request.method, path.build(config.flow.path), None)
     return RestorePlan(request, label, guidance, shape, picture_shape)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.flow.inverse import Config, Flair, build, calibrated, calibration_levels, constant
+from trainer.flow.inverse import Config, Flair, build, calibration_levels, weight_of
 from trainer.flow.path import Path
 
 
@@ -16,7 +16,7 @@ def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
     Args:
         config: the section ``method``.
         path: of the flow.
-        errors: float64 [L] of the calibration; None where the weight is constant.
+        errors: float64 [L] of the calibration; None where the weight is not calibrated.
 
     Raises:
         ValueError: the weight is so large that steps diverge, or the path adds noise of its own.
@@ -32,9 +32,9 @@ def weights_of(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float6
 
     Args:
         config: the section ``method``.
-        errors: float64 [L] of the calibration; None where the weight is constant.
+        errors: float64 [L] of the calibration; None where the weight is not calibrated.
     """
-    weight = constant(config.scale) if errors is None else calibrated(errors[None], config.scale)
+    weight = weight_of(config, None if errors is None else errors[None])
     levels = calibration_levels()
     levels = levels[levels >= config.last]
     return levels.numpy(), (weight.at(levels) / levels).numpy()

@@ -84,6 +84,10 @@ def test_the_visible_part_stays_and_the_figures_are_those_of_the_pictures(filled
             assert np.abs(written / 127.5 - 1 - sample[0].clamp(-1, 1).numpy()).max() <= 0.5 / 127.5 + 1e-6
     mean = np.mean([one["error"]["restored"] for one in document["pictures"]])
     assert document["means"]["error"]["restored"] == pytest.approx(mean)
+    asked = sum(one["error"]["mean_of_samples"] for one in document["pictures"]) / 1.5
+    share = sum(one["variance_of_samples"] for one in document["pictures"]) / asked
+    assert document["means"]["variance_share"] == pytest.approx(share)
+    assert f"{share:.2f} x" in (filled / "index.html").read_text()
     assert document["evaluations"] == {"of_a_picture": 8, "of_a_sample": 4}
 
 
