@@ -39,7 +39,7 @@ class FlairConfig(Section):
     weight: Literal["calibrated", "constant", "ramp"] = "calibrated"
     """Of the prior: measured on examples for the network; `scale` at every noise level; or `scale` times the noise
     level. The first is for a small squared error: samples vary much less than what is open. Samples that vary as the
-    posterior does take a ramp of scale 1, many steps and a small `last`, as in the request flair_posterior."""
+    posterior does take a ramp of scale 1.1, many steps and a small `last`, as in the request flair_posterior."""
     consistency: Literal["hard", "gradient", "soft"] = "hard"
     """How restorations agree with the observations: exactly, by gradients where states are latents (hard); by
     gradients everywhere (gradient); or by moving a share of the way in every step (soft)."""
