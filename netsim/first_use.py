@@ -9,7 +9,6 @@ import numpy as np
 
 from netsim.engine.compiled.cache import forget_if_outdated, is_kept
 from netsim.engine.protocol import Scene
-from netsim.results import Compiling
 from netsim.transport.config import TransportConfig
 
 MOST_WORK = 2_000_000
@@ -55,21 +54,20 @@ def packet_hops(scene: Scene) -> int:
 
 
 @contextmanager
-def watching_compilation(report: Callable[[Compiling], None]) -> Iterator[None]:
+def watching_compilation(report: Callable[[int], None]) -> Iterator[None]:
     """Reports each function that is compiled in this block.
 
     Args:
-        report: Called before each of them.
+        report: Called before each of them with their number so far.
     """
     from numba.core import event
 
     class Listener(event.Listener):
         functions = 0
 
-        def on_start(self, event: Any) -> None:
+        def on_start(self, event: Any) -> None:  # noqa: ARG002
             self.functions += 1
-            where = event.data["dispatcher"].py_func.__module__.split(".")
-            report(Compiling(where[2] if where[1] == "engine" else where[1], self.functions))
+            report(self.functions)
 
         def on_end(self, event: Any) -> None:
             """Nothing: the next function says that this one is done."""

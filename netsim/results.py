@@ -117,18 +117,6 @@ class Run:
         return [queue * link.rate_bps // (8 * PICOSECONDS_PER_SECOND) for queue, link in queues]
 
 
-class Compiling(NamedTuple):
-    """The first use of an engine.
-
-    Args:
-        engine: Which is compiled.
-        functions: How many of its functions have been so far.
-    """
-
-    engine: str
-    functions: int
-
-
 class RunEvent(NamedTuple):
     """Start or end of a run, or its state now and then, for progress displays.
 
@@ -138,7 +126,7 @@ class RunEvent(NamedTuple):
         runs: Number of runs in all.
         run: The finished run, None before.
         pulse: How far the run is; None when it starts and when it ends.
-        compiling: What is compiled before the run goes on; None when it starts and when it ends.
+        compiling: Functions of its engine that have been compiled so far, while the run waits for that; None otherwise.
     """
 
     transport: str
@@ -146,7 +134,7 @@ class RunEvent(NamedTuple):
     runs: int
     run: Run | None
     pulse: Pulse | None = None
-    compiling: Compiling | None = None
+    compiling: int | None = None
 
 
 class Results:

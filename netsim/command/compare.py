@@ -120,16 +120,14 @@ def _run(arguments: argparse.Namespace) -> int:
     refuse_no_processes(arguments.jobs)
     refuse_foreign(arguments.out, "compare", "results.json", arguments.overwrite)
     with watching() as show:
-        compiled = set[str]()
+        waits = False
 
         def progress(event: "RunEvent") -> None:
-            if event.compiling is not None and event.compiling.engine not in compiled:
-                compiled.add(event.compiling.engine)
-                print(
-                    f"netsim compare: the first use of {event.compiling.engine} compiles it, once for each version of "
-                    "netsim; the largest engines take some minutes of a core",
-                    file=sys.stderr,
-                )
+            nonlocal waits
+            if event.compiling is not None and not waits:
+                waits = True
+                what = "an engine is compiled at its first use, once for each version of netsim"
+                print(f"netsim compare: {what}; the largest take some minutes of a core", file=sys.stderr)
             show(event)
 
         source, overrides = arguments.scenario, list(arguments.overrides)

@@ -1,5 +1,6 @@
 """The first use of netsim: small runs compile nothing and have equal results, and answers come before engines load."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numba import njit
 
 import netsim
 from netsim import simulate
 from netsim.first_use import MOST_WORK, is_small, packet_hops, watching_compilation
 from netsim.prepare import prepare
-from netsim.results import Run
+from netsim.report.terminal import PlainLines
+from netsim.results import Run, RunEvent
 from netsim.scenario import read_scenario
 
 FIRST: dict[str, Any] = {
@@ -60,6 +63,19 @@ def test_small_runs_without_compiling_equal_the_others(name, monkeypatch):
 def test_a_scenario_with_an_engine_of_its_choice_keeps_it(monkeypatch):
     monkeypatch.setattr("netsim.compare.is_compiled", lambda _: False)
     assert {run.engine for run in simulate({**FIRST, "engine": "exact", "transports": ["ecmp"]}).runs} == {"exact"}
+
+
+def test_compilation_is_counted_and_said():
+    functions: list[int] = []
+    with watching_compilation(functions.append):
+        assert njit(lambda number: number + 1)(1) == 2
+    assert functions == [1]
+    said = io.StringIO()
+    lines = PlainLines(said)
+    lines(RunEvent("ecmp", 0, 1, None))
+    lines._next_s["ecmp", 0] = 0.0
+    lines(RunEvent("ecmp", 0, 1, None, compiling=1))
+    assert said.getvalue() == "netsim compare: ecmp, seed 0: compiling its engine, 1 functions so far\n"
 
 
 def test_work_is_known_before_the_run():
