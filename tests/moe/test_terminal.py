@@ -51,7 +51,7 @@ def test_a_run_whose_folder_looks_like_markup_is_checked(capsys: pytest.CaptureF
         "optim: {steps: 2, global_batch: 4}\n"
     )
     folder = tmp_path / "[bold]x[" / "red]"
-    assert trainer.__main__.main(["check", str(config), f"run.dir='{folder}'"]) == 0
+    assert trainer.__main__.main(["check", str(config), "--all", f"run.dir='{folder}'"]) == 0
     assert str(folder) in capsys.readouterr().out
 
 

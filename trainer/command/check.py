@@ -11,17 +11,20 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit", metavar="SIZE", help="propose the cheapest settings with which a rank fits into this memory, as 80GB"
     )
+    parser.add_argument(
+        "--all", action="store_true", help="also print every setting, defaults included, and every collective of a step"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
     from trainer.experiment.check import run
 
-    return run(options.config, options.overrides, options.world_size, options.fit)
+    return run(options.config, options.overrides, options.world_size, options.fit, whole=options.all)
 
 
 CHECK = Verb(
     "check",
-    "resolve and validate a configuration without starting anything: layout, parameters, memory, bytes per step",
+    "validate a configuration without starting anything: layout, parameters, memory, bytes per step, exports",
     "python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
     _add_arguments,
     _run,

@@ -1,5 +1,6 @@
 """The check verb: what a configuration means, before anything is started."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from trainer.experiment.memory.sizes import parse_bytes
 from trainer.experiment.stage import check_stages, load_stages
 
 
-def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None) -> int:
+def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None, *, whole: bool = False) -> int:
     """Checks a configuration and prints what each of its stages, or its only run, will do.
 
     Args:
@@ -15,6 +16,7 @@ def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None =
         overrides: ``dotted.key=value``.
         world_size: ranks of the run.
         fit: memory of a rank, such as 80GB, for which settings are proposed; None: none are.
+        whole: whether every setting and every collective is printed too.
 
     Returns:
         0.
@@ -33,6 +35,13 @@ def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None =
         if stage.name:
             print(f"stage {stage.name} ({stage.verb}) in {stage.folder}")
         stage.describe(world_size, stages)
+        if whole and not stage.awaited(stages):
+            stage.detail(world_size)
         if limit is not None and not stage.awaited(stages):
             stage.propose(world_size, limit)
+    if limit is None and any(stage.trains for stage in stages):
+        if not whole:
+            print("--all prints every setting and every collective")
+        start = f"torchrun --standalone --nproc-per-node {world_size}" if world_size > 1 else "python"
+        print(f"next: {start} -m trainer train {shlex.join([str(path), *overrides])}")
     return 0

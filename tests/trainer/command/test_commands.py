@@ -71,7 +71,8 @@ def test_words_that_mean_nothing_are_one_line(arguments: list[str], capsys: pyte
 
 
 def test_options_and_overrides_come_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", DIGITS, "optim.steps=5", "--world-size", "2", "model.hidden=32", "run.seed=3"]) == 0
+    words = ["optim.steps=5", "--all", "--world-size", "2", "model.hidden=32", "run.seed=3"]
+    assert main(["check", DIGITS, *words]) == 0
     shown = capsys.readouterr().out
     assert all(line in shown for line in ("steps: 5\n", "hidden: 32\n", "seed: 3\n"))
 
@@ -171,3 +172,18 @@ def test_torchrun_shows_the_line_once(tmp_path: Path) -> None:
     assert result.stderr.count(f"trainer train: {DIGITS}: optim.global_batch: 127 is not a multiple") == 1
     assert str(ROOT / "trainer") not in result.stderr, "the only traceback is torchrun's own"
     assert contents(tmp_path) == {}
+
+
+def test_check_is_one_screen_and_ends_with_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["moe=null", "parallel.expert=1", "run.dir=runs/a b"]
+    assert main(["check", DIGITS, *words]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24
+    assert lines[-1] == f"next: python -m trainer train {DIGITS} moe=null parallel.expert=1 'run.dir=runs/a b'"
+    (export,) = [line for line in lines if line.startswith("export --to ")]
+    assert export == (
+        "export --to diffusers: model.waves: plain is nothing that a DiTTransformer2DModel has; train with "
+        "model.waves=diffusers, or export without --to"
+    )
+    assert main(["check", DIGITS, *words, "model.waves=diffusers"]) == 0
+    assert "export --to diffusers: possible" in capsys.readouterr().out

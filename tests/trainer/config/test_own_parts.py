@@ -123,7 +123,7 @@ def test_samples_and_figures_of_a_run_of_own_parts(
 
 
 def test_a_run_folder_of_own_parts_is_checked(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(runs["own"] / "config.yaml")]) == 0
+    assert main(["check", str(runs["own"] / "config.yaml"), "--all"]) == 0
     said = capsys.readouterr().out
     assert f"class: {MODULE}:Weighted" in said
     assert "finished at step 4; nothing to do" in said

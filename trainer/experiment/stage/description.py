@@ -17,6 +17,7 @@ from trainer.experiment.memory.fit import fit
 from trainer.experiment.memory.table import memory_table, summary
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
+from trainer.model.foreign import exports
 from trainer.observe.units import scaled
 from trainer.sampling.reference import Reference, held_by
 from trainer.trace.formula import TraceSpec, formula
@@ -28,7 +29,7 @@ READ_BYTES = 1_000_000_000
 
 
 def describe_run(config: RunConfig, world_size: int) -> None:
-    """Checks a run and prints its resolved configuration, its layout, its parameters and the collectives of a step.
+    """Checks a run and prints its layout, parameters, memory, what a step sends and which exports it allows.
 
     Args:
         config: the run.
@@ -40,8 +41,6 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     checked = preflight(config, world_size, read_bytes=READ_BYTES)
     config, layout = checked.config, checked.layout
     console = Terminal(highlight=False)
-    console.print(config.to_yaml(), end="", soft_wrap=True)
-    console.rule()
     console.print(describe(config, layout), soft_wrap=True)
     console.print(_parameters(config, layout), soft_wrap=True)
     if config.data.class_names:
@@ -66,9 +65,26 @@ def describe_run(config: RunConfig, world_size: int) -> None:
         console.print(summary(memory), soft_wrap=True)
     missing = without_formula(config)
     if missing is None:
-        console.print(_collectives(trace_spec(config, layout, ranks_per_node=layout.world_size)))
+        console.print(_sent(trace_spec(config, layout, ranks_per_node=layout.world_size)), soft_wrap=True)
     else:
         console.print(f"collectives: not known ({missing})", soft_wrap=True)
+    for name, objection in exports(config).items():
+        console.print(f"export --to {name}: {objection or 'possible'}", soft_wrap=True)
+
+
+def print_details(config: RunConfig, world_size: int) -> None:
+    """Prints the resolved configuration of a run that has been checked, and the collectives of a step.
+
+    Args:
+        config: the run.
+        world_size: its ranks.
+    """
+    checked = preflight(config, world_size)
+    console = Terminal(highlight=False)
+    console.rule()
+    console.print(checked.config.to_yaml(), end="", soft_wrap=True)
+    if without_formula(config) is None:
+        console.print(_collectives(trace_spec(checked.config, checked.layout, ranks_per_node=world_size)))
 
 
 def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
@@ -141,6 +157,14 @@ def _replicas(config: RunConfig, layout: Layout) -> str | None:
         f"replicas: {on_a_rank} on a rank over all layers, {on_a_rank * expert_bytes / 1e6:,.3g} MB of borrowed weights"
         f" until the backward pass; every micro batch {sent * expert_bytes / 1e6:,.3g} MB of weights between the ranks "
         f"of a group, and as much of gradients back{again}"
+    )
+
+
+def _sent(spec: TraceSpec) -> str:
+    """A line about the collectives of a step."""
+    sizes = [record.bytes_in for record in formula(spec)[1] if record.rank == 0]
+    return (
+        f"collectives of rank 0 in one optimiser step, by formula: {len(sizes):,}, of {scaled(sum(sizes), 'B')} in all"
     )
 
 

@@ -133,6 +133,14 @@ class Stage(ABC):
         """
         del world_size, limit
 
+    def detail(self, world_size: int) -> None:
+        """Prints every setting and every collective of a step; the default is for a stage that trains nothing.
+
+        Args:
+            world_size: ranks that run it.
+        """
+        del world_size
+
     @abstractmethod
     def provenance(self) -> Provenance:
         """What it was made by and what it would be made by now; only of a finished stage.

@@ -91,6 +91,12 @@ class TrainStage(ConfiguredStage):
 
         propose_settings(self.config(), world_size, limit)
 
+    def detail(self, world_size: int) -> None:
+        """See the base class."""
+        from trainer.experiment.stage.description import print_details
+
+        print_details(self.config(), world_size)
+
     def provenance(self) -> Provenance:
         """See the base class; the configuration of its last checkpoint is the record; a teacher decides, too."""
         from trainer.sampling.reference import pinned  # brings the networks, which only a finished stage needs

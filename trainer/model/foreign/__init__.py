@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from moe.files import FileError
+from trainer.config.run import RunConfig
 from trainer.model.foreign.diffusers import DiffusersDiT
 from trainer.model.foreign.document import NAME, Document
 from trainer.model.foreign.gpt_neox import GPTNeoX
@@ -12,6 +13,23 @@ from trainer.model.weight_files import files_of
 
 FOREIGN: dict[str, Foreign] = {kind.name: kind for kind in (DiffusersDiT(), Llama(), GPTNeoX())}
 """Every kind of network that weights come from and go to, by its name on the command line."""
+
+
+def exports(config: RunConfig) -> dict[str, str | None]:
+    """Why the network of a run cannot be exported to each package that has networks of its family; None: it can.
+
+    Args:
+        config: the run; nothing needs to be trained.
+    """
+    objections: dict[str, str | None] = {}
+    for name, kind in FOREIGN.items():
+        try:
+            kind.document(config)
+            objections[name] = None
+        except ValueError as error:
+            if f"a {config.model.kind} network is not" not in str(error):
+                objections[name] = str(error).removeprefix("--to: ")
+    return objections
 
 
 def found_in(folder: Path) -> tuple[Foreign, Document, Path]:
