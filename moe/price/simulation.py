@@ -1,5 +1,7 @@
 """Simulated times of two traces on one fabric, by netsim in a process of its own: the two packages share files only."""
 
+import ctypes
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ from moe.placement.topology import LinkRates
 from moe.report.context import read_simulations
 from moe.validation.document import parse_json
 
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 _BITS_PER_S = {"kbps": 1e3, "Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ps": 1e12, "ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
 
@@ -73,12 +77,18 @@ def simulate(trace: Path, scenario: Path, out: Path, *options: str) -> str:
     quoted = "'" + str(trace).replace("'", "''") + "'"
     arguments = [str(scenario), f"workload={{kind: trace, path: {quoted}}}", "--out", str(out), *options]
     command = [sys.executable, "-m", "netsim", "compare", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    bound = _end_with_parent if sys.platform == "linux" else None
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=bound)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["netsim ended without a message"]
         said = lines[-1].removeprefix("netsim compare: ")
         raise ValueError(said) if done.returncode == 2 else RuntimeError(f"netsim compare failed: {said}")
     return done.stdout
+
+
+def _end_with_parent() -> None:
+    """Lets Linux kill this process as soon as its parent is gone."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def rates_of(path: Path, topology: dict[str, Any]) -> LinkRates | None:
