@@ -163,11 +163,11 @@ MISMATCHES: dict[str, tuple[Layout, str]] = {
     ),
     "content of images": (
         lambda given, node: _pictures(given, node, fewer=False),
-        r"node 1 \(.*path: images: bytes of some pictures: 12 here and 12 on node 0 \(cat/000.png ",
+        r"node 1 \(.*path: images: content of data 0: 24 here and 24 on node 0 \(cat/000.png ",
     ),
     "content of shards": (
         _shards,
-        r"^node 1 \(.*path: shards: shards of \w+: 1 here and 1 on node 0 \(.* only ",
+        r"^node 1 \(.*path: shards: content of data 0: 1 here and 1 on node 0 \(.* only ",
     ),
     "code": (_code, r"^trainer/training/schedule\.py is \w+ on node 0 .*; bring the same code to every node$"),
     "torch": (_package, r"^torch is 2\..* on node 0 .* and 9\.9 on node 1 .*; install the same packages"),
