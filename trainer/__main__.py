@@ -111,6 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interruptible(partial(_say_stopped, options.verb.name)):
             refuse_misspelt(options)
             code = reported(options.verb.start(options))
+        if code == 0 and os.environ.get("RANK", "0") == "0":
+            from trainer.command.following import show_following  # brings pydantic, which help does without
+
+            show_following(options)
         if code == WRONG_INPUT:  # of a stage
             end_launcher()
         return code

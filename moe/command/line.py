@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from moe.command.export import EXPORT
+from moe.command.following import FOLLOWING, show
 from moe.command.import_placement import IMPORT
 from moe.command.place import PLACE
 from moe.command.price import PRICE
@@ -80,6 +81,7 @@ def run(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"moe {arguments.verb.name}: {error}", file=sys.stderr)
         return 1
+    show(FOLLOWING.get(arguments.verb.name), vars(arguments))
     return 0
 
 

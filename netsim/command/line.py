@@ -11,6 +11,7 @@ from netsim.command.bench import BENCH
 from netsim.command.compare import COMPARE
 from netsim.command.compile import COMPILE
 from netsim.command.export import EXPORT
+from netsim.command.following import show_following
 from netsim.command.import_trace import IMPORT_TRACE
 from netsim.command.keys import KEYS
 from netsim.command.status import FAILED, INTERRUPTED, WRONG_INPUT
@@ -49,7 +50,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return arguments.verb.run(arguments)
+        status = arguments.verb.run(arguments)
     except LimitError as error:
         return _refuse(arguments, error, str(error), FAILED)
     except InputError as error:
@@ -58,6 +59,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         return _refuse(arguments, error, "interrupted", INTERRUPTED)
     except Exception as error:
         return _refuse(arguments, error, f"{type(error).__name__}: {error}; use --debug to see where", FAILED)
+    if not status:
+        show_following(arguments)
+    return status
 
 
 def _refuse(arguments: argparse.Namespace, error: BaseException, problem: str, status: int) -> int:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import moe.__main__
-import netsim.__main__
+import moe.command.line
+import netsim.command.line
 import trainer.__main__
 from tests.forked import ROOT
 from tests.trainer.data.pictures import digit_pictures
@@ -23,8 +23,8 @@ TUTORIAL = ROOT / "configs" / "TUTORIAL.md"
 PICTURES = ROOT / "configs" / "runs" / "pictures.yaml"
 PARSERS = {
     "trainer": lambda words: trainer.__main__._parser().parse_args(words),
-    "moe": lambda words: moe.__main__._parser(words).parse_args(words),
-    "netsim": lambda words: netsim.__main__._parser().parse_args(words),
+    "moe": lambda words: moe.command.line._parser(words).parse_args(words),
+    "netsim": lambda words: netsim.command.line._parser().parse_args(words),
 }
 FEW = ("optim.global_batch=8", "optim.warmup_steps=1", "model.hidden=32", "model.num_layers=2", "sample.per_class=1")
 """Settings that make a run of the tutorial small."""

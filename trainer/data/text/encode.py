@@ -239,7 +239,7 @@ def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seco
         f"{train.num_documents + held_out.num_documents:,} documents, of which {held_out.num_documents:,} with "
         f"{held_out.num_tokens:,} tokens are held out; {tokens / seconds:,.0f} tokens/s"
     )
-    print(f"next: torchrun --standalone --nproc-per-node 2 -m trainer train gpt_text data.path={out}")
+    print(f"learn from it with data={{kind: text, path: {out}}}")
 
 
 # Processes that encode. Each makes its tokenizer once; the chunks come back in their order.
