@@ -92,5 +92,5 @@ EXPORT = Verb(
     _EXAMPLES,
     _add_arguments,
     _run,
-    lambda options: [(OutputFile("OUT", (_FORMATS.get(options.to, ""),)), options.out)],
+    lambda options: [(OutputFile("OUT", tuple(_FORMATS.values())), options.out)],
 )

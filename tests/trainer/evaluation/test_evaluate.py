@@ -137,7 +137,7 @@ def test_files_that_could_not_be_written_are_refused_before_anything_is_measured
     for files, complaint in (
         (("--out", tmp_path / "same", "--page", tmp_path / "." / "same"), "--page: PATH/same is the file of --out too"),
         (("--out", tmp_path / "word" / "figures.json"), "--out: PATH/word/figures.json: its folder cannot be written"),
-        (("--out", tmp_path / "new", "--page", tmp_path), "--page: PATH is a folder; name a file in it"),
+        (("--out", tmp_path / "new", "--page", tmp_path), "PATH: --page: is a folder; name a file"),
     ):
         said = refused(capsys, "evaluate", run, *files)
         assert said.replace(str(tmp_path), "PATH").startswith(complaint)

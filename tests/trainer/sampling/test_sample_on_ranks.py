@@ -78,7 +78,9 @@ def test_ranks_that_do_not_share_the_network_are_refused(
 ) -> None:
     words = ("sample", drawn / "run", "--num", NUM, "--out", tmp_path / "x.png")
     (tmp_path / "trace").touch()
-    assert refused(capsys, *words, "--trace", tmp_path / "trace").startswith("--trace: ")
+    assert refused(capsys, *words, "--trace", tmp_path / "trace").startswith(
+        f"{tmp_path / 'trace'}: --trace: is a file"
+    )
     for name, value in (
         ("RANK", 0),
         ("LOCAL_RANK", 0),
