@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 import moe.__main__
+import moe.command.line
 import trainer.__main__
 from moe.files import FileError
 from moe.outputs import OutputFile, OutputFolder, page_mark
 from moe.report.page import page
 
 MAINS = {"moe": moe.__main__, "trainer": trainer.__main__}
+VERBS = {"moe": moe.command.line.VERBS, "trainer": trainer.__main__.VERBS}
 FOLDERS = {
     ("moe", "price"): ("t.jsonl", "--routing", "r.npz", "--placement", "p.json", "--scenario", "s.yaml", "--out"),
     ("trainer", "compare"): ("a.yaml", "b.yaml", "--out"),
@@ -89,10 +91,10 @@ def test_a_file_of_another_verb_is_refused(
 
 def test_every_verb_with_an_output_says_what_it_recognises() -> None:
     """A verb whose outputs are pictures or texts alone is not among them."""
-    for package, module in MAINS.items():
+    for package, every in VERBS.items():
         parser = argparse.ArgumentParser()
         verbs = parser.add_subparsers()
-        for verb in module.VERBS:
+        for verb in every:
             verb.add_to(verbs, **({"described": False} if package == "moe" else {}))
         for name, of_verb in verbs.choices.items():
             options = {option for action in of_verb._actions for option in action.option_strings}
