@@ -92,5 +92,9 @@ def preflight(
 
 def _changed_schedule(config: RunConfig, newest: Path) -> str | None:
     """A line about a learning rate that other steps than those of the checkpoint change."""
-    saved = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
-    return changed_schedule(config.optim, saved["optim"]["steps"], step_of(newest))
+    try:
+        saved = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
+        steps = saved["optim"]["steps"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):  # a damaged file is refused by who reads it
+        return None
+    return changed_schedule(config.optim, steps, step_of(newest))
