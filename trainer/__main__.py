@@ -38,6 +38,7 @@ from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.command.verb import refuse_misspelt
+from trainer.config.trust import trusting
 from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import end_launcher
 from trainer.distributed.process.stop import SIGNALS
@@ -108,7 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest:
         options.overrides += rest  # argparse stops collecting overrides at the first option
     try:
-        with interruptible(partial(_say_stopped, options.verb.name)):
+        with (
+            interruptible(partial(_say_stopped, options.verb.name)),
+            trusting(folders=getattr(options, "trust_code", False)),
+        ):
             refuse_misspelt(options)
             code = reported(options.verb.start(options))
         if code == 0 and os.environ.get("RANK", "0") == "0":

@@ -3,11 +3,45 @@
 import importlib
 import inspect
 import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
+
+_ALLOWED: ContextVar[tuple[Collection[str], str] | None] = ContextVar("allowed", default=None)
+
+
+@contextmanager
+def importing_only(paths: Collection[str] | None, remedy: str) -> Iterator[None]:
+    """A block in which no other class is imported than these.
+
+    Args:
+        paths: ``module:Class`` of each; None: all.
+        remedy: for who wants another one.
+    """
+    token = _ALLOWED.set(None if paths is None else (paths, remedy))
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def check_allowed(path: str) -> None:
+    """Refuses a class that a block of `importing_only` leaves out.
+
+    Args:
+        path: module and class.
+
+    Raises:
+        ValueError: it does.
+    """
+    allowed = _ALLOWED.get()
+    if allowed is not None and path not in allowed[0]:
+        raise ValueError(f"{path} is code of whoever wrote this file, and is not imported unasked; {allowed[1]}")
 
 
 def imported_class(path: str) -> type:
@@ -17,17 +51,19 @@ def imported_class(path: str) -> type:
         path: module and class.
 
     Raises:
-        ValueError: it is no such path, the module cannot be imported, or it has no such class.
+        ValueError: it is no such path, it is not allowed here, the module cannot be imported or ends the program, or it
+            has no such class.
     """
     module_name, colon, class_name = path.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ValueError(f"{path!r} does not name a class; write module:Class")
+    check_allowed(path)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the code of a user's module leads to
+    except (Exception, SystemExit) as error:  # whatever the code of a user's module leads to
         reason = " ".join(f"{type(error).__name__}: {error}".split()).replace("; ", ", ")
         raise ValueError(
             f"{module_name} cannot be imported ({reason}); run from the folder that contains it, or install it"

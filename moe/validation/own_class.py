@@ -173,13 +173,16 @@ def build_own(config: OwnClass, **passed: Any) -> Any:
             where it has no parameter of that name.
 
     Raises:
-        ValueError: the instance lacks an attribute of the protocol; names class, attribute and remedy.
+        ValueError: it ends the program, or lacks an attribute of the protocol; names class, attribute and remedy.
     """
     found = config.imported()
     parameters = init_parameters(found)
     asked = {name: value for name, value in passed.items() if name in parameters}
     by_config = own_config(found) is not None
-    part = found(config.settings, **asked) if by_config else found(**dict(config.settings), **asked)
+    try:
+        part = found(config.settings, **asked) if by_config else found(**dict(config.settings), **asked)
+    except SystemExit as error:
+        raise ValueError(f"{config.class_path} ends the program when it is made; raise an error instead") from error
     missing = missing_attributes(part, config.protocol)
     if missing:
         raise ValueError(

@@ -41,4 +41,6 @@ def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Tran
             return transport_class(seed, most_paths, **config.options())
         except TypeError as error:
             raise ValueError(f"{config.path} refuses its options ({error}); correct options") from None
+        except SystemExit as error:
+            raise ValueError(f"{config.path} ends the program when it is made; raise an error instead") from error
     return PACKET_TRANSPORTS[config.kind](seed, most_paths, **config.options())

@@ -12,17 +12,21 @@ def own_transport(path: str) -> Callable[..., Transport]:
     """The class that ``module:Class`` names.
 
     Raises:
-        ValueError: There is no such module or class, or it is no `netsim.transport.Transport`.
+        ValueError: There is no such module or class, the module fails or ends the program, or the class is no
+            `netsim.transport.Transport`.
     """
     module_name, _, class_name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise ValueError(f"{path!r} does not name a class; write module:Class")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (Exception, SystemExit) as error:  # whatever the code of a user's module leads to
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).replace("; ", ", ")
         raise ValueError(
-            f"{module_name} cannot be imported ({error}); run from the folder that contains it, or install it"
+            f"{module_name} cannot be imported ({reason}); run from the folder that contains it, or install it"
         ) from None
     transport_class = getattr(module, class_name, None)
     if not isinstance(transport_class, type) or not issubclass(transport_class, Transport):

@@ -45,6 +45,11 @@ class EverySwitch(Transport):
         return links[-1]
 
 
+class Leaver(Transport):
+    def __init__(self, seed, most_paths):
+        raise SystemExit(3)
+
+
 class NoTransport:
     pass
 
@@ -58,6 +63,9 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A working directory with the module `mine`, which is forgotten afterwards."""
     (tmp_path / "mine.py").write_text(dedent(MODULE))
     (tmp_path / "broken.py").write_text("import a_module_that_is_not_there\n")
+    (tmp_path / "leaver.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "failing.py").write_text("1 / 0\n")
+    (tmp_path / "garbled.py").write_text("def\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
@@ -120,6 +128,31 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         {"class": "not_mine:Pinned"},
         "transports.1: not_mine cannot be imported",
         "run from the folder that contains it",
+    ),
+    "module that ends the program": (
+        {"class": "leaver:Any"},
+        "transports.1: leaver cannot be imported (SystemExit: 3)",
+        "install",
+    ),
+    "module that fails": (
+        {"class": "failing:Any"},
+        "transports.1: failing cannot be imported (ZeroDivisionError",
+        "install",
+    ),
+    "module that is no Python": (
+        {"class": "garbled:Any"},
+        "transports.1: garbled cannot be imported (SyntaxError",
+        "install",
+    ),
+    "no name of a module": (
+        {"class": "..x:Any"},
+        "transports.1: '..x:Any' does not name a class",
+        "write module:Class",
+    ),
+    "class that ends the program": (
+        {"class": "mine:Leaver"},
+        "transports.1: mine:Leaver ends the program",
+        "raise an error instead",
     ),
     "module without its own": ({"class": "broken:Any"}, "transports.1: broken cannot be imported", "install"),
     "no class": ({"class": "mine:Pined"}, "transports.1: Pined of mine is not a transport", "name a class"),

@@ -13,7 +13,7 @@ from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base
 from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
 from trainer.config.document import read_document
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.model.adapted import read_base, read_modules
 from trainer.model.build import inherited_shapes, parameter_shapes
@@ -125,7 +125,7 @@ def check_beginning(weights: Path, config: RunConfig) -> None:
     beside = weights.parent / "config.yaml"
     if not beside.is_file():
         return
-    theirs = load_config(beside).model.adapters
+    theirs = load_run(beside.parent).model.adapters
     assert theirs is not None, "there are weights of adapters"
     for name, value, own in (
         ("kind", theirs.kind, adapters.kind),

@@ -16,7 +16,7 @@ from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.checkpoint.pretrained import check_restorable
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER
 from trainer.model.build import parameter_shapes
@@ -84,11 +84,11 @@ def _source(run_dir: Path) -> _Source:
     exported = run_dir / EXPORTED
     whole = all(file.is_file() for file in (run_dir / "config.yaml", *files_of(exported)))
     if whole and not (run_dir / "checkpoints").is_dir():
-        config = load_config(run_dir / "config.yaml")
+        config = load_run(run_dir)
         check_weights(exported, parameter_shapes(config))
         return _Source(config, exported, None)
     folder = newest_checkpoint(run_dir)
-    config = load_config(folder / "config.yaml")
+    config = load_run(folder)
     check_restorable(config, folder)
     return _Source(config, folder / WEIGHTS, step_of(folder))
 

@@ -21,7 +21,7 @@ from trainer.checkpoint.parts import write_in_parts
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.constraints.adapters import of_base
 from trainer.config.constraints.routed_adapters import routed_adapters
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER
@@ -47,7 +47,7 @@ def run(run_dir: Path, out: Path) -> int:
     if (out / "checkpoints").exists():
         raise ValueError(f"--out: {out} already holds checkpoints; give another folder")
     folder = newest_checkpoint(run_dir)
-    config = load_config(folder / "config.yaml")
+    config = load_run(folder)
     if config.model.adapters is None:
         raise FileError(folder / "config.yaml", "model.adapters", "is not there to be merged", "leave --merged out")
     if routed_adapters(config) is not None:

@@ -82,4 +82,5 @@ ENCODE_TEXT = Verb(
     "number of processes. What is interrupted goes on where it was when the same command is given again. A tokenizer "
     "needs the package tokenizers (pip install 'flowfabric[hf]').",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "unfinished.json", "*.bin*")), options.out)],
+    reads_runs=False,
 )

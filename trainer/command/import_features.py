@@ -78,4 +78,5 @@ IMPORT_FEATURES = Verb(
     "aligned, teacher: FILE}; choose an --image-size with as many patches as the network has tokens, and for "
     "distances --tokens class.",
     outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
+    reads_runs=False,
 )

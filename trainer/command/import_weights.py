@@ -31,4 +31,5 @@ IMPORT_WEIGHTS = Verb(
     "export verb with --to writes the form of the other package again, bit for bit. Neither diffusers nor transformers "
     "has to be installed.",
     outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
+    reads_runs=False,
 )

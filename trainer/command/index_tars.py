@@ -47,4 +47,5 @@ INDEX_TARS = Verb(
     "A run reads them with data={kind: webdataset, path: PATH, index: DIR, size: 64, held_out: 1000}. Headers and "
     "labels alone are read, and an interrupted start goes on where it was.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "scans.jsonl")), options.out)],
+    reads_runs=False,
 )

@@ -29,4 +29,5 @@ KEYS = Verb(
     _run,
     "One line a key where the output is piped, for grep. The same is on the page configs/README.md; editors complete "
     "keys from configs/schemas/run.schema.json, which the first line of each file in configs names.",
+    reads_runs=False,
 )

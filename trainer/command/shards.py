@@ -109,4 +109,5 @@ SHARDS = Verb(
     "folder with data={kind: shards, path: DIR, held_out: N}; names of classes are kept and shown above the columns of "
     "its samples. Pictures that cannot be read are named and left out, up to 1 % of them.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
+    reads_runs=False,
 )

@@ -24,6 +24,7 @@ class Verb:
         run: does it and returns the exit code. It imports its driver itself, so that help is quick.
         details: sentences that follow the summary in the verb's own help.
         outputs: what it writes where another verb may have written; None: nothing, or its own code looks.
+        reads_runs: whether it may read run folders, whose classes are imported with ``--trust-code`` alone.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Verb:
     run: Callable[[argparse.Namespace], int]
     details: str = ""
     outputs: Outputs | None = None
+    reads_runs: bool = True
 
     def add_to(self, verbs: "argparse._SubParsersAction[Any]") -> None:
         """Adds the verb to those of a parser; what is parsed then holds it as ``verb``.
@@ -49,6 +51,12 @@ class Verb:
         )
         parser.set_defaults(verb=self)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if self.reads_runs:
+            parser.add_argument(
+                "--trust-code",
+                action="store_true",
+                help="import the classes that the config.yaml of a run folder names, which is code of whoever wrote it",
+            )
         self.add_arguments(parser)
         if self.outputs is not None:
             add_overwrite(parser)

@@ -12,6 +12,7 @@ from trainer.config.document import apply_override, check_is_of_a_run, read_docu
 from trainer.config.fine_tuning import with_base
 from trainer.config.resolution import resolve, with_unresolved
 from trainer.config.run import RunConfig
+from trainer.config.trust import importing_trusted, trust
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -36,23 +37,42 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     return validated(path, document)
 
 
+def load_run(folder: Path) -> RunConfig:
+    """Reads and validates the configuration in a run folder, in a checkpoint, or beside weights.
+
+    Args:
+        folder: that holds ``config.yaml``.
+
+    Raises:
+        FileError: it is missing or malformed, or names a class that is not trusted (`trainer.config.trust`).
+    """
+    path = folder / "config.yaml"
+    return _validated(path, read_document(path))
+
+
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
     """The configuration that the sections of a file make, completed from the base and the files that they name.
 
     Args:
         path: of the file, for what is said of it.
-        document: its sections.
+        document: its sections, by the user: the classes that it names are trusted.
 
     Raises:
         FileError: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
             cannot be read; names file, field, value and remedy.
     """
+    trust(document)
+    return _validated(path, document)
+
+
+def _validated(path: Path, document: dict[str, Any]) -> RunConfig:
     check_is_of_a_run(path, document)
     document = with_base(document)
-    complete, unresolved = resolve(document)
-    try:
-        return RunConfig.model_validate(complete)
-    except ValidationError as error:
-        complaint = first_complaint(with_unresolved(error, unresolved), document, RunConfig)
-        remedy = complaint.remedy or "correct the value"
-        raise FileError(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
+    with importing_trusted():
+        complete, unresolved = resolve(document)
+        try:
+            return RunConfig.model_validate(complete)
+        except ValidationError as error:
+            complaint = first_complaint(with_unresolved(error, unresolved), document, RunConfig)
+            remedy = complaint.remedy or "correct the value"
+            raise FileError(path, complaint.field, complaint.problem, remedy) from complaint.cause or error

@@ -14,7 +14,7 @@ import trainer.data
 from moe.files import FileError, replacing
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.pretrained import check_restorable, restore
-from trainer.config.file import load_config
+from trainer.config.file import load_config, load_run
 from trainer.config.layout import Layout
 from trainer.config.model import AutoencoderConfig
 from trainer.data import BadExamples, Dataset, write_shards
@@ -44,7 +44,7 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
         ValueError: the run holds no autoencoder, the images have another shape, or the folder cannot be written.
     """
     folder = newest_checkpoint(run_dir)
-    config = load_config(folder / "config.yaml")
+    config = load_run(folder)
     if not isinstance(config.model, AutoencoderConfig):
         raise ValueError(f"run_dir: {run_dir} holds a {config.model.kind} model; give the run of an autoencoder")
     source = config.data if data is None else load_config(data).data

@@ -14,7 +14,7 @@ from moe.placement.placement import Placement
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
 from trainer.config.digest import config_digest
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.model import GPTConfig
 from trainer.config.run import RunConfig, TextSample
@@ -75,7 +75,7 @@ def run(request: GenerateRequest) -> int:
     launch = Launch.from_environment()
 
     def read(folder: Path) -> tuple[RunConfig, Tokenizer, Layout]:
-        config = load_config(folder / "config.yaml")
+        config = load_run(folder)
         if not (isinstance(config.model, GPTConfig) and isinstance(config.sample, TextSample)):
             raise ValueError(
                 f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which writes no text; use the sample "

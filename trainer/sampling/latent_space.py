@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe.files import FileError
 from trainer.checkpoint.pretrained import check_restorable, restore
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
@@ -157,4 +157,4 @@ def check_latents(config: RunConfig) -> None:
 
 def _autoencoder_config(latent: LatentsConfig) -> tuple[RunConfig, LatentsEntry]:
     _, entry = read_latents(latent.path)
-    return load_config(latent.path / entry.autoencoder / "config.yaml"), entry
+    return load_run(latent.path / entry.autoencoder), entry

@@ -18,7 +18,7 @@ from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.pretrained import restore, restored_layout
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.flow import Condition
@@ -79,7 +79,7 @@ class Reference:
     @cached_property
     def config(self) -> RunConfig:
         """The configuration of the run."""
-        return load_config(self.folder / "config.yaml")
+        return load_run(self.folder)
 
     @cached_property
     def parts(self) -> FlowParts:

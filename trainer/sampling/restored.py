@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from trainer.checkpoint.intact import ATTEMPTS, is_pruned, newest_checkpoint
 from trainer.checkpoint.pretrained import restore, restored_layout
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
@@ -63,7 +63,7 @@ def restored_together(
             raise ValueError(folder)
         restored, problem, pruned = None, "", False
         try:
-            config = load_config(folder / "config.yaml")
+            config = load_run(folder)
             layout = placed(restored_layout(config, folder, launch.world_size))
             restored = Restored(folder, config, layout, restore(config, layout, folder))
         except (OSError, ValueError, SafetensorError) as error:

@@ -10,7 +10,7 @@ from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.config.constraints.context import check_context
 from trainer.config.constraints.drawing import check_drawn_together
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import ImageSample, ObjectSample, PointSample, RunConfig, TextSample
 from trainer.data import PairsConfig
@@ -37,7 +37,7 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
 
 def _config_of(run_dir: Path, folder: Path) -> RunConfig:
     """The configuration of a checkpoint of a run that draws images or points."""
-    config = load_config(folder / "config.yaml")
+    config = load_run(folder)
     if not isinstance(config.sample, ImageSample | PointSample):
         verb = {TextSample: "generate", ObjectSample: "sample"}.get(type(config.sample), "encode")
         raise ValueError(

@@ -113,13 +113,13 @@ def test_samples_and_figures_of_a_run_of_own_parts(
     for name, folder in runs.items():
         figures, page = tmp_path / f"{name}.json", tmp_path / f"{name}.html"
         options = ("--num", "32", "--evaluations", "4,6", "--out", str(figures), "--page", str(page))
-        assert main(["evaluate", str(folder), *options]) == 0
+        assert main(["evaluate", str(folder), "--trust-code", *options]) == 0
         document = json.loads(figures.read_text())
         measured = [(one["evaluations"], one["figures"]) for one in document["results"]]
         found[name] = measured, document["paths"]
         assert (f"{MODULE}:Rings" in page.read_text()) == (name == "own")
     assert found["own"] == found["built_in"]
-    assert main(["sample", str(runs["own"]), "--num", "16", "--out", str(tmp_path / "points.png")]) == 0
+    assert main(["sample", str(runs["own"]), "--trust-code", "--num", "16", "--out", str(tmp_path / "points.png")]) == 0
 
 
 def test_a_run_folder_of_own_parts_is_checked(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:

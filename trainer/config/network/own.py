@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from moe.validation.complaint import first_complaint
-from moe.validation.contract import imported_class
+from moe.validation.contract import check_allowed, imported_class
 from trainer.config.network.protocol import NetworkConfig
 
 
@@ -47,6 +47,10 @@ def settings_class(path: Any) -> type[NetworkConfig]:
     """
     if not isinstance(path, str):
         raise ValueError(f"class: {path!r} does not name a class; write module:Class")
+    try:
+        check_allowed(path)  # also where an earlier configuration has brought the class in
+    except ValueError as error:
+        raise ValueError(f"class: {error}") from error
     return _settings_class(path)
 
 

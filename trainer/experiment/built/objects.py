@@ -12,7 +12,7 @@ from torch import Tensor
 from moe.terminal import Terminal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, restore
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import ObjectSample, RunConfig
 from trainer.config.task.trajectory_balance import SingleConfig
@@ -167,7 +167,7 @@ def run(request: ObjectsRequest) -> int:
 
 
 def _config(folder: Path) -> RunConfig:
-    return load_config(folder / "config.yaml")
+    return load_run(folder)
 
 
 def _weights(text: str, names: tuple[str, ...]) -> list[float]:

@@ -12,6 +12,7 @@ import torch
 
 from moe.files import replacing
 from moe.outputs import OPTION
+from trainer.config.trust import options
 from trainer.distributed.groups import STAGE
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL
@@ -102,7 +103,7 @@ def settings(folder: Path, seed: int) -> list[str]:
 
 def command(config: Path, folder: Path, seed: int, stage: str) -> list[str]:
     """The arguments of the command line that trains one stage of a run."""
-    words = ["train", str(config), *settings(folder, seed)]
+    words = ["train", str(config), *settings(folder, seed), *options()]
     return [*words, "--stage", stage] if stage else words
 
 

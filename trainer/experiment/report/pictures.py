@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from moe.files import FileError
 from moe.report.page import Block, Figure, Link, Section, Table
 from moe.validation.run_reference import ReferenceConfig
+from trainer.config.trust import importing_trusted
 from trainer.evaluation.editing.pictures import edit_grid
 from trainer.evaluation.restoration.figures import power
 from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
@@ -90,7 +91,8 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
     """
     results, found = _opened(files, folder)
     try:
-        request = EditRequest.model_validate(results.record["request"])
+        with importing_trusted():
+            request = EditRequest.model_validate(results.record["request"])
         name = next(one for one in results.names() if not results.problem(one))
         level, levels = found["level"], [*found["levels"], {"level": "a fresh draw", **found["floors"]["fresh"]}]
         rows = [

@@ -10,7 +10,7 @@ from moe.files import FileError
 from moe.routing_trace import RoutingTrace
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.digest import config_digest
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.experiment.report.simulation import Simulation
 from trainer.observe.metrics import Record, read_metrics
@@ -68,7 +68,7 @@ class RunFiles:
         Raises:
             FileError: config.yaml is missing or malformed.
         """
-        return load_config(self.folder / "config.yaml")
+        return load_run(self.folder)
 
     @cached_property
     def identity(self) -> str | None:

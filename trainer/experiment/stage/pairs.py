@@ -10,7 +10,7 @@ from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
@@ -87,7 +87,7 @@ class PairsStage(TaughtStage):
         """See the base class; the index of the pairs is the record, the teacher's weights decide too."""
         request = self.request().resolved()
         folder = newest_checkpoint(request.run)
-        source = load_config(folder / "config.yaml").source_data
+        source = load_run(folder).source_data
         weights = Manifest.read(folder).weights_sha256()
         made = read_index(self.folder, PairIndex).made_by
         now = request.what_decides(weights, source and source.model_dump(mode="json"))

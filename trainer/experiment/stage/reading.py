@@ -8,6 +8,7 @@ from typing import Any
 from moe.files import FileError
 from trainer.checkpoint.directory import check_possible
 from trainer.config.document import apply_override, read_document
+from trainer.config.trust import trust
 from trainer.experiment.stage.kinds import KINDS
 from trainer.experiment.stage.protocol import Stage
 from trainer.experiment.stage.train import TrainStage
@@ -46,6 +47,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
     for override in overrides:
         if override not in addressed:
             apply_override(path, document, override)
+    trust(document)
     run = document.get("run")
     base = run.get("dir") if isinstance(run, dict) else None
     if listed is None and not addressed:
@@ -59,6 +61,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
         if name not in entries:
             raise FileError(path, override, f"there is no stage {name}", f"use one of {', '.join(entries)}")
         apply_override(path, entries[name][1], rest)
+    trust([settings for _, settings in entries.values()])
     stages = [KINDS[verb].of(path, name, base, document, settings) for name, (verb, settings) in entries.items()]
     for stage in stages:
         check_possible(stage.folder / "checkpoints")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.config.trust import options
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.launcher import STAGE
@@ -79,7 +80,7 @@ def run_stage(supervisor: Supervisor, arguments: Sequence[str], name: str) -> in
         Its exit code; 75 also if this was told to stop before the stage began, 128 + the number of the signal if the
         stage was told so before it had anything to save.
     """
-    command = [sys.executable, "-m", "trainer", "train", *arguments, "--stage", name]
+    command = [sys.executable, "-m", "trainer", "train", *arguments, "--stage", name, *options()]
     try:
         code = supervisor.run(command, {**os.environ, STAGE: name})
     except Stopped:

@@ -8,7 +8,7 @@ from typing import Any, Self
 from moe.files import FileError
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.pairs import PairsStage
@@ -95,7 +95,7 @@ class StepsStage(TaughtStage):
         weights = Manifest.read(folder).weights_sha256()
         file = StepsFile.read(self.file)
         made = {**file.made_by, "guidance": file.guidance, "evaluations": sorted(file.grids)}
-        now = _what_decides(request, load_config(folder / "config.yaml"), weights)
+        now = _what_decides(request, load_run(folder), weights)
         return Provenance(self.file, {name: made.get(name) for name in now}, now)
 
     def _check_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trainer.checkpoint.directory import complete_steps, step_folder
-from trainer.config.file import load_config
+from trainer.config.file import load_run
 from trainer.config.merging import merged
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import OwnEnvironment
@@ -103,7 +103,7 @@ class TrainStage(ConfiguredStage):
 
         root = self.folder / "checkpoints"
         path = step_folder(root, complete_steps(root)[-1]) / "config.yaml"
-        return Provenance(path, _what_decides(load_config(path)), _what_decides(pinned(self.config())))
+        return Provenance(path, _what_decides(load_run(path.parent)), _what_decides(pinned(self.config())))
 
 
 def _try_environment(config: RunConfig) -> None:
