@@ -133,13 +133,13 @@ class MigrationConfig(Section):
 class MoEConfig(Section):
     """The mixture-of-experts feed-forward layers of a model."""
 
-    num_experts: PositiveInt
+    num_experts: int = Field(gt=0, le=16_384)
     """Experts of each layer."""
     top_k: PositiveInt = 1
     """Experts that each token visits in a layer; on average, where the router decides it."""
-    expert_hidden: PositiveInt
+    expert_hidden: int = Field(gt=0, le=1_048_576)
     """Width of an expert's hidden layer."""
-    shared_expert_hidden: PositiveInt | None = None
+    shared_expert_hidden: int | None = Field(default=None, gt=0, le=1_048_576)
     """Width of a shared expert that every token visits too; null: none."""
     router: RouterConfig = TopKRouterConfig()
     """How tokens are assigned to experts."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moe.files import FileError, replacing
-from moe.validation.array import UNREADABLE, quietly
+from moe.validation.array import UNREADABLE, oversize, quietly
 from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 
@@ -276,6 +276,9 @@ def _load_members(path: Path) -> dict[str, NDArray]:
             raise FileError(path, "file", problem, record_again) from error
         if isinstance(archive, np.ndarray):
             raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
+        problem = oversize(archive.zip)
+        if problem is not None:
+            raise FileError(path, "file", problem, "record fewer steps, or read it on a machine with more memory")
         for name in ("header", "expert_ids", "source_rank"):
             if name not in archive.files:
                 raise FileError(path, name, "is missing", record_again)

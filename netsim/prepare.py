@@ -203,8 +203,15 @@ def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) 
             return ChakraWorkload(config)
 
 
+MOST_RANKS = 4_000_000
+"""As many as links: each has a place of its own."""
+
+
 def _places(scenario: Scenario, source: str, places: int) -> list[int]:
     """Place of each rank."""
+    if places > MOST_RANKS:
+        problem = f"{places:,} ranks fit on the fabric, and {MOST_RANKS:,} are possible"
+        raise InputError(source, "topology.ranks_per_host", problem, "lower it, or take fewer hosts")
     order = scenario.rank_order or tuple(range(places))
     if len(order) > places:
         problem = f"lists {len(order)} ranks, {places} fit"

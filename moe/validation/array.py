@@ -1,11 +1,13 @@
 """Reading arrays of a user's file: what it can end in besides the array."""
 
+import os
 import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from tokenize import TokenError
 
 UNREADABLE = (
@@ -22,3 +24,25 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+def oversize(archive: zipfile.ZipFile) -> str | None:
+    """What is wrong with an archive whose members do not fit into memory; None: they do.
+
+    A few megabytes of zeros may unpack to more than any machine has.
+
+    Args:
+        archive: of which only the directory is read.
+    """
+    unpacked, memory = sum(member.file_size for member in archive.infolist()), _memory_bytes()
+    if unpacked <= memory:
+        return None
+    return f"unpacks to {unpacked / 1e9:,.1f} GB, more than the {memory / 1e9:,.1f} GB of memory"
+
+
+def _memory_bytes() -> int:
+    """Memory of this machine, or what its container may have of it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):  # there is no such file, or no limit ("max")
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return memory

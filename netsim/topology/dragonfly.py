@@ -13,7 +13,7 @@ from netsim.topology.failure import FailureConfig
 from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
-from netsim.topology.size import refuse_too_many
+from netsim.topology.size import RanksPerHost, refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
@@ -49,7 +49,7 @@ class DragonflyConfig(Section, frozen=True):
     hosts_per_switch: PositiveInt
     global_links: PositiveInt
     groups: Annotated[int, Field(ge=2)] | None = None
-    ranks_per_host: PositiveInt = 1
+    ranks_per_host: RanksPerHost = 1
     host_rate: PositiveRate = 100 * 10**9
     local_rate: PositiveRate = 100 * 10**9
     global_rate: PositiveRate = 100 * 10**9

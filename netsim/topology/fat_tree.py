@@ -14,7 +14,7 @@ from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.machines import Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
-from netsim.topology.size import refuse_too_many
+from netsim.topology.size import RanksPerHost, refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
@@ -73,7 +73,7 @@ class FatTreeConfig(Section, frozen=True):
     gpu_link_delay: Duration = 250 * 10**3
     edge_parallel: PositiveInt = 1
     core_parallel: PositiveInt = 1
-    ranks_per_host: PositiveInt = 1
+    ranks_per_host: RanksPerHost = 1
     host_rate: PositiveRate = 100 * 10**9
     edge_rate: PositiveRate = 100 * 10**9
     core_rate: PositiveRate = 100 * 10**9

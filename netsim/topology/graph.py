@@ -16,6 +16,7 @@ from netsim.topology.graph_file import CableEntry, GraphFile, read_graph
 from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.queue import Queue
 from netsim.topology.shortest import Outgoing, ShortestPaths, distances
+from netsim.topology.size import RanksPerHost
 from netsim.units import Rate
 
 
@@ -36,7 +37,7 @@ class GraphConfig(Section, frozen=True):
     kind: Literal["graph"]
     path: str
     max_paths: PositiveInt = 64
-    ranks_per_host: PositiveInt = 1
+    ranks_per_host: RanksPerHost = 1
     intra_host_rate: Annotated[Rate, Field(gt=0)] = 3600 * 10**9
     queue: Queue = None
     buffer: SharedBufferConfig | None = None

@@ -12,7 +12,7 @@ from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.machines import Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.protocol import Link, Path
 from netsim.topology.queue import Queue
-from netsim.topology.size import refuse_too_many
+from netsim.topology.size import RanksPerHost, refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
@@ -58,7 +58,7 @@ class LeafSpineConfig(Section, frozen=True):
     rails: bool = False
     gpu_link_rate: PositiveRate | None = None
     gpu_link_delay: Duration = 250 * 10**3
-    ranks_per_host: PositiveInt = 1
+    ranks_per_host: RanksPerHost = 1
     host_rate: PositiveRate = 100 * 10**9
     fabric_rate: PositiveRate | tuple[PositiveRate, ...] = 100 * 10**9
     intra_host_rate: PositiveRate = 3600 * 10**9

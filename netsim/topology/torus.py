@@ -15,7 +15,7 @@ from netsim.topology.failure import FailureConfig
 from netsim.topology.link_errors import LinkErrorsConfig
 from netsim.topology.protocol import Path
 from netsim.topology.queue import Queue
-from netsim.topology.size import refuse_too_many
+from netsim.topology.size import RanksPerHost, refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
@@ -44,7 +44,7 @@ class TorusConfig(Section, frozen=True):
     kind: Literal["torus"]
     dims: Annotated[tuple[Annotated[int, Field(ge=2, le=4096)], ...], Field(min_length=1, max_length=6)]
     hosts_per_switch: PositiveInt = 1
-    ranks_per_host: PositiveInt = 1
+    ranks_per_host: RanksPerHost = 1
     host_rate: PositiveRate = 100 * 10**9
     fabric_rate: PositiveRate = 100 * 10**9
     intra_host_rate: PositiveRate = 3600 * 10**9

@@ -17,6 +17,8 @@ MOST_RANKS = 4_000_000
 """As many as the largest fabric has links, and so at least as many as it has hosts."""
 
 Count = Annotated[int, Field(ge=0)]
+LONGEST_GAP_NS = 24 * 3600 * 10**9
+"""A day of computation between two collectives."""
 Line = TypeVar("Line", bound=BaseModel)
 Splits = tuple[Count, ...] | None
 _REMEDY = "record or compute the trace again"
@@ -80,7 +82,7 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
     tag: int | None
     asynchronous: bool = Field(alias="async")
     wait_seq: Count | None
-    gap_ns: Count | None
+    gap_ns: Annotated[int, Field(ge=0, le=LONGEST_GAP_NS)] | None
     t_issue_ns: Count | None
     t_done_ns: Count | None
     layer: Count | None

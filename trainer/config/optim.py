@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from moe.validation.section import Section
 
@@ -19,15 +19,15 @@ _Rates = Annotated[
 class OptimConfig(Section):
     """AdamW, its schedule, clipping and the moving average of the weights."""
 
-    steps: PositiveInt
+    steps: int = Field(gt=0, le=1_000_000_000)
     """Optimiser steps of the whole run."""
-    global_batch: PositiveInt
+    global_batch: int = Field(gt=0, le=1_000_000_000)
     """Examples of one optimiser step over all ranks."""
     micro_batch: PositiveInt | None = None
     """Examples of one forward pass on one rank; null: no accumulation."""
     lr: PositiveFloat = 1e-3
     """Largest learning rate, reached after the warm-up; then it falls along a cosine."""
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: int = Field(default=0, ge=0, le=1_000_000_000)
     """Steps over which the learning rate rises from 0."""
     final_lr: float = Field(default=0.0, ge=0)
     """Learning rate at the end of the cosine."""

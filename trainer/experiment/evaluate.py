@@ -20,6 +20,7 @@ from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.chosen_controls import check_chosen_controls
 from trainer.sampling.reference import Reference
+from trainer.sampling.sample import MOST_SAMPLES
 from trainer.sampling.searched import check_made_of, sampler_of
 from trainer.sampling.trained import compared_with, opened, restored_flow
 from trainer.training.networks import TrainedNetworks
@@ -79,6 +80,8 @@ def measure_run(
     Raises:
         ValueError: the run has no complete checkpoint or nothing to measure, or a number is out of range.
     """
+    if spec.num > MOST_SAMPLES:
+        raise ValueError(f"--num: {spec.num} samples are held at a time; use {MOST_SAMPLES:,} or less")
     for name, value, least in (("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")

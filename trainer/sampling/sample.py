@@ -31,6 +31,10 @@ MOST = 80
 """Images of a grid where nobody says how many."""
 
 
+MOST_SAMPLES = 1_000_000
+"""That are held at a time."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """Examples that a run draws for given conditions, on every rank that shares its network.
@@ -134,6 +138,9 @@ class DrawingRequest:
         """
         if self.num is not None and self.num < 1:
             raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
+        if self.num is not None and self.num > MOST_SAMPLES:
+            remedy = f"use {MOST_SAMPLES:,} or less, with several --seed for more"
+            raise ValueError(f"--num: {self.num} samples are held at a time and drawn as one picture; {remedy}")
         if self.guidance is not None and not 0 <= self.guidance < math.inf:
             raise ValueError(
                 f"--guidance: {self.guidance} is not a number from 0; use 1 for none, 1.5 for sharper images"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+import trainer.flow.coupling
 from tests.trainer.commands import refused
 from tests.trainer.own_parts import BUILT_IN, OWN
 from tests.trainer.untrained import untrained_run
@@ -137,13 +138,13 @@ def test_a_module_that_fails_or_ends_the_program_is_one_line(
     assert f"flow.coupling.class: {module} {said}" in line
 
 
-def test_a_class_that_ends_the_program_when_it_is_made_is_one_line(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_class_that_ends_the_program_when_it_is_made_is_wrong_input(run: Path) -> None:
     (folder,) = (run / "checkpoints").iterdir()
     Path("leaver.py").write_text(
         "from trainer.flow.coupling.independent import Independent\n\n\nclass Mine(Independent):\n"
         "    def __init__(self):\n        raise SystemExit(5)\n"
     )
-    line = refused(capsys, "check", folder / "config.yaml", "flow.coupling={class: 'leaver:Mine'}")
-    assert "leaver:Mine ends the program when it is made" in line
+    config = load_config(folder / "config.yaml", ["flow.coupling={class: 'leaver:Mine'}"])
+    assert config.flow is not None
+    with pytest.raises(ValueError, match="leaver:Mine ends the program when it is made"):
+        trainer.flow.coupling.build(config.flow.coupling)

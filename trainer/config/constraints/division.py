@@ -5,6 +5,9 @@ import math
 from trainer.config.network.sizes import divisors
 from trainer.config.run import RunConfig
 
+MOST_EXPERTS = 262_144
+"""Of all layers together: each has names and shapes of its own in checkpoints."""
+
 
 def check_tensor(config: RunConfig, world_size: int) -> None:
     """Refuses matrices that cannot be shared as `parallel.tensor` says.
@@ -51,6 +54,12 @@ def check_experts(config: RunConfig, world_size: int) -> None:
         ValueError: names field, value and remedy.
     """
     expert = config.parallel.expert
+    layers = config.model.num_layers
+    if config.moe is not None and config.moe.num_experts * layers > MOST_EXPERTS:
+        raise ValueError(
+            f"moe.num_experts: {config.moe.num_experts} in each of {layers} layers are more than the {MOST_EXPERTS:,} "
+            f"that are possible; use {MOST_EXPERTS // layers} or less, or fewer layers"
+        )
     if config.moe is None and expert > 1:
         raise ValueError(f"parallel.expert: {expert} ranks share experts that the model does not have; use 1")
     if world_size % expert:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from trainer.config.network.protocol import Input, NetworkConfig
-from trainer.config.network.sizes import check_image, squares
+from trainer.config.network.sizes import Layers, Width, check_image, squares
 
 LARGEST_FACTOR = 16
 
@@ -15,9 +15,9 @@ class AutoencoderConfig(NetworkConfig):
     """A variational autoencoder of images, whose latents another run learns from (the encode verb)."""
 
     kind: Literal["autoencoder"] = "autoencoder"
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Channels inside, a multiple of 8."""
-    num_layers: PositiveInt = 4
+    num_layers: Layers = 4
     """Residual blocks, an even number: the first half encodes, the second decodes."""
     latent_channels: PositiveInt = 4
     """Channels of a latent."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from trainer.config.network.protocol import NetworkConfig
-from trainer.config.network.sizes import check_heads, check_image, check_vector, squares
+from trainer.config.network.sizes import Layers, Width, check_heads, check_image, check_vector, squares
 
 
 class SegmentNetworkConfig(NetworkConfig):
@@ -36,9 +36,9 @@ class BlockwiseConfig(SegmentNetworkConfig):
     """Equal parts of the time from 0 to 1, each with blocks of its own."""
     patch_size: PositiveInt = 2
     """Pixels a side of a patch; a patch is a token."""
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Width of a token, a multiple of 4 x num_heads."""
-    num_heads: PositiveInt = 4
+    num_heads: Width = 4
     """Heads of attention."""
     trunk_layers: NonNegativeInt = 4
     """Blocks that all segments share, and that make the features which steer the others; 0: time and class alone do."""
@@ -47,12 +47,12 @@ class BlockwiseConfig(SegmentNetworkConfig):
     residual_layers: NonNegativeInt = 0
     """Blocks that approximate the features within a segment from those of its first state; trained when everything
     else is, see flow.objective.kind feature_residual."""
-    feed_forward_hidden: PositiveInt | None = None
+    feed_forward_hidden: Width | None = None
     """Width of the feed-forward layers; null: 4 x hidden."""
     teacher_features: PositiveInt | None = None
     """Values of a teacher's features for a token, which flow.objective.kind aligned makes the trunk's agree with;
     null: there is no teacher."""
-    projection_hidden: PositiveInt | None = None
+    projection_hidden: Width | None = None
     """Width of the layers between the trunk's features and the teacher's; null: 2 x hidden."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each block's output that is dropped while training."""
@@ -181,9 +181,9 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
     kind: Literal["blockwise_mlp"] = "blockwise_mlp"
     segments: PositiveInt = 6
     """Equal parts of the time from 0 to 1, each with a perceptron of its own."""
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Width."""
-    num_layers: PositiveInt = 3
+    num_layers: Layers = 3
     """Hidden layers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each hidden layer's values that is dropped while training."""

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from trainer.config.network.head import HeadConfig
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.config.network.protocol import NetworkConfig
-from trainer.config.network.sizes import check_heads, check_image, check_vector, squares
+from trainer.config.network.sizes import Layers, Width, check_heads, check_image, check_vector, squares
 
 
 class CausalTransitionConfig(NetworkConfig):
@@ -22,13 +22,13 @@ class CausalTransitionConfig(NetworkConfig):
     """Transitions from noise to data."""
     patch_size: PositiveInt = 2
     """Pixels a side of a patch; a patch is a token. Of no effect on vectors, each value of which is a token."""
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Width of a token, a multiple of 4 x num_heads."""
-    num_layers: PositiveInt = 3
+    num_layers: Layers = 3
     """Blocks of attention and feed-forward layer."""
-    num_heads: PositiveInt = 4
+    num_heads: Width = 4
     """Heads of attention."""
-    feed_forward_hidden: PositiveInt | None = None
+    feed_forward_hidden: Width | None = None
     """Width of the feed-forward layers; null: 4 x hidden."""
     head: HeadConfig = HeadConfig()
     """What draws a token from its features."""

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from trainer.config.network.protocol import NetworkConfig
-from trainer.config.network.sizes import check_heads, check_image, squares
+from trainer.config.network.sizes import Layers, Width, check_heads, check_image, squares
 
 DIFFUSERS_TIME_WAVES = 256
 """Cosines and sines of a timestep in a DiTTransformer2DModel of diffusers."""
@@ -19,13 +19,13 @@ class DiTConfig(NetworkConfig):
     kind: Literal["dit"] = "dit"
     patch_size: PositiveInt = 2
     """Pixels a side of a patch; a patch is a token."""
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Width of a token, a multiple of 4 x num_heads."""
-    num_layers: PositiveInt = 3
+    num_layers: Layers = 3
     """Blocks of attention and feed-forward layer."""
-    num_heads: PositiveInt = 4
+    num_heads: Width = 4
     """Heads of attention."""
-    feed_forward_hidden: PositiveInt | None = None
+    feed_forward_hidden: Width | None = None
     """Width of the dense feed-forward layers; null: 4 x hidden. Unused with a moe section."""
     feed_forward: Literal["gelu", "gelu_tanh"] = "gelu"
     """Activation of the dense feed-forward layers: a GELU, or its approximation by tanh."""

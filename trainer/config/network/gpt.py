@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from trainer.config.network.protocol import Input, NetworkConfig
-from trainer.config.network.sizes import check_heads
+from trainer.config.network.sizes import Layers, Width, check_heads
 
 BYTE_VALUES = 256
 _PLAIN = {"feed_forward": "gelu", "bias": "false", "parallel_residual": "false"}
@@ -17,15 +17,15 @@ class GPTConfig(NetworkConfig):
     """A causal transformer over tokens; with a ``moe`` section its feed-forward layers are mixtures of experts."""
 
     kind: Literal["gpt"] = "gpt"
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Width of a token, a multiple of 2 x num_heads."""
-    num_layers: PositiveInt = 3
+    num_layers: Layers = 3
     """Blocks of attention and feed-forward layer."""
-    num_heads: PositiveInt = 4
+    num_heads: Width = 4
     """Heads of attention."""
     num_kv_heads: PositiveInt | None = None
     """Heads of keys and values, a divisor of num_heads that share them; null: as many as num_heads."""
-    feed_forward_hidden: PositiveInt | None = None
+    feed_forward_hidden: Width | None = None
     """Width of the dense feed-forward layers; null: 4 x hidden. Unused with a moe section."""
     norm: Literal["rms", "layer"] = "rms"
     """rms: values over their root mean square, times a scale; layer: LayerNorm, with a scale and a bias."""
@@ -46,9 +46,9 @@ class GPTConfig(NetworkConfig):
     """Whether the matrix that embeds tokens also makes their logits."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each sublayer's output that is dropped while training."""
-    context: PositiveInt = 256
+    context: int = Field(default=256, gt=0, le=16_777_216)
     """Tokens of the longest sequence."""
-    vocabulary: PositiveInt = BYTE_VALUES
+    vocabulary: int = Field(default=BYTE_VALUES, gt=0, le=67_108_864)
     """Tokens are 0 to vocabulary - 1: 256 for bytes. Left out with data of kind text: what the data say; a larger one,
     such as the next multiple of 64, is allowed."""
     init_from: Path | None = None

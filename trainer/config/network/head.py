@@ -4,12 +4,13 @@ from pydantic import PositiveInt
 
 from moe.validation.section import Section
 from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.network.sizes import Width
 
 
 class HeadConfig(Section):
     """A perceptron that is called for each token with its features from the trunk."""
 
-    hidden: PositiveInt = 64
+    hidden: Width = 64
     """Width."""
     layers: PositiveInt = 2
     """Hidden layers."""

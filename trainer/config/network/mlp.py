@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from trainer.config.network.protocol import NetworkConfig
-from trainer.config.network.sizes import check_vector
+from trainer.config.network.sizes import Layers, Width, check_vector
 
 INPUT_WAVES = 8
 """Frequencies at which the input holds sine and cosine of each value."""
@@ -16,11 +16,11 @@ class MLPConfig(NetworkConfig):
     """Residual blocks over a vector such as a point in the plane; with a ``moe`` section they hold experts."""
 
     kind: Literal["mlp"] = "mlp"
-    hidden: PositiveInt = 128
+    hidden: Width = 128
     """Width, an even number."""
-    num_layers: PositiveInt = 3
+    num_layers: Layers = 3
     """Residual blocks."""
-    feed_forward_hidden: PositiveInt | None = None
+    feed_forward_hidden: Width | None = None
     """Width inside a block; null: 4 x hidden. Unused with a moe section."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each block's output that is dropped while training."""

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PositiveInt, PrivateAttr
+from pydantic import PrivateAttr
 
 from trainer.config.network.protocol import Input, NetworkConfig
+from trainer.config.network.sizes import Layers, Width
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class PolicyMLPConfig(NetworkConfig):
     """Residual blocks over the features of a state and a condition, that choose the next action."""
 
     kind: Literal["policy_mlp"] = "policy_mlp"
-    hidden: PositiveInt = 96
+    hidden: Width = 96
     """Width."""
-    num_layers: PositiveInt = 2
+    num_layers: Layers = 2
     """Residual blocks."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""

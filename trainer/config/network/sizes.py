@@ -1,6 +1,14 @@
-"""States that networks take, and widths that heads divide."""
+"""Sizes of networks, states that they take, and widths that heads divide."""
 
 import math
+from typing import Annotated
+
+from pydantic import Field
+
+Layers = Annotated[int, Field(gt=0, le=1_000)]
+"""Blocks of a network. A configuration of the most is checked within seconds."""
+Width = Annotated[int, Field(gt=0, le=1_048_576)]
+"""Width of a layer; a matrix of the widest has fewer bytes than numbers of 64 bits count."""
 
 
 def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int = 0, otherwise: str) -> None:

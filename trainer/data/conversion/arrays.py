@@ -137,6 +137,9 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scrat
             file.seek(member.header_offset + 26)
             file.seek(int(np.frombuffer(file.read(4), dtype="<u2").sum()), 1)
         else:
+            free = shutil.disk_usage(scratch).free
+            if member.file_size > free:
+                raise ValueError(f"unpacks to {member.file_size / 1e9:,.1f} GB, and {scratch} has {free / 1e9:,.1f} GB")
             file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  the array keeps it open
             with archive.open(member) as packed:
                 shutil.copyfileobj(packed, file, 1 << 20)

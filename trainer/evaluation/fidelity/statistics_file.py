@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt, ValidationError
 
 from moe.files import FileError, replacing
+from moe.validation.array import oversize
 from moe.validation.complaint import first_complaint
 from moe.validation.document import parse_json
 from moe.validation.section import Section
@@ -93,6 +94,8 @@ class Statistics:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
+                if (problem := oversize(arrays.zip)) is not None:
+                    raise ValueError(problem)
                 found = {name: arrays[name] for name in ("mu", "sigma", "features", HEADER) if name in arrays.files}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())

@@ -27,7 +27,7 @@ class FirstOrderConfig(GridConfig):
     """
 
     kind: Literal["first_order"] = "first_order"
-    steps: int = Setting(default=20, ge=1)
+    steps: int = Setting(default=20, ge=1, le=10_000)
     times: Times = None
     trained_times: int | None = Setting(default=None, ge=1)
 

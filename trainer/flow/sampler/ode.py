@@ -24,7 +24,7 @@ class EulerConfig(GridConfig):
     """
 
     kind: Literal["euler"] = "euler"
-    steps: int = Setting(default=20, ge=1)
+    steps: int = Setting(default=20, ge=1, le=10_000)
     times: Times = None
 
 
@@ -37,7 +37,7 @@ class HeunConfig(GridConfig):
     """
 
     kind: Literal["heun"] = "heun"
-    steps: int = Setting(default=10, ge=1)
+    steps: int = Setting(default=10, ge=1, le=10_000)
     times: Times = None
 
 

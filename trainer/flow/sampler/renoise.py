@@ -24,7 +24,7 @@ class RenoiseConfig(GridConfig):
     """
 
     kind: Literal["renoise"] = "renoise"
-    steps: int = Setting(default=2, ge=1)
+    steps: int = Setting(default=2, ge=1, le=10_000)
     times: Times = None
 
 

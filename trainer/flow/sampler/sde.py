@@ -30,7 +30,7 @@ class EulerMaruyamaConfig(GridConfig):
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
-    steps: int = Setting(default=100, ge=1)
+    steps: int = Setting(default=100, ge=1, le=10_000)
     times: Times = None
     diffusion: DiffusionConfig = (0.5, 0.0)
 
@@ -46,7 +46,7 @@ class StochasticHeunConfig(GridConfig):
     """
 
     kind: Literal["stochastic_heun"] = "stochastic_heun"
-    steps: int = Setting(default=50, ge=1)
+    steps: int = Setting(default=50, ge=1, le=10_000)
     times: Times = None
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 

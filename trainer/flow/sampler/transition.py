@@ -27,7 +27,7 @@ class TransitionConfig(GridConfig):
     """
 
     kind: Literal["transition"] = "transition"
-    steps: int = Setting(default=4, ge=1)
+    steps: int = Setting(default=4, ge=1, le=10_000)
     times: Times = None
     head: Annotated[EulerConfig | HeunConfig | Dopri5Config, Setting(discriminator="kind")] = EulerConfig(steps=16)
 

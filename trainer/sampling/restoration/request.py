@@ -24,7 +24,7 @@ class RestoreRequest(Section):
     """Standard deviation of the noise that is added to the observations, where black is -1 and white is 1."""
     method: trainer.flow.inverse.Config = trainer.flow.inverse.FlairConfig()
     """How the flow is asked for pictures that agree with the observations."""
-    samples: PositiveInt = 4
+    samples: int = Field(default=4, gt=0, le=10_000)
     """Pictures restored from each observation, with other draws; together they show what is uncertain."""
     seed: NonNegativeInt = 0
     """Of all draws; those of a picture depend on its name besides."""

@@ -17,6 +17,9 @@ from trainer.trace.formula.plan import trace_spec
 from trainer.trace.formula.sampling_plan import sampling_spec
 from trainer.trace.formula.sent import SamplingBytes, sampling_bytes
 
+LONGEST_GAP_NS = 24 * 3600 * 10**9
+"""A day of computation between two collectives, as netsim takes it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TraceRequest:
@@ -69,6 +72,8 @@ def run(request: TraceRequest) -> int:
             raise ValueError(f"{name}: {value} is below 1; give the number of ranks")
     if gap_ns is not None and gap_ns < 0:
         raise ValueError(f"--gap-ns: {gap_ns} is negative; give nanoseconds of compute, 0 or more")
+    if gap_ns is not None and gap_ns > LONGEST_GAP_NS:
+        raise ValueError(f"--gap-ns: {gap_ns:.4g} is above a day; give nanoseconds, {LONGEST_GAP_NS:,} at most")
     gaps = None if gap_ns is None else constant_gaps(gap_ns)
     if request.times is not None:
         gaps = recorded_gaps(collective_trace.read(request.times)[1])
