@@ -199,7 +199,7 @@ _DISTRIBUTION = "Share of the pictures with at most this error; dots are medians
 _SPREAD = (
     "A dot for each picture. On the dashed line, the truth lies as far from the samples as these lie from each other, "
     "so that their uncertainty can be believed; far above it, they are too sure of themselves, as samples of the "
-    "calibrated weight are. Those of the request flair_posterior come nearest to the line."
+    "calibrated weight are. The request flair_posterior is for samples that vary more."
 )
 _WEIGHT = (
     "How far each step goes towards what the network expects of the noised picture. Below 1 a step does not overshoot; "
