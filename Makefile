@@ -1,26 +1,28 @@
 # make demo   the whole loop on real digits, one page at the end        make test      the test suite
 # make lint   format, lint and type checks                              make coverage  the same, 85 % of lines or more
 # make audit  known vulnerabilities of the dependencies                 make setup     only the environment
+# make lock   newest versions that pyproject.toml allows, as constraints.txt; make release  sdist and wheel, checked
 # make compile   the engines of netsim, once: three minutes of one core instead of a wait at the first use of each
 VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup compile demo test coverage lint audit schemas clean
+.PHONY: setup lock release compile demo test coverage lint audit schemas clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
 
-# Each stamp is newer than pyproject.toml once its extras are installed, so nothing is installed twice.
-$(VENV)/.runtime: pyproject.toml
+# Each stamp is newer than the files that it is made of once its extras are installed, so nothing is installed twice.
+$(VENV)/.runtime: pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "installing flowfabric into $(VENV) (once; about a minute)"
-	@$(PY) -m pip install --quiet --editable .
+	@echo "installing flowfabric[train] into $(VENV) (once; about a minute)"
+	@$(INSTALL) --editable '.[train]'
 	@touch $@
 
 $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
-	@$(PY) -m pip install --quiet --editable '.[$*]'
+	@$(INSTALL) --editable '.[$*]'
 	@touch $@
 
 compile: $(VENV)/.runtime
@@ -118,8 +120,22 @@ lint: $(VENV)/.dev
 	@$(PY) -m ruff format --check .
 	@$(PY) -m pyright
 
+# A package that cannot be looked up fails as a vulnerability does; this project alone, which is editable, is left out.
 audit: $(VENV)/.dev
-	@$(PY) -m pip_audit --skip-editable
+	@$(PY) -m pip_audit --strict --skip-editable
+
+# One file for every Python. torch names its own CUDA packages exactly, which differ with the CUDA of its index; hashes
+# would rule out all indexes but one.
+lock: $(VENV)/.dev
+	@echo '# Versions that are installed and tested, on every Python; written by `make lock`. pip reads it with --constraint.' > constraints.part
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml \
+	  | sed --regexp-extended "/^((nvidia|cuda)-|triton=)/d; s/ (;|and) sys_platform == 'linux'$$//" >> constraints.part
+	@mv constraints.part constraints.txt
+
+release: $(VENV)/.dev
+	@rm -rf dist
+	@$(PY) -m build --outdir dist
+	@$(PY) -m twine check --strict dist/*
 
 # JSON Schemas of run configurations, scenarios and sweeps, and configs/README.md, from the models that read the files.
 schemas: $(VENV)/.runtime

@@ -3,6 +3,10 @@
 Shape suffixes: S sequence, B batch, D model width, E experts of a layer.
 """
 
+import moe.with_torch
+
+# isort: split
+
 import copy
 from dataclasses import replace
 from functools import partial

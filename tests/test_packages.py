@@ -1,5 +1,7 @@
-"""The wheel: what it holds, and what it needs where one only simulates and places."""
+"""The package: what each installation brings, what is said where an extra is missing, and the exact versions."""
 
+import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -9,38 +11,106 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from moe.extra import EXTRAS, remedy
 from tests.imports import ROOT, Tree
 
-LIGHT = ROOT / "docker" / "simulate-and-place.txt"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-DISTRIBUTIONS = {"yaml": "pyyaml", "prometheus_client": "prometheus-client", "pydantic_core": "pydantic"}
+DISTRIBUTIONS = {
+    "yaml": "pyyaml",
+    "prometheus_client": "prometheus-client",
+    "pydantic_core": "pydantic",
+    "PIL": "pillow",
+    "megatron": "megatron-core",
+    "ot": "pot",
+    "sklearn": "scikit-learn",
+}
 """Names on the package index of what is imported under another one."""
 ON_REQUEST = {"torch", "transformers", "distributed"}
 """Imported by single options alone: checkpoints of PyTorch, routing of models of Hugging Face, sweeps on a cluster."""
+NOT_THERE = """
+import sys
+for package in ("torch", "megatron", "deepspeed"):
+    sys.modules[package] = None
+"""
+"""The base installation, as far as an import can see."""
 
 
 def requirements(lines: list[str]) -> dict[str, str]:
-    """Range of versions of each distribution."""
-    return {re.split(r"[<>=\[]", line)[0].lower(): line for line in lines}
+    """Range of versions of each distribution; extras of this project are left out."""
+    named = {re.split(r"[<>=\[]", line)[0].lower(): line for line in lines}
+    return {name: line for name, line in named.items() if name != "flowfabric"}
 
 
-def test_the_light_installation_has_the_ranges_of_the_project() -> None:
-    light = requirements([line for line in LIGHT.read_text(encoding="utf-8").split("\n") if line and line[0] != "#"])
-    assert light.items() <= requirements(PROJECT["dependencies"]).items()
-
-
-def test_the_light_installation_is_what_netsim_and_placement_import() -> None:
-    tree = Tree()
-    needed, seen = {name for name, path in tree.modules.items() if path.parts[0] == "netsim"} | {"moe.__main__"}, set()
-    while needed - seen:
-        module = (needed - seen).pop()
+def imported(modules: set[str]) -> set[str]:
+    """Distributions that modules import, and the modules of this project that they import in turn."""
+    tree, seen = Tree(), set[str]()
+    while modules - seen:
+        module = (modules - seen).pop()
         seen.add(module)
-        needed |= {other for name, other in tree.edges if name == module}
+        modules = modules | {other for name, other in tree.edges if name == module}
     roots = {root for module in seen for root in tree.roots(tree.modules[module])}
-    others = roots - set(sys.stdlib_module_names) - {"netsim", "moe"} - ON_REQUEST
-    light = requirements([line for line in LIGHT.read_text(encoding="utf-8").split("\n") if line and line[0] != "#"])
-    assert {DISTRIBUTIONS.get(name, name) for name in others} == set(light)
+    others = roots - set(sys.stdlib_module_names) - {"netsim", "moe", "trainer"}
+    return {DISTRIBUTIONS.get(name, name) for name in others}
+
+
+def test_the_base_installation_is_what_netsim_and_placement_import() -> None:
+    modules = {name for name, path in Tree().modules.items() if path.parts[0] == "netsim"} | {"moe.__main__"}
+    base = requirements(PROJECT["dependencies"])
+    assert imported(modules) - ON_REQUEST == base.keys()
+    assert "torch" not in base
+
+
+def test_every_package_that_is_imported_belongs_to_an_installation_that_its_refusal_names() -> None:
+    of_extra = {name: requirements(lines) for name, lines in PROJECT["optional-dependencies"].items()}
+    users = ("train", "hf", "cluster", "wandb")
+    offered = requirements(PROJECT["dependencies"]).keys() | {package for name in users for package in of_extra[name]}
+    assert imported(set(Tree().modules)) - {"_typeshed"} <= offered
+    for package, extra in EXTRAS.items():
+        assert DISTRIBUTIONS.get(package, package).lower() in of_extra[extra], package
+    named = {DISTRIBUTIONS.get(package, package).lower() for package in EXTRAS}
+    assert of_extra["train"].keys() <= named
+
+
+@pytest.mark.parametrize("verb", [["train", "digits_moe"], ["check", "toy", "--world-size", "2"]])
+def test_training_without_its_extra_is_one_line(verb: list[str]) -> None:
+    program = f"{NOT_THERE}\nfrom trainer.__main__ import main\nsys.exit(main({verb!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    line = "needs the package torch, which is not installed here; pip install 'flowfabric[train]'"
+    assert (done.returncode, done.stderr) == (2, f"trainer {verb[0]}: {line}\n")
+
+
+@pytest.mark.parametrize("module", ["moe.layer", "moe.router", "moe.ot"])
+def test_a_part_of_moe_that_needs_torch_names_the_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "moe"]:
+        monkeypatch.delitem(sys.modules, name)
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "torch" else found(name, *rest))
+    with pytest.raises(ModuleNotFoundError, match=r"needs torch; pip install 'flowfabric\[train\]'$"):
+        importlib.import_module(module)
+
+
+def test_a_package_of_no_extra_keeps_its_traceback() -> None:
+    assert remedy(ModuleNotFoundError("No module named 'moe.layre'", name="moe.layre")) is None
+
+
+def test_the_exact_versions_are_within_the_ranges_and_of_no_single_index() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert not any("+" in str(each.specifier) or each.url for each in pinned)
+    ranges = [*PROJECT["dependencies"], *(line for part in PROJECT["optional-dependencies"].values() for line in part)]
+    for version in ("3.11", "3.12", "3.13"):
+        here = {"python_version": version, "python_full_version": f"{version}.0"}
+        exact = {
+            canonicalize_name(each.name): next(iter(each.specifier)).version
+            for each in pinned
+            if each.marker is None or each.marker.evaluate(here)
+        }
+        for wanted in map(Requirement, ranges):
+            if wanted.name != "flowfabric" and (wanted.marker is None or wanted.marker.evaluate(here)):
+                assert wanted.specifier.contains(exact[canonicalize_name(wanted.name)], prereleases=True), wanted
 
 
 def test_every_console_script_exists() -> None:
@@ -58,12 +128,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def environment(folder: Path, *installations: list[str]) -> Path:
-    """A fresh environment with what each command of pip installs; its folder of programs."""
+def environment(folder: Path, requirement: str) -> Path:
+    """A fresh environment with one installation; its folder of programs."""
     venv.create(folder, with_pip=True)
     programs = folder / "bin"
-    for arguments in installations:
-        subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", *arguments], check=True, timeout=1800)
+    command = [programs / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    subprocess.run([*command, requirement], check=True, timeout=1800)
     return programs
 
 
@@ -78,7 +148,7 @@ def run(folder: Path, *command: str | Path) -> str:
 
 @pytest.mark.slow
 def test_without_torch_one_simulates_and_places(wheel: Path, tmp_path: Path) -> None:
-    programs = environment(tmp_path / "env", ["-r", str(LIGHT)], ["--no-deps", str(wheel)])
+    programs = environment(tmp_path / "env", str(wheel))
     probe = "import importlib.util as find; print([find.find_spec(n) for n in ('torch', 'deepspeed', 'megatron')])"
     assert run(tmp_path, programs / "python", "-c", probe) == "[None, None, None]\n"
     simulated = run(tmp_path, programs / "flowfabric-simulate", "compare", "all_to_all_64", "--out", "fabric")
@@ -92,7 +162,7 @@ def test_without_torch_one_simulates_and_places(wheel: Path, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_the_wheel_trains_from_a_folder_without_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    programs = environment(tmp_path / "env", [str(wheel)])
+    programs = environment(tmp_path / "env", f"{wheel}[train]")
     told = run(tmp_path, programs / "flowfabric-train", "check", "digits_moe", "--world-size", "2")
     assert "a rank needs" in told
     launched = [programs / "torchrun", "--standalone", "--nproc-per-node", "2", "-m", "trainer", "train"]

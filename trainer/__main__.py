@@ -131,6 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, StartRefused):
             end_launcher()
         return WRONG_INPUT
+    except ModuleNotFoundError as error:
+        from moe.extra import remedy
+
+        absent = remedy(error)
+        if absent is None or options.debug:
+            raise
+        line = f"trainer {options.verb.name}: {absent}"
+        _complain(line)
+        refuse(line)
+        return WRONG_INPUT
     except (Failure, OSError) as error:
         if isinstance(error, OSError) and not is_full(error):
             raise

@@ -15,6 +15,7 @@ from moe.command.place import PLACE
 from moe.command.price import PRICE
 from moe.command.record import RECORD
 from moe.command.replay import REPLAY
+from moe.extra import remedy
 from moe.files import Failure, FileError
 
 VERBS = (PLACE, REPLAY, PRICE, RECORD, EXPORT, IMPORT)
@@ -75,6 +76,12 @@ def run(argv: Sequence[str] | None = None) -> int:
         if arguments.debug:
             traceback.print_exc()
         print(f"moe {arguments.verb.name}: {_located(error, arguments.source)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        line = remedy(error)
+        if line is None or arguments.debug:
+            raise
+        print(f"moe {arguments.verb.name}: {line}", file=sys.stderr)
         return 2
     except Failure as error:
         if arguments.debug:

@@ -59,6 +59,9 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"out: a routing trace cannot be read by this name ({arguments.out}); name it .npz")
     texts = read_texts(arguments.texts)
 
+    from moe.extra import require
+
+    require("transformers", field="model")
     from moe.interchange.hugging_face import record_routing
 
     recorded = record_routing(

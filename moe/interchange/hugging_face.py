@@ -4,7 +4,6 @@ Shape legend: T tokens, L MoE layers, K choices per token and layer.
 """
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +20,6 @@ from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
 
 _REMEDY = "save the model again with save_pretrained"
 _TOKENISERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-
-def require_transformers() -> None:
-    """Make sure that the package is there, without importing it.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if importlib.util.find_spec("transformers") is None:
-        raise ValueError("model: the package transformers is not installed here; pip install 'flowfabric[hf]'")
 
 
 def record_routing(
@@ -62,7 +51,6 @@ def record_routing(
     for name, number in (("ranks", ranks), ("max_tokens", max_tokens), ("batch", batch)):
         if number is not None and number < 1:
             raise ValueError(f"{name}: must be at least 1 ({number}); give a positive number")
-    require_transformers()
     with _silence():
         return _record(folder, texts, ranks, max_tokens, batch, progress)
 

@@ -1,5 +1,9 @@
 """Optimal transport: balanced, unbalanced, partial, quadratic, sparsity-constrained and sliced."""
 
+import moe.with_torch  # noqa: F401
+
+# isort: split
+
 from moe.ot.conjugate import Projection, project_rows
 from moe.ot.continuation import Balance, balancing_potentials, summed_elements
 from moe.ot.costs import cosine, euclidean, negative_log_probabilities, negative_logits, spread, squared_euclidean

@@ -1,5 +1,9 @@
 """Routers choose the experts of each token. A router is a Megatron-Core ``TopKRouter`` that also trains on a CPU."""
 
+import moe.with_torch  # noqa: F401
+
+# isort: split
+
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moe.extra import require
 from moe.files import replacing
 from trainer.config.observe import WandbConfig
 from trainer.observe.protocol import Sink
-
-
-def require_wandb() -> None:
-    """Makes sure that the package is there, without importing it.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if importlib.util.find_spec("wandb") is None:
-        raise ValueError(
-            "observe.wandb: the package wandb is not installed here; pip install 'flowfabric[wandb]', "
-            "or observe.wandb=null"
-        )
 
 
 class Wandb(Sink):
@@ -46,7 +33,7 @@ class Wandb(Sink):
         Raises:
             ValueError: the service refuses, or is not reached.
         """
-        require_wandb()
+        require("wandb", field="observe.wandb", otherwise="observe.wandb=null")
         wandb: Any = importlib.import_module("wandb")
         try:
             self._run = wandb.init(

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 
+from moe.extra import require
 from moe.validation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, check_beginning
 from trainer.checkpoint.directory import step_of
@@ -18,12 +20,12 @@ from trainer.config.constraints.policy import check_same_states
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
+from trainer.distributed.adapters import check_adapters
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.rates import check_rates
 from trainer.model.weights import check_meaning
-from trainer.observe.weights_and_biases import require_wandb
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.reference import Reference, pinned
 from trainer.training.schedule import changed_schedule
@@ -60,11 +62,13 @@ def preflight(
         read_bytes: how much of a checkpoint may be read to find damage; the lengths of its files are always compared.
 
     Raises:
-        ValueError: the configuration does not fit that many ranks, or the run folder, a file that the run reads or a
-            package is not as the run needs it.
+        ValueError: the configuration does not fit that many ranks, or the run folder, a file that the run reads, a
+            package or the network of this node is not as the run needs it.
     """
     layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
     check_writable(config.run.dir)
+    if ranks_per_node is not None and world_size > ranks_per_node and torch.cuda.is_available():
+        check_adapters()
     config = pinned(config)
     check_rates(config)
     match config.flow and config.flow.objective:
@@ -85,7 +89,9 @@ def preflight(
     check_latents(config)
     check_teacher(config)
     if config.observe.wandb is not None:
-        require_wandb()
+        require("wandb", field="observe.wandb", otherwise="observe.wandb=null")
+    if config.observe.tensorboard:
+        require("tensorboard", field="observe.tensorboard", otherwise="observe.tensorboard=false")
     stretched = None if newest is None else _changed_schedule(config, newest)
     return Preflight(config, layout, newest, damaged, [*cautions(config, layout), *([stretched] if stretched else [])])
 

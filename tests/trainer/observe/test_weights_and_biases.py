@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from moe.extra import require
 from tests.imports import Tree
 from tests.trainer.commands import ALONE, DIGITS, refused
 from trainer.config.observe import WandbConfig
-from trainer.observe.weights_and_biases import Wandb, require_wandb
+from trainer.observe.weights_and_biases import Wandb
 
 
 class RefusalError(Exception):
@@ -113,7 +114,7 @@ def test_without_the_package_a_run_is_refused_before_anything_is_written(
 
 @pytest.mark.usefixtures("service")
 def test_the_stand_in_satisfies_what_is_asked_before() -> None:
-    require_wandb()
+    require("wandb", field="observe.wandb")
 
 
 def test_only_its_sink_knows_the_package_and_the_extra_exists() -> None:

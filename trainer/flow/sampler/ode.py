@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import Field as Setting
 from torch import Tensor
-from torchdiffeq import odeint
 
 from moe.validation.section import Section
 from trainer.flow.sampler.counting import CountedField
@@ -102,6 +101,8 @@ class Dopri5(Sampler):
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
         """See `Sampler.sample`; every time of the grid is reached, and the tolerance decides the steps in between."""
+        from torchdiffeq import odeint  # needed by this method alone
+
         check_times(times)
         counted = CountedField(field)
 

@@ -1,0 +1,49 @@
+"""Packages that an extra of the installation brings, and the line that names the extra where one is missing."""
+
+import importlib.util
+
+_OF_EXTRA = {
+    "train": (
+        "deepspeed",
+        "fsspec",
+        "megatron",
+        "ot",
+        "PIL",
+        "safetensors",
+        "sklearn",
+        "tensorboard",
+        "torch",
+        "torchdiffeq",
+    ),
+    "hf": ("datasets", "diffusers", "tokenizers", "transformers"),
+    "wandb": ("wandb",),
+}
+EXTRAS = {package: extra for extra, packages in _OF_EXTRA.items() for package in packages}
+"""Extra of each package, by the name that it is imported under."""
+
+
+def require(package: str, *, field: str, otherwise: str = "") -> None:
+    """Makes sure that a package is there, without importing it.
+
+    Args:
+        package: one of :data:`EXTRAS`.
+        field: the setting or option that needs it.
+        otherwise: what does without it, in a message.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        without = f", or {otherwise}" if otherwise else ""
+        raise ValueError(
+            f"{field}: the package {package} is not installed here; "
+            f"pip install 'flowfabric[{EXTRAS[package]}]'{without}"
+        )
+
+
+def remedy(error: ModuleNotFoundError) -> str | None:
+    """Returns a line about a package that is missing; None: no extra brings it."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return None
+    return f"needs the package {package}, which is not installed here; pip install 'flowfabric[{EXTRAS[package]}]'"
