@@ -244,6 +244,7 @@ def test_slurm_queues_again_after_75(tmp_path: Path, code: int, requeued: bool) 
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    job["SLURM_CPUS_ON_NODE"] = "96"
     variables = {**job, "SLURM_JOB_ID": "4711", "OUT": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     result = subprocess.run(
         [SLURM, "a.yaml", "run.dir=x"], env=environment(Path("python"), **variables), timeout=30, check=False
@@ -251,6 +252,28 @@ def test_slurm_queues_again_after_75(tmp_path: Path, code: int, requeued: bool) 
     assert result.returncode == code
     assert (tmp_path / "srun").read_text().endswith("launch a.yaml run.dir=x\n")
     assert (tmp_path / "requeued").exists() is requeued
+
+
+@pytest.mark.parametrize("image", [None, "registry#flowfabric:1"])
+def test_a_slurm_task_has_all_cores_of_its_node_and_the_image_that_is_asked_for(
+    tmp_path: Path, image: str | None
+) -> None:
+    for name, body in {"srun": f'printf "%s\\n" "$PYTHON" "$@" > {tmp_path}/words', "scontrol": CONTROL}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    variables = {"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "n[1-2]"}
+    variables |= {"SLURM_JOB_ID": "4711", "SLURM_CPUS_ON_NODE": "96", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    variables |= {} if image is None else {"CONTAINER_IMAGE": image}
+    settings = {name: value for name, value in environment(Path(), **variables).items() if name != "PYTHON"}
+    subprocess.run([SLURM, "a.yaml"], env=settings, timeout=30, check=True)
+    python, *words = (tmp_path / "words").read_text().splitlines()
+    assert "--cpus-per-task=96" in words[: words.index("bash")]
+    container = [word for word in words if "container" in word]
+    if image is None:
+        assert (python, container) == (str(ROOT / ".venv/bin/python"), [])
+    else:
+        mounts = [f"--container-mounts={ROOT}:{ROOT}", f"--container-workdir={ROOT}", "--no-container-entrypoint"]
+        assert (python, container) == ("python", [f"--container-image={image}", *mounts])
 
 
 CONTROL = 'if [ "$1" = requeue ]; then echo "$2" > "$OUT/requeued"; else echo n1; echo n2; fi'
