@@ -28,8 +28,8 @@ def is_trainer(process: Path) -> bool:
 def page(process: Path) -> str | None:
     """Where rank 0 serves the figures of the run that a process has started; None: nowhere on this node."""
     line = words(process)
-    pairs = [word.split("=", 1) for word in [*words(process, "environ"), *line] if "=" in word]
-    settings = dict([*pairs, *pairwise(line)])
+    pairs = (word.partition("=") for word in [*words(process, "environ"), *line])
+    settings = {name: value for name, _, value in pairs} | dict(pairwise(line))
     port, host = settings.get("observe.port", "null"), settings.get("observe.host", "127.0.0.1")
     if port == "null" or settings.get("--node-rank", settings.get("NODE_RANK", "0")) != "0":
         return None

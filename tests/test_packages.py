@@ -44,6 +44,11 @@ def requirements(lines: list[str]) -> dict[str, str]:
     return {name: line for name, line in named.items() if name != "flowfabric"}
 
 
+def distribution(name: str) -> str:
+    """Name on the package index of what is imported as `name`."""
+    return DISTRIBUTIONS.get(name, name).lower()
+
+
 def imported(modules: set[str]) -> set[str]:
     """Distributions that modules import, and the modules of this project that they import in turn."""
     tree, seen = Tree(), set[str]()
@@ -53,7 +58,7 @@ def imported(modules: set[str]) -> set[str]:
         modules = modules | {other for name, other in tree.edges if name == module}
     roots = {root for module in seen for root in tree.roots(tree.modules[module])}
     others = roots - set(sys.stdlib_module_names) - {"netsim", "moe", "trainer"}
-    return {DISTRIBUTIONS.get(name, name) for name in others}
+    return {distribution(name) for name in others}
 
 
 def test_the_base_installation_is_what_netsim_and_placement_import() -> None:
@@ -69,8 +74,8 @@ def test_every_package_that_is_imported_belongs_to_an_installation_that_its_refu
     offered = requirements(PROJECT["dependencies"]).keys() | {package for name in users for package in of_extra[name]}
     assert imported(set(Tree().modules)) - {"_typeshed"} <= offered
     for package, extra in EXTRAS.items():
-        assert DISTRIBUTIONS.get(package, package).lower() in of_extra[extra], package
-    named = {DISTRIBUTIONS.get(package, package).lower() for package in EXTRAS}
+        assert distribution(package) in of_extra[extra], package
+    named = {distribution(package) for package in EXTRAS}
     assert of_extra["train"].keys() <= named
 
 
