@@ -225,7 +225,7 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 def test_keys_are_a_line_each_where_the_output_is_piped(capsys: pytest.CaptureFixture[str]) -> None:
     everything = lines(capsys)
     assert all(re.match(r"[\w.-]+( \([^)]* = .*\))?: .*[^ ]", line) for line in everything)
-    assert "optim.steps: int > 0, required, steps. Optimiser steps of the whole run." in everything
+    assert "optim.steps: int > 0, ≤ 1000000000, required, steps. Optimiser steps of the whole run." in everything
     assert lines(capsys, "optim.lr") == [line for line in everything if line.startswith("optim.lr:")]
     of_shards = lines(capsys, "data.shards")
     assert {f"data.{name}" for name in ("path", "held_out", "shape")} <= {line.partition(" ")[0] for line in of_shards}
