@@ -3,7 +3,6 @@
 from trainer.config.run import RunConfig
 
 _OUTCOMES = {
-    "checkpoint": "only the last step is saved",
     "evaluate": "nothing is evaluated",
     "sample": "nothing is drawn",
 }
