@@ -2,9 +2,13 @@
 
 import filecmp
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_DYING_S = 30.0
+"""For killed processes to close their files, which the system does after they have no command line any more."""
 
 
 @contextmanager
@@ -53,8 +57,12 @@ class BlockDevice:
                 return copies[0]
 
     def restore(self, copy: Path) -> None:
-        """Power is back: the file system is what is on the device. Nothing may have a file of it open."""
-        _run("umount", str(self._folder))
+        """Power is back: the file system is what is on the device. What had files of it open has been killed."""
+        until = time.monotonic() + _DYING_S
+        while subprocess.run(["umount", str(self._folder)], capture_output=True, check=False).returncode:
+            if time.monotonic() > until:
+                _run("umount", str(self._folder))
+            time.sleep(0.05)
         copy.replace(self._image)
         self._mount()
 
