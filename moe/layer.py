@@ -67,10 +67,13 @@ class PlacedMoELayer(MoELayer):
             hops: distance of every two ranks of that group, [ranks, ranks], for routers that weigh distances; None: 1
                 between any two.
         """
-        specification = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
-        assert isinstance(specification.submodules, MoESubmodules)
-        router = partial(moe.router.build, config)
-        submodules = replace(specification.submodules, router=router, experts=StackedExperts)
+        specification: Any = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
+        # A partial call of the layer from Megatron-Core 0.17 on, a ModuleSpec before.
+        of_megatron = (specification.keywords if isinstance(specification, partial) else vars(specification))[
+            "submodules"
+        ]
+        assert isinstance(of_megatron, MoESubmodules)
+        submodules = replace(of_megatron, router=partial(moe.router.build, config), experts=StackedExperts)
         groups = get_default_pg_collection()
         # Megatron chooses the dispatcher itself, and its all-to-all needs CUDA to be built at all.
         portable = copy.copy(megatron)
