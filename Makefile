@@ -127,7 +127,7 @@ audit: $(VENV)/.dev
 # One file for every Python. torch names its own CUDA packages exactly, which differ with the CUDA of its index; hashes
 # would rule out all indexes but one.
 lock: $(VENV)/.dev
-	@echo '# Versions that are installed and tested, on every Python; written by `make lock`. pip reads it with --constraint.' > constraints.part
+	@echo '# Exact versions for every Python; written by `make lock`. pip reads it with --constraint.' > constraints.part
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate pyproject.toml \
 	  | sed --regexp-extended "/^((nvidia|cuda)-|triton=)/d; s/ (;|and) sys_platform == 'linux'$$//" >> constraints.part
 	@mv constraints.part constraints.txt
