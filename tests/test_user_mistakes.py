@@ -151,7 +151,7 @@ MISTAKES = {
     "run.dir below a file": overridden("run.dir=f/a", told=("f/a: run.dir", "Not a directory"), files={"f": "x"}),
     "a folder to write to": Mistake(
         ("trainer", "trace", "my.yaml", "--world-size", "2", "--out", "d"),
-        ("d: ", "Is a directory"),
+        ("d: --out: is a folder", "name a file"),
         {"my.yaml": RUN, "d": None},
     ),
     "shards that are not there": overridden(

@@ -177,8 +177,11 @@ def test_whatever_a_decoder_raises_is_a_bad_picture(fault: type[Exception], tmp_
 
 
 def test_a_picture_of_too_many_pixels_is_a_bad_one(tmp_path: Path) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
     head = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", len(head)) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
     with pytest.raises(BadPicture, match="3600000000 pixels"):
         read_picture(tmp_path / "x.png", 3, 8, 8)

@@ -1,5 +1,6 @@
 """The meeting of the nodes of a run: who is taken, who is refused, and who is told what."""
 
+import itertools
 import json
 import socket
 import struct
@@ -180,6 +181,7 @@ MEMBER = asdict(this_node(1, 2, 1, "run"))
         json.dumps(MEMBER).encode() + b'\n{"leaves": [143]}\n',
         json.dumps(MEMBER).encode() + b'\n{"leaves": 143}\n',
     ],
+    ids=itertools.count(),
 )
 def test_who_speaks_otherwise_is_refused_and_ends_nobody(room: Callable[[int], Room], sent: bytes) -> None:
     here = room(2)
