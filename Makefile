@@ -1,4 +1,5 @@
 # make demo   the whole loop on real digits, one page at the end        make test      the test suite
+# make demo-all  after that a policy, a language model that decodes and a comparison of methods, on the same page
 # make lint   format, lint and type checks                              make coverage  the same, 85 % of lines or more
 # make audit  known vulnerabilities of the dependencies                 make setup     only the environment
 # make lock   newest versions that pyproject.toml allows, as constraints.txt; make release  sdist and wheel, checked
@@ -9,7 +10,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup lock release compile demo test coverage lint audit schemas clean
+.PHONY: setup lock release compile demo demo-all test coverage lint audit schemas clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
@@ -28,8 +29,8 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 compile: $(VENV)/.runtime
 	@$(PY) -m netsim compile
 
-# The loop: train -> trace -> place -> train on under the placement -> price -> one page; beside it a language model that
-# decodes with its experts placed, a larger run on a fabric, and methods compared.
+# The loop: train -> trace -> place -> train on under the placement -> price -> one page; beside it a larger run on a fabric.
+# `make demo-all` adds a policy that is rewarded, a language model that decodes with its experts placed, and methods compared.
 RUN := runs/demo
 MIXTURE := configs/runs/digits_moe.yaml moe.top_k=2 moe.dispatch=copies
 LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[617,618,619] observe.log_every=1
@@ -42,51 +43,53 @@ SHORTER := optim.steps=200 optim.global_batch=256
 TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2 -m trainer
 PLACE := $(PY) -m moe place --nodes 2 --ranks-per-node 1
 DECODE := $(TORCHRUN) generate $(RUN)_gpt --prompts $(RUN)_gpt/prompts.txt --num-tokens 24 --out $(RUN)_gpt/texts.txt
+PAGE := $(PY) -m trainer report $(RUN) --memory --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --out $(RUN)/report/index.html
 
 demo: $(VENV)/.runtime
-	@rm -rf $(RUN) $(RUN)_policy $(RUN)_unplaced $(RUN)_placed $(RUN)_gpt $(RUN)_text
-	@echo "1/12  tell the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
+	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed
+	@echo "1/9  predict the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
 	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 | sed -n '/^memory of a rank/,/^a rank needs/p'
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)
-	@echo "2/12  draw 16 images of each digit and judge them"
+	@echo "2/9  draw 16 images of each digit and judge them"
 	@$(PY) -m trainer sample $(RUN) --num 160 --guidance 1.5 --out $(RUN)/samples/demo.png --quality $(RUN)/quality.json
-	@echo "3/12  search times for few steps, draw with four of them on two ranks, and record what drawing sends"
-	@$(PY) -m trainer steps $(RUN) --evaluations 2,4,6 --out $(RUN)/steps.json --page $(RUN)/report/steps.html
+	@echo "3/9  search times for few steps, draw with four of them on two ranks, and record what drawing sends"
+	@$(PY) -m trainer steps $(RUN) --evaluations 2,4 --nodes 40 --num 40 --fresh 200 --out $(RUN)/steps.json --page $(RUN)/report/steps.html
 	@$(TORCHRUN) sample $(RUN) --num-samples 160 --steps $(RUN)/steps.json --evaluations 4 --out $(RUN)/samples/four_calls.png --trace $(RUN)/drawing
 	@$(PY) -m trainer trace $(RUN)/config.yaml --world-size 2 --ranks-per-node 1 --sampling '{kind: euler, steps: 4}' \
 	  --examples 80 --guidance 1.5 --out $(RUN)/drawing/formula.jsonl
-	@echo "4/12  restore held-out digits with a hole, and turn others into other digits, without any training for it"
+	@echo "4/9  restore held-out digits with a hole, and turn others into other digits, without any training for it"
 	@$(PY) -m trainer restore $(RUN) flair_inpainting label=own --num 12 --out $(RUN)/restored
 	@$(PY) -m trainer edit $(RUN) rf_inversion targets=[3,8] --num 12 --out $(RUN)/edited
-	@echo "5/12  go on from the run as a policy: what it draws is rewarded for its ink, on both ranks, with the experts that it drew with"
-	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_policy $(POLICY)
-	@echo "6/12  place the experts by where the tokens went, for 2 nodes x 1 rank and the run's own dispatch, under a cap on the load"
+	@echo "5/9  place the experts by where the tokens went, for 2 nodes x 1 rank and the run's own dispatch, under a cap on the load"
 	@$(PLACE) $(RUN)/traces/routing.npz --out $(RUN)/placement.json --report $(RUN)/report/placement.html
-	@echo "7/12  train on from the checkpoint, with the experts where they were and under the placement, and record both"
+	@echo "6/9  train on from the checkpoint, with the experts where they were and under the placement, and record both"
 	@for kind in unplaced placed; do mkdir -p $(RUN)_$$kind && cp -r $(RUN)/checkpoints $(RUN)_$$kind/; done
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_unplaced $(LONGER)
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_placed $(LONGER) moe.placement=$(RUN)/placement.json
-	@echo "8/12  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
+	@echo "7/9  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
 	@$(PY) -m moe price $(RUN)_unplaced/traces/collectives.jsonl --routing $(RUN)_unplaced/traces/routing.npz \
 	  --placement $(RUN)/placement.json --scenario configs/scenarios/two_nodes.yaml --out $(RUN)/price
-	@echo "9/12  second act: this checkout as shards of text, a small language model that learns it, and decodes with its experts where they were and placed"
+	@echo "8/9  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric"
+	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
+	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
+	@echo "9/9  one page"
+	@$(PAGE)
+
+demo-all: demo
+	@rm -rf $(RUN)_policy $(RUN)_gpt $(RUN)_text
+	@echo "1/4  go on from the run as a policy: what it draws is rewarded for its ink, on both ranks, with the experts that it drew with"
+	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)_policy $(POLICY)
+	@echo "2/4  this checkout as shards of text, a small language model that learns it, and decodes with its experts where they were and placed"
 	@$(PY) -m trainer encode-text trainer moe netsim --ending .py --held-out 0.05 --out $(RUN)_text
 	@$(TORCHRUN) train $(GPT) run.dir=$(RUN)_gpt
 	@$(PLACE) $(RUN)_gpt/traces/routing.npz --out $(RUN)_gpt/placement.json
 	@$(PY) -c "$$WRITE_PROMPTS" $(RUN)_gpt/prompts.txt
 	@$(DECODE) --record $(RUN)_gpt/decoding/contiguous
 	@$(DECODE) --record $(RUN)_gpt/decoding/placed --placement $(RUN)_gpt/placement.json
-	@echo "10/12  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric under seven transports"
-	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
-	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
-	@echo "11/12  compare four methods of flow matching on points in the plane, all at a time"
+	@echo "3/4  compare four methods of flow matching on points in the plane, all at a time"
 	@$(PY) -m trainer compare $(METHODS:%=configs/methods/%.yaml) $(SHORTER) --seeds 1 --jobs 3 --num 500 --evaluations 1,2,4,16 --out $(RUN)/comparison
-	@echo "12/12  one page"
-	@$(PY) -m trainer report $(RUN) --memory --quality $(RUN)/quality.json --steps $(RUN)/steps.json --drawing $(RUN)/drawing \
-	  --restored $(RUN)/restored --edited $(RUN)/edited --policy $(RUN)_policy \
-	  --placement $(RUN)/placement.json --price $(RUN)/price \
-	  --unplaced-run $(RUN)_unplaced --placed-run $(RUN)_placed --decoding $(RUN)_gpt/decoding \
-	  --other-simulation $(RUN)/netsim --comparison $(RUN)/comparison --out $(RUN)/report/index.html
+	@echo "4/4  one page"
+	@$(PAGE) --policy $(RUN)_policy --decoding $(RUN)_gpt/decoding
 
 # Beginnings of functions and classes of Python's own library, a line each.
 define WRITE_PROMPTS
