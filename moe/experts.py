@@ -51,6 +51,7 @@ class StackedExperts(nn.Module):
         num_local_experts: int,
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection | None = None,  # noqa: ARG002
+        name: str | None = None,  # noqa: ARG002
     ) -> None:
         """Reserves memory for the experts; Megatron-Core's layer calls this.
 
@@ -58,6 +59,7 @@ class StackedExperts(nn.Module):
             num_local_experts: experts at home on this rank, C.
             config: Megatron's configuration; plain GELU experts without biases.
             pg_collection: process groups, of which none are needed.
+            name: of the module, which is not needed; passed from Megatron-Core 0.18 on.
         """
         super().__init__()
         assert config.activation_func is nn.functional.gelu

@@ -8,15 +8,17 @@ import moe.with_torch
 # isort: split
 
 import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.mlp import MLPSubmodules
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules
 from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
+from megatron.core.transformer.moe.shared_experts import SharedExpertMLP
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
@@ -67,13 +69,12 @@ class PlacedMoELayer(MoELayer):
             hops: distance of every two ranks of that group, [ranks, ranks], for routers that weigh distances; None: 1
                 between any two.
         """
-        specification: Any = get_moe_module_spec(use_te=False, num_experts=config.num_experts)
-        # A partial call of the layer from Megatron-Core 0.17 on, a ModuleSpec before.
-        of_megatron = (specification.keywords if isinstance(specification, partial) else vars(specification))[
-            "submodules"
-        ]
-        assert isinstance(of_megatron, MoESubmodules)
-        submodules = replace(of_megatron, router=partial(moe.router.build, config), experts=StackedExperts)
+        products = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+        submodules = MoESubmodules(
+            experts=StackedExperts,
+            shared_experts=ModuleSpec(SharedExpertMLP, submodules=products),
+            router=partial(moe.router.build, config),
+        )
         groups = get_default_pg_collection()
         # Megatron chooses the dispatcher itself, and its all-to-all needs CUDA to be built at all.
         portable = copy.copy(megatron)

@@ -25,14 +25,19 @@ from moe.router.top_k import PortableTopKRouter
 
 
 def build(
-    moe: MoEConfig, *, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None
+    moe: MoEConfig,
+    *,
+    config: TransformerConfig,
+    pg_collection: ProcessGroupCollection | None = None,
+    is_mtp_layer: bool = False,  # noqa: ARG001
 ) -> PortableRouter:
-    """Builds the router that a configuration names.
+    """Builds the router that a configuration names; Megatron-Core's layer calls this.
 
     Args:
         moe: the mixture of experts.
         config: the same as Megatron's configuration.
         pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
+        is_mtp_layer: whether the layer predicts a later token, which none does; passed from Megatron-Core 0.17 on.
 
     Returns:
         The router.

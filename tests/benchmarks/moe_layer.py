@@ -184,10 +184,11 @@ def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, 
         Modules and, by the same names, functions from tokens [S, 1, D] to outputs.
     """
     from deepspeed.moe.layer import MoE
-    from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+    from megatron.core.transformer.mlp import MLPSubmodules
+    from megatron.core.transformer.moe.experts import SequentialMLP
     from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
     from megatron.core.transformer.moe.token_dispatcher import MoEAllGatherTokenDispatcher
-    from megatron.core.transformer.spec_utils import build_module
 
     from moe.config import MoEConfig, TopKRouterConfig
     from moe.layer import PlacedMoELayer, transformer_config
@@ -210,9 +211,9 @@ def build_layers(world_size: int, experts: int, hidden: int) -> tuple[dict[str, 
     gathering.token_dispatcher = MoEAllGatherTokenDispatcher(
         gathering.num_local_experts, gathering.local_expert_indices, gathering.config, get_default_pg_collection()
     )
-    layout: Any = get_moe_module_spec(use_te=False, num_experts=experts).submodules
-    sequential = build_module(
-        layout.experts, gathering.num_local_experts, gathering.config, pg_collection=get_default_pg_collection()
+    products = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    sequential: Any = SequentialMLP(
+        gathering.num_local_experts, gathering.config, products, pg_collection=get_default_pg_collection()
     )
     stacks = gathering.expert_stacks()
     with torch.no_grad():

@@ -19,12 +19,13 @@ COUNTS = ([3, 0, 5], [0, 0, 0], [0, 9, 1])
 
 def sequential_experts(stacked: nn.Module, config: Any) -> nn.Module:
     """Megatron-Core's experts with the weights of ours."""
-    from megatron.core.models.gpt.moe_module_specs import get_moe_module_spec
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+    from megatron.core.transformer.mlp import MLPSubmodules
+    from megatron.core.transformer.moe.experts import SequentialMLP
     from megatron.core.transformer.moe.moe_utils import get_default_pg_collection
-    from megatron.core.transformer.spec_utils import build_module
 
-    submodules: Any = get_moe_module_spec(use_te=False, num_experts=len(COUNTS[0])).submodules
-    experts: Any = build_module(submodules.experts, len(COUNTS[0]), config, pg_collection=get_default_pg_collection())
+    products = MLPSubmodules(linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear)
+    experts: Any = SequentialMLP(len(COUNTS[0]), config, products, pg_collection=get_default_pg_collection())
     stacks = dict(stacked.named_parameters())
     with torch.no_grad():
         for row, expert in enumerate(experts.local_experts):
