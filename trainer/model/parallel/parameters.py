@@ -1,7 +1,7 @@
 """Names of parameters that do not depend on where an expert lives."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch.distributed as dist
@@ -25,9 +25,10 @@ class HoldsExperts(Protocol):
     """
 
     layer: int
-    router: nn.Module
-    experts: nn.Module
     ep_group: dist.ProcessGroup
+    if TYPE_CHECKING:  # torch keeps submodules where isinstance does not look from Python 3.12 on
+        router: nn.Module
+        experts: nn.Module
 
     @property
     def slot_to_expert(self) -> NDArray[np.int64]:
