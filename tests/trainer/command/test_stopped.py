@@ -11,8 +11,8 @@ from trainer.__main__ import VERBS, main
 from trainer.distributed.process.verdict import VARIABLE, Verdict, conclude, read_verdict, refuse, reported
 
 WORDS = {
-    "train": ["a.yaml"],
-    "check": ["a.yaml"],
+    "train": ["toy"],
+    "check": ["toy"],
     "sample": ["runs/a", "--out", "a.png"],
     "evaluate": ["runs/a", "--out", "a.json"],
     "pairs": ["runs/a", "--num", "4", "--out", "pairs"],
@@ -61,7 +61,7 @@ def test_one_rank_speaks_for_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setenv("RANK", "1")
     told(monkeypatch, signal.SIGINT)
     with pytest.raises(SystemExit):
-        main(["train", "a.yaml"])
+        main(["train", "toy"])
     assert capsys.readouterr().err == ""
 
 
@@ -71,7 +71,7 @@ def test_ranks_that_torchrun_ends_after_a_failure_do_not_add_to_it(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     told(monkeypatch, signal.SIGTERM)
     with pytest.raises(SystemExit):
-        main(["train", "a.yaml"])
+        main(["train", "toy"])
     assert capsys.readouterr().err == ""
 
 
@@ -107,6 +107,6 @@ def test_wrong_input_reaches_the_launcher(
         raise ValueError("optim.lr: is wrong; mend it")
 
     monkeypatch.setattr(trainer.__main__, "VERBS", tuple(replace(verb, run=run) for verb in VERBS))
-    assert main(["check", "a.yaml"]) == 2
+    assert main(["check", "toy"]) == 2
     line = capsys.readouterr().err.rstrip("\n")
     assert read_verdict(verdict) == Verdict(2, line)
