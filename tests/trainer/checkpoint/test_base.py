@@ -180,7 +180,9 @@ def test_exports_that_make_no_sense_are_refused(
     routed = untrained_run(base.parent / "routed", {**SECTIONS, "model": adapting(base, kind="routed")})
     line = refused(capsys, "export", routed, "--merged", "--out", out)
     assert "model.adapters.kind: is routed, which makes another network of the base for each task; leave" in line
-    assert "already holds checkpoints" in refused(capsys, "export", run, "--merged", "--out", base)
+    assert "contains other things" in refused(capsys, "export", run, "--merged", "--out", base)
+    words = ("export", run, "--merged", "--out", base, "--overwrite")
+    assert "already holds checkpoints" in refused(capsys, *words)
     assert contents(tmp_path) == {}
 
 

@@ -48,7 +48,7 @@ def test_the_help_of_all_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         (["generate", "runs/x", "--temperature", "warm"], "--temperature"),
         (["trace", DIGITS, "--out", "x"], "--world-size"),
         (["trace", DIGITS, "--world-size", "2", "--out", "x", "--gap-ns", "1", "--times", "t"], "not allowed with"),
-        (["report", "runs/x"], "--out"),
+        (["report"], "run_dir"),
     ],
 )
 def test_a_wrong_command_line_is_one_line(

@@ -269,7 +269,7 @@ def test_a_placement_for_another_dispatch_is_allowed_with_a_word(
 ) -> None:
     path, config_path = tmp_path / "placement.json", tmp_path / "run.yaml"
     random_placement(2).model_copy(update={"dispatch": made_for}).write(path)
-    config = configuration(moe={"placement": path, "dispatch": "copies"})
+    config = configuration(moe={"placement": path, "dispatch": "copies"}, evaluate={"every": None})
     lines = cautions(config, plan_layout(config, 2))
     config_path.write_text(config.to_yaml())
     assert main(["check", str(config_path), "--world-size", "2"]) == 0
