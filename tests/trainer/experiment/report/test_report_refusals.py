@@ -125,8 +125,9 @@ def test_a_place_that_cannot_be_written_is_refused(
     verb: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = contents(run_dir)
-    for out in (run_dir, run_dir / "metrics.jsonl" / "x"):
+    problems = {run_dir: "--out: is a folder; ", run_dir / "metrics.jsonl" / "x": "output: cannot be written "}
+    for out, problem in problems.items():
         arguments = {"trace": (DIGITS, "--world-size", 2), "report": (run_dir,)}
         line = refused(capsys, verb, *arguments[verb], "--out", out)
-        assert line.startswith(f"{out}: output: cannot be written ")
+        assert line.startswith(f"{out}: {problem}")
     assert contents(run_dir) == before
