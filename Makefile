@@ -38,6 +38,8 @@ POLICY := "task={kind: grpo, base: $(RUN), reward: {kind: ink}, steps: 8, group:
   optim.warmup_steps=0 optim.ema_decay=0.9 checkpoint.every=12 evaluate.every=4 sample.every=12 sample.per_class=2 trace.steps=[2,3,4] observe.log_every=1
 GPT := configs/runs/gpt_moe.yaml moe.dispatch=coherent model.hidden=64 "data={kind: text, path: $(RUN)_text, context: 64}" optim.steps=150 optim.global_batch=32 \
   checkpoint.every=150 evaluate.every=150 sample.every=null trace.steps=[148,149,150]
+# All of packets, which one engine simulates: the flow level would be compiled for `ideal` alone.
+TRANSPORTS := 'transports=[ecmp, spray_random, drb, ethereal, {kind: ethereal, order: staggered, label: ethereal-staggered}]'
 METHODS := flow_matching ot_cfm weighted_cfm dtm
 SHORTER := optim.steps=200 optim.global_batch=256
 TORCHRUN := $(PY) -m torch.distributed.run --standalone --nproc-per-node 2 -m trainer
@@ -71,7 +73,7 @@ demo: $(VENV)/.runtime
 	  --placement $(RUN)/placement.json --scenario configs/scenarios/two_nodes.yaml --out $(RUN)/price
 	@echo "8/9  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric"
 	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
-	@$(PY) -m netsim compare configs/scenarios/demo.yaml --out $(RUN)/netsim
+	@$(PY) -m netsim compare configs/scenarios/demo.yaml $(TRANSPORTS) --out $(RUN)/netsim
 	@echo "9/9  one page"
 	@$(PAGE)
 
