@@ -142,6 +142,6 @@ def test_teachers_of_what_no_pair_holds_are_refused(
         "flow": {part: parts[part]},
     }
     monkeypatch.setattr(reference, "newest_checkpoint", lambda folder: folder)
-    monkeypatch.setattr(reference, "load_config", lambda *_: RunConfig.model_validate(document))
+    monkeypatch.setattr(reference, "load_run", lambda *_: RunConfig.model_validate(document))
     line = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p", *more)
     assert line.startswith(f"run_dir: r has a flow.{part}, {said}")
