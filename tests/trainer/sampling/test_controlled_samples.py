@@ -222,7 +222,7 @@ def test_grids_are_searched_for_the_flow_itself(run: Path, controlled: Path, tmp
     files = []
     for name, folder in (("plain", run), ("controlled", controlled)):
         words = ("--evaluations", "2", "--num", "4", "--fresh", "4", "--nodes", "6")
-        assert main(["steps", str(folder), *words, "--out", str(tmp_path / f"{name}.json")]) == 0
+        assert main(["steps", str(folder), "--trust-code", *words, "--out", str(tmp_path / f"{name}.json")]) == 0
         assert ("without its sample.controls" in capsys.readouterr().out) == (name == "controlled")
         files.append(StepsFile.read(tmp_path / f"{name}.json"))
     assert files[0].grids == files[1].grids
@@ -283,7 +283,7 @@ def test_a_file_of_no_controls_is_refused(text: str, complaint: str, run: Path, 
 
 
 def test_what_controls_change_has_no_likelihood_and_no_formula(controlled: Path, tmp_path: Path, capsys: Any) -> None:
-    said = refused(capsys, "evaluate", controlled, "--likelihood", "4", "--out", tmp_path / "x.json")
+    said = refused(capsys, "evaluate", controlled, "--trust-code", "--likelihood", "4", "--out", tmp_path / "x.json")
     assert said == (
         "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"
     )

@@ -223,13 +223,13 @@ def test_many_nodes_that_are_gone_at_once_end_nobody(room: Callable[[int], Room]
     gone, limit = 400, sys.getrecursionlimit()
     here = room(gone + 2)
     here.open()
-    connections = [socket.create_connection((SELF, here.port)) for _ in range(gone)]
-    for number, connection in enumerate(connections, start=2):
-        connection.sendall(json.dumps(asdict(here.member(number))).encode() + b"\n")
+    connections = []
+    for number in range(2, gone + 2):
+        connection = socket.create_connection((SELF, here.port), 20.0)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    for connection in connections:
-        connection.settimeout(20.0)
+        connection.sendall(json.dumps(asdict(here.member(number))).encode() + b"\n")
         assert connection.recv(1)  # who is absent: it has been admitted
+        connections.append(connection)
     for connection in connections:
         connection.close()
     assert 3 * gone > limit  # one call into the next would be too deep
