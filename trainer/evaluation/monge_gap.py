@@ -106,5 +106,5 @@ def _moved(trajectory: sampler.Trajectory, labels: Tensor) -> Moved:
     def within_classes(x: Tensor, y: Tensor) -> Tensor:
         return squared_euclidean(x, y).masked_fill(labels[:, None] != labels, torch.inf)
 
-    gap = float(gap_of_points(start, end, cost=within_classes))
-    return Moved(max(gap, 0.0), transport_cost(trajectory))
+    gap, cost = float(gap_of_points(start, end, cost=within_classes)), transport_cost(trajectory)
+    return Moved(min(max(gap, 0.0), cost), cost)  # between them but for rounding
