@@ -199,16 +199,11 @@ def read_current(path: Path | None, statistics: RoutingStatistics, topology: Top
         FileError: The file cannot be read or is of another model or group.
         ValueError: The experts do not divide among the ranks, so that none is contiguous.
     """
-    sizes = {
-        "num_layers": statistics.num_layers,
-        "num_experts": statistics.num_experts,
-        "num_nodes": topology.num_nodes,
-        "ranks_per_node": topology.ranks_per_node,
-    }
+    sizes = (statistics.num_layers, statistics.num_experts, topology.num_nodes, topology.ranks_per_node)
     if path is None:
-        return Placement.contiguous(**sizes), "contiguous"
+        return Placement.contiguous(*sizes), "contiguous"
     current = Placement.read(path)
-    for name, expected in sizes.items():
+    for name, expected in zip(("num_layers", "num_experts", "num_nodes", "ranks_per_node"), sizes, strict=True):
         present = getattr(current, name)
         if present != expected:
             raise FileError(path, name, f"is {present} but the new placement has {expected}", "give the one in use")

@@ -27,12 +27,13 @@ def counted_from_the_end(document: dict[str, Any]) -> dict[str, Any]:
     counted = {**document}
     for name in ("evaluate", "sample"):
         section = document.get(name)
-        every = section.get("every") if isinstance(section, dict) else None
+        if not isinstance(section, dict):
+            continue
+        every = section.get("every")
         if isinstance(every, str) and re.fullmatch(_SHARE, every):
             counted[name] = {**section, "every": max(1, steps // int(every.removeprefix("1/")))}
     trace = document.get("trace")
-    recorded = trace.get("steps") if isinstance(trace, dict) else None
-    if isinstance(recorded, list | tuple):
+    if isinstance(trace, dict) and isinstance(recorded := trace.get("steps"), list | tuple):
         counted["trace"] = {**trace, "steps": [_from_the_end(step, steps) for step in recorded]}
     return counted
 

@@ -40,8 +40,8 @@ def folder(path: Path, per_class: int = 10, classes: tuple[str, ...] = ("cat", "
 
 def digit_pictures(folder: Path, num: int = 60) -> Path:
     """Writes handwritten digits as CLASS/NUMBER.png, the classes in turn."""
-    digits = load_digits()
-    for number, (image, label) in enumerate(zip(digits.images[:num], digits.target[:num], strict=True)):
+    pixels, labels = (np.asarray(values)[:num] for values in load_digits(return_X_y=True))
+    for number, (image, label) in enumerate(zip(pixels.reshape(-1, 8, 8), labels, strict=True)):
         path = folder / str(label) / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15.9).astype("uint8")).save(path)
