@@ -41,6 +41,7 @@ FILES = {
     ("trainer", "steps"): ("run", "--evaluations", "2", "--out", "s.json", "--page"),
     ("trainer", "evaluate"): ("run", "--out"),
     ("trainer", "fid"): ("run", "--features", "f", "--out"),
+    ("trainer", "sample"): ("run", "--out", "grid.png", "--quality"),
     ("trainer", "trace"): ("configs/runs/digits_moe.yaml", "--world-size", "2", "--out"),
     ("trainer", "features"): ("configs/runs/toy.yaml", "--out"),
     ("trainer", "import-features"): ("w.safetensors", "--layout", "inception-fid", "--out"),

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from moe.outputs import OutputFolder
+from moe.outputs import OutputFile, OutputFolder
 from trainer.command.options import add_drawing_options, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 
@@ -183,5 +183,8 @@ SAMPLE = Verb(
     "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
     "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
     "a part of the images, and the first one writes.",
-    outputs=lambda options: [(OutputFolder("--trace", ("drawing.json",)), options.trace)],
+    outputs=lambda options: [
+        (OutputFolder("--trace", ("drawing.json",)), options.trace),
+        (OutputFile("--quality", ('"run_sha256"',)), options.quality),
+    ],
 )
