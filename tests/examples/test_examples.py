@@ -72,7 +72,7 @@ def test_what_changes_the_field_is_drawn_under(name: str, tmp_path: Path) -> Non
     asked = {"own": (), "none": ("--controls", "[]"), "zero": ("--controls", yaml.safe_dump([{**own, "strength": 0}]))}
     for file, words in asked.items():
         out = str(tmp_path / f"{file}.png")
-        assert main(["sample", str(tmp_path / "run"), "--num", "10", *words, "--out", out]) == 0
+        assert main(["sample", str(tmp_path / "run"), "--trust-code", "--num", "10", *words, "--out", out]) == 0
     pictures = {file: (tmp_path / f"{file}.png").read_bytes() for file in asked}
     assert pictures["none"] == pictures["zero"] != pictures["own"]
 
