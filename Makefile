@@ -32,13 +32,15 @@ compile: $(VENV)/.runtime
 # The loop: train -> trace -> place -> train on under the placement -> price -> one page; beside it a larger run on a fabric.
 # `make demo-all` adds a policy that is rewarded, a language model that decodes with its experts placed, and methods compared.
 RUN := runs/demo
-MIXTURE := configs/runs/digits_moe.yaml moe.top_k=2 moe.dispatch=copies
-LONGER := optim.steps=620 checkpoint.every=620 evaluate.every=null sample.every=null trace.steps=[617,618,619] observe.log_every=1
+MIXTURE := configs/runs/digits_moe.yaml optim.steps=450 moe.top_k=2 moe.dispatch=copies
+LONGER := optim.steps=470 checkpoint.every=470 evaluate.every=null sample.every=null trace.steps=[467,468,469] observe.log_every=1
 POLICY := "task={kind: grpo, base: $(RUN), reward: {kind: ink}, steps: 8, group: 12, clip: 0.01, kl: 0.01}" optim.steps=12 optim.global_batch=8 optim.lr=0.0006 \
   optim.warmup_steps=0 optim.ema_decay=0.9 checkpoint.every=12 evaluate.every=4 sample.every=12 sample.per_class=2 trace.steps=[2,3,4] observe.log_every=1
 GPT := configs/runs/gpt_moe.yaml moe.dispatch=coherent model.hidden=64 "data={kind: text, path: $(RUN)_text, context: 64}" optim.steps=150 optim.global_batch=32 \
   checkpoint.every=150 evaluate.every=150 sample.every=null trace.steps=[148,149,150]
-# All of packets, which one engine simulates: the flow level would be compiled for `ideal` alone.
+# Another run, small enough to be simulated in Python: an engine, or the flow level of `ideal`, would be compiled for minutes.
+OTHER := configs/runs/dit_moe_64.yaml model.hidden=256 moe.expert_hidden=1024 moe.num_experts=16 parallel.expert=16 optim.global_batch=128
+FABRIC := topology.leaves=4 topology.spines=4 topology.hosts_per_leaf=4
 TRANSPORTS := 'transports=[ecmp, spray_random, drb, ethereal, {kind: ethereal, order: staggered, label: ethereal-staggered}]'
 METHODS := flow_matching ot_cfm weighted_cfm dtm
 SHORTER := optim.steps=200 optim.global_batch=256
@@ -49,7 +51,7 @@ PAGE := $(PY) -m trainer report $(RUN) --memory --unplaced-run $(RUN)_unplaced -
 
 demo: $(VENV)/.runtime
 	@rm -rf $(RUN) $(RUN)_unplaced $(RUN)_placed
-	@echo "1/9  predict the memory of a rank; train 600 steps on two ranks, experts shared between them, and record what they send and where tokens go"
+	@echo "1/9  predict the memory of a rank; train 450 steps on two ranks, experts shared between them, and record what they send and where tokens go"
 	@$(PY) -m trainer check $(MIXTURE) run.dir=$(RUN) --world-size 2 | sed -n '/^memory of a rank/,/^a rank needs/p'
 	@$(TORCHRUN) train $(MIXTURE) run.dir=$(RUN)
 	@echo "2/9  draw 16 images of each digit and judge them"
@@ -71,9 +73,9 @@ demo: $(VENV)/.runtime
 	@echo "7/9  price the placement: replay, and simulate before and after where the link between the nodes is the bottleneck"
 	@$(PY) -m moe price $(RUN)_unplaced/traces/collectives.jsonl --routing $(RUN)_unplaced/traces/routing.npz \
 	  --placement $(RUN)/placement.json --scenario configs/scenarios/two_nodes.yaml --out $(RUN)/price
-	@echo "8/9  another run, of 64 ranks: its collectives by formula, replayed on a leaf-spine fabric"
-	@$(PY) -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
-	@$(PY) -m netsim compare configs/scenarios/demo.yaml $(TRANSPORTS) --out $(RUN)/netsim
+	@echo "8/9  another run, of 16 ranks: its collectives by formula, replayed on a leaf-spine fabric"
+	@$(PY) -m trainer trace $(OTHER) --world-size 16 --ranks-per-node 1 --out $(RUN)/traces/formula.jsonl
+	@$(PY) -m netsim compare configs/scenarios/demo.yaml $(FABRIC) $(TRANSPORTS) --out $(RUN)/netsim
 	@echo "9/9  one page"
 	@$(PAGE)
 
