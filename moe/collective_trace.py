@@ -18,8 +18,9 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moe.files import FileError, replacing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 FORMATS = ("flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3")
 SOURCES = ("recorded", "formula", "replayed")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from moe.dispatch.seats import seats_of
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class TopKRouterConfig(Section):

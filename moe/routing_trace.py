@@ -14,10 +14,11 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moe.files import FileError, replacing
-from moe.validation.array import UNREADABLE, oversize, quietly
-from moe.validation.complaint import first_complaint
-from moe.validation.document import parse_json
+from netsim.foundation.arrays import UNREADABLE, oversize, quietly
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 DROPPED = -1
 _PER_TOKEN = ("step", "micro", "sequence", "position")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from netsim.collective.table import Table
+from netsim.foundation.keys import Group, groups
 from netsim.grid.sweep_file import SweepConfig
 from netsim.keys.schema import described_kinds
 from netsim.scenario import Scenario
 from netsim.topology.build import TopologyConfig
-from trainer.experiment.keys.listing import Group, groups
 from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -13,9 +13,11 @@ TREE = Tree()
 HEAVY = {"torch", "megatron", "deepspeed", "transformers"}
 FORBIDDEN = {
     "netsim": {"torch", "deepspeed", "megatron", "trainer", "moe"},
-    "moe": {"trainer", "netsim", "deepspeed"},
-    "trainer": {"netsim"},
+    "moe": {"trainer", "deepspeed"},
+    "trainer": set[str](),
 }
+FOUNDATION = "netsim.foundation"
+FOUNDATION_FILES = [name for name in TREE.modules if name.startswith(f"{FOUNDATION}.")]
 
 
 def test_the_reader_of_imports_sees_all_kinds() -> None:
@@ -30,6 +32,17 @@ def test_the_reader_of_imports_sees_all_kinds() -> None:
 def test_packages_keep_their_distance(package: str) -> None:
     found = {path: TREE.roots(path) & FORBIDDEN[package] for path in TREE.files if path.parts[0] == package}
     assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("package", ["moe", "trainer"])
+def test_moe_and_the_trainer_know_nothing_of_netsim_but_its_foundation(package: str) -> None:
+    found = {pair for pair in TREE.edges if pair[0].split(".")[0] == package and pair[1].startswith("netsim")}
+    assert {(name, other) for name, other in found if other not in FOUNDATION_FILES} == set()
+
+
+def test_the_foundation_stands_on_nothing_else_of_the_packages() -> None:
+    below = {pair for pair in TREE.edges if pair[0] in FOUNDATION_FILES}
+    assert {(name, other) for name, other in below if other not in FOUNDATION_FILES} == set()
 
 
 def test_deepspeed_stays_in_its_adapters() -> None:
@@ -94,7 +107,6 @@ def test_the_floors_are_read_from_the_imports() -> None:
         "moe.replay",
         "moe.report.report",
         "moe.dispatch.messages",
-        "moe.files",
         "moe.interchange.sglang",
         "moe.config",
         "moe.__main__",
@@ -111,3 +123,12 @@ def test_a_fresh_interpreter_stays_light(module: str) -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert HEAVY & set(result.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("module", FOUNDATION_FILES)
+def test_the_foundation_brings_no_heavy_package(module: str) -> None:
+    program = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert (HEAVY | {"numba", "llvmlite", "matplotlib", "scipy", "simpy"}) & set(result.stdout.split()) == set()

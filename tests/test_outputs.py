@@ -8,9 +8,9 @@ import pytest
 import moe.__main__
 import moe.command.line
 import trainer.__main__
-from moe.files import FileError
-from moe.outputs import OutputFile, OutputFolder, page_mark
 from moe.report.page import page
+from netsim.foundation.outputs import OutputFile, OutputFolder, page_mark
+from netsim.foundation.refusal import FileError
 
 MAINS = {"moe": moe.__main__, "trainer": trainer.__main__}
 VERBS = {"moe": moe.command.line.VERBS, "trainer": trainer.__main__.VERBS}

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from moe.extra import EXTRAS, remedy
+from netsim.foundation.extra import EXTRAS, remedy
 from tests.imports import ROOT, Tree
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

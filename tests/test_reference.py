@@ -13,18 +13,17 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-import netsim.keys.meaning
-from moe.validation.meaning import meanings
-from moe.validation.own_class import OwnClass
-from moe.validation.section import sections_in
 from netsim.__main__ import main as netsim_main
+from netsim.foundation.keys import groups
+from netsim.foundation.meaning import meanings
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.settings import sections_in
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
 from tests.reference import CONFIGS, FOLDERS, PAGE, page, schema_text, schemas
 from trainer.__main__ import main as trainer_main
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
-from trainer.experiment.keys.listing import groups
 from trainer.experiment.keys.schema import ASKED, REQUESTS
 from trainer.experiment.stage.kinds import KINDS
 
@@ -79,15 +78,7 @@ def test_a_meaning_is_the_text_under_a_field_or_its_entry_of_the_nearest_class()
         three: int = 3
 
     assert meanings(Base) == {"one": "Of the base, on two lines.", "two": "Of the base."}
-    assert meanings(Base) == netsim.keys.meaning.meanings(Base)
     assert meanings(type(load_config(CONFIGS / "runs" / "toy.yaml").optim))["clip_norm"].startswith("Largest norm")
-
-
-@pytest.mark.parametrize("name", ["listing", "values", "table", "meaning"])
-def test_netsim_keeps_the_same_copy(name: str) -> None:
-    own = (ROOT / "netsim" / "keys" / f"{name}.py").read_text()
-    folder = "moe/validation" if name == "meaning" else "trainer/experiment/keys"
-    assert own.replace("netsim.keys", "trainer.experiment.keys") == (ROOT / folder / f"{name}.py").read_text()
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-import moe.files
-import moe.validation.document
 import netsim.documents
+import netsim.foundation.documents
+import netsim.foundation.files
 import netsim.results
-from moe.files import FileError
-from moe.validation.complaint import first_complaint
 from netsim.errors import InputError, first_error
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.refusal import FileError
 from netsim.yaml_file import load_yaml
 from trainer.config.document import read_document
 
@@ -76,9 +76,9 @@ SIDES = {
         FileError,
         _told_by_moe,
         read_document,
-        moe.files.replacing,
-        moe.validation.document.parse_json,
-        moe.validation.document,
+        netsim.foundation.files.replacing,
+        netsim.foundation.documents.parse_json,
+        netsim.foundation.documents,
     ),
     "netsim": Side(
         InputError,

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from moe.files import DiskFull, Failure, is_full
+from netsim.foundation.files import is_full
+from netsim.foundation.refusal import DiskFull, Failure
 from trainer.command.check import CHECK
 from trainer.command.compare import COMPARE
 from trainer.command.edit import EDIT
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             end_launcher()
         return WRONG_INPUT
     except ModuleNotFoundError as error:
-        from moe.extra import remedy
+        from netsim.foundation.extra import remedy
 
         absent = remedy(error)
         if absent is None or options.debug:
@@ -159,7 +160,7 @@ def _of_a_verb(message: str) -> str:
     wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose", message)
     if wrong is None:
         return message
-    from moe.validation.remedy import nearest  # brings pydantic, which help does without
+    from netsim.foundation.refusal import nearest  # brings pydantic, which help does without
 
     near = nearest(wrong[1], (verb.name for verb in VERBS))
     return f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from moe.files import FileError
 from moe.placement.cost.evaluation import Evaluation, evaluate_placement
 from moe.placement.cost.tradeoff_point import TradeoffPoint
 from moe.placement.counts.statistics import RoutingStatistics
@@ -12,6 +11,7 @@ from moe.placement.solver.solve import in_slots
 from moe.placement.topology import Topology
 from moe.report.context import HeldOut
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.refusal import FileError
 
 
 def compare(

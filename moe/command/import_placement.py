@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe.command.verb import Verb
-from moe.outputs import OutputFile
+from netsim.foundation.outputs import OutputFile
 
 if TYPE_CHECKING:
     from moe.interchange.imported import Imported

@@ -15,8 +15,8 @@ from moe.command.place import PLACE
 from moe.command.price import PRICE
 from moe.command.record import RECORD
 from moe.command.replay import REPLAY
-from moe.extra import remedy
-from moe.files import Failure, FileError
+from netsim.foundation.extra import remedy
+from netsim.foundation.refusal import Failure, FileError
 
 VERBS = (PLACE, REPLAY, PRICE, RECORD, EXPORT, IMPORT)
 """Every verb, in the order of the help."""
@@ -53,7 +53,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose", message)
         if wrong is not None:
-            from moe.validation.remedy import nearest  # brings pydantic, which help does without
+            from netsim.foundation.refusal import nearest  # brings pydantic, which help does without
 
             near = nearest(wrong[1], (verb.name for verb in VERBS))
             message = f"{wrong[1]} is not a verb" + (f"; use {near}" if near else "")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe.command.verb import Verb
-from moe.outputs import OutputFile, page_mark
+from netsim.foundation.outputs import OutputFile, page_mark
 
 if TYPE_CHECKING:
     from moe.command.progress import Progress
@@ -258,9 +258,9 @@ def _place(
         kept=kept is not None,
     )
 
-    from moe.files import replacing
     from moe.report.report import placement_report
     from moe.report.summary import summarise, write_summary
+    from netsim.foundation.files import replacing
 
     progress.phase("drawing the report")
     numbers = summarise(placement, statistics, topology, before, placed, context)

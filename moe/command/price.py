@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
-from moe.outputs import OutputFolder
+from netsim.foundation.outputs import OutputFolder
 
 _DESCRIPTION = """\
 Replays a recorded run under a placement, simulates the recorded and the replayed

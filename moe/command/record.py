@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
-from moe.outputs import OutputFile
+from netsim.foundation.outputs import OutputFile
 
 _DESCRIPTION = """\
 Routes texts through a mixture of experts of Hugging Face's transformers and writes
@@ -59,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"out: a routing trace cannot be read by this name ({arguments.out}); name it .npz")
     texts = read_texts(arguments.texts)
 
-    from moe.extra import require
+    from netsim.foundation.extra import require
 
     require("transformers", field="model")
     from moe.interchange.hugging_face import record_routing

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from moe.command.verb import Verb
-from moe.outputs import OutputFile
+from netsim.foundation.outputs import OutputFile
 
 _DESCRIPTION = """\
 Rewrites a recorded collective trace: the result is the trace that the same run would

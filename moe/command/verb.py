@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from moe.outputs import Outputs, add_overwrite, check_outputs
+from netsim.foundation.outputs import Outputs, add_overwrite, check_outputs
 
 
 @dataclass(frozen=True)

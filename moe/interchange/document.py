@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
-from moe.validation.array import UNREADABLE, quietly
-from moe.validation.document import parse_json
+from netsim.foundation.arrays import UNREADABLE, quietly
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 
 def read_document(path: Path, remedy: str) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.interchange.imported import Imported, deal, import_trace
+from netsim.foundation.refusal import FileError
 
 _NAME = re.compile(r"expert_weights_([0-9]{1,6})\.txt")
 _IDS = re.compile(r"[0-9]{1,9}(\t[0-9]{1,9})*")

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError, replacing
 from moe.placement.placement import Placement, SolverRecord, slots_per_rank
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 _HEADER = ["Expert", "Node"]
 _REMEDY = "export the placement again"

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.interchange.expert_choices import ExpertChoices
 from moe.interchange.imported import Imported, deal
 from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
+from netsim.foundation.refusal import FileError
 
 _REMEDY = "save the model again with save_pretrained"
 _TOKENISERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
-from moe.validation.complaint import first_complaint
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.refusal import FileError
 
 MOST_EXPERTS = 2**16
 """Of one layer, where a user does not say how many there are: a larger id is damage."""

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.interchange.document import section, whole_numbers
 from moe.interchange.imported import Imported, import_trace
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 _STAGE = "pre_dispatch"
 _REMEDY = "record the trace again"

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError, replacing
 from moe.interchange.document import read_document, whole_numbers
 from moe.placement.placement import Placement, SolverRecord
 from moe.placement.topology import Topology
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 FIELD = "physical_to_logical_map"
 _REMEDY = "give the map as [layers][physical experts]"

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.interchange.document import read_document, section, whole_numbers
 from moe.interchange.imported import MOST_EXPERTS, Imported, deal, import_trace
 from moe.placement.placement import Placement, SolverRecord, slots_per_rank
 from moe.placement.solver.packing import busiest, pack_layer
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
+from netsim.foundation.refusal import FileError
 
 _COUNT, _MAP, _IDS = "logical_count", "last_physical_to_logical_map", "topk_ids_of_layer"
 _REMEDY = "dump the distribution again"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from moe.files import FileError
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 
 def read_texts(path: Path) -> list[str]:

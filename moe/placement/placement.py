@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moe.files import FileError, replacing
-from moe.validation.complaint import first_complaint
-from moe.validation.document import parse_json
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 Dispatch = Literal["coherent", "home", "copies", "hierarchical"]
 """Dispatch modes whose traffic a placement can save."""

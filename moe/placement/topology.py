@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
-from moe.validation.array import UNREADABLE, quietly
+from netsim.foundation.arrays import UNREADABLE, quietly
+from netsim.foundation.refusal import FileError
 
 _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3}

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
-from moe.files import FileError, replacing
 from moe.placement.cost.evaluation import evaluate_placement
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Mode, Placement, objective_of
@@ -19,8 +18,10 @@ from moe.price.simulation import simulate_pair
 from moe.price.traffic import Traffic
 from moe.replay import replay
 from moe.routing_trace import RoutingTrace
-from moe.validation.complaint import first_complaint
-from moe.validation.document import parse_json
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 _Figure = Field(ge=0, allow_inf_nan=False)
 _REMEDY = "write it with `python -m moe price`"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError
 from moe.placement.topology import LinkRates
 from moe.report.context import read_simulations
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from rich.table import Table
 
 from moe.price.price import Price
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 
 
 def rows(price: Price) -> list[tuple[str, str, str, str]]:

@@ -10,14 +10,14 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.tradeoff_point import TradeoffPoint
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 _OPTIMIZER_BYTES = 8  # two moments of a parameter, in fp32
 _MASTER_BYTES = 4

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from moe.outputs import page_mark
+from netsim.foundation.outputs import page_mark
 
 _STYLE = """
 :root { --ink: #1c2733; --soft: #5b6875; --line: #dde3e9; --paper: #ffffff; --ground: #f5f7f9; --accent: #0072b2; }

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import replacing
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.prediction import exchange_seconds
 from moe.placement.counts.statistics import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
 from moe.report.context import Context, HeldOut, Moving
+from netsim.foundation.files import replacing
 
 FORMAT = "flowfabric.placement_report/1"
 LINKS = ("same_rank", "same_node", "other_node")

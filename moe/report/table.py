@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Table
 
 from moe.report.summary import DISPATCH_NAMES, byte_unit
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 
 
 def print_summary(numbers: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The reference of the keys of a scenario."""
 
 from netsim.errors import InputError
-from netsim.keys.table import chosen, show
+from netsim.foundation.reference import chosen, show
 from netsim.scenario import Scenario
 
 

@@ -7,7 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import ModelSchema
 
-from netsim.keys.meaning import meanings, summary
+from netsim.foundation.meaning import meanings, summary
 
 _DRAFT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 

@@ -30,8 +30,8 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
-from moe.files import replacing
 from moe.random.seed import derive_seed
+from netsim.foundation.files import replacing
 from trainer.distributed.groups import Launch, joined
 
 WIDTH, EXPERTS, HIDDEN, CAPACITY = 32, 8, 32, 1.25

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, write
-from moe.files import replacing
+from netsim.foundation.files import replacing
 
 CASES = {
     "32 ranks, 2,000 all-reduces": (32, 2_000, 0),

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from moe.__main__ import main as moe
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from tests.forked import command
 from trainer.experiment.report.routing_study import BYTES_PER_MB
 from trainer.experiment.report.routing_study_file import Experiment, RoutingStudy

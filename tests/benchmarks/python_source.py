@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer import load_config
 from trainer.data import PythonSource, PythonSourceConfig, Split
 from trainer.observe.metrics import read_metrics

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.files import replacing
 from moe.ot import Plan, exact, sparsity_constrained
+from netsim.foundation.files import replacing
 from tests.moe.ot.routers import skewed_logits
 
 # Tokens, experts, iterations of POT.

@@ -23,9 +23,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from moe.files import replacing
 from moe.ot import balancing_potentials, expert_potentials
 from moe.router.sparse_ot import SparseOTRouter
+from netsim.foundation.files import replacing
 from tests.moe.ot.routers import skewed_logits
 
 SIZES = ((256, 8, 1), (2048, 8, 2), (2048, 64, 1), (4096, 64, 2), (16384, 64, 1), (16384, 64, 2), (16384, 64, 8))

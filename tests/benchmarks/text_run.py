@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from tests.forked import ROOT
 from tests.trainer.runs import timeless, torchrun
 from trainer.data import Loader, Text, TextConfig

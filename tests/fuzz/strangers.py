@@ -26,8 +26,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-import moe.validation.array
 import netsim.__main__
+import netsim.foundation.arrays
 import trainer.__main__
 from moe.routing_trace import RoutingTrace
 from tests.fuzz import sound_files
@@ -242,8 +242,8 @@ def run(cases: int, seed: int) -> dict[str, Counter[Outcome]]:
         How those of each kind ended.
     """
     ends: dict[str, Counter[Outcome]] = {name: Counter() for name in (*KINDS, "peers")}
-    memory = moe.validation.array._memory_bytes
-    moe.validation.array._memory_bytes = lambda: MEMORY
+    memory = netsim.foundation.arrays._memory_bytes
+    netsim.foundation.arrays._memory_bytes = lambda: MEMORY
     with listener(SELF, 0) as store, listener(SELF, 0) as free:
         port = free.getsockname()[1]
         free.close()
@@ -257,7 +257,7 @@ def run(cases: int, seed: int) -> dict[str, Counter[Outcome]]:
                 ends[name][f"a fault: {seen[0]}" if seen else outcome] += 1
         finally:
             host.close()
-            moe.validation.array._memory_bytes = memory
+            netsim.foundation.arrays._memory_bytes = memory
     return ends
 
 

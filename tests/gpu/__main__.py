@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from tests.gpu.measure import Measure
 
 PARTS = ("correct", "speed")

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.checkpoint.manifest import FileRecord, records
 from trainer.checkpoint.storage import SavedState, SavedTensor
 from trainer.checkpoint.tensor_file import write_tensors

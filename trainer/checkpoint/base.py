@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from moe.files import FileError
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
 from trainer.config.constraints.adapters import of_base

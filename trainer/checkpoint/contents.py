@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.manifest import REMEDY
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig

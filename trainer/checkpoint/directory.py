@@ -17,7 +17,7 @@ import re
 import shutil
 from pathlib import Path
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.manifest import NAME
 
 

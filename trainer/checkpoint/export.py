@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card

@@ -7,7 +7,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.config.file import validated

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import NAME, REMEDY, Manifest
 from trainer.model.foreign import is_foreign

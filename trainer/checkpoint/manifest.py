@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError, flush, replacing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import flush, replacing
+from netsim.foundation.refusal import FileError
 from trainer.model.weight_files import WEIGHTS, belongs_to
 
 FORMAT = "flowfabric.checkpoint/2"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.base import base_weights
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import step_folder, step_of

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.base import base_weights, digest_of
 from trainer.config.document import read_document
 from trainer.config.network.adapters import RoutedAdaptersConfig

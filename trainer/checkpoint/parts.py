@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.checkpoint.tensor_file import write_tensors
 from trainer.model.weight_files import index_of, part_of
 

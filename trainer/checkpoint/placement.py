@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.placement.placement import Placement, SolverRecord
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.manifest import REMEDY
 from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout

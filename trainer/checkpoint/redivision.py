@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.manifest import REMEDY
 from trainer.checkpoint.storage import SavedState, rank_path
 from trainer.model.parallel.state import StatePiece

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.contents import (
     Migrating,
     Resumable,

@@ -11,8 +11,9 @@ import torch.distributed as dist
 from safetensors.torch import save
 from torch import Tensor
 
-from moe.files import Failure, FileError, flush, replacing
 from moe.placement.placement import Placement
+from netsim.foundation.files import flush, replacing
+from netsim.foundation.refusal import Failure, FileError
 from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.contents import (
     Migrating,

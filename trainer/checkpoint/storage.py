@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.files import FileError, replacing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.manifest import REMEDY, FileRecord
 from trainer.checkpoint.tensor_file import MappedFile, StoredTensor, read_header, write_tensors
 from trainer.model.parallel.state import StatePiece

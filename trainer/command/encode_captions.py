@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFolder
+from netsim.foundation.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 

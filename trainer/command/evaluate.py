@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFile, page_mark
+from netsim.foundation.outputs import OutputFile, page_mark
 from trainer.command.options import add_controls_option, check_outputs, controls_choice, numbers_of_evaluations
 from trainer.command.verb import Verb
 

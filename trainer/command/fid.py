@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFile
+from netsim.foundation.outputs import OutputFile
 from trainer.command.options import add_drawing_options, check_outputs, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.command.following import show
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.document import apply_override, read_document
 
 REPORT = "python -m trainer report {run_dir}"

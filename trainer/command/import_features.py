@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from moe.outputs import OutputFile
+from netsim.foundation.outputs import OutputFile
 from trainer.command.verb import Verb
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, TokensTaken
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFolder
-from moe.validation.complaint import first_complaint
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.outputs import OutputFolder
 from trainer.command.verb import Verb
 
 

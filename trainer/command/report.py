@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFile, page_mark
+from netsim.foundation.outputs import OutputFile, page_mark
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
 from trainer.experiment.report.request import FOUND, PAGE, ReportRequest

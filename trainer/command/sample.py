@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from moe.outputs import OutputFile, OutputFolder
+from netsim.foundation.outputs import OutputFile, OutputFolder
 from trainer.command.options import add_drawing_options, controls_choice, request_of, sampler_choice
 from trainer.command.verb import Verb
 

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from moe.outputs import OutputFolder
+from netsim.foundation.outputs import OutputFolder
 from trainer.command.options import request_of
 from trainer.command.verb import Verb
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFile, page_mark
+from netsim.foundation.outputs import OutputFile, page_mark
 from trainer.command.options import check_outputs, numbers_of_evaluations
 from trainer.command.verb import Verb
 
@@ -50,7 +50,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     from pydantic import ValidationError
 
-    from moe.validation.complaint import first_complaint
+    from netsim.foundation.complaint import first_complaint
 
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})

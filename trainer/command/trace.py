@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from moe.outputs import OutputFile
+from netsim.foundation.outputs import OutputFile
 from trainer.command.options import request_of
 from trainer.command.verb import Verb, add_configuration
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from moe.outputs import add_overwrite
+from netsim.foundation.outputs import add_overwrite
 from trainer.command.verb import Verb, add_configuration
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe.outputs import Outputs, add_overwrite, check_outputs
+from netsim.foundation.outputs import Outputs, add_overwrite, check_outputs
 from trainer.distributed.refusal import StartRefused
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import PositiveInt
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class CheckpointConfig(Section):

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from moe.validation.own_class import KindOrClass, OwnClass
-from moe.validation.section import kind_of, sections_in
+from netsim.foundation.own_class import KindOrClass, OwnClass
+from netsim.foundation.settings import kind_of, sections_in
 from trainer.flow import control
 from trainer.flow.control import CostGradientConfig, OwnControl, needs_picture
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from moe.files import FileError, problem_and_remedy
-from moe.validation.document import TOO_DEEP, check_document
-from trainer.config.shipped import located, nearest
+from netsim.foundation.documents import TOO_DEEP, check_document
+from netsim.foundation.refusal import FileError, problem_and_remedy
+from netsim.foundation.shipped import located, nearest
 
 MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
 """What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class DeepSpeedConfig(Section):

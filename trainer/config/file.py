@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moe.files import FileError
-from moe.validation.complaint import first_complaint
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.refusal import FileError
 from trainer.config.document import apply_override, check_is_of_a_run, read_document
 from trainer.config.fine_tuning import with_base
 from trainer.config.resolution import resolve, with_unresolved

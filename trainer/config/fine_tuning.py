@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.merging import merged
 
 SECTIONS = ("model", "moe", "flow", "data", "sample")

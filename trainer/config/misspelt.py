@@ -9,12 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError
-from moe.validation.complaint import also_wrong, unknown_key, unknown_kind
-from moe.validation.remedy import nearest, of_unknown_key
+from netsim.foundation.complaint import also_wrong, of_unknown_key, unknown_key, unknown_kind
+from netsim.foundation.refusal import FileError, nearest
+from netsim.foundation.shipped import SHIPPED
 from trainer.config.document import apply_override, check_is_of_a_run, read_document
 from trainer.config.other_names import OTHER_NAMES
-from trainer.config.shipped import SHIPPED
 
 Node = dict[str, Any]
 Place = tuple[int | str, ...]

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidatorFunctionWrapHandler
 
-from moe.validation.section import kind_of, sections_in
+from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.network.autoencoder import AutoencoderConfig
 from trainer.config.network.blockwise import BlockwiseConfig, BlockwiseMLPConfig, SegmentNetworkConfig
 from trainer.config.network.causal_transition import CausalTransitionConfig

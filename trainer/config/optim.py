@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 _Decay = Annotated[float, Field(ge=0, lt=1)]
 _EXPERT = re.compile(r"\.experts\.\d+\.")

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from moe.files import FileError
-from moe.validation.complaint import first_complaint
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.refusal import FileError
 from trainer.config.document import apply_override, read_document
 
 R = TypeVar("R", bound=BaseModel)

@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 import trainer.data
 import trainer.flow.path
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 from trainer.config.run import FLOWLESS, with_fitting_kinds
 from trainer.data.latents import LatentsConfig, latents_of
 

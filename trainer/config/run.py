@@ -26,8 +26,8 @@ import trainer.flow.sampler
 import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
-from moe.validation.own_class import OwnClass
-from moe.validation.section import Section, kind_of, sections_in
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.settings import Section, kind_of, sections_in
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.controls import Controls
 from trainer.config.ending import Every, counted_from_the_end

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, PositiveInt, WithJsonSchema
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 def _not_zero(step: int) -> int:

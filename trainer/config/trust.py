@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from moe.validation.contract import importing_only
+from netsim.foundation.contract import importing_only
 
 OPTION = "--trust-code"
 _REMEDY = f"add {OPTION} if you trust whoever wrote the folder, and start where its module is"

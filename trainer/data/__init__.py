@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.data.captions import Captioned, CaptionsConfig
 from trainer.data.digits import Digits, DigitsConfig
 from trainer.data.first import first_data_points

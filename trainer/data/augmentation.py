@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class AugmentConfig(Section):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.data.loader import check_bad_share
 from trainer.data.protocol import Batch
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from moe.files import FileError, replacing
-from moe.validation.array import UNREADABLE, quietly
-from moe.validation.section import Section
+from netsim.foundation.arrays import UNREADABLE, quietly
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split

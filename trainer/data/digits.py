@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, AugmentConfig, check_augment
 from trainer.data.protocol import Batch, Dataset, Split
 

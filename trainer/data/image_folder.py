@@ -10,9 +10,9 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from moe.files import FileError
 from moe.random.seed import derive_seed
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
 from trainer.data.content import DataFiles

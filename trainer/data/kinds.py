@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from moe.validation.own_class import KindOrClass
+from netsim.foundation.own_class import KindOrClass
 from trainer.data.digits import DigitsConfig
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.own import OwnDataset

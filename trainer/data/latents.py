@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from moe.files import FileError
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.shard.index import LatentsEntry, ShardIndex, read_index
 
 

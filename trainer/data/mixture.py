@@ -12,9 +12,9 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
-from moe.files import FileError
-from moe.validation.own_class import OwnClass
-from moe.validation.section import Section
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.dealing import RAREST
 from trainer.data.kinds import AnyOneConfig, OneConfig
 from trainer.data.latents import latents_of

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from moe.validation.json_file import JsonFile
+from netsim.foundation.documents import JsonFile
 
 TOLERANCE = 1e-6
 """By which the sum of shares may miss 1."""

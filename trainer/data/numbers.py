@@ -6,7 +6,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.data.protocol import Batch, Dataset, Split
 
 FIRST_HELD_OUT = 2**62

@@ -1,10 +1,10 @@
-"""Data sets that are classes of a user's, see `moe.validation.own_class`."""
+"""Data sets that are classes of a user's, see `netsim.foundation.own_class`."""
 
 from typing import Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError, model_validator
 
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 
 _SHAPE = TypeAdapter(tuple[int, ...])
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from moe.files import FileError
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
 from trainer.data.protocol import Batch, Dataset, Split

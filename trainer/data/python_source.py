@@ -13,9 +13,9 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from moe.files import FileError
 from moe.random.seed import derive_seed
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.protocol import Batch, Dataset, Split
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.mixture import MixtureConfig
 from trainer.data.text.index import TOKENIZER
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content

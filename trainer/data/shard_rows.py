@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.protocol import BadExamples, Split
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import ShardEntry

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.data.protocol import Batch, Dataset, Split
 
 FIRST_HELD_OUT = 2**62

@@ -12,8 +12,8 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from moe.files import FileError
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once

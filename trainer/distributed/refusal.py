@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 
 
 class StartRefused(ValueError):  # noqa: N818  it is what has happened

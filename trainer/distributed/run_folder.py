@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.distributed.start_store import ARRIVAL_S, PAUSE_S, StartStore
 
 PATIENCE_S = 3.0

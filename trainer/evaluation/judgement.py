@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.files import replacing
 from moe.ot.sliced import sliced_wasserstein
+from netsim.foundation.files import replacing
 from trainer.checkpoint.contents import identity_digest
 from trainer.distributed.groups import Launch
 from trainer.evaluation.accuracy import class_accuracy

@@ -3,8 +3,8 @@
 import math
 from pathlib import Path
 
-from moe.files import FileError
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 DISTANCES = {
     "sliced_wasserstein": "sliced Wasserstein",

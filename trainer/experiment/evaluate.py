@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import trainer.task
-from moe.files import replacing
-from moe.terminal import Terminal
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.files import replacing
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.terminal import Terminal
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig

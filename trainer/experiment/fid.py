@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from moe.files import replacing
-from moe.terminal import Terminal
+from netsim.foundation.files import replacing
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, data_ranks, joined

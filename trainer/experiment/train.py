@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from moe.outputs import OPTION, OutputFolder
+from netsim.foundation.outputs import OPTION, OutputFolder
 from trainer.distributed.consistency import compare, consistent_ranks
 from trainer.distributed.first_rank import first_rank_looks
 from trainer.distributed.groups import Launch

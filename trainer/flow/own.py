@@ -1,8 +1,8 @@
-"""Parts of a flow that are classes of a user's, see `moe.validation.own_class`."""
+"""Parts of a flow that are classes of a user's, see `netsim.foundation.own_class`."""
 
 from typing import ClassVar
 
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 
 
 class OwnCoupling(OwnClass, frozen=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -17,8 +17,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from moe.files import FileError, replacing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 WEIGHTS = "ema.safetensors"
 EXPORTED = "model.safetensors"

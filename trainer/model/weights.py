@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.document import read_document
 from trainer.config.model import NetworkConfig
 from trainer.model.parallel.parameters import held_pieces

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.directory import complete_steps
 from trainer.observe.protocol import Sink
 from trainer.observe.story import Story

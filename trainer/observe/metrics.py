@@ -13,8 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
-from moe.files import FileError, replacing, writing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing, writing
+from netsim.foundation.refusal import FileError
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
 _LONGEST_RECORD = 2**16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.config.observe import ProfileConfig
 
 if TYPE_CHECKING:

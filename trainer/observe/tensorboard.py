@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from moe.files import writing
+from netsim.foundation.files import writing
 from trainer.observe.protocol import Sink
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe.extra import require
-from moe.files import replacing
+from netsim.foundation.extra import require
+from netsim.foundation.files import replacing
 from trainer.config.observe import WandbConfig
 from trainer.observe.protocol import Sink
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.run import RunConfig
 from trainer.data.captions import CaptionsIndex
 from trainer.data.shard.index import INDEX, read_index

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.data import ImageFolderConfig
 from trainer.data.captions import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.picture_names import picture_names

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from moe.validation.complaint import first_complaint
-from moe.validation.run_reference import ReferenceConfig
-from moe.validation.section import Section
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.settings import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow import sampler

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moe.files import FileError
-from moe.validation.complaint import Complaint, first_complaint
-from moe.validation.section import Section
+from netsim.foundation.complaint import Complaint, first_complaint
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.controls import Controls
 from trainer.config.document import parse_yaml, read_yaml

@@ -11,7 +11,8 @@ from rich.progress import track
 from torch import Tensor
 
 import trainer.data
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config, load_run

@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 
 from moe.collective_trace import rank_path
-from moe.files import FileError, replacing
 from moe.placement.placement import Placement
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
 from trainer.config.digest import config_digest

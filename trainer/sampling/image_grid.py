@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.sampling.grid_layout import grid_layout
 from trainer.sampling.headings import headings_above
 

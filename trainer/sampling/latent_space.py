@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_run
 from trainer.config.layout import Layout

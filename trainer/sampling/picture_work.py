@@ -11,7 +11,7 @@ import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.distributed.groups import Launch, data_ranks
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.verdict import conclude

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from pydantic import BaseModel
 
-from moe.files import FileError
-from moe.validation.own_class import OwnClass
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest

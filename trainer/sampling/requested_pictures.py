@@ -13,7 +13,7 @@ from torch import Tensor
 
 import trainer.data
 from moe.random.seed import derive_seed
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.run import RunConfig
 from trainer.data.picture import read_picture
 from trainer.data.picture_names import picture_names

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.config.constraints.buckets import with_shape
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import drawable

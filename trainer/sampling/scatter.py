@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 
 PANEL_INCHES, TITLE_INCHES = 4.0, 0.4
 

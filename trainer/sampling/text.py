@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from moe.files import replacing
 from moe.random.seed import derive_seed
+from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig, TextSample
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import Tokenizer

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from moe.validation.own_class import build_own
+from netsim.foundation.own_class import build_own
 from trainer.config.run import RunConfig
 from trainer.config.task import (
     AdjointMatchingConfig,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.task.environment import Environment, HyperGrid
 
 PANEL_INCHES, TITLE_INCHES = 2.2, 0.6

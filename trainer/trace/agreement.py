@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.collective_trace import CollectiveRecord
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.trace.columns import Codes, Columns, mixed, word_code
 from trainer.trace.groups import Ranks
 

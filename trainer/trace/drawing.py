@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from moe.collective_trace import rank_path
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig

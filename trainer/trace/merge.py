@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, read_header
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.trace.agreement import REMEDY, Agreement
 from trainer.trace.columns import Columns, word_code
 from trainer.trace.groups import Ranks, canonical_names

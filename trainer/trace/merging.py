@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.collective_trace import rank_path, read_header
-from moe.files import DiskFull, FileError
+from netsim.foundation.refusal import DiskFull, FileError
 from trainer.distributed.process.tether import tethered
 from trainer.trace.merge import merge
 from trainer.trace.routing_files import merge_routing

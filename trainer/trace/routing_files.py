@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from moe.files import FileError, replacing
 from moe.routing_trace import ARRAYS, RoutingHeader, RoutingTrace
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 _REMEDY = "record the step again on every rank"
 

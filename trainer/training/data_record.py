@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 import torch.distributed as dist
 from pydantic import NonNegativeInt
 
-from moe.files import FileError
-from moe.validation.json_file import JsonFile
-from moe.validation.section import Section
+from netsim.foundation.documents import JsonFile
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.checkpoint.together import RankError, together
 from trainer.config.run import RunConfig
 from trainer.data import Dataset

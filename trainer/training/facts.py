@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.intact import weights_file
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset

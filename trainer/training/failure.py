@@ -1,6 +1,6 @@
 """Runs that end before their last step."""
 
-from moe.files import Failure
+from netsim.foundation.refusal import Failure
 
 
 class RunFailed(Failure):

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.config.guard import GuardConfig
 
 

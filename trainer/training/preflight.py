@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from moe.extra import require
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.extra import require
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, check_beginning
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import weights_file

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from typing import Any
 
 import trainer.data
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.directory import step_of
 from trainer.config.run import RunConfig
 from trainer.distributed.consistency import compare_for_good

@@ -23,7 +23,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.run_reference import ReferenceConfig
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.immiscible import digits
 from trainer.data import DigitsConfig, build

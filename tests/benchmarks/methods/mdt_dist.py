@@ -25,7 +25,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.run_reference import ReferenceConfig
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, follow, rows, train
 from trainer.evaluation.discrepancy import energy_distance

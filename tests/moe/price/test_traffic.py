@@ -3,10 +3,10 @@
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
-from moe.files import FileError
 from moe.placement.topology import LinkRates
 from moe.price.simulation import rates_of
 from moe.price.traffic import Traffic
+from netsim.foundation.refusal import FileError
 
 ROWS = [[5, 10, 0, 30], [0, 5, 2, 0], [7, 0, 5, 1], [0, 0, 3, 5]]
 """Bytes from rank to rank; ranks 0 and 1 share a node, and so do 2 and 3."""

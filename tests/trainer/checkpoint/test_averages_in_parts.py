@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.fuzz import sound_files
 from tests.ranks import run_ranks
 from tests.trainer.checkpoint.test_redivision import SHAPES, save, values

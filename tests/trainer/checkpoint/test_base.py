@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moe.files import FileError
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.test_networks import configuration

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.directory import step_folder
 from trainer.checkpoint.intact import newest_apparently_intact, newest_intact
 from trainer.checkpoint.manifest import Manifest, records

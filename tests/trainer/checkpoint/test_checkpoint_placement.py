@@ -32,7 +32,7 @@ def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_pa
 
 
 def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migrate(tmp_path: Path) -> None:
-    from moe.files import FileError
+    from netsim.foundation.refusal import FileError
     from trainer.checkpoint.placement import resumed_layout
     from trainer.config.constraints.plan import plan_layout
 

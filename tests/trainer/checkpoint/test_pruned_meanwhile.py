@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.checkpoint.test_checkpoint_damage import FILES, checkpoint, flip
 from trainer.checkpoint import intact
 from trainer.checkpoint.directory import complete_steps, prune

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.ranks import run_ranks
 from trainer.checkpoint import storage
 from trainer.checkpoint.redivision import fill

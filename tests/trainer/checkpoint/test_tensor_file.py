@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.tensor_file import read_header, write_tensors
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from moe.config import TopKRouterConfig
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.data.pictures import digit_pictures
 from tests.trainer.data.texts import encoded, stories
 from trainer import load_config

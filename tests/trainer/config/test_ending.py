@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer import load_config
 from trainer.config.fine_tuning import with_base
 from trainer.config.run import RunConfig

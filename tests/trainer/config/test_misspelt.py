@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.keys import groups
+from netsim.foundation.refusal import FileError
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
 from trainer.config.misspelt import SCHEMA, check_names
 from trainer.config.other_names import OTHER_NAMES
-from trainer.experiment.keys.listing import groups
 from trainer.experiment.keys.schema import run_schema
 
 ROOT = Path(__file__).parents[3]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.file import load_config
 from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig

@@ -8,8 +8,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from moe.files import FileError
 from moe.random.seed import derive_seed
+from netsim.foundation.refusal import FileError
 from trainer import data
 from trainer.data import Batch, Dataset, Digits, DigitsConfig, Loader, Sourced, Split, write_shards
 from trainer.data.augmentation import AugmentConfig, augmented

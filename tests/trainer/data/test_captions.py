@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import trainer.data
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.sampling.encoders import Words, write_encoder
 from trainer.__main__ import main
 from trainer.config.constraints.plan import plan_layout

@@ -15,7 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.data.texts import (

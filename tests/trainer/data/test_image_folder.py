@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moe.files import FileError
 from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
+from netsim.foundation.refusal import FileError
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.constraints.mixture import check_mixture
 from trainer.config.constraints.plan import plan_layout

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer import data
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.resolution import resolve

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import contents
 from trainer import data
 from trainer.data import BadExamples, Shards, ShardsConfig, read_index, write_shards

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import GPT
 from tests.trainer.data.texts import config, encoded, small_tokenizer, stories, tokens
 from trainer import data, load_config

@@ -17,7 +17,7 @@ import torch
 import webdataset.compat
 from PIL import Image
 
-from moe.files import FileError, Unreachable
+from netsim.foundation.refusal import FileError, Unreachable
 from tests.trainer.commands import refused
 from tests.trainer.data.tars import digit_tars, digits, encoded, tar_bytes
 from trainer import data, load_config

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.distributed import run_folder
 from trainer.distributed.groups import Launch
 from trainer.distributed.run_folder import check_writable, one_folder

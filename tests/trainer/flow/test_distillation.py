@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import NetworkField

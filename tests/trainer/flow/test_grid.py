@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 from trainer.flow.keyed_draws import keyed_normal, keyed_uniform, random_keys

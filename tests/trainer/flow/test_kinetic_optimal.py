@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from scipy.integrate import quad
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.flow.paths import TABLE
 from trainer.flow import path
 from trainer.flow.coupling import Pairs

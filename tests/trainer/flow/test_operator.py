@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.flow.unions import members
 from trainer.flow.context.mask import BoxesConfig
 from trainer.flow.operator import (

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 import trainer.data
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.digits import DigitsConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import (

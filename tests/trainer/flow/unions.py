@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 
 
 def members(union: Any) -> tuple[type, ...]:

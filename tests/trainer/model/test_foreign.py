@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.foreign_networks import FILES, SETTINGS, computed, write
 from trainer.__main__ import main

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from moe.random.seed import derive_seed
-from moe.validation.section import kind_of, sections_in
+from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, SegmentNetworkConfig
 from trainer.config.run import RunConfig

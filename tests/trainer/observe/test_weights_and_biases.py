@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from moe.extra import require
+from netsim.foundation.extra import require
 from tests.imports import Tree
 from tests.trainer.commands import ALONE, DIGITS, refused
 from trainer.config.observe import WandbConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.untrained import untrained_run
 from trainer.config.file import load_config
 from trainer.data import BadExamples

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import Tensor
 
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import Tensor
 
-from moe.validation.run_reference import RunReference
+from netsim.foundation.run_reference import RunReference
 from trainer.config.run import RunConfig
 from trainer.config.task import Calls
 from trainer.data import Batch

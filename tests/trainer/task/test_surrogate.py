@@ -11,7 +11,7 @@ import yaml
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import contents, refused
 from tests.trainer.task.test_trajectory_balance import numbers, run_config
 from trainer.__main__ import main

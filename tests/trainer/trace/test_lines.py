@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.trace.columns import Columns, Splits, word_code
 from trainer.trace.lines import Odd, parse
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from moe.collective_trace import rank_path, read_header, write
-from moe.files import FileError
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.refusal import FileError
 from tests.trainer.trace.test_merge import WORLD, edit, story
 from trainer.trace import merging, routing_files
 from trainer.trace.merge import merge

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
 from trainer.data import ShardsConfig, build, content, write_shards

@@ -36,7 +36,7 @@ def test_packages_are_those_that_are_found_first(tmp_path: Path, monkeypatch: py
 def test_code_is_every_source_file_and_is_read_once_a_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = given({}, FIRST)["code"].values
     assert code is not None
-    assert {"trainer/__main__.py", "moe/files.py", "netsim/__init__.py"} <= code.keys()
+    assert {"trainer/__main__.py", "moe/layer.py", "netsim/__init__.py"} <= code.keys()
     assert given({}, SECOND)["code"].values is None
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "__init__.py").write_text("")

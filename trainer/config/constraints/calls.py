@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 from trainer.config.run import RunConfig
 from trainer.config.task import Calls
 

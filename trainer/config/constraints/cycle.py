@@ -1,6 +1,6 @@
 """Steps that share what was collected: checkpoints and the last step lie between cycles."""
 
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 from trainer.config.run import RunConfig
 
 

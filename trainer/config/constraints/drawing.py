@@ -1,6 +1,6 @@
 """What cannot be drawn, and what cannot be drawn while a run trains."""
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.controls import check_controls

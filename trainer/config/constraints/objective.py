@@ -1,7 +1,7 @@
 """Which objectives train which networks."""
 
-from moe.validation.own_class import OwnClass
-from moe.validation.section import kind_of, sections_in
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.model import AnyNetworkConfig, NetworkConfig
 from trainer.config.run import RunConfig
 

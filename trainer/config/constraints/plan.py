@@ -1,7 +1,7 @@
 """The layout of a run over its ranks, decided and checked before any process group exists."""
 
-from moe.files import FileError
 from moe.placement.placement import Placement, objective_of
+from netsim.foundation.refusal import FileError
 from trainer.config.constraints.adapters import check_adapters
 from trainer.config.constraints.adjoint_matching import caution_of_guidance, check_adjoint_matching
 from trainer.config.constraints.blockwise import check_blockwise

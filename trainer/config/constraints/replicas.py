@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.replica.slots import Slots
+from netsim.foundation.refusal import FileError
 
 
 def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placement:

@@ -1,6 +1,6 @@
 """The tasks that routed adapters tell apart."""
 
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
 from trainer.config.network.adapters import RoutedAdaptersConfig
 from trainer.config.run import RunConfig

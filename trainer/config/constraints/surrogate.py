@@ -1,6 +1,6 @@
 """What a policy cannot learn from whose rewards are those of a regression."""
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.run import RunConfig
 from trainer.config.task import TrajectoryBalanceTaskConfig
 

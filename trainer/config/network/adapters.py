@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from moe.validation.run_reference import RunReference
-from moe.validation.section import Section
+from netsim.foundation.run_reference import RunReference
+from netsim.foundation.settings import Section
 
 
 class _Adapters(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import PositiveInt
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.network.mlp import INPUT_WAVES
 from trainer.config.network.sizes import Width
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from moe.validation.complaint import first_complaint
-from moe.validation.contract import check_allowed, imported_class
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.contract import check_allowed, imported_class
 from trainer.config.network.protocol import NetworkConfig
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.network.adapters import AdaptersConfig
 
 REQUIRED = ("kind", "hidden", "num_layers", "init_from")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.network.dit import DiTConfig
 from trainer.config.network.head import HeadConfig
 from trainer.config.network.mlp import MLPConfig

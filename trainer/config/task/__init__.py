@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from moe.validation.own_class import KindOrClass, OwnClass
+from netsim.foundation.own_class import KindOrClass, OwnClass
 from trainer.config.task.adjoint_matching import AdjointMatchingConfig
 from trainer.config.task.grpo import GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings

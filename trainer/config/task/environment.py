@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from moe.validation.own_class import KindOrClass, OwnClass, build_own
-from moe.validation.section import Section
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from netsim.foundation.settings import Section
 
 
 @dataclass(frozen=True)

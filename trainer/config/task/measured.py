@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from moe.files import FileError
-from moe.validation.json_file import JsonFile
-from moe.validation.section import Section
+from netsim.foundation.documents import JsonFile
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from moe.validation.run_reference import RunReference
-from moe.validation.section import Section
+from netsim.foundation.run_reference import RunReference
+from netsim.foundation.settings import Section
 
 Base = Annotated[RunReference | None, Field(exclude_if=lambda base: base is None)]
 """None is not written: runs from before there were any keep their identity."""

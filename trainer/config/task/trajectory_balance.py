@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.network.policy_mlp import PolicySizes
 from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
 from trainer.config.task.measured import SurrogateConfig

@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
-from moe.validation.array import UNREADABLE, quietly
+from netsim.foundation.arrays import UNREADABLE, quietly
+from netsim.foundation.refusal import FileError
 from trainer.data.conversion.source import Reading, Source, classes_of, listed, names_in
 from trainer.data.shard.file import UnusableError, mapped_array
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.data.shard.index import INDEX, ShardIndex, read_index
 
 MARK = "shards"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.conversion.pictures import nearest_shapes, picture_row, picture_shapes
 from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
 

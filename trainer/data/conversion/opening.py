@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.conversion.arrays import ArraySource
 from trainer.data.conversion.hugging_face import SavedDataset, is_saved_dataset
 from trainer.data.conversion.pictures import PictureFolder

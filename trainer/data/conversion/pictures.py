@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.buckets import Opening, buckets_around, check_buckets_differ, nearest_buckets
 from trainer.data.conversion.source import Reading, Source, Unreadable
 from trainer.data.picture import BadPicture, opened_picture, read_picture

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 
 
 class Tell(Protocol):

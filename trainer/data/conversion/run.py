@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError, lies_in
+from netsim.foundation.refusal import FileError, lies_in
 from trainer.data.conversion.folder import ShardFolder
 from trainer.data.conversion.opening import open_source
 from trainer.data.conversion.progress import told

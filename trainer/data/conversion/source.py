@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from moe.files import FileError
-from moe.validation.array import UNREADABLE, quietly
+from netsim.foundation.arrays import UNREADABLE, quietly
+from netsim.foundation.refusal import FileError
 from trainer.data.shard.index import REMEDY, ShardIndex
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
@@ -128,7 +128,7 @@ def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
 
     Raises:
         UnusableError: it holds Python objects.
-        Exception: one of `moe.validation.array.UNREADABLE`; it is damaged.
+        Exception: one of `netsim.foundation.arrays.UNREADABLE`; it is damaged.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from moe.files import replacing
-from moe.validation.section import Section
+from netsim.foundation.files import replacing
+from netsim.foundation.settings import Section
 from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.index import INDEX, ShardEntry
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from moe.files import FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.data.shard.index import INDEX, LatentsEntry, ShapedShardEntry, ShardIndex
 
 Examples = tuple[NDArray[Any], NDArray[np.integer] | None]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import Any, Protocol, TypeVar
 
-from moe.files import FileError, Unreachable
+from netsim.foundation.refusal import FileError, Unreachable
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.2

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from moe.files import FileError, replacing
-from moe.validation.section import Section
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.shard.index import INDEX, read_index
 
 EXAMPLES = "examples.npy"

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from rich.progress import track
 
-from moe.files import FileError, writing
+from netsim.foundation.files import writing
+from netsim.foundation.refusal import FileError
 from trainer.data.shard.index import INDEX
 from trainer.data.tar.class_names import read_class_names
 from trainer.data.tar.files import find_tars, names_of, open_tar

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.tar.examples import walk_examples
 from trainer.data.tar.files import TarFile, local_path, open_tar
 from trainer.data.tar.index import TarIndex, check_examples, open_examples

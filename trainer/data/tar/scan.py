@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from moe.files import FileError
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.tar.examples import TarExample, walk_examples
 from trainer.data.tar.files import open_tar
 from trainer.data.tar.members import Read, TarDamage

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
 from moe.random.seed import derive_seed
+from netsim.foundation.refusal import FileError
 from trainer.data.text.index import SPLITS, Split, token_type
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
 from trainer.data.text.tokenizer import Tokenizer

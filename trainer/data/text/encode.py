@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from moe.files import FileError, lies_in, replacing, writing
+from netsim.foundation.files import replacing, writing
+from netsim.foundation.refusal import FileError, lies_in
 from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
 from trainer.data.text.index import INDEX, SPLITS, TOKENIZER, Split, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from moe.files import FileError, replacing
-from moe.validation.complaint import first_complaint
-from moe.validation.document import parse_json
-from moe.validation.section import Section
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 
 INDEX = "index.json"
 TOKENIZER = "tokenizer.json"

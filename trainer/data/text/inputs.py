@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from moe.files import FileError
 from moe.random.seed import derive_seed
+from netsim.foundation.refusal import FileError
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 CHUNK_BYTES = 1 << 21

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.data.text.inputs import Chunk
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
-from moe.files import FileError, replacing
-from moe.validation.document import parse_json
-from moe.validation.section import Section
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.text.documents import EncodedChunk, SplitPart
 from trainer.data.text.index import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
 from trainer.data.text.inputs import START, Place

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.data.text.index import token_type
 
 BYTE_VALUES = 256

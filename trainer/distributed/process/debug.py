@@ -7,7 +7,8 @@ import traceback
 from collections.abc import Collection
 from pathlib import Path
 
-from moe.files import Failure, FileError, replacing
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import Failure, FileError
 from trainer.distributed.process.flights import flights, last_collective
 from trainer.distributed.process.waiting import ranks_that_waited, waited_in_vain
 

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from moe.files import FileError, writing
+from netsim.foundation.files import writing
+from netsim.foundation.refusal import FileError
 
 PATIENCE_S = 5.0
 """For the ranks of an earlier start, which may be about to end."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.distributed.process.launcher import STAGE
 from trainer.distributed.process.stop import EX_TEMPFAIL
 

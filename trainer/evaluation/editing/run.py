@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher

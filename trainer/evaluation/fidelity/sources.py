@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import trainer.data
-from moe.files import FileError
 from moe.random.seed import derive_seed
+from netsim.foundation.refusal import FileError
 from trainer.config.run import RunConfig
 from trainer.data.picture import BadPicture, opened_picture
 from trainer.data.picture_names import ENDINGS

@@ -25,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveInt, ValidationError
 
-from moe.files import FileError, replacing
-from moe.validation.array import oversize
-from moe.validation.complaint import first_complaint
-from moe.validation.document import parse_json
-from moe.validation.section import Section
+from netsim.foundation.arrays import oversize
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.evaluation.fidelity.gaussian import Gaussian
 
 FORMAT = "flowfabric.statistics/1"

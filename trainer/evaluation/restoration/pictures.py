@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from moe.files import replacing
 from moe.report.figures import INK
+from netsim.foundation.files import replacing
 from trainer.evaluation.restoration.figures import power
 from trainer.sampling.restoration.restoring import variance
 

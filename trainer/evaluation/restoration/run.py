@@ -13,7 +13,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from torch import Tensor
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher

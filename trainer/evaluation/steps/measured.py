@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.steps.chord import chord_cost

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from moe.files import replacing
-from moe.terminal import Terminal
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.files import replacing
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.terminal import Terminal
 from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import measured
 from trainer.evaluation.steps.page import steps_page

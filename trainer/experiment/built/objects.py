@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_run

@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from moe import collective_trace
-from moe.files import FileError
 from moe.placement.placement import Placement, objective_of
 from moe.price.simulation import simulate
 from moe.report.context import read_simulations
+from netsim.foundation.refusal import FileError
 from trainer.config.constraints.division import expert_nodes
 from trainer.config.document import read_document
 from trainer.config.layout import Layout

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import trainer.data
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.run import PointSample
 from trainer.evaluation.evaluation import TRANSPORTED, evaluate

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from moe.files import FileError
-from moe.validation.section import kind_of, sections_in
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
 from trainer.config.model import AnyNetworkConfig, NetworkConfig, network_settings

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.files import replacing
 from moe.report.page import Block, Choice, Figure, Listing, Note, Section, Table, page
+from netsim.foundation.files import replacing
 from trainer.experiment.comparison.axes import CostAxis, axes, figures
 from trainer.experiment.comparison.charts import bars, quality_chart
 from trainer.experiment.comparison.cost_tables import cheapest, costs

@@ -7,8 +7,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from moe.files import FileError, replacing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 from trainer.experiment.comparison.cost import Fabric, SampleCost
 
 FORMAT = "flowfabric.comparison/2"

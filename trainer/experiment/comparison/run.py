@@ -15,8 +15,9 @@ import yaml
 from numpy.typing import NDArray
 
 import trainer.data
-from moe.files import FileError, replacing
-from moe.terminal import Terminal
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.terminal import Terminal
 from trainer.config.document import read_document
 from trainer.config.run import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from moe.files import replacing
-from moe.outputs import OPTION
+from netsim.foundation.files import replacing
+from netsim.foundation.outputs import OPTION
 from trainer.config.trust import options
 from trainer.distributed.groups import STAGE
 from trainer.distributed.process.child import Stopped, Supervisor

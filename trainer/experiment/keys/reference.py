@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from trainer.config.shipped import SHIPPED
-from trainer.experiment.keys.table import chosen, show
+from netsim.foundation.reference import chosen, show
+from netsim.foundation.shipped import SHIPPED
 
 SCHEMAS = SHIPPED / "schemas"
 ASKED = ("restore", "edit")

@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core.core_schema import ModelSchema
 
-from moe.validation.meaning import meanings, summary
-from moe.validation.own_class import OwnClass
-from moe.validation.section import sections_in
+from netsim.foundation.meaning import meanings, summary
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.settings import sections_in
 from trainer.config.run import RunConfig
 from trainer.config.task.measured import MeasureRequest
 from trainer.experiment.keys.completeness import complete

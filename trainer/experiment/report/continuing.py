@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import ClassVar
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
-from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.price.price import Price, recorded_under
 from moe.price.table import change, megabytes
@@ -13,6 +12,7 @@ from moe.price.traffic import Traffic
 from moe.replay import replay
 from moe.report.page import Figure, Section
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.refusal import FileError
 from trainer.experiment.report.curves import continuation_curves
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, digest_of, forked

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from moe.collective_trace import CollectiveRecord, read
-from moe.files import FileError
 from moe.placement.placement import Placement
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
 from moe.report.page import Figure, Section, Table
+from netsim.foundation.refusal import FileError
 from trainer.experiment.report.curves import before_after_bars
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import shown

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from moe.collective_trace import read
-from moe.files import FileError
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
 from moe.report.page import Block, Figure, Section, Table
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.evaluation.steps.charts import errors_chart
 from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.experiment.report.part import Part

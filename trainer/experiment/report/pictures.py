@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moe.files import FileError
 from moe.report.page import Block, Figure, Link, Section, Table
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.trust import importing_trusted
 from trainer.evaluation.editing.pictures import edit_grid
 from trainer.evaluation.restoration.figures import power

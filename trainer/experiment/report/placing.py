@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from moe.files import FileError
 from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
 from moe.placement.counts.statistics import RoutingStatistics
@@ -14,6 +13,7 @@ from moe.report.page import Note, Section
 from moe.report.sharing_section import sharing_section
 from moe.report.summary import DISPATCH_NAMES
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.refusal import FileError
 from trainer.experiment.report.continuing import Continuations
 from trainer.experiment.report.money import Money
 from trainer.experiment.report.part import Part

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moe.files import FileError
 from moe.report.page import Block, Figure, Section
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
 from trainer.experiment.report.curves import reward_curves
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moe.files import FileError
-from moe.validation.complaint import first_complaint
-from moe.validation.document import parse_json
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 _REMEDY = "write it with `python -m tests.benchmarks.placement_aware_routing --out DIR`"
 _Name = Annotated[str, Field(min_length=1)]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.table import Table as ConsoleTable
 
-from moe.files import FileError, lies_in, replacing
 from moe.report.page import Block, Facts, Figure, Link, Section, page
-from moe.terminal import Terminal
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError, lies_in
+from netsim.foundation.terminal import Terminal
 from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.comparison.tables import finding, glance

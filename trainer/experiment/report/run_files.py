@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from moe.collective_trace import TraceHeader, read
-from moe.files import FileError
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.digest import config_digest
 from trainer.config.file import load_run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout

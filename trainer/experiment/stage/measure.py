@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from moe.files import FileError
-from moe.validation.section import with_kinds
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import with_kinds
 from trainer.config.task.measured import MeasuredFile, MeasureRequest
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Provenance, Stage

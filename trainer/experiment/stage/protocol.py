@@ -9,8 +9,8 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from moe.files import FileError, lies_in, problem_and_remedy
-from moe.validation.complaint import first_complaint
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.refusal import FileError, lies_in, problem_and_remedy
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import validated
 from trainer.config.run import RunConfig

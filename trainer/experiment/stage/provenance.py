@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.experiment.stage.protocol import Stage
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.directory import check_possible
 from trainer.config.document import apply_override, read_document
 from trainer.config.trust import trust

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.checkpoint.directory import check_possible, complete_steps
 from trainer.config.run import RunConfig
 from trainer.experiment.stage.protocol import ConfiguredStage, Stage

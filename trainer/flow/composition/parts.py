@@ -7,7 +7,7 @@ from typing import Any, cast, get_args
 
 from pydantic import BaseModel
 
-from moe.validation.own_class import OwnClass
+from netsim.foundation.own_class import OwnClass
 from trainer.flow import control, coupling, objective, path, sampler, target
 from trainer.flow.target import Quantity
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from moe.host_copies import to_device
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.context.mask import BoxesConfig, MaskConfig, draw_holes
 from trainer.flow.context.protocol import Context, Seen
 from trainer.flow.space import Space

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class CentreConfig(Section):

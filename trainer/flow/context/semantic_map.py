@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.context.protocol import Context, Seen
 from trainer.flow.space import Space
 

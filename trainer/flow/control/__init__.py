@@ -4,8 +4,8 @@ from typing import Annotated
 
 from torch import Tensor
 
-from moe.validation.contract import init_parameters
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.contract import init_parameters
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
 from trainer.flow.control.protocol import Control, ControlInputs, Controlled, controlled
 from trainer.flow.control.pull import Pull, PullConfig

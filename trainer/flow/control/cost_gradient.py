@@ -9,7 +9,7 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow import cost
 from trainer.flow.condition import Condition
 from trainer.flow.control.protocol import Control, ControlInputs, Controlled

@@ -10,7 +10,7 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.control.protocol import Control, Controlled
 from trainer.flow.path import End, Path
 from trainer.flow.sampler.protocol import Field

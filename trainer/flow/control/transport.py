@@ -10,7 +10,7 @@ import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.control.protocol import Control, Controlled
 from trainer.flow.control.pull import check_leads_through, per_value, velocity_through
 from trainer.flow.path import Path

@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.cost.attention import AttentionConfig, AttentionCost
 from trainer.flow.cost.protocol import RunningCost
 from trainer.flow.cost.separation import divergence, separation_cost

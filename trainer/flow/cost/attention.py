@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.cost.protocol import RunningCost
 from trainer.flow.cost.separation import separation_cost

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.coupling.assignment import Assignment, AssignmentConfig
 from trainer.flow.coupling.gibbs_weighted import GibbsWeighted, GibbsWeightedConfig
 from trainer.flow.coupling.independent import Independent, IndependentConfig

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.coupling.cost import Cost, pair_costs
 from trainer.flow.coupling.gather import gathered_rows

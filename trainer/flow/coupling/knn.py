@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.coupling.cost import pair_costs
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal

@@ -12,7 +12,7 @@ from torch import Tensor
 from moe.host_copies import to_device
 from moe.ot.costs import spread
 from moe.ot.sinkhorn import sinkhorn
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.coupling.assignment import Assignment
 from trainer.flow.coupling.cost import Cost, cost_matrix
 from trainer.flow.coupling.matched import Match, Matching, Scope

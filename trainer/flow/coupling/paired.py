@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
 

@@ -10,7 +10,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.inverse.level import check_path, noise_level, time_of
 from trainer.flow.inverse.protocol import Consistency, InverseSolver, Solution
 from trainer.flow.inverse.weight import Weight

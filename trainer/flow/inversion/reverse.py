@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.control import Pull, PullConfig
 from trainer.flow.control.pull import check_leads_through
 from trainer.flow.inversion.protocol import Inversion, Inverted

@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.inversion.protocol import Inversion, Inverted
 from trainer.flow.sampler import Field, Sampler, Segmented, Trajectory, VelocityField
 from trainer.flow.sampler.protocol import check_times

@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.inversion.protocol import Drawn, Inversion, Inverted
 from trainer.flow.inversion.reverse import ReverseConfig
 from trainer.flow.inversion.step_size import SAFETY, contraction_bound

@@ -9,7 +9,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.chain import Chain
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal, keyed_uniform

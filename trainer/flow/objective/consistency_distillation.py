@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 
-from moe.validation.run_reference import ReferenceConfig
-from moe.validation.section import Section
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.passes import at_points, not_learning
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 Error = Callable[[Tensor], Tensor]
 """From differences to errors of the same shape, 0 for a difference of 0."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.protocol import LossTerms, Objective
 from trainer.flow.path.protocol import Path, PathSample

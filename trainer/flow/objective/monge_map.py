@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.monge_gap import one_step
 from trainer.flow.objective.protocol import LossTerms, Model, Objective

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.objective.error import Config as ErrorConfig
 from trainer.flow.objective.error import SquaredConfig

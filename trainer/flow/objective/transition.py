@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal, keyed_uniform
 from trainer.flow.objective.protocol import LossTerms, Objective

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from moe.ot import exact, sinkhorn, squared_euclidean
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 MOST_POINTS = 512
 """Points of one plan at most."""

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.run_reference import ReferenceConfig
-from moe.validation.section import Section
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.objective.passes import Point, at_points, not_learning

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.operator.average_pool import AveragePool, AveragePoolConfig
 from trainer.flow.operator.blur import Blur, BlurConfig
 from trainer.flow.operator.identity import Identity, IdentityConfig

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.operator.protocol import Operator
 
 

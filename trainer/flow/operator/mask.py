@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.files import FileError
 from moe.random.keyed import fold_in
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.context.mask import BoxesConfig, CentreConfig, draw_holes
 from trainer.flow.operator.protocol import Operator

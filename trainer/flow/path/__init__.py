@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Annotated
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnPath
 from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
 from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig, scale

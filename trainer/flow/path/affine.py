@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.coupling.protocol import Pairs
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 

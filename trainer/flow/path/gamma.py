@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 SMALLEST_VALUE = 1e-3
 """Least gamma, in units of sqrt(factor), that the slope of the Brownian gamma is computed with."""

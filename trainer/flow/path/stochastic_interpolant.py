@@ -14,7 +14,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.coupling.protocol import Pairs, standard_normal
 from trainer.flow.path.affine import linear
 from trainer.flow.path.gamma import BrownianConfig, Gamma, SineSquaredConfig, ZeroConfig, gamma

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe.files import FileError, replacing
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
 
 FORMAT = "flowfabric.path/1"
 HEADER = "header"

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from moe.files import FileError
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.flow.path.affine import without_noise
 from trainer.flow.path.protocol import Coefficients
 from trainer.flow.path.spline import UniformSpline

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.path.affine import without_noise
 from trainer.flow.path.protocol import Coefficients
 from trainer.flow.path.spline import UniformSpline

@@ -6,7 +6,7 @@ rewards = reward(examples, condition)  # [B]
 
 from typing import Annotated
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnReward
 from trainer.flow.reward.checked import CheckedReward
 from trainer.flow.reward.classifier import Classifier, ClassifierConfig, fitted

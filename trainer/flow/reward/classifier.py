@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from moe.host_copies import to_device
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.reward.protocol import Reward, RewardInputs
 

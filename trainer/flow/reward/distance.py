@@ -9,9 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.files import FileError
 from moe.host_copies import to_device
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.condition import Condition
 from trainer.flow.reward.protocol import Reward, RewardInputs

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 import torch
 from torch import Tensor
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnSampler
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField

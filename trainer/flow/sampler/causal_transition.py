@@ -10,7 +10,7 @@ from pydantic import Field as Setting
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.chain import Chain
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.past import Past

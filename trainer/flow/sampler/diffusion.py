@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 Diffusion = Callable[[Tensor, Tensor], Tensor]
 """From the time where a step begins and the time where it ends to e of the step, 0 or more."""

@@ -9,8 +9,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from moe.files import FileError
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
 
 Times = tuple[float, ...] | Path | None

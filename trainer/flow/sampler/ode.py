@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field as Setting
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.sampler.counting import CountedField
 from trainer.flow.sampler.fixed_step import FixedStep
 from trainer.flow.sampler.grid import GridConfig, Times

@@ -12,7 +12,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from moe.random.keyed import fold_in
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.sampler.first_order import FirstOrderConfig
 from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from moe.validation.json_file import JsonFile
+from netsim.foundation.documents import JsonFile
 
 FORMAT = "flowfabric.steps/1"
 SAME_TIME = 1e-6

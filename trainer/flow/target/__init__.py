@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnTarget
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.conversion import convert, convert_pair, determines

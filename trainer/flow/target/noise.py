@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.single import Single
 

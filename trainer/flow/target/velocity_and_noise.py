@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.path.protocol import Path, PathSample
 from trainer.flow.target.conversion import convert_pair, pair_determines
 from trainer.flow.target.protocol import Quantity, Target

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from moe.validation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, build_own
 from trainer.flow.own import OwnTime
 from trainer.flow.time.clipped import Clipped, ClippedConfig
 from trainer.flow.time.grid import Grid, GridConfig

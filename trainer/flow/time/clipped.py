@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.time.logit_normal import LogitNormalConfig
 from trainer.flow.time.protocol import TimeSampler
 from trainer.flow.time.uniform import UniformConfig

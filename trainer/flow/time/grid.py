@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from moe.host_copies import to_device
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.flow.time.protocol import TimeSampler
 
 

@@ -11,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from moe.files import FileError, replacing
-from moe.validation.complaint import first_complaint
-from moe.validation.section import Section
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.settings import Section
 from trainer.model.feature_extractor.extractor import Extractor
 from trainer.model.feature_extractor.layers import Layer, build_layers, describe_layers
 from trainer.model.feature_extractor.published import Resize

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.model.feature_extractor.file import write_extractor
 from trainer.model.feature_extractor.inception import FEATURES, SIDE, Inception
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, PublishedLayout, TokensTaken

@@ -7,7 +7,7 @@ import torch
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.model.feature_extractor.plain_layer import PlainLayer
 from trainer.model.feature_extractor.transformer import (
     AttentionBlockLayer,

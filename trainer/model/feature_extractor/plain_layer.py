@@ -4,7 +4,7 @@ from typing import Any, ClassVar, Self
 
 from torch import nn
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class PlainLayer(Section):

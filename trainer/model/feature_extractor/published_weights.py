@@ -10,7 +10,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.model.feature_extractor.file import FLOATING
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS
 

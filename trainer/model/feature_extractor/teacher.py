@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.model import BlockwiseConfig
 from trainer.config.run import RunConfig
 from trainer.flow.objective import AlignedConfig

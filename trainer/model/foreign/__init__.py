@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.run import RunConfig
 from trainer.model.foreign.diffusers import DiffusersDiT
 from trainer.model.foreign.document import NAME, Document

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moe.files import FileError
-from moe.validation.document import parse_json
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import FileError
 
 NAME = "config.json"
 _REMEDY = "give the folder as its package wrote it"

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.files import replacing
+from netsim.foundation.files import replacing
 from trainer.sampling.editing.edits import Calls, Edits
 from trainer.sampling.editing.plan import EditPlan
 

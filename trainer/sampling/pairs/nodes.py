@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
 
 LEAST_INTERVAL = 1e-3

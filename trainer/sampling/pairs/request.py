@@ -9,8 +9,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 import trainer.flow.sampler
-from moe.files import FileError, problem_and_remedy
-from moe.validation.section import Section
+from netsim.foundation.refusal import FileError, problem_and_remedy
+from netsim.foundation.settings import Section
 from trainer.flow.sampler.steps_file import SAME_TIME
 from trainer.sampling.pairs.nodes import places_of, searched_nodes
 

@@ -15,9 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from moe.files import FileError, replacing
-from moe.terminal import Terminal
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.files import replacing
+from netsim.foundation.refusal import FileError
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.constraints.controls import with_controls
 from trainer.config.constraints.drawing import check_drawn_by

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.flow import Condition
 from trainer.flow.inverse import calibration_errors
 from trainer.sampling.draw import TrainedFlow

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 import trainer.flow.operator
-from moe.files import FileError, problem_and_remedy
+from netsim.foundation.refusal import FileError, problem_and_remedy
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import ImageSample, RunConfig

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 import trainer.flow.control
 import trainer.flow.inverse
 import trainer.flow.operator
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.sampling.requested_pictures import FolderPictures, HeldOutPictures, PicturesConfig
 
 OWN = "own"

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.run import ImageSample, PointSample
 
 NODES = 100

@@ -1,6 +1,6 @@
 """Environments in which objects are built action by action: the protocol, its implementations, and `build`."""
 
-from moe.validation.own_class import build_own
+from netsim.foundation.own_class import build_own
 from trainer.config.task.environment import AnyEnvironmentConfig, HyperGridConfig, NGramConfig, OwnEnvironment
 from trainer.task.environment.hypergrid import HyperGrid
 from trainer.task.environment.laws import check_laws

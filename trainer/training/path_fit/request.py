@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 from trainer.config.run import FLOWLESS, RunConfig
 
 TABLE = "path.safetensors"

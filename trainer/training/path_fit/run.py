@@ -12,7 +12,7 @@ from torch import Tensor
 
 import trainer.data
 from moe.random.seed import derive_seed
-from moe.terminal import Terminal
+from netsim.foundation.terminal import Terminal
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples
 from trainer.distributed.groups import Launch, joined

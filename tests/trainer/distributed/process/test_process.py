@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.forked import ROOT, alive, eventually
 from trainer.distributed.process import lock
 from trainer.distributed.process.lock import locked

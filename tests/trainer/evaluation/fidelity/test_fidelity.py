@@ -12,7 +12,7 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.ranks import run_ranks
 from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.config.run import RunConfig
 from trainer.experiment.comparison import fabric as priced
 from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost

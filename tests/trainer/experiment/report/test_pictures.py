@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.untrained import save_untrained, untrained_run
 from trainer.__main__ import main
 from trainer.config.file import load_config

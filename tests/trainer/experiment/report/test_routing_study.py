@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from moe.files import FileError
 from moe.report.page import page
+from netsim.foundation.refusal import FileError
 from trainer.experiment.report.routing_study import routing_study_section
 from trainer.experiment.report.routing_study_file import RoutingStudy
 

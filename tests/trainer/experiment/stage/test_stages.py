@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun

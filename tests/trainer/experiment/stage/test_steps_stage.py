@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import contents, refused
 from tests.trainer.experiment.stage.test_stages import DOCUMENT, finish, forked
 from tests.trainer.runs import torchrun

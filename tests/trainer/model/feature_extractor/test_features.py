@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.judgement import judge_features
 from trainer.model.feature_extractor.file import KEY, check_extractor, read_extractor, write_extractor

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.commands import refused
 from trainer.model.feature_extractor.extractor import resized
 from trainer.model.feature_extractor.file import describe_extractor, read_extractor

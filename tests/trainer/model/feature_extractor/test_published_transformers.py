@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.trainer.model.feature_extractor.vision_transformers import Weights, dinov2_weights, renamed, tokens_of
 from trainer.model.feature_extractor.extractor import Extractor
 from trainer.model.feature_extractor.file import check_extractor, describe_extractor, feature_shape, read_extractor

@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
 from tests.trainer.data.test_pairs import written

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from moe.validation.run_reference import ReferenceConfig
+from netsim.foundation.run_reference import ReferenceConfig
 from tests.trainer.untrained import untrained_run
 from trainer.data import ImageFolderConfig
 from trainer.sampling.draw import TrainedFlow

@@ -1,4 +1,4 @@
-"""The manners of the files that pass between packages: a refusal names the file, and nothing half-written stays."""
+"""Writing files: a refusal names the file, and nothing half-written stays."""
 
 import errno
 import os
@@ -7,71 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 
-_MOST_CHARACTERS, _ENDS = 1000, 200
-"""Of a part of a message, and what is kept of each end of a longer one."""
-
-
-class FileError(ValueError):
-    """A file, or a field of it, that cannot be used.
-
-    Args:
-        file: The file.
-        field: Dotted path of the field, or what the file is meant to be.
-        problem: What is wrong, with the value in parentheses.
-        remedy: What the user can do about it; empty where nobody knows.
-    """
-
-    def __init__(self, file: Path | str, field: str, problem: str, remedy: str) -> None:
-        self.file = str(file)
-        self.field, self.problem, self.remedy = map(_shortened, (field, problem, remedy))
-        super().__init__(f"{file}: {self.field}: {self.problem}{self.remedy and f'; {self.remedy}'}")
-
-    def __reduce__(self) -> tuple[type["FileError"], tuple[str, str, str, str]]:
-        return FileError, (self.file, self.field, self.problem, self.remedy)
-
-
-class Failure(RuntimeError):  # noqa: N818  it is what has happened
-    """What ends a command whose input was good; the message is the one line that a person needs."""
-
-
-class Unreachable(Failure):
-    """A server of files that does not answer."""
-
-
-class DiskFull(Failure):
-    """A file for which its file system, or the user's share of it, has no space left."""
-
-
-def _shortened(text: str) -> str:
-    """A text whose middle is left out if nobody would read it."""
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_ENDS]} ... {text[-_ENDS:]}"
-
-
-def problem_and_remedy(error: ValueError) -> tuple[str, str]:
-    """The two parts of what an error says.
-
-    Args:
-        error: A `FileError`, an error that was raised from one and ends in its words, or one that says
-            `problem; remedy`.
-
-    Returns:
-        What is wrong, and what can be done about it; the second is empty if the error does not say.
-    """
-    text = str(error)
-    for told in (error, error.__cause__):
-        if isinstance(told, FileError) and told.remedy and text.endswith(str(told)):
-            return text.removesuffix(f"; {told.remedy}"), told.remedy
-    problem, _, remedy = text.partition("; ")
-    return problem, remedy
-
-
-def lies_in(error: BaseException | None, folder: Path) -> bool:
-    """Whether an error, or what it was raised from, is about a folder or a file in it."""
-    while error is not None:
-        if isinstance(error, FileError) and folder in (Path(error.file), *Path(error.file).parents):
-            return True
-        error = error.__cause__
-    return False
+from netsim.foundation.refusal import DiskFull, FileError
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from moe.validation.complaint import first_complaint
-from moe.validation.own_class import KindOrClass, OwnClass, build_own
-from moe.validation.section import Section
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from netsim.foundation.settings import Section
 
 MODULE = f"""
 from typing import Literal

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from moe.files import FileError
+from netsim.foundation.refusal import FileError
 
 OPTION = "--overwrite"
 """Replaces what another verb wrote."""

@@ -43,7 +43,7 @@ def sections_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[typ
 def with_kinds(model: type[BaseModel], document: Any) -> Any:
     """A document in which sections without a kind have that of their default, and what the default sets besides.
 
-    A section that names a class has no kind, see `moe.validation.own_class`.
+    A section that names a class has no kind, see `netsim.foundation.own_class`.
 
     Args:
         model: what the document is.

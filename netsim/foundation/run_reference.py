@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from moe.validation.section import Section
+from netsim.foundation.settings import Section
 
 
 class ReferenceConfig(Section):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from netsim.keys.listing import Group, Key, groups
+from netsim.foundation.keys import Group, Key, groups
 
 WIDEST = 120
 

@@ -42,8 +42,15 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from moe.validation.complaint import first_complaint
-from moe.validation.contract import breach, imported_class, init_parameters, missing_attributes, own_config, settings_of
+from netsim.foundation.complaint import first_complaint
+from netsim.foundation.contract import (
+    breach,
+    imported_class,
+    init_parameters,
+    missing_attributes,
+    own_config,
+    settings_of,
+)
 
 
 class OwnClass(BaseModel, frozen=True, extra="forbid"):
