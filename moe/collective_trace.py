@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 FORMATS = ("flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3")
 SOURCES = ("recorded", "formula", "replayed")
@@ -154,7 +154,7 @@ def read(path: Path) -> tuple[TraceHeader, list[CollectiveRecord]]:
     """Read and check a trace.
 
     Raises:
-        FileError: the file is missing, truncated or breaks the format; the message names line, field and remedy.
+        Refusal: the file is missing, truncated or breaks the format; the message names line, field and remedy.
     """
     lines = _Lines(path)
     header = lines.header()
@@ -165,7 +165,7 @@ def read_header(path: Path) -> TraceHeader:
     """Read and check the first line of a trace, and nothing behind it.
 
     Raises:
-        FileError: as :func:`read`.
+        Refusal: as :func:`read`.
     """
     return _Lines(path, 1).header()
 
@@ -178,17 +178,17 @@ class _Lines:
             with path.open(encoding="utf-8") as file:
                 text = file.read() if most is None else "".join(islice(file, most))
         except OSError as error:
-            raise FileError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from error
+            raise Refusal(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from error
         except UnicodeDecodeError as error:
-            raise FileError(path, "file", "is not UTF-8 text", "give a collective trace in JSON lines") from error
+            raise Refusal(path, "file", "is not UTF-8 text", "give a collective trace in JSON lines") from error
         if not text.endswith("\n"):
-            raise FileError(path, "file", "is empty or its last line has no end (truncated)", "write the trace again")
+            raise Refusal(path, "file", "is empty or its last line has no end (truncated)", "write the trace again")
         self.path, self.lines = path, text.split("\n")[:-1]
 
     def fail(
         self, number: int, field: str, problem: str, remedy: str = "record or compute the trace again"
     ) -> NoReturn:
-        raise FileError(self.path, f"line {number}, {field}", problem, remedy)
+        raise Refusal(self.path, f"line {number}, {field}", problem, remedy)
 
     def values(self, number: int, checks: Mapping[str, "_Check"], optional: Collection[str] = ()) -> dict:
         """The JSON object on a line, its keys and types checked."""

@@ -18,7 +18,7 @@ from netsim.foundation.arrays import UNREADABLE, oversize, quietly
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 DROPPED = -1
 _PER_TOKEN = ("step", "micro", "sequence", "position")
@@ -199,13 +199,13 @@ class RoutingTrace:
             The trace. ExFlow's files do not say where a token came from: all sit on rank 0 of a world of 1.
 
         Raises:
-            FileError: The file cannot be read or its content contradicts itself.
+            Refusal: The file cannot be read or its content contradicts itself.
         """
         path = Path(path)
         if path.suffix == ".npy":
             return cls._read_exflow(path, num_experts)
         if num_experts is not None:
-            raise FileError(path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out")
+            raise Refusal(path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out")
         arrays = _load_members(path)
         header = _parse_header(path, arrays.pop("header"))
         try:
@@ -217,19 +217,19 @@ class RoutingTrace:
     def _read_exflow(cls, path: Path, num_experts: int | None) -> Self:
         remedy = "save it with numpy.save as integers [tokens, layers] or [tokens, layers, k]"
         if num_experts is None:
-            raise FileError(path, "num_experts", "is not in a .npy trace", "give --num-experts")
+            raise Refusal(path, "num_experts", "is not in a .npy trace", "give --num-experts")
         try:
             with path.open("rb") as stream, quietly():
                 ids = np.load(stream, allow_pickle=False)
         except OSError as error:
-            raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+            raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
         except UNREADABLE as error:
-            raise FileError(path, "file", "is not a plain array (pickled, ragged or truncated)", remedy) from error
+            raise Refusal(path, "file", "is not a plain array (pickled, ragged or truncated)", remedy) from error
         if not isinstance(ids, np.ndarray):
-            raise FileError(path, "file", "holds several arrays", remedy)
+            raise Refusal(path, "file", "holds several arrays", remedy)
         ids = ids[:, :, None] if ids.ndim == 2 else ids
         if ids.ndim != 3 or 0 in ids.shape:
-            raise FileError(path, "expert_ids", f"has shape {ids.shape}", remedy)
+            raise Refusal(path, "expert_ids", f"has shape {ids.shape}", remedy)
         try:
             header = RoutingHeader(
                 num_experts=num_experts, num_layers=ids.shape[1], top_k=ids.shape[2], world_size=1, model=path.stem
@@ -237,7 +237,7 @@ class RoutingTrace:
             return cls(expert_ids=ids, source_rank=np.zeros(len(ids), np.int64), header=header)
         except ValidationError as error:
             found = first_complaint(error)
-            raise FileError(path, found.field, found.problem, "give a positive --num-experts") from error
+            raise Refusal(path, found.field, found.problem, "give a positive --num-experts") from error
         except ValueError as error:
             raise _blame(path, error) from error
 
@@ -258,9 +258,9 @@ def _require_range(name: str, array: NDArray, low: int, high: int, limit: str) -
         raise ValueError(f"{name}: {int(outside.sum())} entries lie outside [{low}, {limit} {high}) (first {value})")
 
 
-def _blame(path: Path, error: ValueError) -> FileError:
+def _blame(path: Path, error: ValueError) -> Refusal:
     field, _, problem = str(error).partition(": ")
-    return FileError(path, field, problem, "record the trace again, or correct the array and its header")
+    return Refusal(path, field, problem, "record the trace again, or correct the array and its header")
 
 
 def _load_members(path: Path) -> dict[str, NDArray]:
@@ -268,24 +268,24 @@ def _load_members(path: Path) -> dict[str, NDArray]:
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     with stream, quietly():
         try:
             archive = np.load(stream, allow_pickle=False)
         except (OSError, *UNREADABLE) as error:
             problem = "is not a complete .npz archive (truncated or another format)"
-            raise FileError(path, "file", problem, record_again) from error
+            raise Refusal(path, "file", problem, record_again) from error
         if isinstance(archive, np.ndarray):
-            raise FileError(path, "file", "holds a single array", "name it .npy and give --num-experts")
+            raise Refusal(path, "file", "holds a single array", "name it .npy and give --num-experts")
         problem = oversize(archive.zip)
         if problem is not None:
-            raise FileError(path, "file", problem, "record fewer steps, or read it on a machine with more memory")
+            raise Refusal(path, "file", problem, "record fewer steps, or read it on a machine with more memory")
         for name in ("header", "expert_ids", "source_rank"):
             if name not in archive.files:
-                raise FileError(path, name, "is missing", record_again)
+                raise Refusal(path, name, "is missing", record_again)
         for name in archive.files:
             if name not in ("header", *ARRAYS):
-                raise FileError(path, name, "is not an array of this format", f"keep only header, {', '.join(ARRAYS)}")
+                raise Refusal(path, name, "is not an array of this format", f"keep only header, {', '.join(ARRAYS)}")
         return {name: _load_member(path, archive, name) for name in archive.files}
 
 
@@ -294,24 +294,24 @@ def _load_member(path: Path, archive: NpzFile, name: str) -> NDArray:
         member = archive[name]
     except (OSError, *UNREADABLE) as error:
         remedy = "save rectangular arrays of numbers, no objects"
-        raise FileError(path, name, "is pickled, ragged or damaged", remedy) from error
+        raise Refusal(path, name, "is pickled, ragged or damaged", remedy) from error
     if not isinstance(member, np.ndarray):
-        raise FileError(path, name, "is not an array", "save it by numpy.savez")
+        raise Refusal(path, name, "is not an array", "save it by numpy.savez")
     return member
 
 
 def _parse_header(path: Path, header: NDArray) -> RoutingHeader:
     if header.shape or header.dtype.kind != "U":
-        raise FileError(path, "header", f"is {header.dtype} {header.shape}, not a string", "store JSON as a 0-d string")
+        raise Refusal(path, "header", f"is {header.dtype} {header.shape}, not a string", "store JSON as a 0-d string")
     try:
         document = parse_json(str(header))
     except ValueError as error:
-        raise FileError(path, "header", f"is not JSON ({error})", "store the header as JSON") from error
+        raise Refusal(path, "header", f"is not JSON ({error})", "store the header as JSON") from error
     if isinstance(document, dict) and "format" not in document:
-        raise FileError(path, "header.format", "is missing", "state flowfabric.routing/1")
+        raise Refusal(path, "header.format", "is missing", "state flowfabric.routing/1")
     try:
         return RoutingHeader.model_validate(document)
     except ValidationError as error:
         found = first_complaint(error)
         remedy = found.remedy or "write the header as flowfabric.routing/1 has it"
-        raise FileError(path, f"header.{found.field}", found.problem, remedy) from error
+        raise Refusal(path, f"header.{found.field}", found.problem, remedy) from error

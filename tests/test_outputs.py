@@ -10,7 +10,7 @@ import moe.command.line
 import trainer.__main__
 from moe.report.page import page
 from netsim.foundation.outputs import OutputFile, OutputFolder, page_mark
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 MAINS = {"moe": moe.__main__, "trainer": trainer.__main__}
 VERBS = {"moe": moe.command.line.VERBS, "trainer": trainer.__main__.VERBS}
@@ -111,13 +111,13 @@ def test_own_results_empty_folders_and_those_that_may_be_replaced_are_taken(tmp_
     (folder / ".lock").touch()
     output.check(folder)
     (folder / "notes.txt").touch()
-    with pytest.raises(FileError, match=r"--out: contains other things than results of this verb \(notes.txt\)"):
+    with pytest.raises(Refusal, match=r"--out: contains other things than results of this verb \(notes.txt\)"):
         output.check(folder)
     output.check(folder, overwrite=True)
     (folder / "runs").mkdir()
     (folder / "runs" / "a.yaml").touch()
     output.check(folder)
-    with pytest.raises(FileError, match="is a file; name a folder"):
+    with pytest.raises(Refusal, match="is a file; name a folder"):
         output.check(folder / "notes.txt", overwrite=True)
 
 
@@ -129,8 +129,8 @@ def test_a_page_is_recognised_by_the_verb_in_its_head(tmp_path: Path) -> None:
     file.write_text(page("Expert placement", "It saves a half.", [], verb="place"))
     output.check(file)
     file.write_text(page("Expert placement", "It saves a half.", [], verb="report"))
-    with pytest.raises(FileError, match="was not written by this verb"):
+    with pytest.raises(Refusal, match="was not written by this verb"):
         output.check(file)
     output.check(file, overwrite=True)
-    with pytest.raises(FileError, match="is a folder; name a file"):
+    with pytest.raises(Refusal, match="is a folder; name a file"):
         output.check(tmp_path, overwrite=True)

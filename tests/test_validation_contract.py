@@ -16,7 +16,7 @@ import netsim.foundation.files
 import netsim.results
 from netsim.errors import InputError, first_error
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.yaml_file import load_yaml
 from trainer.config.document import read_document
 
@@ -47,11 +47,11 @@ class Document(BaseModel, extra="forbid"):
     parts: tuple[Large, ...] = ()
 
 
-def _told_by_moe(path: Path, document: Any) -> FileError:
+def _told_by_moe(path: Path, document: Any) -> Refusal:
     with pytest.raises(ValidationError) as caught:
         Document.model_validate(document)
     found = first_complaint(caught.value, document, Document)
-    return FileError(path, found.field, found.problem, found.remedy)
+    return Refusal(path, found.field, found.problem, found.remedy)
 
 
 def _told_by_netsim(path: Path, document: Any) -> InputError:
@@ -63,8 +63,8 @@ def _told_by_netsim(path: Path, document: Any) -> InputError:
 class Side(NamedTuple):
     """What one of the two has."""
 
-    error: type[FileError | InputError]
-    told: Callable[[Path, Any], FileError | InputError]
+    error: type[Refusal | InputError]
+    told: Callable[[Path, Any], Refusal | InputError]
     read_yaml: Callable[[Path], object]
     replacing: Callable[[Path], AbstractContextManager[Any]]
     parse_json: Callable[[str], Any]
@@ -73,7 +73,7 @@ class Side(NamedTuple):
 
 SIDES = {
     "moe and trainer": Side(
-        FileError,
+        Refusal,
         _told_by_moe,
         read_document,
         netsim.foundation.files.replacing,

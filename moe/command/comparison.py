@@ -11,7 +11,7 @@ from moe.placement.solver.solve import in_slots
 from moe.placement.topology import Topology
 from moe.report.context import HeldOut
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 
 def compare(
@@ -51,7 +51,7 @@ def hold_out(path: Path, topology: Topology, current: Placement, placement: Plac
         Its traffic under both placements.
 
     Raises:
-        FileError: The trace cannot be read, is of another model or lacks what the dispatch mode needs.
+        Refusal: The trace cannot be read, is of another model or lacks what the dispatch mode needs.
     """
     experts = placement.num_experts if path.suffix == ".npy" else None
     trace = RoutingTrace.read(path, experts)
@@ -59,7 +59,7 @@ def hold_out(path: Path, topology: Topology, current: Placement, placement: Plac
         present, expected = getattr(trace.header, field), getattr(placement, field)
         if present != expected:
             remedy = "give other tokens of the same model"
-            raise FileError(path, f"header.{field}", f"is {present} but the placed trace has {expected}", remedy)
+            raise Refusal(path, f"header.{field}", f"is {present} but the placed trace has {expected}", remedy)
     statistics = RoutingStatistics.collect(trace, topology.num_ranks)
     try:
         before = evaluate_placement(statistics, topology, current, placement.dispatch, rule)
@@ -67,4 +67,4 @@ def hold_out(path: Path, topology: Topology, current: Placement, placement: Plac
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
         problem, _, remedy = problem.partition("; ")
-        raise FileError(path, field, problem, remedy) from error
+        raise Refusal(path, field, problem, remedy) from error

@@ -16,7 +16,7 @@ from moe.command.price import PRICE
 from moe.command.record import RECORD
 from moe.command.replay import REPLAY
 from netsim.foundation.extra import remedy
-from netsim.foundation.refusal import Failure, FileError
+from netsim.foundation.refusal import Failure, Refusal
 
 VERBS = (PLACE, REPLAY, PRICE, RECORD, EXPORT, IMPORT)
 """Every verb, in the order of the help."""
@@ -103,7 +103,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def _located(error: ValueError, source: Path | list[Path]) -> str:
     text = " ".join(str(error).split())
     source = source[0] if isinstance(source, list) else source
-    if isinstance(error, FileError):
+    if isinstance(error, Refusal):
         return text
     field, _, problem = text.partition(": ")
     return f"{_OPTIONS[field]}: {problem}" if field in _OPTIONS else f"{source}: {text}"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from netsim.foundation.arrays import UNREADABLE, quietly
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 
 def read_document(path: Path, remedy: str) -> Any:
@@ -23,18 +23,18 @@ def read_document(path: Path, remedy: str) -> Any:
         Mappings, lists, values and, from a `.pt`, tensors.
 
     Raises:
-        FileError: The file cannot be read, or holds anything that would run code.
+        Refusal: The file cannot be read, or holds anything that would run code.
     """
     try:
         if path.suffix == ".pt":
             return _read_pt(path, remedy)
         return parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
-    except FileError:
+        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+    except Refusal:
         raise
     except ValueError as error:
-        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
 
 
 def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], remedy: str) -> NDArray[np.int64]:
@@ -51,16 +51,16 @@ def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], re
         The array, int64, at least one entry.
 
     Raises:
-        FileError: It is ragged, empty, has other axes or other values.
+        Refusal: It is ragged, empty, has other axes or other values.
     """
     wanted = f"whole numbers [{', '.join(shape)}]"
     try:
         array = value.numpy() if hasattr(value, "numpy") else np.array(value)
     except (*UNREADABLE, RecursionError) as error:
-        raise FileError(path, field, f"is not a rectangle of {wanted} ({_shown(value)})", remedy) from error
+        raise Refusal(path, field, f"is not a rectangle of {wanted} ({_shown(value)})", remedy) from error
     fits = array.ndim >= len(shape) - 1 if shape[0] == "..." else array.ndim == len(shape)
     if not fits or not array.size or array.dtype.kind not in "iu" or array.dtype == np.uint64:
-        raise FileError(path, field, f"is not a rectangle of {wanted} ({_shown(value)})", remedy)
+        raise Refusal(path, field, f"is not a rectangle of {wanted} ({_shown(value)})", remedy)
     return array.astype(np.int64)
 
 
@@ -74,10 +74,10 @@ def section(path: Path, field: str, value: Any, remedy: str) -> Mapping[str, Any
         remedy: What the user can do about another value.
 
     Raises:
-        FileError: It is no mapping.
+        Refusal: It is no mapping.
     """
     if not isinstance(value, Mapping):
-        raise FileError(path, field, f"is not a mapping of names to values ({_shown(value)})", remedy)
+        raise Refusal(path, field, f"is not a mapping of names to values ({_shown(value)})", remedy)
     return value
 
 
@@ -89,7 +89,7 @@ def _read_pt(path: Path, remedy: str) -> Any:
             return torch.load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever the damage leads to
             problem = f"is not a complete file of tensors and plain values ({type(error).__name__})"
-            raise FileError(path, "document", problem, remedy) from error
+            raise Refusal(path, "document", problem, remedy) from error
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.interchange.imported import Imported, deal, import_trace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _NAME = re.compile(r"expert_weights_([0-9]{1,6})\.txt")
 _IDS = re.compile(r"[0-9]{1,9}(\t[0-9]{1,9})*")
@@ -34,7 +34,7 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
         The trace, the strongest choice first, with weights, sequences and positions.
 
     Raises:
-        FileError: A file is missing or malformed, or the files of the layers differ in their tokens.
+        Refusal: A file is missing or malformed, or the files of the layers differ in their tokens.
         ValueError: `top_k` or `ranks` is no positive number.
     """
     if top_k < 1:
@@ -47,7 +47,7 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
         if sorted(files) != layers:
             odd = min(set(files) ^ set(layers))
             here, there = next(iter(files.values())).parent, next(iter(data_sets[0].values())).parent
-            raise FileError(here, f"layer {odd}", f"is only in one of it and {there}", "give folders of one model")
+            raise Refusal(here, f"layer {odd}", f"is only in one of it and {there}", "give folders of one model")
         first = None
         per_layer = []
         for layer in layers:
@@ -85,9 +85,9 @@ def _data_sets(folder: Path) -> list[dict[int, Path]]:
             if name:
                 found.setdefault(path.parent, {})[int(name[1])] = path
     except OSError as error:
-        raise FileError(folder, "folder", f"cannot be read ({error.strerror or error})", "check the path") from error
+        raise Refusal(folder, "folder", f"cannot be read ({error.strerror or error})", "check the path") from error
     if not found:
-        raise FileError(folder, "folder", "contains no expert_weights_LAYER.txt", "give the folder of ESFT's scores")
+        raise Refusal(folder, "folder", "contains no expert_weights_LAYER.txt", "give the folder of ESFT's scores")
     return list(found.values())
 
 
@@ -96,13 +96,13 @@ def _read_file(path: Path, top_k: int) -> list[tuple[NDArray[np.int32], NDArray[
     try:
         text = path.read_bytes().decode("ascii")
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", f"is not a text of numbers ({error.reason})", _REMEDY) from error
+        raise Refusal(path, "file", f"is not a text of numbers ({error.reason})", _REMEDY) from error
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]
     sequences = [_read_line(path, number, line, top_k) for number, line in lines if line]
     if not sequences:
-        raise FileError(path, "file", "contains no sequences", _REMEDY)
+        raise Refusal(path, "file", "contains no sequences", _REMEDY)
     return sequences
 
 
@@ -110,29 +110,29 @@ def _read_line(path: Path, number: int, line: str, top_k: int) -> tuple[NDArray[
     field = f"line {number}"
     ids, tabs, weights = line.partition("\t\t")
     if not tabs:
-        raise FileError(path, field, "has no two tabs between ids and weights", _REMEDY)
+        raise Refusal(path, field, "has no two tabs between ids and weights", _REMEDY)
     if not _IDS.fullmatch(ids):
-        raise FileError(path, field, f"the ids are not whole numbers between tabs ({ids[:40]!r})", _REMEDY)
+        raise Refusal(path, field, f"the ids are not whole numbers between tabs ({ids[:40]!r})", _REMEDY)
     chosen = np.array(ids.split("\t"), dtype=np.int64)
     if len(chosen) % top_k:
         problem = f"{len(chosen)} ids are not {top_k} a token"
-        raise FileError(path, field, problem, "give --top-k as the model has it")
+        raise Refusal(path, field, problem, "give --top-k as the model has it")
     try:
         gates = np.array([float(weight) for weight in weights.split("\t")], dtype=np.float32)
     except (ValueError, OverflowError) as error:
-        raise FileError(path, field, f"the weights are not numbers ({weights[:40]!r})", _REMEDY) from error
+        raise Refusal(path, field, f"the weights are not numbers ({weights[:40]!r})", _REMEDY) from error
     if len(gates) != len(chosen):
-        raise FileError(path, field, f"has {len(chosen)} ids and {len(gates)} weights", _REMEDY)
+        raise Refusal(path, field, f"has {len(chosen)} ids and {len(gates)} weights", _REMEDY)
     if not np.isfinite(gates).all():
-        raise FileError(path, field, "a weight is NaN or infinite", _REMEDY)
+        raise Refusal(path, field, "a weight is NaN or infinite", _REMEDY)
     return chosen.astype(np.int32).reshape(-1, top_k), gates.reshape(-1, top_k)
 
 
 def _check_lengths(path: Path, first_path: Path, read: list, first: list) -> None:
     """Every layer has seen the same tokens."""
     if len(read) != len(first):
-        raise FileError(path, "file", f"has {len(read)} sequences where {first_path.name} has {len(first)}", _REMEDY)
+        raise Refusal(path, "file", f"has {len(read)} sequences where {first_path.name} has {len(first)}", _REMEDY)
     for number, ((here, _), (there, _)) in enumerate(zip(read, first, strict=True)):
         if len(here) != len(there):
             problem = f"has {len(here)} tokens where {first_path.name} has {len(there)}"
-            raise FileError(path, f"sequence {number}", problem, _REMEDY)
+            raise Refusal(path, f"sequence {number}", problem, _REMEDY)

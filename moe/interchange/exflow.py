@@ -14,7 +14,7 @@ from moe.placement.placement import Placement, SolverRecord, slots_per_rank
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _HEADER = ["Expert", "Node"]
 _REMEDY = "export the placement again"
@@ -33,7 +33,7 @@ def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node:
         The placement, for context-coherent dispatch, with hops as its cost matrix and nothing measured.
 
     Raises:
-        FileError: The file cannot be read, names an expert twice or not at all, or loads a rank with more experts of a
+        Refusal: The file cannot be read, names an expert twice or not at all, or loads a rank with more experts of a
             layer than others.
         ValueError: The experts do not divide among the ranks.
     """
@@ -47,12 +47,12 @@ def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node:
     if len(ids) % num_experts or ids[-1] != len(ids) - 1:
         gap = next((number for number, identity in enumerate(ids) if number != identity), len(ids))
         layer, expert = divmod(gap, num_experts)
-        raise FileError(path, f"layer {layer}", f"expert {expert} (id {gap}) is missing", _REMEDY)
+        raise Refusal(path, f"layer {layer}", f"expert {expert} (id {gap}) is missing", _REMEDY)
     expert_ranks = np.array([rank_of[number] for number in range(len(ids))]).reshape(-1, num_experts)
     for layer, ranks in enumerate(expert_ranks):
         counts = np.bincount(ranks, minlength=topology.num_ranks)
         for rank in np.flatnonzero(counts != slots):
-            raise FileError(
+            raise Refusal(
                 path,
                 f"layer {layer}",
                 f"GPU {rank} holds {counts[rank]} experts where each holds {slots}",
@@ -104,23 +104,23 @@ def _read_rows(path: Path, num_ranks: int) -> dict[int, int]:
     try:
         rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise FileError(path, "file", f"is not CSV text ({error})", _REMEDY) from error
+        raise Refusal(path, "file", f"is not CSV text ({error})", _REMEDY) from error
     if not rows or rows[0] != _HEADER:
         header = ",".join(rows[0]) if rows else ""
-        raise FileError(path, "line 1", f"is not Expert,Node ({header[:40]})", _REMEDY)
+        raise Refusal(path, "line 1", f"is not Expert,Node ({header[:40]})", _REMEDY)
     if len(rows) == 1:
-        raise FileError(path, "file", "lists no experts", _REMEDY)
+        raise Refusal(path, "file", "lists no experts", _REMEDY)
     rank_of: dict[int, int] = {}
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != 2 or not all(cell.strip().isascii() and cell.strip().isdigit() for cell in row):
-            raise FileError(path, f"line {number}", f"is not two whole numbers ({','.join(row)[:40]})", _REMEDY)
+            raise Refusal(path, f"line {number}", f"is not two whole numbers ({','.join(row)[:40]})", _REMEDY)
         expert, rank = map(int, row)
         if expert in rank_of:
-            raise FileError(path, f"line {number}", f"expert id {expert} is listed twice", _REMEDY)
+            raise Refusal(path, f"line {number}", f"expert id {expert} is listed twice", _REMEDY)
         if rank >= num_ranks:
-            raise FileError(
+            raise Refusal(
                 path, f"line {number}", f"GPU {rank} is outside the {num_ranks} ranks", "give more nodes or ranks"
             )
         rank_of[expert] = rank

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moe.interchange.expert_choices import ExpertChoices
 from moe.interchange.imported import Imported, deal
 from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _REMEDY = "save the model again with save_pretrained"
 _TOKENISERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -45,7 +45,7 @@ def record_routing(
         The trace, the strongest choice first, with weights, sequences and positions.
 
     Raises:
-        FileError: The folder has no such model or tokeniser, or they do not fit each other.
+        Refusal: The folder has no such model or tokeniser, or they do not fit each other.
         ValueError: A number is below 1, or the package transformers is missing.
     """
     for name, number in (("ranks", ranks), ("max_tokens", max_tokens), ("batch", batch)):
@@ -69,7 +69,7 @@ def _record(
         choices = ExpertChoices(model)
     except ValueError as error:
         kind = model.config.model_type
-        raise FileError(folder, "model_type", f"{kind} {error}", "give a mixture of experts") from error
+        raise Refusal(folder, "model_type", f"{kind} {error}", "give a mixture of experts") from error
     sequences, cut = _tokenised(folder, tokenise, texts, model.config.get_text_config(), max_tokens)
     total, done = sum(map(len, sequences)), 0
     ids, weights = [], []
@@ -103,22 +103,22 @@ def _silence() -> Iterator[None]:
 
 def _read_tokeniser(folder: Path) -> Callable[[str], list[int]]:
     if not folder.is_dir():
-        raise FileError(folder, "folder", "is none", "give the folder of a model")
+        raise Refusal(folder, "folder", "is none", "give the folder of a model")
     if not any((folder / name).is_file() for name in _TOKENISERS):
         problem = f"has no tokeniser ({', '.join(_TOKENISERS)}), and bytes are not the tokens of this model"
-        raise FileError(folder, "tokeniser", problem, "save the model's own tokeniser there")
+        raise Refusal(folder, "tokeniser", problem, "save the model's own tokeniser there")
     try:
         transformers: Any = importlib.import_module("transformers")
         tokeniser = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the damage leads to
-        raise FileError(folder, "tokeniser", f"cannot be loaded ({_reason(error)})", _REMEDY) from error
+        raise Refusal(folder, "tokeniser", f"cannot be loaded ({_reason(error)})", _REMEDY) from error
     return lambda text: tokeniser(text, verbose=False)["input_ids"]
 
 
 def _read_model(folder: Path) -> Any:
     if not any(folder.glob("*.safetensors")):
         problem = "has no weights in safetensors, and pickles are not read"
-        raise FileError(folder, "weights", problem, _REMEDY)
+        raise Refusal(folder, "weights", problem, _REMEDY)
     try:
         transformers: Any = importlib.import_module("transformers")
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
@@ -130,10 +130,10 @@ def _read_model(folder: Path) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # whatever the damage leads to
-        raise FileError(folder, "model", f"cannot be loaded ({_reason(error)})", _REMEDY) from error
+        raise Refusal(folder, "model", f"cannot be loaded ({_reason(error)})", _REMEDY) from error
     missing = sorted(found["missing_keys"])
     if missing:
-        raise FileError(folder, "weights", f"lack {len(missing)} tensors of the model ({missing[0]})", _REMEDY)
+        raise Refusal(folder, "weights", f"lack {len(missing)} tensors of the model ({missing[0]})", _REMEDY)
     return model.eval()
 
 
@@ -150,14 +150,14 @@ def _tokenised(
         tokens = tokens[: min(most, left)]
         if tokens and max(tokens) >= config.vocab_size:
             problem = f"makes token {max(tokens)} but the model has {config.vocab_size} tokens"
-            raise FileError(folder, "tokeniser", problem, "save the model's own tokeniser there")
+            raise Refusal(folder, "tokeniser", problem, "save the model's own tokeniser there")
         if tokens:
             sequences.append(tokens)
         left -= len(tokens)
         if left == 0:
             break
     if not sequences:
-        raise FileError(folder, "tokeniser", "makes no tokens of the texts", "give other texts")
+        raise Refusal(folder, "tokeniser", "makes no tokens of the texts", "give other texts")
     return sequences, cut
 
 
@@ -177,7 +177,7 @@ def _route(
         ids, weights = choices.take(tokens.numel())
     except ValueError as error:
         kind = model.config.model_type
-        raise FileError(
+        raise Refusal(
             folder, "model_type", f"{kind}: {error}", "give a model whose experts see the choices of tokens"
         ) from error
     most = max(layer.shape[1] for layer in ids)

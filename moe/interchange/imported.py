@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from moe.placement.placement import Placement
 from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 MOST_EXPERTS = 2**16
 """Of one layer, where a user does not say how many there are: a larger id is damage."""
@@ -71,13 +71,13 @@ def import_trace(
         The trace, of which a remark says if its choices have no order of strength.
 
     Raises:
-        FileError: The arrays contradict themselves.
+        Refusal: The arrays contradict themselves.
     """
     told = list(remarks)
     if num_experts is None:
         largest = int(expert_ids.max(initial=DROPPED))
         if not 0 <= largest < MOST_EXPERTS:
-            raise FileError(path, "expert ids", f"the largest is {largest}, which is not an expert of a layer", remedy)
+            raise Refusal(path, "expert ids", f"the largest is {largest}, which is not an expert of a layer", remedy)
         num_experts = largest + 1
         told.append(f"the number of experts is that of the largest id ({largest}), --num-experts sets another")
     if expert_ids.shape[2] > 1 and (np.diff(expert_ids, axis=2) >= 0).all():
@@ -96,10 +96,10 @@ def import_trace(
         trace = RoutingTrace(expert_ids, source_rank, header, **arrays)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
         found = first_complaint(error)
-        raise FileError(path, found.field, found.problem, found.remedy or remedy) from error
+        raise Refusal(path, found.field, found.problem, found.remedy or remedy) from error
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
-        raise FileError(path, field, problem, remedy) from error
+        raise Refusal(path, field, problem, remedy) from error
     return Imported(trace, tuple(told))
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moe.interchange.document import section, whole_numbers
 from moe.interchange.imported import Imported, import_trace
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _STAGE = "pre_dispatch"
 _REMEDY = "record the trace again"
@@ -44,7 +44,7 @@ def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Impo
         The trace, with steps and micro batches. Remarks say what was left out.
 
     Raises:
-        FileError: A file is malformed, or layers differ in their tokens.
+        Refusal: A file is malformed, or layers differ in their tokens.
     """
     left_out: Counter[str] = Counter()
     by_step: dict[tuple[int, int], dict[int, list[_Record]]] = defaultdict(lambda: defaultdict(list))
@@ -53,11 +53,11 @@ def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Impo
         for record in _read_file(path, left_out):
             if file_of.setdefault(record.rank, path) != path:
                 problem = f"{record.rank} is in {file_of[record.rank]} too"
-                raise FileError(path, "rank", problem, "give one file a rank")
+                raise Refusal(path, "rank", problem, "give one file a rank")
             by_step[record.step, record.rank][record.layer].append(record)
     if not by_step:
         problem = f"contains no record of stage {_STAGE}{_told(left_out)}"
-        raise FileError(paths[0], "file", problem, "record some steps")
+        raise Refusal(paths[0], "file", problem, "record some steps")
     layers = sorted(next(iter(by_step.values())))
     top_k = next(iter(next(iter(by_step.values())).values()))[0].ids.shape[1]
     ids, micros, steps, ranks = [], [], [], []
@@ -95,16 +95,16 @@ def _read_file(path: Path, left_out: Counter[str]) -> Iterator[_Record]:
                     else:
                         yield _checked(path, f"line {number}", record)
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
 
 
 def _read_line(path: Path, field: str, line: bytes) -> Mapping[str, Any]:
     try:
         return section(path, field, parse_json(line.decode("utf-8")), _REMEDY)
-    except FileError:
+    except Refusal:
         raise
     except ValueError as error:
-        raise FileError(path, field, f"is not JSON ({error})", _REMEDY) from error
+        raise Refusal(path, field, f"is not JSON ({error})", _REMEDY) from error
 
 
 def _other_kind(record: Mapping[str, Any]) -> str:
@@ -120,9 +120,7 @@ def _checked(path: Path, field: str, record: Mapping[str, Any]) -> _Record:
     for name in ("rank", "step", "layer", "num_tokens", "topk"):
         value = record.get(name)
         if type(value) is not int or not 0 <= value < 2**31:
-            raise FileError(
-                path, f"{field}: {name}", f"is not a whole number of 0 or more ({str(value)[:40]})", _REMEDY
-            )
+            raise Refusal(path, f"{field}: {name}", f"is not a whole number of 0 or more ({str(value)[:40]})", _REMEDY)
         values[name] = value
     shape = (values.pop("num_tokens"), values.pop("topk"))
     indices = record.get("top_indices")
@@ -131,11 +129,9 @@ def _checked(path: Path, field: str, record: Mapping[str, Any]) -> _Record:
         return _Record(**values, ids=np.zeros(shape, np.int32))
     ids_TK = whole_numbers(path, field, indices, ("tokens", "choices"), _REMEDY)
     if ids_TK.shape != shape:
-        raise FileError(path, field, f"is {ids_TK.shape} where num_tokens and topk are {shape}", _REMEDY)
+        raise Refusal(path, field, f"is {ids_TK.shape} where num_tokens and topk are {shape}", _REMEDY)
     if ids_TK.min() < 0 or ids_TK.max() >= 2**31:
-        raise FileError(
-            path, field, f"holds {ids_TK.min()} to {ids_TK.max()}, which are not numbers of experts", _REMEDY
-        )
+        raise Refusal(path, field, f"holds {ids_TK.min()} to {ids_TK.max()}, which are not numbers of experts", _REMEDY)
     return _Record(**values, ids=ids_TK.astype(np.int32))
 
 
@@ -144,16 +140,16 @@ def _check_step(path: Path, step: int, records: dict[int, list[_Record]], layers
     if sorted(records) != layers:
         odd = min(set(records) ^ set(layers))
         remedy = "give whole steps of ranks that have all layers; pipelined runs cannot be joined"
-        raise FileError(path, f"step {step}", f"layer {odd} is not in every step of every rank", remedy)
+        raise Refusal(path, f"step {step}", f"layer {odd} is not in every step of every rank", remedy)
     first = records[layers[0]]
     for layer in layers:
         field = f"step {step}, layer {layer}"
         sizes = [record.ids.shape for record in records[layer]]
         if [tokens for tokens, _ in sizes] != [len(record.ids) for record in first]:
             found, wanted = [tokens for tokens, _ in sizes][:8], [len(record.ids) for record in first][:8]
-            raise FileError(path, field, f"has tokens {found} where layer {layers[0]} has {wanted}", _REMEDY)
+            raise Refusal(path, field, f"has tokens {found} where layer {layers[0]} has {wanted}", _REMEDY)
         if any(choices != top_k for _, choices in sizes):
-            raise FileError(path, field, f"topk is not {top_k} as elsewhere", "give a trace with one topk")
+            raise Refusal(path, field, f"topk is not {top_k} as elsewhere", "give a trace with one topk")
     return len(first)
 
 

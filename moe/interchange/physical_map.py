@@ -17,7 +17,7 @@ from moe.interchange.document import read_document, whole_numbers
 from moe.placement.placement import Placement, SolverRecord
 from moe.placement.topology import Topology
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 FIELD = "physical_to_logical_map"
 _REMEDY = "give the map as [layers][physical experts]"
@@ -44,7 +44,7 @@ def read_map(
         The placement, for dispatch by copies, with hops as its cost matrix and nothing measured.
 
     Raises:
-        FileError: The file cannot be read, an expert is missing, or a rank holds an expert twice.
+        Refusal: The file cannot be read, an expert is missing, or a rank holds an expert twice.
         ValueError: A dense layer is none of the rows.
     """
     path = Path(path)
@@ -52,7 +52,7 @@ def read_map(
     document = read_document(path, _REMEDY)
     if isinstance(document, Mapping):
         if FIELD not in document:
-            raise FileError(path, FIELD, f"is missing ({', '.join(map(str, document))[:60]})", _REMEDY)
+            raise Refusal(path, FIELD, f"is missing ({', '.join(map(str, document))[:60]})", _REMEDY)
         document = document[FIELD]
     rows_LP = whole_numbers(path, FIELD, document, ("layers", "physical experts"), _REMEDY)
     rows_LP = rows_LP[mixture_rows(len(rows_LP), dense_layers)]
@@ -60,7 +60,7 @@ def read_map(
         num_experts = int(rows_LP.max()) + 1
     slots, rest = divmod(rows_LP.shape[1], topology.num_ranks)
     if rest:
-        raise FileError(
+        raise Refusal(
             path,
             FIELD,
             f"{rows_LP.shape[1]} physical experts do not divide among {topology.num_ranks} ranks",
@@ -141,15 +141,15 @@ def _check_rows(path: Path, rows_LP: NDArray[np.int64], num_experts: int, slots:
         outside = row[(row < 0) | (row >= num_experts)]
         if len(outside):
             problem = f"expert {outside[0]} is not one of the {num_experts} experts"
-            raise FileError(path, f"{FIELD}.{layer}", problem, "correct the map or --num-experts")
+            raise Refusal(path, f"{FIELD}.{layer}", problem, "correct the map or --num-experts")
         if len(row) < num_experts or len(np.unique(row)) < num_experts:
             missing = np.setdiff1d(np.arange(len(row) + 1), row)[0]
-            raise FileError(path, f"{FIELD}.{layer}", f"expert {missing} is in no slot", "correct the map")
+            raise Refusal(path, f"{FIELD}.{layer}", f"expert {missing} is in no slot", "correct the map")
         by_rank = np.sort(row.reshape(-1, slots), axis=1)
         twice = np.argwhere(by_rank[:, 1:] == by_rank[:, :-1])
         if len(twice):
             rank, slot = twice[0]
-            raise FileError(
+            raise Refusal(
                 path,
                 f"{FIELD}.{layer}",
                 f"expert {by_rank[rank, slot]} is twice on rank {rank}, where its replica saves no load",

@@ -21,7 +21,7 @@ from moe.placement.placement import Placement, SolverRecord, slots_per_rank
 from moe.placement.solver.packing import busiest, pack_layer
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _COUNT, _MAP, _IDS = "logical_count", "last_physical_to_logical_map", "topk_ids_of_layer"
 _REMEDY = "dump the distribution again"
@@ -50,14 +50,14 @@ def read_distribution(
         The trace or the placement.
 
     Raises:
-        FileError: A file is malformed, or has counts where no group was given.
+        Refusal: A file is malformed, or has counts where no group was given.
         ValueError: The experts do not divide among the ranks, or there are too few slots.
     """
     documents = [section(path, "document", read_document(path, _REMEDY), _REMEDY) for path in paths]
     if any(_COUNT in document for document in documents):
         counts_LE = _sum_counts(paths, documents)
         if group is None:
-            raise FileError(
+            raise Refusal(
                 paths[0],
                 _COUNT,
                 f"has counts {list(counts_LE.shape)}, from which no routing trace can be made",
@@ -74,14 +74,14 @@ def _sum_counts(paths: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -
     total: NDArray[np.int64] | None = None
     for path, document in zip(paths, documents, strict=True):
         if _COUNT not in document:
-            raise FileError(path, _COUNT, f"is missing where {paths[0]} has it", "give files of one kind")
+            raise Refusal(path, _COUNT, f"is missing where {paths[0]} has it", "give files of one kind")
         counts = whole_numbers(path, _COUNT, document[_COUNT], ("...", "layers", "experts"), _REMEDY)
         if counts.min() < 0 or counts.max() > _MOST:
-            raise FileError(path, _COUNT, f"holds {counts.min()} to {counts.max()}, which cannot be counts", _REMEDY)
+            raise Refusal(path, _COUNT, f"holds {counts.min()} to {counts.max()}, which cannot be counts", _REMEDY)
         counts = counts.reshape(-1, *counts.shape[-2:]).sum(axis=0)
         if total is not None and total.shape != counts.shape:
             problem = f"is {list(counts.shape)} where {paths[0]} has {list(total.shape)}"
-            raise FileError(path, _COUNT, problem, "give files of one model")
+            raise Refusal(path, _COUNT, problem, "give files of one model")
         total = counts if total is None else total + counts
     assert total is not None
     return total
@@ -92,7 +92,7 @@ def _pack(path: Path, counts_LE: NDArray[np.int64], group: tuple[int, int], slot
     topology = Topology.hops(*group)
     used = counts_LE.sum(axis=1) > 0
     if not used.any():
-        raise FileError(path, _COUNT, "counts no choice at all", "record some requests")
+        raise Refusal(path, _COUNT, "counts no choice at all", "record some requests")
     num_experts = counts_LE.shape[1]
     least = slots_per_rank(num_experts, topology.num_ranks)
     slots = least if slots is None else slots
@@ -126,12 +126,12 @@ def _trace(
         if document.get(_MAP) is not None:
             logical_LP = whole_numbers(path, _MAP, document[_MAP], ("layers", "physical experts"), _REMEDY)
             if logical_LP.min() < 0 or logical_LP.max() >= MOST_EXPERTS:
-                raise FileError(path, _MAP, f"holds {logical_LP.min()} to {logical_LP.max()}, no experts", _REMEDY)
+                raise Refusal(path, _MAP, f"holds {logical_LP.min()} to {logical_LP.max()}, no experts", _REMEDY)
             num_experts = max(num_experts or 0, int(logical_LP.max()) + 1)
         records = document.get("records")
         if not isinstance(records, list) or not records:
             problem = f"holds neither {_COUNT} nor records ({', '.join(map(str, document))[:60]})"
-            raise FileError(path, "records", problem, "dump it in mode stat or per_token")
+            raise Refusal(path, "records", problem, "dump it in mode stat or per_token")
         for number, record in enumerate(records):
             field = f"records.{number}"
             record = section(path, field, record, _REMEDY)
@@ -139,7 +139,7 @@ def _trace(
             tokens = len(chosen_TLK)
             if ids and ids[0].shape[1] != chosen_TLK.shape[1]:
                 problem = f"has {chosen_TLK.shape[1]} layers but the first has {ids[0].shape[1]}"
-                raise FileError(path, field, problem, "give files of one model")
+                raise Refusal(path, field, problem, "give files of one model")
             ids.append(chosen_TLK)
             rank, step = (_whole(path, field, record, name) for name in ("rank", "forward_pass_id"))
             source.append(np.full(tokens, rank, np.int32))
@@ -150,7 +150,7 @@ def _trace(
     expert_ids_TLK = np.concatenate([_widened(one, most) for one in ids])
     used_L = (expert_ids_TLK != DROPPED).any(axis=(0, 2))
     if not used_L.any():
-        raise FileError(paths[0], _IDS, "contains no choice of an expert", "record some requests")
+        raise Refusal(paths[0], _IDS, "contains no choice of an expert", "record some requests")
     used_K = (expert_ids_TLK != DROPPED).any(axis=(0, 1))
     source_rank = np.concatenate(source)
     return import_trace(
@@ -172,21 +172,21 @@ def _choices(
 ) -> NDArray[np.int32]:
     """Logical experts of the tokens of a pass, [T, L, K]."""
     if _IDS not in record:
-        raise FileError(path, field, f"has no {_IDS}", "dump it in mode per_token; per_pass has no tokens")
+        raise Refusal(path, field, f"has no {_IDS}", "dump it in mode per_token; per_pass has no tokens")
     field = f"{field}.{_IDS}"
     ids_LTK = whole_numbers(path, field, record[_IDS], ("layers", "tokens", "choices"), _REMEDY)
     limit = 2**31 if logical_LP is None else logical_LP.shape[1]
     if logical_LP is not None and len(logical_LP) != len(ids_LTK):
-        raise FileError(path, field, f"has {len(ids_LTK)} layers where {_MAP} has {len(logical_LP)}", _REMEDY)
+        raise Refusal(path, field, f"has {len(ids_LTK)} layers where {_MAP} has {len(logical_LP)}", _REMEDY)
     outside = ids_LTK[(ids_LTK < DROPPED) | (ids_LTK >= limit)]
     if len(outside):
         problem = f"{outside[0]} is not one of the {limit} physical experts"
-        raise FileError(path, field, problem, "record with --disable-shared-experts-fusion")
+        raise Refusal(path, field, problem, "record with --disable-shared-experts-fusion")
     if logical_LP is not None:
         layer = np.arange(len(ids_LTK))[:, None, None]
         ids_LTK = np.where(ids_LTK == DROPPED, DROPPED, logical_LP[layer, ids_LTK])
     if ids_LTK.max() >= 2**31:
-        raise FileError(path, field, f"{ids_LTK.max()} is not an expert", _REMEDY)
+        raise Refusal(path, field, f"{ids_LTK.max()} is not an expert", _REMEDY)
     return ids_LTK.transpose(1, 0, 2).astype(np.int32)
 
 
@@ -202,14 +202,14 @@ def _requests(record: Mapping[str, Any], tokens: int) -> NDArray[np.int64]:
 def _whole(path: Path, field: str, record: Mapping[str, Any], name: str) -> int:
     value = record.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise FileError(path, f"{field}.{name}", f"is not a whole number of 0 or more ({str(value)[:40]})", _REMEDY)
+        raise Refusal(path, f"{field}.{name}", f"is not a whole number of 0 or more ({str(value)[:40]})", _REMEDY)
     return value
 
 
 def _column(path: Path, field: str, value: Any, tokens: int) -> NDArray[np.int64]:
     column = whole_numbers(path, field, value, ("tokens",), _REMEDY)
     if len(column) != tokens:
-        raise FileError(path, field, f"has {len(column)} entries for {tokens} tokens", _REMEDY)
+        raise Refusal(path, field, f"has {len(column)} entries for {tokens} tokens", _REMEDY)
     return column
 
 

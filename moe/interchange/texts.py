@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 
 def read_texts(path: Path) -> list[str]:
@@ -16,20 +16,20 @@ def read_texts(path: Path) -> list[str]:
         At least one text.
 
     Raises:
-        FileError: The file cannot be read, has no texts, or a line of JSON has no `text`.
+        Refusal: The file cannot be read, has no texts, or a line of JSON has no `text`.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", f"is not UTF-8 text ({error.reason})", "convert it to UTF-8") from error
+        raise Refusal(path, "file", f"is not UTF-8 text ({error.reason})", "convert it to UTF-8") from error
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if path.suffix == ".jsonl":
         numbered = [(number, _text_of(path, number, line)) for number, line in numbered]
     texts = [text for _, text in numbered if text.strip()]
     if not texts:
-        raise FileError(path, "file", "contains no texts", "write one text a line")
+        raise Refusal(path, "file", "contains no texts", "write one text a line")
     return texts
 
 
@@ -38,8 +38,8 @@ def _text_of(path: Path, number: int, line: str) -> str:
     try:
         document = parse_json(line)
     except ValueError as error:
-        raise FileError(path, f"line {number}", f"is not JSON ({error})", remedy) from error
+        raise Refusal(path, f"line {number}", f"is not JSON ({error})", remedy) from error
     text = document.get("text") if isinstance(document, dict) else None
     if not isinstance(text, str):
-        raise FileError(path, f"line {number}: text", f"is not text ({line[:40]})", remedy)
+        raise Refusal(path, f"line {number}: text", f"is not text ({line[:40]})", remedy)
     return text

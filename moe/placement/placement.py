@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 Dispatch = Literal["coherent", "home", "copies", "hierarchical"]
 """Dispatch modes whose traffic a placement can save."""
@@ -282,23 +282,23 @@ class Placement(_Record):
             The placement.
 
         Raises:
-            FileError: The file cannot be read or its content contradicts itself.
+            Refusal: The file cannot be read or its content contradicts itself.
         """
         path = Path(path)
         remedy = "make the file with `python -m moe place`"
         try:
             document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except OSError as error:
-            raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
+            raise Refusal(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
         except ValueError as error:
-            raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+            raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
         if isinstance(document, dict) and "format" not in document:
-            raise FileError(path, "format", "is missing", "state flowfabric.placement/1")
+            raise Refusal(path, "format", "is missing", "state flowfabric.placement/1")
         try:
             return cls.model_validate(document)
         except ValidationError as error:
             found = first_complaint(error)
-            raise FileError(path, found.field, found.problem, found.remedy or remedy) from error
+            raise Refusal(path, found.field, found.problem, found.remedy or remedy) from error
 
 
 def objective_of(mode: Mode) -> Dispatch:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netsim.foundation.arrays import UNREADABLE, quietly
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3}
@@ -134,7 +134,7 @@ class Topology:
             The topology.
 
         Raises:
-            FileError: The matrix cannot be read or is no cost matrix.
+            Refusal: The matrix cannot be read or is no cost matrix.
             ValueError: The text is none of the three.
         """
         if text == "hops":
@@ -166,12 +166,12 @@ class Topology:
             if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "biuf":
                 raise TypeError
         except OSError as error:
-            raise FileError(path, "cost", f"cannot be read ({error.strerror or error})", "check the path") from error
+            raise Refusal(path, "cost", f"cannot be read ({error.strerror or error})", "check the path") from error
         except UNREADABLE as error:
-            raise FileError(path, "cost", "is not a plain array of numbers", remedy) from error
+            raise Refusal(path, "cost", "is not a plain array of numbers", remedy) from error
         try:
             return cls(num_nodes, ranks_per_node, matrix.astype(np.float64), "units of the cost matrix")
         except ValueError as error:
             field, _, problem = str(error).partition(": ")
             problem, _, remedy = problem.partition("; ")
-            raise FileError(path, field, problem, remedy) from error
+            raise Refusal(path, field, problem, remedy) from error

@@ -21,7 +21,7 @@ from moe.routing_trace import RoutingTrace
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _Figure = Field(ge=0, allow_inf_nan=False)
 _REMEDY = "write it with `python -m moe price`"
@@ -88,17 +88,17 @@ class Price(_Record):
         """Read what :meth:`write` wrote.
 
         Raises:
-            FileError: The file is missing or malformed.
+            Refusal: The file is missing or malformed.
         """
         try:
             return cls.model_validate(parse_json(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+            raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
         except ValidationError as error:
             found = first_complaint(error)
-            raise FileError(path, found.field, found.problem, found.remedy or _REMEDY) from error
+            raise Refusal(path, found.field, found.problem, found.remedy or _REMEDY) from error
         except ValueError as error:
-            raise FileError(path, "document", f"is not JSON ({error})", _REMEDY) from error
+            raise Refusal(path, "document", f"is not JSON ({error})", _REMEDY) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +188,11 @@ def check_same_run(trace: Path, header: TraceHeader, path: Path, routing: Routin
     """Refuse a routing trace of another run.
 
     Raises:
-        FileError: Both name the configuration of their run, and it is not the same.
+        Refusal: Both name the configuration of their run, and it is not the same.
     """
     own = routing.header.config_sha256
     if None not in (own, header.config_sha256) and own != header.config_sha256:
-        raise FileError(
+        raise Refusal(
             path, "header.config_sha256", f"is not that of {trace} ({str(own)[:12]})", "give two traces of one run"
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 from moe.placement.topology import LinkRates
 from moe.report.context import read_simulations
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -108,7 +108,7 @@ def rates_of(path: Path, topology: dict[str, Any]) -> LinkRates | None:
         host, inside = (_number(topology[key], _BITS_PER_S) for key in ("host_rate", "intra_host_rate"))
         return LinkRates(inside, host / topology.get("ranks_per_host", 1), 2 * _number(topology["link_delay"], _PER_S))
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(path, "scenario.topology", f"contains no rates ({error})", "simulate it again") from error
+        raise Refusal(path, "scenario.topology", f"contains no rates ({error})", "simulate it again") from error
 
 
 _PER_S = {unit: 1 / per_second for unit, per_second in _PER_SECOND.items()}

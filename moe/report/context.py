@@ -17,7 +17,7 @@ from moe.placement.placement import Placement
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _OPTIMIZER_BYTES = 8  # two moments of a parameter, in fp32
 _MASTER_BYTES = 4
@@ -150,20 +150,20 @@ def read_simulations(path: Path) -> list[Simulation]:
         One entry a transport, in the order of the file.
 
     Raises:
-        FileError: The file cannot be read or holds no such results.
+        Refusal: The file cannot be read or holds no such results.
     """
     remedy = "give the results.json that `python -m netsim compare` wrote"
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
     except ValueError as error:
-        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
     if not isinstance(document, dict) or document.get("format") != "flowfabric.results/1":
-        raise FileError(path, "format", "is not flowfabric.results/1", remedy)
+        raise Refusal(path, "format", "is not flowfabric.results/1", remedy)
     runs = document.get("runs")
     if not isinstance(runs, list) or not runs:
-        raise FileError(path, "runs", "lists no runs", remedy)
+        raise Refusal(path, "runs", "lists no runs", remedy)
     times: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for index, run in enumerate(runs):
         match run:
@@ -172,7 +172,7 @@ def read_simulations(path: Path) -> list[Simulation]:
             ) and _is_time(bound):
                 times[transport].append((float(completion), float(bound)))
             case _:
-                raise FileError(path, f"runs.{index}", "lacks transport, completion_ns or bound_ns as a time", remedy)
+                raise Refusal(path, f"runs.{index}", "lacks transport, completion_ns or bound_ns as a time", remedy)
     source = path.parent.name if path.stem == "results" and path.parent.name else path.stem
     return [
         Simulation(source, transport, len(pairs), fmean(p[0] for p in pairs) / 1e6, fmean(p[1] for p in pairs) / 1e6)
@@ -196,7 +196,7 @@ def read_current(path: Path | None, statistics: RoutingStatistics, topology: Top
         The placement in use and its name.
 
     Raises:
-        FileError: The file cannot be read or is of another model or group.
+        Refusal: The file cannot be read or is of another model or group.
         ValueError: The experts do not divide among the ranks, so that none is contiguous.
     """
     sizes = (statistics.num_layers, statistics.num_experts, topology.num_nodes, topology.ranks_per_node)
@@ -206,7 +206,7 @@ def read_current(path: Path | None, statistics: RoutingStatistics, topology: Top
     for name, expected in zip(("num_layers", "num_experts", "num_nodes", "ranks_per_node"), sizes, strict=True):
         present = getattr(current, name)
         if present != expected:
-            raise FileError(path, name, f"is {present} but the new placement has {expected}", "give the one in use")
+            raise Refusal(path, name, f"is {present} but the new placement has {expected}", "give the one in use")
     return current, "current"
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 
 MOST_LEVELS = 100
@@ -107,19 +107,19 @@ class JsonFile(Section):
             path: the file.
 
         Raises:
-            FileError: it is missing or malformed.
+            Refusal: it is missing or malformed.
         """
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
             check_document(document)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
-            raise FileError(path, "file", f"cannot be read ({reason})", cls.remedy) from error
+            raise Refusal(path, "file", f"cannot be read ({reason})", cls.remedy) from error
         try:
             return cls.model_validate(document)
         except ValidationError as error:
             found = first_complaint(error, document)
-            raise FileError(path, found.field, found.problem, found.remedy or cls.remedy) from found.cause or error
+            raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from found.cause or error
 
     def write(self, path: Path) -> None:
         """Writes the file.

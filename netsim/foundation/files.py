@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
 
-from netsim.foundation.refusal import DiskFull, FileError
+from netsim.foundation.refusal import DiskFull, Refusal
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
     Raises:
         DiskFull: There is no space for it.
-        FileError: It cannot be written for another reason.
+        Refusal: It cannot be written for another reason.
     """
     try:
         yield
@@ -29,7 +29,7 @@ def writing(path: Path | str) -> Iterator[None]:
             raise DiskFull(f"{problem}; make space there and give the same command again") from error
         if isinstance(error, OSError):
             problem = f"cannot be written ({error.strerror or error})"
-            raise FileError(path, "output", problem, "choose a writable path") from error
+            raise Refusal(path, "output", problem, "choose a writable path") from error
         raise
 
 
@@ -61,7 +61,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     Raises:
         DiskFull: There is no space for the file.
-        FileError: The folder cannot be made or the file cannot be put in place.
+        Refusal: The folder cannot be made or the file cannot be put in place.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -85,7 +85,7 @@ def flush(paths: Iterable[Path]) -> None:
 
     Raises:
         DiskFull: There is no space for one.
-        FileError: One cannot be flushed for another reason.
+        Refusal: One cannot be flushed for another reason.
     """
     for path in paths:
         with writing(path):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 OPTION = "--overwrite"
 """Replaces what another verb wrote."""
@@ -37,7 +37,7 @@ class Output(Protocol):
             overwrite: Whether the user wants that replaced.
 
         Raises:
-            FileError: It does, or it is a file where a folder is due or the reverse.
+            Refusal: It does, or it is a file where a folder is due or the reverse.
         """
         ...
 
@@ -59,12 +59,12 @@ class OutputFolder:
         if not path.exists():
             return
         if not path.is_dir():
-            raise FileError(path, self.option, "is a file", "name a folder")
+            raise Refusal(path, self.option, "is a file", "name a folder")
         names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
         if overwrite or not names or any(True for mark in self.marks for _ in path.glob(mark)):
             return
         shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        raise FileError(
+        raise Refusal(
             path,
             self.option,
             f"contains other things than results of this verb ({shown})",
@@ -87,13 +87,13 @@ class OutputFile:
     def check(self, path: Path, *, overwrite: bool = False) -> None:
         """Refuse a file of other contents."""
         if path.is_dir():
-            raise FileError(path, self.option, "is a folder", "name a file")
+            raise Refusal(path, self.option, "is a folder", "name a file")
         if overwrite or not path.exists():
             return
         with path.open("rb") as file:
             beginning = file.read(_BEGINNING)
         if beginning and not any(mark.encode() in beginning for mark in self.marks):
-            raise FileError(path, self.option, "was not written by this verb", f"give another name, or {OPTION}")
+            raise Refusal(path, self.option, "was not written by this verb", f"give another name, or {OPTION}")
 
 
 def page_mark(verb: str) -> str:
@@ -118,7 +118,7 @@ def check_outputs(outputs: Outputs, options: argparse.Namespace) -> None:
         options: Of the command line, `overwrite` among them.
 
     Raises:
-        FileError: A folder or file holds something else than earlier results of the verb.
+        Refusal: A folder or file holds something else than earlier results of the verb.
     """
     if os.environ.get("RANK", "0") != "0":
         return

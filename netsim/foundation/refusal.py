@@ -8,7 +8,7 @@ _MOST_CHARACTERS, _ENDS = 1000, 200
 """Of a part of a message, and what is kept of each end of a longer one."""
 
 
-class FileError(ValueError):
+class Refusal(ValueError):  # noqa: N818  it is what the user reads
     """A file, or a field of it, that cannot be used.
 
     Args:
@@ -23,8 +23,8 @@ class FileError(ValueError):
         self.field, self.problem, self.remedy = map(_shortened, (field, problem, remedy))
         super().__init__(f"{file}: {self.field}: {self.problem}{self.remedy and f'; {self.remedy}'}")
 
-    def __reduce__(self) -> tuple[type["FileError"], tuple[str, str, str, str]]:
-        return FileError, (self.file, self.field, self.problem, self.remedy)
+    def __reduce__(self) -> tuple[type["Refusal"], tuple[str, str, str, str]]:
+        return type(self), (self.file, self.field, self.problem, self.remedy)
 
 
 class Failure(RuntimeError):  # noqa: N818  it is what has happened
@@ -48,7 +48,7 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
     """The two parts of what an error says.
 
     Args:
-        error: A `FileError`, an error that was raised from one and ends in its words, or one that says
+        error: A `Refusal`, an error that was raised from one and ends in its words, or one that says
             `problem; remedy`.
 
     Returns:
@@ -56,7 +56,7 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
     """
     text = str(error)
     for told in (error, error.__cause__):
-        if isinstance(told, FileError) and told.remedy and text.endswith(str(told)):
+        if isinstance(told, Refusal) and told.remedy and text.endswith(str(told)):
             return text.removesuffix(f"; {told.remedy}"), told.remedy
     problem, _, remedy = text.partition("; ")
     return problem, remedy
@@ -65,7 +65,7 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
 def lies_in(error: BaseException | None, folder: Path) -> bool:
     """Whether an error, or what it was raised from, is about a folder or a file in it."""
     while error is not None:
-        if isinstance(error, FileError) and folder in (Path(error.file), *Path(error.file).parents):
+        if isinstance(error, Refusal) and folder in (Path(error.file), *Path(error.file).parents):
             return True
         error = error.__cause__
     return False

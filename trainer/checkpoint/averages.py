@@ -35,7 +35,7 @@ def write_averages(folder: Path, elements: int, step: int, rank: int, num_ranks:
         What was written, by its name; most ranks of a large run write nothing.
 
     Raises:
-        FileError: the state cannot be read, or nothing can be written.
+        Refusal: the state cannot be read, or nothing can be written.
     """
     num_parts = number_of_parts(elements)
     own = [part for part in range(num_parts) if part * num_ranks // num_parts % num_ranks == rank]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
@@ -32,15 +32,15 @@ def base_weights(base: ReferenceConfig, field: str = FIELD) -> Path:
         field: the setting that names it.
 
     Raises:
-        FileError: there are none, or they are others than those that the section names.
+        Refusal: there are none, or they are others than those that the section names.
     """
     path = weights_file(base.run)
     if path == base.run or not all(file.is_file() for file in files_of(path)):
         problem = "holds neither a checkpoint nor exported weights" if base.run.is_dir() else "is no folder of a run"
-        raise FileError(base.run, field, problem, "give the run.dir of a run that has saved a checkpoint")
+        raise Refusal(base.run, field, problem, "give the run.dir of a run that has saved a checkpoint")
     if base.digest is not None and base.digest != digest_of(path):
         problem = f"is {digest_of(path)} but the run began with {base.digest}"
-        raise FileError(path, f"{field}.digest", problem, "bring those weights back, or start another run")
+        raise Refusal(path, f"{field}.digest", problem, "bring those weights back, or start another run")
     return path
 
 
@@ -62,7 +62,7 @@ def with_digest(config: RunConfig) -> RunConfig:
     its samples may be compared with other data.
 
     Raises:
-        FileError: the base has no weights, or others than the section names.
+        Refusal: the base has no weights, or others than the section names.
     """
     adapters = config.model.adapters
     if adapters is None:
@@ -84,7 +84,7 @@ def check_base(config: RunConfig) -> None:
         config: the run; one without adapters has no base.
 
     Raises:
-        FileError: the base has no weights or has adapters itself, or its network is another one.
+        Refusal: the base has no weights or has adapters itself, or its network is another one.
         ValueError: the adapters fit no layers.
     """
     if config.model.adapters is None:
@@ -97,10 +97,10 @@ def check_base(config: RunConfig) -> None:
             run = config.model.adapters.base.run
             named = run if (run / "checkpoints").is_dir() else "the run that they are from"
             remedy = f"merge them (python -m trainer export {named} --merged --out DIR), and give DIR"
-            raise FileError(beside, FIELD, "has adapters itself", remedy)
+            raise Refusal(beside, FIELD, "has adapters itself", remedy)
         kind = written.get("kind", written.get("class"))
         if kind != config.model.kind:
-            raise FileError(beside, "model.kind", f"is {kind}, not {config.model.kind}", _REMEDY)
+            raise Refusal(beside, "model.kind", f"is {kind}, not {config.model.kind}", _REMEDY)
     parameter_shapes(config)
     check_weights(path, parameter_shapes(of_base(config)), _REMEDY)
     check_meaning(path, config.model, f"give another {FIELD}")
@@ -114,7 +114,7 @@ def check_beginning(weights: Path, config: RunConfig) -> None:
         config: the run, with the digest of its base.
 
     Raises:
-        FileError: they are missing or malformed, of another network, or of other adapters or beside another base.
+        Refusal: they are missing or malformed, of another network, or of other adapters or beside another base.
     """
     adapters = config.model.adapters
     if adapters is None:
@@ -135,7 +135,7 @@ def check_beginning(weights: Path, config: RunConfig) -> None:
         if value != own:
             problem = f"is {value}, and this run has {own}"
             remedy = "give a run with the same adapters of the same base, or leave model.init_from out"
-            raise FileError(beside, f"model.adapters.{name}", problem, remedy)
+            raise Refusal(beside, f"model.adapters.{name}", problem, remedy)
 
 
 def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, trains: bool) -> None:
@@ -148,7 +148,7 @@ def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, t
         trains: whether an engine is going to train it, in its own type.
 
     Raises:
-        FileError: the weights of the base are gone, or others than those that the run began with.
+        Refusal: the weights of the base are gone, or others than those that the run began with.
     """
     if config.model.adapters is None:
         return

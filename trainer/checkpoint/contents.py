@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -157,9 +157,9 @@ def unpacked(path: Path) -> dict[str, Any]:
     """Reads what :func:`packed` made, and nothing that would run code.
 
     Raises:
-        FileError: the file is malformed.
+        Refusal: the file is malformed.
     """
     try:
         return torch.load(path, weights_only=True)
     except Exception as error:  # whatever the damage leads to
-        raise FileError(path, "state", f"cannot be read ({type(error).__name__})", REMEDY) from error
+        raise Refusal(path, "state", f"cannot be read ({type(error).__name__})", REMEDY) from error

@@ -17,7 +17,7 @@ import re
 import shutil
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import NAME
 
 
@@ -25,13 +25,13 @@ def check_possible(folder: Path) -> None:
     """Refuses a folder that no file system can hold.
 
     Raises:
-        FileError: its name is too long.
+        Refusal: its name is too long.
     """
     try:
         folder.exists()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise FileError(folder, "folder", "its name is too long", "give a shorter one") from error
+            raise Refusal(folder, "folder", "its name is too long", "give a shorter one") from error
 
 
 def step_folder(root: Path, step: int) -> Path:
@@ -85,10 +85,10 @@ def delete(folder: Path) -> None:
 
     Raises:
         OSError: it is not there, or a file of it cannot be deleted.
-        FileError: it is a symbolic link.
+        Refusal: it is a symbolic link.
     """
     if folder.is_symlink():
-        raise FileError(folder, "checkpoint", "is a symbolic link", "remove the link")
+        raise Refusal(folder, "checkpoint", "is a symbolic link", "remove the link")
     (folder / NAME).unlink(missing_ok=True)
     shutil.rmtree(folder)
 

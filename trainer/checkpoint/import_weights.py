@@ -8,7 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.config.file import validated
@@ -34,7 +34,7 @@ def run(folder: Path, out: Path) -> int:
         0.
 
     Raises:
-        FileError: the network is not read here, has a setting without a counterpart, or is not whole.
+        Refusal: the network is not read here, has a setting without a counterpart, or is not whole.
     """
     kind, document, path = found_in(folder)
     try:
@@ -51,7 +51,7 @@ def run(folder: Path, out: Path) -> int:
             )
             first, *parts = write_in_parts(out / EXPORTED, {entry.name: entry.shape for entry in entries}, tensors)
     except (OSError, SafetensorError) as error:
-        raise FileError(path, "weights", f"cannot be read ({error})", _DAMAGED) from error
+        raise Refusal(path, "weights", f"cannot be read ({error})", _DAMAGED) from error
     with replacing(out / "config.yaml") as temporary:
         temporary.write_text(config.to_yaml(), encoding="utf-8")
     card = model_card(
@@ -102,12 +102,12 @@ def _check(path: Path, kind: Foreign, entries: list[Entry], weights: Weights) ->
     names = {*weights.names}
     for name, shape in wanted.items():
         if name not in names:
-            raise FileError(path, name, f"is missing, which a {kind.network} of this config.json has", _DAMAGED)
+            raise Refusal(path, name, f"is missing, which a {kind.network} of this config.json has", _DAMAGED)
         if weights.shape(name) != shape:
-            raise FileError(path, name, f"has shape {weights.shape(name)}, not {shape} as config.json says", _DAMAGED)
+            raise Refusal(path, name, f"has shape {weights.shape(name)}, not {shape} as config.json says", _DAMAGED)
         if weights.dtype(name) not in _PLAIN:
             problem = f"holds {weights.dtype(name)}"
-            raise FileError(path, name, problem, "give weights in float32, bfloat16 or float16, not quantised")
+            raise Refusal(path, name, problem, "give weights in float32, bfloat16 or float16, not quantised")
     for name in sorted(names - wanted.keys()):
         if not name.endswith(kind.buffers or ("\0",)):
-            raise FileError(path, name, f"has no place in a {kind.network} of this config.json", _DAMAGED)
+            raise Refusal(path, name, f"has no place in a {kind.network} of this config.json", _DAMAGED)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import NAME, REMEDY, Manifest
 from trainer.model.foreign import is_foreign
@@ -39,7 +39,7 @@ def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: in
         Its folder, or None if no save has ever ended; and a line for each newer one, which says what is wrong with it.
 
     Raises:
-        FileError: there are complete checkpoints, and none seems intact.
+        Refusal: there are complete checkpoints, and none seems intact.
     """
     needed = _needed(allow_rng_loss)
 
@@ -64,7 +64,7 @@ def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None
         Its folder, or None if no save has ever ended.
 
     Raises:
-        FileError: there are complete checkpoints, and none is intact.
+        Refusal: there are complete checkpoints, and none is intact.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     needed = _needed(allow_rng_loss)
@@ -91,7 +91,7 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
         names: those files, where the checkpoint has them; a file that may be in parts stands for them, too.
 
     Raises:
-        FileError: there is none.
+        Refusal: there is none.
     """
     wanted = [*names]
 
@@ -102,7 +102,7 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
         seen = begun_steps(root)
         try:
             folder, skipped = _newest(root, seen, fault)
-        except FileError:
+        except Refusal:
             if {*complete_steps(root)} <= {*seen}:
                 raise
             continue  # the run has pruned all that were seen, and saved another
@@ -111,9 +111,7 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
             return folder
         if not complete_steps(root):
             break
-    raise FileError(
-        root, "checkpoint", "there is no complete checkpoint", "give the run.dir of a run that has saved one"
-    )
+    raise Refusal(root, "checkpoint", "there is no complete checkpoint", "give the run.dir of a run that has saved one")
 
 
 def is_pruned(folder: Path) -> bool:
@@ -136,7 +134,7 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
         newest = skipped[0].removesuffix(f"; {REMEDY}") if skipped else "it was pruned meanwhile"
         problem = f"none of {len(complete)} is undamaged (the newest: {newest})"
         remedy = f"restore one from a copy; or remove {root} to start anew, or give a new run.dir"
-        raise FileError(root, "checkpoints", problem, remedy)
+        raise Refusal(root, "checkpoints", problem, remedy)
     return None, skipped
 
 
@@ -144,7 +142,7 @@ def _fault(folder: Path, wanted: Callable[[str], bool], *, content: bool) -> str
     """What is wrong with a checkpoint, as a line that names folder and file."""
     try:
         Manifest.read(folder).check_files(folder, wanted, content=content)
-    except FileError as error:
+    except Refusal as error:
         return str(error)
     return None
 
@@ -171,18 +169,18 @@ def newest_checkpoint(run_dir: Path) -> Path:
         run_dir: folder of the run.
 
     Raises:
-        FileError: there is none.
+        Refusal: there is none.
     """
     check_possible(run_dir / "checkpoints")
     if not run_dir.is_dir():
         problem = "is a file" if run_dir.exists() else "does not exist"
-        raise FileError(run_dir, "run_dir", problem, "give the run.dir of a run that has saved a checkpoint")
+        raise Refusal(run_dir, "run_dir", problem, "give the run.dir of a run that has saved a checkpoint")
     if (run_dir / NAME).exists() and run_dir.parent.name == "checkpoints":
-        raise FileError(run_dir, "run_dir", "is a checkpoint", f"give the folder of its run, {run_dir.parents[1]}")
+        raise Refusal(run_dir, "run_dir", "is a checkpoint", f"give the folder of its run, {run_dir.parents[1]}")
     inside = sorted(str(root.parent) for root in run_dir.glob("*/checkpoints") if complete_steps(root))
     if inside and not complete_steps(run_dir / "checkpoints"):
         remedy = f"give a run inside that has one: {', '.join(inside)}"
-        raise FileError(run_dir / "checkpoints", "checkpoint", "there is no complete checkpoint", remedy)
+        raise Refusal(run_dir / "checkpoints", "checkpoint", "there is no complete checkpoint", remedy)
     return newest_intact(run_dir / "checkpoints", (WEIGHTS, ROUTERS, "config.yaml", "placement.json"))
 
 
@@ -200,7 +198,7 @@ def with_newest(run_dir: Path, use: Callable[[Path], R]) -> R:
         What `use` returned.
 
     Raises:
-        FileError: there is no intact checkpoint.
+        Refusal: there is no intact checkpoint.
     """
     for left in reversed(range(ATTEMPTS)):
         folder = newest_checkpoint(run_dir)
@@ -220,7 +218,7 @@ def weights_file(path: Path) -> Path:
             intact checkpoint, or a folder that the export or the import-weights verb wrote.
 
     Raises:
-        FileError: the run has no intact checkpoint, the weights have the names of another package, or no file system
+        Refusal: the run has no intact checkpoint, the weights have the names of another package, or no file system
             can hold the path.
     """
     check_possible(path / "checkpoints")
@@ -228,6 +226,6 @@ def weights_file(path: Path) -> Path:
         return newest_checkpoint(path) / WEIGHTS
     if is_foreign(path):
         remedy = f"python -m trainer import-weights {path if path.is_dir() else path.parent} --out DIR, and give DIR"
-        raise FileError(path, "weights", "have the names of another package", remedy)
+        raise Refusal(path, "weights", "have the names of another package", remedy)
     exported = path / EXPORTED
     return exported if any(file.exists() for file in (exported, index_of(exported))) else path

@@ -9,7 +9,7 @@ from typing import Any
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import flush, replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.model.weight_files import WEIGHTS, belongs_to
 
 FORMAT = "flowfabric.checkpoint/2"
@@ -61,25 +61,25 @@ class Manifest:
         """Reads what :meth:`write` wrote.
 
         Raises:
-            FileError: the file is missing, malformed or of another version.
+            Refusal: the file is missing, malformed or of another version.
         """
         path = folder / NAME
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
             if document["format"] != FORMAT:
-                raise FileError(path, "format", f"is {document['format']}, and this version reads {FORMAT}", REMEDY)
+                raise Refusal(path, "format", f"is {document['format']}, and this version reads {FORMAT}", REMEDY)
             if document.pop("sha256") != _digest(document):
-                raise FileError(path, "checksum", "does not match what was saved", REMEDY)
+                raise Refusal(path, "checksum", "does not match what was saved", REMEDY)
             files = {name: FileRecord(**record) for name, record in document["files"].items()}
             return cls(
                 document["step"], document["updates"], dict(document["identity"]), dict(document["division"]), files
             )
-        except FileError:
+        except Refusal:
             raise
         except FileNotFoundError as error:
-            raise FileError(path, "marker", "is missing: the save did not end", REMEDY) from error
+            raise Refusal(path, "marker", "is missing: the save did not end", REMEDY) from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise FileError(path, "marker", f"is malformed ({error})", REMEDY) from error
+            raise Refusal(path, "marker", f"is malformed ({error})", REMEDY) from error
 
     def weights_sha256(self) -> str:
         """Hash of the averaged weights: that of their file, or of the hashes of their index and parts."""
@@ -104,7 +104,7 @@ class Manifest:
             content: whether checksums are verified, which reads the files; else only their lengths.
 
         Raises:
-            FileError: a file is missing, or is not what was written.
+            Refusal: a file is missing, or is not what was written.
         """
         for name, record in self.files.items():
             if not wanted(name):
@@ -113,11 +113,11 @@ class Manifest:
             try:
                 size = path.stat().st_size
                 if size != record.size_bytes:
-                    raise FileError(path, "length", f"is {size} bytes and was saved with {record.size_bytes}", REMEDY)
+                    raise Refusal(path, "length", f"is {size} bytes and was saved with {record.size_bytes}", REMEDY)
                 if content and _sha256(path) != record.sha256:
-                    raise FileError(path, "checksum", "does not match what was saved", REMEDY)
+                    raise Refusal(path, "checksum", "does not match what was saved", REMEDY)
             except OSError as error:
-                raise FileError(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
+                raise Refusal(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
 
     def check_identity(self, folder: Path, identity: dict[str, Any]) -> None:
         """Refuses to continue a checkpoint as something else.
@@ -127,11 +127,11 @@ class Manifest:
             identity: of the run that wants to continue it; a field that the checkpoint says nothing of is let through.
 
         Raises:
-            FileError: a field differs.
+            Refusal: a field differs.
         """
         for name, value in identity.items():
             if self.identity.get(name, value) != value:
-                raise FileError(
+                raise Refusal(
                     folder / NAME,
                     name,
                     f"is {self.identity[name]} but this run has {value}",

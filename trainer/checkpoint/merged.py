@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.base import base_weights
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import step_folder, step_of
@@ -50,10 +50,10 @@ def run(run_dir: Path, out: Path) -> int:
     folder = newest_checkpoint(run_dir)
     config = load_run(folder)
     if config.model.adapters is None:
-        raise FileError(folder / "config.yaml", "model.adapters", "is not there to be merged", "leave --merged out")
+        raise Refusal(folder / "config.yaml", "model.adapters", "is not there to be merged", "leave --merged out")
     if routed_adapters(config) is not None:
         problem = "is routed, which makes another network of the base for each task"
-        raise FileError(folder / "config.yaml", "model.adapters.kind", problem, "leave --merged out")
+        raise Refusal(folder / "config.yaml", "model.adapters.kind", problem, "leave --merged out")
     check_restorable(config, folder)
     step = step_of(folder)
     whole = _finished(config, out, step)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.base import base_weights, digest_of
 from trainer.config.document import read_document
 from trainer.config.network.adapters import RoutedAdaptersConfig
@@ -19,7 +19,7 @@ def modules_weights(config: RunConfig) -> Path | None:
     """The averaged weights whose modules a run begins with; None: it draws its own, or has no routed adapters.
 
     Raises:
-        FileError: there are none, or others than those that the section names.
+        Refusal: there are none, or others than those that the section names.
     """
     adapters = config.model.adapters
     if not isinstance(adapters, RoutedAdaptersConfig) or adapters.init_from is None:
@@ -34,7 +34,7 @@ def check_modules(config: RunConfig) -> None:
         config: the run; one without routed adapters of another run has none.
 
     Raises:
-        FileError: there are no such weights, or modules of other sizes, or modules beside another base.
+        Refusal: there are no such weights, or modules of other sizes, or modules beside another base.
     """
     path, adapters = modules_weights(config), config.model.adapters
     if path is None:
@@ -43,18 +43,18 @@ def check_modules(config: RunConfig) -> None:
     beside = path.parent / "config.yaml"
     written = (read_document(beside).get("model") or {}).get("adapters") if beside.is_file() else None
     if not isinstance(written, dict) or written.get("kind") != adapters.kind or written.get("mode") == "mean":
-        raise FileError(beside, "model.adapters", "is no section of routed adapters", f"give another run to {FIELD}")
+        raise Refusal(beside, "model.adapters", "is no section of routed adapters", f"give another run to {FIELD}")
     for name in _SAME:
         own, theirs = getattr(adapters, name), written.get(name, type(adapters).model_fields[name].default)
         if own != theirs:
             shown = "null" if theirs is None else theirs
             remedy = f"set model.adapters.{name}={shown}, or give another {FIELD}"
-            raise FileError(beside, f"model.adapters.{name}", f"is {shown}, and this run has {own}", remedy)
+            raise Refusal(beside, f"model.adapters.{name}", f"is {shown}, and this run has {own}", remedy)
     base = digest_of(base_weights(adapters.base))
     theirs = (written.get("base") or {}).get("digest")
     if theirs not in (None, base):
         remedy = f"give that base to model.adapters.base, or another {FIELD}"
-        raise FileError(beside, "model.adapters.base.digest", f"is {theirs}, and that of this run {base}", remedy)
+        raise Refusal(beside, "model.adapters.base.digest", f"is {theirs}, and that of this run {base}", remedy)
     routed = adapters.model_copy(update={"mode": "all", "tasks": 1, "init_from": None})
     whole = config.model_copy(update={"model": config.model.model_copy(update={"adapters": routed})})
     shapes = {name: shape for name, shape in parameter_shapes(whole).items() if ".routing." not in name}

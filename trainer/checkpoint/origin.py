@@ -21,7 +21,7 @@ def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list
 
     Raises:
         ValueError: the run may not resume and there are checkpoints.
-        FileError: none of the checkpoints is intact, or the newest that is belongs to another run.
+        Refusal: none of the checkpoints is intact, or the newest that is belongs to another run.
     """
     run, root = config.run, config.run.dir / "checkpoints"
     if run.resume == "never" and complete_steps(root):

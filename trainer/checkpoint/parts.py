@@ -33,7 +33,7 @@ def write_in_parts(
         The file, or the index and the parts.
 
     Raises:
-        FileError: a file cannot be written.
+        Refusal: a file cannot be written.
     """
     parts = _divided(shapes, dtype.itemsize)
     coming = iter(tensors)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.placement import Placement, SolverRecord
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY
 from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
@@ -50,7 +50,7 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
         The layout to resume with.
 
     Raises:
-        FileError: the checkpoint's placement is missing, malformed or of other sizes.
+        Refusal: the checkpoint's placement is missing, malformed or of other sizes.
     """
     if config.moe is None or config.moe.migration is None:
         return layout
@@ -60,7 +60,7 @@ def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
     for field in ("num_layers", "num_experts"):
         own, wanted = getattr(saved, field), getattr(planned, field)
         if own != wanted:
-            raise FileError(path, field, f"is {own} but the run has {wanted}", REMEDY)
+            raise Refusal(path, field, f"is {own} but the run has {wanted}", REMEDY)
     if saved.num_ranks != planned.num_ranks:
         return layout
     saved = with_homes_first(saved, path, config.moe.dispatch)

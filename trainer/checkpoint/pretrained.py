@@ -24,7 +24,7 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
         world_size: ranks that use it; 1, or a multiple of the ranks that share the network.
 
     Raises:
-        FileError: the placement of the experts is missing or malformed.
+        Refusal: the placement of the experts is missing or malformed.
     """
     if world_size == 1:
         return Layout.single(config)
@@ -68,7 +68,7 @@ def check_restorable(config: RunConfig, folder: Path) -> None:
         folder: the checkpoint.
 
     Raises:
-        FileError: its averaged weights, or those that its adapters stand on, are missing, malformed or those of another
+        Refusal: its averaged weights, or those that its adapters stand on, are missing, malformed or those of another
             network.
     """
     check_base(config)

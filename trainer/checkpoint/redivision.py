@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY
 from trainer.checkpoint.storage import SavedState, rank_path
 from trainer.model.parallel.state import StatePiece
@@ -25,7 +25,7 @@ def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
         pieces: of this rank.
 
     Raises:
-        FileError: a file is missing or malformed, or has other tensors than those of the pieces.
+        Refusal: a file is missing or malformed, or has other tensors than those of the pieces.
     """
     saved = SavedState(folder)
     wanted: dict[tuple[str, str], list[_Wanted]] = defaultdict(list)
@@ -40,7 +40,7 @@ def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
             _count(copied)
     for one in everything:
         if one.left:
-            raise FileError(folder, f"{one.piece.name}:{one.piece.kind}", "is missing or incomplete", REMEDY)
+            raise Refusal(folder, f"{one.piece.name}:{one.piece.kind}", "is missing or incomplete", REMEDY)
 
 
 @dataclass
@@ -61,7 +61,7 @@ def _copied(
         for one in wanted[rectangle.name, rectangle.kind]:
             saved_shape, shape = shapes[one.piece.name], one.piece.shape
             if saved_shape != shape:
-                raise FileError(
+                raise Refusal(
                     file, f"{rectangle.name}:{rectangle.kind}", f"has shape {saved_shape}, not {shape}", REMEDY
                 )
             common = rectangle.common(one.piece.offset, one.piece.tensor.shape) if one.left else None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import (
     Migrating,
     Resumable,
@@ -50,7 +50,7 @@ def load_checkpoint(
         shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Checkpointer`.
 
     Raises:
-        FileError: a file is missing or damaged.
+        Refusal: a file is missing or damaged.
     """
     manifest, rank = Manifest.read(folder), dist.get_rank()
     saved, wanted = manifest.division, division_of(config, layout)
@@ -59,7 +59,7 @@ def load_checkpoint(
     try:
         together(lambda: fill(folder / "state", rank, [*engine.state(), *average.state()]))
     except RankError as error:
-        raise FileError(folder / "state", "state", f"does not fit the run ({error})", REMEDY) from error
+        raise Refusal(folder / "state", "state", f"does not fit the run ({error})", REMEDY) from error
     engine.state_loaded(manifest.updates)
     load_routers(engine.module, folder)
     if shared:

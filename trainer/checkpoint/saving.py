@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe.placement.placement import Placement
 from netsim.foundation.files import flush, replacing
-from netsim.foundation.refusal import Failure, FileError
+from netsim.foundation.refusal import Failure, Refusal
 from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.contents import (
     Migrating,
@@ -171,7 +171,7 @@ class Checkpointer:
             self._together(lambda: self._complete(folder, snapshot, written) if rank == 0 else None)
         except RankError as error:
             if rank == 0:
-                with suppress(OSError, FileError):
+                with suppress(OSError, Refusal):
                     delete(folder)
             dist.barrier(self._group)
             raise SaveError(f"{folder}: cannot be saved: {error}; {self._remedy(snapshot.step)}") from error

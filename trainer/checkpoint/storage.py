@@ -26,7 +26,7 @@ from torch import Tensor
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY, FileRecord
 from trainer.checkpoint.tensor_file import MappedFile, StoredTensor, read_header, write_tensors
 from trainer.model.parallel.state import StatePiece
@@ -132,7 +132,7 @@ class SavedTensor:
         """Puts it together, on the CPU.
 
         Raises:
-            FileError: a part of it is missing.
+            Refusal: a part of it is missing.
         """
         whole, found, start = np.empty(self.shape, np.float32), 0, (0,) * len(self.shape)
         for rectangle in self.rectangles:
@@ -142,7 +142,7 @@ class SavedTensor:
                 whole[window] = values
                 found += values.size
         if found != whole.size:
-            raise FileError(self.folder, self.name, "is incomplete", REMEDY)
+            raise Refusal(self.folder, self.name, "is incomplete", REMEDY)
         return torch.from_numpy(whole)
 
 
@@ -160,7 +160,7 @@ class SavedState:
             folder: that has it.
 
         Raises:
-            FileError: the index is missing or malformed.
+            Refusal: the index is missing or malformed.
         """
         self._folder = folder
         path = folder / INDEX
@@ -180,7 +180,7 @@ class SavedState:
             else:
                 raise ValueError(f"its format is {document['format']}, not {FORMAT} or {FIRST_FORMAT}")
         except (OSError, *_MALFORMED) as error:
-            raise FileError(path, "index", f"cannot be read ({error})", REMEDY) from error
+            raise Refusal(path, "index", f"cannot be read ({error})", REMEDY) from error
 
     def read(self, file: Path, wanted: Wanted) -> tuple[dict[str, tuple[int, ...]], list[Rectangle]]:
         """What one of the files holds.
@@ -193,7 +193,7 @@ class SavedState:
             The shapes of the whole parameters by name, and the rectangles of the tensors that matter.
 
         Raises:
-            FileError: the file is missing or malformed.
+            Refusal: the file is missing or malformed.
         """
         header, rectangles = read_header(file), []
         try:
@@ -214,14 +214,14 @@ class SavedState:
                         _check_inside(key, offset, stored.shape, shapes[name])
                         rectangles.append(Rectangle(name, kind, offset, header.file, stored))
         except _MALFORMED as error:
-            raise FileError(file, "header", f"cannot be read ({error})", REMEDY) from error
+            raise Refusal(file, "header", f"cannot be read ({error})", REMEDY) from error
         return shapes, rectangles
 
     def of_kind(self, kind: str) -> dict[str, SavedTensor]:
         """The tensors of a kind by the names of their parameters; no values are read yet.
 
         Raises:
-            FileError: a file is missing or malformed.
+            Refusal: a file is missing or malformed.
         """
         found: dict[str, SavedTensor] = {}
         for shapes, rectangles in self.each(lambda file: self.read(file, lambda _, own: own == kind)):
@@ -229,7 +229,7 @@ class SavedState:
                 tensor = found.setdefault(one.name, SavedTensor(one.name, shapes[one.name], self._folder))
                 if tensor.shape != shapes[one.name]:
                     problem = f"has shape {shapes[one.name]} in {one.file.path.name}, and {tensor.shape} elsewhere"
-                    raise FileError(self._folder, one.name, problem, REMEDY)
+                    raise Refusal(self._folder, one.name, problem, REMEDY)
                 tensor.rectangles.append(one)
         return dict(sorted(found.items()))
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY, FileRecord
 
 _LENGTH = struct.Struct("<Q")
@@ -66,13 +66,13 @@ class MappedFile:
         """The values of a tensor of the file.
 
         Raises:
-            FileError: the file is not there any more, or shorter than it was.
+            Refusal: the file is not there any more, or shorter than it was.
         """
         end = stored.first_byte + _ELEMENT_BYTES * math.prod(stored.shape)
         try:
             return self._content[stored.first_byte : end].view(np.float32).reshape(stored.shape)
         except (OSError, ValueError, RuntimeError) as error:
-            raise FileError(self.path, "values", f"cannot be read ({error})", REMEDY) from error
+            raise Refusal(self.path, "values", f"cannot be read ({error})", REMEDY) from error
 
     @cached_property
     def _content(self) -> NDArray[np.uint8]:
@@ -112,7 +112,7 @@ def write_tensors(
         Length and checksum of what was written.
 
     Raises:
-        FileError: the file cannot be written.
+        Refusal: the file cannot be written.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -146,7 +146,7 @@ def read_header(path: Path) -> Header:
     """Reads what a file holds, but none of the values.
 
     Raises:
-        FileError: the file is missing or malformed, or holds other values than float32.
+        Refusal: the file is missing or malformed, or holds other values than float32.
     """
     try:
         with path.open("rb") as file:
@@ -160,7 +160,7 @@ def read_header(path: Path) -> Header:
         tensors = {name: _stored(name, entry, first, size) for name, entry in document.items()}
         return Header(MappedFile(path), tensors, {str(key): str(text) for key, text in metadata.items()})
     except _MALFORMED as error:
-        raise FileError(path, "header", f"cannot be read ({error})", REMEDY) from error
+        raise Refusal(path, "header", f"cannot be read ({error})", REMEDY) from error
 
 
 def _values(tensor: Tensor) -> memoryview:

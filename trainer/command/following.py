@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.command.following import show
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.document import apply_override, read_document
 
 REPORT = "python -m trainer report {run_dir}"
@@ -46,7 +46,7 @@ def show_following(options: argparse.Namespace) -> None:
         if "config" in values:
             values = {**values, "run_dir": _run_dir(options.config, options.overrides)}
         show(FOLLOWING.get(options.verb.name), values)
-    except FileError:  # the configuration is not what it was when the verb began
+    except Refusal:  # the configuration is not what it was when the verb began
         return
 
 

@@ -76,7 +76,7 @@ def controls_choice(options: Namespace) -> "tuple[AnyControl, ...] | None":
     """The controls of the option of :func:`add_controls_option`; None: the run's own.
 
     Raises:
-        FileError: their file is missing or malformed.
+        Refusal: their file is missing or malformed.
         ValueError: they are malformed.
     """
     if options.controls is None:

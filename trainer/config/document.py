@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from netsim.foundation.documents import TOO_DEEP, check_document
-from netsim.foundation.refusal import FileError, problem_and_remedy
+from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.shipped import located, nearest
 
 MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
@@ -21,7 +21,7 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
         examples: folder where names are looked up first, and that a refusal names.
 
     Raises:
-        FileError: the file is missing or malformed.
+        Refusal: the file is missing or malformed.
     """
     folder = Path(examples).name
     path = located(path, folder)
@@ -29,11 +29,11 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
         document = read_yaml(path, f"a YAML file such as those in {examples}")
     except OSError as error:
         remedy = f"give a YAML file, or the name of one in {examples}: {nearest(path, folder)}"
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     if not isinstance(document, dict):
         problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
         such = "run, model, optim" if folder == "runs" else f"those of the files in {examples}"
-        raise FileError(path, "document", problem, f"write sections such as {such}")
+        raise Refusal(path, "document", problem, f"write sections such as {such}")
     return document
 
 
@@ -41,12 +41,12 @@ def check_is_of_a_run(path: Path, document: dict[str, Any]) -> None:
     """Refuses a file of another program.
 
     Raises:
-        FileError: it names the format of a scenario or a sweep.
+        Refusal: it names the format of a scenario or a sweep.
     """
     kind = str(document.get("format", ""))
     if kind.startswith(("flowfabric.scenario/", "flowfabric.sweep/")):
         remedy = f"give it to python -m netsim {'sweep' if 'sweep' in kind else 'compare'}"
-        raise FileError(path, "format", f"{kind} is not a run configuration", remedy)
+        raise Refusal(path, "format", f"{kind} is not a run configuration", remedy)
 
 
 def read_yaml(path: Path, wanted: str) -> Any:
@@ -58,26 +58,26 @@ def read_yaml(path: Path, wanted: str) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        FileError: it is malformed.
+        Refusal: it is malformed.
     """
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", "is not UTF-8 text", f"save it as UTF-8, or give {wanted}") from error
+        raise Refusal(path, "file", "is not UTF-8 text", f"save it as UTF-8, or give {wanted}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}" if mark else "document"
-        raise FileError(
+        raise Refusal(
             path, where, f"is not YAML ({_syntax(getattr(error, 'problem', None) or str(error))})", "correct the syntax"
         ) from error
     except ValueError as error:
-        raise FileError(path, "document", f"contains an impossible date ({error})", "quote it") from error
+        raise Refusal(path, "document", f"contains an impossible date ({error})", "quote it") from error
     except MISTAGGED as error:
-        raise FileError(
+        raise Refusal(
             path, "document", "contains a value that does not fit its YAML tag", "leave the tag out"
         ) from error
     except RecursionError as error:
-        raise FileError(path, "document", TOO_DEEP, "nest less") from error
+        raise Refusal(path, "document", TOO_DEEP, "nest less") from error
     _check(path, "document", document)
     return document
 
@@ -130,7 +130,7 @@ def _check(path: Path, field: str, document: Any) -> None:
     try:
         check_document(document)
     except ValueError as error:
-        raise FileError(path, field, *problem_and_remedy(error)) from error
+        raise Refusal(path, field, *problem_and_remedy(error)) from error
 
 
 def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
@@ -142,20 +142,20 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         override: ``dotted.key=value`` with the value in YAML.
 
     Raises:
-        FileError: it is not dotted.key=value, or the key lies in a value that is not a section.
+        Refusal: it is not dotted.key=value, or the key lies in a value that is not a section.
     """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise FileError(
+        raise Refusal(
             path, override, "is not a setting", "write dotted.key=value without spaces, for example optim.steps=200"
         )
     if key == "stages":
         remedy = "write them in the file; stages.NAME.key=value changes one"
-        raise FileError(path, key, "cannot be replaced as a whole", remedy)
+        raise Refusal(path, key, "cannot be replaced as a whole", remedy)
     try:
         value = yaml.load(text, _UniqueKeys)
     except (yaml.YAMLError, RecursionError, ValueError, *MISTAGGED) as error:
-        raise FileError(path, key, f"its value is not YAML ({text})", "quote it") from error
+        raise Refusal(path, key, f"its value is not YAML ({text})", "quote it") from error
     _check(path, key, value)
     *sections, last = key.split(".")
     node = document
@@ -163,6 +163,6 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
         child = {} if node.get(section) is None else node[section]
         if not isinstance(child, dict):
             parent = ".".join(sections[:depth])
-            raise FileError(path, key, f"{parent} is not a section ({child})", f"write {parent}=VALUE")
+            raise Refusal(path, key, f"{parent} is not a section ({child})", f"write {parent}=VALUE")
         node[section] = node = dict(child)
     node[last] = value

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.document import apply_override, check_is_of_a_run, read_document
 from trainer.config.fine_tuning import with_base
 from trainer.config.resolution import resolve, with_unresolved
@@ -27,7 +27,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         ranks.
 
     Raises:
-        FileError: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
+        Refusal: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
             value and remedy.
     """
     path = Path(path)
@@ -44,7 +44,7 @@ def load_run(folder: Path) -> RunConfig:
         folder: that holds ``config.yaml``.
 
     Raises:
-        FileError: it is missing or malformed, or names a class that is not trusted (`trainer.config.trust`).
+        Refusal: it is missing or malformed, or names a class that is not trusted (`trainer.config.trust`).
     """
     path = folder / "config.yaml"
     return _validated(path, read_document(path))
@@ -58,7 +58,7 @@ def validated(path: Path, document: dict[str, Any]) -> RunConfig:
         document: its sections, by the user: the classes that it names are trusted.
 
     Raises:
-        FileError: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
+        Refusal: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
             cannot be read; names file, field, value and remedy.
     """
     trust(document)
@@ -75,4 +75,4 @@ def _validated(path: Path, document: dict[str, Any]) -> RunConfig:
         except ValidationError as error:
             complaint = first_complaint(with_unresolved(error, unresolved), document, RunConfig)
             remedy = complaint.remedy or "correct the value"
-            raise FileError(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
+            raise Refusal(path, complaint.field, complaint.problem, remedy) from complaint.cause or error

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.merging import merged
 
 SECTIONS = ("model", "moe", "flow", "data", "sample")
@@ -31,7 +31,7 @@ def with_base(document: dict[str, Any]) -> dict[str, Any]:
         The same sections where the task names no base, or where they are whole already.
 
     Raises:
-        FileError: the base has no checkpoint, or its configuration cannot be read.
+        Refusal: the base has no checkpoint, or its configuration cannot be read.
     """
     task = document.get("task")
     base = task.get("base") if isinstance(task, dict) and "class" not in task else None
@@ -80,15 +80,15 @@ def _record(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
     complete = [path for path in steps if (path / COMPLETE).exists()]
     if not complete:
         problem = "holds no complete checkpoint" if folder.is_dir() else "does not exist"
-        raise FileError(folder, FIELD, problem, _remedy(document))
+        raise Refusal(folder, FIELD, problem, _remedy(document))
     path = max(complete, key=lambda step: int(step.name.removeprefix("step_"))) / "config.yaml"
     try:
         record = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = error.strerror or str(error) if isinstance(error, OSError) else "is not YAML"
-        raise FileError(path, FIELD, f"cannot be read ({reason})", _remedy(document)) from error
+        raise Refusal(path, FIELD, f"cannot be read ({reason})", _remedy(document)) from error
     if not isinstance(record, dict):
-        raise FileError(path, FIELD, "is no configuration", _remedy(document))
+        raise Refusal(path, FIELD, "is no configuration", _remedy(document))
     return record
 
 

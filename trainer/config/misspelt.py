@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.foundation.complaint import also_wrong, of_unknown_key, unknown_key, unknown_kind
-from netsim.foundation.refusal import FileError, nearest
+from netsim.foundation.refusal import Refusal, nearest
 from netsim.foundation.shipped import SHIPPED
 from trainer.config.document import apply_override, check_is_of_a_run, read_document
 from trainer.config.other_names import OTHER_NAMES
@@ -29,7 +29,7 @@ def check_names(path: Path, overrides: Sequence[str]) -> None:
         overrides: ``dotted.key=value``; those of stages are left for later.
 
     Raises:
-        FileError: the file is missing or malformed, or a key or a kind is unknown; in the words in which the models
+        Refusal: the file is missing or malformed, or a key or a kind is unknown; in the words in which the models
             refuse it.
     """
     document = read_document(path)
@@ -44,9 +44,7 @@ def check_names(path: Path, overrides: Sequence[str]) -> None:
         return
     (place, problem, remedy), *others = found
     further = {other: False for other, *_ in others if place[: len(other)] != other}
-    raise FileError(
-        path, ".".join(map(str, place)), f"{problem} ({also_wrong(further)})" if further else problem, remedy
-    )
+    raise Refusal(path, ".".join(map(str, place)), f"{problem} ({also_wrong(further)})" if further else problem, remedy)
 
 
 class _Walk:

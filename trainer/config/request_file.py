@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.document import apply_override, read_document
 
 R = TypeVar("R", bound=BaseModel)
@@ -29,7 +29,7 @@ def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes:
             name another kind, nothing else of that section is kept. None: there is no such option.
 
     Raises:
-        FileError: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
+        Refusal: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
             value and remedy.
     """
     document = read_document(path, REQUESTS)
@@ -43,7 +43,7 @@ def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes:
     except ValidationError as error:
         complaint = first_complaint(error, document, kind)
         remedy = complaint.remedy or "correct the value"
-        raise FileError(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
+        raise Refusal(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
 
 
 def _changed(section: Any, change: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from netsim.foundation.arrays import UNREADABLE, quietly
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
@@ -93,7 +93,7 @@ class CaptionsConfig(Section):
             return document
         try:
             index = read_index(Path(document["path"]), CaptionsIndex)
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"path: {error}") from error
         said = {"width": index.width, "digest": index.digest}
         return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
@@ -107,7 +107,7 @@ class Captioned(Dataset):
         config: of the captions; row i is that of example i.
 
     Raises:
-        FileError: the captions are no longer what the configuration says, or not as many as there are examples.
+        Refusal: the captions are no longer what the configuration says, or not as many as there are examples.
     """
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
@@ -117,7 +117,7 @@ class Captioned(Dataset):
         if index.digest != config.digest:
             problem = f"is {index.digest} but the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
-            raise FileError(config.path / INDEX, "digest", problem, remedy)
+            raise Refusal(config.path / INDEX, "digest", problem, remedy)
         self.num_classes, self.shape = data.num_classes, data.shape
         self.source, self.augment = data.source, data.augment
         self._data, self._vectors = data, _vectors(config.path, index)
@@ -125,7 +125,7 @@ class Captioned(Dataset):
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:
             problem = f"is {index.num_captions} for {needed} examples"
-            raise FileError(config.path / INDEX, "num_captions", problem, "give each example of the data a caption")
+            raise Refusal(config.path / INDEX, "num_captions", problem, "give each example of the data a caption")
 
     def indices(self, split: Split) -> Tensor:
         """See `Dataset.indices`; those of the data."""
@@ -159,8 +159,8 @@ def _vectors(folder: Path, index: CaptionsIndex) -> NDArray[np.float16]:
         with quietly():
             vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, *UNREADABLE) as error:
-        raise FileError(path, "captions", f"cannot be read ({' '.join(str(error).split())})", REMEDY) from error
+        raise Refusal(path, "captions", f"cannot be read ({' '.join(str(error).split())})", REMEDY) from error
     if (vectors.shape, vectors.dtype.name) != ((index.num_captions, index.width), "float16"):
         problem = f"is {vectors.dtype} {list(vectors.shape)} but the index says float16"
-        raise FileError(path, "captions", f"{problem} {[index.num_captions, index.width]}", REMEDY)
+        raise Refusal(path, "captions", f"{problem} {[index.num_captions, index.width]}", REMEDY)
     return vectors

@@ -11,7 +11,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
@@ -130,7 +130,7 @@ class ImageFolder(Dataset):
         config: which folder.
 
     Raises:
-        FileError: the folder is no longer what `config.digest` says, or holds too few pictures.
+        Refusal: the folder is no longer what `config.digest` says, or holds too few pictures.
     """
 
     def __init__(self, config: ImageFolderConfig) -> None:
@@ -139,9 +139,9 @@ class ImageFolder(Dataset):
         try:
             self._names = picture_names(config.path, config.classes)
         except ValueError as error:
-            raise FileError(config.path, "pictures", str(error), "bring them back") from error
+            raise Refusal(config.path, "pictures", str(error), "bring them back") from error
         if names_digest(self._names) != config.digest:
-            raise FileError(
+            raise Refusal(
                 config.path,
                 "data.digest",
                 f"its {len(self._names)} pictures are not those of the run ({config.digest})",
@@ -150,7 +150,7 @@ class ImageFolder(Dataset):
         self.files = (DataFiles(config.path, self._names),)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
-            raise FileError(config.path, "data.held_out", problem, "hold out fewer")
+            raise Refusal(config.path, "data.held_out", problem, "hold out fewer")
         order = sorted(range(len(self._names)), key=lambda number: derive_seed("split", self._names[number]))
         held_out, train = torch.tensor(order).split([config.held_out, len(order) - config.held_out])
         self._splits: dict[Split, Tensor] = {"train": train, "held_out": held_out}

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import LatentsEntry, ShardIndex, read_index
 
@@ -43,7 +43,7 @@ class LatentsConfig(Section):
             return document
         try:
             index, entry = read_latents(Path(document["path"]))
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"path: {error}") from error
         said = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
         return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
@@ -56,11 +56,11 @@ def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
         folder: that the encode verb wrote.
 
     Raises:
-        FileError: it is missing or malformed, or its shards are no latents.
+        Refusal: it is missing or malformed, or its shards are no latents.
     """
     index = read_index(folder)
     if index.latents is None:
-        raise FileError(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
+        raise Refusal(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
     return index, index.latents
 
 
@@ -80,6 +80,6 @@ def latents_of(data: Any) -> dict[str, Any] | None:
         return None
     try:
         index = read_index(Path(data["path"]))
-    except FileError:
+    except Refusal:
         return None
     return {"path": data["path"]} if index.latents is not None else None

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from netsim.foundation.own_class import OwnClass
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.dealing import RAREST
 from trainer.data.kinds import AnyOneConfig, OneConfig
@@ -114,7 +114,7 @@ class MixtureConfig(Section):
             return document
         try:
             return {**document, "shares": MixtureFile.read(Path(document["shares"])).shares}
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"shares: {error}") from error
 
     @model_validator(mode="after")

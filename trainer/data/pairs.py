@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
@@ -85,7 +85,7 @@ class PairsConfig(Section):
             return document
         try:
             index = read_index(Path(document["path"]), PairIndex)
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"path: {error}") from error
         held_out = document.get("held_out")
         if isinstance(held_out, int) and held_out >= index.num_examples:
@@ -106,7 +106,7 @@ class PairsOfPoints(Dataset):
         config: which folder.
 
     Raises:
-        FileError: the index is no longer what the configuration says, or a shard is not what the index says.
+        Refusal: the index is no longer what the configuration says, or a shard is not what the index says.
     """
 
     def __init__(self, config: PairsConfig) -> None:
@@ -161,8 +161,8 @@ def _check(path: Path, num_examples: int, index: PairIndex) -> None:
     arrays = open_shard(path)
     for name, (shape, dtype) in index.arrays.items():
         if name not in arrays:
-            raise FileError(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+            raise Refusal(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
         found, wanted = (arrays[name].shape, arrays[name].dtype), ((num_examples, *shape), dtype)
         if found != wanted:
             problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
-            raise FileError(path, name, problem, REMEDY)
+            raise Refusal(path, name, problem, REMEDY)

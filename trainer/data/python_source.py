@@ -14,7 +14,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.protocol import Batch, Dataset, Split
@@ -86,7 +86,7 @@ class PythonSource(Dataset):
         max_bytes: bytes of training at most, more than `context`; None: all.
 
     Raises:
-        FileError: if the library has too few sources.
+        Refusal: if the library has too few sources.
     """
 
     num_classes = 0
@@ -100,7 +100,7 @@ class PythonSource(Dataset):
         border = sum(sizes[:kept_out])
         end = border + (sum(sizes[kept_out:]) if max_bytes is None else min(max_bytes, sum(sizes[kept_out:])))
         if end - border <= context:
-            raise FileError(
+            raise Refusal(
                 library,
                 "data.held_out",
                 f"leaves {end - border} of its {sum(sizes):,} bytes of sources to training ({held_out})",

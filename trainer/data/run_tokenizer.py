@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.mixture import MixtureConfig
 from trainer.data.text.index import TOKENIZER
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
@@ -20,7 +20,7 @@ def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
         folder: with the run's tokenizer.json, such as a checkpoint; None: that of the data.
 
     Raises:
-        FileError: the file is missing, or is not the one that the text was encoded by.
+        Refusal: the file is missing, or is not the one that the text was encoded by.
         ValueError: the library is missing.
     """
     data = _one(data)
@@ -38,7 +38,7 @@ def tokenizer_file(data: Any) -> bytes | None:
         data: section of the run.
 
     Raises:
-        FileError: the file is missing, or is not the one that the text was encoded by.
+        Refusal: the file is missing, or is not the one that the text was encoded by.
     """
     data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:
@@ -55,5 +55,5 @@ def _same_content(data: TextConfig, path: Path) -> bytes:
     content = tokenizer_content(path)
     if sha256_of(content) != data.tokenizer:
         remedy = "bring back the one that the text was encoded by"
-        raise FileError(path, "data.tokenizer", f"has another SHA-256 than {data.tokenizer}", remedy)
+        raise Refusal(path, "data.tokenizer", f"has another SHA-256 than {data.tokenizer}", remedy)
     return content

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.protocol import BadExamples, Split
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import ShardEntry
@@ -47,13 +47,13 @@ class ShardRows:
         held_out: rows that are kept out of training.
 
     Raises:
-        FileError: none would be left to train on.
+        Refusal: none would be left to train on.
     """
 
     def __init__(self, folder: Path, index: Shelf, held_out: int) -> None:
         if held_out >= index.num_examples:
             problem = f"leaves none of its {index.num_examples} examples to train on ({held_out})"
-            raise FileError(folder, "data.held_out", problem, "hold out fewer")
+            raise Refusal(folder, "data.held_out", problem, "hold out fewer")
         self._files = [folder / entry.file for entry in index.shards]
         self._ends = np.cumsum([entry.num_examples for entry in index.shards])
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -99,10 +99,10 @@ def check_same(folder: Path, index: object, config: object, names: tuple[str, ..
         names: of what is compared.
 
     Raises:
-        FileError: names what differs.
+        Refusal: names what differs.
     """
     for name in names:
         found, wanted = getattr(index, name), getattr(config, name)
         if found != wanted:
             remedy = "bring the folder back, or leave the field out to start another run"
-            raise FileError(folder, f"data.{name}", f"is {wanted} but the index says {found}", remedy)
+            raise Refusal(folder, f"data.{name}", f"is {wanted} but the index says {found}", remedy)

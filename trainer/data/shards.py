@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.content import DataFiles
@@ -68,7 +68,7 @@ class ShardsConfig(Section):
             return document
         try:
             index = read_index(Path(document["path"]))
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"path: {error}") from error
         held_out = document.get("held_out")
         if isinstance(held_out, int) and held_out >= index.num_examples:
@@ -101,7 +101,7 @@ class Shards(Dataset):
         config: which folder.
 
     Raises:
-        FileError: the index is no longer what the configuration says, or a shard is not what the index says.
+        Refusal: the index is no longer what the configuration says, or a shard is not what the index says.
     """
 
     def __init__(self, config: ShardsConfig) -> None:
@@ -116,7 +116,7 @@ class Shards(Dataset):
         lengths = torch.tensor([entry.num_examples for entry in index.shards])
         self._of = torch.tensor(of_shards).repeat_interleave(lengths)
         if index.latents is not None and config.augment is not None:
-            raise FileError(config.path, "data.augment", *_no_images(config.path))
+            raise Refusal(config.path, "data.augment", *_no_images(config.path))
         self._dtype, self.augment = index.dtype, config.augment
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.content import DataFiles
 from trainer.data.found_once import found_once
@@ -83,7 +83,7 @@ class TextConfig(Section):
             return document
         try:
             index = read_text_index(Path(document["path"]))
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"path: {error}") from error
         context = document.get("context", cls.model_fields["context"].default)
         for split in SPLITS:
@@ -119,7 +119,7 @@ class Text(Dataset):
         config: which folder.
 
     Raises:
-        FileError: the index is no longer what the configuration says, or a shard is not what the index says.
+        Refusal: the index is no longer what the configuration says, or a shard is not what the index says.
     """
 
     num_classes = 0
@@ -141,7 +141,7 @@ class Text(Dataset):
         for split in SPLITS:
             if self._counts[split] < 1:
                 problem = f"is {config.context}, and the {split} documents have {lengths[split]} tokens"
-                raise FileError(config.path, "data.context", problem, "use a shorter context, or encode more text")
+                raise Refusal(config.path, "data.context", problem, "use a shorter context, or encode more text")
 
     def count(self, split: Split) -> int:
         """See `Dataset.count`."""
@@ -196,9 +196,9 @@ def _check_files(folder: Path, index: TextIndex) -> None:
             try:
                 size = path.stat().st_size
             except OSError as error:
-                raise FileError(path, "shard", f"cannot be read ({error.strerror})", remedy) from error
+                raise Refusal(path, "shard", f"cannot be read ({error.strerror})", remedy) from error
             if size != shard.num_tokens * itemsize:
                 problem = f"has {size} bytes but the index says {shard.num_tokens} tokens of {itemsize} bytes"
-                raise FileError(path, "shard", problem, remedy)
+                raise Refusal(path, "shard", problem, remedy)
     if index.tokenizer is not None and sha256_of(tokenizer_content(folder / TOKENIZER)) != index.tokenizer:
-        raise FileError(folder / TOKENIZER, "tokenizer", "is not the one that the text was encoded by", remedy)
+        raise Refusal(folder / TOKENIZER, "tokenizer", "is not the one that the text was encoded by", remedy)

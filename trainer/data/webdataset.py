@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, check_augment
 from trainer.data.content import DataFiles
@@ -116,7 +116,7 @@ class WebDatasetConfig(Section):
             raise ValueError(f"index: is required but missing; {made}, and give DIR")
         try:
             index = read_tar_index(Path(document["index"]))
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"index: {error}") from error
         _check_images(document.get("image", IMAGES), index)
         held_out = document.get("held_out")
@@ -138,7 +138,7 @@ class WebDataset(Dataset):
         config: which tars.
 
     Raises:
-        FileError: the index or a tar is no longer what the configuration says.
+        Refusal: the index or a tar is no longer what the configuration says.
         Unreachable: a server does not answer.
     """
 
@@ -149,7 +149,7 @@ class WebDataset(Dataset):
         check_same(config.index, index, config, ("digest", "num_classes"))
         if config.held_out >= index.num_examples:
             problem = f"leaves none of its {index.num_examples} examples to train on ({config.held_out})"
-            raise FileError(config.index, "data.held_out", problem, "hold out fewer")
+            raise Refusal(config.index, "data.held_out", problem, "hold out fewer")
         urls = _tars(config, index)
         # Nodes may have copies of local tars; those of a server are the same for all.
         shared = config.index if all(local_path(url) is None for url in urls) else None
@@ -193,7 +193,7 @@ class WebDataset(Dataset):
 
         Raises:
             BadExamples: some of them cannot be read; names each.
-            FileError: a tar is gone, or is not what the index says.
+            Refusal: a tar is gone, or is not what the index says.
             Unreachable: a server does not answer.
         """
         examples, reasons = self._reader.read(indices.tolist())
@@ -241,10 +241,10 @@ def _tars(config: WebDatasetConfig, index: TarIndex) -> list[str]:
     try:
         urls: list[str] = found_once(f"{where}: tars", lambda: find_tars(config.patterns))
     except ValueError as error:
-        raise FileError(where, "data.path", str(error).removeprefix("path: "), "") from error
+        raise Refusal(where, "data.path", str(error).removeprefix("path: "), "") from error
     names, known = names_of(urls), [tar.name for tar in index.tars]
     if names != known:
         problem = f"names {len(names)} tars, from {names[0]} to {names[-1]}, but the index {config.index} knows "
         told = f"{len(known)}, from {known[0]} to {known[-1]}"
-        raise FileError(where, "data.path", problem + told, "correct data.path or data.index, or make another index")
+        raise Refusal(where, "data.path", problem + told, "correct data.path or data.index, or make another index")
     return urls

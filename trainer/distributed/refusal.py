@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 
 class StartRefused(ValueError):  # noqa: N818  it is what has happened
@@ -24,5 +24,5 @@ def located(error: ValueError, path: Path | None) -> str:
         path: the configuration that it is about where it names neither; None: there is none.
     """
     text = " ".join(str(error).split())
-    named = isinstance(error, FileError | StartRefused) or text.startswith("--") or path is None
+    named = isinstance(error, Refusal | StartRefused) or text.startswith("--") or path is None
     return text if named else f"{path}: {text}"

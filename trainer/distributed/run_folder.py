@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.distributed.start_store import ARRIVAL_S, PAUSE_S, StartStore
 
 PATIENCE_S = 3.0
@@ -22,7 +22,7 @@ def check_writable(folder: Path) -> None:
         folder: of a run.
 
     Raises:
-        FileError: it cannot be written.
+        Refusal: it cannot be written.
     """
     checkpoints = folder / "checkpoints"
     for place in [_existing(folder), *([checkpoints] if checkpoints.is_dir() else [])]:
@@ -32,7 +32,7 @@ def check_writable(folder: Path) -> None:
         except OSError as error:
             where = "" if place == folder.absolute() else f" in {place}"
             problem = f"cannot be written ({error.strerror}{where})"
-            raise FileError(folder, "run.dir", problem, "choose another folder") from error
+            raise Refusal(folder, "run.dir", problem, "choose another folder") from error
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
         On the first rank of each other node: what is wrong; None: nothing is. Rank 0's file is there while entered.
 
     Raises:
-        FileError: rank 0 cannot write there.
+        Refusal: rank 0 cannot write there.
     """
     if ranks.nodes == 1 or not ranks.leads:
         yield None
@@ -79,7 +79,7 @@ def _objection(ranks: StartStore, folder: Path) -> str | None:
         time.sleep(PAUSE_S)
     try:
         check_writable(folder)
-    except FileError as error:
+    except Refusal as error:
         return str(error)
     return None
 

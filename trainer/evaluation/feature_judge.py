@@ -24,7 +24,7 @@ def read_statistics(path: Path, features: Path) -> Statistics:
         features: file of the network.
 
     Raises:
-        FileError: a file is malformed, or the statistics are of another network.
+        Refusal: a file is malformed, or the statistics are of another network.
     """
     return Statistics.read(path, num_features=math.prod(feature_shape(features)), extractor=file_digest(features))
 

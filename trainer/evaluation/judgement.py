@@ -137,7 +137,7 @@ def check_features(path: Path, run_dir: Path, statistics: Path | None = None) ->
         statistics: file of statistics of real examples, or None.
 
     Raises:
-        FileError: a file is malformed, or the extractor takes examples of another shape.
+        Refusal: a file is malformed, or the extractor takes examples of another shape.
     """
     check_extractor(path, restored_flow(run_dir)[1].decoded_shape)
     if statistics is not None:

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 DISTANCES = {
     "sliced_wasserstein": "sliced Wasserstein",
@@ -28,31 +28,31 @@ def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float
         Every figure by its name.
 
     Raises:
-        FileError: the file is missing or malformed, or of another run.
+        Refusal: the file is missing or malformed, or of another run.
     """
     remedy = "write it with sample --quality"
     try:
         figures = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     except ValueError as error:
-        raise FileError(path, "document", f"is not JSON ({error})", remedy) from error
+        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
     accuracy, distance = (
         figures.get(name, default) if isinstance(figures, dict) else None
         for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes
     )
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-        raise FileError(path, "class_accuracy", f"is not between 0 and 1 ({accuracy})", remedy)
+        raise Refusal(path, "class_accuracy", f"is not between 0 and 1 ({accuracy})", remedy)
     if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
-        raise FileError(path, "frechet_distance_unguided", f"is not a number of 0 or more ({distance})", remedy)
+        raise Refusal(path, "frechet_distance_unguided", f"is not a number of 0 or more ({distance})", remedy)
     assert isinstance(figures, dict)
     figures.pop("features_sha256", None)  # identifies the extractor; it is no figure
     judged = figures.pop("run_sha256", None)
     if None not in (judged, run_sha256) and judged != run_sha256:
-        raise FileError(path, "run_sha256", f"is of another run's samples ({judged!s:.12})", remedy)
+        raise Refusal(path, "run_sha256", f"is of another run's samples ({judged!s:.12})", remedy)
     for name, value in figures.items():
         if not isinstance(value, int | float) or not math.isfinite(value):
-            raise FileError(path, name, f"is not a number ({value})", remedy)
+            raise Refusal(path, name, f"is not a number ({value})", remedy)
     return figures
 
 

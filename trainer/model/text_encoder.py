@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -46,7 +46,7 @@ class TextEncoder:
 
         Raises:
             ValueError: the packages that read it are missing.
-            FileError: a file is missing or malformed, or the model encodes no text.
+            Refusal: a file is missing or malformed, or the model encodes no text.
         """
         weights = sorted(folder.glob("*.safetensors"))
         for name, present in {
@@ -56,7 +56,7 @@ class TextEncoder:
         }.items():
             if not present:
                 remedy = "give a folder that save_pretrained wrote, with config.json, tokenizer.json and safetensors"
-                raise FileError(folder, name, "is missing", remedy)
+                raise Refusal(folder, name, "is missing", remedy)
         self.digest = _digest([folder / CONFIG, folder / TOKENIZER, *weights])
         settings = _settings(folder / CONFIG)
         self._tokenizer = _tokenizer(folder / TOKENIZER, settings)
@@ -93,9 +93,9 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileError(path, "file", f"cannot be read ({error})", "save the model again") from error
+        raise Refusal(path, "file", f"cannot be read ({error})", "save the model again") from error
     if not isinstance(settings, dict):
-        raise FileError(path, "document", f"is a {type(settings).__name__}", "save the model again")
+        raise Refusal(path, "document", f"is a {type(settings).__name__}", "save the model again")
     return settings
 
 
@@ -107,7 +107,7 @@ def _tokenizer(path: Path, settings: dict[str, Any]) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise FileError(path, "file", f"is not a tokenizer ({error})", "save the tokenizer again") from error
+        raise Refusal(path, "file", f"is not a tokenizer ({error})", "save the tokenizer again") from error
     inner = settings.get("text_config", settings)
     longest = inner.get("max_position_embeddings") or inner.get("n_positions") or LONGEST
     padding = inner.get("pad_token_id") or 0
@@ -130,7 +130,7 @@ def _model(folder: Path) -> nn.Module:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         problem = " ".join(str(error).split())[:200]
-        raise FileError(folder, "encoder", f"cannot be loaded ({problem})", "give a text encoder") from error
+        raise Refusal(folder, "encoder", f"cannot be loaded ({problem})", "give a text encoder") from error
     return model.eval()
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 WEIGHTS = "ema.safetensors"
 EXPORTED = "model.safetensors"
@@ -52,7 +52,7 @@ def files_of(path: Path) -> list[Path]:
         path: of the one file, or of the index.
 
     Raises:
-        FileError: the index is malformed.
+        Refusal: the index is malformed.
     """
     path = path.with_name(path.name.removesuffix(_INDEX))
     if path.exists() or not index_of(path).exists():
@@ -71,7 +71,7 @@ def copied(source: Path, target: Path) -> list[Path]:
         The file, or the index and the parts.
 
     Raises:
-        FileError: the index is malformed, or a file cannot be written.
+        Refusal: the index is malformed, or a file cannot be written.
     """
     first, *parts = files_of(source)
     if not parts:
@@ -136,7 +136,7 @@ def open_weights(path: Path) -> Iterator[Weights]:
         path: of the one file, or of the index.
 
     Raises:
-        FileError: the index is malformed, or a tensor is not in the file that it names.
+        Refusal: the index is malformed, or a tensor is not in the file that it names.
         OSError: a file is missing.
         SafetensorError: a file is malformed.
     """
@@ -153,7 +153,7 @@ def open_weights(path: Path) -> Iterator[Weights]:
         weight_map = _weight_map(files[0])
         for tensor, name in weight_map.items():
             if tensor not in names[name]:
-                raise FileError(path.with_name(name), tensor, f"is missing, though {files[0].name} names it", _REMEDY)
+                raise Refusal(path.with_name(name), tensor, f"is missing, though {files[0].name} names it", _REMEDY)
         yield Weights({tensor: opened[name] for tensor, name in weight_map.items()})
 
 
@@ -168,4 +168,4 @@ def _weight_map(index: Path) -> dict[str, str]:
         named = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(tensor): Path(file).name for tensor, file in named.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise FileError(index, "weight_map", f"cannot be read ({error})", _REMEDY) from error
+        raise Refusal(index, "weight_map", f"cannot be read ({error})", _REMEDY) from error

@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.document import read_document
 from trainer.config.model import NetworkConfig
 from trainer.model.parallel.parameters import held_pieces
@@ -28,18 +28,18 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str
         remedy: what to do where they do not fit.
 
     Raises:
-        FileError: the file is missing or malformed, or a parameter is missing or has another shape.
+        Refusal: the file is missing or malformed, or a parameter is missing or has another shape.
     """
     try:
         with open_weights(path) as weights:
             found = {name: weights.shape(name) for name in weights.names}
     except (OSError, SafetensorError) as error:
-        raise FileError(path, "weights", f"cannot be read ({error})", remedy) from error
+        raise Refusal(path, "weights", f"cannot be read ({error})", remedy) from error
     for name, shape in shapes.items():
         if name not in found:
-            raise FileError(path, name, "is missing", remedy)
+            raise Refusal(path, name, "is missing", remedy)
         if found[name] != shape:
-            raise FileError(path, name, f"has shape {found[name]}, not {shape}", remedy)
+            raise Refusal(path, name, f"has shape {found[name]}, not {shape}", remedy)
 
 
 def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:
@@ -51,7 +51,7 @@ def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin with
         otherwise: what to do in place of changing the setting.
 
     Raises:
-        FileError: a setting differs.
+        Refusal: a setting differs.
     """
     beside = path.parent / "config.yaml"
     if not beside.is_file():
@@ -65,7 +65,7 @@ def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin with
         if theirs != own:
             shown = str(theirs).lower() if isinstance(theirs, bool) else theirs
             remedy = f"set model.{name}={shown}, or {otherwise}"
-            raise FileError(beside, f"model.{name}", f"is {shown}, and this run has {own}", remedy)
+            raise Refusal(beside, f"model.{name}", f"is {shown}, and this run has {own}", remedy)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -78,12 +78,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         Its tensors by name.
 
     Raises:
-        FileError: it is missing or damaged.
+        Refusal: it is missing or damaged.
     """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise FileError(path, "tensors", f"cannot be read ({error})", _DAMAGED) from error
+        raise Refusal(path, "tensors", f"cannot be read ({error})", _DAMAGED) from error
 
 
 def load_routers(model: nn.Module, folder: Path) -> None:
@@ -94,7 +94,7 @@ def load_routers(model: nn.Module, folder: Path) -> None:
         folder: where ``routers.safetensors`` is looked for; dense models have none.
 
     Raises:
-        FileError: the file is damaged.
+        Refusal: the file is damaged.
     """
     path = folder / ROUTERS
     if path.exists():

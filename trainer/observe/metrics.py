@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing, writing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
 _LONGEST_RECORD = 2**16
@@ -81,7 +81,7 @@ def read_metrics(path: Path) -> list[Record]:
         Its records, in rising order of steps.
 
     Raises:
-        FileError: if the file is missing, cut off or malformed; names file, line, field and remedy.
+        Refusal: if the file is missing, cut off or malformed; names file, line, field and remedy.
     """
     lines = _lines(path)
     if lines and not lines[-1].endswith("\n"):
@@ -118,7 +118,7 @@ def truncate_after(path: Path, step: int) -> None:
         step: the last step to keep, that of the checkpoint a run resumes from; 0 keeps nothing.
 
     Raises:
-        FileError: if a whole line is malformed.
+        Refusal: if a whole line is malformed.
     """
     if not path.exists():
         return
@@ -137,9 +137,9 @@ def _lines(path: Path) -> list[str]:
     try:
         return list(StringIO(path.read_bytes().decode("utf-8")))
     except OSError as error:
-        raise FileError(path, "metrics file", f"it cannot be read ({error.strerror})", remedy) from error
+        raise Refusal(path, "metrics file", f"it cannot be read ({error.strerror})", remedy) from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "metrics file", f"it is not UTF-8 (byte {error.start})", remedy) from error
+        raise Refusal(path, "metrics file", f"it is not UTF-8 (byte {error.start})", remedy) from error
 
 
 def _parse(path: Path, number: int, line: str) -> Record:
@@ -171,9 +171,9 @@ def _figure(path: Path, number: int, name: str, value: object) -> float:
 
 def _refusal(
     path: Path, number: int, field: str, problem: str, value: object, remedy: str = "correct or remove this line"
-) -> FileError:
+) -> Refusal:
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-    return FileError(path, f"line {number}: {field}", f"{problem} ({shown})", remedy)
+    return Refusal(path, f"line {number}: {field}", f"{problem} ({shown})", remedy)
 
 
 def _no_number(name: str) -> NoReturn:

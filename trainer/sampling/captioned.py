@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
 from trainer.data.captions import CaptionsIndex
 from trainer.data.shard.index import INDEX, read_index
@@ -24,7 +24,7 @@ def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_di
 
     Raises:
         ValueError: the run reads no captions, or a caption is empty.
-        FileError: the encoder is not the one that made the captions of the run, or a folder cannot be read.
+        Refusal: the encoder is not the one that made the captions of the run, or a folder cannot be read.
     """
     learned = config.flow and config.flow.captions
     if learned is None:
@@ -36,11 +36,11 @@ def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_di
     index = read_index(learned.path, CaptionsIndex)
     if index.digest != learned.digest:
         problem, remedy = f"is {index.digest} where the run has {learned.digest}", "bring back those of the run"
-        raise FileError(learned.path / INDEX, "digest", problem, remedy)
+        raise Refusal(learned.path / INDEX, "digest", problem, remedy)
     encoder = TextEncoder(encoder_dir)
     if encoder.digest != index.encoder:
         problem = f"has the digest {encoder.digest}, and the captions of the run were made by {index.encoder}"
-        raise FileError(encoder_dir, "encoder", problem, "give the encoder that encode-captions was given")
+        raise Refusal(encoder_dir, "encoder", problem, "give the encoder that encode-captions was given")
     vectors = index.standardised(encoder.encode(captions)).half().float()
     turn = torch.arange(num) % len(captions)
     label = torch.full((num,), config.data.num_classes)

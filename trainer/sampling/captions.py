@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data import ImageFolderConfig
 from trainer.data.captions import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.picture_names import picture_names
@@ -43,7 +43,7 @@ def run(source: Path, encoder_dir: Path, out: Path, field: str, shards: Path | N
         ValueError: a file is missing or malformed, a caption is empty, or the folder holds captions already.
     """
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     texts = captions_of(source, field)
     if shards is not None:
         texts = in_order_of(shards, texts)
@@ -81,11 +81,11 @@ def captions_of(source: Path, field: str) -> list[str]:
         field: see :func:`run`.
 
     Raises:
-        FileError: they cannot be read, or one is empty.
+        Refusal: they cannot be read, or one is empty.
     """
     texts = list(_beside_pictures(source) if source.is_dir() else _lines(source, field))
     if not texts:
-        raise FileError(source, "captions", "are none", "give one for each example of the data")
+        raise Refusal(source, "captions", "are none", "give one for each example of the data")
     return texts
 
 
@@ -97,18 +97,18 @@ def in_order_of(shards: Path, texts: Sequence[str]) -> list[str]:
         texts: those of the source, that of its example 0 first.
 
     Raises:
-        FileError: the shards do not tell the numbers of their examples, or an example has no caption.
+        Refusal: the shards do not tell the numbers of their examples, or an example has no caption.
     """
     ordered: list[str] = []
     for entry in read_index(shards).shards:
         arrays = open_shard(shards / entry.file)
         if "examples" not in arrays:
             remedy = "give a folder of the shards verb, or captions in the order of the shards without --shards"
-            raise FileError(shards / entry.file, "examples", "is missing", remedy)
+            raise Refusal(shards / entry.file, "examples", "is missing", remedy)
         numbers = [int(arrays["examples"].row(row)) for row in range(entry.num_examples)]
         if max(numbers) >= len(texts):
             problem = f"names example {max(numbers)} of the source, and there are {len(texts)} captions"
-            raise FileError(shards / entry.file, "examples", problem, "give each example of the source a caption")
+            raise Refusal(shards / entry.file, "examples", problem, "give each example of the source a caption")
         ordered += [texts[number] for number in numbers]
     return ordered
 
@@ -120,7 +120,7 @@ def _beside_pictures(folder: Path) -> Iterator[str]:
         path = (folder / name).with_suffix(".txt")
         text = " ".join(_read(path).split())
         if not text:
-            raise FileError(path, "caption", "is empty", f"describe {name} in it")
+            raise Refusal(path, "caption", "is empty", f"describe {name} in it")
         yield text
 
 
@@ -132,14 +132,14 @@ def _lines(path: Path, field: str) -> Iterator[str]:
                 text = json.loads(line)
             except ValueError as error:
                 remedy = "give a JSON object a line"
-                raise FileError(path, f"line {number}", f"is not JSON ({error})", remedy) from error
+                raise Refusal(path, f"line {number}", f"is not JSON ({error})", remedy) from error
             if isinstance(text, dict):
                 if field not in text:
                     known = ", ".join(map(str, text)) or "nothing"
-                    raise FileError(path, f"line {number}, {field}", f"is missing (it has {known})", "give --field")
+                    raise Refusal(path, f"line {number}, {field}", f"is missing (it has {known})", "give --field")
                 text = text[field]
         if not isinstance(text, str) or not text.strip():
-            raise FileError(path, f"line {number}", f"contains no caption ({text!r})", "describe the example in words")
+            raise Refusal(path, f"line {number}", f"contains no caption ({text!r})", "describe the example in words")
         yield text.strip()
 
 
@@ -150,6 +150,6 @@ def _read(path: Path) -> str:
         return content.decode("utf-8-sig")
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
+        raise Refusal(path, "file", f"cannot be read ({reason})", remedy) from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", f"is not UTF-8 (byte {error.start})", remedy) from error
+        raise Refusal(path, "file", f"is not UTF-8 (byte {error.start})", remedy) from error

@@ -75,7 +75,7 @@ class SamplerChoice:
 
         Raises:
             ValueError: it is no sampler, the run cannot be followed by it, or it has no such number of steps.
-            FileError: the file of times is missing, malformed or of another run.
+            Refusal: the file of times is missing, malformed or of another run.
         """
         assert isinstance(config.sample, ImageSample | PointSample)
         own = config.sample.sampler

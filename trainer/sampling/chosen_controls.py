@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from netsim.foundation.complaint import Complaint, first_complaint
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.controls import Controls
@@ -33,7 +33,7 @@ def read_controls(text: str) -> tuple[AnyConfig, ...]:
             the list may stand under the key ``controls``.
 
     Raises:
-        FileError: the file is missing or malformed, or lists no controls.
+        Refusal: the file is missing or malformed, or lists no controls.
         ValueError: the text lists none; names the option, the value and the remedy.
     """
     if text.lstrip()[:1] not in ("[", "{", "-", ""):
@@ -71,12 +71,12 @@ def _in_file(path: Path) -> tuple[AnyConfig, ...]:
     try:
         document = read_yaml(path, "another file")
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
     if not isinstance(document, list | dict):
-        raise FileError(path, "document", "lists no controls", "write a list such as - {class: my_module:Mine}")
+        raise Refusal(path, "document", "lists no controls", "write a list such as - {class: my_module:Mine}")
     found = _validated(document)
     if isinstance(found, Complaint):
-        raise FileError(path, found.field, found.problem, found.remedy or "correct the value") from found.cause
+        raise Refusal(path, found.field, found.problem, found.remedy or "correct the value") from found.cause
     return found
 
 

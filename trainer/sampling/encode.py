@@ -12,7 +12,7 @@ from torch import Tensor
 
 import trainer.data
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config, load_run
@@ -58,7 +58,7 @@ def run(run_dir: Path, data: Path | None, out: Path) -> int:
         raise ValueError("--data: its images have several shapes, and latents have one; give images of one shape")
     check_restorable(config, folder)
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     dataset = trainer.data.build(source)
     launch = Launch.from_environment()
     with joined(launch, expert_parallel=1):

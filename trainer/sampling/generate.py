@@ -11,7 +11,7 @@ import torch.distributed as dist
 from moe.collective_trace import rank_path
 from moe.placement.placement import Placement
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
 from trainer.config.digest import config_digest
@@ -163,11 +163,9 @@ def _prompts(request: GenerateRequest) -> list[bytes]:
     try:
         lines = request.prompts.read_bytes().splitlines()
     except OSError as error:
-        raise FileError(
-            request.prompts, "file", f"cannot be read ({error.strerror})", "give a prompt a line"
-        ) from error
+        raise Refusal(request.prompts, "file", f"cannot be read ({error.strerror})", "give a prompt a line") from error
     if not lines or not all(lines):
-        raise FileError(request.prompts, "file", "contains no prompt, or an empty line", "give a prompt a line")
+        raise Refusal(request.prompts, "file", "contains no prompt, or an empty line", "give a prompt a line")
     return lines
 
 
@@ -177,9 +175,9 @@ def _placement(path: Path, own: Placement) -> Placement:
     for field in ("num_layers", "num_experts", "num_ranks"):
         value, wanted = getattr(placement, field), getattr(own, field)
         if value != wanted:
-            raise FileError(path, field, f"is {value} but the run has {wanted}", "place the run's own routing")
+            raise Refusal(path, field, f"is {value} but the run has {wanted}", "place the run's own routing")
     if placement.has_replicas:
-        raise FileError(path, "rank_experts", "holds replicas", "place with as many slots as experts")
+        raise Refusal(path, "rank_experts", "holds replicas", "place with as many slots as experts")
     return placement
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
@@ -141,7 +141,7 @@ def check_latents(config: RunConfig) -> None:
         config: the run.
 
     Raises:
-        FileError: names file, field and remedy.
+        Refusal: names file, field and remedy.
     """
     latent = config.flow and config.flow.latent
     if latent is None:
@@ -150,7 +150,7 @@ def check_latents(config: RunConfig) -> None:
     if index.digest != latent.digest:
         remedy = "bring the folder back, or leave the field out to start another run"
         problem = f"is {latent.digest} but the index says {index.digest}"
-        raise FileError(latent.path, "flow.latent.digest", problem, remedy)
+        raise Refusal(latent.path, "flow.latent.digest", problem, remedy)
     autoencoder_config, entry = _autoencoder_config(latent)
     check_restorable(autoencoder_config, latent.path / entry.autoencoder)
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pydantic import BaseModel
 
 from netsim.foundation.own_class import OwnClass
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.intact import newest_checkpoint
@@ -59,11 +59,11 @@ class Reference:
             config: names the run.
 
         Raises:
-            FileError: the run has no intact checkpoint, or its weights are others than those that the section names.
+            Refusal: the run has no intact checkpoint, or its weights are others than those that the section names.
         """
         reference = cls(newest_checkpoint(config.run))
         if config.digest is not None and config.digest != reference.digest:
-            raise FileError(
+            raise Refusal(
                 reference.folder / WEIGHTS,
                 "digest",
                 f"is {reference.digest} but the run began with {config.digest}",
@@ -157,7 +157,7 @@ def pinned(config: RunConfig) -> RunConfig:
         config: the run.
 
     Raises:
-        FileError: a reference, or the base of its adapters, has no intact checkpoint, or other weights than its section
+        Refusal: a reference, or the base of its adapters, has no intact checkpoint, or other weights than its section
             names.
     """
     config = with_digest(config)

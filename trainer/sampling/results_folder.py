@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 RECORD = "request.json"
 """What the results are a function of."""
@@ -45,7 +45,7 @@ class ResultsFolder:
         """Refuses a folder that holds results of another request; leaves nothing behind.
 
         Raises:
-            FileError: it is a file, cannot be written, or contains results of another request.
+            Refusal: it is a file, cannot be written, or contains results of another request.
         """
         existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         try:
@@ -54,27 +54,27 @@ class ResultsFolder:
         except OSError as error:
             if existing != self.path or self.path.is_dir():
                 problem = f"cannot be written ({error.strerror})"
-                raise FileError(self.path, "--out", problem, "choose a writable path") from error
+                raise Refusal(self.path, "--out", problem, "choose a writable path") from error
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise FileError(self.path, "--out", "is a file", "name a folder")
+            raise Refusal(self.path, "--out", "is a file", "name a folder")
         record = self.path / RECORD
         if not record.exists():
             return
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FileError(record, "record", f"cannot be read ({error})", "delete the folder") from error
+            raise Refusal(record, "record", f"cannot be read ({error})", "delete the folder") from error
         for field, there, here in _differences(found, self.record):
             problem = f"is {json.dumps(there)} there but {json.dumps(here)} is asked for"
-            raise FileError(record, field, problem, "give another folder, or ask for the same again")
+            raise Refusal(record, field, problem, "give another folder, or ask for the same again")
 
     def begin(self) -> None:
         """Writes the record, and removes what was never finished; on one rank.
 
         Raises:
-            FileError: the folder cannot be written.
+            Refusal: the folder cannot be written.
         """
         for unfinished in [*self.path.rglob(".*.partial")]:
             unfinished.unlink(missing_ok=True)
@@ -88,7 +88,7 @@ class ResultsFolder:
             mark: what else tells the picture from another one of its name.
 
         Raises:
-            FileError: its file is malformed.
+            Refusal: its file is malformed.
         """
         if not self.file_of(name).exists():
             return False
@@ -102,7 +102,7 @@ class ResultsFolder:
             name: of the picture.
 
         Raises:
-            FileError: its file is missing or malformed.
+            Refusal: its file is missing or malformed.
         """
         return self._metadata(name).get(PROBLEM, "")
 
@@ -116,7 +116,7 @@ class ResultsFolder:
             problem: why the picture has no results.
 
         Raises:
-            FileError: the file cannot be written.
+            Refusal: the file cannot be written.
         """
         held = {key: value.detach().cpu().contiguous() for key, value in results.items()}
         told = {OF_REQUEST: self._mark, OF_PICTURE: mark, PROBLEM: problem}
@@ -131,7 +131,7 @@ class ResultsFolder:
             wanted: names of the results that are read, as far as there are some; None: all.
 
         Raises:
-            FileError: its file is missing or malformed.
+            Refusal: its file is missing or malformed.
         """
         file = self.file_of(name)
         try:
@@ -139,7 +139,7 @@ class ResultsFolder:
                 names = [key for key in opened.keys() if wanted is None or key in wanted]  # noqa: SIM118  no mapping
                 return {key: opened.get_tensor(key) for key in names}
         except (OSError, SafetensorError) as error:
-            raise FileError(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
+            raise Refusal(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
         """Writes a file of JSON.
@@ -174,7 +174,7 @@ class ResultsFolder:
             with safe_open(file, framework="pt") as opened:
                 return json.loads((opened.metadata() or {})[MADE_BY])
         except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise FileError(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
+            raise Refusal(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
 
     def file_of(self, name: str) -> Path:
         """The file of the results of a picture."""

@@ -183,7 +183,7 @@ class DrawingRequest:
 
         Raises:
             ValueError: they do not go with the run or with each other.
-            FileError: a file of times is missing, malformed or of another run.
+            Refusal: a file of times is missing, malformed or of another run.
         """
         assert isinstance(config.sample, ImageSample | PointSample)
         scale, controls = self.scale(config), config.sample.controls

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig, EulerConfig, SegmentedConfig
@@ -36,7 +36,7 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
         guidance: scale of classifier-free guidance that is drawn with.
 
     Raises:
-        FileError: the file is missing or malformed, has no such grid, or was searched for another guidance or other
+        Refusal: the file is missing or malformed, has no such grid, or was searched for another guidance or other
             segments.
         ValueError: the run cannot be followed by Euler's method.
     """
@@ -61,10 +61,10 @@ def check_made_of(path: Path, weights: str) -> None:
         weights: SHA-256 of the averaged weights that draw.
 
     Raises:
-        FileError: the file is malformed, or says that it was made of others; one that does not say so passes.
+        Refusal: the file is malformed, or says that it was made of others; one that does not say so passes.
     """
     made_by = StepsFile.read(path).made_by
     found = made_by.get("weights", weights)
     if found != weights:
         problem = f"names the weights {str(found)[:12]} of {made_by.get('run', 'another run')}, and {weights[:12]} draw"
-        raise FileError(path, "made_by", problem, "search for these with python -m trainer steps")
+        raise Refusal(path, "made_by", problem, "search for these with python -m trainer steps")

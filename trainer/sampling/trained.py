@@ -29,7 +29,7 @@ def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
         run_dir: folder of the run.
 
     Raises:
-        FileError: there is no checkpoint, or its configuration is malformed.
+        Refusal: there is no checkpoint, or its configuration is malformed.
         ValueError: the run draws something else.
     """
     return with_newest(run_dir, lambda folder: (folder, _config_of(run_dir, folder)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.collective_trace import CollectiveRecord
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.trace.columns import Codes, Columns, mixed, word_code
 from trainer.trace.groups import Ranks
 
@@ -125,12 +125,12 @@ class Agreement:
             records_of: all records of a rank again, in its order and with the names of `groups`.
 
         Raises:
-            FileError: ranks disagree in number, kind or size of their operations.
+            Refusal: ranks disagree in number, kind or size of their operations.
         """
         if self._foreign is not None:
             rank, place = self._foreign
             record = next(islice(records_of(rank), place, None))
-            raise FileError(paths[rank], place_of(record, "rank"), f"must be {rank} ({record.rank})", REMEDY)
+            raise Refusal(paths[rank], place_of(record, "rank"), f"must be {rank} ({record.rank})", REMEDY)
         for name, group in self._groups.items():
             if len(set(group.counts.values())) > 1:
                 _refuse_extra(paths, name, group, records_of)
@@ -186,7 +186,7 @@ def _refuse_extra(
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     extra = _nth(records_of(most), name, counts[fewest])
     problem = f"{extra.op} on group {name} is missing on rank {fewest} ({counts[most]} against {counts[fewest]})"
-    raise FileError(paths[most], place_of(extra, "op"), problem, REMEDY)
+    raise Refusal(paths[most], place_of(extra, "op"), problem, REMEDY)
 
 
 def _refuse_misfit(paths: Sequence[Path], together: Sequence[CollectiveRecord]) -> None:
@@ -196,7 +196,7 @@ def _refuse_misfit(paths: Sequence[Path], together: Sequence[CollectiveRecord]) 
         for index, record in enumerate(together):
             value, wanted = getattr(record, name), expected(index, record)
             if value != wanted:
-                raise FileError(
+                raise Refusal(
                     paths[record.rank], place_of(record, name), f"must be {wanted}, {meaning} ({value})", REMEDY
                 )
 
@@ -230,10 +230,10 @@ def _refuse_channel(
     out, into = of(sender, "send", receiver), of(receiver, "recv", sender)
     if len(out) != len(into):
         alone = max(out, into, key=len)[min(len(out), len(into))]
-        raise FileError(
+        raise Refusal(
             paths[alone.rank], place_of(alone, "peer"), f"{alone.op} has no partner on rank {alone.peer}", REMEDY
         )
     for send, recv in zip(out, into, strict=True):
         for name, value, wanted in (("step", recv.step, send.step), ("bytes_out", recv.bytes_out, send.bytes_in)):
             if value != wanted:
-                raise FileError(paths[recv.rank], place_of(recv, name), f"must be {wanted}, as sent ({value})", REMEDY)
+                raise Refusal(paths[recv.rank], place_of(recv, name), f"must be {wanted}, as sent ({value})", REMEDY)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, read_header
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.trace.agreement import REMEDY, Agreement
 from trainer.trace.columns import Columns, word_code
 from trainer.trace.groups import Ranks, canonical_names
@@ -35,7 +35,7 @@ def merge(folder: Path, world_size: int) -> bool:
         operations in all of them, see :func:`trainer.trace.steadiness.is_steady`.
 
     Raises:
-        FileError: a file is missing or malformed, or the ranks disagree; names the file, rank, seq and field.
+        Refusal: a file is missing or malformed, or the ranks disagree; names the file, rank, seq and field.
     """
     paths = [rank_path(folder, rank) for rank in range(world_size)]
     headers = [read_header(path) for path in paths]
@@ -69,7 +69,7 @@ def check(paths: Sequence[Path], groups: Mapping[str, Ranks], records: Sequence[
         records: by rank, in the rank's order.
 
     Raises:
-        FileError: ranks disagree in number, kind or size of their operations.
+        Refusal: ranks disagree in number, kind or size of their operations.
     """
     agreement = Agreement(groups)
     for rank, of_rank in enumerate(records):
@@ -84,9 +84,9 @@ def _common_header(paths: Sequence[Path], headers: Sequence[TraceHeader]) -> Tra
         for field in ("source", "world_size", "ranks_per_node", "steps", "config_sha256", "torch", "clock"):
             own, other = getattr(header, field), getattr(first, field)
             if own != other:
-                raise FileError(path, f"line 1, {field}", f"differs from rank 0's {other} ({own})", REMEDY)
+                raise Refusal(path, f"line 1, {field}", f"differs from rank 0's {other} ({own})", REMEDY)
     if first.world_size != len(paths):
-        raise FileError(paths[0], "line 1, world_size", f"is not {len(paths)} ({first.world_size})", REMEDY)
+        raise Refusal(paths[0], "line 1, world_size", f"is not {len(paths)} ({first.world_size})", REMEDY)
     return first
 
 

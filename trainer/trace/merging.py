@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe.collective_trace import rank_path, read_header
-from netsim.foundation.refusal import DiskFull, FileError
+from netsim.foundation.refusal import DiskFull, Refusal
 from trainer.distributed.process.tether import tethered
 from trainer.trace.merge import merge
 from trainer.trace.routing_files import merge_routing
@@ -53,7 +53,7 @@ class Merging:
                 start of the run.
 
         Raises:
-            FileError: a file is missing or malformed, or the ranks disagree.
+            Refusal: a file is missing or malformed, or the ranks disagree.
             DiskFull: there is no space for the merged traces.
             RuntimeError: the process ended early.
         """
@@ -71,7 +71,7 @@ class Merging:
             raise RuntimeError(f"{self._folder}: the process that merges ended with {self._process.returncode}")
         answer = json.loads(told)
         if "refused" in answer:
-            raise FileError(*answer["refused"])
+            raise Refusal(*answer["refused"])
         if "full" in answer:
             raise DiskFull(answer["full"])
         if not answer["steady"]:
@@ -87,7 +87,7 @@ def _steps(trace: Path) -> tuple[int, ...]:
     """Optimiser steps that a trace holds; none where it is missing or damaged."""
     try:
         return read_header(trace).steps
-    except FileError:
+    except Refusal:
         return ()
 
 
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str]) -> None:
         if "routing" in arguments[1:]:
             merge_routing(folder, world_size)
         print(json.dumps({"steady": merge(folder, world_size)}))
-    except FileError as error:
+    except Refusal as error:
         print(json.dumps({"refused": [error.file, error.field, error.problem, error.remedy]}))
     except DiskFull as error:
         print(json.dumps({"full": str(error)}))

@@ -8,7 +8,7 @@ from numpy.lib import format as npy
 
 from moe.routing_trace import ARRAYS, RoutingHeader, RoutingTrace
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _REMEDY = "record the step again on every rank"
 
@@ -26,16 +26,16 @@ def merge_routing(folder: Path, world_size: int) -> None:
         world_size: number of ranks that recorded.
 
     Raises:
-        FileError: a file is missing or malformed, or has another header or other arrays than that of rank 0.
+        Refusal: a file is missing or malformed, or has another header or other arrays than that of rank 0.
     """
     paths = [rank_path(folder, rank) for rank in range(world_size)]
     header, forms = _form(paths[0])
     for path in paths[1:]:
         other, of_rank = _form(path)
         if other != header:
-            raise FileError(path, "header", "differs from rank 0's", _REMEDY)
+            raise Refusal(path, "header", "differs from rank 0's", _REMEDY)
         if of_rank.keys() != forms.keys():
-            raise FileError(path, "arrays", f"must be {', '.join(forms)} ({', '.join(of_rank)})", _REMEDY)
+            raise Refusal(path, "arrays", f"must be {', '.join(forms)} ({', '.join(of_rank)})", _REMEDY)
         for name, (dtype, shape) in of_rank.items():
             known, (tokens, *inner) = forms[name]
             forms[name] = np.promote_types(known, dtype), (tokens + shape[0], *inner)

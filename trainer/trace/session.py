@@ -138,7 +138,7 @@ class TraceSession:
             stopped: the run was told to stop, and what takes longer is left to its next start.
 
         Raises:
-            FileError: the ranks' files cannot be merged.
+            Refusal: the ranks' files cannot be merged.
         """
         if self._merging is not None:
             self._merging.finish(stopped=stopped)

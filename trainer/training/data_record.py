@@ -12,7 +12,7 @@ import torch.distributed as dist
 from pydantic import NonNegativeInt
 
 from netsim.foundation.documents import JsonFile
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.checkpoint.together import RankError, together
 from trainer.config.run import RunConfig
@@ -91,7 +91,7 @@ def verify(run_dir: Path, files: Sequence[DataFiles], beat: Callable[[], None]) 
         beat: called from time to time.
 
     Raises:
-        FileError: a file cannot be read or holds something else; on every rank.
+        Refusal: a file cannot be read or holds something else; on every rank.
     """
     record = DataRecord.read(run_dir / NAME)
     sets = [
@@ -114,7 +114,7 @@ def _compared(before: DataRecord, now: DataRecord, files: Sequence[DataFiles]) -
             more = (
                 f" (as do {len(different) - 1} more of {len(new.sample)} sampled files)" if len(different) > 1 else ""
             )
-            raise FileError(new.folder / name, "content", f"differs from what the run learned from{more}", REMEDY)
+            raise Refusal(new.folder / name, "content", f"differs from what the run learned from{more}", REMEDY)
         share = data.share_bytes(now.key)
         times = zip(new.sample, old.times_ns, new.times_ns, strict=False)
         newer = [line for line, then, time in times if then != time and _size(line) > share]
@@ -134,7 +134,7 @@ def _verified(known: Sequence[str] | None, files: DataFiles, beat: Callable[[], 
         try:
             parts = together(lambda own=own: {number: files.whole(groups[number]) for number in own})
         except RankError as error:
-            raise FileError(files.folder, "content", f"cannot be read ({error})", REMEDY) from error
+            raise Refusal(files.folder, "content", f"cannot be read ({error})", REMEDY) from error
         for part in parts:
             found |= part
         beat()
@@ -142,9 +142,7 @@ def _verified(known: Sequence[str] | None, files: DataFiles, beat: Callable[[], 
     for group, one, other in zip(groups, known or digests, digests, strict=False):
         if one != other:
             among = f", or one of the {len(group) - 1} files after it does" if len(group) > 1 else ""
-            raise FileError(
-                files.folder / group[0], "content", f"differs from what the run learned from{among}", REMEDY
-            )
+            raise Refusal(files.folder / group[0], "content", f"differs from what the run learned from{among}", REMEDY)
     return digests
 
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import weights_file
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset
@@ -136,7 +136,7 @@ def _file(key: str, value: Any) -> Path | None:
     if key == "model.init_from":
         try:
             value = weights_file(value)
-        except FileError:  # the run goes on from a checkpoint and does not read it
+        except Refusal:  # the run goes on from a checkpoint and does not read it
             return None
     return value if value.is_file() else None
 

@@ -90,7 +90,7 @@ def train(
         0, or 75 if the run was told to stop: it has saved and wants to be started again.
 
     Raises:
-        FileError: the run cannot go on from the checkpoint that is whole.
+        Refusal: the run cannot go on from the checkpoint that is whole.
         RunFailed: too many steps in a row had to be skipped, or too many examples are bad.
         Unreachable: the server of the examples does not answer.
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 import trainer.data
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import step_of
 from trainer.config.run import RunConfig
 from trainer.distributed.consistency import compare_for_good
@@ -62,7 +62,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
 
         try:
             return train(config, checked.layout, launch, lambda: task(config), dataset, sinks, stop)
-        except FileError:
+        except Refusal:
             raise
         except ValueError as error:
             raise RuntimeError("the run failed; its input was good") from error

@@ -6,7 +6,7 @@ from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.placement.topology import LinkRates
 from moe.price.simulation import rates_of
 from moe.price.traffic import Traffic
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 ROWS = [[5, 10, 0, 30], [0, 5, 2, 0], [7, 0, 5, 1], [0, 0, 3, 5]]
 """Bytes from rank to rank; ranks 0 and 1 share a node, and so do 2 and 3."""
@@ -92,5 +92,5 @@ def test_rates_are_those_of_the_hosts(tmp_path) -> None:
     assert rates is not None
     assert (rates.intra_bps, rates.inter_bps, rates.latency_s) == pytest.approx((3.6e12, 25e9, 1e-6))
     assert rates_of(tmp_path, {"kind": "graph"}) is None
-    with pytest.raises(FileError, match=r"scenario\.topology: contains no rates"):
+    with pytest.raises(Refusal, match=r"scenario\.topology: contains no rates"):
         rates_of(tmp_path, topology | {"host_rate": "fast"})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.fuzz import sound_files
 from tests.ranks import run_ranks
 from tests.trainer.checkpoint.test_redivision import SHAPES, save, values
@@ -129,7 +129,7 @@ def test_damage_to_a_part_is_found(run: Path, capsys: pytest.CaptureFixture[str]
     digest = Manifest.read(part.parent).weights_sha256()
     content = part.read_bytes()
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(FileError, match=rf"{part.name}: checksum: "):
+    with pytest.raises(Refusal, match=rf"{part.name}: checksum: "):
         newest_checkpoint(run)
     (part.parent / "COMPLETE").unlink()
     sound_files.seal(part.parent)
@@ -140,7 +140,7 @@ def test_damage_to_a_part_is_found(run: Path, capsys: pytest.CaptureFixture[str]
     )
     assert "cannot be read" in capsys.readouterr().err
     save_file({"another": torch.zeros(1)}, part)
-    with pytest.raises(FileError, match=rf"{part.name}: .*: is missing, though ema.safetensors.index.json names it"):
+    with pytest.raises(Refusal, match=rf"{part.name}: .*: is missing, though ema.safetensors.index.json names it"):
         check_weights(part.with_name("ema.safetensors"), {})
 
 
@@ -169,7 +169,7 @@ def saved(rank: int, world_size: int, root: Path) -> list[Path | str]:
     dist.barrier()
     try:
         newest_intact_collective(root, allow_rng_loss=False)
-    except FileError as error:
+    except Refusal as error:
         found.append(str(error))
     return found
 

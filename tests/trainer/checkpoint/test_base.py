@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from tests.forked import command
 from tests.trainer.commands import contents, refused
@@ -113,7 +113,7 @@ def test_a_base_that_has_changed_since_is_refused(tmp_path: Path, capsys: pytest
     config = pinned(RunConfig.model_validate({**document, "model": adapting(base)}))
     save_untrained(config, 1)
     save_untrained(load_config(newest_checkpoint(base) / "config.yaml"), 20, seed=1)
-    with pytest.raises(FileError, match=r"model\.adapters\.base\.digest: is \w+ but the run began with \w+; bring"):
+    with pytest.raises(Refusal, match=r"model\.adapters\.base\.digest: is \w+ but the run began with \w+; bring"):
         pinned(config)
     line = refused(capsys, "sample", tmp_path / "run", "--out", tmp_path / "x.png")
     assert "model.adapters.base.digest: is " in line

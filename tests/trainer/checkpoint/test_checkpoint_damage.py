@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import step_folder
 from trainer.checkpoint.intact import newest_apparently_intact, newest_intact
 from trainer.checkpoint.manifest import Manifest, records
@@ -67,7 +67,7 @@ def test_every_flipped_bit_of_the_marker_that_matters_is_found(tmp_path: Path) -
         marker.write_bytes(changed)
         try:
             assert Manifest.read(folder) == manifest, place  # only white space may change unnoticed
-        except FileError:
+        except Refusal:
             found += 1
     assert found > 0.7 * len(content)
 
@@ -77,7 +77,7 @@ def test_files_that_nobody_asks_for_may_be_damaged(tmp_path: Path) -> None:
     truncate(newest / "ranks/rank_00000.pt")
     assert newest_intact(tmp_path, ["ema.safetensors"]) == newest
     assert newest_apparently_intact(tmp_path, allow_rng_loss=True) == (newest, [])
-    with pytest.raises(FileError, match=r"none of 1 is undamaged \(the newest: .*rank_00000\.pt: length: is \d+ bytes"):
+    with pytest.raises(Refusal, match=r"none of 1 is undamaged \(the newest: .*rank_00000\.pt: length: is \d+ bytes"):
         newest_apparently_intact(tmp_path, allow_rng_loss=False)
 
 
@@ -89,7 +89,7 @@ def test_as_much_is_read_as_may_be(name: str, tmp_path: Path) -> None:
     flip(newest / name)
     needed = sum(size for size in sizes.values() if size <= sizes[name])
     assert newest_apparently_intact(tmp_path, allow_rng_loss=False, read_bytes=needed - 1) == (newest, [])
-    with pytest.raises(FileError, match=f"{name}: checksum: "):
+    with pytest.raises(Refusal, match=f"{name}: checksum: "):
         newest_apparently_intact(tmp_path, allow_rng_loss=False, read_bytes=needed)
 
 
@@ -98,5 +98,5 @@ def test_a_save_that_did_not_end_is_no_checkpoint(tmp_path: Path) -> None:
     folder, skipped = newest_apparently_intact(tmp_path, allow_rng_loss=False)
     assert folder is None
     assert [line.split(": ")[1] for line in skipped] == ["marker"]
-    with pytest.raises(FileError, match="there is no complete checkpoint"):
+    with pytest.raises(Refusal, match="there is no complete checkpoint"):
         newest_intact(tmp_path, FILES)

@@ -32,17 +32,17 @@ def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_pa
 
 
 def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migrate(tmp_path: Path) -> None:
-    from netsim.foundation.refusal import FileError
+    from netsim.foundation.refusal import Refusal
     from trainer.checkpoint.placement import resumed_layout
     from trainer.config.constraints.plan import plan_layout
 
     config = with_placement(tmp_path, permuted_placement(tmp_path / "configured.json"), migrates=True)
     layout = plan_layout(config, 2)
-    with pytest.raises(FileError, match=r"placement\.json: file: cannot be read"):
+    with pytest.raises(Refusal, match=r"placement\.json: file: cannot be read"):
         resumed_layout(config, layout, tmp_path)
     for field, sizes in (("num_layers", (3, EXPERTS)), ("num_experts", (LAYERS, 16))):
         Placement.contiguous(*sizes, 1, 2).write(tmp_path / "placement.json")
-        with pytest.raises(FileError, match=rf"placement\.json: {field}: is \d+ but the run has \d+; "):
+        with pytest.raises(Refusal, match=rf"placement\.json: {field}: is \d+ but the run has \d+; "):
             resumed_layout(config, layout, tmp_path)
     Placement.contiguous(LAYERS, EXPERTS, 1, 4).write(tmp_path / "placement.json")
     assert resumed_layout(config, layout, tmp_path) == layout, "other ranks share the experts: they start as configured"

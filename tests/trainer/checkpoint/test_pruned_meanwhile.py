@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.checkpoint.test_checkpoint_damage import FILES, checkpoint, flip
 from trainer.checkpoint import intact
 from trainer.checkpoint.directory import complete_steps, prune
@@ -39,9 +39,9 @@ def test_an_error_of_a_checkpoint_that_is_still_there_is_told(tmp_path: Path) ->
     checkpoint(tmp_path / "checkpoints", 10)
 
     def use(folder: Path) -> None:
-        raise FileError(folder, "weights", "are those of another network", "give others")
+        raise Refusal(folder, "weights", "are those of another network", "give others")
 
-    with pytest.raises(FileError, match="another network"):
+    with pytest.raises(Refusal, match="another network"):
         with_newest(tmp_path, use)
 
 
@@ -66,9 +66,9 @@ def test_folders_that_vanish_between_listing_and_reading_are_no_damage(
 
 def test_damage_is_still_told_where_nothing_was_deleted(tmp_path: Path) -> None:
     flip(checkpoint(tmp_path, 10) / AVERAGES)
-    with pytest.raises(FileError, match="none of 1 is undamaged"):
+    with pytest.raises(Refusal, match="none of 1 is undamaged"):
         newest_intact(tmp_path, FILES)
     shutil.rmtree(tmp_path / "step_00000010")
     assert complete_steps(tmp_path) == []
-    with pytest.raises(FileError, match="there is no complete checkpoint"):
+    with pytest.raises(Refusal, match="there is no complete checkpoint"):
         newest_intact(tmp_path, FILES)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from trainer.checkpoint import storage
 from trainer.checkpoint.redivision import fill
@@ -125,13 +125,13 @@ def test_a_rank_that_has_what_it_wrote_reads_its_own_file(
 def test_what_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
     write_pieces(tmp_path, 0, [piece for piece in runs(0, 2) if piece.kind == "weight"])
     write_index(tmp_path, 1)
-    with pytest.raises(FileError, match=r"a\.bias:ema: is missing or incomplete"):
+    with pytest.raises(Refusal, match=r"a\.bias:ema: is missing or incomplete"):
         fill(tmp_path, 0, [StatePiece("a.bias", "ema", (5,), (0,), torch.zeros(5))])
-    with pytest.raises(FileError, match=r"experts\.3\.linear:weight: is missing or incomplete"):
+    with pytest.raises(Refusal, match=r"experts\.3\.linear:weight: is missing or incomplete"):
         fill(tmp_path, 0, [StatePiece("experts.3.linear", "weight", (4, 3, 6), (0, 0, 0), torch.zeros(4, 3, 6))])
-    with pytest.raises(FileError, match=r"a\.bias:weight: has shape \(5,\), not \(6,\)"):
+    with pytest.raises(Refusal, match=r"a\.bias:weight: has shape \(5,\), not \(6,\)"):
         fill(tmp_path, 0, [StatePiece("a.bias", "weight", (6,), (0,), torch.zeros(6))])
-    with pytest.raises(FileError, match=r"experts\.3\.linear: is incomplete"):
+    with pytest.raises(Refusal, match=r"experts\.3\.linear: is incomplete"):
         SavedState(tmp_path).of_kind("weight")["experts.3.linear"].values()
 
 

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.tensor_file import read_header, write_tensors
 
 
@@ -106,5 +106,5 @@ def test_a_malformed_file_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "file"
     write_tensors(path, shapes(), tensors().values(), {})
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    with pytest.raises(FileError, match=r"file: header: cannot be read \("):
+    with pytest.raises(Refusal, match=r"file: header: cannot be read \("):
         read_header(path)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from moe.config import TopKRouterConfig
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.data.pictures import digit_pictures
 from tests.trainer.data.texts import encoded, stories
 from trainer import load_config
@@ -377,6 +377,6 @@ def own_data(path: Path, folder: Path) -> list[str]:
 
 
 def refusal(path: Path, *overrides: str) -> str:
-    with pytest.raises(FileError) as caught:
+    with pytest.raises(Refusal) as caught:
         load_config(path, overrides)
     return str(caught.value)

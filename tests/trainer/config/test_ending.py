@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
@@ -74,7 +74,7 @@ def test_what_comes_after_the_end_is_one_line() -> None:
 @pytest.mark.parametrize("steps", ["[0]", "[1.5]"])
 def test_step_zero_is_refused(steps: str, tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(RUN))
-    with pytest.raises(FileError, match=r"trace\.steps"):
+    with pytest.raises(Refusal, match=r"trace\.steps"):
         load_config(tmp_path / "a.yaml", [f"trace.steps={steps}"])
 
 

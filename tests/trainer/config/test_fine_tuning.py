@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer import load_config
 from trainer.config.fine_tuning import with_base
 from trainer.config.run import RunConfig
@@ -116,7 +116,7 @@ def test_a_recorded_run_is_read_without_its_base(tmp_path: Path) -> None:
     (tmp_path / "whole.yaml").write_text(config.to_yaml())
     (tmp_path / "base").rename(tmp_path / "gone")
     assert load_config(tmp_path / "whole.yaml") == config
-    with pytest.raises(FileError, match=r"base: task.base: does not exist"):
+    with pytest.raises(Refusal, match=r"base: task.base: does not exist"):
         load_config(short(tmp_path, task={"base": {"run": str(tmp_path / "base"), "digest": "0" * 64}}))
 
 
@@ -127,22 +127,22 @@ def test_a_run_without_a_base_does_not_write_the_key(tmp_path: Path) -> None:
 
 def test_a_base_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     remedy = "name the folder of a run that has saved a checkpoint"
-    with pytest.raises(FileError, match=rf"^{tmp_path}/base: task.base: does not exist; {remedy}$"):
+    with pytest.raises(Refusal, match=rf"^{tmp_path}/base: task.base: does not exist; {remedy}$"):
         load_config(short(tmp_path))
     (tmp_path / "base").mkdir()
-    with pytest.raises(FileError, match=rf"^{tmp_path}/base: task.base: holds no complete checkpoint; {remedy}$"):
+    with pytest.raises(Refusal, match=rf"^{tmp_path}/base: task.base: holds no complete checkpoint; {remedy}$"):
         load_config(short(tmp_path))
     (tmp_path / "new").mkdir()
     (tmp_path / "new/config.yaml").touch()
-    with pytest.raises(FileError, match=rf"{remedy}, or resume with {tmp_path}/new/config.yaml$"):
+    with pytest.raises(Refusal, match=rf"{remedy}, or resume with {tmp_path}/new/config.yaml$"):
         load_config(short(tmp_path))
     recorded(tmp_path / "base")
     record = tmp_path / "base/checkpoints/step_00000010/config.yaml"
     for content, problem in (("a: [", r"cannot be read \(is not YAML\)"), ("- 1", "is no configuration")):
         record.write_text(content)
-        with pytest.raises(FileError, match=rf"^{record}: task.base: {problem}; {remedy}"):
+        with pytest.raises(Refusal, match=rf"^{record}: task.base: {problem}; {remedy}"):
             load_config(short(tmp_path))
-    with pytest.raises(FileError, match=r"also wrong: task.base"):
+    with pytest.raises(Refusal, match=r"also wrong: task.base"):
         load_config(short(tmp_path, task={"base": 3}))
 
 
@@ -178,5 +178,5 @@ def test_a_base_that_a_run_only_began_with_may_be_gone(tmp_path: Path) -> None:
     (tmp_path / "base").rename(tmp_path / "gone")
     assert pinned(began) == began
     for config in (asks, fresh):
-        with pytest.raises(FileError, match=r"base: run_dir: does not exist"):
+        with pytest.raises(Refusal, match=r"base: run_dir: does not exist"):
             pinned(config)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from netsim.foundation.keys import groups
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
 from trainer.config.misspelt import SCHEMA, check_names
@@ -53,11 +53,11 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("override", TYPOS)
 def test_the_schema_refuses_in_the_words_of_the_models(override: str, config: Path) -> None:
-    with pytest.raises(FileError) as by_schema:
+    with pytest.raises(Refusal) as by_schema:
         check_names(config, [override])
     document = read_document(config)
     apply_override(config, document, override)
-    with pytest.raises(FileError) as by_models:
+    with pytest.raises(Refusal) as by_models:
         validated(config, document)
     assert by_schema.value.remedy.startswith(TYPOS[override])
     assert (by_schema.value.field, by_schema.value.remedy) == (by_models.value.field, by_models.value.remedy)
@@ -66,7 +66,7 @@ def test_the_schema_refuses_in_the_words_of_the_models(override: str, config: Pa
 
 def test_several_typos_are_named_at_once(config: Path) -> None:
     with pytest.raises(
-        FileError, match=r"optim.stpes: .* \(also wrong: run.sed\)|run.sed: .* \(also wrong: optim.stpes\)"
+        Refusal, match=r"optim.stpes: .* \(also wrong: run.sed\)|run.sed: .* \(also wrong: optim.stpes\)"
     ):
         check_names(config, ["optim.stpes=5", "run.sed=5"])
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.file import load_config
 from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
@@ -67,5 +67,5 @@ def test_a_file_that_is_not_there_is_told_when_nothing_else_is_wrong(
     sections: dict[str, Any], complaint: str, tmp_path: Path
 ) -> None:
     data = {"kind": "shards", "path": str(tmp_path / "gone"), "held_out": 4}
-    with pytest.raises(FileError, match=complaint):
+    with pytest.raises(Refusal, match=complaint):
         load_config(written(tmp_path, data=data, **sections))

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer import data
 from trainer.data import Batch, Dataset, Digits, DigitsConfig, Loader, Sourced, Split, write_shards
 from trainer.data.augmentation import AugmentConfig, augmented
@@ -141,7 +141,7 @@ def test_what_is_no_image_is_refused_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{line}"):
         config("latents")
     whole = config("latents", augment=None)
-    with pytest.raises(FileError, match=f"data.{line}"):
+    with pytest.raises(Refusal, match=f"data.{line}"):
         data.build(whole.model_copy(update={"augment": AugmentConfig(flip=0.5)}))
     with pytest.raises(
         ValidationError, match=r"augment.crop: 8 pixels are too large a shift for an image of 8; use 1 to 7"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import trainer.data
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.sampling.encoders import Words, write_encoder
 from trainer.__main__ import main
 from trainer.config.constraints.plan import plan_layout
@@ -119,13 +119,13 @@ def test_captions_that_are_too_few_or_others_are_refused(tmp_path: Path) -> None
     config = captioned(tmp_path / "few")
     assert config.flow is not None
     assert config.flow.captions is not None
-    with pytest.raises(FileError, match=f"num_captions: is {NUM - 1} for {NUM} examples; give each"):
+    with pytest.raises(Refusal, match=f"num_captions: is {NUM - 1} for {NUM} examples; give each"):
         trainer.data.build(config.data, captions=config.flow.captions)
     changed = config.flow.captions.model_copy(update={"digest": "f" * 16})
-    with pytest.raises(FileError, match=r"but the run has f{16}; bring the captions of the run back"):
+    with pytest.raises(Refusal, match=r"but the run has f{16}; bring the captions of the run back"):
         trainer.data.build(config.data, captions=changed)
     (tmp_path / "few" / "captions.npy").write_bytes(b"x" * 100)
-    with pytest.raises(FileError, match=r"captions\.npy: captions: cannot be read"):
+    with pytest.raises(Refusal, match=r"captions\.npy: captions: cannot be read"):
         trainer.data.build(config.data, captions=config.flow.captions)
     assert data["kind"] == "digits"
 
@@ -152,7 +152,7 @@ def test_captions_follow_the_order_that_the_shards_verb_drew(tmp_path: Path) -> 
     found = dataset.get(torch.arange(20)).x_1[:, 0].tolist()
     assert texts == [f"number {int(value)}" for value in found]
     assert texts != sorted(texts, key=lambda text: int(text[7:])), "the verb shuffles"
-    with pytest.raises(FileError, match=r"names example .* of the source, and there are 5 captions"):
+    with pytest.raises(Refusal, match=r"names example .* of the source, and there are 5 captions"):
         captions.in_order_of(tmp_path / "shards", texts[:5])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.data.texts import (
@@ -339,7 +339,7 @@ def test_what_other_files_or_options_began_is_not_gone_on_with(tmp_path: Path, m
         patched.setattr(encode_module.EncodingProgress, "advance", stopped)
         request = EncodeTextRequest(paths=(folder,), out=tmp_path / "out", held_out=0.2, workers=1)
         assert encode_module.run(request) == 75
-    with pytest.raises(FileError, match=r"was begun with other files or options.*delete"):
+    with pytest.raises(Refusal, match=r"was begun with other files or options.*delete"):
         encoded(tmp_path / "out", folder, held_out=0.3)
     encoded(tmp_path / "out", folder, skip_bad_lines=True)
     assert texts_of_bytes(tmp_path / "out") == texts_of_bytes(encoded(tmp_path / "straight", folder))

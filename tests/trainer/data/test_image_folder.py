@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
@@ -144,7 +144,7 @@ def test_a_run_goes_on_with_the_pictures_that_it_began_with(tmp_path: Path) -> N
     assert ImageFolderConfig.model_validate(resolved.model_dump(mode="json")) == resolved
     data.build(resolved)
     picture(tmp_path / "dog" / "new.png", 1)
-    with pytest.raises(FileError, match=r"data\.digest: its 21 pictures are not those of the run"):
+    with pytest.raises(Refusal, match=r"data\.digest: its 21 pictures are not those of the run"):
         data.build(resolved)
     assert config(tmp_path).digest != resolved.digest
     resolved_elsewhere = {**resolved.model_dump(mode="json"), "path": str(tmp_path / "gone")}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.constraints.mixture import check_mixture
 from trainer.config.constraints.plan import plan_layout
@@ -338,10 +338,10 @@ def test_a_file_gives_the_shares(tmp_path: Path) -> None:
 def test_a_malformed_file_of_shares_is_refused(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mixture.json"
     path.write_text(text)
-    with pytest.raises(FileError) as caught:
+    with pytest.raises(Refusal) as caught:
         MixtureFile.read(path)
     assert str(caught.value).startswith(f"{path}: {message}") or message in str(caught.value)
-    with pytest.raises(FileError):
+    with pytest.raises(Refusal):
         MixtureFile.read(tmp_path / "none.json")
 
 
@@ -363,7 +363,7 @@ def test_text_of_several_folders_has_one_tokenizer_and_bits_by_the_bytes_of_each
     config: Any = RunConfig.model_validate(resolved.document)
     assert (config.model.vocabulary, config.data.tokenizer) == (300, "a" * 64)
     plan_layout(config, 1)
-    with pytest.raises(FileError, match="tokenizer"):
+    with pytest.raises(Refusal, match="tokenizer"):
         run_tokenizer(config.data)
 
     tokens, sources = torch.zeros(3, 9, dtype=torch.int64), torch.tensor([1, 0, 1])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer import data
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.resolution import resolve
@@ -160,7 +160,7 @@ def test_a_run_goes_on_with_the_pairs_that_it_began_with(tmp_path: Path) -> None
     assert PairsConfig.model_validate(resolved.model_dump(mode="json")) == resolved
     data.build(resolved)
     written(tmp_path / "b", lengths=(20, 10))
-    with pytest.raises(FileError, match=r"data\.digest: "):
+    with pytest.raises(Refusal, match=r"data\.digest: "):
         data.build(resolved.model_copy(update={"path": tmp_path / "b"}))
 
 
@@ -176,7 +176,7 @@ def test_a_shard_that_is_not_what_the_index_says_is_refused(tmp_path: Path, chan
     written(tmp_path / "p")
     shard = {**{name: values[:12].copy() for name, values in arrays().items()}, **changed}
     save_file({k: v for k, v in shard.items() if v is not None}, tmp_path / "p" / "shard_00000.safetensors")
-    with pytest.raises(FileError, match=problem):
+    with pytest.raises(Refusal, match=problem):
         data.build(config(tmp_path / "p"))
 
 

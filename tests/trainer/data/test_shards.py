@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents
 from trainer import data
 from trainer.data import BadExamples, Shards, ShardsConfig, read_index, write_shards
@@ -121,7 +121,7 @@ def test_rows_come_from_the_file_when_they_are_asked_for(tmp_path: Path) -> None
 
 
 def test_a_folder_without_an_index_is_told_with_the_commands_that_write_one(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match=r"latents: python -m trainer encode, pairs: python -m trainer pairs"):
+    with pytest.raises(Refusal, match=r"latents: python -m trainer encode, pairs: python -m trainer pairs"):
         read_index(tmp_path)
 
 
@@ -148,14 +148,14 @@ def test_a_run_goes_on_with_the_shards_that_it_began_with(tmp_path: Path) -> Non
     data.build(resolved)
     write_shards(tmp_path / "b", pieces(50), num_classes=5, shard_examples=9)
     moved = resolved.model_copy(update={"path": tmp_path / "b"})
-    with pytest.raises(FileError, match=r"data\.digest: "):
+    with pytest.raises(Refusal, match=r"data\.digest: "):
         data.build(moved)
 
 
 def test_a_folder_is_not_written_twice(tmp_path: Path) -> None:
     write_shards(tmp_path, pieces(50), num_classes=5)
     before = contents(tmp_path)
-    with pytest.raises(FileError, match="already exists"):
+    with pytest.raises(Refusal, match="already exists"):
         write_shards(tmp_path, pieces(10), num_classes=5)
     assert contents(tmp_path) == before
 

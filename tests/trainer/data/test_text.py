@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import GPT
 from tests.trainer.data.texts import config, encoded, small_tokenizer, stories, tokens
 from trainer import data, load_config
@@ -165,7 +165,7 @@ def test_the_tokenizer_of_a_run_is_the_one_that_encoded_its_text(of_tokens: Path
     text = "Story 5: é".encode()
     assert run_tokenizer(section, tmp_path).encode(text) == run_tokenizer(section).encode(text)
     small_tokenizer(tmp_path / "tokenizer.json", vocabulary=290)
-    with pytest.raises(FileError, match=r"data.tokenizer: has another SHA-256 .*; bring back"):
+    with pytest.raises(Refusal, match=r"data.tokenizer: has another SHA-256 .*; bring back"):
         run_tokenizer(section, tmp_path)
     assert isinstance(run_tokenizer(config(folder, context=8)), ByteTokenizer)
     assert tokenizer_file(config(folder, context=8)) is None
@@ -180,14 +180,14 @@ def test_a_folder_is_refused_where_it_is_not_what_the_run_began_with(folder: Pat
     shard = sorted(copy.glob("train_*.bin"))[2]
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
-    with pytest.raises(FileError, match=r"train_00002.bin: shard: has \d+ bytes but the index says \d+ tokens"):
+    with pytest.raises(Refusal, match=r"train_00002.bin: shard: has \d+ bytes but the index says \d+ tokens"):
         Text(section)
     shard.unlink()
-    with pytest.raises(FileError, match=r"train_00002.bin: shard: cannot be read \(No such file"):
+    with pytest.raises(Refusal, match=r"train_00002.bin: shard: cannot be read \(No such file"):
         Text(section)
     encoded(tmp_path / "other", stories(tmp_path / "in"), held_out=0.3)
     shutil.copy(tmp_path / "other" / "index.json", copy / "index.json")
-    with pytest.raises(FileError, match=r"data.digest: is .* the index says"):
+    with pytest.raises(Refusal, match=r"data.digest: is .* the index says"):
         Text(section)
     (copy / "index.json").write_text("{}")
     with pytest.raises(ValueError, match=r"path: .*index.json: .*write the folder again"):

@@ -17,7 +17,7 @@ import torch
 import webdataset.compat
 from PIL import Image
 
-from netsim.foundation.refusal import FileError, Unreachable
+from netsim.foundation.refusal import Refusal, Unreachable
 from tests.trainer.commands import refused
 from tests.trainer.data.tars import digit_tars, digits, encoded, tar_bytes
 from trainer import data, load_config
@@ -210,9 +210,9 @@ def test_tars_come_from_a_web_server(
     one, other = (dealt(WebDataset(config(path, index)), 2, 0, 3) for path in (url, tars[0]))
     assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
     monkeypatch.setattr(Ranges, "ranges", False)
-    with pytest.raises(FileError, match=r"digits-\d+\.tar: tar: gives 133,120 bytes where .* knows ranges of bytes"):
+    with pytest.raises(Refusal, match=r"digits-\d+\.tar: tar: gives 133,120 bytes where .* knows ranges of bytes"):
         dealt(WebDataset(config(url, index)), 1, 0, 1)
-    with pytest.raises(FileError, match=r"none\.tar: tar: cannot be read .*bring it back, or correct data\.path"):
+    with pytest.raises(Refusal, match=r"none\.tar: tar: cannot be read .*bring it back, or correct data\.path"):
         files.open_tar(f"{server}/none.tar")
 
 
@@ -289,30 +289,28 @@ def test_tars_that_have_changed_end_a_run(tmp_path: Path) -> None:
     tar.write_bytes(tar_bytes(names))
     assert len(tar.read_bytes()) == len(sound)
     dataset = WebDataset(resolved)
-    with pytest.raises(
-        FileError, match=r"digits-001\.tar: check: has other headers than the index says at example 0; "
-    ):
+    with pytest.raises(Refusal, match=r"digits-001\.tar: check: has other headers than the index says at example 0; "):
         dataset.get(torch.arange(12))
     tar.write_bytes(sound[:-1024])
-    with pytest.raises(FileError, match=r"digits-001\.tar: size: has [\d,]+ bytes but the index says [\d,]+; bring"):
+    with pytest.raises(Refusal, match=r"digits-001\.tar: size: has [\d,]+ bytes but the index says [\d,]+; bring"):
         WebDataset(resolved)
     dataset._reader._open.cache_clear()
-    with pytest.raises(FileError, match=r"digits-001\.tar: size: has"):
+    with pytest.raises(Refusal, match=r"digits-001\.tar: size: has"):
         dataset.get(torch.arange(12))
     tar.unlink()
-    with pytest.raises(FileError, match=r"digits-001\.tar: tar: cannot be read \(No such file"):
+    with pytest.raises(Refusal, match=r"digits-001\.tar: tar: cannot be read \(No such file"):
         WebDataset(resolved)
-    with pytest.raises(FileError, match=r"data\.path: names 1 tars, from digits-000\.tar .* but the index .* knows 2"):
+    with pytest.raises(Refusal, match=r"data\.path: names 1 tars, from digits-000\.tar .* but the index .* knows 2"):
         WebDataset(resolved.model_copy(update={"path": str(tmp_path / "tars")}))
     rows = np.load(index / "examples.npy")
     rows["label"][3] = 0
     np.save(index / "examples.npy", rows)
     tar.write_bytes(sound)
-    with pytest.raises(FileError, match=r"examples\.npy: examples_sha256: is not the one .*make the index with"):
+    with pytest.raises(Refusal, match=r"examples\.npy: examples_sha256: is not the one .*make the index with"):
         WebDataset(resolved)
     document = json.loads((index / "index.json").read_text())
     (index / "index.json").write_text(json.dumps({**document, "num_classes": 11}))
-    with pytest.raises(FileError, match=r"data\.digest: is .* but the index says"):
+    with pytest.raises(Refusal, match=r"data\.digest: is .* but the index says"):
         WebDataset(resolved)
 
 

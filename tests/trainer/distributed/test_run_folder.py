@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.distributed import run_folder
 from trainer.distributed.groups import Launch
 from trainer.distributed.run_folder import check_writable, one_folder
@@ -31,7 +31,7 @@ def test_a_folder_that_cannot_be_written_is_refused(inner: str, tmp_path: Path) 
         (tmp_path / "checked" / "checkpoints").symlink_to("/proc/1")
     before = sorted(tmp_path.rglob("*"))
     folder = tmp_path / inner
-    with pytest.raises(FileError) as refused:
+    with pytest.raises(Refusal) as refused:
         check_writable(folder)
     assert str(refused.value).startswith(f"{folder}: run.dir: cannot be written (")
     assert str(refused.value).endswith("); choose another folder")

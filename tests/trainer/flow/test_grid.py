@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 from trainer.flow.keyed_draws import keyed_normal, keyed_uniform, random_keys
@@ -51,7 +51,7 @@ def test_a_file_has_a_grid_for_each_number_of_evaluations(tmp_path: Path) -> Non
         assert changed is not None
         assert sampler.times(changed).tolist() == pytest.approx(times)
     assert sampler.with_evaluations(config, 5) is None
-    with pytest.raises(FileError, match="has none for 5 evaluations; use one of 2, 4, 6"):
+    with pytest.raises(Refusal, match="has none for 5 evaluations; use one of 2, 4, 6"):
         sampler.times(config.model_copy(update={"steps": 5}))
 
 
@@ -61,12 +61,12 @@ def test_a_segmented_sampler_takes_grids_of_its_own_segments_alone(tmp_path: Pat
     assert sampler.times(config).tolist() == pytest.approx(GRIDS[6])
     assert sampler.with_evaluations(config, 6) == config
     assert sampler.with_evaluations(config, 3) is None
-    with pytest.raises(FileError, match="segments: is 3, and the samples are drawn by 1"):
+    with pytest.raises(Refusal, match="segments: is 3, and the samples are drawn by 1"):
         sampler.times(sampler.EulerConfig(steps=6, times=file))
 
 
 def test_grids_of_another_sampler_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="sampler: is euler, and the samples are drawn by heun"):
+    with pytest.raises(Refusal, match="sampler: is euler, and the samples are drawn by heun"):
         sampler.times(sampler.HeunConfig(steps=2, times=searched(tmp_path)))
 
 
@@ -103,13 +103,13 @@ def test_wrong_times_are_refused(settings: dict[str, Any], said: str) -> None:
 def test_a_wrong_file_is_refused_by_its_field(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     file = searched(tmp_path)
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(FileError, match=said) as refused:
+    with pytest.raises(Refusal, match=said) as refused:
         StepsFile.read(file)
     assert str(file) in str(refused.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="cannot be read"):
+    with pytest.raises(Refusal, match="cannot be read"):
         sampler.times(sampler.EulerConfig(steps=2, times=tmp_path / "none.json"))
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from scipy.integrate import quad
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.flow.paths import TABLE
 from trainer.flow import path
 from trainer.flow.coupling import Pairs
@@ -255,7 +255,7 @@ def damaged(folder: Path, how: str) -> Path:
 )
 def test_a_damaged_or_foreign_table_is_refused_in_one_line(tmp_path: Path, how: str, field: str) -> None:
     file = damaged(tmp_path, how)
-    with pytest.raises(FileError) as caught:
+    with pytest.raises(Refusal) as caught:
         read_table(file)
     assert str(caught.value).startswith(f"{file}: {field}")
     assert str(caught.value).endswith("; fit it again (python -m trainer fit-path)")
@@ -268,7 +268,7 @@ def test_a_run_goes_on_only_along_its_own_path(tmp_path: Path) -> None:
     config = path.TabulatedConfig.model_validate(path.TabulatedConfig.resolved({"path": file}))
     assert isinstance(path.build(config), path.Affine)
     fit(Separation(FAR_APART, 1.0), knots=10).write(file)
-    with pytest.raises(FileError, match=r"digest: is .* but the file has"):
+    with pytest.raises(Refusal, match=r"digest: is .* but the file has"):
         path.build(config)
 
 

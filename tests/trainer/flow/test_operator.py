@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.flow.unions import members
 from trainer.flow.context.mask import BoxesConfig
 from trainer.flow.operator import (
@@ -117,7 +117,7 @@ def test_masks_that_cannot_be_used_are_refused_in_one_line(tmp_path: Path) -> No
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     (tmp_path / "text.png").write_text("no picture")
     for name, words in {"black.png": "hides no pixel", "text.png": "white where", "none.png": "No such file"}.items():
-        with pytest.raises(FileError, match=words) as caught:
+        with pytest.raises(Refusal, match=words) as caught:
             build(MaskConfig(mask=PictureConfig(path=tmp_path / name)), (1, 8, 8), torch.arange(1))
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)

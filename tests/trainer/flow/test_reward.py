@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 import trainer.data
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.digits import DigitsConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import (
@@ -235,7 +235,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, classifier: Ch
     ):
         with pytest.raises(ValueError, match=message):
             build(config, given)
-    with pytest.raises(FileError, match=r"none.png: target: No such file or directory; give a picture"):
+    with pytest.raises(Refusal, match=r"none.png: target: No such file or directory; give a picture"):
         build(DistanceConfig(target=tmp_path / "none.png"), inputs())
     with pytest.raises(ValueError, match=r"^kind: classifier rewards the class .*; ask for classes$"):
         classifier(points, UNCONDITIONAL)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.foreign_networks import FILES, SETTINGS, computed, write
 from trainer.__main__ import main
@@ -221,11 +221,11 @@ def test_a_run_starts_from_an_imported_folder_that_means_the_same(
 
     start()
     start("model.init_from=ours/model.safetensors")
-    with pytest.raises(FileError) as foreign:
+    with pytest.raises(Refusal) as foreign:
         start("model.init_from=theirs")
     assert str(foreign.value) == (
         "theirs: weights: have the names of another package; python -m trainer import-weights theirs --out DIR, and "
         "give DIR"
     )
-    with pytest.raises(FileError, match=r"model.rotary_base: is 50000.0, and this run has 10000.0; set model.rotary"):
+    with pytest.raises(Refusal, match=r"model.rotary_base: is 50000.0, and this run has 10000.0; set model.rotary"):
         start("model.rotary_base=10000")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.untrained import untrained_run
 from trainer.config.file import load_config
 from trainer.data import BadExamples
@@ -121,14 +121,14 @@ def test_the_results_of_another_request_are_refused_by_what_differs(tmp_path):
     record = {"request": {"noise": 0.1, "seed": 0}, "weights": "abc"}
     ResultsFolder(tmp_path / "out", record).begin()
     other = ResultsFolder(tmp_path / "out", {**record, "request": {"noise": 0.2, "seed": 0}})
-    with pytest.raises(FileError, match=r"request\.json: request\.noise: is 0\.1 there but 0\.2 is asked for; give an"):
+    with pytest.raises(Refusal, match=r"request\.json: request\.noise: is 0\.1 there but 0\.2 is asked for; give an"):
         other.check()
     assert json.loads((tmp_path / "out" / "request.json").read_text()) == record
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("chapter 1")
-    with pytest.raises(FileError, match=r"--out: is a file; name a folder"):
+    with pytest.raises(Refusal, match=r"--out: is a file; name a folder"):
         ResultsFolder(tmp_path / "thesis.txt", {}).check()
 
 

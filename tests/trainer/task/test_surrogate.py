@@ -11,7 +11,7 @@ import yaml
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents, refused
 from tests.trainer.task.test_trajectory_balance import numbers, run_config
 from trainer.__main__ import main
@@ -119,12 +119,10 @@ def test_a_policy_learns_from_the_surrogate_without_a_call_of_the_objectives(
 def test_what_cannot_be_learned_from_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "measured.json"
     config = run_config(log_reward={"kind": "surrogate", "measured": str(path)})
-    with pytest.raises(
-        FileError, match=r"measured.json: file: cannot be read .*; write it with a stage of kind measure"
-    ):
+    with pytest.raises(Refusal, match=r"measured.json: file: cannot be read .*; write it with a stage of kind measure"):
         plan_layout(config, 1)
     measured([[0, 0]], HyperGridConfig(side=5)).write(path)
-    with pytest.raises(FileError, match=r"environment.side: is 5, and task.environment.side of the run is 4; measure"):
+    with pytest.raises(Refusal, match=r"environment.side: is 5, and task.environment.side of the run is 4; measure"):
         plan_layout(config, 1)
     measured([[0, 0]]).write(path)
     assert isinstance(config.task, TrajectoryBalanceTaskConfig)
@@ -132,7 +130,7 @@ def test_what_cannot_be_learned_from_is_refused(tmp_path: Path) -> None:
     pinned = run_config(log_reward=config.task.log_reward.pinned().model_dump())
     plan_layout(pinned, 1)
     measured([[0, 1]]).write(path)
-    with pytest.raises(FileError, match=r"digest: is .*, and the run began with .*; bring the file back"):
+    with pytest.raises(Refusal, match=r"digest: is .*, and the run began with .*; bring the file back"):
         plan_layout(pinned, 1)
     with pytest.raises(ValueError, match=r"2 objects have 2 rewards in rounds of 3"):
         measured([[0, 0], [0, 1]], rounds=[3])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.trace.columns import Columns, Splits, word_code
 from trainer.trace.lines import Odd, parse
 
@@ -140,5 +140,5 @@ def test_a_file_that_is_refused_is_refused_for_its_own_fault(tmp_path: Path) -> 
     write(tmp_path / "trace.jsonl", HEADER, [*records[:8], records[7]])
     with pytest.raises(Odd):
         parse(text([*records[:8], records[7]]).encode(), HEADER, RANK, -1)
-    with pytest.raises(FileError, match="line 10, seq: must grow"):
+    with pytest.raises(Refusal, match="line 10, seq: must grow"):
         read(tmp_path / "trace.jsonl")

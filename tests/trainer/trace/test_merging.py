@@ -11,7 +11,7 @@ import pytest
 
 from moe.collective_trace import rank_path, read_header, write
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.trace.test_merge import WORLD, edit, story
 from trainer.trace import merging, routing_files
 from trainer.trace.merge import merge
@@ -50,9 +50,9 @@ def test_what_is_merged_beside_the_run_is_what_is_merged_at_once(tmp_path: Path)
 
 def test_a_refusal_reaches_the_run(tmp_path: Path) -> None:
     recorded(tmp_path, fault=True)
-    with pytest.raises(FileError) as told:
+    with pytest.raises(Refusal) as told:
         merge(tmp_path, WORLD)
-    with pytest.raises(FileError) as refusal:
+    with pytest.raises(Refusal) as refusal:
         Merging(tmp_path, routing=False).finish(stopped=False)
     assert str(refusal.value) == str(told.value)
 
@@ -127,7 +127,7 @@ def test_routing_of_two_runs_is_refused(change: dict[str, Any], place: str, tmp_
     elif all(getattr(part, name) is None for name in change):
         change = {"weights": np.ones(part.expert_ids.shape, np.float32)}
     replace(part, **change).write(routing_files.rank_path(tmp_path, 1))
-    with pytest.raises(FileError, match=place) as refusal:
+    with pytest.raises(Refusal, match=place) as refusal:
         merge_routing(tmp_path, WORLD)
     assert str(routing_files.rank_path(tmp_path, 1)) in str(refusal.value)
     assert not (tmp_path / "routing.npz").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
 from trainer.data import ShardsConfig, build, content, write_shards
@@ -52,7 +52,7 @@ def pictures(folder: Path, colour: int = 0) -> ImageFolder:
 def test_pictures_of_other_content_under_the_same_names_are_refused(tmp_path: Path) -> None:
     begun(tmp_path, pictures(tmp_path / "data"))
     now = pictures(tmp_path / "data", colour=200)
-    with pytest.raises(FileError) as raised:
+    with pytest.raises(Refusal) as raised:
         sampled(config(tmp_path), now, 0, resumes=True)
     line = str(raised.value)
     assert line.startswith(f"{tmp_path / 'data' / 'a' / '0.png'}: content: differs from what the run learned from")
@@ -71,7 +71,7 @@ def test_bytes_of_a_shard_are_noticed(tmp_path: Path) -> None:
     status = shard.stat()
     shard.write_bytes(held)
     os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
-    with pytest.raises(FileError, match=rf"{shard}: content: differs"):
+    with pytest.raises(Refusal, match=rf"{shard}: content: differs"):
         sampled(config(tmp_path), data, 0, resumes=True)
 
 
@@ -103,7 +103,7 @@ def test_a_run_from_before_there_was_a_record_gets_one(tmp_path: Path) -> None:
 
 def test_a_malformed_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("{}")
-    with pytest.raises(FileError, match=NAME):
+    with pytest.raises(Refusal, match=NAME):
         sampled(config(tmp_path), pictures(tmp_path / "data"), 0, resumes=True)
 
 
@@ -121,7 +121,7 @@ def verified(rank: int, _: int, folder: Path, data: DataFiles) -> list[str]:
         try:
             verify(folder, [data], lambda: None)
             said.append(str(DataRecord.read(folder / NAME).sets[0].whole is not None or rank))
-        except FileError as error:
+        except Refusal as error:
             said.append(str(error))
     return said
 

@@ -1,6 +1,6 @@
 """What cannot be drawn, and what cannot be drawn while a run trains."""
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.constraints.blockwise import check_blockwise
 from trainer.config.constraints.causal import check_causal
 from trainer.config.constraints.controls import check_controls
@@ -142,9 +142,7 @@ def _check_grids(config: RunConfig) -> None:
             made_for = StepsFile.read(path).guidance
             if made_for != scale and not _straightened(config):
                 problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"
-                raise FileError(
-                    path, "guidance", problem, f"search with --guidance {scale:g}, or draw with {made_for:g}"
-                )
+                raise Refusal(path, "guidance", problem, f"search with --guidance {scale:g}, or draw with {made_for:g}")
 
 
 def _straightened(config: RunConfig) -> bool:

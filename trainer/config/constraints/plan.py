@@ -1,7 +1,7 @@
 """The layout of a run over its ranks, decided and checked before any process group exists."""
 
 from moe.placement.placement import Placement, objective_of
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.constraints.adapters import check_adapters
 from trainer.config.constraints.adjoint_matching import caution_of_guidance, check_adjoint_matching
 from trainer.config.constraints.blockwise import check_blockwise
@@ -44,7 +44,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
     Raises:
         ValueError: the ranks, the batch, the experts or the examples do not divide or fit, or parts of the run exclude
             each other; names field, value and remedy.
-        FileError: the placement file is malformed, made for another model or group, or has replicas that the run cannot
+        Refusal: the placement file is malformed, made for another model or group, or has replicas that the run cannot
             use.
     """
     check_cycle(config)
@@ -102,7 +102,7 @@ def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) ->
 
     Raises:
         ValueError: the ranks or the experts do not divide, or parts of the run exclude each other.
-        FileError: the placement file is malformed or made for another model or group.
+        Refusal: the placement file is malformed or made for another model or group.
     """
     check_adapters(config)
     check_tensor(config, world_size)
@@ -207,7 +207,7 @@ def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
         ("num_nodes x ranks_per_node", placement.num_ranks, ranks),
     ):
         if value != wanted:
-            raise FileError(
+            raise Refusal(
                 path,
                 field,
                 f"is {value} but the run has {wanted}",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from moe.placement.placement import Placement
 from moe.replica.slots import Slots
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 
 def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placement:
@@ -19,7 +19,7 @@ def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placeme
         The placement in that order, which says the same.
 
     Raises:
-        FileError: it has replicas, and the dispatch mode cannot use them, or its experts cannot be at home on all ranks
+        Refusal: it has replicas, and the dispatch mode cannot use them, or its experts cannot be at home on all ranks
             in equal numbers.
     """
     if not placement.has_replicas:
@@ -30,7 +30,7 @@ def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placeme
         "capped": "capped dispatch would send empty seats to each of them",
     }
     if dispatch in refuses:
-        raise FileError(
+        raise Refusal(
             path,
             "rank_experts",
             f"has replicas ({slots_of_group} slots for {placement.num_experts} experts), and {refuses[dispatch]}",
@@ -42,6 +42,6 @@ def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placeme
             slots = Slots.of(placement.slot_to_expert(layer), placement.num_experts, placement.num_ranks)
         except ValueError as error:
             problem, _, remedy = str(error).removeprefix("slot_to_expert: ").partition("; ")
-            raise FileError(path, f"rank_experts.{layer}", problem, remedy) from error
+            raise Refusal(path, f"rank_experts.{layer}", problem, remedy) from error
         layers.append(tuple(map(tuple, slots.experts.tolist())))
     return placement.model_copy(update={"rank_experts": tuple(layers)})

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from netsim.foundation.documents import JsonFile
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
 
@@ -107,18 +107,18 @@ class SurrogateConfig(Section):
         """The file.
 
         Raises:
-            FileError: it is missing or malformed, or it is not the one that the run began with.
+            Refusal: it is missing or malformed, or it is not the one that the run began with.
         """
         file = MeasuredFile.read(self.measured)
         if self.digest not in (None, file.digest):
             problem = f"is {file.digest}, and the run began with {self.digest}"
-            raise FileError(self.measured, "digest", problem, "bring the file back, or begin another run")
+            raise Refusal(self.measured, "digest", problem, "bring the file back, or begin another run")
         return file
 
     def pinned(self) -> SurrogateConfig:
         """The same with the digest of the file.
 
         Raises:
-            FileError: as :meth:`read`.
+            Refusal: as :meth:`read`.
         """
         return self.model_copy(update={"digest": self.read().digest})

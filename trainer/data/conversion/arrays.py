@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netsim.foundation.arrays import UNREADABLE, quietly
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.conversion.source import Reading, Source, classes_of, listed, names_in
 from trainer.data.shard.file import UnusableError, mapped_array
 
@@ -50,12 +50,10 @@ class ArraySource(Source):
             labels = None if reading.labels is None or reading.no_labels else _array(reading.labels, "labels")
         self._path = path
         if len(values.shape) == 0 or len(values) == 0:
-            raise FileError(
-                path, self._field, f"has shape {list(values.shape)}, which contains no examples", "give some"
-            )
+            raise Refusal(path, self._field, f"has shape {list(values.shape)}, which contains no examples", "give some")
         if values.dtype.name not in WRITTEN_AS:
             remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
-            raise FileError(path, self._field, f"is {values.dtype}, which is not read", remedy)
+            raise Refusal(path, self._field, f"is {values.dtype}, which is not read", remedy)
         self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
         self.shapes, self.dtype = (self._values.shape[1:],), WRITTEN_AS[values.dtype.name]
         self.num_examples = len(values)
@@ -79,7 +77,7 @@ class ArraySource(Source):
             values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
         if not np.isfinite(values).all():
             remedy = "mend or leave out such examples (numpy.isfinite)"
-            raise FileError(self._path, self._field, f"example {number} contains values that are not finite", remedy)
+            raise Refusal(self._path, self._field, f"example {number} contains values that are not finite", remedy)
         return values, 0 if self._labels is None else int(self._labels[number])
 
     def _identity(self) -> str:
@@ -97,15 +95,15 @@ def _in_layout(path: Path, field: str, values: NDArray[Any], *, last: bool) -> N
     shape = list(values.shape)
     if last:
         if values.ndim != 4:
-            raise FileError(path, field, f"has shape {shape}, not [N, H, W, C]", "leave --channels-last out")
+            raise Refusal(path, field, f"has shape {shape}, not [N, H, W, C]", "leave --channels-last out")
         return values.transpose(0, 3, 1, 2)
     if values.ndim == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
         remedy = "add --channels-last, or save [N, C, H, W]"
-        raise FileError(path, field, f"has shape {shape}, whose last axis looks like channels", remedy)
+        raise Refusal(path, field, f"has shape {shape}, whose last axis looks like channels", remedy)
     if values.ndim == 3:
         return values[:, None]
     if values.ndim not in (2, 4) or min(shape) == 0:
-        raise FileError(path, field, f"has shape {shape}, which is not a shape of examples", f"save {LAYOUTS}")
+        raise Refusal(path, field, f"has shape {shape}, which is not a shape of examples", f"save {LAYOUTS}")
     return values
 
 
@@ -115,7 +113,7 @@ def _of_npz(path: Path, reading: Reading, scratch: Path) -> tuple[NDArray[Any], 
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         names = list(members)
         if key not in members:
-            raise FileError(path, key, f"is missing (there are {listed(names)})", "name the array with --data-key")
+            raise Refusal(path, key, f"is missing (there are {listed(names)})", "name the array with --data-key")
         values = _member(path, archive, members[key], scratch)
         labels_key = reading.labels_key or "labels"
         if reading.no_labels:
@@ -125,7 +123,7 @@ def _of_npz(path: Path, reading: Reading, scratch: Path) -> tuple[NDArray[Any], 
             if reading.labels_key is None and not others:
                 return values, None, key
             problem = f"is missing (there are {listed(names)})"
-            raise FileError(path, labels_key, problem, "name it with --labels-key, or give --no-labels")
+            raise Refusal(path, labels_key, problem, "name it with --labels-key, or give --no-labels")
         return values, _member(path, archive, members[labels_key], scratch), key
 
 
@@ -158,14 +156,14 @@ def _blamed(path: Path, field: str) -> Iterator[None]:
     try:
         with quietly():
             yield
-    except FileError:
+    except Refusal:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FileError(path, field, f"cannot be read ({reason})", "give a file that can be read") from error
+        raise Refusal(path, field, f"cannot be read ({reason})", "give a file that can be read") from error
     except UnusableError as error:
-        raise FileError(path, field, f"cannot be read ({error.problem})", error.remedy) from error
+        raise Refusal(path, field, f"cannot be read ({error.problem})", error.remedy) from error
     except UNREADABLE as error:
         problem = " ".join(str(error).split())
         remedy = "save it again with numpy.savez or numpy.save"
-        raise FileError(path, field, f"cannot be read ({problem})", remedy) from error
+        raise Refusal(path, field, f"cannot be read ({problem})", remedy) from error

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.shard.index import INDEX, ShardIndex, read_index
 
 MARK = "shards"
@@ -28,7 +28,7 @@ class ShardFolder:
         mark: of what decides the examples.
 
     Raises:
-        FileError: it holds something else.
+        Refusal: it holds something else.
     """
 
     def __init__(self, path: Path, mark: str) -> None:
@@ -40,7 +40,7 @@ class ShardFolder:
         ours = {name for name in names if name.startswith("shard_") and name.endswith(".safetensors")}
         self._kept = {int(name[6:-12]): self._examples(path / name) for name in sorted(ours)}
         if INDEX in names and not ours:
-            raise FileError(path / INDEX, "output", "is there without its shards", ELSEWHERE)
+            raise Refusal(path / INDEX, "output", "is there without its shards", ELSEWHERE)
 
     @property
     def index(self) -> ShardIndex | None:
@@ -109,9 +109,7 @@ class ShardFolder:
                 found = (file.metadata() or {}).get(MARK)
                 count = file.get_slice("data").get_shape()[0]
         except (OSError, SafetensorError) as error:
-            raise FileError(
-                path, "shard", f"cannot be read ({error})", "delete it; it is then written again"
-            ) from error
+            raise Refusal(path, "shard", f"cannot be read ({error})", "delete it; it is then written again") from error
         if found != self._mark:
-            raise FileError(path, "output", "belongs to other examples, options or seed", ELSEWHERE)
+            raise Refusal(path, "output", "belongs to other examples, options or seed", ELSEWHERE)
         return count

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.conversion.pictures import nearest_shapes, picture_row, picture_shapes
 from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
 
@@ -45,7 +45,7 @@ class SavedDataset(Source):
         rows, folder = _opened(path, reading.split)
         self._path, self.num_examples = folder, len(rows)
         if self.num_examples == 0:
-            raise FileError(folder, "rows", "there are none", "give a data set with examples")
+            raise Refusal(folder, "rows", "there are none", "give a data set with examples")
         self._image = _image_column(folder, rows, reading.image_column)
         self._label = None if reading.no_labels else _label_column(folder, rows, reading.label_column)
         self.num_classes, self.class_names, self._labels = 0, (), None
@@ -91,7 +91,7 @@ def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
         try:
             splits = json.loads((path / SPLITS).read_text(encoding="utf-8"))["splits"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(path / SPLITS, "splits", "cannot be read", "save the data set again") from error
+            raise Refusal(path / SPLITS, "splits", "cannot be read", "save the data set again") from error
         if split is None or split not in splits:
             chosen = "is missing" if split is None else f"is not a split of the data set ({split})"
             raise ValueError(f"--split: {chosen}; use one of {listed(splits)}")
@@ -102,7 +102,7 @@ def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
         return datasets.Dataset.load_from_disk(str(folder.resolve())), folder
     except Exception as error:  # of pyarrow and datasets, whose kinds are many
         problem = " ".join(str(error).split())[:200]
-        raise FileError(folder, "data set", f"cannot be read ({problem})", "save it again with save_to_disk") from error
+        raise Refusal(folder, "data set", f"cannot be read ({problem})", "save it again with save_to_disk") from error
 
 
 def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
@@ -116,7 +116,7 @@ def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
         raise ValueError(f"--image-column: {wanted} holds {kind}, not pictures; use one of {listed(pictures)}")
     if not pictures:
         remedy = "cast one to datasets.Image, or save its arrays with numpy and give the npz file"
-        raise FileError(folder, "columns", f"none holds pictures (there are {listed(list(rows.features))})", remedy)
+        raise Refusal(folder, "columns", f"none holds pictures (there are {listed(list(rows.features))})", remedy)
     if wanted is None and len(pictures) > 1:
         raise ValueError(
             f"--image-column: is missing where {len(pictures)} hold pictures; use one of {listed(pictures)}"
@@ -142,7 +142,7 @@ def _labels(folder: Path, rows: Any, column: str) -> NDArray[Any]:
     values = rows.data.column(column).to_numpy()
     if values.dtype.kind == "O":
         remedy = f"make them classes (dataset.class_encode_column({column!r})), or give --no-labels"
-        raise FileError(folder, column, f"holds {rows.features[column]}, and classes are integers", remedy)
+        raise Refusal(folder, column, f"holds {rows.features[column]}, and classes are integers", remedy)
     if rows._indices is not None:
         values = values[rows._indices.column(0).to_numpy()]
     return np.asarray(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.conversion.arrays import ArraySource
 from trainer.data.conversion.hugging_face import SavedDataset, is_saved_dataset
 from trainer.data.conversion.pictures import PictureFolder
@@ -29,10 +29,10 @@ def open_source(path: Path, reading: Reading, scratch: Path) -> Source:
         return ArraySource(path, reading, scratch)
     if not path.is_dir():
         problem = "is not a kind of file that is read" if path.exists() else "is not there"
-        raise FileError(path, "source", problem, f"give {KINDS}")
+        raise Refusal(path, "source", problem, f"give {KINDS}")
     if is_saved_dataset(path):
         return SavedDataset(path, reading)
     if (path / INDEX).exists():
         remedy = f"train on it as it is (data={{kind: shards, path: {path}}})"
-        raise FileError(path, "source", "is a folder of shards already", remedy)
+        raise Refusal(path, "source", "is a folder of shards already", remedy)
     return PictureFolder(path, reading)

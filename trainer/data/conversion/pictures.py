@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.buckets import Opening, buckets_around, check_buckets_differ, nearest_buckets
 from trainer.data.conversion.source import Reading, Source, Unreadable
 from trainer.data.picture import BadPicture, opened_picture, read_picture
@@ -37,7 +37,7 @@ class PictureFolder(Source):
             self._names = picture_names(path, () if reading.no_labels else found)
         except ValueError as error:
             problem, _, remedy = str(error).partition(": ")[2].partition("; ")
-            raise FileError(path, "pictures", problem.removeprefix(f"{path} "), remedy) from error
+            raise Refusal(path, "pictures", problem.removeprefix(f"{path} "), remedy) from error
         self.class_names = () if reading.no_labels else found
         self.num_classes, self.num_examples, self._folder = len(self.class_names), len(self._names), path
         self.shapes = picture_shapes(reading, path, lambda: path / self._names[0])

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.refusal import FileError, lies_in
+from netsim.foundation.refusal import Refusal, lies_in
 from trainer.data.conversion.folder import ShardFolder
 from trainer.data.conversion.opening import open_source
 from trainer.data.conversion.progress import told
@@ -155,7 +155,7 @@ class _Conversion:
                     moments.append(moments_of(self.folder.data(number)))
         written = [number for number in sorted(counts) if counts[number]]
         if not written:
-            raise FileError(self.request.source, "examples", "none can be read", "look at the lines above")
+            raise Refusal(self.request.source, "examples", "none can be read", "look at the lines above")
         shift, scale = statistics_of(moments) if self.request.standardise else (None, None)
         self.folder.finish(
             {
@@ -217,7 +217,7 @@ class _Conversion:
         self._bad += num
         if self._bad > max(1, MOST_BAD * self.source.num_examples):
             problem = f"{self._bad} of {self.source.num_examples} cannot be read, the lines above say why"
-            raise FileError(self.request.source, "examples", problem, "mend or remove them")
+            raise Refusal(self.request.source, "examples", problem, "mend or remove them")
 
 
 @contextmanager

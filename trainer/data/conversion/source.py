@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Source(Protocol):
 
         Raises:
             Unreadable: it cannot be read.
-            FileError: the source as a whole cannot be used.
+            Refusal: the source as a whole cannot be used.
         """
         ...
 
@@ -117,23 +117,23 @@ def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) 
         num_examples: how many there are.
 
     Raises:
-        FileError: they are not one integer from 0 on for each.
+        Refusal: they are not one integer from 0 on for each.
     """
     if labels.shape != (num_examples,):
         remedy = "give one integer for each example"
-        raise FileError(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
+        raise Refusal(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
     if labels.dtype.kind not in "iu":
         remedy = "save integers of 0 or more (labels.astype(int)), or leave them out with --no-labels"
-        raise FileError(path, field, f"is {labels.dtype}, and classes are integers", remedy)
+        raise Refusal(path, field, f"is {labels.dtype}, and classes are integers", remedy)
     lowest = int(labels.min())
     if lowest < 0:
         first, negative = int(np.argmax(labels < 0)), int((labels < 0).sum())
         problem = f"{negative} of {num_examples} labels are negative, the first at {first} ({int(labels[first])})"
-        raise FileError(path, field, problem, "number classes from 0 and leave out examples without one")
+        raise Refusal(path, field, problem, "number classes from 0 and leave out examples without one")
     classes = int(labels.max()) + 1
     if classes > max(1000, num_examples):
         remedy = "number the classes 0, 1, 2, ... without gaps"
-        raise FileError(path, field, f"has a label {classes - 1} among {num_examples} examples", remedy)
+        raise Refusal(path, field, f"has a label {classes - 1} among {num_examples} examples", remedy)
     return classes
 
 
@@ -145,7 +145,7 @@ def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
         num_classes: how many classes there are.
 
     Raises:
-        FileError: it cannot be read, or does not name each class.
+        Refusal: it cannot be read, or does not name each class.
     """
     if path is None:
         return ()
@@ -153,10 +153,10 @@ def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise FileError(path, "class names", f"cannot be read ({reason})", "give a text with a name a line") from error
+        raise Refusal(path, "class names", f"cannot be read ({reason})", "give a text with a name a line") from error
     if len(names) != num_classes:
         problem = f"{len(names)} names do not fit {num_classes} classes"
-        raise FileError(path, "class names", problem, "write the name of class 0, 1, ... in a line each")
+        raise Refusal(path, "class names", problem, "write the name of class 0, 1, ... in a line each")
     return names
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from netsim.foundation.arrays import UNREADABLE, quietly
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.shard.index import REMEDY, ShardIndex
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
@@ -80,7 +80,7 @@ def open_shard(path: Path) -> Mapping[str, Array]:
         Its arrays by key.
 
     Raises:
-        FileError: it is missing, damaged, compressed or holds Python objects.
+        Refusal: it is missing, damaged, compressed or holds Python objects.
     """
     with _named(path), quietly():
         if path.suffix == ".npz":
@@ -98,25 +98,25 @@ def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
         index: of the folder.
 
     Raises:
-        FileError: it cannot be opened, or a key is missing or has another shape or type.
+        Refusal: it cannot be opened, or a key is missing or has another shape or type.
     """
     entry = index.shards[number]
     path = folder / entry.file
     arrays = open_shard(path)
     for key in ("data", *(("labels",) if index.num_classes else ())):
         if key not in arrays:
-            raise FileError(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+            raise Refusal(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
     shape, wanted = arrays["data"].shape, (entry.num_examples, *(entry.shape or index.shape))
     if shape != wanted:
-        raise FileError(path, "data", f"has shape {shape} but the index says {wanted}", REMEDY)
+        raise Refusal(path, "data", f"has shape {shape} but the index says {wanted}", REMEDY)
     if arrays["data"].dtype != index.dtype:
-        raise FileError(path, "data", f"is {arrays['data'].dtype} but the index says {index.dtype}", REMEDY)
+        raise Refusal(path, "data", f"is {arrays['data'].dtype} but the index says {index.dtype}", REMEDY)
     if index.num_classes:
         labels = arrays["labels"]
         if labels.shape != (entry.num_examples,):
-            raise FileError(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
+            raise Refusal(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
         if "int" not in labels.dtype:
-            raise FileError(path, "labels", f"is {labels.dtype}, which cannot be a count", f"use int64: {REMEDY}")
+            raise Refusal(path, "labels", f"is {labels.dtype}, which cannot be a count", f"use int64: {REMEDY}")
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
@@ -158,9 +158,9 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FileError(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
+        raise Refusal(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
     except UnusableError as error:
-        raise FileError(path, "shard", f"cannot be read ({error.problem})", error.remedy) from error
+        raise Refusal(path, "shard", f"cannot be read ({error.problem})", error.remedy) from error
     except (SafetensorError, *UNREADABLE) as error:
         problem = " ".join(str(error).split())
-        raise FileError(path, "shard", f"cannot be read ({problem})", REMEDY) from error
+        raise Refusal(path, "shard", f"cannot be read ({problem})", REMEDY) from error

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.shard.index import INDEX, LatentsEntry, ShapedShardEntry, ShardIndex
 
 Examples = tuple[NDArray[Any], NDArray[np.integer] | None]
@@ -47,11 +47,11 @@ def write_shards(
         The index.
 
     Raises:
-        FileError: the folder holds shards already or cannot be written.
+        Refusal: the folder holds shards already or cannot be written.
         ValueError: there are no examples, their shapes or types differ, values are not finite, or a label is no class.
     """
     if (folder / INDEX).exists():
-        raise FileError(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
+        raise Refusal(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
     entries: list[ShapedShardEntry] = []
     moments: list[NDArray[np.float64]] = []
     shape, dtype = (), ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import Any, Protocol, TypeVar
 
-from netsim.foundation.refusal import FileError, Unreachable
+from netsim.foundation.refusal import Refusal, Unreachable
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.2
@@ -68,7 +68,7 @@ class RemoteTar(TarFile):
         self._system, self._path, self._url = system, path, url
         size = patiently(url, lambda: system.info(path).get("size"))
         if size is None:
-            raise FileError(url, "tar", "is served by something that does not tell its size", "use another server")
+            raise Refusal(url, "tar", "is served by something that does not tell its size", "use another server")
         self.size = int(size)
 
     def read(self, start: int, end: int) -> bytes:
@@ -79,7 +79,7 @@ class RemoteTar(TarFile):
         content = patiently(self._url, lambda: self._system.cat_file(self._path, start=start, end=end))
         if len(content) != end - start:
             problem = f"gives {len(content):,} bytes where {end - start:,} were asked for"
-            raise FileError(self._url, "tar", problem, "use a server that knows ranges of bytes")
+            raise Refusal(self._url, "tar", problem, "use a server that knows ranges of bytes")
         return content
 
     def expect(self, start: int, end: int) -> None:
@@ -93,7 +93,7 @@ def open_tar(url: str) -> TarFile:
         url: a path, or a URL of a protocol that fsspec knows.
 
     Raises:
-        FileError: it is not there, or nothing installed speaks its protocol.
+        Refusal: it is not there, or nothing installed speaks its protocol.
         Unreachable: the network failed several times.
     """
     path = local_path(url)
@@ -102,7 +102,7 @@ def open_tar(url: str) -> TarFile:
     try:
         return LocalTar(path)
     except OSError as error:
-        raise FileError(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
+        raise Refusal(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
 
 
 def local_path(url: str) -> str | None:
@@ -181,17 +181,17 @@ def patiently(url: str, ask: Callable[[], Found]) -> Found:
         ask: makes the request.
 
     Raises:
-        FileError: it is not there, or may not be read.
+        Refusal: it is not there, or may not be read.
         Unreachable: there was no answer.
     """
     for attempt in range(ATTEMPTS):
         try:
             return ask()
-        except FileError:
+        except Refusal:
             raise
         except (FileNotFoundError, PermissionError, NotImplementedError) as error:
             problem = " ".join(str(error).split()) or type(error).__name__
-            raise FileError(url, "tar", f"cannot be read ({problem})", "bring it back, or correct data.path") from error
+            raise Refusal(url, "tar", f"cannot be read ({problem})", "bring it back, or correct data.path") from error
         except Exception as error:  # each protocol has errors of its own
             if attempt == ATTEMPTS - 1:
                 problem = " ".join(str(error).split()) or type(error).__name__

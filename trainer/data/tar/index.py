@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import INDEX, read_index
 
@@ -89,12 +89,12 @@ def read_tar_index(folder: Path) -> TarIndex:
         folder: that the index-tars verb wrote.
 
     Raises:
-        FileError: it is missing or malformed.
+        Refusal: it is missing or malformed.
     """
     try:
         return read_index(folder, TarIndex)
-    except FileError as error:
-        raise FileError(error.file, error.field, error.problem, REMEDY) from error
+    except Refusal as error:
+        raise Refusal(error.file, error.field, error.problem, REMEDY) from error
 
 
 def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object]) -> TarIndex:
@@ -106,7 +106,7 @@ def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object
         said: the fields of :class:`TarIndex` but the sum of the rows.
 
     Raises:
-        FileError: the folder cannot be written.
+        Refusal: the folder cannot be written.
     """
     with replacing(folder / EXAMPLES) as temporary, temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
@@ -127,17 +127,17 @@ def open_examples(folder: Path, index: TarIndex) -> NDArray[np.void]:
         :data:`ROW` [N].
 
     Raises:
-        FileError: the file is missing or is not what the index says.
+        Refusal: the file is missing or is not what the index says.
     """
     path = folder / EXAMPLES
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         problem = f"cannot be read ({' '.join(str(error).split())})"
-        raise FileError(path, "index", problem, f"bring it back, or {REMEDY}") from error
+        raise Refusal(path, "index", problem, f"bring it back, or {REMEDY}") from error
     if rows.dtype != ROW or rows.shape != (index.num_examples,):
         problem = f"holds {rows.dtype} {list(rows.shape)}, not a row for each of {index.num_examples} examples"
-        raise FileError(path, "index", problem, REMEDY)
+        raise Refusal(path, "index", problem, REMEDY)
     return rows
 
 
@@ -145,16 +145,16 @@ def check_examples(folder: Path, index: TarIndex) -> None:
     """Reads all of ``examples.npy`` and compares it with what the index says.
 
     Raises:
-        FileError: it is another one.
+        Refusal: it is another one.
     """
     try:
         found = _sum(folder / EXAMPLES)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
-        raise FileError(folder / EXAMPLES, "index", problem, f"bring it back, or {REMEDY}") from error
+        raise Refusal(folder / EXAMPLES, "index", problem, f"bring it back, or {REMEDY}") from error
     if found != index.examples_sha256:
         problem = f"is not the one that the index was written with ({found[:16]}, not {index.examples_sha256[:16]})"
-        raise FileError(folder / EXAMPLES, "examples_sha256", problem, REMEDY)
+        raise Refusal(folder / EXAMPLES, "examples_sha256", problem, REMEDY)
 
 
 def _sum(path: Path) -> str:

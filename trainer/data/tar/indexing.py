@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rich.progress import track
 
 from netsim.foundation.files import writing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.shard.index import INDEX
 from trainer.data.tar.class_names import read_class_names
 from trainer.data.tar.files import find_tars, names_of, open_tar
@@ -47,7 +47,7 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
         ValueError: there are no tars, one is damaged, or the labels are none.
     """
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     if label is not None:
         label_parts(label)
     if workers < 1:
@@ -60,7 +60,7 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
     try:
         _scan_all(dict(zip(names, urls, strict=True)), out, label, workers, contents)
         index = write_tar_index(out, *contents.finished(names, given))
-    except FileError:
+    except Refusal:
         raise  # what was scanned before a damaged tar stays
     except ValueError:
         contents.rows.clear()
@@ -201,7 +201,7 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
     for kept in _kept(out / SCANS, label, tars):
         contents.take(kept)
     left = [name for name in tars if name not in contents.rows]
-    damaged: dict[str, FileError] = {}
+    damaged: dict[str, Refusal] = {}
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with (out / SCANS).open("a", encoding="utf-8") as file, ThreadPoolExecutor(workers) as threads:
@@ -214,7 +214,7 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
                 ):
                     try:
                         found = future.result()
-                    except FileError as error:
+                    except Refusal as error:
                         damaged[coming[future]] = error
                         continue
                     file.write(found.model_dump_json() + "\n")
@@ -226,7 +226,7 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
         first = damaged[min(damaged)]
         problem = first.problem + (f" (and {len(damaged) - 1} more tars are damaged)" if len(damaged) > 1 else "")
         kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
-        raise FileError(first.file, first.field, problem, first.remedy + kept) from first
+        raise Refusal(first.file, first.field, problem, first.remedy + kept) from first
 
 
 def _kept(path: Path, label: str | None, tars: Mapping[str, str]) -> Iterator[Scan]:

@@ -82,7 +82,7 @@ class Pieces:
             The bytes of each, in that order.
 
         Raises:
-            FileError: a tar is gone, or is not what it was.
+            Refusal: a tar is gone, or is not what it was.
             Unreachable: the network failed several times.
         """
         coming = [self._asked(tar, number) for tar, number in places]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.tar.examples import walk_examples
 from trainer.data.tar.files import TarFile, local_path, open_tar
 from trainer.data.tar.index import TarIndex, check_examples, open_examples
@@ -66,7 +66,7 @@ class TarReader:
             shuffle: neighbours that come in any order.
 
         Raises:
-            FileError: the rows of the index are missing or malformed.
+            Refusal: the rows of the index are missing or malformed.
         """
         self._index, self._urls, self._rows = index, urls, open_examples(folder, index)
         self.labels: NDArray[np.int32] = self._rows["label"]
@@ -88,7 +88,7 @@ class TarReader:
             Those that are sound, and where the others lie and what is wrong with them, each by its id.
 
         Raises:
-            FileError: a tar is gone, or is not what the index says.
+            Refusal: a tar is gone, or is not what the index says.
             Unreachable: the network failed several times.
         """
         places = [(int(np.searchsorted(self.ends, number, side="right")), number) for number in numbers]
@@ -117,7 +117,7 @@ class TarReader:
         opened = open_tar(self._urls[tar])
         if opened.size != self._index.tars[tar].size:
             problem = f"has {opened.size:,} bytes but the index says {self._index.tars[tar].size:,}"
-            raise FileError(self._urls[tar], "size", problem, REMEDY)
+            raise Refusal(self._urls[tar], "size", problem, REMEDY)
         return opened
 
     def _local(self, tar: int, number: int) -> bytes:
@@ -144,7 +144,7 @@ class TarReader:
         for _ in walk_examples(read, 0, len(content)):  # raises where a header is damaged
             pass
         problem = f"has other headers than the index says at example {self._place(tar, number)}"
-        raise FileError(self._urls[tar], "check", problem, REMEDY)
+        raise Refusal(self._urls[tar], "check", problem, REMEDY)
 
 
 def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
@@ -156,14 +156,14 @@ def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
         urls: of the tars, in the order of the index.
 
     Raises:
-        FileError: something is missing or has changed.
+        Refusal: something is missing or has changed.
         Unreachable: the network failed several times.
     """
     check_examples(folder, index)
     with ThreadPoolExecutor(THREADS) as threads:
         for url, entry, size in zip(urls, index.tars, threads.map(_size, urls), strict=True):
             if size != entry.size:
-                raise FileError(url, "size", f"has {size:,} bytes but the index says {entry.size:,}", REMEDY)
+                raise Refusal(url, "size", f"has {size:,} bytes but the index says {entry.size:,}", REMEDY)
 
 
 def _size(url: str) -> int:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.tar.examples import TarExample, walk_examples
 from trainer.data.tar.files import open_tar
@@ -57,7 +57,7 @@ def scan(url: str, name: str, label: str | None) -> Scan:
             where dots in the field lead into what it holds. None: there are no classes.
 
     Raises:
-        FileError: the tar cannot be read, or is damaged.
+        Refusal: the tar cannot be read, or is damaged.
         Unreachable: the network failed several times.
     """
     tar = open_tar(url)
@@ -80,9 +80,9 @@ def scan(url: str, name: str, label: str | None) -> Scan:
                 unlabelled = unlabelled or (reason and f"{name}: {example.key[:MOST_SHOWN]}: {reason}")
     except TarDamage as error:
         remedy = "fetch or write it again, or leave it out of the path"
-        raise FileError(url, "tar", str(error), remedy) from error
+        raise Refusal(url, "tar", str(error), remedy) from error
     except OSError as error:
-        raise FileError(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
+        raise Refusal(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
     return Scan(
         name=name,
         size=tar.size,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.text.index import SPLITS, Split, token_type
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
 from trainer.data.text.tokenizer import Tokenizer
@@ -89,7 +89,7 @@ class DocumentReader:
             end_token: what stands behind every document.
 
         Raises:
-            FileError: a file cannot be read, or is no text where it must be.
+            Refusal: a file cannot be read, or is no text where it must be.
         """
         left_out: list[str] = []
         documents = [document for piece in chunk.pieces for document in self._documents(piece, left_out)]
@@ -116,7 +116,7 @@ class DocumentReader:
         """The draws of the documents of some chunks; reads them.
 
         Raises:
-            FileError: a file cannot be read, or is no text where it must be.
+            Refusal: a file cannot be read, or is no text where it must be.
         """
         return {document.draw for chunk in chunks for piece in chunk.pieces for document in self._documents(piece, [])}
 
@@ -131,7 +131,7 @@ class DocumentReader:
         if problem is None:
             yield from self._plain_documents(file, piece, content)
         elif file.must_be_text or is_part:
-            raise FileError(file.path, "text", problem, "give text in UTF-8, or leave the file out")
+            raise Refusal(file.path, "text", problem, "give text in UTF-8, or leave the file out")
         else:
             left_out.append(f"{file.path}: {problem}")
 
@@ -158,7 +158,7 @@ class DocumentReader:
             except ValueError as error:
                 if not self.skips_bad_lines:
                     remedy = "mend the line, or leave such lines out with --skip-bad-lines"
-                    raise FileError(file.path, f"line {_line_number(file, first)}", str(error), remedy) from error
+                    raise Refusal(file.path, f"line {_line_number(file, first)}", str(error), remedy) from error
                 left_out.append(f"{file.path}: the line at byte {first} {error}")
             else:
                 if text:
@@ -207,7 +207,7 @@ def _content(file: TextFile, piece: Piece) -> bytes:
     except OSError as error:
         raise unreadable(file, error) from error
     if len(content) < piece.size:
-        raise FileError(file.path, "text", f"has become shorter than {file.size} bytes", "start anew when it rests")
+        raise Refusal(file.path, "text", f"has become shorter than {file.size} bytes", "start anew when it rests")
     return content
 
 

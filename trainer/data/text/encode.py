@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netsim.foundation.files import replacing, writing
-from netsim.foundation.refusal import FileError, lies_in
+from netsim.foundation.refusal import Refusal, lies_in
 from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
 from trainer.data.text.index import INDEX, SPLITS, TOKENIZER, Split, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files
@@ -96,7 +96,7 @@ def run(request: EncodeTextRequest) -> int:
     """
     out = request.out
     if (out / INDEX).exists():
-        raise FileError(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     tokenizer, content = _tokenizer(request)
     end_token = tokenizer.end_token(request.end_token)
     files = listed_files(request.paths, request.endings, out)

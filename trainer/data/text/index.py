@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, ValidationEr
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 
 INDEX = "index.json"
@@ -109,18 +109,18 @@ def read_text_index(folder: Path) -> TextIndex:
         folder: that ``trainer encode-text`` wrote.
 
     Raises:
-        FileError: it is missing or malformed; names file, field and remedy.
+        Refusal: it is missing or malformed; names file, field and remedy.
     """
     path = folder / INDEX
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = "give a folder that python -m trainer encode-text has finished"
-        raise FileError(path, "index", f"cannot be read ({error.strerror})", remedy) from error
+        raise Refusal(path, "index", f"cannot be read ({error.strerror})", remedy) from error
     except ValueError as error:
-        raise FileError(path, "index", f"is not JSON ({error})", REMEDY) from error
+        raise Refusal(path, "index", f"is not JSON ({error})", REMEDY) from error
     try:
         return TextIndex.model_validate(document)
     except ValidationError as error:
         found = first_complaint(error)
-        raise FileError(path, found.field, found.problem, found.remedy or REMEDY) from error
+        raise Refusal(path, found.field, found.problem, found.remedy or REMEDY) from error

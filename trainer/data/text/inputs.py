@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 CHUNK_BYTES = 1 << 21
@@ -107,21 +107,21 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
         out: folder that will be written.
 
     Raises:
-        FileError: a path cannot be read, a folder holds no such file, two files have one name, or `out` is among them.
+        Refusal: a path cannot be read, a folder holds no such file, two files have one name, or `out` is among them.
     """
     found: dict[str, TextFile] = {}
     for path in paths:
         if out.resolve().is_relative_to(path.resolve()):
-            raise FileError(out, "--out", f"lies in {path}, whose files are read", "give a folder elsewhere")
+            raise Refusal(out, "--out", f"lies in {path}, whose files are read", "give a folder elsewhere")
         listed = _in_folder(path, endings) if path.is_dir() else [_text_file(path, path.name, must_be_text=True)]
         if not listed:
             wanted = f"file that ends in {' or '.join(endings)}" if endings else "file"
-            raise FileError(path, "folder", f"contains no {wanted}", "give files of text, or other --ending")
+            raise Refusal(path, "folder", f"contains no {wanted}", "give files of text, or other --ending")
         for file in listed:
             other = found.setdefault(file.name, file)
             if other is not file:
                 problem = f"has the name {file.name}, as {other.path} has"
-                raise FileError(file.path, "file", problem, "give each once, or the folder that both are in")
+                raise Refusal(file.path, "file", problem, "give each once, or the folder that both are in")
     return sorted(found.values(), key=lambda file: (derive_seed("file", file.name), file.name))
 
 
@@ -137,7 +137,7 @@ def chunks(
         size: bytes of a chunk, at least.
 
     Raises:
-        FileError: a file cannot be read.
+        Refusal: a file cannot be read.
     """
     pieces: list[Piece] = []
     held = 0
@@ -161,7 +161,7 @@ def end_of_share(file: TextFile, share: float) -> int:
     """Where about a share of a plain file is behind: behind a line, or behind a letter where no line ends soon.
 
     Raises:
-        FileError: it cannot be read.
+        Refusal: it cannot be read.
     """
     begins = round(file.size * (1 - share))
     try:
@@ -171,10 +171,10 @@ def end_of_share(file: TextFile, share: float) -> int:
         raise unreadable(file, error) from error
 
 
-def unreadable(file: TextFile, error: Exception) -> FileError:
+def unreadable(file: TextFile, error: Exception) -> Refusal:
     """A file that cannot be read, or whose compression is damaged."""
     problem = getattr(error, "strerror", None) or str(error)
-    return FileError(file.path, "text", f"cannot be read ({problem})", "bring it back, or leave it out")
+    return Refusal(file.path, "text", f"cannot be read ({problem})", "bring it back, or leave it out")
 
 
 def holds_text(file: TextFile) -> bool:
@@ -214,7 +214,7 @@ def _text_file(path: Path, name: str, *, must_be_text: bool) -> TextFile:
             pass
     except OSError as error:
         remedy = "give files or folders that can be read"
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     return TextFile(path, name, status.st_size, status.st_mtime_ns, must_be_text)
 
 

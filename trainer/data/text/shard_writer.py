@@ -15,7 +15,7 @@ from pydantic import NonNegativeInt
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.text.documents import EncodedChunk, SplitPart
 from trainer.data.text.index import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
@@ -74,7 +74,7 @@ def read_journal(folder: Path, made_by: str) -> Journal:
         made_by: digest of the files and options.
 
     Raises:
-        FileError: the note is damaged, or other files or options began the folder.
+        Refusal: the note is damaged, or other files or options began the folder.
     """
     path = folder / JOURNAL
     remedy = f"delete {folder}, or give another --out"
@@ -83,10 +83,10 @@ def read_journal(folder: Path, made_by: str) -> Journal:
     except (FileNotFoundError, NotADirectoryError):
         return Journal(made_by=made_by)
     except (OSError, ValueError) as error:
-        raise FileError(path, "journal", "cannot be read", remedy) from error
+        raise Refusal(path, "journal", "cannot be read", remedy) from error
     if journal.made_by != made_by:
         problem = "was begun with other files or options, so that it cannot be gone on with"
-        raise FileError(folder, "--out", problem, f"give those again, or {remedy}")
+        raise Refusal(folder, "--out", problem, f"give those again, or {remedy}")
     return journal
 
 
@@ -104,7 +104,7 @@ class ShardWriter:
         journal: how far writing has come.
 
     Raises:
-        FileError: the folder cannot be written.
+        Refusal: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, dtype: TokenType, shard_tokens: int, journal: Journal) -> None:
@@ -116,7 +116,7 @@ class ShardWriter:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = f"cannot be written ({error.strerror})"
-            raise FileError(folder, "--out", problem, "choose a writable folder") from error
+            raise Refusal(folder, "--out", problem, "choose a writable folder") from error
         for path in map(self._open_path, SPLITS):
             completed = path.with_name(path.name.removesuffix(UNFINISHED))
             if completed.exists():  # and nothing was noted before the crash
@@ -186,7 +186,7 @@ class ShardWriter:
             size = self._states[split].open_tokens * self._dtype.itemsize
             if size and not (path.exists() and path.stat().st_size >= size):
                 problem = f"is missing, or has lost some of the {size} bytes that were written"
-                raise FileError(path, "shard", problem, f"delete {self._folder} and start anew")
+                raise Refusal(path, "shard", problem, f"delete {self._folder} and start anew")
             stream = path.open("r+b" if size else "wb")
             stream.truncate(size)
             stream.seek(size)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.data.text.index import token_type
 
 BYTE_VALUES = 256
@@ -94,7 +94,7 @@ class FileTokenizer(Tokenizer):
 
     Raises:
         ValueError: the library is missing.
-        FileError: the file is no such tokenizer.
+        Refusal: the file is no such tokenizer.
     """
 
     def __init__(self, content: bytes, source: Path) -> None:
@@ -111,7 +111,7 @@ class FileTokenizer(Tokenizer):
             self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception
             problem = " ".join(str(error).split())
-            raise FileError(
+            raise Refusal(
                 source, "tokenizer", f"is not a tokenizer.json ({problem})", "save it with tokenizers' Tokenizer.save"
             ) from error
         self._tokenizer.no_truncation()
@@ -119,7 +119,7 @@ class FileTokenizer(Tokenizer):
         self._tokenizer.encode_special_tokens = True
         self._source, self._numbers = source, self._tokenizer.get_vocab(with_added_tokens=True)
         if not self._numbers:
-            raise FileError(source, "tokenizer", "has no tokens (0)", "train it first")
+            raise Refusal(source, "tokenizer", "has no tokens (0)", "train it first")
         self.vocabulary = max(self._numbers.values()) + 1
         self._type = np.dtype(token_type(self.vocabulary))
 
@@ -128,12 +128,12 @@ class FileTokenizer(Tokenizer):
         if name is not None:
             if name not in self._numbers:
                 problem = f"has no token {name!r}"
-                raise FileError(self._source, "tokenizer", problem, "give the text of one of its tokens as --end-token")
+                raise Refusal(self._source, "tokenizer", problem, "give the text of one of its tokens as --end-token")
             return self._numbers[name]
         known = [usual for usual in END_TOKENS if usual in self._numbers]
         if len(known) != 1:
             problem = f"has {' and '.join(known) or 'none of ' + ', '.join(END_TOKENS)} for the end of a document"
-            raise FileError(self._source, "tokenizer", problem, "say which token it is with --end-token")
+            raise Refusal(self._source, "tokenizer", problem, "say which token it is with --end-token")
         return self._numbers[known[0]]
 
     def encode(self, text: bytes) -> list[int]:
@@ -158,7 +158,7 @@ def read_tokenizer(path: Path) -> FileTokenizer:
     """Reads a tokenizer.json.
 
     Raises:
-        FileError: it cannot be read, or is no tokenizer.
+        Refusal: it cannot be read, or is no tokenizer.
         ValueError: the library is missing.
     """
     return FileTokenizer(tokenizer_content(path), path)
@@ -168,12 +168,12 @@ def tokenizer_content(path: Path) -> bytes:
     """The bytes of a tokenizer.json.
 
     Raises:
-        FileError: it cannot be read.
+        Refusal: it cannot be read.
     """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise FileError(path, "tokenizer", f"cannot be read ({error.strerror})", "give a tokenizer.json") from error
+        raise Refusal(path, "tokenizer", f"cannot be read ({error.strerror})", "give a tokenizer.json") from error
 
 
 def sha256_of(content: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import Failure, FileError
+from netsim.foundation.refusal import Failure, Refusal
 from trainer.distributed.process.flights import flights, last_collective
 from trainer.distributed.process.waiting import ranks_that_waited, waited_in_vain
 
@@ -53,7 +53,7 @@ def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> 
     """
     try:
         stacks = dump(folder, rank, "the run failed", error)
-    except (Failure, FileError, OSError):  # perhaps for the same reason; the error itself is what matters
+    except (Failure, Refusal, OSError):  # perhaps for the same reason; the error itself is what matters
         return
     waited = ranks_that_waited(rank) if waited_in_vain(error) else None
     if waited is None:

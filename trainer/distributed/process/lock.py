@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from netsim.foundation.files import writing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 PATIENCE_S = 5.0
 """For the ranks of an earlier start, which may be about to end."""
@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        FileError: it cannot be written, or another run still has it after :data:`PATIENCE_S`.
+        Refusal: it cannot be written, or another run still has it after :data:`PATIENCE_S`.
     """
     with writing(folder / ".lock"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _take(handle: int, folder: Path) -> None:
         time.sleep(PAUSE_S)
         if _taken(handle):
             return
-    raise FileError(folder, "run.dir", "is in use by another run", "wait for it, or choose another folder")
+    raise Refusal(folder, "run.dir", "is in use by another run", "wait for it, or choose another folder")
 
 
 def _taken(handle: int) -> bool:

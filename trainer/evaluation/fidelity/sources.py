@@ -16,7 +16,7 @@ from torch import Tensor
 
 import trainer.data
 from moe.random.seed import derive_seed
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
 from trainer.data.picture import BadPicture, opened_picture
 from trainer.data.picture_names import ENDINGS
@@ -105,7 +105,7 @@ class Pictures:
     """The pictures in a folder and below it, whole, each as large as it is, in the order of their names.
 
     Raises:
-        FileError: the folder cannot be read, or holds no pictures.
+        Refusal: the folder cannot be read, or holds no pictures.
     """
 
     def __init__(self, folder: Path, num: int | None) -> None:
@@ -116,14 +116,14 @@ class Pictures:
             num: how many, from the first; None: all.
         """
         if not folder.is_dir():
-            raise FileError(folder, "folder", "is none", "give a folder of pictures, or that of a run")
+            raise Refusal(folder, "folder", "is none", "give a folder of pictures, or that of a run")
         found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
         names = [path for path in found if path.suffix.lower() in ENDINGS and path.name[0] != "."]
         self._files = sorted(names)[:num]
         if len(self._files) < 2:
             endings = ", ".join(sorted(ENDINGS))
             problem = f"holds {len(self._files)} pictures"
-            raise FileError(folder, "pictures", problem, f"give two or more files that end in {endings}")
+            raise Refusal(folder, "pictures", problem, f"give two or more files that end in {endings}")
         self.num, self.together = len(self._files), False
         told = [f"{path.relative_to(folder)} {path.stat().st_size}" for path in self._files]
         self.digest = hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
@@ -143,4 +143,4 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
             return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except BadPicture as error:
         remedy = "remove it, or save it again with 8 bits a colour"
-        raise FileError(path, "picture", f"cannot be read ({error})", remedy) from error
+        raise Refusal(path, "picture", f"cannot be read ({error})", remedy) from error

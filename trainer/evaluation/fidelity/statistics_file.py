@@ -29,7 +29,7 @@ from netsim.foundation.arrays import oversize
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.evaluation.fidelity.gaussian import Gaussian
 
@@ -72,7 +72,7 @@ class Statistics:
             path: its place.
 
         Raises:
-            FileError: the file cannot be written.
+            Refusal: the file cannot be written.
         """
         header = {"format": FORMAT, "num": self.num, "data": self.data, "extractor": self.extractor}
         arrays: dict[str, Any] = {"mu": self.gaussian.mean, "sigma": self.gaussian.covariance}
@@ -91,7 +91,7 @@ class Statistics:
             extractor: SHA-256 of the file of the network.
 
         Raises:
-            FileError: the file is malformed, or of another network.
+            Refusal: the file is malformed, or of another network.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -100,26 +100,26 @@ class Statistics:
                 found = {name: arrays[name] for name in ("mu", "sigma", "features", HEADER) if name in arrays.files}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())
-            raise FileError(path, "statistics", f"cannot be read ({reason})", REMEDY) from error
+            raise Refusal(path, "statistics", f"cannot be read ({reason})", REMEDY) from error
         features = found.get("features")
         for name, shape in (("mu", (num_features,)), ("sigma", (num_features,) * 2), ("features", None)):
             if name not in found:
                 if name == "features":
                     continue
-                raise FileError(path, name, "is missing", REMEDY)
+                raise Refusal(path, name, "is missing", REMEDY)
             values = found[name]
             if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
-                raise FileError(path, name, "contains values that are not finite", REMEDY)
+                raise Refusal(path, name, "contains values that are not finite", REMEDY)
             wanted = (len(values), num_features) if shape is None else shape
             if values.shape != wanted:
                 problem = f"has shape {values.shape} but the network gives {num_features} features"
-                raise FileError(path, name, problem, "give statistics of the same network")
+                raise Refusal(path, name, problem, "give statistics of the same network")
         header = None if HEADER not in found else _header(path, found[HEADER])
         gaussian = Gaussian(found["mu"].astype(np.float64), found["sigma"].astype(np.float64))
         if header is None:
             return cls(gaussian, None, features, None, None)
         if header.extractor != extractor:
-            raise FileError(path, "extractor", f"is another network's ({header.extractor[:12]})", ANEW)
+            raise Refusal(path, "extractor", f"is another network's ({header.extractor[:12]})", ANEW)
         return cls(gaussian, header.num, features, header.data, header.extractor)
 
     def check_made_of(self, path: Path, *, data: str, num: int) -> None:
@@ -131,12 +131,12 @@ class Statistics:
             num: how many.
 
         Raises:
-            FileError: they are others.
+            Refusal: they are others.
         """
         if self.data is not None and self.data != data:
-            raise FileError(path, "data", f"are other real examples ({self.data[:12]})", ANEW)
+            raise Refusal(path, "data", f"are other real examples ({self.data[:12]})", ANEW)
         if self.num is not None and self.num != num:
-            raise FileError(path, "num", f"is {self.num} where {num} real examples are meant", ANEW)
+            raise Refusal(path, "num", f"is {self.num} where {num} real examples are meant", ANEW)
 
 
 def file_digest(path: Path) -> str:
@@ -149,12 +149,12 @@ def _header(path: Path, array: NDArray[Any]) -> _Header:
     try:
         document = parse_json(str(array))
     except ValueError as error:
-        raise FileError(path, HEADER, f"is not JSON ({error})", REMEDY) from error
+        raise Refusal(path, HEADER, f"is not JSON ({error})", REMEDY) from error
     try:
         header = _Header.model_validate(document)
     except ValidationError as error:
         complaint = first_complaint(error, document)
-        raise FileError(path, f"{HEADER}.{complaint.field}", complaint.problem, REMEDY) from error
+        raise Refusal(path, f"{HEADER}.{complaint.field}", complaint.problem, REMEDY) from error
     if header.format != FORMAT:
-        raise FileError(path, f"{HEADER}.format", f"is {header.format}, and this version reads {FORMAT}", REMEDY)
+        raise Refusal(path, f"{HEADER}.format", f"is {header.format}, and this version reads {FORMAT}", REMEDY)
     return header

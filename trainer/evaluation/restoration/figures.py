@@ -69,7 +69,7 @@ class Figures:
             results: the folder.
 
         Raises:
-            FileError: a file is missing or malformed.
+            Refusal: a file is missing or malformed.
         """
         problems = [results.problem(name) for name in pictures.names]
         rows = tuple(row for row, problem in enumerate(problems) if not problem)

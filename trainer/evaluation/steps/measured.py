@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.steps.chord import chord_cost
@@ -64,7 +64,7 @@ class Measured:
             file: the file.
 
         Raises:
-            FileError: it holds no such figures.
+            Refusal: it holds no such figures.
         """
         try:
             grids = {
@@ -74,7 +74,7 @@ class Measured:
             return cls(file.figures["fresh"], grids)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             remedy = "write it with python -m trainer steps"
-            raise FileError(path, "figures", f"is incomplete ({error})", remedy) from error
+            raise Refusal(path, "figures", f"is incomplete ({error})", remedy) from error
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON."""

@@ -41,7 +41,7 @@ def weights_of(request: MeasureRequest) -> str | None:
         request: what is asked for.
 
     Raises:
-        FileError: the run has no intact checkpoint.
+        Refusal: the run has no intact checkpoint.
     """
     return None if request.run is None else Manifest.read(newest_checkpoint(request.run)).weights_sha256()
 

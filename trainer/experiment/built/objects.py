@@ -101,7 +101,7 @@ def builds_objects(run_dir: Path) -> bool:
         run_dir: folder of the run.
 
     Raises:
-        FileError: there is no checkpoint, or its configuration is malformed.
+        Refusal: there is no checkpoint, or its configuration is malformed.
     """
     if not run_dir.exists():
         return False

@@ -10,7 +10,7 @@ from moe import collective_trace
 from moe.placement.placement import Placement, objective_of
 from moe.price.simulation import simulate
 from moe.report.context import read_simulations
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.constraints.division import expert_nodes
 from trainer.config.document import read_document
 from trainer.config.layout import Layout
@@ -153,7 +153,7 @@ class CallPrices:
 def _ranks_per_host(scenario: Path) -> int:
     """Ranks on one host of a fabric; 1 where its topology says nothing, or anything that netsim refuses."""
     if not scenario.exists():
-        raise FileError(scenario, "file", "does not exist", "name a scenario of netsim with --fabric")
+        raise Refusal(scenario, "file", "does not exist", "name a scenario of netsim with --fabric")
     topology = read_document(scenario, "configs/scenarios").get("topology")
     ranks = topology.get("ranks_per_host", 1) if isinstance(topology, dict) else 1
     return ranks if isinstance(ranks, int) and ranks > 0 else 1

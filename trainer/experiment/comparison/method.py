@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
@@ -91,7 +91,7 @@ def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
         folder: of the comparison.
 
     Raises:
-        FileError: the file or an override is wrong, or it trains no flow.
+        Refusal: the file or an override is wrong, or it trains no flow.
     """
     document = read_document(path)
     document.pop("stages", None)
@@ -100,17 +100,15 @@ def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
         section = override.partition("=")[0].partition(".")[0]
         if section in ("flow", "stages"):
             remedy = "change it in the configuration of the method"
-            raise FileError(path, override, "belongs to each method of the comparison", remedy)
+            raise Refusal(path, override, "belongs to each method of the comparison", remedy)
         if override.startswith("run.dir="):
-            raise FileError(
-                path, override, "cannot be set, since every run has its own folder below --out", "use --out"
-            )
+            raise Refusal(path, override, "cannot be set, since every run has its own folder below --out", "use --out")
         apply_override(path, document, override)
     document["flow"] = {key: value for key, value in (flow or {}).items() if key in TASK}
     document["run"] = {**(document.get("run") or {}), "dir": str(folder)}
     kind = (document.get("model") or {}).get("kind", "dit")
     if kind in FLOWLESS:
-        raise FileError(path, "model.kind", f"{FLOWLESS[kind]} and follows no flow", "give a configuration of a flow")
+        raise Refusal(path, "model.kind", f"{FLOWLESS[kind]} and follows no flow", "give a configuration of a flow")
     sample = {"sampler": {"kind": "euler", "steps": 20}, **(document.get("sample") or {}), "every": None}
     document["sample"] = sample
     config = validated(path, document)
@@ -125,12 +123,12 @@ def read_own(path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        FileError: it is malformed.
+        Refusal: it is malformed.
     """
     own = read_document(path)
     for name in ("run", "data", "model", "flow", "optim", "sample"):
         if not isinstance(own.get(name) or {}, dict):
-            raise FileError(path, name, f"is not a section ({own[name]})", "write its settings under it")
+            raise Refusal(path, name, f"is not a section ({own[name]})", "write its settings under it")
     stages_of(path, deepcopy({**own, "run": {"dir": "."}}))
     return own
 

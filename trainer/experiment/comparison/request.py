@@ -48,7 +48,7 @@ class CompareRequest:
 
         Raises:
             ValueError: names the option, the value and the remedy.
-            FileError: the fabric cannot be read.
+            Refusal: the fabric cannot be read.
         """
         options = {
             "--seeds": (self.seeds, 1),

@@ -9,7 +9,7 @@ from typing import Any
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.experiment.comparison.cost import Fabric, SampleCost
 
 FORMAT = "flowfabric.comparison/2"
@@ -167,17 +167,17 @@ class Comparison:
         """Reads compare.json.
 
         Raises:
-            FileError: it is missing or malformed, or of another version.
+            Refusal: it is missing or malformed, or of another version.
         """
         remedy = "write it with python -m trainer compare"
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not JSON"
-            raise FileError(path, "file", f"cannot be read ({reason})", remedy) from error
+            raise Refusal(path, "file", f"cannot be read ({reason})", remedy) from error
         version = document.get("format") if isinstance(document, dict) else None
         if version not in READ:
-            raise FileError(path, "format", f"is not {FORMAT} ({version})", remedy)
+            raise Refusal(path, "format", f"is not {FORMAT} ({version})", remedy)
         try:
             budget = document.pop("budget")
             entries = [_entry(one) for one in document.pop("entries")]
@@ -195,7 +195,7 @@ class Comparison:
             if not read.floor or not read.evaluations:
                 raise KeyError("outcomes")
         except (KeyError, TypeError, IndexError) as error:
-            raise FileError(path, "document", f"is incomplete ({error})", remedy) from error
+            raise Refusal(path, "document", f"is incomplete ({error})", remedy) from error
         return read
 
     def write(self, path: Path) -> None:

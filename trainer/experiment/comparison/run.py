@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import trainer.data
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.document import read_document
 from trainer.config.run import PointSample
@@ -115,7 +115,7 @@ def _keep(methods: Sequence[Method], out: Path) -> None:
         if differing:
             name, was, now = differing
             remedy = f"give another --out, or delete {path.parent}"
-            raise FileError(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
+            raise Refusal(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
     for method in methods:
         with replacing(_trained(out, method)) as temporary:
             temporary.write_text(method.to_yaml(), encoding="utf-8")

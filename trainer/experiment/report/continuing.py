@@ -12,7 +12,7 @@ from moe.price.traffic import Traffic
 from moe.replay import replay
 from moe.report.page import Figure, Section
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.curves import continuation_curves
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, digest_of, forked
@@ -51,7 +51,7 @@ class Continuations:
             placement: the placement file, or None: traffic is not looked at.
 
         Raises:
-            FileError: they are no continuations of one run, or of another placement.
+            Refusal: they are no continuations of one run, or of another placement.
         """
         if plain.folder != run.folder:
             run.check_continuation(plain, placed=False)
@@ -128,7 +128,7 @@ def _check_placement(placed: RunFiles, path: Path, wanted: Placement) -> None:
     moe = placed.config.moe
     used = None if moe is None or moe.placement is None else Placement.read(moe.placement)
     if used is None or used.rank_experts != wanted.rank_experts:
-        raise FileError(
+        raise Refusal(
             placed.folder / "config.yaml",
             "moe.placement",
             f"is not {path} ({'none' if moe is None else moe.placement})",

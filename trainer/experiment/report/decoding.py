@@ -10,7 +10,7 @@ from moe.placement.placement import Placement
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
 from moe.report.page import Figure, Section, Table
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.curves import before_after_bars
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import shown
@@ -35,7 +35,7 @@ class _Decoded:
         try:
             texts = (folder / "texts.txt").read_bytes()
         except OSError as error:
-            raise FileError(folder / "texts.txt", "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+            raise Refusal(folder / "texts.txt", "file", f"cannot be read ({error.strerror})", _REMEDY) from error
         traffic = Traffic.of(header, records, placement.ranks_per_node)
         return cls(placement, traffic, _busiest(records, header.world_size), texts, header.config_sha256)
 
@@ -47,13 +47,13 @@ def decoding_part(folder: Path) -> Part:
         folder: holds what ``generate --record`` wrote under two placements, in contiguous/ and placed/.
 
     Raises:
-        FileError: a file is missing or malformed, or the two are not of one run and the same prompts.
+        Refusal: a file is missing or malformed, or the two are not of one run and the same prompts.
     """
     before, placed = (_Decoded.read(folder / name) for name in ("contiguous", "placed"))
     path = folder / "placed"
     if before.config_sha256 != placed.config_sha256:
         problem = f"is not that of {folder / 'contiguous'} ({shown(placed.config_sha256)})"
-        raise FileError(path / "collectives.jsonl", "line 1, config_sha256", problem, _REMEDY)
+        raise Refusal(path / "collectives.jsonl", "line 1, config_sha256", problem, _REMEDY)
     same = before.texts == placed.texts
     was, now = before.traffic, placed.traffic
     less = change(was.rank_bytes, now.rank_bytes)

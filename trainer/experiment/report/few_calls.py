@@ -6,7 +6,7 @@ from moe.collective_trace import read
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
 from moe.report.page import Block, Figure, Section, Table
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.evaluation.steps.charts import errors_chart
 from trainer.evaluation.steps.measured import Measured, ratio
@@ -30,7 +30,7 @@ def steps_part(files: RunFiles, path: Path) -> Part:
         path: file that the steps verb wrote.
 
     Raises:
-        FileError: it is missing or malformed, holds no figures, or was searched for other weights.
+        Refusal: it is missing or malformed, holds no figures, or was searched for other weights.
     """
     check_made_of(path, Reference.of_run(ReferenceConfig(run=files.folder)).digest)
     file = StepsFile.read(path)
@@ -69,14 +69,14 @@ def drawing_part(files: RunFiles, folder: Path) -> Part:
         folder: holds :data:`RECORDED` and :data:`FORMULA`.
 
     Raises:
-        FileError: a file is missing or malformed, or of another run.
+        Refusal: a file is missing or malformed, or of another run.
     """
     rows, traffic, calls = [], {}, {}
     for name, told in ((RECORDED, "recorded"), (FORMULA, "by formula")):
         header, records = read(folder / name)
         if header.config_sha256 not in files.digests:
             problem = f"is not that of {files.folder} ({shown(header.config_sha256)})"
-            raise FileError(folder / name, "line 1, config_sha256", problem, "write it of this run")
+            raise Refusal(folder / name, "line 1, config_sha256", problem, "write it of this run")
         records = list(records)
         calls[told] = 1 + max((record.micro for record in records), default=0)
         traffic[told] = Traffic.of(header, records, header.ranks_per_node)

@@ -34,7 +34,7 @@ def memory_part(run: RunFiles) -> Part:
         run: the run.
 
     Raises:
-        FileError: the configuration is missing or malformed.
+        Refusal: the configuration is missing or malformed.
     """
     world_size = 1 if run.header is None else run.header.world_size
     layout = plan_layout(run.config, world_size)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from moe.report.page import Block, Figure, Link, Section, Table
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.trust import importing_trusted
 from trainer.evaluation.editing.pictures import edit_grid
@@ -38,7 +38,7 @@ def restored_part(files: RunFiles, folder: Path, out: Path) -> Part:
         out: the page, which links to that of the folder.
 
     Raises:
-        FileError: a file is missing or malformed, or of other weights.
+        Refusal: a file is missing or malformed, or of other weights.
     """
     results, found = _opened(files, folder)
     try:
@@ -87,7 +87,7 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
         out: the page, which links to that of the folder.
 
     Raises:
-        FileError: a file is missing or malformed, or of other weights.
+        Refusal: a file is missing or malformed, or of other weights.
     """
     results, found = _opened(files, folder)
     try:
@@ -142,15 +142,15 @@ def _opened(files: RunFiles, folder: Path) -> tuple[ResultsFolder, dict[str, Any
             document = json.loads((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             remedy = "give a folder that the verb has finished"
-            raise FileError(folder / name, "file", f"cannot be read ({error})", remedy) from error
+            raise Refusal(folder / name, "file", f"cannot be read ({error})", remedy) from error
         if not isinstance(document, dict):
-            raise FileError(folder / name, "document", "is no mapping", "write it again")
+            raise Refusal(folder / name, "document", "is no mapping", "write it again")
         documents.append(document)
     record, found = documents
     weights = _weights(files).digest
     if record.get("weights") != weights:
         problem = f"is not that of {files.folder} ({shown(weights)})"
-        raise FileError(folder / RECORD, "weights", problem, "give what was made by this run's newest checkpoint")
+        raise Refusal(folder / RECORD, "weights", problem, "give what was made by this run's newest checkpoint")
     return ResultsFolder(folder, record), found
 
 
@@ -158,6 +158,6 @@ def _weights(files: RunFiles) -> Reference:
     return Reference.of_run(ReferenceConfig(run=files.folder))
 
 
-def _malformed(folder: Path, error: Exception) -> FileError:
+def _malformed(folder: Path, error: Exception) -> Refusal:
     told = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({' '.join(str(error).split())[:200]})"
-    return FileError(folder / RESULTS, "document", told, "write it again with the verb of this version")
+    return Refusal(folder / RESULTS, "document", told, "write it again with the verb of this version")

@@ -13,7 +13,7 @@ from moe.report.page import Note, Section
 from moe.report.sharing_section import sharing_section
 from moe.report.summary import DISPATCH_NAMES
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.continuing import Continuations
 from trainer.experiment.report.money import Money
 from trainer.experiment.report.part import Part
@@ -33,7 +33,7 @@ def placement_part(
         continued: what both continuations of the run sent, as recorded, or None.
 
     Raises:
-        FileError: a file is missing, malformed or of another run.
+        Refusal: a file is missing, malformed or of another run.
     """
     source = routing or run.routing
     placement, trace = Placement.read(path), RoutingTrace.read(source)
@@ -71,18 +71,18 @@ def placement_part(
 
 def _check(run: RunFiles, path: Path, placement: Placement, source: Path, trace: RoutingTrace) -> None:
     if placement.objective is None:
-        raise FileError(path, "objective", "is null", "make the file with `python -m moe place`")
+        raise Refusal(path, "objective", "is null", "make the file with `python -m moe place`")
     for field in ("num_layers", "num_experts"):
         value, wanted = getattr(placement, field), getattr(trace.header, field)
         if value != wanted:
-            raise FileError(
+            raise Refusal(
                 path, field, f"is {value} but the routing trace has {wanted}", "give the trace that was placed"
             )
     run.check_routing(source, trace)
     digest = digest_of(source)
     if placement.trace_sha256 not in (None, digest):
         problem = f"is not that of {source} ({shown(placement.trace_sha256)})"
-        raise FileError(path, "trace_sha256", problem, "place the routing of this run, or give --routing FILE")
+        raise Refusal(path, "trace_sha256", problem, "place the routing of this run, or give --routing FILE")
 
 
 def _price(run: RunFiles, continued: Continuations | None, folder: Path, placement: Path) -> Price:
@@ -92,7 +92,7 @@ def _price(run: RunFiles, continued: Continuations | None, folder: Path, placeme
     for field, sources in (("trace_sha256", traces), ("placement_sha256", [placement])):
         if getattr(price, field) not in [digest_of(source) for source in sources if source.exists()]:
             problem = f"is not that of {' or '.join(map(str, sources))} ({shown(getattr(price, field))})"
-            raise FileError(path, field, problem, "price this run under this placement with `python -m moe price`")
+            raise Refusal(path, field, problem, "price this run under this placement with `python -m moe price`")
     return price
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moe.report.page import Block, Figure, Section
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.experiment.report.curves import reward_curves
 from trainer.experiment.report.part import Part
@@ -23,13 +23,13 @@ def policy_part(files: RunFiles, policy: RunFiles) -> Part:
         policy: of the policy.
 
     Raises:
-        FileError: a file is missing or malformed, the run has no reward, or its base is another one.
+        Refusal: a file is missing or malformed, the run has no reward, or its base is another one.
     """
     _check_base(files, policy)
     told = [record for record in policy.records if "reward" in record.values]
     if not told:
         path = policy.folder / "metrics.jsonl"
-        raise FileError(path, "reward", "is in no record", "give a run that learns from a reward")
+        raise Refusal(path, "reward", "is in no record", "give a run that learns from a reward")
     first, last = told[0].values, told[-1].values
     rise = f"{first['reward']:.2f} to {last['reward']:.2f}"
     cost = ""
@@ -61,8 +61,8 @@ def policy_part(files: RunFiles, policy: RunFiles) -> Part:
 def _check_base(files: RunFiles, policy: RunFiles) -> None:
     path, base = policy.folder / "config.yaml", references_of(policy.config).get(BASE)
     if base is None:
-        raise FileError(path, BASE, "is missing", f"give a run that goes on from {files.folder}")
+        raise Refusal(path, BASE, "is missing", f"give a run that goes on from {files.folder}")
     digest = Reference.of_run(ReferenceConfig(run=Path(files.folder))).digest
     if base.digest != digest:
         problem = f"is {shown(base.digest)} and not the weights of {files.folder} ({shown(digest)})"
-        raise FileError(path, f"{BASE}.digest", problem, "give a policy that began as this run")
+        raise Refusal(path, f"{BASE}.digest", problem, "give a policy that began as this run")

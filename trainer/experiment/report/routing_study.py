@@ -21,7 +21,7 @@ def routing_study_section(path: Path) -> Section:
         The trade-off as a picture, and its figures.
 
     Raises:
-        FileError: the file is missing or malformed.
+        Refusal: the file is missing or malformed.
     """
     study = RoutingStudy.read(path)
     free = {placed: study.free_strength(placed) for placed in _PLACEMENTS}

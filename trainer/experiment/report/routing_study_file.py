@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _REMEDY = "write it with `python -m tests.benchmarks.placement_aware_routing --out DIR`"
 _Name = Annotated[str, Field(min_length=1)]
@@ -139,19 +139,19 @@ class RoutingStudy(_Record):
         """Reads a file.
 
         Raises:
-            FileError: the file is missing or malformed.
+            Refusal: the file is missing or malformed.
         """
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+            raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
         except ValueError as error:
-            raise FileError(path, "document", f"is not JSON ({error})", _REMEDY) from error
+            raise Refusal(path, "document", f"is not JSON ({error})", _REMEDY) from error
         try:
             return cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             found = first_complaint(error, document)
-            raise FileError(path, found.field, found.problem, found.remedy or _REMEDY) from error
+            raise Refusal(path, found.field, found.problem, found.remedy or _REMEDY) from error
 
     def free_strength(self, placed: bool) -> float:
         """The largest strength that costs nothing measurable on any data set, nor does any smaller one.

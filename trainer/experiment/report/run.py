@@ -8,7 +8,7 @@ from rich.table import Table as ConsoleTable
 
 from moe.report.page import Block, Facts, Figure, Link, Section, page
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError, lies_in
+from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
 from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
@@ -69,7 +69,7 @@ def _parts_with(request: ReportRequest, found: dict[str, Path]) -> list[Part]:
     """The parts of a request and of what is in the run's folder; what there is of another run is left out."""
     try:
         return _parts(request.having(found))
-    except FileError as error:
+    except Refusal as error:
         stale = [name for name, path in found.items() if lies_in(error, path)]
         if not stale:
             raise

@@ -7,7 +7,7 @@ from typing import Any
 
 from moe.collective_trace import TraceHeader, read
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.digest import config_digest
 from trainer.config.file import load_run
@@ -50,15 +50,15 @@ class RunFiles:
         """The lines of metrics.jsonl.
 
         Raises:
-            FileError: it is missing or malformed, or holds no loss.
+            Refusal: it is missing or malformed, or holds no loss.
         """
         path = self.folder / "metrics.jsonl"
         records = read_metrics(path)
         if not records:
-            raise FileError(path, "records", "there are none", "train the run first")
+            raise Refusal(path, "records", "there are none", "train the run first")
         for number, record in enumerate(records, start=1):
             if "loss" not in record.values:
-                raise FileError(path, f"line {number}: loss", "is missing", "give the metrics.jsonl of a run")
+                raise Refusal(path, f"line {number}: loss", "is missing", "give the metrics.jsonl of a run")
         return records
 
     @cached_property
@@ -66,7 +66,7 @@ class RunFiles:
         """The run's configuration.
 
         Raises:
-            FileError: config.yaml is missing or malformed.
+            Refusal: config.yaml is missing or malformed.
         """
         return load_run(self.folder)
 
@@ -91,27 +91,27 @@ class RunFiles:
         """Refuses a simulation of another run's traffic.
 
         Raises:
-            FileError: a trace that was simulated is not the run's, nor a replay or formula of it.
+            Refusal: a trace that was simulated is not the run's, nor a replay or formula of it.
         """
         remedy = f"simulate {self.trace} or a replay of it, or give the folder as --other-simulation"
         if not simulation.traces:
-            raise FileError(path, "traces", f"is missing: it is not known to be the traffic of {self.folder}", remedy)
+            raise Refusal(path, "traces", f"is missing: it is not known to be the traffic of {self.folder}", remedy)
         for index, trace in enumerate(simulation.traces):
             own = self.trace.exists() and trace.sha256 == digest_of(self.trace)
             if not own and trace.config_sha256 not in self.digests:
                 field = f"traces.{index}.config_sha256"
-                raise FileError(path, field, f"is not that of {self.folder} ({shown(trace.config_sha256)})", remedy)
+                raise Refusal(path, field, f"is not that of {self.folder} ({shown(trace.config_sha256)})", remedy)
 
     def check_routing(self, path: Path, routing: RoutingTrace) -> None:
         """Refuses a routing trace of another run, as far as it names its own.
 
         Raises:
-            FileError: it names the configuration of another run.
+            Refusal: it names the configuration of another run.
         """
         named = routing.header.config_sha256
         if named is not None and self.digests and named not in self.digests:
             problem = f"is not that of {self.folder} ({shown(named)})"
-            raise FileError(path, "header.config_sha256", problem, "give the routing trace of this run")
+            raise Refusal(path, "header.config_sha256", problem, "give the routing trace of this run")
 
     def check_continuation(self, other: "RunFiles", *, placed: bool) -> None:
         """Refuses a run that is no continuation of the same training.
@@ -121,7 +121,7 @@ class RunFiles:
             placed: whether it may have its experts elsewhere.
 
         Raises:
-            FileError: its configuration differs in what is learned or how.
+            Refusal: its configuration differs in what is learned or how.
         """
         if not all((run.folder / "config.yaml").exists() for run in (self, other)):
             return
@@ -130,7 +130,7 @@ class RunFiles:
         for key in sorted(own.keys() | others.keys()):
             differs = own.get(key) != others.get(key)
             if differs and not any(key == name or key.startswith(f"{name}.") for name in free):
-                raise FileError(
+                raise Refusal(
                     other.folder / "config.yaml",
                     key,
                     f"is {others.get(key)} where {self.folder} has {own.get(key)}",
@@ -151,17 +151,17 @@ def forked(one: RunFiles, other: RunFiles) -> list[int]:
         The steps that both logged on their own, ascending.
 
     Raises:
-        FileError: there are none.
+        Refusal: there are none.
     """
     ours, theirs = ({record.step: record.values for record in run.records} for run in (one, other))
     common = sorted(ours.keys() & theirs.keys())
     path = other.folder / "metrics.jsonl"
     if not common:
-        raise FileError(path, "step", f"shares none with {one.folder}", "continue the same run")
+        raise Refusal(path, "step", f"shares none with {one.folder}", "continue the same run")
     parted = next((step for step in common if repr(ours[step]) != repr(theirs[step])), None)  # nan equals itself
     if parted is None:
         problem = f"none was taken apart from {one.folder}: all {len(common)} records are the same, times included"
-        raise FileError(path, "step", problem, "train both on for some steps before they are compared")
+        raise Refusal(path, "step", problem, "train both on for some steps before they are compared")
     return [step for step in common if step >= parted]
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 _Count = Annotated[int, Field(ge=0, strict=True)]
@@ -146,20 +146,20 @@ class Simulation(BaseModel):
             The runs and their collectives.
 
         Raises:
-            FileError: results.json is missing, or a file is malformed.
+            Refusal: results.json is missing, or a file is malformed.
         """
         path = folder / "results.json"
         try:
             document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_no_number)
         except OSError as error:
-            raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+            raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
         except ValueError as error:
-            raise FileError(path, "document", f"is not JSON ({error})", _REMEDY) from error
+            raise Refusal(path, "document", f"is not JSON ({error})", _REMEDY) from error
         try:
             simulation = cls.model_validate(document)
         except ValidationError as error:
             found = first_complaint(error)
-            raise FileError(path, found.field, found.problem, found.remedy or _REMEDY) from error
+            raise Refusal(path, found.field, found.problem, found.remedy or _REMEDY) from error
         runs = [(run.transport, run.seed) for run in simulation.runs]
         collectives = folder / "collectives.csv"
         if not collectives.exists():
@@ -235,34 +235,34 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise FileError(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
     except UnicodeDecodeError as error:
-        raise FileError(path, "file", "is not UTF-8 text", _REMEDY) from error
+        raise Refusal(path, "file", "is not UTF-8 text", _REMEDY) from error
     if not text.endswith("\n"):
-        raise FileError(path, "file", "is empty or its last line is cut off", _REMEDY)
+        raise Refusal(path, "file", "is empty or its last line is cut off", _REMEDY)
     names = list(SimulatedCollective.model_fields)
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     counts = dict.fromkeys(runs, 0)
     try:
         if next(rows) != names:
-            raise FileError(path, "line 1", f"does not name the columns {','.join(names)}", _REMEDY)
+            raise Refusal(path, "line 1", f"does not name the columns {','.join(names)}", _REMEDY)
         for row in rows:
             place = f"line {rows.line_num}"
             if len(row) != len(names):
-                raise FileError(path, place, f"does not have {len(names)} cells ({len(row)})", _REMEDY)
+                raise Refusal(path, place, f"does not have {len(names)} cells ({len(row)})", _REMEDY)
             cells = {name: cell or None for name, cell in zip(names, row, strict=True)}
             try:
                 collective = SimulatedCollective.model_validate(cells)
             except ValidationError as error:
                 found = first_complaint(error)
-                raise FileError(path, f"{place}: {found.field}", found.problem, found.remedy or _REMEDY) from error
+                raise Refusal(path, f"{place}: {found.field}", found.problem, found.remedy or _REMEDY) from error
             run = collective.transport, collective.seed
             if run not in counts:
-                raise FileError(
+                raise Refusal(
                     path, f"{place}: transport", f"{run[0]} with seed {run[1]} is not a run of results.json", _REMEDY
                 )
             if collective.collective != counts[run]:
-                raise FileError(
+                raise Refusal(
                     path,
                     f"{place}: collective",
                     f"is not the run's next, {counts[run]} ({collective.collective})",
@@ -271,11 +271,11 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
             counts[run] += 1
             yield collective
     except csv.Error as error:
-        raise FileError(path, f"line {rows.line_num}", f"is not a line of the table ({error})", _REMEDY) from error
+        raise Refusal(path, f"line {rows.line_num}", f"is not a line of the table ({error})", _REMEDY) from error
     most = max(counts.values())
     for (transport, seed), count in counts.items():
         if count < most:
-            raise FileError(path, "collectives", f"lacks {most - count} of {transport} with seed {seed}", _REMEDY)
+            raise Refusal(path, "collectives", f"lacks {most - count} of {transport} with seed {seed}", _REMEDY)
 
 
 def _no_number(name: str) -> float:

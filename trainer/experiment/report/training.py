@@ -20,7 +20,7 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
         quality: judgement of its samples, or None.
 
     Raises:
-        FileError: a file is missing or malformed.
+        Refusal: a file is missing or malformed.
     """
     records = run.records
     last = records[-1]

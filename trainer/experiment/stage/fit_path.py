@@ -45,7 +45,7 @@ class FitPathStage(ConfiguredStage):
         """How the path is fitted.
 
         Raises:
-            FileError: it is wrong.
+            Refusal: it is wrong.
         """
         return self._validated(FitRequest, self.settings)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import with_kinds
 from trainer.config.task.measured import MeasuredFile, MeasureRequest
 from trainer.distributed.groups import Launch
@@ -50,7 +50,7 @@ class MeasureStage(TaughtStage):
         """What is asked for.
 
         Raises:
-            FileError: it is wrong.
+            Refusal: it is wrong.
         """
         return self._validated(MeasureRequest, self.document)
 
@@ -63,7 +63,7 @@ class MeasureStage(TaughtStage):
             return
         if MeasuredFile.read(request.measured).environment != request.environment:
             problem = f"{request.measured} holds objects of another environment"
-            raise FileError(self.path, f"stages.{self.name}.measured", problem, "give a file of this environment")
+            raise Refusal(self.path, f"stages.{self.name}.measured", problem, "give a file of this environment")
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the work asks the launcher itself
         """See the base class."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.constraints.controls import with_controls
@@ -56,7 +56,7 @@ class PairsStage(TaughtStage):
         """What is asked of the teacher.
 
         Raises:
-            FileError: it is wrong.
+            Refusal: it is wrong.
         """
         return self._validated(PairsRequest, self.document)
 
@@ -100,4 +100,4 @@ class PairsStage(TaughtStage):
                 case {"path": path, "held_out": int(held_out)} if Path(str(path)) == self.folder and held_out >= num:
                     problem = f"{num} leave none to train on to stage {stage.name}, which holds out {held_out}"
                     remedy = f"draw more, or lower stages.{stage.name}.data.held_out"
-                    raise FileError(self.path, f"stages.{self.name}.num", problem, remedy)
+                    raise Refusal(self.path, f"stages.{self.name}.num", problem, remedy)

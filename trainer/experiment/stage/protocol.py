@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.refusal import FileError, lies_in, problem_and_remedy
+from netsim.foundation.refusal import Refusal, lies_in, problem_and_remedy
 from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
@@ -146,7 +146,7 @@ class Stage(ABC):
         """What it was made by and what it would be made by now; only of a finished stage.
 
         Raises:
-            FileError: its record, or a file that decides its results, cannot be read.
+            Refusal: its record, or a file that decides its results, cannot be read.
         """
 
     @property
@@ -188,7 +188,7 @@ class Stage(ABC):
         try:
             yield
         except ValueError as error:
-            raise FileError(self.path, f"stages.{self.name}", *problem_and_remedy(error)) from error
+            raise Refusal(self.path, f"stages.{self.name}", *problem_and_remedy(error)) from error
 
     def _validated(self, request: type[R], document: dict[str, Any]) -> R:
         try:
@@ -196,7 +196,7 @@ class Stage(ABC):
         except ValidationError as error:
             found = first_complaint(error, document)
             field, remedy = f"stages.{self.name}.{found.field}", found.remedy or "correct the value"
-            raise FileError(self.path, field, found.problem, remedy) from found.cause or error
+            raise Refusal(self.path, field, found.problem, remedy) from found.cause or error
 
 
 @dataclass(frozen=True)
@@ -207,15 +207,15 @@ class ConfiguredStage(Stage):
         """The sections, validated.
 
         Raises:
-            FileError: they are wrong, or, if nothing else is wrong, what they read is not there yet.
+            Refusal: they are wrong, or, if nothing else is wrong, what they read is not there yet.
         """
         try:
             return validated(self.path, self.document)
-        except FileError as error:
+        except Refusal as error:
             if not self.name:
                 raise
             problem = f"{error.field}: {error.problem}"
-            raise FileError(self.path, f"stages.{self.name}", problem, error.remedy) from error
+            raise Refusal(self.path, f"stages.{self.name}", problem, error.remedy) from error
 
     def check(self, world_size: int, stages: Sequence[Stage]) -> None:
         """See the base class."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.experiment.stage.protocol import Stage
 
 
@@ -15,17 +15,17 @@ def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
         stages: all stages of the file, in their order.
 
     Raises:
-        FileError: a setting differs, a stage that it has read from is no longer finished, or its record cannot be read.
+        Refusal: a setting differs, a stage that it has read from is no longer finished, or its record cannot be read.
     """
     remedy = f"give another run.dir, or delete {stage.folder} and the folders of the stages that read from it"
     for read in stage.awaited(stages):
         problem = f"is finished, and stage {read.name}, from which it was made, is not"
-        raise FileError(stage.folder, "stage", problem, remedy)
+        raise Refusal(stage.folder, "stage", problem, remedy)
     path, made, now = stage.provenance()
     differing = difference(made, now)
     if differing is not None:
         name, was, wanted = differing
-        raise FileError(
+        raise Refusal(
             path, name, f"stage {stage.name} was made with {was}, and the configuration now asks for {wanted}", remedy
         )
 
@@ -38,7 +38,7 @@ def check_read(stage: Stage, stages: Sequence[Stage]) -> None:
         stages: all stages of the file, in their order.
 
     Raises:
-        FileError: as :func:`check_provenance`.
+        Refusal: as :func:`check_provenance`.
     """
     for read in stage.read_from(stages):
         check_read(read, stages)

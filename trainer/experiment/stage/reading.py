@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import check_possible
 from trainer.config.document import apply_override, read_document
 from trainer.config.trust import trust
@@ -25,7 +25,7 @@ def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
         The stages in their order; one without a name if the file has none.
 
     Raises:
-        FileError: the file is malformed, a stage has no name or nothing to do, or an override names no stage.
+        Refusal: the file is malformed, a stage has no name or nothing to do, or an override names no stage.
     """
     path = Path(path)
     return stages_of(path, read_document(path), overrides)
@@ -40,7 +40,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
         overrides: as for :func:`load_stages`.
 
     Raises:
-        FileError: as :func:`load_stages`.
+        Refusal: as :func:`load_stages`.
     """
     listed = document.pop("stages", None)
     addressed = [override for override in overrides if override.startswith("stages.")]
@@ -54,12 +54,12 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
         check_possible(Path(str(base)) / "checkpoints")
         return [TrainStage("", path, Path(str(base)), document)]
     if not isinstance(base, str):
-        raise FileError(path, "run.dir", f"is not a folder ({base})", "name the folder of all stages")
+        raise Refusal(path, "run.dir", f"is not a folder ({base})", "name the folder of all stages")
     entries = _entries(path, listed)
     for override in addressed:
         name, _, rest = override.removeprefix("stages.").partition(".")
         if name not in entries:
-            raise FileError(path, override, f"there is no stage {name}", f"use one of {', '.join(entries)}")
+            raise Refusal(path, override, f"there is no stage {name}", f"use one of {', '.join(entries)}")
         apply_override(path, entries[name][1], rest)
     trust([settings for _, settings in entries.values()])
     stages = [KINDS[verb].of(path, name, base, document, settings) for name, (verb, settings) in entries.items()]
@@ -85,24 +85,24 @@ def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
 def _entries(path: Path, listed: Any) -> dict[str, tuple[str, dict[str, Any]]]:
     """Verb and settings of each stage by its name."""
     if not isinstance(listed, list) or not listed:
-        raise FileError(path, "stages", "is not a list of stages", "write - {name: NAME, train: {...}} for each")
+        raise Refusal(path, "stages", "is not a list of stages", "write - {name: NAME, train: {...}} for each")
     entries: dict[str, tuple[str, dict[str, Any]]] = {}
     for number, entry in enumerate(listed):
         where = f"stages.{number}"
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
-            raise FileError(
+            raise Refusal(
                 path, where, f"its name cannot be that of a folder ({name})", "write name: NAME, of letters and digits"
             )
         if name in entries:
-            raise FileError(path, where, f"{name} is given twice", "name each stage differently")
+            raise Refusal(path, where, f"{name} is given twice", "name each stage differently")
         verbs = [key for key in entry if key != "name"]
         if len(verbs) != 1 or verbs[0] not in KINDS:
             *others, last = KINDS
             remedy = f"give it exactly one of {', '.join(others)} or {last}"
-            raise FileError(path, where, f"has {', '.join(map(str, verbs)) or 'no verb'}", remedy)
+            raise Refusal(path, where, f"has {', '.join(map(str, verbs)) or 'no verb'}", remedy)
         settings = entry[verbs[0]] or {}
         if not isinstance(settings, dict):
-            raise FileError(path, where, f"{verbs[0]} is not a section ({settings})", "write sections under it")
+            raise Refusal(path, where, f"{verbs[0]} is not a section ({settings})", "write sections under it")
         entries[name] = verbs[0], settings
     return entries

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_run
@@ -60,7 +60,7 @@ class StepsStage(TaughtStage):
         """What is asked of the search.
 
         Raises:
-            FileError: it is wrong.
+            Refusal: it is wrong.
         """
         return self._validated(StepsRequest, self.document)
 
@@ -71,7 +71,7 @@ class StepsStage(TaughtStage):
             if evaluations not in request.evaluations:
                 problem = f"{', '.join(map(str, request.evaluations))} leave out {evaluations}, which stage {stage}"
                 remedy = f"add {evaluations}, or change stages.{stage}.{field}"
-                raise FileError(self.path, f"stages.{self.name}.evaluations", f"{problem} reads", remedy)
+                raise Refusal(self.path, f"stages.{self.name}.evaluations", f"{problem} reads", remedy)
         config = self._check_teacher(stages)
         if config is not None:
             with self._blamed():
@@ -108,7 +108,7 @@ class StepsStage(TaughtStage):
             asked = stage.request().guidance
             if asked != own:
                 problem = f"{own:g} is not the {asked:g} that stage {stage.name} draws pairs at the nodes with"
-                raise FileError(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
+                raise Refusal(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
         """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import check_possible, complete_steps
 from trainer.config.run import RunConfig
 from trainer.experiment.stage.protocol import ConfiguredStage, Stage
@@ -23,7 +23,7 @@ class TaughtStage(Stage):
             The configuration of the stage that trains it; None: another file does, or that stage waits for others.
 
         Raises:
-            FileError: neither an earlier stage nor a run that is there already is the teacher.
+            Refusal: neither an earlier stage nor a run that is there already is the teacher.
         """
         teacher = self.teacher
         assert teacher is not None
@@ -38,4 +38,4 @@ class TaughtStage(Stage):
             return None
         named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
         remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
-        raise FileError(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)
+        raise Refusal(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)

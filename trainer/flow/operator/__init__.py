@@ -44,7 +44,7 @@ def build(
         device: of the images.
 
     Raises:
-        FileError: the picture of a mask cannot be used.
+        Refusal: the picture of a mask cannot be used.
         ValueError: the operator does not fit the images, or a user's class breaks a law of operators.
     """
     match config:

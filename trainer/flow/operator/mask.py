@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from moe.random.keyed import fold_in
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.context.mask import BoxesConfig, CentreConfig, draw_holes
@@ -72,7 +72,7 @@ def holes(config: MaskConfig, shape: tuple[int, int, int], numbers: Tensor, *, s
         bool [B, 1, H, W], or [1, 1, H, W] if all images have the same, on the CPU.
 
     Raises:
-        FileError: the picture of a mask cannot be read, or hides all pixels or none.
+        Refusal: the picture of a mask cannot be read, or hides all pixels or none.
         ValueError: the image has a side of one pixel.
     """
     _, height, width = shape
@@ -93,11 +93,11 @@ def _painted(path: Path, height: int, width: int) -> Tensor:
     try:
         pixels = torch.from_numpy(read_picture(path, 1, height, width).copy())
     except BadPicture as error:
-        raise FileError(path, "mask.path", str(error), "give a picture, white where pixels are hidden") from error
+        raise Refusal(path, "mask.path", str(error), "give a picture, white where pixels are hidden") from error
     hole = (pixels >= WHITE)[None]
     share = float(hole.double().mean())
     if share in (0.0, 1.0):
         told = "no pixel" if share == 0 else "every pixel"
         problem = f"hides {told} at {height} x {width} pixels"
-        raise FileError(path, "mask.path", problem, "paint what is to be filled in white, and the rest in black")
+        raise Refusal(path, "mask.path", problem, "paint what is to be filled in white, and the rest in black")
     return hole

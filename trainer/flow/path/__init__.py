@@ -47,7 +47,7 @@ def build(config: Config) -> Path:
     """Returns the path that `config.kind` or `config.class` names.
 
     Raises:
-        FileError: the file of a tabulated path cannot be used.
+        Refusal: the file of a tabulated path cannot be used.
     """
     match config:
         case LinearConfig(sigma_min=sigma_min):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 FORMAT = "flowfabric.path/1"
 HEADER = "header"
@@ -49,7 +49,7 @@ def digest(path: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a file.
 
     Raises:
-        FileError: the file cannot be read.
+        Refusal: the file cannot be read.
     """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -61,7 +61,7 @@ def read_table(path: Path) -> PathTable:
     """Reads a table that the fit-path verb wrote.
 
     Raises:
-        FileError: the file is missing, damaged or of another format, or its values are no path from source to data.
+        Refusal: the file is missing, damaged or of another format, or its values are no path from source to data.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -72,30 +72,30 @@ def read_table(path: Path) -> PathTable:
     try:
         header = parse_json(metadata.get(HEADER, "{}"))
     except ValueError as error:
-        raise FileError(path, HEADER, f"is not JSON ({error})", REMEDY) from error
+        raise Refusal(path, HEADER, f"is not JSON ({error})", REMEDY) from error
     file_format = header.get("format") if isinstance(header, dict) else None
     if file_format != FORMAT:
-        raise FileError(path, "format", f"is {file_format} where a table of a path has {FORMAT}", REMEDY)
+        raise Refusal(path, "format", f"is {file_format} where a table of a path has {FORMAT}", REMEDY)
     for name in ("weights", "slopes"):
         if name not in arrays:
-            raise FileError(path, name, f"is missing (there are {', '.join(sorted(names)) or 'none'})", REMEDY)
+            raise Refusal(path, name, f"is missing (there are {', '.join(sorted(names)) or 'none'})", REMEDY)
         shape, dtype = tuple(arrays[name].shape), arrays[name].dtype
         if dtype != torch.float64 or len(shape) != 2 or shape[1] != 2 or shape[0] < 2:
-            raise FileError(path, name, f"is {dtype} of shape {list(shape)}, not float64 [K + 1, 2]", REMEDY)
+            raise Refusal(path, name, f"is {dtype} of shape {list(shape)}, not float64 [K + 1, 2]", REMEDY)
         if not bool(arrays[name].isfinite().all()):
-            raise FileError(path, name, "contains values that are not finite", REMEDY)
+            raise Refusal(path, name, "contains values that are not finite", REMEDY)
     table = PathTable(arrays["weights"], arrays["slopes"], header.get("made_by") or {})
     if table.weights.shape != table.slopes.shape:
         lengths = f"{len(table.slopes)} times where weights has {len(table.weights)}"
-        raise FileError(path, "slopes", f"has {lengths}", REMEDY)
+        raise Refusal(path, "slopes", f"has {lengths}", REMEDY)
     if not torch.equal(table.weights[[0, -1]], ENDS):
-        raise FileError(path, "weights", f"begins and ends at {table.weights[[0, -1]].tolist()}", REMEDY)
+        raise Refusal(path, "weights", f"begins and ends at {table.weights[[0, -1]].tolist()}", REMEDY)
     (a, b), (da, db) = table.weights.unbind(1), table.slopes.unbind(1)
     if not bool((a * db - da * b > 0).all()):
-        raise FileError(path, "weights", "turns back between source and data", REMEDY)
+        raise Refusal(path, "weights", "turns back between source and data", REMEDY)
     return table
 
 
-def _unreadable(path: Path, error: Exception) -> FileError:
+def _unreadable(path: Path, error: Exception) -> Refusal:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-    return FileError(path, "table", f"cannot be read ({reason})", REMEDY)
+    return Refusal(path, "table", f"cannot be read ({reason})", REMEDY)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.flow.path.affine import without_noise
 from trainer.flow.path.protocol import Coefficients
@@ -39,7 +39,7 @@ class TabulatedConfig(Section):
         try:
             read_table(Path(document["path"]))
             return {**document, "digest": digest(Path(document["path"]))}
-        except FileError as error:
+        except Refusal as error:
             raise ValueError(f"path: {error}") from error
 
 
@@ -63,10 +63,10 @@ def tabulated(config: TabulatedConfig) -> Tabulated:
     """The schedule of a configured file.
 
     Raises:
-        FileError: the file is no table, or its digest is not the configured one.
+        Refusal: the file is no table, or its digest is not the configured one.
     """
     table, current = read_table(config.path), digest(config.path)
     if current != config.digest:
         problem = f"is {config.digest} but the file has {current}"
-        raise FileError(config.path, "digest", problem, "bring the file back, or leave the field out for another run")
+        raise Refusal(config.path, "digest", problem, "bring the file back, or leave the field out for another run")
     return Tabulated(table)

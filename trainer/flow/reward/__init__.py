@@ -26,7 +26,7 @@ def build(config: AnyConfig, inputs: RewardInputs) -> CheckedReward:
         inputs: what it may be built from.
 
     Raises:
-        FileError: a picture cannot be read.
+        Refusal: a picture cannot be read.
         ValueError: it does not fit the examples, or a user's class refuses its settings.
     """
     return CheckedReward(_built(config, inputs), config.kind, differentiable=is_differentiable(config))

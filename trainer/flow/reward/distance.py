@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from moe.host_copies import to_device
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.condition import Condition
@@ -53,7 +53,7 @@ def target_of(config: DistanceConfig, inputs: RewardInputs) -> Tensor:
         float32 [*shape] on the CPU; a picture is from -1 to 1.
 
     Raises:
-        FileError: the picture cannot be read.
+        Refusal: the picture cannot be read.
         ValueError: examples are no points of so many coordinates, or no images.
     """
     shape, target = list(inputs.shape), config.target
@@ -69,5 +69,5 @@ def target_of(config: DistanceConfig, inputs: RewardInputs) -> Tensor:
     try:
         pixels = read_picture(target, *shape)
     except BadPicture as error:
-        raise FileError(target, "target", str(error), "give a picture that examples should be near to") from error
+        raise Refusal(target, "target", str(error), "give a picture that examples should be near to") from error
     return torch.from_numpy(pixels.copy()).float() / 127.5 - 1

@@ -76,7 +76,7 @@ def times(config: AnyConfig) -> Tensor:
     """The configured grid [T] from source (0) to data (1), float32 on the CPU.
 
     Raises:
-        FileError: it is in a file that cannot be read, or that has none for this sampler and number of steps.
+        Refusal: it is in a file that cannot be read, or that has none for this sampler and number of steps.
     """
     match config:
         case Dopri5Config() | CausalTransitionConfig():
@@ -144,7 +144,7 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
         of its grids has none for it, or if the sampler chooses its steps itself.
 
     Raises:
-        FileError: the file of the grids cannot be read.
+        Refusal: the file of the grids cannot be read.
     """
     within, segments = (config.within, config.segments) if isinstance(config, SegmentedConfig) else (config, 1)
     if isinstance(within, GridConfig) and isinstance(within.times, Path):

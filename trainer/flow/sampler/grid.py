@@ -9,7 +9,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
 
@@ -73,7 +73,7 @@ def grid_times(config: GridConfig, *, evaluations_per_step: int, segments: int =
         float32 [steps + 1] on the CPU, from 0 to 1.
 
     Raises:
-        FileError: the file of the grids is missing or malformed, or has none for this sampler and number of steps.
+        Refusal: the file of the grids is missing or malformed, or has none for this sampler and number of steps.
     """
     match config.times:
         case None:
@@ -85,15 +85,15 @@ def grid_times(config: GridConfig, *, evaluations_per_step: int, segments: int =
     if evaluations not in grids:
         numbers = ", ".join(map(str, sorted(grids)))
         problem, remedy = f"has none for {evaluations} evaluations", f"use one of {numbers}, or search for more"
-        raise FileError(config.times, "grids", problem, remedy)
+        raise Refusal(config.times, "grids", problem, remedy)
     times = torch.tensor(grids[evaluations])
     if len(times) - 1 != config.steps:
         problem = f"has {len(times) - 1} steps, and {evaluations} evaluations of {config.kind} are {config.steps}"
-        raise FileError(config.times, f"grids.{evaluations}", problem, "search again")
+        raise Refusal(config.times, f"grids.{evaluations}", problem, "search again")
     for edge in (number / segments for number in range(1, segments)):
         if (times - edge).abs().min() > SAME_TIME:
             problem = f"has no time {edge:.4g}, where a segment ends"
-            raise FileError(config.times, f"grids.{evaluations}", problem, "search again")
+            raise Refusal(config.times, f"grids.{evaluations}", problem, "search again")
     return times
 
 
@@ -105,12 +105,12 @@ def searched_grids(config: GridConfig, segments: int = 1) -> dict[int, tuple[flo
         segments: equal segments of time that the sampler is used in.
 
     Raises:
-        FileError: the file is missing or malformed, or its grids are those of another sampler or of other segments.
+        Refusal: the file is missing or malformed, or its grids are those of another sampler or of other segments.
     """
     assert isinstance(config.times, Path)
     file = StepsFile.read(config.times)
     for field, made_for, used in (("sampler", file.sampler, config.kind), ("segments", file.segments, segments)):
         if made_for != used:
             remedy = f"search with a run that samples by {field} {used}"
-            raise FileError(config.times, field, f"is {made_for}, and the samples are drawn by {used}", remedy)
+            raise Refusal(config.times, field, f"is {made_for}, and the samples are drawn by {used}", remedy)
     return file.grids

@@ -13,7 +13,7 @@ from torch import nn
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.model.feature_extractor.extractor import Extractor
 from trainer.model.feature_extractor.layers import Layer, build_layers, describe_layers
@@ -83,7 +83,7 @@ def write_extractor(
 
     Raises:
         ValueError: a file cannot hold a module or a setting; the message names it.
-        FileError: the network does not take examples of that shape, or a weight is not finite. No file is written.
+        Refusal: the network does not take examples of that shape, or a weight is not finite. No file is written.
     """
     description = Description.model_validate(
         {
@@ -109,16 +109,16 @@ def check_extractor(path: Path, shape: Sequence[int]) -> None:
         shape: of the examples of a run.
 
     Raises:
-        FileError: the file is missing or malformed, its layers do not fit each other or its tensors, or it takes
+        Refusal: the file is missing or malformed, its layers do not fit each other or its tensors, or it takes
             examples of another kind.
     """
     description, _, _ = _described(path)
     wanted, found = description.shape, tuple(shape)
     images = len(wanted) == len(found) == 3
     if not images and wanted != found:
-        raise FileError(path, "shape", f"is {list(wanted)} but the run has {list(found)}", "give one made for it")
+        raise Refusal(path, "shape", f"is {list(wanted)} but the run has {list(found)}", "give one made for it")
     if images and found[0] not in (1, wanted[0]):
-        raise FileError(
+        raise Refusal(
             path, "shape", f"has {wanted[0]} channels but the run's images have {found[0]}", "give one made for them"
         )
 
@@ -134,14 +134,14 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
         The extractor, in evaluation mode and in float32.
 
     Raises:
-        FileError: the file is missing or malformed, or a weight is not finite.
+        Refusal: the file is missing or malformed, or a weight is not finite.
     """
     description, network, _ = _described(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     for name, value in tensors.items():
         if not bool(value.isfinite().all()):
-            raise FileError(path, name, "contains values that are not finite", _REMEDY)
+            raise Refusal(path, name, "contains values that are not finite", _REMEDY)
     counters = {name: torch.tensor(0) for name in network.state_dict() if name.endswith(_COUNTER)}
     network.load_state_dict(tensors | counters, assign=True)
     device = torch.device("cpu") if device is None else device
@@ -163,7 +163,7 @@ def feature_shape(path: Path) -> tuple[int, ...]:
         path: the file.
 
     Raises:
-        FileError: as :func:`check_extractor` does.
+        Refusal: as :func:`check_extractor` does.
     """
     return _described(path)[2]
 
@@ -177,7 +177,7 @@ def describe_extractor(path: Path) -> str:
         path: the file.
 
     Raises:
-        FileError: as :func:`check_extractor` does.
+        Refusal: as :func:`check_extractor` does.
     """
     description, network, shape = _described(path)
     values = sum(value.numel() for value in network.state_dict().values())
@@ -195,43 +195,43 @@ def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
-        raise FileError(path, "features", f"cannot be read ({error})", _REMEDY) from error
+        raise Refusal(path, "features", f"cannot be read ({error})", _REMEDY) from error
     if KEY not in metadata:
-        raise FileError(path, f"metadata.{KEY}", "is missing", _REMEDY)
+        raise Refusal(path, f"metadata.{KEY}", "is missing", _REMEDY)
     try:
         document = from_json(metadata[KEY])
     except ValueError as error:
-        raise FileError(path, f"metadata.{KEY}", f"is not JSON ({error})", _REMEDY) from error
+        raise Refusal(path, f"metadata.{KEY}", f"is not JSON ({error})", _REMEDY) from error
     try:
         description = Description.model_validate(document)
     except ValidationError as error:
         found = first_complaint(error, document)
-        raise FileError(path, found.field, found.problem, _REMEDY) from error
+        raise Refusal(path, found.field, found.problem, _REMEDY) from error
     try:
         with torch.device("meta"):
             network = build_layers(description.layers).eval().requires_grad_(False)
     except _MISFITS as error:
-        raise FileError(path, "layers", f"cannot be built ({_first_line(error)})", _REMEDY) from error
+        raise Refusal(path, "layers", f"cannot be built ({_first_line(error)})", _REMEDY) from error
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items() if not name.endswith(_COUNTER)}
     for name in (*wanted, *found):
         if name not in found:
-            raise FileError(path, name, "is missing", _REMEDY)
+            raise Refusal(path, name, "is missing", _REMEDY)
         if name not in wanted:
-            raise FileError(path, name, "belongs to no layer", _REMEDY)
+            raise Refusal(path, name, "belongs to no layer", _REMEDY)
         shape, dtype = found[name]
         if shape != wanted[name]:
-            raise FileError(path, name, f"has shape {shape} where its layer has {wanted[name]}", _REMEDY)
+            raise Refusal(path, name, f"has shape {shape} where its layer has {wanted[name]}", _REMEDY)
         if dtype not in FLOATING:
-            raise FileError(path, name, f"is of type {dtype}", f"use one of {', '.join(FLOATING)}")
+            raise Refusal(path, name, f"is of type {dtype}", f"use one of {', '.join(FLOATING)}")
     shape = description.shape
     for number, module in enumerate(network):
         try:
             shape = tuple(module(torch.empty(2, *shape, device="meta")).shape)[1:]
         except _MISFITS as error:
             problem = f"does not take {list(shape)} ({_first_line(error)})"
-            raise FileError(path, f"layers.{number}", problem, _REMEDY) from error
+            raise Refusal(path, f"layers.{number}", problem, _REMEDY) from error
     if 0 in (len(shape), *shape):
-        raise FileError(path, "layers", "leave no features of an example", _REMEDY)
+        raise Refusal(path, "layers", "leave no features of an example", _REMEDY)
     return description, network, shape
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.model.feature_extractor.file import write_extractor
 from trainer.model.feature_extractor.inception import FEATURES, SIDE, Inception
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, PublishedLayout, TokensTaken
@@ -51,7 +51,7 @@ def import_extractor(
 
     Raises:
         ValueError: an argument is wrong, or a size or a number of heads does not fit the weights.
-        FileError: the file cannot be read, a tensor is missing, unknown or of another shape, or a value is not finite.
+        Refusal: the file cannot be read, a tensor is missing, unknown or of another shape, or a value is not finite.
     """
     if layout not in (*LAYOUTS, *INCEPTIONS):
         raise ValueError(f"--layout: {layout} is unknown; use {', '.join((*LAYOUTS, *INCEPTIONS))}")
@@ -87,7 +87,7 @@ def _import_inception(path: Path, layout: str, out: Path) -> None:
             problem = f"names {len(classifier)} classes, and the network of layout {layout} names {names.num_classes}"
             fitting = [other for other, published in INCEPTIONS.items() if published.num_classes == len(classifier)]
             remedy = f"use --layout {' or '.join(fitting)}" if fitting else "give the weights as published"
-            raise FileError(path, "fc.weight", problem, remedy)
+            raise Refusal(path, "fc.weight", problem, remedy)
         weights.check_all_are_used(names.unused)
     write_extractor(
         inception.network,
@@ -221,7 +221,7 @@ def _grid(
     if image_size is None:
         if not square:
             problem = f"has positions of {num_positions} patches, which form no square"
-            raise FileError(path, names.positions, problem, "give --image-size HEIGHT WIDTH of the weights")
+            raise Refusal(path, names.positions, problem, "give --image-size HEIGHT WIDTH of the weights")
         return side, side
     if len(image_size) not in (1, 2):
         raise ValueError(f"--image-size: {len(image_size)} numbers are not a height and a width; give 1 or 2")
@@ -233,7 +233,7 @@ def _grid(
     rows, columns = height // patch[0], width // patch[1]
     if not square and rows * columns != num_positions:
         problem = f"has positions of {num_positions} patches, which form no square that could be interpolated"
-        raise FileError(path, names.positions, problem, "give the --image-size of the weights")
+        raise Refusal(path, names.positions, problem, "give the --image-size of the weights")
     return rows, columns
 
 

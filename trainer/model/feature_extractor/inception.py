@@ -66,7 +66,7 @@ class Inception:
         """Takes the values of every convolution from a file of published weights.
 
         Raises:
-            FileError: a tensor is missing, or of another shape or type, or a value is not finite.
+            Refusal: a tensor is missing, or of another shape or type, or a value is not finite.
         """
         for name, (convolution, norm) in self.convolutions.items():
             kernel = weights.take(f"{name}.conv.weight", tuple(convolution.weight.shape))

@@ -10,7 +10,7 @@ from typing import Any, Self
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.model.feature_extractor.file import FLOATING
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS
 
@@ -26,7 +26,7 @@ class PublishedWeights:
         layout: a key of ``LAYOUTS`` or ``INCEPTIONS``.
 
     Raises:
-        FileError: on entering, the file cannot be read.
+        Refusal: on entering, the file cannot be read.
     """
 
     def __init__(self, path: Path, layout: str) -> None:
@@ -39,9 +39,9 @@ class PublishedWeights:
         except (OSError, SafetensorError) as error:
             if isinstance(error, SafetensorError) and _is_pickle(self.path):
                 problem = "is a pickle, which can run any code when it is read"
-                raise FileError(self.path, "weights", problem, f"convert it once: {_conversion(self.path)}") from error
+                raise Refusal(self.path, "weights", problem, f"convert it once: {_conversion(self.path)}") from error
             remedy = "give a file that safetensors.torch.save_file wrote"
-            raise FileError(self.path, "weights", f"cannot be read ({error})", remedy) from error
+            raise Refusal(self.path, "weights", f"cannot be read ({error})", remedy) from error
         prefix = {**LAYOUTS, **INCEPTIONS}[self._layout].prefix
         self._found = {name.removeprefix(prefix): name for name in names}
         self._taken: set[str] = set()
@@ -60,12 +60,12 @@ class PublishedWeights:
             shape: that it must have; None is any number from 1.
 
         Raises:
-            FileError: it is missing, or of another shape or type, or a value is not finite.
+            Refusal: it is missing, or of another shape or type, or a value is not finite.
         """
         if name not in self._found:
             others = ", ".join(other for other in (*LAYOUTS, *INCEPTIONS) if other != self._layout)
             remedy = f"give a whole file of layout {self._layout}, or another --layout ({others})"
-            raise FileError(self.path, name, "is missing", remedy)
+            raise Refusal(self.path, name, "is missing", remedy)
         part = self._file.get_slice(self._found[name])
         found = list(part.get_shape())
         fits = len(found) == len(shape) and all(
@@ -74,12 +74,12 @@ class PublishedWeights:
         if not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             remedy = f"give the weights of a network of layout {self._layout}"
-            raise FileError(self.path, name, f"has shape {found} where [{wanted}] is needed", remedy)
+            raise Refusal(self.path, name, f"has shape {found} where [{wanted}] is needed", remedy)
         if part.get_dtype() not in FLOATING:
-            raise FileError(self.path, name, f"is of type {part.get_dtype()}", f"use one of {', '.join(FLOATING)}")
+            raise Refusal(self.path, name, f"is of type {part.get_dtype()}", f"use one of {', '.join(FLOATING)}")
         value: Tensor = self._file.get_tensor(self._found[name]).float()
         if not bool(value.isfinite().all()):
-            raise FileError(self.path, name, "contains values that are not finite", "give the weights as published")
+            raise Refusal(self.path, name, "contains values that are not finite", "give the weights as published")
         self._taken.add(name)
         return value
 
@@ -107,7 +107,7 @@ class PublishedWeights:
         for name in self._found:
             if name not in self._taken and not name.startswith(unused) and not name.endswith(".num_batches_tracked"):
                 problem = f"belongs to no part of a network of layout {self._layout}"
-                raise FileError(self.path, name, problem, "choose the --layout of the file, or a supported model")
+                raise Refusal(self.path, name, problem, "choose the --layout of the file, or a supported model")
 
 
 def _is_pickle(path: Path) -> bool:

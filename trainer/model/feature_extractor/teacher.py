@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.model import BlockwiseConfig
 from trainer.config.run import RunConfig
 from trainer.flow.objective import AlignedConfig
@@ -40,7 +40,7 @@ def check_teacher(config: RunConfig) -> None:
         config: the run.
 
     Raises:
-        FileError: the file cannot be used, or gives features of another width or of other places.
+        Refusal: the file cannot be used, or gives features of another width or of other places.
     """
     if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
         return
@@ -50,11 +50,11 @@ def check_teacher(config: RunConfig) -> None:
     shape = feature_shape(path)
     if shape[0] != wanted:
         remedy = f"set model.teacher_features={shape[0]}"
-        raise FileError(path, "layers", f"give {shape[0]} features but the run has {wanted}", remedy)
+        raise Refusal(path, "layers", f"give {shape[0]} features but the run has {wanted}", remedy)
     tokens = tokens_per_example(config)
     if tokens_of(shape) not in (None, tokens):
         problem = f"give features of {list(shape[1:])} places but the network has {tokens} tokens"
-        raise FileError(path, "layers", problem, "give one with a place for each token, or one vector for an example")
+        raise Refusal(path, "layers", problem, "give one with a place for each token, or one vector for an example")
 
 
 def describe_teacher(config: RunConfig) -> str | None:
@@ -64,7 +64,7 @@ def describe_teacher(config: RunConfig) -> str | None:
         config: the run.
 
     Raises:
-        FileError: the file cannot be used.
+        Refusal: the file cannot be used.
     """
     if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
         return None

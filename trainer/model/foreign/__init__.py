@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
 from trainer.model.foreign.diffusers import DiffusersDiT
 from trainer.model.foreign.document import NAME, Document
@@ -39,7 +39,7 @@ def found_in(folder: Path) -> tuple[Foreign, Document, Path]:
         folder: with a config.json.
 
     Raises:
-        FileError: the network is of no kind that is known, or its weights are no safetensors.
+        Refusal: the network is of no kind that is known, or its weights are no safetensors.
     """
     document = Document.read(folder)
     for kind in FOREIGN.values():
@@ -47,11 +47,11 @@ def found_in(folder: Path) -> tuple[Foreign, Document, Path]:
             weights = folder / kind.weights
             if not all(file.exists() for file in files_of(weights)):
                 remedy = "save them with save_pretrained(FOLDER, safe_serialization=True); other formats are not read"
-                raise FileError(weights, "weights", "are missing", remedy)
+                raise Refusal(weights, "weights", "are missing", remedy)
             return kind, document, weights
     named = document.values.get("_class_name") or document.values.get("model_type") or "nothing"
     known = ", ".join(f"{kind.network} ({kind.name})" for kind in FOREIGN.values())
-    raise FileError(document.path, "network", f"is {named!r}, which is not read here", f"give one of {known}")
+    raise Refusal(document.path, "network", f"is {named!r}, which is not read here", f"give one of {known}")
 
 
 def is_foreign(path: Path) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 
 NAME = "config.json"
 _REMEDY = "give the folder as its package wrote it"
@@ -36,23 +36,23 @@ class Document:
         """Reads the file in a folder.
 
         Raises:
-            FileError: it is missing or malformed.
+            Refusal: it is missing or malformed.
         """
         path = folder / NAME
         remedy = "give a folder that save_pretrained of diffusers or transformers wrote"
         try:
             values = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise FileError(path, "network", f"cannot be read ({error})", remedy) from error
+            raise Refusal(path, "network", f"cannot be read ({error})", remedy) from error
         if not isinstance(values, dict):
-            raise FileError(path, "network", "is not an object of settings", remedy)
+            raise Refusal(path, "network", "is not an object of settings", remedy)
         return cls(path, values)
 
     def size(self, key: str, default: int | None = None) -> int:
         """A width, a number of layers or another size that shapes of weights follow from; see :meth:`whole`."""
         value = self.whole(key, default)
         if self.largest is not None and value > self.largest:
-            raise FileError(self.path, key, f"is {value}, and the weights have no size above {self.largest}", _REMEDY)
+            raise Refusal(self.path, key, f"is {value}, and the weights have no size above {self.largest}", _REMEDY)
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
@@ -63,40 +63,40 @@ class Document:
             default: where it is missing or null; None: it has to be there.
 
         Raises:
-            FileError: it is missing or no such number.
+            Refusal: it is missing or no such number.
         """
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
-            raise FileError(self.path, key, "is missing", _REMEDY)
+            raise Refusal(self.path, key, "is missing", _REMEDY)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise FileError(self.path, key, f"is not a whole number of 1 or more ({value!r})", _REMEDY)
+            raise Refusal(self.path, key, f"is not a whole number of 1 or more ({value!r})", _REMEDY)
         return value
 
     def number(self, key: str, default: float) -> float:
         """A number; `default` where it is missing or null.
 
         Raises:
-            FileError: it is no number.
+            Refusal: it is no number.
         """
         value = self.values.get(key)
         if value is None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool):
-            raise FileError(self.path, key, f"is not a number ({value!r})", _REMEDY)
+            raise Refusal(self.path, key, f"is not a number ({value!r})", _REMEDY)
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
         """A truth value; `default` where it is missing or null.
 
         Raises:
-            FileError: it is no truth value.
+            Refusal: it is no truth value.
         """
         value = self.values.get(key)
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise FileError(self.path, key, f"is neither true nor false ({value!r})", _REMEDY)
+            raise Refusal(self.path, key, f"is neither true nor false ({value!r})", _REMEDY)
         return value
 
     def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
@@ -108,7 +108,7 @@ class Document:
             default: the word where it is missing.
 
         Raises:
-            FileError: it is another word.
+            Refusal: it is another word.
         """
         value = self.values.get(key, default)
         if not isinstance(value, str) or value not in choices:
@@ -119,7 +119,7 @@ class Document:
         """Refuses a setting that has another value; one that is missing or null is let through.
 
         Raises:
-            FileError: it has.
+            Refusal: it has.
         """
         found = self.values.get(key)
         if found is not None and found != value:
@@ -129,7 +129,7 @@ class Document:
         """Refuses settings that are there at all, unless they are null, false or empty.
 
         Raises:
-            FileError: one is.
+            Refusal: one is.
         """
         for key in keys:
             if self.values.get(key):
@@ -139,6 +139,6 @@ class Document:
         """Refuses a setting.
 
         Raises:
-            FileError: always.
+            Refusal: always.
         """
-        raise FileError(self.path, key, f"is {value!r}, for which networks here have no counterpart", remedy)
+        raise Refusal(self.path, key, f"is {value!r}, for which networks here have no counterpart", remedy)

@@ -37,7 +37,7 @@ class Foreign(ABC):
             weights: opened.
 
         Raises:
-            FileError: a setting has no counterpart here.
+            Refusal: a setting has no counterpart here.
         """
 
     @abstractmethod

@@ -15,7 +15,7 @@ def rotary_base(document: Document, key: str) -> float:
         key: under which version 4 writes it.
 
     Raises:
-        FileError: positions are scaled.
+        Refusal: positions are scaled.
     """
     return _settings(document).number("rope_theta", document.number(key, 10_000.0))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
 
 LEAST_INTERVAL = 1e-3
@@ -24,16 +24,16 @@ def searched_nodes(path: Path, evaluations: int, guidance: float) -> tuple[float
         guidance: scale of classifier-free guidance that the teacher is followed with.
 
     Raises:
-        FileError: the file is missing or malformed, has no such grid, or was searched with another guidance.
+        Refusal: the file is missing or malformed, has no such grid, or was searched with another guidance.
     """
     file = StepsFile.read(path)
     if evaluations not in file.grids:
         numbers = ", ".join(map(str, sorted(file.grids)))
         problem, remedy = f"has none for {evaluations} evaluations", f"use one of {numbers}, or search for more"
-        raise FileError(path, "grids", problem, remedy)
+        raise Refusal(path, "grids", problem, remedy)
     if file.guidance != guidance:
         problem = f"is {file.guidance:g}, and the teacher is followed with {guidance:g}"
-        raise FileError(path, "guidance", problem, "use one guidance for the search and for the pairs")
+        raise Refusal(path, "guidance", problem, "use one guidance for the search and for the pairs")
     return file.grids[evaluations]
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 import trainer.flow.sampler
-from netsim.foundation.refusal import FileError, problem_and_remedy
+from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
 from trainer.flow.sampler.steps_file import SAME_TIME
 from trainer.sampling.pairs.nodes import places_of, searched_nodes
@@ -87,7 +87,7 @@ class PairsRequest(Section):
         """The same request with the nodes of its file written out.
 
         Raises:
-            FileError: the file is missing or malformed, or its nodes do not fit the other settings.
+            Refusal: the file is missing or malformed, or its nodes do not fit the other settings.
         """
         if not isinstance(self.nodes, Path):
             return self
@@ -96,7 +96,7 @@ class PairsRequest(Section):
         try:
             self._check_nodes(nodes)
         except ValueError as error:
-            raise FileError(self.nodes, f"grids.{self.evaluations}", *problem_and_remedy(error)) from error
+            raise Refusal(self.nodes, f"grids.{self.evaluations}", *problem_and_remedy(error)) from error
         return self.model_copy(update={"nodes": nodes, "evaluations": None})
 
     @property

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.pretrained import check_restorable
@@ -81,7 +81,7 @@ def run(request: PairsRequest, out: Path) -> int:
     if (out / INDEX).exists():
         found = read_index(out, PairIndex)
         if found.model_copy(update={"class_names": index.class_names}) != index:
-            raise FileError(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
+            raise Refusal(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = _digest(index)
     if launch.rank == 0:
@@ -153,9 +153,9 @@ def _belongs(shard: Path, mark: str) -> bool:
         with safe_open(shard, framework="np") as file:
             found = (file.metadata() or {}).get(MARK)
     except (OSError, SafetensorError) as error:
-        raise FileError(shard, "shard", f"cannot be read ({error})", "delete it; it is then drawn again") from error
+        raise Refusal(shard, "shard", f"cannot be read ({error})", "delete it; it is then drawn again") from error
     if found != mark:
-        raise FileError(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
+        raise Refusal(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
     return True
 
 

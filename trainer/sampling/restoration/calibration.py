@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.flow import Condition
 from trainer.flow.inverse import calibration_errors
 from trainer.sampling.draw import TrainedFlow
@@ -85,7 +85,7 @@ def read_errors(folder: Path) -> Tensor | None:
         folder: of the results.
 
     Raises:
-        FileError: the file is malformed.
+        Refusal: the file is malformed.
     """
     path = folder / CALIBRATION
     if not path.exists():
@@ -93,4 +93,4 @@ def read_errors(folder: Path) -> Tensor | None:
     try:
         return torch.tensor(json.loads(path.read_text(encoding="utf-8"))["errors"], dtype=torch.float64)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise FileError(path, "errors", f"cannot be read ({error})", "delete it; it is then measured again") from error
+        raise Refusal(path, "errors", f"cannot be read ({error})", "delete it; it is then measured again") from error

@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 
 import trainer.flow.operator
-from netsim.foundation.refusal import FileError, problem_and_remedy
+from netsim.foundation.refusal import Refusal, problem_and_remedy
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import ImageSample, RunConfig
@@ -139,7 +139,7 @@ def _said_of(field: str, build: Callable[[], T]) -> T:
     """What a builder returns; its refusal names the section."""
     try:
         return build()
-    except FileError:
+    except Refusal:
         raise
     except ValueError as error:
         problem, remedy = problem_and_remedy(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.forked import ROOT, alive, eventually
 from trainer.distributed.process import lock
 from trainer.distributed.process.lock import locked
@@ -105,5 +105,5 @@ def test_a_start_waits_for_an_earlier_one_to_end(tmp_path: Path, capsys: pytest.
 
 def test_a_folder_that_stays_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
-    with locked(tmp_path), pytest.raises(FileError, match="is in use by another run"), locked(tmp_path):
+    with locked(tmp_path), pytest.raises(Refusal, match="is in use by another run"), locked(tmp_path):
         pass

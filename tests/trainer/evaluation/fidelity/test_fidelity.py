@@ -12,7 +12,7 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
@@ -207,7 +207,7 @@ def read_checked(path: Path, wanted: dict[str, Any]) -> None:
 )
 def test_statistics_of_something_else_are_refused(changes: dict[str, object], complaint: str, tmp_path: Path) -> None:
     statistics().write(tmp_path / "file.npz")
-    with pytest.raises(FileError) as refusal:
+    with pytest.raises(Refusal) as refusal:
         read_checked(tmp_path / "file.npz", TOLD | MADE_OF | changes)
     assert str(refusal.value).startswith(f"{tmp_path / 'file.npz'}: {complaint}")
 
@@ -224,7 +224,7 @@ def test_statistics_of_something_else_are_refused(changes: dict[str, object], co
 )
 def test_malformed_statistics_are_refused(arrays: dict[str, Any], complaint: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "file.npz", **arrays)
-    with pytest.raises(FileError) as refusal:
+    with pytest.raises(Refusal) as refusal:
         Statistics.read(tmp_path / "file.npz", **TOLD)
     assert str(refusal.value).startswith(f"{tmp_path / 'file.npz'}: {complaint}")
     assert "\n" not in str(refusal.value)
@@ -233,5 +233,5 @@ def test_malformed_statistics_are_refused(arrays: dict[str, Any], complaint: str
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04cut off"])
 def test_a_file_that_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file.npz").write_bytes(content)
-    with pytest.raises(FileError, match="statistics: cannot be read"):
+    with pytest.raises(Refusal, match="statistics: cannot be read"):
         Statistics.read(tmp_path / "file.npz", **TOLD)

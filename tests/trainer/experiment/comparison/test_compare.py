@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
@@ -253,7 +253,7 @@ def test_what_is_written_is_read_back_and_stands_in_the_report(compared: Path, t
 )
 def test_what_is_no_comparison_is_refused(text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "compare.json").write_text(text)
-    with pytest.raises(FileError, match=re.escape(problem)):
+    with pytest.raises(Refusal, match=re.escape(problem)):
         Comparison.read(tmp_path / "compare.json")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
 from trainer.experiment.comparison import fabric as priced
 from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
@@ -108,7 +108,7 @@ def test_experts_on_nodes_of_several_ranks_send_through_one_of_them(tmp_path: Pa
     assert CallPrices(fabric).of(run).sent_bytes > 0
     assert '"ranks_per_node":3' in simulations[0]
     scenario.unlink()
-    with pytest.raises(FileError, match="does not exist; name a scenario of netsim with --fabric"):
+    with pytest.raises(Refusal, match="does not exist; name a scenario of netsim with --fabric"):
         CallPrices(fabric).of(run)
 
 

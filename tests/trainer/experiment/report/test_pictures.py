@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.untrained import save_untrained, untrained_run
 from trainer.__main__ import main
 from trainer.config.file import load_config
@@ -57,7 +57,7 @@ def test_pictures_of_other_weights_and_unfinished_folders_are_refused(
 ) -> None:
     other = untrained_run(tmp_path / "other", RUN)
     save_untrained(load_config(other / "checkpoints" / "step_00000010" / "config.yaml"), 20, seed=1)
-    with pytest.raises(FileError, match="weights: is not that of"):
+    with pytest.raises(Refusal, match="weights: is not that of"):
         part(RunFiles(other), run / verb, tmp_path / "report.html")
-    with pytest.raises(FileError, match="give a folder that the verb has finished"):
+    with pytest.raises(Refusal, match="give a folder that the verb has finished"):
         part(RunFiles(run), tmp_path, tmp_path / "report.html")

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from moe.report.page import page
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.routing_study import routing_study_section
 from trainer.experiment.report.routing_study_file import RoutingStudy
 
@@ -149,12 +149,12 @@ def one_seed() -> dict[str, Any]:
 )
 def test_a_malformed_file_is_refused_in_one_line(content: object, says: str, tmp_path: Path) -> None:
     path = written(tmp_path / "study.json", content)
-    with pytest.raises(FileError) as refusal:
+    with pytest.raises(Refusal) as refusal:
         routing_study_section(path)
     assert str(refusal.value).startswith(f"{path}: {says}"), refusal.value
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="file: cannot be read"):
+    with pytest.raises(Refusal, match="file: cannot be read"):
         routing_study_section(tmp_path / "study.json")

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
@@ -89,7 +89,7 @@ class NoteStage(Stage):
 
     def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002
         if "text" not in self.document:
-            raise FileError(self.path, f"stages.{self.name}.text", "is missing", "write a sentence")
+            raise Refusal(self.path, f"stages.{self.name}.text", "is missing", "write a sentence")
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002
         self.folder.mkdir(parents=True)
@@ -159,7 +159,7 @@ def test_a_file_without_stages_is_one_stage(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_stage_is_refused(tmp_path: Path, stages: Any, problem: str) -> None:
-    with pytest.raises(FileError, match=problem):
+    with pytest.raises(Refusal, match=problem):
         load_stages(written(tmp_path, stages=stages))
 
 
@@ -268,11 +268,11 @@ def test_what_was_made_of_a_stage_is_refused_once_that_is_made_anew(tmp_path: Pa
     path = written(tmp_path)
     stages = load_stages(path)
     finish(stages)
-    with pytest.raises(FileError, match="pairs: stage: is finished, and stage teacher, from which it was made, is not"):
+    with pytest.raises(Refusal, match="pairs: stage: is finished, and stage teacher, from which it was made, is not"):
         check_stages(load_stages(path, ["stages.teacher.optim.steps=4"]), 1)
     stages[0].folder.rename(tmp_path / "old")
     finish(stages[:1], weights="as drawn another time")
-    with pytest.raises(FileError, match=r"pairs/index\.json: weights: stage pairs was made with"):
+    with pytest.raises(Refusal, match=r"pairs/index\.json: weights: stage pairs was made with"):
         check_stages(stages, 1)
 
 
@@ -311,10 +311,10 @@ def test_a_fitted_path_of_other_settings_is_refused(tmp_path: Path) -> None:
     ]:
         now = override.partition("=")[2]
         told = rf"path\.safetensors: {field}: stage path was made with {was}, and the configuration now asks for {now}"
-        with pytest.raises(FileError, match=told):
+        with pytest.raises(Refusal, match=told):
             check_stages(load_stages(path, [override]), 1)
     from_data = ["flow.source.kind=toy", "flow.source.name=moons", "flow.source.seed=1"]
-    with pytest.raises(FileError, match=rf"{path}: stages\.path: flow\.source: .* begin at toy data; remove it"):
+    with pytest.raises(Refusal, match=rf"{path}: stages\.path: flow\.source: .* begin at toy data; remove it"):
         check_stages(load_stages(path, from_data), 1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents, refused
 from tests.trainer.experiment.stage.test_stages import DOCUMENT, finish, forked
 from tests.trainer.runs import torchrun
@@ -130,14 +130,14 @@ def test_a_finished_search_of_other_settings_is_refused(
     path = written(tmp_path)
     check_stages(finished(path), 1)
     said = rf"steps\.json: {name}: stage steps was made with {made}, and the configuration now asks for {asked}"
-    with pytest.raises(FileError, match=said):
+    with pytest.raises(Refusal, match=said):
         check_stages(load_stages(path, [override]), 1)
 
 
 def test_grids_of_other_weights_are_refused(tmp_path: Path) -> None:
     stages = finished(written(tmp_path))
     searched(stages[1], "others")
-    with pytest.raises(FileError, match=r"steps\.json: weights: stage steps was made with others"):
+    with pytest.raises(Refusal, match=r"steps\.json: weights: stage steps was made with others"):
         check_stages(stages, 1)
 
 
@@ -151,7 +151,7 @@ def test_pairs_at_other_nodes_than_the_grid_of_now_are_refused(tmp_path: Path) -
     document = json.loads(file.read_text())
     document["grids"]["3"] = [0, 0.25, 0.6, 1]
     file.write_text(json.dumps(document))
-    with pytest.raises(FileError, match=r"stages\.pairs: .*grids\.3: 0\.25 is not a time of the sampler's grid of 10"):
+    with pytest.raises(Refusal, match=r"stages\.pairs: .*grids\.3: 0\.25 is not a time of the sampler's grid of 10"):
         check_stages(stages, 1)
 
 

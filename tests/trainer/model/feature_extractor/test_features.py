@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.judgement import judge_features
 from trainer.model.feature_extractor.file import KEY, check_extractor, read_extractor, write_extractor
@@ -142,7 +142,7 @@ def test_images_of_another_size_are_resized_without_aliasing_and_grey_ones_repea
 def test_what_a_file_cannot_hold_is_not_written(module: nn.Module, words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=rf"^network\.1: .*{words}"):
         write_extractor(nn.Sequential(nn.Identity(), module), tmp_path / "x.safetensors", (1, 4, 4))
-    with pytest.raises(FileError, match=r"layers\.1: does not take \[4\]"):
+    with pytest.raises(Refusal, match=r"layers\.1: does not take \[4\]"):
         write_extractor(nn.Sequential(nn.Flatten(), nn.Linear(5, 2)), tmp_path / "x.safetensors", (1, 2, 2))
     assert list(tmp_path.iterdir()) == []
 
@@ -197,7 +197,7 @@ def test_a_malformed_file_is_refused_in_one_line(case: str, tmp_path: Path) -> N
 
 
 def refused_by(action: Callable[[], object], path: Path, words: str) -> None:
-    with pytest.raises(FileError, match=words) as refusal:
+    with pytest.raises(Refusal, match=words) as refusal:
         action()
     line = str(refusal.value)
     assert line.startswith(f"{path}: ")
@@ -227,7 +227,7 @@ def test_an_extractor_of_other_examples_is_refused(
 ) -> None:
     path = tmp_path / "features.safetensors"
     write_extractor(nn.Sequential(nn.Identity()), path, shape)
-    with pytest.raises(FileError) as refusal:
+    with pytest.raises(Refusal) as refusal:
         check_extractor(path, run)
     assert words in str(refusal.value)
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import refused
 from trainer.model.feature_extractor.extractor import resized
 from trainer.model.feature_extractor.file import describe_extractor, read_extractor
@@ -183,7 +183,7 @@ def test_other_weights_are_refused(
     spoil(weights)
     save_file(weights, tmp_path / "weights")
     pattern = complaint if ".*" in complaint else complaint.replace("[", r"\[")
-    with pytest.raises(FileError, match=pattern):
+    with pytest.raises(Refusal, match=pattern):
         import_extractor(tmp_path / "weights", "inception-fid", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.trainer.model.feature_extractor.vision_transformers import Weights, dinov2_weights, renamed, tokens_of
 from trainer.model.feature_extractor.extractor import Extractor
 from trainer.model.feature_extractor.file import check_extractor, describe_extractor, feature_shape, read_extractor
@@ -263,7 +263,7 @@ def test_other_weights_are_refused_in_one_line(case: str, tmp_path: Path) -> Non
     change, settings, words = REFUSED[case]
     weights = dinov2_weights()
     change(weights)
-    with pytest.raises(FileError) as refusal:
+    with pytest.raises(Refusal) as refusal:
         imported(weights, tmp_path, **settings)
     line = str(refusal.value)
     assert line.startswith(f"{tmp_path / 'weights.safetensors'}: {words}")
@@ -282,9 +282,7 @@ def test_the_grid_of_an_oblong_file_is_given_by_the_image_size(tmp_path: Path) -
 @pytest.mark.parametrize("layout", ["dinov2", "transformers-vit"])
 def test_another_layout_is_refused_and_the_others_are_named(layout: str, tmp_path: Path) -> None:
     weights = renamed(dinov2_weights(), "dinov2")
-    with pytest.raises(
-        FileError, match=rf"is missing; .* layout {layout}, or another --layout \(.*transformers-dinov2"
-    ):
+    with pytest.raises(Refusal, match=rf"is missing; .* layout {layout}, or another --layout \(.*transformers-dinov2"):
         imported(weights, tmp_path, layout)
 
 
@@ -320,8 +318,8 @@ def test_the_weights_are_never_overwritten_and_a_pickle_is_never_read(tmp_path: 
     with pytest.raises(ValueError, match=r"^--out: .* is the file of the weights"):
         import_extractor(path, "dinov2", path)
     torch.save(dinov2_weights(), path)
-    with pytest.raises(FileError, match=r"is a pickle, which can run any code .*weights_only=True.*-converted"):
+    with pytest.raises(Refusal, match=r"is a pickle, which can run any code .*weights_only=True.*-converted"):
         import_extractor(path, "dinov2", tmp_path / "out")
     for file in (tmp_path / "none", tmp_path):
-        with pytest.raises(FileError, match=r"weights: cannot be read .*; give a file that safetensors"):
+        with pytest.raises(Refusal, match=r"weights: cannot be read .*; give a file that safetensors"):
             import_extractor(file, "dinov2", tmp_path / "features.safetensors")

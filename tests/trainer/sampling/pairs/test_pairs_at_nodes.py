@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from netsim.foundation.refusal import FileError
+from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
 from tests.trainer.data.test_pairs import written
@@ -165,7 +165,7 @@ def test_a_file_of_steps_gives_the_nodes(teacher: Path, folder: Path, tmp_path: 
     assert "steps.json: grids.2: 0.07 is not a time of the sampler's grid of 20 steps; use" in said
     said = refused(capsys, *words(teacher, tmp_path / "q", *asked, "3", "--guidance", "2"))
     assert "steps.json: guidance: is 1, and the teacher is followed with 2; use one guidance" in said
-    with pytest.raises(FileError, match="write it with python -m trainer steps"):
+    with pytest.raises(Refusal, match="write it with python -m trainer steps"):
         request(nodes=str(tmp_path / "none.json"), evaluations=2).resolved()
 
 
@@ -179,7 +179,7 @@ def test_the_index_says_the_nodes_and_a_run_goes_on_with_them(folder: Path) -> N
     shard = load_file(folder / "shard_00000.safetensors")
     assert {float(time) for time in shard["interval"].flatten()} == {*index["nodes"]}
     changed = config.data.model_copy(update={"nodes": (0.0, 0.5, 1.0)})
-    with pytest.raises(FileError, match=r"data\.nodes: is \(0\.0, 0\.5, 1\.0\) but the index says"):
+    with pytest.raises(Refusal, match=r"data\.nodes: is \(0\.0, 0\.5, 1\.0\) but the index says"):
         data.build(changed)
 
 
@@ -249,5 +249,5 @@ def test_a_student_samples_with_its_teachers_grid_whatever_guidance_that_was_sea
         if nodes is not None:
             assert cautions(config, plan_layout(config, 1)) == []
             continue
-        with pytest.raises(FileError, match=r"guidance: is 2, and the samples are drawn with 1"):
+        with pytest.raises(Refusal, match=r"guidance: is 2, and the samples are drawn with 1"):
             plan_layout(config, 1)
