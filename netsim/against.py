@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from netsim.compare import Progress, simulate
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.results import Results
 from netsim.scenario import read_scenario
 from netsim.workload.gaps import difference, equal_gaps
@@ -44,19 +44,17 @@ def simulate_change(
         progress: Called when a run starts and when it ends.
 
     Raises:
-        InputError: The scenario or the change is wrong, or the change is of the transports.
+        Refusal: The scenario or the change is wrong, or the change is of the transports.
     """
     changed = [*overrides, change]
     both = [read_scenario(scenario, these) for these in (overrides, changed)]
     if both[0] == both[1]:
         problem = f"{change} changes nothing"
-        raise InputError("command line", "--against", problem, "give another value than the scenario has")
+        raise Refusal("command line", "--against", problem, "give another value than the scenario has")
     one, other = ([transport.name for transport in read.transports] for read in both)
     if one != other:
         problem = f"{change} leaves other transports to compare ({', '.join(other)}; before {', '.join(one)})"
-        raise InputError(
-            "command line", "--against", problem, "change something else; one scenario compares transports"
-        )
+        raise Refusal("command line", "--against", problem, "change something else; one scenario compares transports")
     first, second = (
         simulate(scenario, overrides=these, jobs=jobs, progress=progress) for these in (overrides, changed)
     )
@@ -81,12 +79,12 @@ def simulate_pair(
         progress: Called when a run starts and when it ends.
 
     Raises:
-        InputError: The scenario or a trace is wrong.
+        Refusal: The scenario or a trace is wrong.
     """
     workload = read_scenario(scenario, overrides).workload
     if not isinstance(workload, TraceConfig):
         problem = "needs a scenario whose one workload is a trace"
-        raise InputError("command line", "--against", problem, "give workload.kind=trace and workload.path=FILE")
+        raise Refusal("command line", "--against", problem, "give workload.kind=trace and workload.path=FILE")
     path = Path(workload.path)
     said, shared = _shared(path, other, gaps)
     changes = [f"workload.path={_quoted(other)}"]
@@ -97,7 +95,7 @@ def simulate_pair(
         known, wanted = (read_trace(trace).header.steps for trace in (path, other))
         if len(known) != len(wanted) or not set(workload.steps) <= set(known):
             problem = f"{other} has other steps than {path}, of which workload.steps takes some"
-            raise InputError("command line", "--against", problem, "leave workload.steps out")
+            raise Refusal("command line", "--against", problem, "leave workload.steps out")
         changes.append(f"workload.steps=[{','.join(str(wanted[known.index(step)]) for step in workload.steps)}]")
     second = simulate(scenario, overrides=[*overrides, *changes], jobs=jobs, progress=progress)
     names = (path.name, other.name) if path.name != other.name else (str(path), str(other))

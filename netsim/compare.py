@@ -49,8 +49,8 @@ def simulate(
         All runs, transports in the scenario's order, each with its seeds in order.
 
     Raises:
-        ValueError: The scenario, or a trace it names, is wrong (`netsim.errors.InputError`), or a run has reached a
-            limit of the scenario (`netsim.engine.limits.LimitError`).
+        ValueError: The scenario, or a trace it names, is wrong (`netsim.foundation.refusal.Refusal`), or a run has
+            reached a limit of the scenario (`netsim.errors.LimitError`).
         RuntimeError: A run is faster than its lower bound, which is a fault of netsim.
     """
     read = read_scenario(scenario, overrides)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 MOST = 2**62
 """Numbers in files stay below this, so that sums of bytes and of picoseconds keep to 64 bits."""
@@ -19,19 +19,19 @@ def read_lines(path: Path, content: str) -> list[str]:
         content: What it should hold, for messages.
 
     Raises:
-        InputError: It is missing, empty or no text.
+        Refusal: It is missing, empty or no text.
     """
     remedy = f"give {content}"
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is not text", remedy) from None
+        raise Refusal(path, "file", "is not text", remedy) from None
     if "\0" in text:
-        raise InputError(path, "file", "is not text", remedy)
+        raise Refusal(path, "file", "is not text", remedy)
     if not text.strip():
-        raise InputError(path, "file", "is empty", remedy)
+        raise Refusal(path, "file", "is empty", remedy)
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 
@@ -45,10 +45,10 @@ def whole_number(path: Path, field: str, text: str, least: int = 0) -> int:
         least: Smallest value allowed.
 
     Raises:
-        InputError: Sign, fraction, NaN, other characters, too small or too large.
+        Refusal: Sign, fraction, NaN, other characters, too small or too large.
     """
     if not _WHOLE.fullmatch(text) or not least <= int(text) < MOST:
-        raise InputError(
+        raise Refusal(
             path, field, f"is not a whole number ({text!r:.40})", f"write digits, from {least} to below 2**62"
         )
     return int(text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from netsim.collective.build import Schedules, Use
 from netsim.engine.protocol import Engine, Scene
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.refusals import (
     refuse_detours,
     refuse_engine,
@@ -107,14 +107,14 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *,
         checked: Whether the scenario has been prepared before, so that it fits.
 
     Raises:
-        InputError: A workload does not fit the fabric or its ranks.
+        Refusal: A workload does not fit the fabric or its ranks.
     """
     topology = build_topology(scenario.topology)
     try:
         rates = Rates(topology, scenario.topology.failures)
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
-        raise InputError(source, field, *problem.split("; ", 1)) from None
+        raise Refusal(source, field, *problem.split("; ", 1)) from None
     refuse_own_transports(scenario, source)
     refuse_detours(scenario, source)
     routes = Routes(topology, rates)
@@ -164,10 +164,10 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
         ranks = job.ranks or range(needed)
         if len(ranks) != needed:
             problem = f"the workload has {needed} ranks, the job lists {len(ranks)}"
-            raise InputError(source, f"{field}.ranks", problem, f"list {needed} ranks")
+            raise Refusal(source, f"{field}.ranks", problem, f"list {needed} ranks")
         if max(ranks) >= len(hosts):
             problem = f"rank {max(ranks)} has no host ({len(hosts)} ranks fit)"
-            raise InputError(source, field, problem, "take a larger topology, or raise ranks_per_host")
+            raise Refusal(source, field, problem, "take a larger topology, or raise ranks_per_host")
         program.tasks.mark(_number_of_class(scenario, job.workload), isinstance(job.workload, BackgroundConfig))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
@@ -211,14 +211,14 @@ def _places(scenario: Scenario, source: str, places: int) -> list[int]:
     """Place of each rank."""
     if places > MOST_RANKS:
         problem = f"{places:,} ranks fit on the fabric, and {MOST_RANKS:,} are possible"
-        raise InputError(source, "topology.ranks_per_host", problem, "lower it, or take fewer hosts")
+        raise Refusal(source, "topology.ranks_per_host", problem, "lower it, or take fewer hosts")
     order = scenario.rank_order or tuple(range(places))
     if len(order) > places:
         problem = f"lists {len(order)} ranks, {places} fit"
-        raise InputError(source, "rank_order", problem, "shorten it, or take a larger topology")
+        raise Refusal(source, "rank_order", problem, "shorten it, or take a larger topology")
     if sorted(order) != list(range(len(order))):
         absent = min(set(range(len(order))) - set(order))
-        raise InputError(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
+        raise Refusal(source, "rank_order", f"lacks rank {absent}", f"list each of 0..{len(order) - 1} once")
     place = {rank: position for position, rank in enumerate(order)}
     return [place[rank] for rank in range(len(order))]
 

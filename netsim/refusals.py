@@ -5,7 +5,7 @@ import numpy as np
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
 from netsim.engines import refusal, seen_by
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.scenario import Scenario
 from netsim.seats import Seats
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
@@ -19,10 +19,10 @@ def refuse_watched(scenario: Scenario, source: str, seats: Seats) -> None:
     for number, pair in enumerate(() if scenario.watch is None else scenario.watch.flows):
         if max(pair) >= ranks:
             problem = f"rank {max(pair)} has no host ({ranks} ranks fit)"
-            raise InputError(source, f"watch.flows.{number}", problem, f"name ranks from 0 to {ranks - 1}")
+            raise Refusal(source, f"watch.flows.{number}", problem, f"name ranks from 0 to {ranks - 1}")
         if len({seats.machines[rank] for rank in pair}) == 1:
             problem = f"ranks {pair[0]} and {pair[1]} sit on one host, inside which nothing is watched"
-            raise InputError(source, f"watch.flows.{number}", problem, "name ranks of two hosts")
+            raise Refusal(source, f"watch.flows.{number}", problem, "name ranks of two hosts")
 
 
 def refuse_silent(scenario: Scenario, source: str, seats: Seats, tasks: Tasks) -> None:
@@ -40,7 +40,7 @@ def refuse_silent(scenario: Scenario, source: str, seats: Seats, tasks: Tasks) -
             distance = np.abs(talking // ranks - src) + np.abs(talking % ranks - dst)
             nearest = [[*divmod(pair, ranks)] for pair in talking[np.argsort(distance, kind="stable")[:3]].tolist()]
             remedy = f"name pairs that do, such as {', '.join(map(str, nearest))}" if nearest else "remove watch.flows"
-            raise InputError(source, f"watch.flows.{number}", f"rank {src} sends nothing to rank {dst}", remedy)
+            raise Refusal(source, f"watch.flows.{number}", f"rank {src} sends nothing to rank {dst}", remedy)
 
 
 def refuse_small_memory(source: str, scene: Scene) -> None:
@@ -52,7 +52,7 @@ def refuse_small_memory(source: str, scene: Scene) -> None:
         if not link.src.startswith("host") and limits.pool[node] <= 0:
             needed = scene.buffer.size - limits.pool[node]
             problem = f"{link.src} needs {needed} B of headroom for its links, and memory beyond"
-            raise InputError(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
+            raise Refusal(source, "topology.buffer.size", problem, "raise it, or shorten the links' delay")
 
 
 def refuse_unreachable(scenario: Scenario, source: str, scene: Scene) -> None:
@@ -74,7 +74,7 @@ def _refuse_unreachable(scene: Scene, source: str) -> None:
     for src, dst in (divmod(pair, topology.hosts) for pair in asked.tolist()):
         if not scene.routes.usable(src, dst):
             problem = f"no path leads from host{src} to host{dst}"
-            raise InputError(source, "topology", problem, "add links, or take failures at 0us away")
+            raise Refusal(source, "topology", problem, "add links, or take failures at 0us away")
 
 
 def refuse_own_transports(scenario: Scenario, source: str) -> None:
@@ -85,7 +85,7 @@ def refuse_own_transports(scenario: Scenario, source: str) -> None:
                 build_transport(transport, seed=0, most_paths=1)
             except ValueError as error:
                 problem, _, remedy = str(error).partition("; ")
-                raise InputError(source, f"transports.{index}", problem, remedy) from None
+                raise Refusal(source, f"transports.{index}", problem, remedy) from None
 
 
 def refuse_detours(scenario: Scenario, source: str) -> None:
@@ -94,7 +94,7 @@ def refuse_detours(scenario: Scenario, source: str) -> None:
         detours = PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours
         if detours and scenario.topology.kind not in ("dragonfly", "torus"):
             problem = f"{transport.name} takes detours, and a {scenario.topology.kind} has none"
-            raise InputError(source, f"transports.{index}", problem, "take topology.kind dragonfly or torus")
+            raise Refusal(source, f"transports.{index}", problem, "take topology.kind dragonfly or torus")
 
 
 def refuse_engine(scenario: Scenario, source: str, scene: Scene, most_paths: int) -> None:
@@ -103,4 +103,4 @@ def refuse_engine(scenario: Scenario, source: str, scene: Scene, most_paths: int
         why = refusal(scenario.engine, scene, transport, most_paths)
         if why is not None:
             problem = f"{scenario.engine} cannot simulate {transport.name}: {why}"
-            raise InputError(source, "engine", problem, "write engine: auto, or take the transport out")
+            raise Refusal(source, "engine", problem, "write engine: auto, or take the transport out")

@@ -22,7 +22,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +33,7 @@ from netsim.collective.build import Use
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.errors import writing
+from netsim.foundation.files import unfinished
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.spans import Span, TraceOrigin
@@ -264,15 +264,12 @@ def replacing(path: Path) -> Iterator[TextIO]:
 
     It is compressed if the name ends in .gz, to the same bytes for the same text.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with writing(path), unfinished.open("wb") as raw:
+    with unfinished(path) as temporary:
+        with writing(path), temporary.open("wb") as raw:
             packed = gzip.GzipFile("", "wb", 6, raw, mtime=0) if path.suffix == ".gz" else raw
             with packed, io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
                 yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.replace(path)
 
 
 def _members(span: Span, task_end_ps: np.ndarray) -> np.ndarray:

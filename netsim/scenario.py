@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from netsim.classes import Classes
@@ -12,12 +11,13 @@ from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
-from netsim.documents import check_document
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.engine.watch import WatchConfig
-from netsim.errors import InputError, first_error
-from netsim.keys.schema import described
+from netsim.errors import first_refusal
+from netsim.foundation.documents import parse_yaml
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.schema import described
 from netsim.section import Section
 from netsim.topology.build import TopologyConfig
 from netsim.transport.config import TransportConfig
@@ -30,7 +30,7 @@ from netsim.workload.goal.workload import GoalConfig
 from netsim.workload.matrix import MatrixConfig
 from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
-from netsim.yaml_file import MISTAGGED, load_yaml, parse_yaml
+from netsim.yaml_file import load_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[
@@ -248,37 +248,39 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
         overrides: ``dotted.key=value``; the value is YAML, list entries are addressed by number.
 
     Raises:
-        InputError: The first thing that is wrong.
+        Refusal: The first thing that is wrong.
     """
     name = str(source) if isinstance(source, Path) else "scenario"
     content = load_yaml(source, "a scenario") if isinstance(source, Path) else source
     if not isinstance(content, Mapping):
-        raise InputError(
+        raise Refusal(
             name,
             "file",
             "is not a mapping of keys to values",
             "write keys and values, format: flowfabric.scenario/1 first",
         )
     if "format" not in content and {"run", "model"} <= content.keys():
-        raise InputError(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
+        raise Refusal(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
     for override in overrides:
         content = _override(content, override)
     try:
         return Scenario.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, name, content, Scenario) from None
+        raise first_refusal(error, name, content, Scenario) from None
 
 
 def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:
     key, equals, text = override.partition("=")
     remedy = "write key=value, such as topology.spines=4 or seeds=[0,1]"
     if not key or not equals:
-        raise InputError("command line", override, "is not key=value", remedy)
+        raise Refusal("command line", override, "is not key=value", remedy)
     try:
         value = parse_yaml(text)
-    except (yaml.YAMLError, ValueError, RecursionError, *MISTAGGED):
-        raise InputError("command line", key, f"the value is not valid YAML ({text})", remedy) from None
-    check_document("command line", value, key)
+    except Refusal as found:
+        field = ".".join(part for part in (key, found.field) if part)
+        raise Refusal("command line", field, found.problem, found.remedy) from None
+    except ValueError:
+        raise Refusal("command line", key, f"the value is not valid YAML ({text})", remedy) from None
     return _replaced(content, key.split("."), value, key)
 
 
@@ -289,9 +291,9 @@ def _replaced(content: Any, keys: Sequence[str], value: object, whole: str) -> A
     key, rest = keys[0], keys[1:]
     if isinstance(content, list):
         if not key.isdecimal() or int(key) >= len(content):
-            raise InputError("command line", whole, f"no entry {key} in a list of {len(content)}", "count from 0")
+            raise Refusal("command line", whole, f"no entry {key} in a list of {len(content)}", "count from 0")
         return [_replaced(item, rest, value, whole) if n == int(key) else item for n, item in enumerate(content)]
     if content is not None and not isinstance(content, Mapping):
-        raise InputError("command line", whole, f"nothing can be below {content!r}", "address an existing section")
+        raise Refusal("command line", whole, f"nothing can be below {content!r}", "address an existing section")
     content = content or {}
     return {**content, key: _replaced(content.get(key), rest, value, whole)}

@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.grid.executor import Executor
 from netsim.grid.folder import RESULTS, SweepFolder
 from netsim.grid.job import Failed, Files, Job, attempt
@@ -60,7 +60,7 @@ def sweep(
         The cells that could not be finished, in the order of the sweep; all others are finished.
 
     Raises:
-        InputError: Something is wrong in the sweep or a cell; then nothing was simulated.
+        Refusal: Something is wrong in the sweep or a cell; then nothing was simulated.
     """
     file = read_sweep(path)
     kept = SweepFolder(folder)
@@ -122,10 +122,10 @@ class _Sweep:
         """Checks all unfinished cells before any of them runs.
 
         Raises:
-            InputError: About the first cell that is wrong.
+            Refusal: About the first cell that is wrong.
         """
         self._status = self._status._replace(checking=True)
-        wrong: dict[int, InputError] = {}
+        wrong: dict[int, Refusal] = {}
         for position, _, answer in self._carried_out(workers, {position: [None] for position in sorted(self._left)}):
             if isinstance(answer, Failed):
                 if answer.wrong_input:
@@ -242,7 +242,7 @@ class Cluster:
         address: Of the scheduler, such as tcp://scheduler:8786.
 
     Raises:
-        InputError: Dask is not installed, or no scheduler with workers answers there.
+        Refusal: Dask is not installed, or no scheduler with workers answers there.
     """
 
     def __init__(self, address: str) -> None:
@@ -250,18 +250,18 @@ class Cluster:
             from distributed import Client
         except ModuleNotFoundError:
             remedy = "run pip install 'flowfabric[cluster]', or leave it out to use this machine"
-            raise InputError("command line", "--executor", "needs the package distributed", remedy) from None
+            raise Refusal("command line", "--executor", "needs the package distributed", remedy) from None
         remedy = "start one with: dask scheduler, and workers with: dask worker ADDRESS"
         try:
             self._client: Any = Client(address, timeout=_CONNECT_S, set_as_default=False)
         except (OSError, ValueError) as error:
             problem = f"no scheduler answers at {address} ({error})"
-            raise InputError("command line", "--executor", problem, remedy) from None
+            raise Refusal("command line", "--executor", problem, remedy) from None
         try:
             self._client.wait_for_workers(1, timeout=_CONNECT_S)
         except TimeoutError:
             self._client.close()
-            raise InputError("command line", "--executor", f"{address} has no workers", remedy) from None
+            raise Refusal("command line", "--executor", f"{address} has no workers", remedy) from None
         self._running: dict[Any, Job] = {}
         self._over: SimpleQueue[Any] = SimpleQueue()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from netsim.collective.table import Table
 from netsim.foundation.keys import Group, groups
+from netsim.foundation.schema import described_kinds
 from netsim.grid.sweep_file import SweepConfig
-from netsim.keys.schema import described_kinds
 from netsim.scenario import Scenario
 from netsim.topology.build import TopologyConfig
 from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema

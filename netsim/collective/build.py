@@ -28,7 +28,7 @@ from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import nccl
 from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.seats import Seats
 from netsim.topology.protocol import Topology, adapters_of
 
@@ -98,7 +98,7 @@ class Schedules:
         header: Bytes added to each packet.
 
     Raises:
-        InputError: The table of algorithms is missing or wrong.
+        Refusal: The table of algorithms is missing or wrong.
     """
 
     def __init__(
@@ -128,13 +128,13 @@ class Schedules:
             ranks: The scenario's rank of each participant.
 
         Raises:
-            InputError: The algorithm cannot serve these ranks.
+            Refusal: The algorithm cannot serve these ranks.
         """
         name = self.algorithm(operation, ranks)
         if name in _QUADRATIC and operation.op != "broadcast" and operation.size**2 > MOST_MESSAGES:
             problem = f"{name} among {operation.size:,} ranks takes more than {operation.size**2:,} messages"
             remedy = f"use fewer ranks or an algorithm with fewer; {MOST_MESSAGES:,} are possible"
-            raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
+            raise Refusal(self._source, f"algorithms.{operation.op}", problem, remedy)
         if name:
             self.used[Use(operation.op, operation.size, size_of(operation), name)] += 1
         if name in ("hierarchical", "pxn"):
@@ -146,13 +146,13 @@ class Schedules:
             if adapters == 1:
                 problem = "pxn goes through the GPUs of a host, each on a rail of its own, and hosts have one adapter"
                 remedy = "set topology.adapters_per_host, or write direct"
-                raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy)
+                raise Refusal(self._source, f"algorithms.{operation.op}", problem, remedy)
             operation = operation._replace(rails=tuple(self._seats.hosts[rank] % adapters for rank in ranks))
         try:
             columns = self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:
             problem, _, remedy = str(error).partition("; ")
-            raise InputError(self._source, f"algorithms.{operation.op}", problem, remedy) from None
+            raise Refusal(self._source, f"algorithms.{operation.op}", problem, remedy) from None
         return self._delayed(columns, ranks) if name and any(self._delays_ps) else columns
 
     def _delayed(self, columns: MessageColumns, ranks: Sequence[int]) -> MessageColumns:

@@ -7,8 +7,9 @@ from pydantic import PositiveInt, ValidationError, model_validator
 
 from netsim.collective.group import Group
 from netsim.collective.names import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
-from netsim.errors import InputError, first_error
-from netsim.keys.schema import described
+from netsim.errors import first_refusal
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.schema import described
 from netsim.section import Section
 from netsim.units import Size
 from netsim.yaml_file import load_yaml
@@ -132,12 +133,12 @@ def read_table(path: Path) -> Table:
     """Reads a table, YAML or JSON.
 
     Raises:
-        InputError: It is missing or wrong.
+        Refusal: It is missing or wrong.
     """
     content = load_yaml(path, "an algorithm table")
     if not isinstance(content, dict):
         remedy = "write keys and values, format: flowfabric.algorithms/1 first"
-        raise InputError(path, "file", "is not a mapping of keys to values", remedy)
+        raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
     return _validated(path, content)
 
 
@@ -145,4 +146,4 @@ def _validated(path: Path, content: dict[str, Any]) -> Table:
     try:
         return Table.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content, Table) from None
+        raise first_refusal(error, path, content, Table) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 from netsim.command.options import refuse_folder
 from netsim.command.status import DONE, FAILED
 from netsim.command.verb import Verb
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 _ABOUT = """\
 Measures how many packet-hops (a packet over a link) each engine simulates in a second of CPU time, on this machine.
@@ -28,7 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from netsim.bench.bench import bench, print_figures, write_figures
 
     if arguments.repeats < 1:
-        raise InputError("command line", "--repeats", f"must be at least 1 ({arguments.repeats})", "use 1 or more")
+        raise Refusal("command line", "--repeats", f"must be at least 1 ({arguments.repeats})", "use 1 or more")
     if arguments.out:
         refuse_folder(arguments.out)
     figures = bench(arguments.repeats)

@@ -6,7 +6,7 @@ from pathlib import Path
 from netsim.command.options import add_overwrite, refuse_foreign
 from netsim.command.status import DONE
 from netsim.command.verb import Verb
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 _ABOUT = """\
 Writes a collective trace in the format of another simulator.
@@ -32,7 +32,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     kind, folder = arguments.to[0], Path(arguments.to[1])
     if kind != "chakra":
-        raise InputError("command line", "--to", f"no format is called {kind}", "write --to chakra DIR")
+        raise Refusal("command line", "--to", f"no format is called {kind}", "write --to chakra DIR")
     refuse_foreign(folder, "export", "*.et", arguments.overwrite, "--to")
     trace = read_trace(arguments.trace)
     write_chakra(trace, folder)

@@ -7,7 +7,7 @@ from pathlib import Path
 from netsim.command.options import refuse_folder
 from netsim.command.status import DONE
 from netsim.command.verb import Verb
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 _ABOUT = """\
 Turns what another tool recorded into a collective trace, for workload: {kind: trace, path: FILE}.
@@ -34,7 +34,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from netsim.workload.kineto.convert import import_kineto
 
     if arguments.kind != "kineto":
-        raise InputError("command line", "FORMAT", f"no format is called {arguments.kind}", "write kineto")
+        raise Refusal("command line", "FORMAT", f"no format is called {arguments.kind}", "write kineto")
     refuse_folder(arguments.out)
     converted = import_kineto(arguments.path, arguments.out)
     for notice in converted.notices:

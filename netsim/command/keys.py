@@ -2,7 +2,9 @@
 
 import argparse
 
+from netsim.command.status import DONE
 from netsim.command.verb import Verb
+from netsim.foundation.refusal import Refusal
 
 _ABOUT = """\
 Lists every key of a scenario: what it takes, its default, its unit and what it means. One line a key where the output
@@ -20,9 +22,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from netsim.keys.reference import run
+    from netsim.foundation.reference import chosen, show
+    from netsim.scenario import Scenario
 
-    return run(arguments.prefix)
+    try:
+        found = chosen(Scenario.schema(), arguments.prefix, "a scenario")
+    except Refusal as error:
+        raise Refusal("command line", error.field, error.problem, error.remedy) from None
+    show(found, whole=arguments.prefix is not None)
+    return DONE
 
 
 KEYS = Verb(

@@ -16,7 +16,8 @@ from netsim.command.import_trace import IMPORT_TRACE
 from netsim.command.keys import KEYS
 from netsim.command.status import FAILED, INTERRUPTED, WRONG_INPUT
 from netsim.command.sweep import SWEEP
-from netsim.errors import InputError, LimitError, listed, nearest
+from netsim.errors import LimitError
+from netsim.foundation.refusal import Refusal, listed, nearest
 
 VERBS = (COMPARE, SWEEP, BENCH, COMPILE, EXPORT, IMPORT_TRACE, KEYS)
 """Every verb, in the order of the help."""
@@ -53,7 +54,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         status = arguments.verb.run(arguments)
     except LimitError as error:
         return _refuse(arguments, error, str(error), FAILED)
-    except InputError as error:
+    except Refusal as error:
         return _refuse(arguments, error, str(error), WRONG_INPUT)
     except KeyboardInterrupt as error:
         return _refuse(arguments, error, "interrupted", INTERRUPTED)

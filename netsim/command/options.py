@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 
 def cores() -> int:
@@ -15,7 +15,7 @@ def cores() -> int:
 def refuse_no_processes(jobs: int) -> None:
     """Refuses a number of processes below one."""
     if jobs < 1:
-        raise InputError("command line", "--jobs", f"must be at least 1 ({jobs})", "use 1 or more")
+        raise Refusal("command line", "--jobs", f"must be at least 1 ({jobs})", "use 1 or more")
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
@@ -36,16 +36,16 @@ def refuse_foreign(folder: Path, verb: str, mark: str, overwrite: bool, option: 
         option: Option that names the folder.
     """
     if folder.exists() and not folder.is_dir():
-        raise InputError("command line", option, f"is a file ({folder})", "name a folder")
+        raise Refusal("command line", option, f"is a file ({folder})", "name a folder")
     if overwrite or not folder.exists() or any(folder.glob(mark)):
         return
     first = next(iter(sorted(path.name for path in folder.iterdir())), None)
     if first is not None:
         problem = f"{folder} was not written by {verb} and is not empty ({first})"
-        raise InputError("command line", option, problem, "name a new folder, or give --overwrite")
+        raise Refusal("command line", option, problem, "name a new folder, or give --overwrite")
 
 
 def refuse_folder(file: Path) -> None:
     """Refuses an output file that is a folder."""
     if file.is_dir():
-        raise InputError("command line", "--out", f"is a folder ({file})", "name a file")
+        raise Refusal("command line", "--out", f"is a folder ({file})", "name a file")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from netsim.foundation.refusal import nearest, problem_and_remedy
+from netsim.foundation.refusal import listed, nearest, problem_and_remedy
 from netsim.foundation.settings import kind_of, sections_at
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def first_complaint(
         The complaint. Where there is no document, only a check of ours gives it a remedy: that of a whole model says
         `field: problem; remedy` itself.
     """
-    details = [(_written(detail, document), detail) for detail in error.errors()]
+    details = [(detail["loc"] if document is None else written(detail, document), detail) for detail in error.errors()]
     path, first = details[0]
     about_it = [detail for other, detail in details if other == path]
     further = {other: detail["type"] == "missing" for other, detail in details if path[: len(other)] != other}
@@ -130,15 +130,13 @@ def also_wrong(further: Mapping[tuple[int | str, ...], bool]) -> str:
     return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"
 
 
-def _written(detail: "ErrorDetails", document: Any) -> tuple[int | str, ...]:
+def written(detail: "ErrorDetails", document: object) -> tuple[int | str, ...]:
     """The path of an error without the kinds and the types that pydantic puts in, which stand in no document."""
     path = detail["loc"]
-    if document is None:
-        return path
     kept = []
     for depth, part in enumerate(path):
-        inside: Any = dict(enumerate(document)) if isinstance(document, list) else document
-        present = isinstance(inside, dict) and part in inside
+        inside: Any = dict(enumerate(document)) if isinstance(document, list | tuple) else document
+        present = isinstance(inside, Mapping) and part in inside
         absent = depth == 0 or (depth == len(path) - 1 and detail["type"] == "missing")
         if present or absent:
             kept.append(part)
@@ -187,7 +185,7 @@ def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | N
             names = [name for one in known for name in one.model_fields]
             return of_unknown_key(key, names, getattr(model, "other_names", {}))
         case "union_tag_invalid":
-            near = nearest(context["tag"], _names(context["expected_tags"]))
+            near = nearest(context["tag"], listed(context["expected_tags"]))
             return f"use {near}" if near else "use one of them"
         case "union_tag_not_found":
             kinds = [] if model is None else [kind_of(section) for section in sections_at(model, first["loc"])]
@@ -213,10 +211,5 @@ def _wanted(detail: "ErrorDetails") -> str | None:
         case "less_than_equal":
             return f"{limit:g} or less"
         case "literal_error":
-            return nearest(detail["input"], _names(str(limit))) or str(limit).replace("'", "")
+            return nearest(detail["input"], listed(str(limit))) or str(limit).replace("'", "")
     return _TYPES.get(detail["type"].partition("_")[0])
-
-
-def _names(listed: str) -> list[str]:
-    """The names in a list such as ``'a', 'b' or 'c'``."""
-    return listed.replace(" or ", ", ").replace("'", "").split(", ")

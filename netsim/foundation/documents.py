@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import yaml
 from pydantic import ValidationError
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
 
 MOST_LEVELS = 100
 MOST_VALUES = 1_000_000
 """Of a document whose parts stand in several places, each of them counted."""
 LARGEST = 2**63 - 1
+MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
+"""What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""
 TOO_LARGE = "the number has more than 64 bits"
 TOO_DEEP = f"lists and sections are nested more than {MOST_LEVELS} deep"
 _LONG = re.compile(r"\d{19}")
@@ -31,7 +34,7 @@ def check_document(document: Any) -> None:
         document: What was read: mappings, lists and values; parts may stand in several places, or in themselves.
 
     Raises:
-        ValueError: `field: problem; remedy`, where the field is missing if the whole document is to blame.
+        Refusal: Without a file, and without a field if the whole document is to blame.
     """
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(document, ())]
     count = 0
@@ -39,11 +42,11 @@ def check_document(document: Any) -> None:
         value, path = waiting.pop()
         count += 1
         if len(path) > MOST_LEVELS:
-            raise ValueError(f"{_head(path)}{TOO_DEEP}; nest less")
+            raise Refusal("", _dotted(path), TOO_DEEP, "nest less")
         if count > MOST_VALUES:
-            raise ValueError(f"it contains more than {MOST_VALUES:,} values; write fewer")
+            raise Refusal("", "", f"it contains more than {MOST_VALUES:,} values", "write fewer")
         if isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST:
-            raise ValueError(f"{_head(path)}{TOO_LARGE}; write a smaller one")
+            raise Refusal("", _dotted(path), TOO_LARGE, "write a smaller one")
         waiting.extend((inner, (*path, key)) for key, inner in _inside(value))
 
 
@@ -86,8 +89,97 @@ def _inside(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from enumerate(value)
 
 
-def _head(path: tuple[Any, ...]) -> str:
-    return f"{'.'.join(map(str, path[:4]))}: " if path else ""
+def _dotted(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path[:4]))
+
+
+class UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that is written twice, where YAML would silently keep the last one.
+
+    Attributes:
+        twice: what is said of such a key.
+    """
+
+    twice: ClassVar[str] = "{} is written twice"
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """See yaml.SafeLoader; what is merged into a mapping later on does not stand twice in it."""
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, self.twice.format(key.value), key.start_mark)
+            keys.add(key.value)
+        return node
+
+
+def read_yaml(path: Path, wanted: str) -> Any:
+    """Reads a YAML file of whatever is in it.
+
+    Args:
+        path: the file.
+        wanted: what to give in its place, for what is said of it.
+
+    Raises:
+        OSError: it cannot be read.
+        Refusal: it is malformed.
+    """
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
+    except UnicodeDecodeError as error:
+        raise Refusal(path, "file", "is not UTF-8 text", f"save it as UTF-8, or give {wanted}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "document"
+        raise Refusal(
+            path,
+            where,
+            f"is not YAML ({syntax_problem(getattr(error, 'problem', None) or str(error))})",
+            "correct the syntax",
+        ) from error
+    except ValueError as error:
+        raise Refusal(path, "document", f"contains an impossible date ({error})", "quote it") from error
+    except MISTAGGED as error:
+        raise Refusal(
+            path, "document", "contains a value that does not fit its YAML tag", "leave the tag out"
+        ) from error
+    except RecursionError as error:
+        raise Refusal(path, "document", TOO_DEEP, "nest less") from error
+    try:
+        check_document(document)
+    except Refusal as error:
+        raise Refusal(path, "document", *problem_and_remedy(error)) from error
+    return document
+
+
+def parse_yaml(text: str) -> Any:
+    """Reads YAML of the command line.
+
+    Args:
+        text: the whole value.
+
+    Raises:
+        Refusal: it contains what no setting takes.
+        ValueError: it is malformed; the message says why.
+    """
+    try:
+        value = yaml.load(text, UniqueKeys)
+    except (yaml.YAMLError, *MISTAGGED) as error:
+        raise ValueError(syntax_problem(getattr(error, "problem", None) or " ".join(str(error).split()))) from error
+    except RecursionError as error:
+        raise ValueError(TOO_DEEP) from error
+    check_document(value)
+    return value
+
+
+def syntax_problem(problem: str) -> str:
+    """What PyYAML found, in the words of a person."""
+    if "'\\t'" in problem:
+        return "there is a tab; indent with spaces"
+    return {
+        "mapping values are not allowed here": "a colon is missing before this one, or the indentation is wrong",
+        "could not find expected ':'": "a key has no colon behind it",
+    }.get(problem, problem)
 
 
 class JsonFile(Section):

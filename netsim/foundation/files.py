@@ -64,12 +64,18 @@ def replacing(path: Path | str) -> Iterator[Path]:
         Refusal: The folder cannot be made or the file cannot be put in place.
     """
     path = Path(path)
+    with unfinished(path) as temporary, writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+
+
+@contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file; what has it at the end of the block is removed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            temporary.replace(path)
+        yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink()

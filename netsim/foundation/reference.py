@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-from difflib import get_close_matches
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from netsim.foundation.keys import Group, Key, groups
+from netsim.foundation.refusal import Refusal, nearest
 
 WIDEST = 120
 
@@ -24,7 +24,7 @@ def chosen(schema: dict[str, Any], prefix: str | None, document: str) -> list[Gr
         document: what the schema describes, for a refusal.
 
     Raises:
-        ValueError: no key begins so; names the nearest one.
+        Refusal: no key begins so; names the nearest one.
     """
     if not prefix:
         return groups(schema)
@@ -40,9 +40,9 @@ def chosen(schema: dict[str, Any], prefix: str | None, document: str) -> list[Gr
         return found
     names = {".".join(part.name for part in group.place) for group in everything}
     names |= {key.name for group in everything for key in group.keys}
-    near = get_close_matches(prefix, sorted(names), n=1)
-    remedy = f"use {near[0]}, or leave it out to see all" if near else "leave it out to see all"
-    raise ValueError(f"PREFIX: {prefix} is not a key of {document}; {remedy}")
+    near = nearest(prefix, sorted(names))
+    remedy = f"use {near}, or leave it out to see all" if near else "leave it out to see all"
+    raise Refusal("", "PREFIX", f"{prefix} is not a key of {document}", remedy)
 
 
 def show(found: list[Group], *, whole: bool) -> None:

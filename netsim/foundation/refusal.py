@@ -9,11 +9,11 @@ _MOST_CHARACTERS, _ENDS = 1000, 200
 
 
 class Refusal(ValueError):  # noqa: N818  it is what the user reads
-    """A file, or a field of it, that cannot be used.
+    """Wrong input, in one line.
 
     Args:
-        file: The file.
-        field: Dotted path of the field, or what the file is meant to be.
+        file: The file, or another source such as the command line; empty where it is not known yet.
+        field: Dotted path of the field, or what the file is meant to be; empty: all of it.
         problem: What is wrong, with the value in parentheses.
         remedy: What the user can do about it; empty where nobody knows.
     """
@@ -21,7 +21,8 @@ class Refusal(ValueError):  # noqa: N818  it is what the user reads
     def __init__(self, file: Path | str, field: str, problem: str, remedy: str) -> None:
         self.file = str(file)
         self.field, self.problem, self.remedy = map(_shortened, (field, problem, remedy))
-        super().__init__(f"{file}: {self.field}: {self.problem}{self.remedy and f'; {self.remedy}'}")
+        place = "".join(f"{part}: " for part in (self.file, self.field) if part)
+        super().__init__(f"{place}{self.problem}{self.remedy and f'; {self.remedy}'}")
 
     def __reduce__(self) -> tuple[type["Refusal"], tuple[str, str, str, str]]:
         return type(self), (self.file, self.field, self.problem, self.remedy)
@@ -65,7 +66,7 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
 def lies_in(error: BaseException | None, folder: Path) -> bool:
     """Whether an error, or what it was raised from, is about a folder or a file in it."""
     while error is not None:
-        if isinstance(error, Refusal) and folder in (Path(error.file), *Path(error.file).parents):
+        if isinstance(error, Refusal) and error.file and folder in (Path(error.file), *Path(error.file).parents):
             return True
         error = error.__cause__
     return False
@@ -74,3 +75,8 @@ def lies_in(error: BaseException | None, folder: Path) -> bool:
 def nearest(name: object, names: Iterable[str]) -> str | None:
     """The name that a misspelt one was most likely meant to be; None: none is near."""
     return next(iter(get_close_matches(str(name), list(names), n=1)), None)
+
+
+def listed(names: str) -> list[str]:
+    """The names in a list such as ``'a', 'b' or 'c'``."""
+    return names.replace(" or ", ", ").replace("'", "").split(", ")

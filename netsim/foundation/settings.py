@@ -1,8 +1,10 @@
 """What sections a pydantic model is made of, and which of them a kind chooses."""
 
+from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
@@ -22,7 +24,7 @@ def kind_of(section: type[BaseModel]) -> str | None:
     return None if field is None else field.default
 
 
-def sections_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[type[BaseModel]]:
+def sections_at(model: type[BaseModel], path: Sequence[int | str]) -> list[type[BaseModel]]:
     """The sections that may stand at a place.
 
     Args:
@@ -31,13 +33,30 @@ def sections_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[typ
     """
     found, mapped = [model], False
     for part in path:
-        chosen = [section for section in found if kind_of(section) == part]
-        fields = [section.model_fields[part] for section in found if part in section.model_fields and not chosen]
-        inner = [section for field in fields for section in sections_in(field.annotation)]
+        chosen = [section for section in found if part in kinds_of(section)]
+        fields = [
+            field
+            for section in found
+            for name, field in section.model_fields.items()
+            if part in (name, field.alias) and not chosen
+        ]
+        inner = [section for field in fields for section in _sections_of(field)]
         named = mapped and not chosen and not fields
         found = chosen or inner or (found if isinstance(part, int) or named else [])
         mapped = any(get_origin(field.annotation) is dict for field in fields)
     return found
+
+
+def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """What `kind` may be in a section."""
+    field = section.model_fields.get("kind")
+    return () if field is None else get_args(field.annotation)
+
+
+def _sections_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The models that the value of a field may be, in a file or when it has been read."""
+    written = [part.json_schema_input_type for part in field.metadata if isinstance(part, BeforeValidator)]
+    return list(dict.fromkeys(section for part in (field.annotation, *written) for section in sections_in(part)))
 
 
 def with_kinds(model: type[BaseModel], document: Any) -> Any:

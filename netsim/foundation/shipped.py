@@ -8,13 +8,13 @@ SHIPPED = next((folder for name in ("flowfabric_configs", "configs") if (folder 
 """Their folder: in a checkout ``configs``, in an installed package ``flowfabric_configs``."""
 
 
-def located(path: Path, folder: str) -> Path:
+def located(path: Path, *folders: str) -> Path:
     """The file that a path or a name stands for.
 
     Args:
         path: a file; a name such as ``digits_moe``; or a path that begins with ``configs/``, which an installed package
             has elsewhere.
-        folder: of ``configs`` where a name is looked up first, such as ``runs``.
+        *folders: of ``configs`` where a name is looked up, such as ``runs``, the first one first; ``*``: all.
 
     Returns:
         The path itself where there is such a file, or where nothing of that name comes with the package.
@@ -26,14 +26,11 @@ def located(path: Path, folder: str) -> Path:
         return shipped if shipped.exists() else path
     if len(path.parts) > 1:
         return path
-    return next((file for file in _in_order(folder) if path.name in (file.stem, file.name)), path)
+    files = (file for folder in folders for file in sorted(SHIPPED.glob(f"{folder}/*.yaml")))
+    return next((file for file in files if path.name in (file.stem, file.name)), path)
 
 
 def nearest(path: Path, folder: str) -> str:
     """The names in a folder of ``configs`` that a path may have meant, as a list in words; all where none is near."""
     names = sorted(file.stem for file in (SHIPPED / folder).glob("*.yaml"))
     return ", ".join(difflib.get_close_matches(path.stem, names) or names)
-
-
-def _in_order(folder: str) -> list[Path]:
-    return sorted(SHIPPED.glob("*/*.yaml"), key=lambda file: (file.parent.name != folder, file))

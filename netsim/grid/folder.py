@@ -19,7 +19,8 @@ from pathlib import Path
 from shutil import copyfileobj, rmtree
 from typing import Any, TextIO
 
-from netsim.errors import InputError, writing
+from netsim.errors import writing
+from netsim.foundation.refusal import Refusal
 from netsim.grid.job import Files
 from netsim.grid.sweep_file import Cell
 from netsim.results import PLAIN_FLOWS, replacing
@@ -43,7 +44,7 @@ class SweepFolder:
         """Locks the folder against other sweeps; the system releases the lock however the process ends.
 
         Raises:
-            InputError: Another sweep is writing here, or nothing can be written.
+            Refusal: Another sweep is writing here, or nothing can be written.
         """
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
@@ -51,13 +52,13 @@ class SweepFolder:
             handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             problem = f"cannot be written ({error.strerror})"
-            raise InputError(self.path, "--out", problem, "choose another folder") from None
+            raise Refusal(self.path, "--out", problem, "choose another folder") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(handle)
             problem = "another sweep is writing here"
-            raise InputError(self.path, "--out", problem, "wait for it, or choose another folder") from None
+            raise Refusal(self.path, "--out", problem, "wait for it, or choose another folder") from None
         try:
             self._tidy()
             yield

@@ -6,7 +6,8 @@ from threading import Lock
 from typing import NamedTuple
 
 from netsim.compare import run_one
-from netsim.errors import InputError, LimitError
+from netsim.errors import LimitError
+from netsim.foundation.refusal import Refusal
 from netsim.grid.identity import Identity, identify
 from netsim.grid.layouts import LastLayout
 from netsim.grid.shared import Handle
@@ -54,7 +55,7 @@ class Failed(NamedTuple):
     """
 
     problem: str
-    wrong_input: InputError | None = None
+    wrong_input: Refusal | None = None
 
 
 _ONE_AT_A_TIME = Lock()
@@ -72,9 +73,9 @@ def attempt(job: Job) -> Files | Failed:
             return _carry_out(job)
         except LimitError as error:
             return Failed(f"{error.field}: {error.problem}; {error.remedy}")
-        except InputError as error:
+        except Refusal as error:
             field = error.field if error.file == job.source else f"{error.file}: {error.field}"
-            wrong = InputError(job.source, field, error.problem, error.remedy)
+            wrong = Refusal(job.source, field, error.problem, error.remedy)
             return Failed(f"{field}: {error.problem}; {error.remedy}", wrong)
         except Exception as error:
             return Failed(" ".join(f"{type(error).__name__}: {error}".split()))
@@ -116,11 +117,11 @@ def _refuse_other_inputs(job: Job) -> None:
     here = identify(job.scenario)
     if here.simulator != job.identity.simulator:
         problem = "this process runs other sources of netsim than the sweep began with"
-        raise InputError(job.source, "netsim", problem, "install the same version everywhere and sweep again")
+        raise Refusal(job.source, "netsim", problem, "install the same version everywhere and sweep again")
     differing = sorted(set(job.identity.inputs) ^ set(here.inputs))
     if differing:
         problem = "is not the same file as when the sweep began"
-        raise InputError(differing[0].path, "file", problem, "leave it alone, share it with all machines, sweep again")
+        raise Refusal(differing[0].path, "file", problem, "leave it alone, share it with all machines, sweep again")
 
 
 def _prepare(job: Job) -> Prepared:

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from netsim.errors import InputError, first_error
+from netsim.errors import first_refusal
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.schema import described
 from netsim.grid.identity import Identity, content_hash, identify
-from netsim.keys.schema import described
 from netsim.report.sweep_map import SweepMap
 from netsim.scenario import Scenario, read_scenario
 from netsim.section import Section
@@ -132,11 +133,11 @@ def read_sweep(path: Path) -> SweepFile:
         path: A YAML file.
 
     Raises:
-        InputError: The first thing that is wrong; about a cell it names the cell.
+        Refusal: The first thing that is wrong; about a cell it names the cell.
     """
     content = load_yaml(path, "a sweep")
     if not isinstance(content, Mapping):
-        raise InputError(
+        raise Refusal(
             path,
             "file",
             "is not a mapping of keys to values",
@@ -145,7 +146,7 @@ def read_sweep(path: Path) -> SweepFile:
     try:
         config = SweepConfig.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content, SweepConfig) from None
+        raise first_refusal(error, path, content, SweepConfig) from None
     scenario = _scenario(config.scenario)
     cells: list[Cell] = []
     first: dict[str, str] = {}
@@ -153,7 +154,7 @@ def read_sweep(path: Path) -> SweepFile:
         cell = _cell(path, scenario, combination)
         if cell.key in first:
             problem = f"is the same scenario as cell {first[cell.key]}"
-            raise InputError(path, f"cell {cell.name}", problem, "remove one of the two")
+            raise Refusal(path, f"cell {cell.name}", problem, "remove one of the two")
         first[cell.key] = cell.name
         cells.append(cell)
     if config.map is None:
@@ -169,7 +170,7 @@ def _refuse_unknown_transports(path: Path, shown: MapConfig, cells: Sequence[Cel
         for name in transports:
             if name not in names:
                 problem = f"no scenario has a transport {name}"
-                raise InputError(path, f"map.groups.{group}", problem, f"name some of {', '.join(names)}")
+                raise Refusal(path, f"map.groups.{group}", problem, f"name some of {', '.join(names)}")
 
 
 def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
@@ -177,7 +178,7 @@ def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
         return source
     content = load_yaml(Path(source), "a scenario")
     if not isinstance(content, Mapping):
-        raise InputError(
+        raise Refusal(
             source,
             "file",
             "is not a mapping of keys to values",
@@ -214,8 +215,8 @@ def _cell(path: Path, content: Mapping[str, Any], combination: Mapping[str, _Val
     source = f"{path}: cell {name}"
     try:
         scenario = read_scenario(content, changes)
-    except InputError as error:
-        raise InputError(source, error.field, error.problem, error.remedy) from None
+    except Refusal as error:
+        raise Refusal(source, error.field, error.problem, error.remedy) from None
     identity = identify(scenario)
     return Cell(name, overrides, source, scenario, identity, content_hash(scenario, identity))
 

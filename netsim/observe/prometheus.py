@@ -4,7 +4,7 @@ import time
 
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.observe.status import Status
 
 HOST = "127.0.0.1"
@@ -17,7 +17,7 @@ class Gauges:
         port: TCP port, 0 to 65535; 0 takes any free one.
 
     Raises:
-        InputError: The port is not available.
+        Refusal: The port is not available.
     """
 
     def __init__(self, port: int) -> None:
@@ -45,7 +45,7 @@ class Gauges:
         except (OSError, OverflowError) as error:
             problem = f"cannot be served on ({port}, {getattr(error, 'strerror', None) or error})"
             remedy = "choose another port, or 0 for any free one"
-            raise InputError("command line", "--prometheus-port", problem, remedy) from None
+            raise Refusal("command line", "--prometheus-port", problem, remedy) from None
 
     @property
     def url(self) -> str:

@@ -26,7 +26,7 @@ def build_topology(config: _Kinds) -> Topology:
     """The fabric of a section ``topology``.
 
     Raises:
-        InputError: The file of a graph is wrong.
+        Refusal: The file of a graph is wrong.
     """
     match config:
         case FatTreeConfig():

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
 
-from netsim.errors import nearest
+from netsim.foundation.refusal import nearest
 from netsim.section import Section
 from netsim.topology.protocol import Topology
 from netsim.units import Duration, format_rate, format_time, parse_rate, parse_time

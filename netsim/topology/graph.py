@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.section import Section
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable, CabledFabric
@@ -52,7 +52,7 @@ class Graph(CabledFabric):
     are different ways.
 
     Raises:
-        InputError: The file is wrong.
+        Refusal: The file is wrong.
     """
 
     def __init__(self, config: GraphConfig) -> None:
@@ -63,7 +63,7 @@ class Graph(CabledFabric):
         super().__init__(cables, len(hosts), config.ranks_per_host, config.intra_host_rate)
         for name, times in Counter(link.name for link in self.links).items():
             if times > 1:
-                raise InputError(file, "nodes", f"{times} links would be called '{name}'", "choose other ids")
+                raise Refusal(file, "nodes", f"{times} links would be called '{name}'", "choose other ids")
         leaves = dict.fromkeys(cable.second for cable in cables[: self.hosts])
         self.tiers = _tiers(graph, cables, leaves)
         numbers = {switch: number for number, switch in enumerate(switch for tier in self.tiers for switch in tier)}

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from netsim.documents import parse_json
-from netsim.errors import InputError, first_error
+from netsim.errors import first_refusal
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import Refusal
 from netsim.section import Section
 from netsim.units import Duration, Rate
 
@@ -89,15 +90,15 @@ def read_graph(path: Path) -> GraphFile:
     """Reads a fabric in which every host has one cable, to a switch, and reaches every other node.
 
     Raises:
-        InputError: The first thing that is wrong.
+        Refusal: The first thing that is wrong.
     """
     content = _load(path)
     try:
         graph = GraphFile.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content, GraphFile) from None
+        raise first_refusal(error, path, content, GraphFile) from None
     for field, problem, remedy in _faults(graph):
-        raise InputError(path, field, problem, remedy)
+        raise Refusal(path, field, problem, remedy)
     return graph
 
 
@@ -106,15 +107,15 @@ def _load(path: Path) -> object:
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", remedy) from None
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is not text", remedy) from None
+        raise Refusal(path, "file", "is not text", remedy) from None
     except json.JSONDecodeError as error:
-        raise InputError(path, f"line {error.lineno}", f"is not JSON ({error.msg})", "correct the line") from None
+        raise Refusal(path, f"line {error.lineno}", f"is not JSON ({error.msg})", "correct the line") from None
     except ValueError as error:
-        raise InputError(path, "file", f"is not JSON ({error})", remedy) from None
+        raise Refusal(path, "file", f"is not JSON ({error})", remedy) from None
     if not isinstance(content, Mapping):
-        raise InputError(path, "file", "is not a JSON object", remedy)
+        raise Refusal(path, "file", "is not a JSON object", remedy)
     return content
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import read_lines, whole_number
 from netsim.section import Section
 from netsim.units import format_rate, format_size, format_time
@@ -86,24 +86,22 @@ def read_topology(path: Path) -> FatTreeShape:
     Links of unequal rate between the tiers are accepted, where htsim asks for equal ones below the highest tier.
 
     Raises:
-        InputError: Missing or malformed, or its numbers of ports and switches do not fit each other.
+        Refusal: Missing or malformed, or its numbers of ports and switches do not fit each other.
     """
     header, sections = _sections(path)
     for name in _HEADER:
         if name not in header:
-            raise InputError(path, name, "is missing", f"write the line {name.capitalize()} before the first Tier")
+            raise Refusal(path, name, "is missing", f"write the line {name.capitalize()} before the first Tier")
     if header["tiers"] not in (2, 3):
-        raise InputError(path, "tiers", f"is {header['tiers']}", "write 2 or 3")
+        raise Refusal(path, "tiers", f"is {header['tiers']}", "write 2 or 3")
     tiers = []
     for number in range(header["tiers"]):
         if number not in sections:
-            raise InputError(path, f"tier {number}", "is missing", f"add the line Tier {number} and what belongs to it")
+            raise Refusal(path, f"tier {number}", "is missing", f"add the line Tier {number} and what belongs to it")
         tiers.append(_tier(path, number, sections[number], highest=number == header["tiers"] - 1))
     for number in sections:
         if number >= header["tiers"]:
-            raise InputError(
-                path, f"tier {number}", f"is not among {header['tiers']} tiers", "remove it, or raise Tiers"
-            )
+            raise Refusal(path, f"tier {number}", f"is not among {header['tiers']} tiers", "remove it, or raise Tiers")
     return _shape(path, header["nodes"], header["podsize"], tuple(tiers))
 
 
@@ -118,19 +116,19 @@ def _sections(path: Path) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
             continue
         name, place = words[0].lower(), f"line {number}: {words[0]:.40}"
         if name not in (*_HEADER, "tier", *_REQUIRED, *_DEFAULTS):
-            raise InputError(path, place, "is not a known key", "remove it or check its spelling")
+            raise Refusal(path, place, "is not a known key", "remove it or check its spelling")
         if len(words) != 2:
-            raise InputError(path, place, f"has {len(words) - 1} values", "write one number behind it")
+            raise Refusal(path, place, f"has {len(words) - 1} values", "write one number behind it")
         value = whole_number(path, place, words[1], least=1 if name in _POSITIVE else 0)
         if name == "tier":
             if value in sections:
-                raise InputError(path, place, f"tier {value} occurs twice", "remove one")
+                raise Refusal(path, place, f"tier {value} occurs twice", "remove one")
             section = sections[value] = {}
             continue
         if (name in _HEADER) != (section is header):
-            raise InputError(path, place, "is out of place", "write Nodes, Tiers, Podsize, then Tier 0 with its values")
+            raise Refusal(path, place, "is out of place", "write Nodes, Tiers, Podsize, then Tier 0 with its values")
         if name in section:
-            raise InputError(path, place, "occurs twice", "remove one")
+            raise Refusal(path, place, "occurs twice", "remove one")
         section[name] = value
     return header, sections
 
@@ -138,10 +136,10 @@ def _sections(path: Path) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
 def _tier(path: Path, number: int, values: Mapping[str, int], *, highest: bool) -> Tier:
     for name in (*_REQUIRED, *(() if highest else ("radix_up",))):
         if name not in values:
-            raise InputError(path, f"tier {number}: {name}", "is missing", f"add {name} to the tier")
+            raise Refusal(path, f"tier {number}: {name}", "is missing", f"add {name} to the tier")
     for name in _UPWARD:
         if highest and name in values:
-            raise InputError(path, f"tier {number}: {name}", "does not belong to the highest tier", "remove it")
+            raise Refusal(path, f"tier {number}: {name}", "does not belong to the highest tier", "remove it")
     value = {**_DEFAULTS, **values}
     return Tier(
         radix_down=value["radix_down"],
@@ -161,7 +159,7 @@ def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) 
 
     def quotient(whole: int, part: int, field: str, what: str) -> int:
         if whole % part:
-            raise InputError(path, field, f"{what}: {whole} is not a multiple of {part}", "correct one of the numbers")
+            raise Refusal(path, field, f"{what}: {whole} is not a multiple of {part}", "correct one of the numbers")
         return whole // part
 
     def check_down(number: int, switches: int) -> None:
@@ -170,15 +168,15 @@ def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) 
             problem = (
                 f"is {tiers[number].radix_down}; {switches} switches or pods with {tiers[number].bundle} links each"
             )
-            raise InputError(
+            raise Refusal(
                 path, f"tier {number}: radix_down", f"{problem} are below", f"write {needed}, or correct them"
             )
 
     if tiers[0].bundle != 1:
-        raise InputError(path, "tier 0: bundle", f"is {tiers[0].bundle}: a host has one link", "write 1")
+        raise Refusal(path, "tier 0: bundle", f"is {tiers[0].bundle}: a host has one link", "write 1")
     pods = quotient(hosts, hosts_per_pod, "podsize", "hosts do not fill pods")
     if len(tiers) == 2 and pods != 1:
-        raise InputError(path, "podsize", f"makes {pods} pods, which two tiers do not connect", f"write {hosts}")
+        raise Refusal(path, "podsize", f"makes {pods} pods, which two tiers do not connect", f"write {hosts}")
     leaves = quotient(hosts_per_pod, tiers[0].radix_down, "tier 0: radix_down", "the hosts of a pod do not fill leaves")
     check_down(1, leaves)
     aggregations = quotient(
@@ -195,7 +193,7 @@ def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) 
         down, up = below.radix_down * below.rate_bps, below.radix_up * above.rate_bps
         if down != up * below.oversubscription:
             problem = f"is {below.oversubscription}, but {format_rate(down)} lead down and {format_rate(up)} up"
-            raise InputError(path, f"tier {number}: oversubscribed", problem, "correct it, or the ports or speeds")
+            raise Refusal(path, f"tier {number}: oversubscribed", problem, "correct it, or the ports or speeds")
     return FatTreeShape(path, hosts, pods, leaves, aggregations, cores, tiers)
 
 
@@ -205,21 +203,21 @@ def section(shape: FatTreeShape) -> dict[str, object]:
     Cores are numbered by their aggregations there, which changes names and nothing else.
 
     Raises:
-        InputError: The file has something that the section cannot express: delays that differ by tier, switch latency,
+        Refusal: The file has something that the section cannot express: delays that differ by tier, switch latency,
             queues that differ.
     """
     for number, tier in enumerate(shape.tiers):
         if tier.switch_delay_ps:
             problem = f"is {format_time(tier.switch_delay_ps)}"
-            raise InputError(shape.path, f"tier {number}: switch_latency_ns", problem, "add it to downlink_latency_ns")
+            raise Refusal(shape.path, f"tier {number}: switch_latency_ns", problem, "add it to downlink_latency_ns")
         if tier.link_delay_ps != shape.tiers[0].link_delay_ps:
             problem = (
                 f"is {format_time(tier.link_delay_ps)}, not {format_time(shape.tiers[0].link_delay_ps)} as in tier 0"
             )
-            raise InputError(shape.path, f"tier {number}: downlink_latency_ns", problem, "write the same in all tiers")
+            raise Refusal(shape.path, f"tier {number}: downlink_latency_ns", problem, "write the same in all tiers")
     rooms = {tier.queue_down_bytes for tier in shape.tiers} | {tier.queue_up_bytes for tier in shape.tiers[:-1]}
     if len(rooms) > 1:
-        raise InputError(shape.path, "queue_down", "queues differ, or some have no size", "write the same in all tiers")
+        raise Refusal(shape.path, "queue_down", "queues differ, or some have no size", "write the same in all tiers")
     room = rooms.pop()
     rates = [format_rate(tier.rate_bps) for tier in shape.tiers]
     common: dict[str, object] = {

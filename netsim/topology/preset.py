@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.section import Section
 from netsim.yaml_file import load_yaml
 
@@ -37,5 +37,5 @@ def preset(value: object) -> object:
     content = load_yaml(Path(name), "a topology", "topologies")
     if not isinstance(content, Mapping) or content.get("kind") in (None, "preset"):
         remedy = "write the section topology of a scenario, kind first"
-        raise InputError(name, "kind", "is missing: it holds no topology of its own", remedy)
+        raise Refusal(name, "kind", "is missing: it holds no topology of its own", remedy)
     return {**content, **{key: given for key, given in value.items() if key not in ("kind", "name")}}

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netsim.draws import Draws, Purpose
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.protocol import Topology
 from netsim.units import PICOSECONDS_PER_SECOND, Duration
 from netsim.workload.program import Program
@@ -60,7 +60,7 @@ class BackgroundWorkload:
     def size(self, available: int) -> int:
         """See `netsim.workload.protocol.Workload`."""
         if available < 2:
-            raise InputError("scenario", "workload", "background traffic needs two ranks", "give the job more ranks")
+            raise Refusal("scenario", "workload", "background traffic needs two ranks", "give the job more ranks")
         return available
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
@@ -75,7 +75,7 @@ class BackgroundWorkload:
             expected = len(ranks) * (config.until - start_ps) / gap_ps
             if expected > MOST or len(program.tasks) - first > MOST:
                 problem = f"background traffic would have about {expected:,.0f} flows, at most {MOST:,} fit"
-                raise InputError("scenario", "workload.until", problem, "shorten it, or take larger sizes")
+                raise Refusal("scenario", "workload.until", problem, "shorten it, or take larger sizes")
             self._add(program, sizes, gap_ps, ranks, place, start_ps)
 
     def _add(

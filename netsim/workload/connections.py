@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST, read_lines, whole_number
 
 _ARROW = re.compile(r"(.*?)->(.*)")
@@ -93,7 +93,7 @@ def read_matrix(path: Path) -> Matrix:
     """Reads and checks a connection matrix as htsim's ``ConnectionMatrix::load`` does, with picoseconds kept exactly.
 
     Raises:
-        InputError: Missing or malformed; the message names line, field and remedy.
+        Refusal: Missing or malformed; the message names line, field and remedy.
     """
     counts: dict[str, int] = {}
     connections: list[Connection] = []
@@ -105,7 +105,7 @@ def read_matrix(path: Path) -> Matrix:
             continue
         if words[0] in _COUNTS:
             if len(words) != 2 or words[0] in counts:
-                raise InputError(
+                raise Refusal(
                     path, place, f"is not a header line ({line!r:.40})", f"write {words[0]} once, then a number"
                 )
             counts[words[0]] = whole_number(path, f"{place}: {words[0]}", words[1])
@@ -118,13 +118,13 @@ def read_matrix(path: Path) -> Matrix:
         elif words[0] == "trigger":
             identity, trigger = _trigger(path, number, words[1:])
             if identity in triggers:
-                raise InputError(path, f"{place}: id", f"occurs twice ({identity})", "give each trigger its own")
+                raise Refusal(path, f"{place}: id", f"occurs twice ({identity})", "give each trigger its own")
             triggers[identity] = trigger
         elif words[0] == "failure":
             raise _failure(path, place, words[1:])
         else:
             problem = f"starts with an unknown word ({words[0]!r:.40})"
-            raise InputError(path, place, problem, f"write {', '.join(_COUNTS)}, src->dst or trigger")
+            raise Refusal(path, place, problem, f"write {', '.join(_COUNTS)}, src->dst or trigger")
     matrix = Matrix(path, counts.get("Nodes", 0), connections, triggers)
     _check(matrix, counts)
     return matrix
@@ -140,7 +140,7 @@ def _options(
     while position < len(words):
         word = words[position]
         if word in options or word in given_flags:
-            raise InputError(path, f"{place}: {word}", "occurs twice", "remove one")
+            raise Refusal(path, f"{place}: {word}", "occurs twice", "remove one")
         if word in flags:
             given_flags.append(word)
             position += 1
@@ -149,7 +149,7 @@ def _options(
             position += 1
         elif word in valued:
             if position + 1 == len(words):
-                raise InputError(
+                raise Refusal(
                     path, f"{place}: {word}", "has no value, or the file is cut off", "write a number behind it"
                 )
             read = _start_ps if word == "start" else whole_number
@@ -157,10 +157,10 @@ def _options(
             position += 2
         else:
             remedy = f"use {', '.join(sorted(valued | flags))}"
-            raise InputError(path, place, f"has an unknown word ({word!r:.40})", remedy)
+            raise Refusal(path, place, f"has an unknown word ({word!r:.40})", remedy)
     for name in ("id", "msg", "trigger", "send_done_trigger", "recv_done_trigger"):
         if options.get(name) == 0:
-            raise InputError(path, f"{place}: {name}", f"is 0, which htsim takes as no {name}", "count from 1")
+            raise Refusal(path, f"{place}: {name}", f"is 0, which htsim takes as no {name}", "count from 1")
     return options, given_flags
 
 
@@ -170,7 +170,7 @@ def _identify(
     """Notes the id of a connection, which may stand again for each of its messages."""
     if "id" not in options:
         if "msg" in options:
-            raise InputError(path, f"{place}: msg", "belongs to no connection", "write the id of its connection too")
+            raise Refusal(path, f"{place}: msg", "belongs to no connection", "write the id of its connection too")
         return
     identity, message = options["id"], options.get("msg")
     numbers = {message} - {None, _UNNUMBERED}
@@ -180,47 +180,47 @@ def _identify(
     first = ids[identity]
     remedy = "give each connection its own, and write msg at each message of one connection"
     if not first.carries_messages or message is None:
-        raise InputError(path, f"{place}: id", f"occurs twice ({identity})", remedy)
+        raise Refusal(path, f"{place}: id", f"occurs twice ({identity})", remedy)
     if first.ends != ends:
         problem = f"{identity} is already that of {first.ends[0]}->{first.ends[1]}"
-        raise InputError(path, f"{place}: id", problem, remedy)
+        raise Refusal(path, f"{place}: id", problem, remedy)
     if numbers & first.numbers:
-        raise InputError(path, f"{place}: msg", f"{message} occurs twice in connection {identity}", remedy)
+        raise Refusal(path, f"{place}: msg", f"{message} occurs twice in connection {identity}", remedy)
     first.numbers.update(numbers)
 
 
-def _failure(path: Path, place: str, words: Sequence[str]) -> InputError:
+def _failure(path: Path, place: str, words: Sequence[str]) -> Refusal:
     """What to write in place of a line ``failure``, which a workload cannot carry out."""
     given = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) != 2 * len(_FAILURE) or set(given) != set(_FAILURE):
-        return InputError(path, place, "is not a failure", f"write {', '.join(_FAILURE)} with a value behind each")
+        return Refusal(path, place, "is not a failure", f"write {', '.join(_FAILURE)} with a value behind each")
     if given["switch_type"] not in ("TOR", "AGG", "CORE"):
         problem = f"is not a tier of switches ({given['switch_type']!r:.40})"
-        return InputError(path, f"{place}: switch_type", problem, "write TOR, AGG or CORE")
+        return Refusal(path, f"{place}: switch_type", problem, "write TOR, AGG or CORE")
     numbers = [whole_number(path, f"{place}: {name}", given[name]) for name in ("switch_id", "link_id")]
     problem = f"fails link {numbers[1]} up of {given['switch_type']} switch {numbers[0]}, which a workload cannot do"
     remedy = "delete the line and Failures, and name the link under topology.failures"
-    return InputError(path, place, problem, remedy)
+    return Refusal(path, place, problem, remedy)
 
 
 def _start_ps(path: Path, field: str, text: str) -> int:
     """htsim reads a start as a decimal number of picoseconds."""
     if not _START.fullmatch(text) or Decimal(text) >= MOST or Decimal(text) != int(Decimal(text)):
         problem = f"is not a whole number of picoseconds ({text!r:.40})"
-        raise InputError(path, field, problem, "write picoseconds, from 0 to below 2**62")
+        raise Refusal(path, field, problem, "write picoseconds, from 0 to below 2**62")
     return int(Decimal(text))
 
 
 def _connection(path: Path, number: int, src: int, dst: int, options: Mapping[str, int]) -> Connection:
     place = f"line {number}"
     if src == dst:
-        raise InputError(path, f"{place}: dst", f"is the sender itself ({dst})", "name another node")
+        raise Refusal(path, f"{place}: dst", f"is the sender itself ({dst})", "name another node")
     if not options.get("size"):
         problem = "is 0: the flow would never end" if "size" in options else "is missing"
-        raise InputError(path, f"{place}: size", problem, "write size and the number of bytes")
+        raise Refusal(path, f"{place}: size", problem, "write size and the number of bytes")
     if ("start" in options) == ("trigger" in options):
         problem = "there are both start and trigger" if "start" in options else "there is neither start nor trigger"
-        raise InputError(path, place, problem, "write one of them")
+        raise Refusal(path, place, problem, "write one of them")
     named = (options.get(name) for name in ("start", "trigger", "send_done_trigger", "recv_done_trigger"))
     start_ps, trigger, sent, received = named
     kind = "prio" in options, "msg" in options
@@ -231,12 +231,12 @@ def _trigger(path: Path, number: int, words: Sequence[str]) -> tuple[int, Trigge
     place = f"line {number}"
     options, kinds = _options(path, place, words, _TRIGGER, _TRIGGER_KINDS)
     if "id" not in options:
-        raise InputError(path, f"{place}: id", "is missing", "write id and a number from 1")
+        raise Refusal(path, f"{place}: id", "is missing", "write id and a number from 1")
     if len(kinds) != 1:
         problem = f"is {' and '.join(kinds) or 'of no kind'}"
-        raise InputError(path, place, problem, "write one of oneshot, multishot, barrier")
+        raise Refusal(path, place, problem, "write one of oneshot, multishot, barrier")
     if kinds[0] == "barrier" and not options.get("count"):
-        raise InputError(path, f"{place}: count", "is missing or 0", "write how often the barrier must be fired")
+        raise Refusal(path, f"{place}: count", "is missing or 0", "write how often the barrier must be fired")
     return options["id"], Trigger(number, kinds[0], options.get("count", 1))
 
 
@@ -244,19 +244,19 @@ def _check(matrix: Matrix, counts: Mapping[str, int]) -> None:
     """Counts of the header against the lines, and nodes and triggers against those that exist."""
     path = matrix.path
     if not matrix.nodes:
-        raise InputError(path, "Nodes", "is missing or 0", "write the line Nodes and their number first")
+        raise Refusal(path, "Nodes", "is missing or 0", "write the line Nodes and their number first")
     if not matrix.connections:
-        raise InputError(path, "file", "lists no connections", "add a line src->dst for each")
+        raise Refusal(path, "file", "lists no connections", "add a line src->dst for each")
     for name, actual in (("Connections", len(matrix.connections)), ("Triggers", len(matrix.triggers)), ("Failures", 0)):
         if counts.get(name, 0) != actual:
             problem = f"announces {counts.get(name, 0)}, the file has {actual}"
-            raise InputError(path, name, problem, "correct the number, or complete the file if it is cut off")
+            raise Refusal(path, name, problem, "correct the number, or complete the file if it is cut off")
     for connection in matrix.connections:
         place = f"line {connection.line}"
         for field, node in (("src", connection.src), ("dst", connection.dst)):
             if node >= matrix.nodes:
                 problem = f"is not a node ({node}, of {matrix.nodes})"
-                raise InputError(path, f"{place}: {field}", problem, f"write 0 to {matrix.nodes - 1}, or raise Nodes")
+                raise Refusal(path, f"{place}: {field}", problem, f"write 0 to {matrix.nodes - 1}, or raise Nodes")
         triggers = (
             ("trigger", connection.trigger),
             ("send_done_trigger", connection.sent),
@@ -265,4 +265,4 @@ def _check(matrix: Matrix, counts: Mapping[str, int]) -> None:
         for field, trigger in triggers:
             if trigger is not None and trigger not in matrix.triggers:
                 problem = f"no trigger has the id {trigger}"
-                raise InputError(path, f"{place}: {field}", problem, f"add a line trigger id {trigger}")
+                raise Refusal(path, f"{place}: {field}", problem, f"add a line trigger id {trigger}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
-from netsim.errors import nearest
+from netsim.foundation.refusal import nearest
 from netsim.section import Section
 
 Part = Annotated[float, Field(gt=0, le=1)]

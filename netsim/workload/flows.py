@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST, read_lines, whole_number
 from netsim.workload.program import Program
 from netsim.workload.protocol import Schedules
@@ -50,20 +50,20 @@ def read_flows(path: Path) -> list[Flow]:
     """Reads and checks a list of flows.
 
     Raises:
-        InputError: Missing or malformed; the message names line, column and remedy.
+        Refusal: Missing or malformed; the message names line, column and remedy.
     """
     lines = read_lines(path, f"a CSV file with the header {','.join(COLUMNS)}")
     header = tuple(name.strip() for name in lines[0].split(","))
     for name in COLUMNS:
         if header.count(name) != 1:
             problem = f"column {name} occurs {header.count(name)} times"
-            raise InputError(path, "line 1", problem, f"write {','.join(COLUMNS)}")
+            raise Refusal(path, "line 1", problem, f"write {','.join(COLUMNS)}")
     for name in header:
         if name not in COLUMNS:
-            raise InputError(path, "line 1", f"has an unknown column ({name!r:.40})", f"write {','.join(COLUMNS)}")
+            raise Refusal(path, "line 1", f"has an unknown column ({name!r:.40})", f"write {','.join(COLUMNS)}")
     flows = [_flow(path, number, header, line) for number, line in enumerate(lines[1:], start=2) if line.strip()]
     if not flows:
-        raise InputError(path, "file", "lists no flows", "add a line for each flow")
+        raise Refusal(path, "file", "lists no flows", "add a line for each flow")
     return flows
 
 
@@ -71,12 +71,12 @@ def _flow(path: Path, number: int, header: Sequence[str], line: str) -> Flow:
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(header):
         problem = f"has {len(cells)} cells instead of {len(header)}"
-        raise InputError(path, f"line {number}", problem, f"write one each for {','.join(header)}")
+        raise Refusal(path, f"line {number}", problem, f"write one each for {','.join(header)}")
     row = dict(zip(header, cells, strict=True))
     src = whole_number(path, f"line {number}: src", row["src"])
     dst = whole_number(path, f"line {number}: dst", row["dst"])
     if src == dst:
-        raise InputError(path, f"line {number}: dst", f"is the sender itself ({dst})", "name another rank")
+        raise Refusal(path, f"line {number}: dst", f"is the sender itself ({dst})", "name another rank")
     size_bytes = whole_number(path, f"line {number}: bytes", row["bytes"], least=1)
     return Flow(number, src, dst, size_bytes, _start_ps(path, f"line {number}: start_ns", row["start_ns"]))
 
@@ -84,7 +84,7 @@ def _flow(path: Path, number: int, header: Sequence[str], line: str) -> Flow:
 def _start_ps(path: Path, field: str, text: str) -> int:
     if not _START.fullmatch(text) or Decimal(text) * 1000 >= MOST:
         remedy = "write nanoseconds from 0 with at most three decimal places, below 2**62 ps"
-        raise InputError(path, field, f"is not a time ({text!r:.40})", remedy)
+        raise Refusal(path, field, f"is not a time ({text!r:.40})", remedy)
     return int(Decimal(text) * 1000)
 
 
@@ -103,7 +103,7 @@ class FlowsWorkload:
         """The flows of the file.
 
         Raises:
-            InputError: The file is wrong.
+            Refusal: The file is wrong.
         """
         return read_flows(self._path)
 
@@ -111,12 +111,12 @@ class FlowsWorkload:
         """All ranks.
 
         Raises:
-            InputError: A flow names a rank that does not exist.
+            Refusal: A flow names a rank that does not exist.
         """
         for line, column, rank in _ends(self.flows):
             if rank >= available:
                 problem = f"is not a rank ({rank}, of {available})"
-                raise InputError(self._path, f"line {line}: {column}", problem, f"write 0 to {available - 1}")
+                raise Refusal(self._path, f"line {line}: {column}", problem, f"write 0 to {available - 1}")
         return available
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002

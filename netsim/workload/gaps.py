@@ -4,7 +4,7 @@ Two recordings of one program differ in their gaps by the noise of the machine, 
 in traffic. With the gaps of one for both, what remains between their simulations is the traffic.
 """
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.records import Record, Trace
 
 
@@ -44,12 +44,12 @@ def with_gaps_of(trace: Trace, other: Trace) -> Trace:
     """The trace with the gaps of another.
 
     Raises:
-        InputError: The two differ in structure.
+        Refusal: The two differ in structure.
     """
     differs = difference(trace, other)
     if differs is not None:
         problem = f"cannot give its gaps to {trace.path}, which has another structure ({differs})"
-        raise InputError(other.path, "gaps", problem, "leave it out, or name a recording of the same program")
+        raise Refusal(other.path, "gaps", problem, "leave it out, or name a recording of the same program")
     programs = [
         [
             (number, record.model_copy(update={"gap_ns": twin.gap_ns}))

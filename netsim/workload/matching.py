@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from netsim.collective.protocol import Operation
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.units import split_bytes
 from netsim.workload.records import Record
 
@@ -25,13 +25,13 @@ def check_and_combine(path: Path, lines: Sequence[tuple[int, Record]]) -> Operat
         lines: For each member, in the order of the group, its line number and record; for a pair the sender first.
 
     Raises:
-        InputError: They contradict each other about the operation or its bytes.
+        Refusal: They contradict each other about the operation or its bytes.
     """
     records = [record for _, record in lines]
     for position, field, problem in _disagreements(records):
         number, record = lines[position]
         where = f"rank {record.rank}, {record.op} on group {record.group}"
-        raise InputError(path, f"line {number}: {field}", f"{problem} ({where})", "record or compute the trace again")
+        raise Refusal(path, f"line {number}: {field}", f"{problem} ({where})", "record or compute the trace again")
     size, first = len(records), records[0]
     match first.op:
         case "all_to_all":

@@ -7,7 +7,7 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.units import Duration
 from netsim.workload.connections import Matrix, read_matrix
 from netsim.workload.program import Program
@@ -54,7 +54,7 @@ class MatrixWorkload:
         """The connections of the file.
 
         Raises:
-            InputError: The file is wrong.
+            Refusal: The file is wrong.
         """
         return read_matrix(self._path)
 
@@ -62,12 +62,12 @@ class MatrixWorkload:
         """Number of nodes, which may be smaller than the fabric.
 
         Raises:
-            InputError: There are fewer ranks than nodes of the matrix.
+            Refusal: There are fewer ranks than nodes of the matrix.
         """
         nodes = self.matrix.nodes
         if nodes > available:
             problem = f"there are {nodes}, the job has {available} ranks"
-            raise InputError(self._path, "Nodes", problem, "enlarge the topology or the job's ranks")
+            raise Refusal(self._path, "Nodes", problem, "enlarge the topology or the job's ranks")
         self.notices = list(_notices(self.matrix, available, self._acknowledged_after_ps))
         return nodes
 
@@ -105,7 +105,7 @@ class MatrixWorkload:
         for index, connection in enumerate(connections):
             if index not in moved:
                 problem = "triggers wait for each other in a circle, so that it never starts"
-                raise InputError(self._path, f"line {connection.line}: trigger", problem, "give a connection a start")
+                raise Refusal(self._path, f"line {connection.line}: trigger", problem, "give a connection a start")
 
 
 def _waits_for(matrix: Matrix) -> Mapping[int, Sequence[_Fired]]:
@@ -125,7 +125,7 @@ def _waits_for(matrix: Matrix) -> Mapping[int, Sequence[_Fired]]:
         needed = {"oneshot": 1, "multishot": len(targets), "barrier": trigger.count}[trigger.kind]
         if len(by) < needed or (len(by) > needed and trigger.kind != "multishot"):
             problem = f"trigger {identity} ({trigger.kind}) must be fired {needed} times, {len(by)} connections fire it"
-            raise InputError(
+            raise Refusal(
                 matrix.path, f"line {trigger.line}", problem, "correct its kind, its count or the connections"
             )
         for position, target in enumerate(targets):

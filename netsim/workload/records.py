@@ -11,7 +11,8 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from netsim.errors import InputError, first_error
+from netsim.errors import first_refusal
+from netsim.foundation.refusal import Refusal
 
 MOST_RANKS = 4_000_000
 """As many as the largest fabric has links, and so at least as many as it has hosts."""
@@ -111,15 +112,15 @@ def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
         return kind.model_validate_json(line)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
-            raise InputError(path, f"line {number}", "is not JSON, or cut off", _REMEDY) from None
-        raise first_error(error, path, json.loads(line), kind, f"line {number}") from None
+            raise Refusal(path, f"line {number}", "is not JSON, or cut off", _REMEDY) from None
+        raise first_refusal(error, path, json.loads(line), kind, f"line {number}") from None
 
 
 def _check_header(path: Path, header: Header) -> None:
     for name, ranks in header.groups.items():
         if not ranks or len(set(ranks)) < len(ranks) or max(ranks) >= header.world_size:
             problem = f"does not list distinct ranks below {header.world_size} ({list(ranks)!r:.60})"
-            raise InputError(path, f"line 1: groups.{name}", problem, _REMEDY)
+            raise Refusal(path, f"line 1: groups.{name}", problem, _REMEDY)
 
 
 def _contradictions(header: Header, steps: frozenset[int], record: Record) -> Iterator[tuple[str, str]]:
@@ -162,16 +163,16 @@ def read_trace(path: Path) -> Trace:
     """Reads and checks a trace, line by line.
 
     Raises:
-        InputError: Missing, truncated or malformed; the message names line, field and remedy.
+        Refusal: Missing, truncated or malformed; the message names line, field and remedy.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from None
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "give a trace that exists") from None
     except UnicodeDecodeError:
-        raise InputError(path, "file", "is not text", "give a collective trace in JSON lines") from None
+        raise Refusal(path, "file", "is not text", "give a collective trace in JSON lines") from None
     if not text.endswith("\n"):
-        raise InputError(path, "file", "is empty or its last line is cut off", _REMEDY)
+        raise Refusal(path, "file", "is empty or its last line is cut off", _REMEDY)
     lines = text.split("\n")[:-1]
     header = _parsed(path, 1, lines[0], Header)
     _check_header(path, header)
@@ -191,13 +192,13 @@ def _read_programs(path: Path, header: Header, lines: Sequence[str]) -> list[lis
         about = _ABOUT(record)
         if about not in checked or record.rank not in members[record.group]:
             for field, problem in _contradictions(header, steps, record):
-                raise InputError(path, f"line {number}: {field}", problem, _REMEDY)
+                raise Refusal(path, f"line {number}: {field}", problem, _REMEDY)
             if record.wait_seq is None and record.peer is None:
                 checked.add(about)
         program = programs[record.rank]
         if program and record.seq <= program[-1][1].seq:
             problem = f"does not grow along rank {record.rank} ({record.seq} after {program[-1][1].seq})"
-            raise InputError(path, f"line {number}: seq", problem, _REMEDY)
+            raise Refusal(path, f"line {number}: seq", problem, _REMEDY)
         program.append((number, record))
     return programs
 

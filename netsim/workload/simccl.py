@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST, read_lines, whole_number
 from netsim.workload.program import Program
 from netsim.workload.protocol import Schedules
@@ -74,14 +74,14 @@ def read_flow_models(path: Path) -> list[Collective]:
     SimCCL's MockNcclGroup.cc writes it (NetMeasurements-Team/SimCCL, src/mock/v2.30, dumpDetailedFlowModels).
 
     Raises:
-        InputError: Missing or malformed; the message names line, column and remedy.
+        Refusal: Missing or malformed; the message names line, column and remedy.
     """
     lines = read_lines(path, "the list of flows that SimCCL writes")
     header = [name.strip() for name in lines[0].split(",")]
     for name in COLUMNS:
         if header.count(name) != 1:
             problem = f"column {name} occurs {header.count(name)} times"
-            raise InputError(path, "line 1", problem, f"write {','.join(COLUMNS)} at least")
+            raise Refusal(path, "line 1", problem, f"write {','.join(COLUMNS)} at least")
     flows: dict[str, list[Flow]] = {}
     operations: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -90,9 +90,9 @@ def read_flow_models(path: Path) -> list[Collective]:
             flows.setdefault(row["collective"], []).append(_flow(path, number, row))
             operations.setdefault(row["collective"], _OPERATIONS.get(row["op"], "collective"))
     if not flows:
-        raise InputError(path, "file", "lists no flows", _REMEDY)
+        raise Refusal(path, "file", "lists no flows", _REMEDY)
     if sum(flow.bytes for of_one in flows.values() for flow in of_one) >= MOST:
-        raise InputError(path, "flow_size", "is too large, all flows together", "keep their sum below 2**62")
+        raise Refusal(path, "flow_size", "is too large, all flows together", "keep their sum below 2**62")
     return [Collective(name, operations[name], _in_order(path, of_one)) for name, of_one in flows.items()]
 
 
@@ -100,7 +100,7 @@ def _row(path: Path, number: int, header: Sequence[str], line: str) -> Mapping[s
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(header):
         problem = f"has {len(cells)} cells instead of {len(header)}"
-        raise InputError(path, f"line {number}", problem, "complete the file if it is cut off")
+        raise Refusal(path, f"line {number}", problem, "complete the file if it is cut off")
     return dict(zip(header, cells, strict=True))
 
 
@@ -108,13 +108,13 @@ def _flow(path: Path, number: int, row: Mapping[str, str]) -> Flow:
     place = f"line {number}"
     if "NVLS" in row["conn_type"]:
         problem = "reduces inside a switch, which no transport does"
-        raise InputError(path, f"{place}: conn_type", problem, "write the file again with AS_NVLS_ENABLE=0")
+        raise Refusal(path, f"{place}: conn_type", problem, "write the file again with AS_NVLS_ENABLE=0")
     named = ("flow_id", "src", "dest", "flow_size")
     identity, src, dst, size_bytes = (whole_number(path, f"{place}: {name}", row[name]) for name in named)
     if src == dst or max(src, dst) >= MOST_RANKS:
         column, rank = ("dest", dst) if dst >= src else ("src", src)
         problem = f"is the sender itself ({dst})" if src == dst else f"is not a rank ({rank})"
-        raise InputError(path, f"{place}: {column}", problem, "name another rank")
+        raise Refusal(path, f"{place}: {column}", problem, "name another rank")
     listed = [part.strip() for part in row["parent_flow_ids"].split(";")] if row["parent_flow_ids"] else []
     parents = [whole_number(path, f"{place}: parent_flow_ids", part) for part in listed]
     return Flow(number, identity, src, dst, size_bytes, tuple(dict.fromkeys(parents)))
@@ -126,7 +126,7 @@ def _in_order(path: Path, flows: Sequence[Flow]) -> list[Flow]:
     for flow in flows:
         if flow.id in by_id:
             problem = f"{flow.id} occurs twice in a collective (first in line {by_id[flow.id].line})"
-            raise InputError(path, f"line {flow.line}: flow_id", problem, _REMEDY)
+            raise Refusal(path, f"line {flow.line}: flow_id", problem, _REMEDY)
         by_id[flow.id] = flow
     children: dict[int, list[int]] = defaultdict(list)
     missing = {flow.id: len(flow.parents) for flow in flows}
@@ -134,7 +134,7 @@ def _in_order(path: Path, flows: Sequence[Flow]) -> list[Flow]:
         for parent in flow.parents:
             if parent not in by_id:
                 problem = f"names flow {parent}, which is not in its collective"
-                raise InputError(path, f"line {flow.line}: parent_flow_ids", problem, _REMEDY)
+                raise Refusal(path, f"line {flow.line}: parent_flow_ids", problem, _REMEDY)
             children[parent].append(flow.id)
     ready = deque(flow.id for flow in flows if not flow.parents)
     ordered: list[Flow] = []
@@ -147,7 +147,7 @@ def _in_order(path: Path, flows: Sequence[Flow]) -> list[Flow]:
     stuck = next((flow for flow in flows if missing[flow.id]), None)
     if stuck is not None:
         problem = "flows wait for each other in a circle, so that it never starts"
-        raise InputError(path, f"line {stuck.line}: parent_flow_ids", problem, _REMEDY)
+        raise Refusal(path, f"line {stuck.line}: parent_flow_ids", problem, _REMEDY)
     return ordered
 
 
@@ -167,7 +167,7 @@ class SimcclWorkload:
         """The collectives of the file.
 
         Raises:
-            InputError: The file is wrong.
+            Refusal: The file is wrong.
         """
         return read_flow_models(self._path)
 
@@ -175,7 +175,7 @@ class SimcclWorkload:
         """Number of ranks that the flows name.
 
         Raises:
-            InputError: There are fewer ranks.
+            Refusal: There are fewer ranks.
         """
         for collective in self.collectives:
             for flow in collective.flows:
@@ -183,7 +183,7 @@ class SimcclWorkload:
                     if rank >= available:
                         problem = f"is not a rank ({rank}, of {available})"
                         remedy = "enlarge the topology or the job's ranks"
-                        raise InputError(self._path, f"line {flow.line}: {column}", problem, remedy)
+                        raise Refusal(self._path, f"line {flow.line}: {column}", problem, remedy)
         flows = (flow for collective in self.collectives for flow in collective.flows)
         return 1 + max(max(flow.src, flow.dst) for flow in flows)
 

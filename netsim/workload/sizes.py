@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import read_lines
 
 _PACKET = 1460
@@ -66,7 +66,7 @@ def read_sizes(path: Path) -> Sizes:
     """Reads a distribution from a file: lines ``bytes,share``, both ascending, the last share 1.
 
     Raises:
-        InputError: Missing or malformed; the message names line and remedy.
+        Refusal: Missing or malformed; the message names line and remedy.
     """
     remedy = "write lines bytes,share, such as 10000,0.15, both ascending to 1"
     points: list[tuple[float, float]] = []
@@ -79,12 +79,12 @@ def read_sizes(path: Path) -> Sizes:
         try:
             size, share = (float(part) for part in parts)
         except ValueError:
-            raise InputError(path, f"line {number}", f"{line[:40]!r} is not bytes,share", remedy) from None
+            raise Refusal(path, f"line {number}", f"{line[:40]!r} is not bytes,share", remedy) from None
         if not (1 <= size <= 10**12 and 0 < share <= 1):
-            raise InputError(path, f"line {number}", "size or share is out of range", remedy)
+            raise Refusal(path, f"line {number}", "size or share is out of range", remedy)
         if points and not (size >= points[-1][0] and share > points[-1][1]):
-            raise InputError(path, f"line {number}", "is not above the line before", remedy)
+            raise Refusal(path, f"line {number}", "is not above the line before", remedy)
         points.append((size, share))
     if not points or points[-1][1] != 1:
-        raise InputError(path, "file", "does not end with the share 1", remedy)
+        raise Refusal(path, "file", "does not end with the share 1", remedy)
     return Sizes(*(tuple(column) for column in zip(*points, strict=True)))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netsim.draws import Draws, Purpose
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import read_lines, whole_number
 from netsim.section import Section
 
@@ -65,20 +65,20 @@ def read_matrix(path: Path) -> Matrix:
     """Reads the file of a `MatrixSplits`.
 
     Raises:
-        InputError: It cannot be read, is no square of byte counts, or moves nothing.
+        Refusal: It cannot be read, is no square of byte counts, or moves nothing.
     """
     lines = read_lines(path, "a file of as many lines as ranks, as many numbers in each")
     while not lines[-1].strip():
         lines.pop()
     matrix = tuple(_row(path, number, line.split(","), len(lines)) for number, line in enumerate(lines, start=1))
     if not any(size_bytes for i, row in enumerate(matrix) for j, size_bytes in enumerate(row) if i != j):
-        raise InputError(path, "file", "no rank sends anything to another", "write the bytes from each rank to each")
+        raise Refusal(path, "file", "no rank sends anything to another", "write the bytes from each rank to each")
     return matrix
 
 
 def _row(path: Path, number: int, cells: list[str], size: int) -> tuple[int, ...]:
     if len(cells) != size:
         problem = f"has {len(cells)} columns in a file of {size} lines"
-        raise InputError(path, f"line {number}", problem, "write as many lines as ranks, as many numbers in each")
+        raise Refusal(path, f"line {number}", problem, "write as many lines as ranks, as many numbers in each")
     columns = enumerate(cells, start=1)
     return tuple(whole_number(path, f"line {number}: column {column}", cell.strip()) for column, cell in columns)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field
 
 from netsim.collective.columns import message_columns
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.device import Device, DeviceConfig
 from netsim.workload.gaps import with_gaps_of
 from netsim.workload.matching import check_and_combine, matching_key
@@ -67,7 +67,7 @@ class TraceWorkload:
         """The records to replay.
 
         Raises:
-            InputError: The file is wrong, or lacks a requested step.
+            Refusal: The file is wrong, or lacks a requested step.
         """
         trace = read_trace(self._path)
         if self._gaps is not None:
@@ -77,7 +77,7 @@ class TraceWorkload:
         missing = sorted(set(self._steps) - set(trace.header.steps))
         if missing:
             held = ", ".join(map(str, trace.header.steps))
-            raise InputError(self._path, "line 1: steps", f"lacks step {missing[0]}", f"ask for steps among {held}")
+            raise Refusal(self._path, "line 1: steps", f"lacks step {missing[0]}", f"ask for steps among {held}")
         chosen = [[line for line in program if line[1].step in self._steps] for program in trace.programs]
         return trace._replace(programs=chosen)
 
@@ -103,9 +103,9 @@ class TraceWorkload:
             return
         if any(record.gap_ns is not None for record in records):
             problem = "changes nothing: the trace has gaps of computation, and no work from which to compute others"
-            raise InputError(self._path, "device", problem, "leave the device out")
+            raise Refusal(self._path, "device", problem, "leave the device out")
         remedy = "write it with python -m trainer trace --work, or leave the device out"
-        raise InputError(self._path, "device", "has nothing to compute: the trace says no work (flops)", remedy)
+        raise Refusal(self._path, "device", "has nothing to compute: the trace says no work (flops)", remedy)
 
 
 def _recorded_ps(trace: Trace) -> dict[int, int]:
@@ -164,7 +164,7 @@ class _Replay:
         """Adds all tasks.
 
         Raises:
-            InputError: Records of one collective contradict each other, or ranks wait for each other for ever.
+            Refusal: Records of one collective contradict each other, or ranks wait for each other for ever.
         """
         start = self._program.wait(self._ranks[0], (), start_ps)
         cursors = [_Cursor(lines, start) for lines in self._trace.programs]
@@ -253,4 +253,4 @@ class _Replay:
         absent = next(member for member in self._members(record) if member not in meeting.come)
         problem = f"rank {rank} waits in {record.op} on group {record.group} for rank {absent}, which never comes"
         remedy = "the trace is cut off or inconsistent: record or compute it again"
-        raise InputError(self._trace.path, f"line {number}: group", problem, remedy)
+        raise Refusal(self._trace.path, f"line {number}: group", problem, remedy)

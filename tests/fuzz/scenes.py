@@ -23,7 +23,8 @@ from netsim.engine.watch import WatchConfig
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.engine.windowed.refusal import splits
-from netsim.errors import InputError, LimitError
+from netsim.errors import LimitError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.detours import WithDetours
 from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS
@@ -126,7 +127,7 @@ def _with_more(random: Random, what: Scene) -> Scene:
     return what._replace(watch=WatchConfig(links=random.random() < 0.7, flows=pairs))
 
 
-def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | InputError]]:
+def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, Outcome | Refusal]]:
     """How the case ends on simpy, and then on each of some engines that takes it."""
     what, seed = case.scene, case.seed
     yield "simpy", _end(lambda: ReferenceEngine(what, case.make(), seed).run())
@@ -143,14 +144,14 @@ def ends(case: Case, engines: Collection[str] = ENGINES) -> Iterator[tuple[str, 
         yield "fluid", _end(lambda: stream(what, made) if can_stream(what, made) else FluidEngine(what, made).run())
 
 
-def _end(run: Callable[[], Outcome]) -> Outcome | InputError:
+def _end(run: Callable[[], Outcome]) -> Outcome | Refusal:
     try:
         return run()
-    except InputError as error:
+    except Refusal as error:
         return error
 
 
-def differ(engine: str, found: Outcome | InputError, expected: Outcome | InputError) -> bool:
+def differ(engine: str, found: Outcome | Refusal, expected: Outcome | Refusal) -> bool:
     """Whether an engine's end is not that of simpy; the flow level is another model and need only end."""
     if engine == "fluid":
         return False
@@ -162,7 +163,7 @@ def differ(engine: str, found: Outcome | InputError, expected: Outcome | InputEr
     return said != wanted
 
 
-def how(end: Outcome | InputError) -> str:
+def how(end: Outcome | Refusal) -> str:
     """How a run ended, in a word or two."""
     if isinstance(end, Outcome):
         return "done"
@@ -186,7 +187,7 @@ def main() -> int:
     started = told_s = time.monotonic()
     for done, number in enumerate(numbers):
         case, began = case_of(options.seed, number, options.wall), time.process_time()
-        expected: Outcome | InputError | None = None
+        expected: Outcome | Refusal | None = None
         kinds[case.kind] += 1
         for engine, end in ends(case, options.engines):
             expected = end if expected is None else expected
@@ -208,8 +209,8 @@ def main() -> int:
     return int(faults > 0)
 
 
-def _said(end: Outcome | InputError) -> str:
-    if isinstance(end, InputError):
+def _said(end: Outcome | Refusal) -> str:
+    if isinstance(end, Refusal):
         return str(end)
     figures = f"{end.completion_ps} ps, {end.packets} packets, {end.packet_hops} hops, {end.control_hops} back"
     return f"{figures}, {tuple(end.losses)}"

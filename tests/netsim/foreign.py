@@ -10,7 +10,7 @@ import pytest
 from netsim.collective import barrier, direct, ring, tree
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.program import Program
 from netsim.workload.protocol import Workload
 from tests.netsim.scenes import fabric, scene, simulate
@@ -62,7 +62,7 @@ def refused_or_sound(workload: Callable[[], Workload], available: int) -> bool:
     program = Program()
     try:
         program = laid_out(workload(), available)
-    except InputError as error:
+    except Refusal as error:
         line = str(error)
     assert "\n" not in line
     for number, task in enumerate(program.tasks):

@@ -8,7 +8,7 @@ import pytest
 
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
@@ -110,7 +110,7 @@ def test_in_a_class_of_its_own_it_hardly_disturbs():
 def test_files_of_sizes_that_are_wrong(tmp_path: Path, text: str, problem: str):
     path = tmp_path / "sizes.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=problem):
+    with pytest.raises(Refusal, match=problem):
         read_sizes(path)
 
 
@@ -139,18 +139,18 @@ def test_files_of_sizes_that_are_wrong(tmp_path: Path, text: str, problem: str):
     ],
 )
 def test_scenarios_that_are_wrong(more: dict[str, Any], problem: str):
-    with pytest.raises(InputError, match=problem) as raised:
+    with pytest.raises(Refusal, match=problem) as raised:
         prepared({}, **more)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("wrong", [{"load": 1}, {"load": 0}, {"until": "0us"}, {"sizes": "absent.csv"}, {"seed": -1}])
 def test_background_sections_that_are_wrong(wrong: dict[str, Any]):
-    with pytest.raises(InputError):
+    with pytest.raises(Refusal):
         prepared(wrong)
 
 
 def test_memory_without_room_for_headroom_is_refused():
     buffer = {"kind": "shared", "size": "60KB"}
-    with pytest.raises(InputError, match=r"topology.buffer.size: leaf0 needs \d+ B of headroom"):
+    with pytest.raises(Refusal, match=r"topology.buffer.size: leaf0 needs \d+ B of headroom"):
         prepared({}, topology=FABRIC | {"buffer": buffer}, flow_control={"kind": "pfc", "pause_above": "dynamic"})

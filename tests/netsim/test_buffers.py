@@ -9,7 +9,7 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.buffers import Buffers
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.tasks import Task, Tasks
@@ -191,5 +191,5 @@ def end_of(engine: ReferenceEngine | EventEngine) -> Outcome | str:
     """What a run was, or why it never ends."""
     try:
         return engine.run()
-    except InputError as error:
+    except Refusal as error:
         return str(error)

@@ -13,7 +13,7 @@ import pytest
 from google.protobuf import proto
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.export import write_chakra
 from netsim.workload.chakra.files import read_rank
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
@@ -170,7 +170,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_says_in_one_line_what_is_wrong(name, tmp_path):
     breaking, expected = BROKEN[name]
     breaking(tmp_path)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         laid_out(workload(tmp_path), 64)
     assert expected in str(error.value)
     assert str(error.value).startswith(str(tmp_path))
@@ -183,7 +183,7 @@ def test_says_in_one_line_what_is_wrong(name, tmp_path):
 def test_a_wrong_list_of_groups_is_refused(content, tmp_path):
     listed = tmp_path / "groups.json"
     listed.write_text(content)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         laid_out(workload(write(tmp_path / "t", [collective()], [collective()]), listed), 64)
     assert str(error.value).startswith(f"{listed}: ")
 
@@ -193,7 +193,7 @@ def test_damaged_files_are_refused_or_still_traces(tmp_path):
     file = tmp_path / "t" / "trace.1.et"
     for content in damaged(file.read_bytes(), 1000):
         file.write_bytes(content)
-        with suppress(InputError):
+        with suppress(Refusal):
             laid_out(workload(tmp_path / "t"), 64)
 
 
@@ -231,7 +231,7 @@ def test_what_is_written_is_read_by_googles_protocol_buffers(tmp_path):
 def test_a_folder_with_traces_is_not_written_into(tmp_path):
     trace = read_trace(golden().write(tmp_path / "trace.jsonl"))
     write_chakra(trace, tmp_path / "out")
-    with pytest.raises(InputError, match=r"holds trace\.\*\.et already"):
+    with pytest.raises(Refusal, match=r"holds trace\.\*\.et already"):
         write_chakra(trace, tmp_path / "out")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from netsim import simulate
 from netsim.collective.protocol import Message, Operation
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
 from netsim.units import split_bytes
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
@@ -99,7 +99,7 @@ def test_a_matrix_reaches_the_fabric_and_says_how_many_ranks_take_part(tmp_path)
 )
 def test_a_wrong_matrix_is_refused_with_line_and_column(text, field, problem, tmp_path):
     path = matrix_file(tmp_path, text)
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(Refusal) as raised:
         simulate(scenario(op="all_to_all", splits={"kind": "matrix", "path": str(path)}))
     assert (raised.value.file, raised.value.field) == (str(path), field)
     assert problem in raised.value.problem
@@ -107,10 +107,10 @@ def test_a_wrong_matrix_is_refused_with_line_and_column(text, field, problem, tm
 
 
 def test_a_matrix_that_is_not_there_or_no_text_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none\.csv: file: cannot be read"):
+    with pytest.raises(Refusal, match=r"none\.csv: file: cannot be read"):
         read_matrix(tmp_path / "none.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="is not text"):
+    with pytest.raises(Refusal, match="is not text"):
         read_matrix(tmp_path / "binary.csv")
 
 
@@ -139,7 +139,7 @@ ZIPF = {"kind": "zipf", "exponent": 1}
     ],
 )
 def test_a_wrong_section_is_refused_with_its_field(workload, field, problem):
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(Refusal) as raised:
         read_scenario(scenario(**workload))
     assert raised.value.field == field
     assert problem in raised.value.problem

@@ -5,7 +5,7 @@ import pytest
 from netsim.congestion import RoundTrip
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.engine.protocol import Outcome
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
 from netsim.topology.failure import FailureConfig
 from tests.netsim.closed_loop import controlled, run
@@ -120,7 +120,7 @@ def test_what_receivers_need_is_said():
         "seeds": [0],
         "congestion": {"kind": "ndp"},
     }
-    with pytest.raises(InputError, match="congestion ndp counts packets one by one"):
+    with pytest.raises(Refusal, match="congestion ndp counts packets one by one"):
         read_scenario(document)
-    with pytest.raises(InputError, match="ndp lives on the headers of trimmed packets"):
+    with pytest.raises(Refusal, match="ndp lives on the headers of trimmed packets"):
         read_scenario(document | {"recovery": {"kind": "selective"}})

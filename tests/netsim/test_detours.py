@@ -11,7 +11,7 @@ from netsim.compare import simulate
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engines import seen_by
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.topology.detours import DetouredFabric
@@ -241,7 +241,7 @@ def test_transports_with_and_without_detours_share_a_scenario():
     ],
 )
 def test_says_in_one_line_what_is_wrong(content, expected):
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         prepare(read_scenario(content), "s")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)

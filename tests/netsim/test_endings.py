@@ -15,7 +15,7 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.rounds import Rounds
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.sweep import sweep
 from netsim.transport.config import EcmpConfig
 from netsim.transport.protocol import Flow, Transport
@@ -35,7 +35,7 @@ def end(make: Callable[[], Engine]) -> Outcome | str:
     """What a run was, or why it ended early."""
     try:
         return make().run()
-    except InputError as error:
+    except Refusal as error:
         return f"{type(error).__name__}: {error}"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from netsim import simulate
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 SMALL: dict[str, Any] = {
     "format": "flowfabric.scenario/1",
@@ -72,6 +72,6 @@ def test_the_run_is_the_same_whoever_simulates_it(name, transport):
     ],
 )
 def test_an_engine_that_cannot_says_so_before_anything_runs(more, why):
-    with pytest.raises(InputError, match=why) as raised:
+    with pytest.raises(Refusal, match=why) as raised:
         simulate(SMALL | more)
     assert raised.value.field == "engine"

@@ -17,7 +17,7 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.event.refusal import refusal
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph import Graph, GraphConfig
@@ -76,7 +76,7 @@ def _end(engine: ReferenceEngine | EventEngine) -> Outcome | str:
     """What a run was, or why it never ends."""
     try:
         return engine.run()
-    except InputError as error:
+    except Refusal as error:
         return str(error)
 
 

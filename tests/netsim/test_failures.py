@@ -7,7 +7,7 @@ import pytest
 
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.failure import FailureConfig
 from netsim.transport.reps import Reps
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
@@ -134,7 +134,7 @@ def test_ethereal_moves_after_a_timeout_and_the_routing_need_not_know():
     outcome = run(broken, "ethereal")
     assert 105 * MICROSECOND < outcome.completion_ps < 200 * MICROSECOND
     unlucky = next(seed for seed in range(100) if run(what, "ecmp", seed).links[2 * 2].bytes)
-    with pytest.raises(InputError, match="never arrive"):
+    with pytest.raises(Refusal, match="never arrive"):
         run(broken, "ecmp", unlucky)
 
 
@@ -154,7 +154,7 @@ def test_ethereal_avoids_a_path_for_as_long_as_it_is_told():
 def test_a_host_that_is_cut_off_for_good_is_one_clear_error(transport, recovery):
     """Its only link goes down and stays so: no timeout will help, and the run ends all the same."""
     what = failing(scene(TWO_SPINES, [flow(0, 1, 400_000)]), {"link": "host1-leaf1", "at": "5us"}, recovery=recovery)
-    with pytest.raises(InputError, match="1 messages never arrive, among them one of 400000 B from rank 0 to rank 1"):
+    with pytest.raises(Refusal, match="1 messages never arrive, among them one of 400000 B from rank 0 to rank 1"):
         run(what, transport)
 
 

@@ -19,7 +19,7 @@ from netsim.engine.forward.queues import thin
 from netsim.engine.forward.refusal import refusal
 from netsim.engine.protocol import NicConfig, Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.keys import keys_of
@@ -195,7 +195,7 @@ def test_results_are_the_same_on_and_off_but_for_what_was_skipped(tmp_path: Path
 def test_a_limit_of_simulated_time_says_the_same_on_and_off():
     said = []
     for value in (True, False):
-        with pytest.raises(InputError) as raised:
+        with pytest.raises(Refusal) as raised:
             simulate(SMALL | {"fast_forward": value, "limits": {"simulated": "9us"}, "transports": ["ecmp"]})
         said.append(str(raised.value))
     assert said[0] == said[1]

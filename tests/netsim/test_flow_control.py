@@ -11,7 +11,7 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.queued import QueuedLinks
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.failure import Rates
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.routes import Routes
@@ -141,7 +141,7 @@ def around(topology: Graph, packets: int) -> Scene:
 def test_links_that_stop_each_other_in_a_circle_are_one_clear_error(tmp_path, recovery):
     topology = circle(tmp_path)
     what = controlled(around(topology, 200), flow_control=TIGHT, recovery=recovery)
-    with pytest.raises(InputError, match=r"flow_control: 5 messages never arrive.*circle"):
+    with pytest.raises(Refusal, match=r"flow_control: 5 messages never arrive.*circle"):
         run(what)
 
 

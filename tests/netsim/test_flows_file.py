@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.flows import Flow, FlowsConfig, FlowsWorkload, read_flows
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, laid_out, refused_or_sound, run
 
@@ -51,7 +51,7 @@ def test_flows_that_share_a_receiver_take_turns(tmp_path):
 def test_ranks_without_flows_stay_idle_and_absent_ranks_are_refused():
     flows = workload(FILES / "flows.csv")
     assert flows.size(9) == 9
-    with pytest.raises(InputError, match=r"line 4: src: is not a rank \(3, of 3\); write 0 to 2"):
+    with pytest.raises(Refusal, match=r"line 4: src: is not a rank \(3, of 3\); write 0 to 2"):
         flows.size(3)
 
 
@@ -83,14 +83,14 @@ def test_ranks_without_flows_stay_idle_and_absent_ranks_are_refused():
 )
 def test_says_in_one_line_what_is_wrong(content, expected, tmp_path):
     path = written(tmp_path, content)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         laid_out(workload(path), 4)
     assert str(error.value).startswith(f"{path}: {expected}")
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(Refusal, match="cannot be read"):
         laid_out(workload(tmp_path / "absent.csv"), 4)
 
 

@@ -9,7 +9,7 @@ import pytest
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.failure import FailureConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
@@ -176,7 +176,7 @@ def test_what_spreads_does_so_over_the_paths_that_are_left():
 def test_a_flow_that_nothing_will_ever_move_is_an_error():
     failures = failing(link="leaf0-spine0", at="8us", noticed_after="never")
     what = scene(fabric(2, 1, 1), [flow(0, 1, 100 * 4000)], failures=failures)
-    with pytest.raises(InputError, match=r"failures: 1 messages never arrive.*400000 B from rank 0 to rank 1"):
+    with pytest.raises(Refusal, match=r"failures: 1 messages never arrive.*400000 B from rank 0 to rank 1"):
         FluidEngine(what).run()
 
 

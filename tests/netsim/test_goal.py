@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.goal.text import read_goal
 from netsim.workload.goal.workload import GoalConfig, GoalWorkload
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, laid_out, refused_or_sound, run
@@ -148,7 +148,7 @@ BROKEN = {
 def test_says_in_one_line_what_is_wrong_with_a_schedule(name, tmp_path):
     text, expected = BROKEN[name]
     path = written(tmp_path, text)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         laid_out(goal(path), 2)
     assert str(error.value).startswith(f"{path}: {expected}")
     assert "\n" not in str(error.value)
@@ -161,7 +161,7 @@ def test_a_schedule_says_how_it_fits_the_fabric(tmp_path):
         "2 ranks on a fabric of 4: the first 2 are used",
         "1 messages without bytes take no time",
     ]
-    with pytest.raises(InputError, match="num_ranks: there are 2, the job has 1 ranks"):
+    with pytest.raises(Refusal, match="num_ranks: there are 2, the job has 1 ranks"):
         workload.size(1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.graph import Graph, GraphConfig
 
 SMALL = Path("tests/files/fabric.json")
@@ -112,7 +112,7 @@ def test_malformed_files_are_refused_in_one_line(case: str, tmp_path: Path):
     edit(content)
     path = tmp_path / "fabric.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         graph(path)
     assert str(error.value).startswith(f"{path}: {problem}")
     assert remedy in error.value.remedy
@@ -132,6 +132,6 @@ def test_what_is_no_node_link_file_is_refused(content: bytes | None, problem: st
     path = tmp_path / "fabric.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         graph(path)
     assert str(error.value).startswith(f"{path}: {problem}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.htsim import read_topology, replaced, section
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.workload.connections import read_matrix
@@ -116,7 +116,7 @@ def test_messages_of_one_connection_share_its_id(tmp_path):
 )
 def test_messages_that_contradict_each_other_are_refused(tmp_path, lines, expected):
     path = written(tmp_path, "\n".join(["Nodes 2", f"Connections {len(lines)}", *lines]))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         read_matrix(path)
     assert str(error.value).startswith(f"{path}: {expected}")
 
@@ -131,7 +131,7 @@ def test_notices_say_what_is_not_as_in_htsim():
     ]
     assert workload.size(64) == 4
     assert workload.notices[0].endswith("4 nodes on a fabric of 64 ranks: the first 4 are used")
-    with pytest.raises(InputError, match="Nodes: there are 4, the job has 3 ranks"):
+    with pytest.raises(Refusal, match="Nodes: there are 4, the job has 3 ranks"):
         workload.size(3)
 
 
@@ -197,7 +197,7 @@ BROKEN_MATRICES: dict[str, tuple[str | bytes, str]] = {
 def test_says_in_one_line_what_is_wrong_with_a_matrix(name, tmp_path):
     content, expected = BROKEN_MATRICES[name]
     path = written(tmp_path, content)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         laid_out(matrix(path), 4)
     assert str(error.value).startswith(f"{path}: {expected}")
     assert "\n" not in str(error.value)
@@ -313,7 +313,7 @@ BROKEN_TOPOLOGIES: dict[str, tuple[str | bytes, str]] = {
 def test_says_in_one_line_what_is_wrong_with_a_topology(name, tmp_path):
     content, expected = BROKEN_TOPOLOGIES[name]
     path = written(tmp_path, content, "x.topo")
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         section(read_topology(path))
     assert str(error.value).startswith(f"{path}: {expected}")
     assert "\n" not in str(error.value)
@@ -325,7 +325,7 @@ def test_damaged_files_are_refused_or_still_sound(tmp_path):
     assert 100 < sum(refused) < 500, "both happen"
     sound = 0
     for content in damaged(TOPOLOGY.encode(), 500):
-        with suppress(InputError):
+        with suppress(Refusal):
             LeafSpineConfig.model_validate(section(read_topology(written(tmp_path, content, "x.topo"))))
             sound += 1
     assert 0 < sound < 400, "both happen"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from netsim.__main__ import main
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.convert import import_kineto
 from netsim.workload.records import Record, read_trace
 from netsim.workload.trace import TraceConfig, TraceWorkload
@@ -160,7 +160,7 @@ def test_says_in_one_line_what_is_wrong_with_a_profile(name, tmp_path):
     change(content)
     changed = tmp_path / "rank0.json"
     changed.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         import_kineto(tmp_path, tmp_path / "out.jsonl")
     other = tmp_path / "rank1.json"
     start = other if name in ("rank twice", "other run") else changed
@@ -204,7 +204,7 @@ def test_damaged_profiles_are_refused_or_converted_whole(tmp_path):
         (tmp_path / "rank0.json").write_bytes(content)
         try:
             import_kineto(tmp_path, tmp_path / "out.jsonl")
-        except InputError as error:
+        except Refusal as error:
             refused += 1
             lines.append(str(error))
     assert 20 < refused < 60, "both happen"
@@ -229,7 +229,7 @@ def test_a_real_profile_of_gloo_is_read_and_lacks_what_nccl_records(tmp_path):
     folder = tmp_path / "profiles"
     folder.mkdir()
     subprocess.run([sys.executable, "-c", RECORDED, str(tmp_path)], check=True, capture_output=True)
-    with pytest.raises(InputError, match="profiles of gloo do not say them"):
+    with pytest.raises(Refusal, match="profiles of gloo do not say them"):
         import_kineto(folder, tmp_path / "trace.jsonl")
     content = json.loads((folder / "rank0.json").read_text(encoding="utf-8"))
     call = next(event for event in content["traceEvents"] if event.get("name") == "c10d::allreduce_")

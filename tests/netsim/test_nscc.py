@@ -12,7 +12,7 @@ from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Outcome
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
 from netsim.topology.detours import WithDetours
 from netsim.transport.build import PACKET_TRANSPORTS
@@ -204,9 +204,9 @@ def test_thresholds_of_marks_belong_together():
         "transports": ["ecmp"],
         "seeds": [0],
     }
-    with pytest.raises(InputError, match="mark_from and mark_all belong together"):
+    with pytest.raises(Refusal, match="mark_from and mark_all belong together"):
         read_scenario(document | {"congestion": {"kind": "nscc", "mark_from": "4KB"}})
-    with pytest.raises(InputError, match="mark_from is not below mark_all"):
+    with pytest.raises(Refusal, match="mark_from is not below mark_all"):
         read_scenario(document | {"congestion": {"kind": "nscc", "mark_from": "4KB", "mark_all": "4KB"}})
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 
 MODULE = """
 from netsim.transport import Flow, Transport
@@ -182,7 +182,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_wrong_is_said_in_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     entry, problem, remedy = WRONG[case]
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(Refusal) as raised:
         simulate(scenario("ecmp", entry))
     assert raised.value.file == "scenario"
     file = tmp_path / "scenario.yaml"
@@ -204,5 +204,5 @@ def test_a_transport_that_loses_bytes_is_refused():
         "transports": [{"class": "mine:Pinned", "options": {"pieces": 3}}],
         "seeds": [0],
     }
-    with pytest.raises(InputError, match=r"Pinned\.admit carries 15999 B of 16000 B"):
+    with pytest.raises(Refusal, match=r"Pinned\.admit carries 15999 B of 16000 B"):
         simulate(content)

@@ -7,7 +7,7 @@ import pytest
 from netsim import simulate
 from netsim.collective.protocol import Operation
 from netsim.collective.rails import all_to_all
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from tests.netsim.schedules import execute, schedule
 from tests.netsim.test_adapters import HOSTS, PER_HOST, scenario, sent
 
@@ -50,7 +50,7 @@ def test_in_one_pod_nothing_crosses_a_spine():
 def test_no_run_is_faster_than_the_bound(engine):
     what = scenario("all_to_all", "48KB") | PXN
     if engine == "exact":
-        with pytest.raises(InputError):
+        with pytest.raises(Refusal):
             simulate(what | {"engine": engine})
         return
     (run,) = simulate(what | {"engine": engine}).runs
@@ -90,7 +90,7 @@ def test_without_hosts_it_is_direct():
 
 
 def test_hosts_of_one_adapter_have_no_rails():
-    with pytest.raises(InputError) as told:
+    with pytest.raises(Refusal) as told:
         simulate(scenario(adapters_per_host=1, rails=False, ranks_per_host=4) | PXN)
     assert "algorithms.all_to_all: pxn goes through the GPUs of a host" in str(told.value)
     assert "set topology.adapters_per_host, or write direct" in str(told.value)

@@ -11,7 +11,7 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.scenario import Scenario, read_scenario
 from netsim.topology.protocol import paths as paths_between
@@ -257,7 +257,7 @@ def test_python_gets_the_same_error():
     content: dict[str, Any] = yaml.safe_load(SMALL) | {"seeds": [0.5]}
     with pytest.raises(ValueError, match=r"scenario: seeds\.0: ") as raised:
         simulate(content)
-    assert isinstance(raised.value, InputError)
+    assert isinstance(raised.value, Refusal)
     assert raised.value.field == "seeds.0"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, laid_out, refused_or_sound, run
 
@@ -72,7 +72,7 @@ BROKEN = {
 def test_says_in_one_line_what_is_wrong_with_flows(name, tmp_path):
     lines, header, expected = BROKEN[name]
     path = written(tmp_path, *lines, header=header)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         laid_out(simccl(path), 8)
     assert str(error.value).startswith(f"{path}: {expected}")
 

@@ -11,7 +11,7 @@ import yaml
 
 import netsim.sweep
 from netsim.__main__ import main
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.grid.identity import identify
 from netsim.grid.sweep_file import SweepConfig, read_sweep
 from tests.netsim.sweeps import ALL_TO_ALL, SCENARIO, written
@@ -74,7 +74,7 @@ def test_wrong_sweeps_are_one_line_before_anything_runs(changes, expected, tmp_p
 def test_files_that_are_no_sweeps(text, expected, tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text(text)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         read_sweep(path)
     assert expected in str(error.value)
 
@@ -157,7 +157,7 @@ def test_maps_that_cannot_be_drawn_are_refused(shown, expected, tmp_path):
     groups = {"one path": ["ecmp"], "spraying": ["spray_random"]}
     right = {"across": "topology.spines", "down": "nic.scheduling", "groups": groups}
     assert read_sweep(written(tmp_path, grid=grid, map=right)).map is not None
-    with pytest.raises(InputError) as error:
+    with pytest.raises(Refusal) as error:
         read_sweep(written(tmp_path, grid=grid, map=right | shown))
     assert expected in str(error.value)
 

@@ -15,7 +15,7 @@ from netsim.engine.windowed.records import ARRIVAL
 from netsim.engine.windowed.refusal import fills_windows, refusal
 from netsim.engine.windowed.sorting import PLACES, sort
 from netsim.engine.windowed.wheel_layout import WINDOWS
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.link_errors import LinkErrorsConfig
@@ -61,7 +61,7 @@ def end_of(engine: ReferenceEngine | WindowedEngine) -> Outcome | str:
     """What a run was, or why it never ends."""
     try:
         return engine.run()
-    except InputError as error:
+    except Refusal as error:
         return str(error)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from netsim.foundation.complaint import Complaint, first_complaint
+from netsim.foundation.documents import parse_yaml, read_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.controls import Controls
-from trainer.config.document import parse_yaml, read_yaml
 from trainer.config.run import RunConfig
 from trainer.flow import sampler
 from trainer.flow.control import AnyConfig

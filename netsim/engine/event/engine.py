@@ -27,7 +27,7 @@ from netsim.engine.event.state import Array, State
 from netsim.engine.limits import Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.stalled import stalled
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.protocol import places
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Flow, Release, Transport
@@ -80,7 +80,7 @@ class EventEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are, or the run has reached a limit.
+            Refusal: Some never are, or the run has reached a limit.
         """
         resumed, stops = -1, 0
         while (why := self._go_on(resumed)) != kernel.FINISHED:
@@ -176,7 +176,7 @@ class EventEngine:
         """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
 
         Raises:
-            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+            Refusal: The flow has reached the limit of timeouts in a row, and nobody knows why.
         """
         if self._is_cut_off(record, usable, now_ps):
             return True
@@ -198,7 +198,7 @@ class EventEngine:
         totals, tasks = self._state.network.totals[0], len(self._scene.tasks)
         return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
 
-    def _reached_in_time(self) -> InputError:
+    def _reached_in_time(self) -> Refusal:
         """The error for a run at the end of the time that it has, or of its last round."""
         totals = self._state.network.totals[0]
         if totals["fruitless"] < self._scene.limits.fruitless:
@@ -207,7 +207,7 @@ class EventEngine:
         waiting = self._waiting(task if task in tasks else tasks[0], rounds=True)
         return reached(self._scene.limits, "refused", pulse._replace(now_ps=pulse.now_ps + 1), waiting)
 
-    def _reached(self, which: Which, task: int | None = None) -> InputError:
+    def _reached(self, which: Which, task: int | None = None) -> Refusal:
         """The error for a limit that was reached; without a task the first that waits is named."""
         index = self._waiting_tasks()[0] if task is None else task
         return reached(self._scene.limits, which, self._pulse(), self._waiting(index))

@@ -49,7 +49,7 @@ class ExactEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: The run has reached a limit. The wall time is looked at between the links' stages.
+            Refusal: The run has reached a limit. The wall time is looked at between the links' stages.
         """
         layout = layout_of(self._scene)
         assert layout.messages is not None, "refused"

@@ -16,7 +16,7 @@ from netsim.engine.fluid.network import Network
 from netsim.engine.fluid.segments import Segments
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport
 from netsim.units import service_ps
 
@@ -64,7 +64,7 @@ class FluidEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are, or the run has reached a limit.
+            Refusal: Some never are, or the run has reached a limit.
         """
         now = 0
         rates, routes = self._scene.rates, self._scene.routes
@@ -189,13 +189,13 @@ class FluidEngine:
         flows.segments[which] = self._admission.segments_of(flows.task[which], flows.way[which], now)
         self._moved += [(before, sent), (flows.segments[which, 1], -sent)]
 
-    def _stalled(self) -> InputError:
+    def _stalled(self) -> Refusal:
         """The error for flows whose links stay down."""
         flows = self._network.flows
         task = self._scene.tasks[int(flows.task[self._network.active].min())]
         problem = f"{len(self._network.active)} messages never arrive, among them one of {task.bytes} B from"
         remedy = "let the failure end (until), or the routing notice it (noticed_after)"
-        return InputError("scenario", "topology.failures", f"{problem} rank {task.src} to rank {task.dst}", remedy)
+        return Refusal("scenario", "topology.failures", f"{problem} rank {task.src} to rank {task.dst}", remedy)
 
     def _outcome(self) -> Outcome:
         flows = self._network.flows

@@ -40,7 +40,7 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
         report: Called now and then with how far the run is.
 
     Raises:
-        InputError: Some never are, or the run has reached a limit.
+        Refusal: Some never are, or the run has reached a limit.
     """
     clock = Clock(scene.limits, report)
     fabric = fabric_arrays(scene) if transport else fastest_first(fabric_arrays(scene))

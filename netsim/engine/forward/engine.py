@@ -69,7 +69,7 @@ class ForwardEngine:
         """Simulates as far as units can be told apart.
 
         Raises:
-            InputError: The run has reached its wall time.
+            Refusal: The run has reached its wall time.
         """
         progress, library = self._progress, self._library
         kernel.start(progress)

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 from netsim.draws import Draws, Purpose
 from netsim.engine.protocol import Scene
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.protocol import places
 from netsim.transport.protocol import Flow, Release, Transport
 
@@ -50,7 +50,7 @@ class Admission:
         released_bytes, carried = sum(message.bytes for message in released), sum(flow.bytes for flow in flows)
         if carried != released_bytes:
             problem = f"{type(self._transport).__name__}.admit carries {carried} B of {released_bytes} B"
-            raise InputError("scenario", "transports", problem, "return flows with all bytes of the messages")
+            raise Refusal("scenario", "transports", problem, "return flows with all bytes of the messages")
         return flows
 
     def _ordered(self, flows: list[Flow]) -> list[Flow]:

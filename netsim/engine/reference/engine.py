@@ -23,7 +23,7 @@ from netsim.engine.reference.turns import Turns
 from netsim.engine.reference.ways import Ways
 from netsim.engine.stalled import stalled
 from netsim.engine.watch import Watched
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport
 
 _EVENTS_BETWEEN_LOOKS = 4096
@@ -65,7 +65,7 @@ class ReferenceEngine:
         """Simulates until all tasks are done.
 
         Raises:
-            InputError: Some never are, or the run has reached a limit.
+            Refusal: Some never are, or the run has reached a limit.
         """
         if self._scene.limits.simulated < NO_LIMIT:
             Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
@@ -125,10 +125,10 @@ class ReferenceEngine:
             waits = rounds.refused in self._messages.waiting()
             raise self._reached("refused", rounds.refused if waits else None)
 
-    def _impatient(self, connection: Connection) -> InputError:
+    def _impatient(self, connection: Connection) -> Refusal:
         return self._reached("fruitless", connection.flow.message.task)
 
-    def _reached(self, which: Which, task: int | None = None) -> InputError:
+    def _reached(self, which: Which, task: int | None = None) -> Refusal:
         """The error for a limit that was reached; without a task the first that waits is named."""
         index, pulse = min(self._messages.waiting()) if task is None else task, self._pulse()
         waits = self._scene.tasks[index]

@@ -19,7 +19,7 @@ from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
 from netsim.engine.reference.rounds import Rounds
 from netsim.engine.reference.watching import WindowRecorder
 from netsim.engine.watch import watched_tasks
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
@@ -50,7 +50,7 @@ class Feedback:
         arrive: Callable[[simpy.Event], None],
         delivered: Callable[[Connection, int], None],
         offer: Callable[[Connection], None],
-        impatient: Callable[[Listener], InputError],
+        impatient: Callable[[Listener], Refusal],
     ) -> None:
         self._scene, self._transport, self._calendar = scene, transport, calendar
         self._arrive, self._delivered, self._offer, self._impatient = arrive, delivered, offer, impatient
@@ -263,7 +263,7 @@ class Feedback:
         """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
 
         Raises:
-            InputError: The flow has reached the limit of timeouts in a row, and nobody knows why.
+            Refusal: The flow has reached the limit of timeouts in a row, and nobody knows why.
         """
         if self._cut_off(connection, usable, now):
             return True

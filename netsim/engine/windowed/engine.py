@@ -17,7 +17,7 @@ from netsim.engine.windowed import kernel
 from netsim.engine.windowed.records import GOES_ON
 from netsim.engine.windowed.shares import LEADER, add_up, share_of, shares_of, with_longer_timers
 from netsim.engine.windowed.wheel_layout import wheels_of, with_room, with_timers
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport
 
 
@@ -117,7 +117,7 @@ class WindowedEngine(EventEngine):
             self._impatient = *found, self._waiting(task)
             network.rules["end_ps"] = network.rules["limit_ps"] = found[0]
 
-    def _reached(self, which: Which, task: int | None = None) -> InputError:
+    def _reached(self, which: Which, task: int | None = None) -> Refusal:
         if self._impatient is None:
             return super()._reached(which, task)
         now_ps, _, waiting = self._impatient

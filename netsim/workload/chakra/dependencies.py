@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.files import RankTrace
 
 _REMEDY = "convert or record the trace again"
@@ -28,7 +28,7 @@ def dependencies(trace: RankTrace) -> Dependencies:
     called. If ctrl_deps and data_deps together form a circle in a file, only its data_deps are used.
 
     Raises:
-        InputError: A node needs one that is missing, or data dependencies form a circle.
+        Refusal: A node needs one that is missing, or data dependencies form a circle.
     """
     places = {node.id: place for place, node in enumerate(trace.nodes)}
     data: list[list[int]] = []
@@ -37,7 +37,7 @@ def dependencies(trace: RankTrace) -> Dependencies:
         for other in node.data:
             if other not in places:
                 problem = f"needs node {other}, which does not exist"
-                raise InputError(trace.path, f"node {node.id}: data_deps", problem, _REMEDY)
+                raise Refusal(trace.path, f"node {node.id}: data_deps", problem, _REMEDY)
         data.append([places[other] for other in dict.fromkeys(node.data)])
         both.append([places[other] for other in dict.fromkeys((*node.data, *node.control)) if other in places])
     if _in_circle(both) is None:
@@ -45,7 +45,7 @@ def dependencies(trace: RankTrace) -> Dependencies:
     place = _in_circle(data)
     if place is not None:
         where = f"node {trace.nodes[place].id}: data_deps"
-        raise InputError(trace.path, where, "nodes depend on each other in a circle", _REMEDY)
+        raise Refusal(trace.path, where, "nodes depend on each other in a circle", _REMEDY)
     return Dependencies(data, control=False)
 
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from netsim.errors import InputError, writing
+from netsim.errors import writing
+from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.files import RANKS_OF_GROUP
 from netsim.workload.chakra.nodes import COLLECTIVES, NodeType
 from netsim.workload.chakra.operations import DURATION_NS, INPUT_SPLITS, OUTPUT_BYTES, ROOT
@@ -30,11 +31,11 @@ def write_chakra(trace: Trace, folder: Path, name: str = "trace") -> None:
         name: First part of the files' names.
 
     Raises:
-        InputError: The folder holds execution traces of that name already.
+        Refusal: The folder holds execution traces of that name already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob(f"{name}.*.et")):
-        raise InputError(folder, "file", f"holds {name}.*.et already", "give an empty folder, or delete them")
+        raise Refusal(folder, "file", f"holds {name}.*.et already", "give an empty folder, or delete them")
     numbers = {group: str(number) for number, group in enumerate(trace.header.groups)}
     metadata = write_content(1, _VERSION.encode())
     for group, ranks in trace.header.groups.items():

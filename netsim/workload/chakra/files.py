@@ -7,8 +7,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
-from netsim.documents import parse_json
-from netsim.errors import InputError, first_error
+from netsim.errors import first_refusal
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import Refusal
 from netsim.lines import read_lines
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
 from netsim.workload.chakra.wire import WireError, read_messages
@@ -58,7 +59,7 @@ def find_traces(path: Path) -> list[Path]:
         path: A folder that holds one set of files, or a prefix such that the files are ``PREFIX.RANK.et``.
 
     Raises:
-        InputError: There are none, those of several sets, or a rank is missing.
+        Refusal: There are none, those of several sets, or a rank is missing.
     """
     folder, wanted = (path, None) if path.is_dir() else (path.parent, path.name)
     files_by_prefix: dict[tuple[str, str], dict[int, Path]] = {}
@@ -68,16 +69,16 @@ def find_traces(path: Path) -> list[Path]:
             files_by_prefix.setdefault((match["form"], match["prefix"] or ""), {})[int(match["rank"])] = file
     forms = [form for form in ("et", "json") if any(key[0] == form for key in files_by_prefix)]
     if not forms:
-        raise InputError(path, "file", "contains no execution traces", "give a folder or prefix of NAME.RANK.et files")
+        raise Refusal(path, "file", "contains no execution traces", "give a folder or prefix of NAME.RANK.et files")
     prefixes = sorted(prefix for form, prefix in files_by_prefix if form == forms[0])
     if len(prefixes) > 1:
         problem = f"holds {len(prefixes)} traces ({', '.join(prefixes)!r:.60})"
-        raise InputError(path, "file", problem, f"write the prefix too, such as {path / prefixes[0]}")
+        raise Refusal(path, "file", problem, f"write the prefix too, such as {path / prefixes[0]}")
     files = files_by_prefix[forms[0], prefixes[0]]
     for rank in range(len(files)):
         if rank not in files:
             name = f"{prefixes[0]}.{rank}.{forms[0]}".removeprefix(".")
-            raise InputError(path, "file", f"rank {rank} has no file ({name}), rank {max(files)} has", "add it")
+            raise Refusal(path, "file", f"rank {rank} has no file ({name}), rank {max(files)} has", "add it")
     return [files[rank] for rank in range(len(files))]
 
 
@@ -85,15 +86,15 @@ def read_rank(path: Path) -> RankTrace:
     """Reads the trace of one rank, in protocol buffers or JSON.
 
     Raises:
-        InputError: Missing, cut off or malformed; the message names the node and the remedy.
+        Refusal: Missing, cut off or malformed; the message names the node and the remedy.
     """
     trace = _read_json(path) if path.suffix == ".json" else _read_messages(path)
     if not trace.nodes:
-        raise InputError(path, "file", "contains no nodes", _REMEDY)
+        raise Refusal(path, "file", "contains no nodes", _REMEDY)
     seen: set[int] = set()
     for node in trace.nodes:
         if node.id in seen:
-            raise InputError(path, f"node {node.id}", "occurs twice", _REMEDY)
+            raise Refusal(path, f"node {node.id}", "occurs twice", _REMEDY)
         seen.add(node.id)
     return trace
 
@@ -102,9 +103,9 @@ def _read_messages(path: Path) -> RankTrace:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
     if not content:
-        raise InputError(path, "file", "is empty", _REMEDY)
+        raise Refusal(path, "file", "is empty", _REMEDY)
     place = "file"
     try:
         messages = list(read_messages(content))
@@ -120,7 +121,7 @@ def _read_messages(path: Path) -> RankTrace:
             place = f"message {position}"
             nodes.append(read_node(message, earlier=earlier))
     except WireError as error:
-        raise InputError(path, place, f"is not an execution trace, or damaged: {error}", _REMEDY) from None
+        raise Refusal(path, place, f"is not an execution trace, or damaged: {error}", _REMEDY) from None
     return RankTrace(path, _groups(metadata or {}), nodes)
 
 
@@ -137,7 +138,7 @@ def _read_json(path: Path) -> RankTrace:
     try:
         graph = _JsonGraph.model_validate(content)
     except ValidationError as error:
-        raise first_error(error, path, content, _JsonGraph) from None
+        raise first_refusal(error, path, content, _JsonGraph) from None
     nodes = []
     for node in graph.workload_graph:
         attributes = {name: _attribute(value) for name, value in (node.model_extra or {}).items()}
@@ -159,25 +160,25 @@ def read_json(path: Path) -> object:
     """The content of a JSON file.
 
     Raises:
-        InputError: Missing, no text, or no JSON.
+        Refusal: Missing, no text, or no JSON.
     """
     text = "\n".join(read_lines(path, "a JSON file"))
     try:
         return parse_json(text)
     except ValueError:
-        raise InputError(path, "file", "is not JSON, or cut off", "correct it") from None
+        raise Refusal(path, "file", "is not JSON, or cut off", "correct it") from None
 
 
 def read_groups(path: Path) -> dict[str, Sequence[int]]:
     """Process groups in a file of their own: a JSON mapping from name to list of ranks, as ASTRA-sim reads it.
 
     Raises:
-        InputError: Missing or malformed.
+        Refusal: Missing or malformed.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(path, "file", "is not a mapping", 'write {"0": [0, 1]}')
+        raise Refusal(path, "file", "is not a mapping", 'write {"0": [0, 1]}')
     for name, ranks in content.items():
         if not isinstance(ranks, list) or any(type(rank) is not int or rank < 0 for rank in ranks):
-            raise InputError(path, f"{name:.40}", "is not a list of ranks", "write ranks such as [0, 1]")
+            raise Refusal(path, f"{name:.40}", "is not a list of ranks", "write ranks such as [0, 1]")
     return content

@@ -93,7 +93,7 @@ class Layout:
         schedules: The algorithm of each operation.
 
     Raises:
-        InputError: A node is malformed.
+        Refusal: A node is malformed.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Layout:
         """Adds all tasks.
 
         Raises:
-            InputError: Nodes of one operation contradict each other, or ranks wait for each other for ever.
+            Refusal: Nodes of one operation contradict each other, or ranks wait for each other for ever.
         """
         self._start = self._program.wait(self._ranks[0], (), start_ps)
         runnable = deque(range(len(self._states)))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.collective.protocol import Operation
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST
 from netsim.units import split_bytes
 from netsim.workload.chakra.files import RankTrace
@@ -43,15 +43,15 @@ class Member(NamedTuple):
     trace: RankTrace
     node: Node
 
-    def refuse(self, field: str, problem: str, remedy: str = _REMEDY) -> InputError:
+    def refuse(self, field: str, problem: str, remedy: str = _REMEDY) -> Refusal:
         """The error that names the node and the attribute."""
-        return InputError(self.trace.path, f"node {self.node.id}: {field}", problem, remedy)
+        return Refusal(self.trace.path, f"node {self.node.id}: {field}", problem, remedy)
 
     def integer(self, name: str, most: int = MOST) -> int | None:
         """An attribute in [0, most), None if it is absent.
 
         Raises:
-            InputError: It is no such number.
+            Refusal: It is no such number.
         """
         value = self.node.attributes.get(name)
         if value is None:
@@ -64,7 +64,7 @@ class Member(NamedTuple):
         """Bytes of the rank's input buffer.
 
         Raises:
-            InputError: There are none.
+            Refusal: There are none.
         """
         size_bytes = self.integer("comm_size")
         if size_bytes is None:
@@ -76,7 +76,7 @@ def duration_ps(member: Member) -> int:
     """Picoseconds that a node of computation takes; nanoseconds, where it has them, are finer than the schema's field.
 
     Raises:
-        InputError: It does not fit in 2**62 ps.
+        Refusal: It does not fit in 2**62 ps.
     """
     duration_ns = member.integer(DURATION_NS, MOST // 1000)
     if duration_ns is not None:
@@ -90,7 +90,7 @@ def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> M
     """The key and the members of the operation of a node of `rank`; None if it moves nothing.
 
     Raises:
-        InputError: The communication cannot be simulated, or names a rank or group that does not exist.
+        Refusal: The communication cannot be simulated, or names a rank or group that does not exist.
     """
     node = member.node
     if node.type not in (NodeType.COMM_COLL_NODE, NodeType.COMM_SEND_NODE, NodeType.COMM_RECV_NODE):
@@ -134,7 +134,7 @@ def combine(members: Sequence[Member], ranks: Sequence[int]) -> Operation:
         ranks: Their ranks.
 
     Raises:
-        InputError: They contradict each other about the operation or its bytes.
+        Refusal: They contradict each other about the operation or its bytes.
     """
     first, size = members[0], len(members)
     if first.node.type is not NodeType.COMM_COLL_NODE:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.dependencies import Dependencies, dependencies
 from netsim.workload.chakra.files import RankTrace, find_traces, read_groups, read_rank
 from netsim.workload.chakra.layout import Layout
@@ -51,7 +51,7 @@ class ChakraWorkload:
         """Execution trace of each rank.
 
         Raises:
-            InputError: A file is wrong or missing.
+            Refusal: A file is wrong or missing.
         """
         return [read_rank(path) for path in find_traces(self._path)]
 
@@ -60,7 +60,7 @@ class ChakraWorkload:
         """Dependencies of the nodes of each rank.
 
         Raises:
-            InputError: A node needs one that is missing, or nodes need each other in a circle.
+            Refusal: A node needs one that is missing, or nodes need each other in a circle.
         """
         return [dependencies(trace) for trace in self.traces]
 
@@ -69,7 +69,7 @@ class ChakraWorkload:
         """Members of each process group, in its order; "" is all ranks.
 
         Raises:
-            InputError: A group has ranks without a file, or two files contradict each other about it.
+            Refusal: A group has ranks without a file, or two files contradict each other about it.
         """
         world = range(len(self.traces))
         groups: dict[str, Sequence[int]] = {"": world}
@@ -80,10 +80,10 @@ class ChakraWorkload:
             for name, ranks in defined.items():
                 if not ranks or len(set(ranks)) < len(ranks) or not all(rank in world for rank in ranks):
                     problem = f"does not list distinct ranks below {len(world)} ({list(ranks)!r:.60})"
-                    raise InputError(path, f"group {name:.40}", problem, "correct it, or add the files of all ranks")
+                    raise Refusal(path, f"group {name:.40}", problem, "correct it, or add the files of all ranks")
                 if list(groups.setdefault(name, ranks)) != list(ranks):
                     problem = f"has other ranks ({list(ranks)!r:.60}) than in another file"
-                    raise InputError(path, f"group {name:.40}", problem, "give the groups of one and the same run")
+                    raise Refusal(path, f"group {name:.40}", problem, "give the groups of one and the same run")
         return groups
 
     def size(self, available: int) -> int:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST
 from netsim.workload.goal.text import Goal, Operation
 from netsim.workload.program import Program
@@ -20,7 +20,7 @@ class Layout:
         sends_end_at_start: Whether ``requires`` a send waits only for its start.
 
     Raises:
-        InputError: A message is sent and not received, or received and not sent, or with another size.
+        Refusal: A message is sent and not received, or received and not sent, or with another size.
     """
 
     def __init__(self, goal: Goal, sends_end_at_start: bool) -> None:
@@ -41,7 +41,7 @@ class Layout:
         for kinds, unit, what in ((("calc",), 1000, "calc"), (("send",), 1, "send")):
             total = sum(operation.amount for operation in self._operations if operation.kind in kinds)
             if total * unit >= MOST:
-                raise InputError(self._goal.path, "file", f"all {what} together are too large ({total})", "shorten it")
+                raise Refusal(self._goal.path, "file", f"all {what} together are too large ({total})", "shorten it")
 
     def _match(self) -> None:
         """The k-th receive of a rank from another with a tag ends when the k-th such message has arrived."""
@@ -59,17 +59,17 @@ class Layout:
             size_bytes = self._operations[message].amount
             if size_bytes != operation.amount:
                 problem = f"{operation.amount} received of {size_bytes} sent in line {self._operations[message].line}"
-                raise InputError(self._goal.path, f"line {operation.line}: recv bytes", problem, "make them equal")
+                raise Refusal(self._goal.path, f"line {operation.line}: recv bytes", problem, "make them equal")
             self._needs[2 * index + 1].append(2 * message + 1)
         for messages in sent.values():
             if messages:
                 raise self._unmatched(messages[0], "send", "never receives it")
 
-    def _unmatched(self, index: int, field: str, what: str) -> InputError:
+    def _unmatched(self, index: int, field: str, what: str) -> Refusal:
         line, _, size_bytes, peer, tag = self._operations[index]
         problem = f"{size_bytes} B with tag {tag} of rank {self._rank_of[index]}: rank {peer} {what}"
         remedy = "correct rank or tag, or complete the file if it is cut off"
-        return InputError(self._goal.path, f"line {line}: {field}", problem, remedy)
+        return Refusal(self._goal.path, f"line {line}: {field}", problem, remedy)
 
     def run(self, program: Program, ranks: Sequence[int], start_ps: int) -> None:
         """Adds all tasks.
@@ -80,7 +80,7 @@ class Layout:
             start_ps: When it starts.
 
         Raises:
-            InputError: Operations wait for each other in a circle.
+            Refusal: Operations wait for each other in a circle.
         """
         begin = program.wait(ranks[0], (), start_ps)
         needs = self._needs
@@ -105,7 +105,7 @@ class Layout:
                 line, kind, *_ = self._operations[moment // 2]
                 rank = self._rank_of[moment // 2]
                 problem = f"rank {rank} never gets through: operations wait for each other in a circle"
-                raise InputError(self._goal.path, f"line {line}: {kind}", problem, "correct requires and irequires")
+                raise Refusal(self._goal.path, f"line {line}: {kind}", problem, "correct requires and irequires")
 
     def _task(self, program: Program, ranks: Sequence[int], moment: int, after: list[int]) -> int:
         """The task at whose end a moment has come; a moment that comes with another needs none of its own."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST, read_lines, whole_number
 from netsim.workload.records import MOST_RANKS
 
@@ -91,7 +91,7 @@ def read_goal(path: Path) -> Goal:
     """Reads and checks a schedule.
 
     Raises:
-        InputError: Missing or malformed; the message names line, word and remedy.
+        Refusal: Missing or malformed; the message names line, word and remedy.
     """
     lines = read_lines(path, "a schedule in GOAL")
     reader = _Reader(path)
@@ -114,7 +114,7 @@ def _statements(path: Path, lines: Sequence[str]) -> Iterator[_Statement]:
                 words.append(word)
         yield _Statement(number, words, ";")
     if comment_from:
-        raise InputError(path, f"line {comment_from}", "begins a comment that never ends", "close it with */")
+        raise Refusal(path, f"line {comment_from}", "begins a comment that never ends", "close it with */")
 
 
 def _without_comments(line: str, number: int, comment_from: int) -> tuple[str, int]:
@@ -155,7 +155,7 @@ class _Reader:
         """Takes a statement.
 
         Raises:
-            InputError: It is malformed.
+            Refusal: It is malformed.
         """
         line, words, end = statement
         if end == "{":
@@ -172,17 +172,17 @@ class _Reader:
         """The whole schedule, of a file of so many lines.
 
         Raises:
-            InputError: It is cut off, or without operations.
+            Refusal: It is cut off, or without operations.
         """
         if self._rank is not None:
             problem = f"rank {self._rank}, opened in line {self._opened}, is not closed"
-            raise InputError(self._path, f"line {lines}", problem, "add }, or complete the file if it is cut off")
+            raise Refusal(self._path, f"line {lines}", problem, "add }, or complete the file if it is cut off")
         if not any(schedule.operations for schedule in self._ranks):
-            raise InputError(self._path, "file", "lists no operations", "write num_ranks, then rank 0 { ... }")
+            raise Refusal(self._path, "file", "lists no operations", "write num_ranks, then rank 0 { ... }")
         return Goal(self._path, self._ranks)
 
-    def _refuse(self, line: int, problem: str, remedy: str = _REMEDY, field: str = "") -> InputError:
-        return InputError(self._path, f"line {line}: {field}" if field else f"line {line}", problem, remedy)
+    def _refuse(self, line: int, problem: str, remedy: str = _REMEDY, field: str = "") -> Refusal:
+        return Refusal(self._path, f"line {line}: {field}" if field else f"line {line}", problem, remedy)
 
     def _number(self, line: int, field: str, text: str, most: int = MOST) -> int:
         value = whole_number(self._path, f"line {line}: {field}", text)

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.workload.goal.layout import Layout
 from netsim.workload.goal.text import Goal, read_goal
 from netsim.workload.program import Program
@@ -46,7 +46,7 @@ class GoalWorkload:
         """The schedule of the file.
 
         Raises:
-            InputError: The file is wrong.
+            Refusal: The file is wrong.
         """
         return read_goal(self._path)
 
@@ -54,12 +54,12 @@ class GoalWorkload:
         """Number of ranks, which may be smaller than the fabric.
 
         Raises:
-            InputError: There are fewer ranks than in the schedule.
+            Refusal: There are fewer ranks than in the schedule.
         """
         needed = len(self.goal.ranks)
         if needed > available:
             problem = f"there are {needed}, the job has {available} ranks"
-            raise InputError(self._path, "num_ranks", problem, "enlarge the topology or the job's ranks")
+            raise Refusal(self._path, "num_ranks", problem, "enlarge the topology or the job's ranks")
         self.notices = [f"{self._path}: {text}" for text in self._deviations(available)]
         return needed
 

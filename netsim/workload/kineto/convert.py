@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from netsim.collective.protocol import Message
 from netsim.collective.protocol import Operation as Collective
-from netsim.errors import InputError, writing
+from netsim.errors import writing
+from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.operations import Arguments, Operation
 from netsim.workload.kineto.profile import Call, Profile, read_profile
 from netsim.workload.program import Program
@@ -46,7 +47,7 @@ def import_kineto(folder: Path, out: Path) -> Converted:
         out: The trace; written whole or not at all.
 
     Raises:
-        InputError: A profile is missing or wrong, or profiles contradict each other.
+        Refusal: A profile is missing or wrong, or profiles contradict each other.
     """
     profiles = _read(folder)
     operations = [[Arguments(profile, call).operation() for call in profile.calls] for profile in profiles]
@@ -66,7 +67,7 @@ def import_kineto(folder: Path, out: Path) -> Converted:
         _check(folder, unfinished)
         unfinished.replace(out)
     except OSError as error:
-        raise InputError("command line", "--out", f"cannot be written ({error.strerror})", "name a file") from None
+        raise Refusal("command line", "--out", f"cannot be written ({error.strerror})", "name a file") from None
     finally:
         unfinished.unlink(missing_ok=True)
     return Converted(len(profiles), len(records), list(_notices(profiles)))
@@ -76,22 +77,22 @@ def _read(folder: Path) -> list[Profile]:
     """Profiles in the order of their ranks."""
     files = sorted(file for file in folder.iterdir() if file.name.endswith(_SUFFIXES)) if folder.is_dir() else []
     if not files:
-        raise InputError(folder, "file", "holds no profiles", "give a folder with a .json or .json.gz for each rank")
+        raise Refusal(folder, "file", "holds no profiles", "give a folder with a .json or .json.gz for each rank")
     profiles: dict[int, Profile] = {}
     for file in files:
         profile = read_profile(file)
         other = profiles.setdefault(profile.rank, profile)
         if other is not profile:
             problem = f"{profile.rank} is also that of {other.path.name}"
-            raise InputError(file, "distributedInfo.rank", problem, "keep one profile for each rank")
+            raise Refusal(file, "distributedInfo.rank", problem, "keep one profile for each rank")
     world_size = next(iter(profiles.values())).world_size
     for profile in profiles.values():
         if profile.world_size != world_size:
             problem = f"is {profile.world_size}, and {world_size} in another file"
-            raise InputError(profile.path, "distributedInfo.world_size", problem, "give the profiles of one run")
+            raise Refusal(profile.path, "distributedInfo.world_size", problem, "give the profiles of one run")
     for rank in range(world_size):
         if rank not in profiles:
-            raise InputError(folder, "file", f"rank {rank} of {world_size} has no profile", "add it")
+            raise Refusal(folder, "file", f"rank {rank} of {world_size} has no profile", "add it")
     return [profiles[rank] for rank in range(world_size)]
 
 
@@ -185,8 +186,8 @@ def _check(folder: Path, written: Path) -> None:
     try:
         trace = TraceWorkload(TraceConfig(kind="trace", path=str(written)))
         trace.extend(Program(), range(trace.size(0)), 0, _nothing)
-    except InputError as error:
-        raise InputError(folder, "profiles", f"contradict each other: {error.problem}", _REMEDY) from None
+    except Refusal as error:
+        raise Refusal(folder, "profiles", f"contradict each other: {error.problem}", _REMEDY) from None
 
 
 def _nothing(operation: Collective, ranks: Sequence[int]) -> list[Message]:  # noqa: ARG001

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from netsim.errors import InputError
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST
 from netsim.workload.kineto.profile import Call, Group, Profile
 
@@ -77,15 +77,15 @@ class Arguments:
         self._profile, self._place = profile, call.place
         self._args: Mapping[str, Any] = call.args
 
-    def refuse(self, name: str, problem: str, remedy: str = "profile the run again") -> InputError:
+    def refuse(self, name: str, problem: str, remedy: str = "profile the run again") -> Refusal:
         """The error that names the event and the argument."""
-        return InputError(self._profile.path, f"traceEvents.{self._place}.args.{name}", problem, remedy)
+        return Refusal(self._profile.path, f"traceEvents.{self._place}.args.{name}", problem, remedy)
 
     def operation(self) -> Operation:
         """What the call does.
 
         Raises:
-            InputError: An argument is missing or wrong, or the collective cannot be simulated.
+            Refusal: An argument is missing or wrong, or the collective cannot be simulated.
         """
         name = str(self._args["Collective name"])
         op = _OPERATIONS.get(name.lower())

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from netsim.documents import parse_json
-from netsim.errors import InputError
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import Refusal
 from netsim.lines import MOST
 
 RECORD = "record_param_comms"
@@ -89,16 +89,16 @@ def read_profile(path: Path) -> Profile:
     """Reads the profile of a rank, ``.json`` or ``.json.gz``.
 
     Raises:
-        InputError: Missing, malformed, or without collectives; the message names the event and the remedy.
+        Refusal: Missing, malformed, or without collectives; the message names the event and the remedy.
     """
     content = _content(path)
     about = content.get("distributedInfo")
     if not isinstance(about, dict):
-        raise InputError(path, "distributedInfo", "is missing: the rank is unknown", _REMEDY)
+        raise Refusal(path, "distributedInfo", "is missing: the rank is unknown", _REMEDY)
     world_size = _whole(path, "distributedInfo.world_size", about.get("world_size"))
     rank = _whole(path, "distributedInfo.rank", about.get("rank"))
     if rank >= world_size:
-        raise InputError(path, "distributedInfo.rank", f"is not below world_size ({rank}, of {world_size})", _REMEDY)
+        raise Refusal(path, "distributedInfo.rank", f"is not below world_size ({rank}, of {world_size})", _REMEDY)
     events = _events(path, content.get("traceEvents"))
     calls, begin_ns, has_kernels = _calls(path, events)
     host = content.get("host_name")
@@ -115,23 +115,23 @@ def _content(path: Path) -> dict[str, Any]:
             with path.open("rb") as file:
                 data = file.read(_MOST_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise InputError(path, "file", "is not compressed by gzip, or cut off", _REMEDY) from None
+        raise Refusal(path, "file", "is not compressed by gzip, or cut off", _REMEDY) from None
     except OSError as error:
-        raise InputError(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
     if len(data) > _MOST_BYTES:
-        raise InputError(path, "file", f"has more than {_MOST_BYTES >> 30} GiB", "profile fewer steps")
+        raise Refusal(path, "file", f"has more than {_MOST_BYTES >> 30} GiB", "profile fewer steps")
     try:
         content = parse_json(data.decode("utf-8"))
     except ValueError:
-        raise InputError(path, "file", "is not JSON, or cut off", _REMEDY) from None
+        raise Refusal(path, "file", "is not JSON, or cut off", _REMEDY) from None
     if not isinstance(content, dict):
-        raise InputError(path, "file", "is not a profile of torch.profiler", "write it with export_chrome_trace")
+        raise Refusal(path, "file", "is not a profile of torch.profiler", "write it with export_chrome_trace")
     return content
 
 
 def _whole(path: Path, field: str, value: object, most: int = MOST) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < most:
-        raise InputError(path, field, f"is not a whole number ({value!r:.40})", _REMEDY)
+        raise Refusal(path, field, f"is not a whole number ({value!r:.40})", _REMEDY)
     return value
 
 
@@ -154,7 +154,7 @@ def _groups(configured: object) -> dict[str, Group]:
 def _events(path: Path, listed: object) -> list[_Event]:
     """Events with a duration."""
     if not isinstance(listed, list):
-        raise InputError(path, "traceEvents", "is missing", "write the profile with export_chrome_trace")
+        raise Refusal(path, "traceEvents", "is missing", "write the profile with export_chrome_trace")
     timed: list[tuple[int, dict[str, Any], float, float]] = []
     for place, event in enumerate(listed):
         if isinstance(event, dict) and event.get("ph") == "X" and isinstance(event.get("name"), str):
@@ -164,7 +164,7 @@ def _events(path: Path, listed: object) -> list[_Event]:
     for place, event, begin, length in timed:
         args, thread = event.get("args"), (event.get("pid"), event.get("tid"))
         if begin - first_us + length >= MOST / _PS_PER_US:
-            raise InputError(path, f"traceEvents.{place}.dur", f"ends too late ({length} us)", _REMEDY)
+            raise Refusal(path, f"traceEvents.{place}.dur", f"ends too late ({length} us)", _REMEDY)
         start_ns = round(1000 * (begin - first_us))
         about = event["name"], str(event.get("cat", "")), repr(thread)
         known = args if isinstance(args, dict) else {}
@@ -178,7 +178,7 @@ def _times_us(path: Path, place: int, event: Mapping[str, Any]) -> tuple[float, 
         value = event.get(name)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MOST:
             problem = f"is no time in microseconds ({value!r:.40})"
-            raise InputError(path, f"traceEvents.{place}.{name}", problem, _REMEDY)
+            raise Refusal(path, f"traceEvents.{place}.{name}", problem, _REMEDY)
     return float(event["ts"]), float(event["dur"])
 
 
@@ -188,7 +188,7 @@ def _calls(path: Path, events: Sequence[_Event]) -> tuple[list[Call], int, bool]
     records = [event for event in records if str(event.args["Collective name"]).lower() not in _SILENT]
     if not records:
         problem = f"has no collectives with their sizes (events {RECORD} with Collective name)"
-        raise InputError(path, "traceEvents", problem, "profile a run on NCCL; profiles of gloo do not say them")
+        raise Refusal(path, "traceEvents", problem, "profile a run on NCCL; profiles of gloo do not say them")
     kernels: dict[object, list[_Event]] = defaultdict(list)
     for event in events:
         if event.category == "kernel" and event.name.startswith("nccl"):

@@ -1,21 +1,19 @@
-"""netsim stands alone and keeps its own copies of what moe and the trainer validate with; both behave alike."""
+"""Wrong input in one line: what an error keeps, what was meant, and what no document may hold."""
 
 import pickle
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-import netsim.documents
-import netsim.foundation.documents
-import netsim.foundation.files
-import netsim.results
-from netsim.errors import InputError, first_error
+from netsim.errors import first_refusal
 from netsim.foundation.complaint import first_complaint
+from netsim.foundation.documents import check_document, parse_json
+from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.yaml_file import load_yaml
 from trainer.config.document import read_document
@@ -47,77 +45,54 @@ class Document(BaseModel, extra="forbid"):
     parts: tuple[Large, ...] = ()
 
 
-def _told_by_moe(path: Path, document: Any) -> Refusal:
-    with pytest.raises(ValidationError) as caught:
-        Document.model_validate(document)
-    found = first_complaint(caught.value, document, Document)
+def _of_a_run(path: Path, error: ValidationError, document: Any) -> Refusal:
+    found = first_complaint(error, document, Document)
     return Refusal(path, found.field, found.problem, found.remedy)
 
 
-def _told_by_netsim(path: Path, document: Any) -> InputError:
-    with pytest.raises(ValidationError) as caught:
-        Document.model_validate(document)
-    return first_error(caught.value, path, document, Document)
+def _of_a_scenario(path: Path, error: ValidationError, document: Any) -> Refusal:
+    return first_refusal(error, path, document, Document)
 
 
-class Side(NamedTuple):
-    """What one of the two has."""
+@pytest.fixture(params=[_of_a_run, _of_a_scenario])
+def refused_as(request: pytest.FixtureRequest) -> Callable[[Any], Refusal]:
+    """A refused document in the words of each kind of file."""
 
-    error: type[Refusal | InputError]
-    told: Callable[[Path, Any], Refusal | InputError]
-    read_yaml: Callable[[Path], object]
-    replacing: Callable[[Path], AbstractContextManager[Any]]
-    parse_json: Callable[[str], Any]
-    limits: Any
+    def refused(document: Any) -> Refusal:
+        with pytest.raises(ValidationError) as caught:
+            Document.model_validate(document)
+        return request.param(Path("f.yaml"), caught.value, document)
 
-
-SIDES = {
-    "moe and trainer": Side(
-        Refusal,
-        _told_by_moe,
-        read_document,
-        netsim.foundation.files.replacing,
-        netsim.foundation.documents.parse_json,
-        netsim.foundation.documents,
-    ),
-    "netsim": Side(
-        InputError,
-        _told_by_netsim,
-        lambda path: load_yaml(path, "a scenario"),
-        netsim.results.replacing,
-        netsim.documents.parse_json,
-        netsim.documents,
-    ),
-}
+    return refused
 
 
-@pytest.fixture(params=SIDES.values(), ids=list(SIDES))
-def side(request: pytest.FixtureRequest) -> Side:
-    """Each of the two."""
+@pytest.fixture(params=[read_document, lambda path: load_yaml(path, "a scenario")], ids=["run", "scenario"])
+def read(request: pytest.FixtureRequest) -> Callable[[Path], object]:
+    """A reader of each kind of file."""
     return request.param
 
 
-def test_an_error_keeps_what_it_says(side: Side) -> None:
-    error = side.error(Path("a; b/c.yaml"), "part.width", "is 3; not 4", "write 4; or remove it")
+def test_an_error_keeps_what_it_says() -> None:
+    error = Refusal(Path("a; b/c.yaml"), "part.width", "is 3; not 4", "write 4; or remove it")
     assert (error.file, error.field) == ("a; b/c.yaml", "part.width")
     assert (error.problem, error.remedy) == ("is 3; not 4", "write 4; or remove it")
     assert str(error) == "a; b/c.yaml: part.width: is 3; not 4; write 4; or remove it"
     assert isinstance(error, ValueError)
 
 
-def test_an_error_without_a_remedy_ends_with_the_problem(side: Side) -> None:
-    assert str(side.error("f", "a", "is wrong", "")) == "f: a: is wrong"
+def test_an_error_without_a_remedy_ends_with_the_problem() -> None:
+    assert str(Refusal("f", "a", "is wrong", "")) == "f: a: is wrong"
 
 
-def test_an_error_passes_between_processes(side: Side) -> None:
-    error = side.error("f", "a", "is wrong", "right it")
+def test_an_error_passes_between_processes() -> None:
+    error = Refusal("f", "a", "is wrong", "right it")
     copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is side.error
+    assert type(copy) is Refusal
     assert (str(copy), copy.__dict__) == (str(error), error.__dict__)
 
 
-def test_of_a_long_value_its_ends_are_told(side: Side) -> None:
-    error = side.error("f", "a", f"begins{'x' * 100_000}ends", "right it")
+def test_of_a_long_value_its_ends_are_told() -> None:
+    error = Refusal("f", "a", f"begins{'x' * 100_000}ends", "right it")
     assert len(str(error)) < 1000
     assert error.problem.startswith("begins")
     assert str(error).endswith("ends; right it")
@@ -136,22 +111,24 @@ def test_of_a_long_value_its_ends_are_told(side: Side) -> None:
         ({"number": 1}, "name", "add it"),
     ],
 )
-def test_what_was_meant_is_told_in_the_same_words(side: Side, document: Any, field: str, remedy: str) -> None:
-    error = side.told(Path("f.yaml"), document)
+def test_what_was_meant_is_told_in_the_same_words(
+    refused_as: Callable[[Any], Refusal], document: Any, field: str, remedy: str
+) -> None:
+    error = refused_as(document)
     assert error.field.removesuffix(".kind") == field
     assert error.remedy == remedy
 
 
 @pytest.mark.parametrize("document", [{"name": "a", "quux": 1}, {"name": "a", "part": {"kind": "quux"}}])
-def test_a_name_that_is_near_nothing_is_not_guessed(side: Side, document: Any) -> None:
-    error = side.told(Path("f.yaml"), document)
+def test_a_name_that_is_near_nothing_is_not_guessed(refused_as: Callable[[Any], Refusal], document: Any) -> None:
+    error = refused_as(document)
     assert error.remedy
     assert not error.remedy.startswith("write")
 
 
-def test_a_kind_that_is_no_text_is_refused(side: Side) -> None:
+def test_a_kind_that_is_no_text_is_refused(refused_as: Callable[[Any], Refusal]) -> None:
     for kind in ([1], {"a": 1}, None, 3):
-        assert side.told(Path("f.yaml"), {"name": "a", "part": {"kind": kind}}).field.startswith("part")
+        assert refused_as({"name": "a", "part": {"kind": kind}}).field.startswith("part")
 
 
 REFUSED = {
@@ -184,11 +161,11 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
-def test_yaml_that_both_refuse(side: Side, text: str, tmp_path: Path) -> None:
+def test_yaml_that_both_refuse(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
-    with pytest.raises(side.error) as caught:
-        side.read_yaml(path)
+    with pytest.raises(Refusal) as caught:
+        read(path)
     error = caught.value
     assert error.file == str(path)
     assert error.field
@@ -198,51 +175,48 @@ def test_yaml_that_both_refuse(side: Side, text: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_yaml_that_both_read(side: Side, text: str, tmp_path: Path) -> None:
+def test_yaml_that_both_read(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
-    assert side.read_yaml(path) == yaml.safe_load(text)
+    assert read(path) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("make", [lambda _: None, Path.mkdir, lambda path: path.write_bytes(b"a: \xff")])
-def test_a_file_that_cannot_be_read(side: Side, make: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read(
+    read: Callable[[Path], object], make: Callable[[Path], Any], tmp_path: Path
+) -> None:
     make(tmp_path / "f.yaml")
-    with pytest.raises(side.error) as caught:
-        side.read_yaml(tmp_path / "f.yaml")
+    with pytest.raises(Refusal) as caught:
+        read(tmp_path / "f.yaml")
     assert (caught.value.file, caught.value.field) == (str(tmp_path / "f.yaml"), "file")
 
 
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "{", "[" * 5000 + "]" * 5000, "1" * 5000, str(2**64), "[" * 150 + "]" * 150]
 )
-def test_json_that_both_refuse(side: Side, text: str) -> None:
+def test_json_that_both_refuse(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        side.parse_json(text)
+        parse_json(text)
 
 
-def test_limits_are_the_same() -> None:
-    one, other = (side.limits for side in SIDES.values())
-    for name in ("MOST_LEVELS", "MOST_VALUES", "LARGEST", "TOO_LARGE", "TOO_DEEP"):
-        assert getattr(one, name) == getattr(other, name)
+def test_a_refusal_without_a_file_says_the_rest_and_passes_between_processes() -> None:
+    with pytest.raises(Refusal, match=r"^a\.b: the number has more than 64 bits; write a smaller one$") as caught:
+        check_document({"a": {"b": 2**63}})
+    assert (caught.value.file, caught.value.field) == ("", "a.b")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.__dict__) == (str(caught.value), caught.value.__dict__)
+    assert str(Refusal("", "", "is too long", "write less")) == "is too long; write less"
 
 
-def _put(target: Any, text: str) -> None:
-    """netsim's gives a stream, moe's a path."""
-    if isinstance(target, Path):
-        target.write_text(text)
-    else:
-        target.write(text)
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(side: Side, tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "f.txt"
     for text in ("first", "second"):
-        with side.replacing(path) as target:
-            _put(target, text)
+        with replacing(path) as target:
+            target.write_text(text)
             assert not path.exists() or path.read_text() == "first"
         assert path.read_text() == text
-    with suppress(KeyError), side.replacing(path) as target:
-        _put(target, "third")
+    with suppress(KeyError), replacing(path) as target:
+        target.write_text("third")
         raise KeyError
     assert path.read_text() == "second"
     assert list(tmp_path.iterdir()) == [path]

@@ -1,4 +1,4 @@
-"""JSON Schemas of scenarios and sweeps, from which editors complete and :mod:`netsim.keys` prints."""
+"""JSON Schemas of sections, with the meaning of each key, from which editors complete and `keys` prints."""
 
 from typing import Annotated, Any
 
