@@ -39,6 +39,7 @@ from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.command.verb import refuse_misspelt
+from trainer.config.rules.objection import each
 from trainer.config.trust import trusting
 from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import end_launcher
@@ -126,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         if options.debug:
             traceback.print_exc()
-        line = f"trainer {options.verb.name}: {located(error, getattr(options, 'config', None))}"
+        path = getattr(options, "config", None)
+        line = "\n".join(f"trainer {options.verb.name}: {located(one, path)}" for one in each(error))
         _complain(line)
         refuse(line)  # ends the other ranks of the node, of which the first one speaks
         if isinstance(error, StartRefused):

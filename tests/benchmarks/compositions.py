@@ -25,11 +25,11 @@ from rich.table import Table
 
 from trainer.__main__ import main as command
 from trainer.checkpoint.pretrained import restore
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.composition import ALTERNATIVES, Composition, reasons
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import objective, sampler
-from trainer.flow.composition import ALTERNATIVES, Composition, complaint
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -112,7 +112,7 @@ def kinds(one: Any) -> tuple[str, ...]:
 def legal_samplers(coupled: Any, along: Any, predicted: Any) -> list[Any]:
     """Those that go with a flow."""
     plain = objective.RegressionConfig()
-    return [one for one in SAMPLERS if complaint(Composition(coupled, along, predicted, plain, one)) is None]
+    return [one for one in SAMPLERS if not any(reasons(Composition(coupled, along, predicted, plain, one)))]
 
 
 def trials() -> Iterator[Trial]:
@@ -126,7 +126,7 @@ def trials() -> Iterator[Trial]:
     parts = product(ALTERNATIVES["coupling"], ALTERNATIVES["path"], ALTERNATIVES["target"], objectives)
     for coupled, along, predicted, minimised in parts:
         composition = Composition(coupled, along, predicted, minimised, SAMPLERS[0])
-        if complaint(composition) is None:
+        if not any(reasons(composition)):
             for head in HEADS:
                 if "latent" not in head or not {coupled.kind, along.kind} & ON_IMAGES:
                     yield Trial(composition, head)

@@ -87,7 +87,7 @@ def measure(
         steps: optimiser steps of a turn.
     """
     from trainer import load_config
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import divide_ranks
 
     torch.set_num_threads(1)

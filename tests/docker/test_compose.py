@@ -14,8 +14,8 @@ import yaml
 
 from tests.docker.scripts import LAUNCH, OPTIONS, ROOT
 from tests.multinode.monitoring import CONFIG, DASHBOARD
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_layout
 
 DOCKER = ROOT / "docker"
 COMPOSE = DOCKER / "compose.yaml"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.docker.scripts import KUBERNETES, LAUNCH, OPTIONS, ROOT, environment, interpreter
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_layout
 
 MANIFESTS = {name: KUBERNETES.with_name(f"{name}.yaml") for name in ("kubernetes", "jobset", "trainjob")}
 

@@ -14,9 +14,9 @@ import netsim.command.line
 import trainer.__main__
 from tests.forked import ROOT
 from tests.trainer.data.pictures import digit_pictures
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.misspelt import check_names
+from trainer.config.rules.plan import plan_layout
 from trainer.model.build import dense_parameters
 
 TUTORIAL = ROOT / "configs" / "TUTORIAL.md"

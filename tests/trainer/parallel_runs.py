@@ -162,7 +162,7 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     Returns:
         The figures of every step, and the whole final weights by their logical names.
     """
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.training.loop import _Training
 

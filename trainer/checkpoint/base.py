@@ -10,8 +10,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.manifest import NAME, Manifest
-from trainer.config.constraints.adapters import of_base
-from trainer.config.constraints.routed_adapters import frozen_modules, routed_adapters, task_names
+from trainer.config.derived import frozen_modules, of_base, routed_adapters, task_names
 from trainer.config.document import read_document
 from trainer.config.file import load_run
 from trainer.config.run import RunConfig

@@ -20,8 +20,7 @@ from trainer.checkpoint.manifest import Manifest, records
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.parts import write_in_parts
 from trainer.checkpoint.pretrained import check_restorable
-from trainer.config.constraints.adapters import of_base
-from trainer.config.constraints.routed_adapters import routed_adapters
+from trainer.config.derived import of_base, routed_adapters
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig

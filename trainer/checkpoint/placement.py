@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from moe.placement.placement import Placement, SolverRecord
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY
-from trainer.config.constraints.replicas import with_homes_first
 from trainer.config.layout import Layout
+from trainer.config.rules.plan import with_homes_first
 from trainer.config.run import RunConfig
 
 

@@ -23,7 +23,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         overrides: ``dotted.key=value`` with the value in YAML, applied in order.
 
     Returns:
-        The configuration; :func:`trainer.config.constraints.plan.plan_layout` checks what depends on the number of
+        The configuration; :func:`trainer.config.rules.plan.plan_layout` checks what depends on the number of
         ranks.
 
     Raises:

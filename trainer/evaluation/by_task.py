@@ -12,7 +12,7 @@ from moe.adapters.routed import RoutedLinear
 from moe.random.seed import derive_seed
 from moe.report.page import Facts, Figure, Section, Table
 from moe.report.task_maps import task_maps
-from trainer.config.constraints.routed_adapters import task_names
+from trainer.config.derived import task_names
 from trainer.evaluation.judgement import parted
 from trainer.evaluation.real import JUDGED
 from trainer.model.frozen import frozen_tensors

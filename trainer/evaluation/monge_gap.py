@@ -8,10 +8,10 @@ from torch import Tensor
 
 from moe.ot import monge_gap as gap_of_points
 from moe.ot import squared_euclidean
+from trainer.config.rules.composition import has_one_step_map
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.transport import transport_cost
 from trainer.flow import sampler
-from trainer.flow.composition import has_one_step_map
 
 Drawn = Callable[[sampler.AnyConfig], sampler.Trajectory]
 """Draws the same examples by any sampler."""

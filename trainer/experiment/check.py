@@ -4,8 +4,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.config.rules.objection import errors, refuse_all
 from trainer.experiment.memory.sizes import parse_bytes
-from trainer.experiment.stage import check_stages, load_stages
+from trainer.experiment.stage import load_stages, of_stages
 
 
 def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None, *, whole: bool = False) -> int:
@@ -22,15 +23,16 @@ def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None =
         0.
 
     Raises:
-        ValueError: the configuration is wrong, or does not fit that many ranks; the run folder holds checkpoints that
-            the run cannot go on from; a finished stage was made by other settings; or nothing fits the memory.
+        ValueError: every objection: the configuration is wrong, or does not fit that many ranks; the run folder holds
+            checkpoints that the run cannot go on from; a finished stage was made by other settings; or nothing fits the
+            memory.
     """
     if world_size < 1:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")
     limit = None if fit is None else parse_bytes(fit, "--fit")
     stages = load_stages(path, overrides)
     if stages[0].name:
-        check_stages(stages, world_size)
+        refuse_all(errors(*of_stages(stages, world_size)))
     for stage in stages:
         if stage.name:
             print(f"stage {stage.name} ({stage.verb}) in {stage.folder}")

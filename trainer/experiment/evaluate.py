@@ -11,8 +11,9 @@ import trainer.task
 from netsim.foundation.files import replacing
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
-from trainer.config.constraints.controls import with_controls
-from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.derived import with_controls
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.evaluation.judgement import check_features
 from trainer.experiment.built.objects import builds_objects, opened_policy
@@ -155,6 +156,6 @@ def _check_likelihood(config: RunConfig) -> None:
     if isinstance(own, SegmentedConfig):
         solver = own.model_copy(update={"within": solver})
     try:
-        check_drawn_by(config, solver, guidance=1.0)
+        refuse(of_drawn(config, solver, guidance=1.0))
     except ValueError as error:
         raise ValueError(f"--likelihood: {error}, or leave it out") from error

@@ -10,7 +10,7 @@ from torch import nn
 
 from moe.config import MoEConfig
 from moe.random.seed import derive_seed
-from trainer.config.constraints.routed_adapters import task_names
+from trainer.config.derived import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import (
     AutoencoderConfig,

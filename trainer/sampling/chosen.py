@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.settings import Section
-from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow import sampler
 from trainer.flow.sampler import (
@@ -88,7 +89,7 @@ class SamplerChoice:
             chosen = with_steps(chosen, self.steps)
         if chosen != own:
             try:
-                check_drawn_by(config, chosen, guidance)
+                refuse(of_drawn(config, chosen, guidance))
             except ValueError as error:
                 option = "--steps" if self.sampler is None else "--sampler"
                 raise ValueError(f"{option}: {error}") from error

@@ -11,8 +11,9 @@ from netsim.foundation.complaint import Complaint, first_complaint
 from netsim.foundation.documents import parse_yaml, read_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.controls import Controls
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
 from trainer.flow import sampler
 from trainer.flow.control import AnyConfig
@@ -62,7 +63,7 @@ def check_chosen_controls(config: RunConfig, drawn_by: sampler.AnyConfig, guidan
         ValueError: names the option and the remedy.
     """
     try:
-        check_drawn_by(config, drawn_by, guidance)
+        refuse(of_drawn(config, drawn_by, guidance))
     except ValueError as error:
         raise ValueError(f"{_OPTION}: {error}") from error
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.config.constraints.controls import with_controls
+from trainer.config.derived import with_controls
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
 from trainer.flow import Condition, control, sampler

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import trainer.data
-from trainer.config.constraints.buckets import several_shapes, with_shape
+from trainer.config.derived import several_shapes, with_shape
 from trainer.config.run import ImageSample, ReconstructionSample, RunConfig
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.draw import TrainedFlow

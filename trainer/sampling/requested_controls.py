@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trainer.config.constraints.cost import check_cost
+from trainer.config.rules.drawing import of_cost
+from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
 from trainer.flow import Condition, path
 from trainer.flow.control import AnyConfig, ControlInputs, CostGradientConfig, OwnControl, build
@@ -35,7 +36,7 @@ def check_requested(controls: Sequence[AnyConfig], config: RunConfig, field: str
         if isinstance(control, OwnControl):
             continue
         if isinstance(control, CostGradientConfig):
-            check_cost(config, control.cost, f"{field}.{number}.cost")
+            refuse(of_cost(config, control.cost, f"{field}.{number}.cost"))
         try:
             build(control, inputs)
         except ValueError as error:

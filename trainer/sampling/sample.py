@@ -9,9 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from netsim.foundation.terminal import Terminal
-from trainer.config.constraints.buckets import with_shape
-from trainer.config.constraints.controls import with_controls
-from trainer.config.constraints.drawing import drawable
+from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig

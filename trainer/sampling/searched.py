@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from netsim.foundation.refusal import Refusal
-from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig, EulerConfig, SegmentedConfig
 from trainer.flow.sampler.steps_file import StepsFile
@@ -49,7 +50,7 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
         unfit = "is below 1" if number < 1 else f"does not divide among {segments} segments"
         raise ValueError(f"--evaluations: {number} {unfit}; use {least}")
     chosen = euler_of(own, EulerConfig(steps=number // segments, times=path))
-    check_drawn_by(config, chosen, guidance)
+    refuse(of_drawn(config, chosen, guidance))
     return chosen
 
 

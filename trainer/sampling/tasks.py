@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trainer.config.constraints.routed_adapters import task_names
+from trainer.config.derived import task_names
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition

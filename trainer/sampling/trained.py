@@ -8,10 +8,11 @@ from pathlib import Path
 import trainer.data
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restore, restored_layout
-from trainer.config.constraints.context import check_context
-from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
+from trainer.config.rules.drawing import of_drawn_together
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.pairing import of_context
 from trainer.config.run import ImageSample, ObjectSample, PointSample, RunConfig, TextSample
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
@@ -68,7 +69,7 @@ def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> Run
     flow = config.flow.model_copy(update={"source": config.source_data})
     compared = config.model_copy(update={"data": data, "flow": flow})
     if of_latents:
-        check_context(compared)
+        refuse(of_context(compared))
     return compared
 
 
@@ -114,7 +115,7 @@ def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
 
     config, layout = with_newest(run_dir, checked)
     if launch.world_size > 1:
-        check_drawn_together(config, chosen)
+        refuse(of_drawn_together(config, chosen))
     check_latents(config)
     with joined(
         launch,

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.host_copies import to_device
-from trainer.config.constraints.drawing import drawable
+from trainer.config.derived import drawable
 from trainer.config.model import AutoencoderConfig, GPTConfig, PolicyMLPConfig
 from trainer.config.run import PointSample, RunConfig
 from trainer.data import Batch

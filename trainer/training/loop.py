@@ -20,9 +20,10 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.placement import resumed_layout
 from trainer.checkpoint.resuming import load_checkpoint
 from trainer.checkpoint.saving import Checkpointer
-from trainer.config.constraints.cycle import check_cycle
-from trainer.config.constraints.plan import describe
 from trainer.config.layout import Layout
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.plan import describe
+from trainer.config.rules.tasks import of_cycle
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader, TooManyBadExamples
 from trainer.data.bad_examples import BadExampleList
@@ -164,7 +165,7 @@ class _Training:
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task = task
         self.sources = () if dataset.mix is None else tuple(dataset.mix.sources)
-        check_cycle(config, task.cycle)
+        refuse(of_cycle(config, task.cycle))
         self.module = bare_network(config, layout)
         write_base(self.module, config, launch.device, trains=True)
         layers = [module for module in self.module.modules() if isinstance(module, HoldsExperts)]

@@ -13,11 +13,11 @@ from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
-from trainer.config.constraints.adjoint_matching import check_tilted
-from trainer.config.constraints.distillation import check_taught_by
-from trainer.config.constraints.plan import cautions, plan_layout
-from trainer.config.constraints.policy import check_same_states
 from trainer.config.layout import Layout
+from trainer.config.rules import plan
+from trainer.config.rules.cautions import cautions
+from trainer.config.rules.objection import Examination, Objections, attempt, errors, settled
+from trainer.config.rules.tasks import of_base_of_policy, of_teacher, of_tilted
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.distributed.adapters import check_adapters
@@ -65,35 +65,72 @@ def preflight(
         ValueError: the configuration does not fit that many ranks, or the run folder, a file that the run reads, a
             package or the network of this node is not as the run needs it.
     """
-    layout = plan_layout(config, world_size, ranks_per_node=ranks_per_node)
-    check_writable(config.run.dir)
-    if ranks_per_node is not None and world_size > ranks_per_node and torch.cuda.is_available():
-        check_adapters()
-    config = pinned(config)
-    check_rates(config)
+    return settled(examined(config, world_size, ranks_per_node=ranks_per_node, read_bytes=read_bytes))
+
+
+def examined(
+    config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
+) -> Examination[Preflight]:
+    """Every objection to a run, that of :func:`preflight` first; files are read for a run that has a layout."""
+    layout = yield from plan.examined(config, world_size, ranks_per_node=ranks_per_node)
+    if layout is None:
+        return None
+    several_nodes = ranks_per_node is not None and world_size > ranks_per_node and torch.cuda.is_available()
+    here = [attempt(check_writable, config.run.dir), *([attempt(check_adapters)] if several_nodes else [])]
+    objected = yield from errors(*here)
+    pinned_config = yield from attempt(pinned, config)
+    if pinned_config is None:
+        return None
+    config = pinned_config
+    objected |= yield from errors(
+        attempt(check_rates, config),
+        _of_teacher(config, world_size),
+        attempt(check_base, config),
+        attempt(check_modules, config),
+        _of_base(config, world_size),
+    )
+    begins = yield from attempt(_origin, config, read_bytes)
+    objected |= yield from errors(
+        attempt(check_latents, config),
+        attempt(check_teacher, config),
+        attempt(_check_sinks, config),
+    )
+    if objected or begins is None:
+        return None
+    newest, damaged = begins
+    stretched = None if newest is None else _changed_schedule(config, newest)
+    return Preflight(config, layout, newest, damaged, [*cautions(config, layout), *([stretched] if stretched else [])])
+
+
+def _of_teacher(config: RunConfig, world_size: int) -> Objections:
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
-            check_taught_by(config, Reference.of_run(teacher).config, world_size)
-    check_base(config)
-    check_modules(config)
+            yield from of_teacher(config, Reference.of_run(teacher).config, world_size)
+
+
+def _of_base(config: RunConfig, world_size: int) -> Objections:
     match config.task:
         case AdjointMatchingConfig(base=ReferenceConfig() as base):
-            check_tilted(config, Reference.of_run(base).config, world_size)
+            yield from of_tilted(config, Reference.of_run(base).config, world_size)
         case GRPOConfig(base=ReferenceConfig() as base):
-            check_same_states(config, Reference.of_run(base).config)
+            yield from of_base_of_policy(config, Reference.of_run(base).config)
+
+
+def _origin(config: RunConfig, read_bytes: int) -> tuple[Path | None, list[str]]:
+    """The checkpoint that a run resumes from, and lines about damaged ones; refuses weights that do not fit."""
     newest, damaged = origin(config, read_bytes=read_bytes)
     if newest is None and config.model.init_from is not None:
         weights = weights_file(config.model.init_from)
         check_beginning(weights, config)
         check_meaning(weights, config.model)
-    check_latents(config)
-    check_teacher(config)
+    return newest, damaged
+
+
+def _check_sinks(config: RunConfig) -> None:
     if config.observe.wandb is not None:
         require("wandb", field="observe.wandb", otherwise="observe.wandb=null")
     if config.observe.tensorboard:
         require("tensorboard", field="observe.tensorboard", otherwise="observe.tensorboard=false")
-    stretched = None if newest is None else _changed_schedule(config, newest)
-    return Preflight(config, layout, newest, damaged, [*cautions(config, layout), *([stretched] if stretched else [])])
 
 
 def _changed_schedule(config: RunConfig, newest: Path) -> str | None:

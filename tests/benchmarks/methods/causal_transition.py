@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, eight_gaussians, flow_task, follow, train
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.model.build import build_model

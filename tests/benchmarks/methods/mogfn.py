@@ -38,7 +38,7 @@ from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, train
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.model.build import build_model

@@ -21,7 +21,7 @@ def with_placement(folder: Path, placement: Path, *, migrates: bool) -> RunConfi
 
 def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_path: Path) -> None:
     from trainer.checkpoint.placement import resumed_layout
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
 
     configured, saved = permuted_placement(tmp_path / "configured.json"), tmp_path / "placement.json"
     Placement.contiguous(LAYERS, EXPERTS, 1, 2).write(saved)
@@ -34,7 +34,7 @@ def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_pa
 def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migrate(tmp_path: Path) -> None:
     from netsim.foundation.refusal import Refusal
     from trainer.checkpoint.placement import resumed_layout
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
 
     config = with_placement(tmp_path, permuted_placement(tmp_path / "configured.json"), migrates=True)
     layout = plan_layout(config, 2)

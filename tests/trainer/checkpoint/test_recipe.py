@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.fuzz import sound_files
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import Condition

@@ -11,7 +11,7 @@ from tests.trainer.data.pictures import digit_pictures
 from tests.trainer.data.texts import encoded, stories
 from trainer import load_config
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import ImageSample, RunConfig, TextSample
 from trainer.data import PythonSourceConfig
 from trainer.flow.sampler import HeunConfig

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from netsim.foundation.refusal import Refusal
-from trainer.config.constraints.plan import cautions, plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.cautions import cautions
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.training.schedule import changed_schedule, learning_rate
 

@@ -9,6 +9,7 @@ import yaml
 from netsim.foundation.refusal import Refusal
 from trainer import load_config
 from trainer.config.fine_tuning import with_base
+from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
 from trainer.experiment.stage.reading import load_stages
 
@@ -159,7 +160,7 @@ def test_a_stage_may_go_on_from_an_earlier_one(tmp_path: Path) -> None:
     (tmp_path / "stages.yaml").write_text(yaml.safe_dump(document))
     first, second = load_stages(tmp_path / "stages.yaml")
     assert second.awaited([first, second]) == [first]
-    second.check(1, [first, second])
+    refuse(second.objections(1, [first, second]))
     recorded(tmp_path / "all/first", flow={"data_scale": 1.5})
     config = second.config()  # pyright: ignore[reportAttributeAccessIssue]
     assert (config.model.init_from, config.model.hidden) == (tmp_path / "all/first", 32)

@@ -17,7 +17,7 @@ from tests.trainer.own_parts import BUILT_IN, OWN
 from tests.trainer.runs import timeless
 from trainer.__main__ import main
 from trainer.checkpoint.contents import identity_of
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch, build
 from trainer.experiment.stage.reading import stages_of

@@ -14,8 +14,10 @@ from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
 from tests.trainer.data.pictures import picture
 from trainer import data
-from trainer.config.constraints.buckets import check_buckets, with_shape
+from trainer.config.derived import with_shape
 from trainer.config.model import DiTConfig
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.pairing import of_shapes
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, ImageFolder, ImageFolderConfig, Loader, Split, TooManyBadExamples
 from trainer.data.buckets import buckets_around, nearest_buckets
@@ -251,9 +253,9 @@ def run(**sections: Any) -> RunConfig:
     ],
 )
 def test_what_knows_one_shape_alone_is_refused(sections: dict[str, Any], line: str) -> None:
-    check_buckets(run())
+    refuse(of_shapes(run()))
     with pytest.raises(ValueError, match=f"^{line}"):
-        check_buckets(run(**sections))
+        refuse(of_shapes(run(**sections)))
 
 
 def test_a_shape_is_chosen_among_those_of_the_run() -> None:

@@ -13,8 +13,8 @@ import trainer.data
 from netsim.foundation.refusal import Refusal
 from tests.trainer.sampling.encoders import Words, write_encoder
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import ShardsConfig
 from trainer.data.captions import CaptionsConfig, CaptionsIndex

@@ -15,9 +15,10 @@ from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
 from netsim.foundation.refusal import Refusal
 from tests.trainer.data.test_loader import Numbers
-from trainer.config.constraints.mixture import check_mixture
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.resolution import resolve
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.pairing import of_mixture
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import (
     BadExamples,
@@ -387,7 +388,7 @@ def test_captions_and_source_points_are_of_one_data_set() -> None:
         ({"source": config.data}, r"^flow\.source\.kind: mixture is for data; give one data set to start at$"),
     ):
         with pytest.raises(ValueError, match=message):
-            check_mixture(config.model_copy(update={"flow": config.flow.model_copy(update=flow)}))
+            refuse(of_mixture(config.model_copy(update={"flow": config.flow.model_copy(update=flow)})))
 
 
 def test_source_points_are_dealt_beside_a_mixture() -> None:

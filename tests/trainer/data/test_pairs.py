@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from netsim.foundation.refusal import Refusal
 from trainer import data
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.resolution import resolve
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig
 from trainer.evaluation.real import real_examples

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.trainer.data.test_loader import Numbers
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, Batch, Loader, Sourced, ToyConfig, build, source_points
 from trainer.sampling.conditioning import conditioning_for

@@ -14,7 +14,7 @@ from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import GPT
 from tests.trainer.data.texts import config, encoded, small_tokenizer, stories, tokens
 from trainer import data, load_config
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.data import Loader, Split, Text, TextConfig
 from trainer.data.keyed_order import keyed_order
 from trainer.data.run_tokenizer import run_tokenizer, tokenizer_file

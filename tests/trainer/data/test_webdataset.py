@@ -22,7 +22,8 @@ from tests.trainer.commands import refused
 from tests.trainer.data.tars import digit_tars, digits, encoded, tar_bytes
 from trainer import data, load_config
 from trainer.__main__ import main
-from trainer.config.constraints.plan import cautions, plan_layout
+from trainer.config.rules.cautions import cautions
+from trainer.config.rules.plan import plan_layout
 from trainer.data import BadExamples, Digits, Loader, WebDataset, WebDatasetConfig
 from trainer.data.loading import DataLoadingConfig
 from trainer.data.prefetcher import Prefetcher

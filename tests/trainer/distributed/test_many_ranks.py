@@ -19,9 +19,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.forked import ROOT
 from trainer.checkpoint.writers import check_complete, records_of, writes
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import divide_ranks, unite_ranks
 from trainer.model.build import bare_network, dense_shapes, expert_parameters, parameter_shapes

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import trainer.data
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance

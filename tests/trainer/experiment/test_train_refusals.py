@@ -21,7 +21,7 @@ from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import complete_steps, prune, step_folder
 from trainer.checkpoint.manifest import Manifest, records
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.distributed.process import lock
 from trainer.experiment.stage import description
 from trainer.model.build import parameter_shapes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from moe.random.keyed import fold_in
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, sampler, target
 from trainer.flow.chain import Chain

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import build as build_data
 from trainer.flow import Condition, sampler

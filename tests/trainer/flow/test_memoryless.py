@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in
 from tests.trainer.flow.test_sampler import gaussian, grid, known
-from trainer.config.constraints.flow import check_composition
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.parts import of_composition
 from trainer.config.run import RunConfig
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow import path, sampler
@@ -112,7 +113,7 @@ def test_only_straight_paths_that_end_at_the_data_are_taken(along):
         "sample": {"sampler": {"kind": "euler_maruyama", "diffusion": {"kind": "memoryless"}}},
     }
     with pytest.raises(ValueError, match=r"^sample.sampler.kind: euler_m.*memoryless.*straight path") as refused:
-        check_composition(RunConfig.model_validate(document))
+        refuse(of_composition(RunConfig.model_validate(document)))
     assert "\n" not in str(refused.value)
 
 

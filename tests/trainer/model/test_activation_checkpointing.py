@@ -71,7 +71,7 @@ class MergedHere:
 def train(folder: Path, name: str, world_size: int, *, checkpointing: bool) -> dict[str, Any]:
     import torch.distributed as dist
 
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.distributed.groups import Launch

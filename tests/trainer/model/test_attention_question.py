@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.model.test_model import configuration, dense, states, stirred
-from trainer.config.constraints.cost import check_cost
 from trainer.config.engine import DeepSpeedConfig
+from trainer.config.rules.drawing import of_cost
+from trainer.config.rules.objection import refuse
 from trainer.flow import Condition, cost, sampler
 from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
 from trainer.flow.control.protocol import ControlInputs
@@ -146,5 +147,5 @@ def test_a_cost_that_the_network_cannot_tell_is_refused(
     if model:
         run = run.model_validate({**run.model_dump(exclude={"model", "moe"}), "model": model})
     with pytest.raises(ValueError, match=message):
-        check_cost(run, AttentionConfig.model_validate(settings), "sample.cost")
-    check_cost(configuration(), HALVES, "sample.cost")
+        refuse(of_cost(run, AttentionConfig.model_validate(settings), "sample.cost"))
+    refuse(of_cost(configuration(), HALVES, "sample.cost"))

@@ -20,7 +20,7 @@ def train(config: RunConfig, world_size: int, folder: Path, recorded: tuple[int,
     """Losses and norms of this rank; the recording lies in the folder."""
     import torch.distributed as dist
 
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.model.build import build_model
     from trainer.trace.context import phase

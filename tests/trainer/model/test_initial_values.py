@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainer.model.test_networks import KINDS, configuration, small
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import NetworkConfig
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.model.build import bare_network, build_model, parameter_shapes
 from trainer.model.layer.initial import Initial, Normal

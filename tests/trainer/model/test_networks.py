@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moe.random.seed import derive_seed
 from netsim.foundation.settings import kind_of, sections_in
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, SegmentNetworkConfig
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes

@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.layout import Layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.question import FromTokens, HeadVelocities, Tokens

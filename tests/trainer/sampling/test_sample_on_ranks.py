@@ -10,8 +10,9 @@ import pytest
 from moe.routing_trace import RoutingTrace
 from tests.forked import command
 from tests.trainer.commands import DIGITS, refused
-from trainer.config.constraints.drawing import check_drawn_together
 from trainer.config.file import load_config
+from trainer.config.rules.drawing import of_drawn_together
+from trainer.config.rules.objection import refuse
 from trainer.flow.sampler import Dopri5Config, EulerConfig, SegmentedConfig
 
 SETTINGS = (
@@ -95,9 +96,9 @@ def test_ranks_that_do_not_share_the_network_are_refused(
 
 def test_ranks_that_share_experts_take_their_steps_together() -> None:
     config = load_config(DIGITS)
-    check_drawn_together(config, EulerConfig())
+    refuse(of_drawn_together(config, EulerConfig()))
     alone = load_config(DIGITS, ["parallel.expert=1"])
     for chosen in (Dopri5Config(), SegmentedConfig(segments=2, within=Dopri5Config())):
-        check_drawn_together(alone, chosen)
+        refuse(of_drawn_together(alone, chosen))
         with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: dopri5 .*; start one process$"):
-            check_drawn_together(config, chosen)
+            refuse(of_drawn_together(config, chosen))

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.config.constraints.adjoint_matching import caution_of_guidance, check_adjoint_matching, check_tilted
 from trainer.config.resolution import resolve
+from trainer.config.rules.cautions import of_guidance
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.tasks import of_adjoint_matching, of_tilted
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.data import Batch
@@ -299,7 +301,7 @@ def test_settings_that_mean_nothing_are_refused(task: dict[str, Any], message: s
 )
 def test_a_run_that_cannot_be_tilted_is_refused(sections: dict[str, Any], task: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        check_adjoint_matching(configured(sections, **task))
+        refuse(of_adjoint_matching(configured(sections, **task)))
     assert "\n" not in str(refused.value)
 
 
@@ -316,14 +318,15 @@ def test_a_base_of_another_flow_is_refused(base: dict[str, Any], task: dict[str,
     document = {"run": {"dir": "base"}, "optim": {"steps": 1, "global_batch": 1}, **sections}
     other = RunConfig.model_validate(resolve(document).document)
     with pytest.raises(ValueError, match=rf"^task.base.run: unused {message}") as refused:
-        check_tilted(configured(**task), other, 1)
+        refuse(of_tilted(configured(**task), other, 1))
     assert "\n" not in str(refused.value)
 
 
 def test_samples_of_another_guidance_are_remarked_on() -> None:
     classes = {"data": {"kind": "toy", "classes": True}}
-    assert caution_of_guidance(configured(classes)) is None
+    assert not any(of_guidance(configured(classes)))
     guided = {**classes, "sample": {"guidance": 2.0}}
-    assert "sample.guidance: 2 draws from another flow" in (caution_of_guidance(configured(guided)) or "")
-    assert caution_of_guidance(configured(guided, guidance=2.0)) is None
-    assert caution_of_guidance(configured({"sample": {"guidance": 2.0}})) is None, "there are no classes"
+    ((field, problem, _),) = of_guidance(configured(guided))
+    assert f"{field}: {problem}".startswith("sample.guidance: 2 draws from another flow")
+    assert not any(of_guidance(configured(guided, guidance=2.0)))
+    assert not any(of_guidance(configured({"sample": {"guidance": 2.0}}))), "there are no classes"

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import AutoencoderConfig
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import DigitsConfig
 from trainer.data import build as build_data

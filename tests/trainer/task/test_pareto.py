@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.forked import ROOT
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from tests.trainer.task.test_trajectory_balance import OfStates, run_config
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.evaluation.pareto.measurement import ParetoMeasurement
 from trainer.model.build import build_model
 from trainer.observe.measurement import MeasurementSpec

@@ -14,7 +14,7 @@ from tests.trainer.commands import refused
 from tests.trainer.runs import timeless, torchrun
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.model.build import build_model

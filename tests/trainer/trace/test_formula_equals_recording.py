@@ -311,7 +311,7 @@ def configuration(world_size: int, case: Case) -> RunConfig:
 
 def record_cases(rank: int, world_size: int, folder: str, rare: bool) -> None:
     """Trains a few steps of each case and leaves its recording in a folder of its own."""
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import divide_ranks, unite_ranks
 
     os.environ["LOCAL_RANK"] = str(rank)
@@ -328,7 +328,7 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     import torch.distributed as dist
     from megatron.core import parallel_state
 
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.model.build import build_model
     from trainer.model.frozen import frozen_tensors, put_frozen
@@ -388,7 +388,7 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
 
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(world_size, CASES[world_size][name])
@@ -500,7 +500,7 @@ def test_all_to_alls_move_the_same_bytes_over_each_group(
 
 
 def test_a_run_of_the_residual_network_alone_has_no_formula() -> None:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(2, ({}, 1, None, "blockwise, aligned"))

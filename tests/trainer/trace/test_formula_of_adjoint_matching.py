@@ -49,7 +49,7 @@ def configuration(name: str, folder: Path, *, tilts: bool) -> RunConfig:
 def train_all(rank: int, world_size: int, folder: str) -> None:
     import trainer.data
     import trainer.task
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.training.loop import _Training
 
@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_formula_and_recording_issue_the_same_collectives(folder: Path, name: str) -> None:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula import formula
     from trainer.trace.formula.plan import trace_spec
 

@@ -114,7 +114,7 @@ def configuration(ranks: int, name: str, folder: Path) -> RunConfig:
 def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> None:
     import trainer.data
     import trainer.task
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.training.loop import _Training
 
@@ -123,7 +123,7 @@ def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> None
     for name in names:
         config = configuration(world_size, name, folder_of(Path(folder), world_size, name))
         config.run.dir.mkdir(exist_ok=True)
-        with patch("trainer.config.constraints.policy._check_base"):  # what it starts with is of no effect here
+        with patch("trainer.config.rules.tasks._of_base"):  # what it starts with is of no effect here
             layout = plan_layout(config, world_size)
         divide_ranks(2 if config.moe is None else layout.expert_parallel, 1, layout.relay_ranks)
         task, dataset = trainer.task.build(config), trainer.data.build(config.data)
@@ -155,12 +155,12 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str],
 
 
 def computed(ranks: int, name: str, folder: Path) -> tuple[TraceHeader, list[CollectiveRecord]]:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula import formula
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(ranks, name, folder)
-    with patch("trainer.config.constraints.policy._check_base"):
+    with patch("trainer.config.rules.tasks._of_base"):
         layout = plan_layout(config, ranks)
     header, records = formula(trace_spec(config, layout, ranks_per_node=2, steps=STEPS))
     return header, list(records)
@@ -237,7 +237,7 @@ def test_a_replay_leaves_rollouts_as_they_were(recordings: Callable[[int, str], 
 
 
 def test_a_later_step_of_a_cycle_alone_has_no_rollouts(tmp_path: Path) -> None:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula import formula
     from trainer.trace.formula.plan import trace_spec
 

@@ -58,7 +58,7 @@ def train_all(rank: int, world_size: int, folder: str) -> None:
 def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -> None:
     import trainer.data
     import trainer.task
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch
     from trainer.training.loop import _Training
 
@@ -80,7 +80,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", CASES)
 def test_formula_and_recording_issue_the_same_collectives(runs: Path, name: str) -> None:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula import formula
     from trainer.trace.formula.plan import trace_spec
 

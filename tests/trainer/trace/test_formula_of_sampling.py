@@ -119,7 +119,7 @@ def record_case(rank: int, world_size: int, name: str, folder: Path) -> tuple[to
     import torch.distributed as dist
 
     from trainer.checkpoint.pretrained import restore, restored_layout
-    from trainer.config.constraints.plan import plan_sampling
+    from trainer.config.rules.plan import plan_sampling
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.model.build import parameter_shapes
     from trainer.sampling.draw import TrainedFlow
@@ -189,7 +189,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
 
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
-    from trainer.config.constraints.plan import plan_sampling
+    from trainer.config.rules.plan import plan_sampling
     from trainer.trace.formula.sampling_plan import sampling_spec
 
     config, (*_, guidance, num) = configuration(world_size, name), CASES[world_size][name]

@@ -88,7 +88,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path
 
 
 def computed(name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(name)

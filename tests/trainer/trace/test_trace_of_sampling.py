@@ -12,8 +12,8 @@ from moe.price.traffic import Traffic
 from netsim import simulate
 from tests.trainer.commands import DIGITS, GPT, contents, refused
 from trainer.__main__ import main
-from trainer.config.constraints.plan import plan_sampling
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_sampling
 from trainer.config.run import RunConfig
 from trainer.flow.sampler import (
     Dopri5Config,

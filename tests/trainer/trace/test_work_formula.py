@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_layout
 from trainer.model.flops import training_flops
 from trainer.trace.formula import formula
 from trainer.trace.formula.plan import trace_spec

@@ -9,9 +9,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.layout import Layout
 from trainer.config.resolution import resolve
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.task import GRPOConfig
 from trainer.data import Batch
@@ -59,7 +59,7 @@ def configured(network: dict[str, Any], **task: Any) -> RunConfig:
 
 def planned(config: RunConfig) -> Layout:
     """The layout of one rank; what the run goes on from is of no effect here."""
-    with patch("trainer.config.constraints.policy._check_base"):
+    with patch("trainer.config.rules.tasks._of_base"):
         return plan_layout(config, 1)
 
 

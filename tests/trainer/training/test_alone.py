@@ -17,7 +17,7 @@ from tests.trainer.commands import DIGITS, contents, refused, trained
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.model.build import build_model, parameter_shapes
 from trainer.model.feature_extractor.file import write_extractor
 from trainer.model.weights import initialise_from

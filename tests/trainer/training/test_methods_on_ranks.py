@@ -81,7 +81,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
 
 
 def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None) -> list[dict[str, float]]:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.training.loop import _Training
 

@@ -52,7 +52,7 @@ def config(folder: Path, engine: dict[str, Any], flow: dict[str, Any]) -> RunCon
 
 
 def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None = None) -> tuple[Any, ...]:
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.training.loop import _Training
 

@@ -45,7 +45,7 @@ def configuration(network: str, zero_stage: int, precision: str) -> RunConfig:
 
 def steps(config: RunConfig, numbers: list[int]) -> dict[str, Any]:
     """Takes the numbered steps; the second is refused, and the third is NaN on the last rank."""
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.deepspeed import DeepSpeedEngine
     from trainer.model.build import build_model
 

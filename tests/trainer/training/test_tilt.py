@@ -147,7 +147,7 @@ def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     """What the run says on stderr."""
     import trainer.data
     import trainer.task
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.config.run import RunConfig
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.observe.metrics import MetricsFile

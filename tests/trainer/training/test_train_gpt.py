@@ -53,7 +53,7 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
     import trainer.data
     import trainer.task
     from trainer.checkpoint.intact import newest_intact_collective
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch
     from trainer.observe.metrics import MetricsFile, truncate_after
     from trainer.training.loop import _Training

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from netsim.foundation.files import replacing
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
+from trainer.config.rules.objection import refuse
 from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import measured
 from trainer.evaluation.steps.page import steps_page
@@ -20,7 +21,7 @@ from trainer.sampling.reference import Reference
 from trainer.sampling.steps.fine import times_of
 from trainer.sampling.steps.noises import Noises
 from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import check_search, search
+from trainer.sampling.steps.search import of_search, search
 from trainer.sampling.trained import opened, restored_flow
 
 WIDTH = 100
@@ -43,7 +44,7 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
     Raises:
         ValueError: the run has no complete checkpoint or follows no flow, or does not allow the request.
     """
-    check_search(restored_flow(request.run)[1], request)
+    refuse(of_search(restored_flow(request.run)[1], request))
     weights = Reference.of_run(ReferenceConfig(run=request.run)).digest
     first = Launch.from_environment().rank == 0
     with Terminal(stderr=True, quiet=not first).status("") as status, opened(request.run) as flow:

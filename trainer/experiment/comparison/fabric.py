@@ -11,9 +11,9 @@ from moe.placement.placement import Placement, objective_of
 from moe.price.simulation import simulate
 from moe.report.context import read_simulations
 from netsim.foundation.refusal import Refusal
-from trainer.config.constraints.division import expert_nodes
 from trainer.config.document import read_document
 from trainer.config.layout import Layout
+from trainer.config.rules.ranks import expert_nodes
 from trainer.config.run import RunConfig
 from trainer.experiment.comparison.cost import CallTraffic, Fabric
 from trainer.trace.formula import TraceSpec, formula

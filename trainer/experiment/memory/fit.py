@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.layout import Layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.experiment.memory.estimate import Estimator
 from trainer.experiment.memory.peak import StepMemory

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure as Plot
 
 from moe.report.figures import STYLE, to_svg
 from moe.report.page import Figure, Section
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.experiment.memory.engine.protocol import PARTS
 from trainer.experiment.memory.engine.protocol import Part as MemoryPart
 from trainer.experiment.memory.estimate import Estimator, UnknownMemory

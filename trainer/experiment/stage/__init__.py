@@ -14,7 +14,7 @@ from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import ConfiguredStage, Stage
 from trainer.experiment.stage.provenance import check_read, difference
 from trainer.experiment.stage.reading import chosen, load_stages, stages_of
-from trainer.experiment.stage.running import check_stages, run_stages
+from trainer.experiment.stage.running import check_stages, of_stages, run_stages
 from trainer.experiment.stage.steps import StepsStage
 from trainer.experiment.stage.train import TrainStage
 
@@ -31,6 +31,7 @@ __all__ = [
     "chosen",
     "difference",
     "load_stages",
+    "of_stages",
     "run_stages",
     "stages_of",
 ]

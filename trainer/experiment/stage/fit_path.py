@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from trainer.config.merging import merged
+from trainer.config.rules.objection import Objections, attempt
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage
 from trainer.experiment.stage.sections import filled
@@ -49,14 +50,12 @@ class FitPathStage(ConfiguredStage):
         """
         return self._validated(FitRequest, self.settings)
 
-    def check(self, world_size: int, stages: Sequence[Stage]) -> None:
+    def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:
         """See the base class."""
         self.request()
-        super().check(world_size, stages)
+        yield from super().objections(world_size, stages)
         if not self.awaited(stages):
-            config = self.config()
-            with self._blamed():
-                check_fitted_to(config)
+            yield from self._blamed(attempt(check_fitted_to, self.config()))
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""

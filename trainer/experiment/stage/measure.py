@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import with_kinds
+from trainer.config.rules.objection import Objections
 from trainer.config.task.measured import MeasuredFile, MeasureRequest
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Provenance, Stage
@@ -54,7 +55,7 @@ class MeasureStage(TaughtStage):
         """
         return self._validated(MeasureRequest, self.document)
 
-    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks may wait
+    def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks may wait
         """See the base class."""
         request = self.request()
         if request.run is not None:
@@ -63,7 +64,7 @@ class MeasureStage(TaughtStage):
             return
         if MeasuredFile.read(request.measured).environment != request.environment:
             problem = f"{request.measured} holds objects of another environment"
-            raise Refusal(self.path, f"stages.{self.name}.measured", problem, "give a file of this environment")
+            yield Refusal(self.path, f"stages.{self.name}.measured", problem, "give a file of this environment")
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the work asks the launcher itself
         """See the base class."""

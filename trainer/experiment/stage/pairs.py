@@ -8,13 +8,14 @@ from typing import Any, Self
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
-from trainer.config.constraints.controls import with_controls
-from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.derived import with_controls
 from trainer.config.file import load_run
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import Objections, attempt
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import Cost, Provenance, Stage, awaits
+from trainer.experiment.stage.protocol import Cost, Provenance, Stage, until_awaited
 from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
 from trainer.sampling.pairs.request import PairsRequest
@@ -60,18 +61,13 @@ class PairsStage(TaughtStage):
         """
         return self._validated(PairsRequest, self.document)
 
-    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks draws pairs
+    def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks draws pairs
         """See the base class."""
         request, teacher = self.request(), self._check_teacher(stages)
-        with self._blamed():
-            if teacher is not None:
-                check_drawn_by(with_controls(teacher, ()), request.sampler, request.guidance)
-            try:
-                request.resolved()
-            except ValueError as error:
-                if awaits(error, self.awaited(stages)) is None:
-                    raise
-        self._check_held_out(request.num, stages)
+        if teacher is not None:
+            yield from self._blamed(of_drawn(with_controls(teacher, ()), request.sampler, request.guidance))
+        yield from self._blamed(until_awaited(attempt(request.resolved), self.awaited(stages)))
+        yield from self._of_held_out(request.num, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""
@@ -93,11 +89,11 @@ class PairsStage(TaughtStage):
         now = request.what_decides(weights, source and source.model_dump(mode="json"))
         return Provenance(self.folder / INDEX, dict(made), now)
 
-    def _check_held_out(self, num: int, stages: Sequence[Stage]) -> None:
-        """Refuses pairs of which a later stage holds out all."""
+    def _of_held_out(self, num: int, stages: Sequence[Stage]) -> Objections:
+        """Pairs of which a later stage holds out all."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document.get("data"):
                 case {"path": path, "held_out": int(held_out)} if Path(str(path)) == self.folder and held_out >= num:
                     problem = f"{num} leave none to train on to stage {stage.name}, which holds out {held_out}"
                     remedy = f"draw more, or lower stages.{stage.name}.data.held_out"
-                    raise Refusal(self.path, f"stages.{self.name}.num", problem, remedy)
+                    yield Refusal(self.path, f"stages.{self.name}.num", problem, remedy)

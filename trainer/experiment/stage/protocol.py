@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
@@ -11,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.refusal import Refusal, lies_in, problem_and_remedy
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import validated
+from trainer.config.rules.objection import Objections, errors
+from trainer.config.rules.plan import examined
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 
@@ -84,15 +84,12 @@ class Stage(ABC):
         """Whether its results are there."""
 
     @abstractmethod
-    def check(self, world_size: int, stages: "Sequence[Stage]") -> None:
-        """Refuses what cannot be run, as far as can be told before the stages that it reads from are finished.
+    def objections(self, world_size: int, stages: "Sequence[Stage]") -> Objections:
+        """What speaks against it, as far as can be known before the stages that it reads from are finished.
 
         Args:
             world_size: ranks that run it.
             stages: all stages of the file, in their order.
-
-        Raises:
-            ValueError: it is wrong.
         """
 
     @abstractmethod
@@ -182,13 +179,10 @@ class Stage(ABC):
         """
         return [stage for stage in self.read_from(stages) if not stage.finished]
 
-    @contextmanager
-    def _blamed(self) -> Iterator[None]:
-        """Names the stage in every refusal inside."""
-        try:
-            yield
-        except ValueError as error:
-            raise Refusal(self.path, f"stages.{self.name}", *problem_and_remedy(error)) from error
+    def _blamed(self, rule: Objections) -> Objections:
+        """The objections of a rule, each of which names the stage."""
+        for error in errors(rule):
+            yield Refusal(self.path, f"stages.{self.name}", *problem_and_remedy(error))
 
     def _validated(self, request: type[R], document: dict[str, Any]) -> R:
         try:
@@ -217,14 +211,20 @@ class ConfiguredStage(Stage):
             problem = f"{error.field}: {error.problem}"
             raise Refusal(self.path, f"stages.{self.name}", problem, error.remedy) from error
 
-    def check(self, world_size: int, stages: Sequence[Stage]) -> None:
+    def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:
         """See the base class."""
-        awaited = self.awaited(stages)
-        try:
-            plan_layout(self.config(), world_size)
-        except ValueError as error:
-            if awaits(error, awaited) is None:
-                raise
+        yield from until_awaited(self._of_config(world_size), self.awaited(stages))
+
+    def _of_config(self, world_size: int) -> Objections:
+        yield from examined(self.config(), world_size)
+
+
+def until_awaited(rule: Objections, awaited: Sequence[Stage]) -> Objections:
+    """The objections of a rule up to one that waits for the results of stages."""
+    for error in errors(rule):
+        if awaits(error, awaited) is not None:
+            return
+        yield error
 
 
 def awaits(error: ValueError, awaited: Sequence[Stage]) -> Stage | None:

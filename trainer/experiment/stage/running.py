@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from trainer.config.rules.objection import Objections, attempt, refuse
 from trainer.config.trust import options
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.child import Stopped, Supervisor
@@ -26,12 +27,22 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
     Raises:
         ValueError: a stage is wrong, its folder cannot be written, or it is finished and was made by other settings.
     """
+    refuse(*of_stages(stages, world_size))
+
+
+def of_stages(stages: Sequence[Stage], world_size: int) -> Iterator[Objections]:
+    """The rules of :func:`check_stages`."""
     for stage in stages:
-        check_writable(stage.folder)
-        stage.check(world_size, stages)
+        yield attempt(check_writable, stage.folder)
+        yield stage.objections(world_size, stages)
     for stage in stages:
-        if stage.finished:
-            check_provenance(stage, stages)
+        yield _of_provenance(stage, stages)
+
+
+def _of_provenance(stage: Stage, stages: Sequence[Stage]) -> Objections:
+    if stage.finished:
+        check_provenance(stage, stages)
+    yield from ()
 
 
 def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], launch: Launch) -> int:

@@ -9,6 +9,7 @@ from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_run
+from trainer.config.rules.objection import Objections
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.pairs import PairsStage
@@ -18,7 +19,7 @@ from trainer.experiment.stage.taught import TaughtStage
 from trainer.flow.sampler.steps_file import StepsFile
 from trainer.sampling.searched import segments_of
 from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import check_search
+from trainer.sampling.steps.search import of_search
 
 STEPS = "steps.json"
 """Name of the file that it writes."""
@@ -64,19 +65,18 @@ class StepsStage(TaughtStage):
         """
         return self._validated(StepsRequest, self.document)
 
-    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002  any number of ranks may wait
+    def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks may wait
         """See the base class."""
         request = self.request()
         for stage, field, evaluations in self._users(stages):
             if evaluations not in request.evaluations:
                 problem = f"{', '.join(map(str, request.evaluations))} leave out {evaluations}, which stage {stage}"
                 remedy = f"add {evaluations}, or change stages.{stage}.{field}"
-                raise Refusal(self.path, f"stages.{self.name}.evaluations", f"{problem} reads", remedy)
+                yield Refusal(self.path, f"stages.{self.name}.evaluations", f"{problem} reads", remedy)
         config = self._check_teacher(stages)
         if config is not None:
-            with self._blamed():
-                check_search(config, request)
-            self._check_guidance(request, config, stages)
+            yield from self._blamed(of_search(config, request))
+            yield from self._of_guidance(request, config, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""
@@ -98,8 +98,8 @@ class StepsStage(TaughtStage):
         now = _what_decides(request, load_run(folder), weights)
         return Provenance(self.file, {name: made.get(name) for name in now}, now)
 
-    def _check_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> None:
-        """Refuses pairs at the nodes of this search that are drawn with another guidance."""
+    def _of_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> Objections:
+        """Pairs at the nodes of this search that are drawn with another guidance."""
         assert isinstance(teacher.sample, ImageSample | PointSample)
         own = request.guidance_for(teacher.sample)
         for stage in stages[stages.index(self) + 1 :]:
@@ -108,7 +108,7 @@ class StepsStage(TaughtStage):
             asked = stage.request().guidance
             if asked != own:
                 problem = f"{own:g} is not the {asked:g} that stage {stage.name} draws pairs at the nodes with"
-                raise Refusal(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
+                yield Refusal(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
         """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.config.file import load_run
 from trainer.config.merging import merged
+from trainer.config.rules.objection import each, refuse_all
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import OwnEnvironment
 from trainer.distributed.groups import Launch
@@ -45,7 +46,8 @@ class TrainStage(ConfiguredStage):
     def finished(self) -> bool:
         """Whether the checkpoint of its last step is there."""
         steps = complete_steps(self.folder / "checkpoints")
-        return bool(steps) and steps[-1] == (self.document.get("optim") or {}).get("steps")
+        optim = self.document.get("optim")
+        return bool(steps) and isinstance(optim, dict) and steps[-1] == optim.get("steps")
 
     @property
     def cost(self) -> Cost:
@@ -80,10 +82,9 @@ class TrainStage(ConfiguredStage):
             _try_environment(config)
             describe_run(config, world_size)
         except ValueError as error:
-            missed = awaits(error, awaited)
-            if missed is None:
-                raise
-            print(f"cannot be checked further before stage {missed.name} is finished")
+            missed = [stage for one in each(error) if (stage := awaits(one, awaited)) is not None]
+            refuse_all(one for one in each(error) if awaits(one, awaited) is None)
+            print(f"cannot be checked further before stage {missed[0].name} is finished")
 
     def propose(self, world_size: int, limit: int) -> None:
         """See the base class."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.config.constraints.drawing import check_drawn_by, drawable
+from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
+from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import ImageSample, RunConfig
 from trainer.flow import inversion, path
 from trainer.flow.control import PullConfig
@@ -94,28 +95,14 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
         ValueError: the run draws no pictures, has no such class, cannot be followed by such a sampler or goes back by
             none; or a mask cannot be read. Names field, value and remedy.
     """
-    sample, flow, classes = config.sample, config.flow, config.data.num_classes
-    if not isinstance(sample, ImageSample) or flow is None or not drawable(config):
-        raise ValueError(
-            f"run_dir: the run draws examples of shape {list(config.decoded_shape)}, which are no pictures; edit "
-            "pictures with a run that draws some"
-        )
-    for name in ("context", "captions"):
-        if getattr(flow, name) is not None:
-            raise ValueError(
-                f"run_dir: the run has flow.{name}, which a class alone does not replace; edit with a run that is "
-                "conditioned on classes or on nothing"
-            )
-    if config.source_data is not None:
-        raise ValueError(
-            "run_dir: paths of the run begin at other data, not at noise, so that a picture has no noise to be edited "
-            "from; use a run without flow.source"
-        )
+    sample, classes = config.sample, config.data.num_classes
+    refuse(_of_run(config))
+    assert isinstance(sample, ImageSample)
     guidance = sample.guidance if request.guidance.target is None else request.guidance.target
     chosen = _sampler(request, sample.sampler)
     for name, scale in (("target", guidance), ("source", request.guidance.source)):
         try:
-            check_drawn_by(config, chosen, scale)
+            refuse(of_drawn(config, chosen, scale))
         except ValueError as error:
             field = str(error).replace("sample.guidance", f"guidance.{name}").replace("sample.sampler", "steps")
             raise ValueError(field) from error
@@ -137,6 +124,16 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
     return EditPlan(
         request, targets, names, names_or_numbers(config), _source(request, config, labelled), chosen, guidance, held
     )
+
+
+def _of_run(config: RunConfig) -> Objections:
+    """Runs that do not draw pictures from noise and a class."""
+    yield from of_pictures(config, "edit")
+    for name in ("context", "captions"):
+        if getattr(config.flow, name, None) is not None:
+            problem = f"the run has flow.{name}, which a class alone does not replace"
+            yield "run_dir", problem, "edit with a run that is conditioned on classes or on nothing"
+    yield from of_start_at_noise(config, "a picture has no noise to be edited from")
 
 
 def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:
@@ -194,11 +191,7 @@ def _source(request: EditRequest, config: RunConfig, labelled: bool) -> int | No
     if classes == 0:
         return 0
     if request.source is None:
-        if getattr(config.model, "label_dropout", None) == 0:
-            raise ValueError(
-                "source: null asks the network about no class, which it never sees with model.label_dropout 0; name a "
-                "class, or use own"
-            )
+        refuse(of_no_class(config, "source", "null", remedy="name a class, or use own"))
         return classes
     if request.source == OWN and OWN not in config.data.class_names:
         if not labelled:

@@ -20,8 +20,9 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.pretrained import check_restorable
-from trainer.config.constraints.controls import with_controls
-from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.derived import with_controls
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
@@ -71,7 +72,7 @@ def run(request: PairsRequest, out: Path) -> int:
             "noise, as whole paths and nodes do"
         )
     check_latents(config)
-    check_drawn_by(with_controls(config, ()), request.sampler, request.guidance)
+    refuse(of_drawn(with_controls(config, ()), request.sampler, request.guidance))
     grids = steps_file(request.sampler)
     if grids is not None:
         check_made_of(grids, teacher.digest)

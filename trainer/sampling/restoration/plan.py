@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
 import trainer.flow.operator
 from netsim.foundation.refusal import Refusal, problem_and_remedy
-from trainer.config.constraints.drawing import check_drawn_by
 from trainer.config.model import CausalTransitionConfig
+from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
+from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import ImageSample, RunConfig
 from trainer.flow import path
 from trainer.flow.inverse.level import check_path
@@ -59,14 +60,15 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
         ValueError: the run draws no pictures from noise, has no such class, or the operator or a control does not suit
             it; names field, value and remedy.
     """
-    shape = _image_shape(config)
+    refuse(_of_run(config))
+    shape = cast(tuple[int, int, int], tuple(config.decoded_shape))
     label = _label(request, config)
     assert isinstance(config.sample, ImageSample)
     guidance = request.guidance
     if guidance is None:
         guidance = 1.0 if request.label is None else config.sample.guidance
     try:
-        check_drawn_by(config, config.sample.sampler, guidance)
+        refuse(of_drawn(config, config.sample.sampler, guidance))
     except ValueError as error:
         raise ValueError(str(error).replace("sample.guidance", "guidance")) from error
     observation = _observation_shape(request, shape)
@@ -83,42 +85,28 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
     return RestorePlan(request, label, guidance, shape, picture_shape)
 
 
-def _image_shape(config: RunConfig) -> tuple[int, int, int]:
-    shape = tuple(config.decoded_shape)
-    if not isinstance(config.sample, ImageSample) or config.flow is None or len(shape) != 3 or shape[0] not in (1, 3):
-        raise ValueError(
-            f"run_dir: the run draws examples of shape {list(shape)}, which are no pictures; restore pictures with a "
-            "run that draws some"
-        )
+def _of_run(config: RunConfig) -> Objections:
+    """Runs that do not draw pictures from noise alone."""
+    yield from of_pictures(config, "restore")
+    if config.flow is None:
+        return
     if config.flow.context is not None:
-        raise ValueError(
-            "run_dir: the run has a flow.context, which it needs of every picture; draw what it hides with the sample "
-            "verb, or restore with a run without"
-        )
-    if config.source_data is not None:
-        raise ValueError(
-            "run_dir: paths of the run begin at other data, not at noise, so that it says nothing of noisy pictures; "
-            "use a run without flow.source"
-        )
+        problem = "the run has a flow.context, which it needs of every picture"
+        yield "run_dir", problem, "draw what it hides with the sample verb, or restore with a run without"
+    yield from of_start_at_noise(config, "it says nothing of noisy pictures")
     if isinstance(config.model, CausalTransitionConfig):
-        raise ValueError(
-            f"run_dir: a {config.model.kind} draws a picture token by token, and not from one noise; use another run"
-        )
+        problem = f"a {config.model.kind} draws a picture token by token, and not from one noise"
+        yield "run_dir", problem, "use another run"
     try:
         check_path(path.build(config.flow.path))
     except ValueError as error:
-        raise ValueError(f"run_dir: {error}") from error
-    return shape
+        yield ValueError(f"run_dir: {error}")
 
 
 def _label(request: RestoreRequest, config: RunConfig) -> int | None:
     classes = config.data.num_classes
     if request.label is None:
-        if classes and getattr(config.model, "label_dropout", None) == 0:
-            raise ValueError(
-                "label: null asks the network about no class, which it never sees with model.label_dropout 0; name a "
-                "class, or use own"
-            )
+        refuse(of_no_class(config, "label", "null", remedy="name a class, or use own"))
         return None
     if classes == 0:
         raise ValueError(f"label: {request.label}, but the run has no classes; leave it out")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.config.constraints.controls import with_controls
-from trainer.config.constraints.drawing import check_drawn_by
+from trainer.config.derived import with_controls
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import Objections, attempt
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.searched import euler_of, segments_of
@@ -44,26 +45,18 @@ class Search:
         return len(self.cost) - 1
 
 
-def check_search(config: RunConfig, request: StepsRequest) -> None:
-    """Refuses a search that the run does not allow.
-
-    Args:
-        config: the run.
-        request: what is asked for.
-
-    Raises:
-        ValueError: names field, value and remedy.
-    """
+def of_search(config: RunConfig, request: StepsRequest) -> Objections:
+    """A search that the run does not allow."""
     assert isinstance(config.sample, ImageSample | PointSample)
     own = config.sample.sampler
     segments = segments_of(own)
     nodes = request.nodes_for(segments)
     if nodes % segments:
-        remedy = f"use {-(-nodes // segments) * segments}, or leave it out"
-        raise ValueError(f"nodes: {nodes} is not a multiple of the {segments} segments of the run's sampler; {remedy}")
+        problem = f"{nodes} is not a multiple of the {segments} segments of the run's sampler"
+        yield "nodes", problem, f"use {-(-nodes // segments) * segments}, or leave it out"
     for evaluations in request.evaluations:
-        check_evaluations(evaluations, nodes, segments)
-    check_drawn_by(with_controls(config, ()), euler_of(own, EulerConfig()), request.guidance_for(config.sample))
+        yield from attempt(check_evaluations, evaluations, nodes, segments)
+    yield from of_drawn(with_controls(config, ()), euler_of(own, EulerConfig()), request.guidance_for(config.sample))
 
 
 def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: Progress = lambda _: None) -> Search:

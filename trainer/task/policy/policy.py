@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.config.constraints.drawing import drawable
+from trainer.config.derived import drawable
 from trainer.config.run import PointSample, RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.data import Batch

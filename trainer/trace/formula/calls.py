@@ -5,8 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 from trainer.checkpoint.pretrained import restored_layout
-from trainer.config.constraints.calls import calls_of, passes_of, replays_of
-from trainer.config.constraints.cycle import cycle_of
+from trainer.config.derived import calls_of, cycle_of, passes_of, replays_of
 from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import prod
 
-from trainer.config.constraints.calls import weighs
+from trainer.config.derived import weighs
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import FlowTaskConfig

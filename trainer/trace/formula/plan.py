@@ -4,9 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from trainer.config.constraints.buckets import several_shapes
-from trainer.config.constraints.cycle import cycle_of
-from trainer.config.constraints.routed_adapters import task_names
+from trainer.config.derived import cycle_of, several_shapes, task_names
 from trainer.config.digest import config_digest
 from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout

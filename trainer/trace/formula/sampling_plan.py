@@ -35,7 +35,7 @@ def sampling_spec(
 
     Args:
         config: the run that trained the network.
-        layout: how the ranks share it, see :func:`trainer.config.constraints.plan.plan_sampling`.
+        layout: how the ranks share it, see :func:`trainer.config.rules.plan.plan_sampling`.
         sampler: what draws, or how often it calls the network.
         guidance: scale of classifier-free guidance. Any but 0 and 1 doubles the rows of each call.
         examples: that a data rank draws.

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from moe import collective_trace
 from moe.collective_trace import ROLLOUT
-from trainer.config.constraints.calls import calls_of
-from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.constraints.plan import plan_layout, plan_sampling
+from trainer.config.derived import calls_of
 from trainer.config.file import load_config
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.plan import plan_layout, plan_sampling
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.formula.plan import trace_spec
@@ -136,7 +137,7 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     guidance = config.sample.guidance if request.guidance is None else request.guidance
     if not 0 <= guidance < math.inf:
         raise ValueError(f"--guidance: {guidance} is not a number of 0 or more; use 1 for none, 1.5 for sharper images")
-    check_drawn_by(config, sampler, guidance)
+    refuse(of_drawn(config, sampler, guidance))
     if config.sample.controls:
         raise ValueError(
             "sample.controls: they may call the network themselves and take its gradient, which no formula knows; "

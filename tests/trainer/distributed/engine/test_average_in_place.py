@@ -49,7 +49,7 @@ def trained(engine_settings: dict[str, Any], world_size: int, *, examined: bool)
         the weights of the whole network; if it was examined, also what the network computed with and the master weights
         and averages, in the last evaluation and behind it.
     """
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.distributed.groups import divide_ranks, unite_ranks

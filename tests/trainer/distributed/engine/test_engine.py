@@ -32,7 +32,7 @@ def configuration(accumulation: int, aux_loss: float, zero_stage: int) -> RunCon
 
 def gradient_norms() -> dict[tuple[int, float, int], float]:
     """The norm after the same micro batch one, two or three times."""
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.deepspeed import DeepSpeedEngine
     from trainer.model.build import build_model
 
@@ -99,7 +99,7 @@ def unaided(world_size: int) -> dict[str, Any]:
 def coherent_step() -> dict[str, Any]:
     """A step of a network whose tokens stay with their experts."""
     from moe.coherent_layer import CoherentMoELayer
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.deepspeed import DeepSpeedEngine
     from trainer.model.build import build_model
 

@@ -41,7 +41,7 @@ class Run:
     """One rank of a run whose micro batches, and the draws in them, do not depend on the number of ranks."""
 
     def __init__(self, config: RunConfig, world_size: int) -> None:
-        from trainer.config.constraints.plan import plan_layout
+        from trainer.config.rules.plan import plan_layout
         from trainer.distributed.engine.build import build_engine
         from trainer.distributed.engine.ema import MovingAverage
         from trainer.model.build import build_model

@@ -62,7 +62,7 @@ def run_cases(_rank: int, world_size: int) -> dict[str, Any]:
 
 def written_out(rates: dict[str, float]) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Loshchilov and Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2, in one process."""
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.protocol import StepOutcome
     from trainer.model.build import build_model
 

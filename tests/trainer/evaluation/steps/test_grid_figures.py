@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.trainer.evaluation.test_evaluation import TOY
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.evaluation.steps.measured import measured, ratio

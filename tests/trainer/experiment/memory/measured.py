@@ -96,7 +96,7 @@ def _both(watch: _Watch, tracker: MemTracker | None) -> Iterator[None]:
 
 def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool = True) -> Measured:
     """Takes some steps of the real loop on process groups of its own."""
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.training.loop import _Training
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from tests.trainer.experiment.memory.cases import document
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.experiment.memory.estimate import Estimator
 from trainer.experiment.memory.fit import Settings, fit

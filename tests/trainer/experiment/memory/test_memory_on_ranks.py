@@ -7,7 +7,7 @@ import pytest
 from tests.ranks import run_ranks
 from tests.trainer.experiment.memory.cases import document, legal
 from tests.trainer.experiment.memory.measured import Measured, measure
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.experiment.memory.activation.passes import record
 from trainer.experiment.memory.peak import StepMemory, step_memory

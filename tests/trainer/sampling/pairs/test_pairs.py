@@ -15,9 +15,10 @@ from tests.trainer.commands import contents, refused, trained
 from tests.trainer.untrained import save_untrained
 from trainer import data
 from trainer.__main__ import main
-from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.distributed.process.stop import EX_TEMPFAIL
@@ -138,7 +139,7 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, undisturbe
     built, task = sampler.HeunConfig(steps=4), FlowTask(config)
     from trainer.checkpoint.intact import newest_checkpoint
     from trainer.checkpoint.pretrained import restore
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, joined
 
     with joined(Launch.from_environment()), torch.no_grad():
@@ -177,7 +178,7 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
     task = FlowTask(config)
     from trainer.checkpoint.intact import newest_checkpoint
     from trainer.checkpoint.pretrained import restore
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, joined
 
     with joined(Launch.from_environment()), torch.no_grad():
@@ -243,4 +244,4 @@ def test_what_a_teacher_itself_may_not_draw_by_is_refused(
     }
     request = PairsRequest.model_validate({"run": "runs/a", "num": 4, **asked})
     with pytest.raises(ValueError, match=message):
-        check_drawn_by(RunConfig.model_validate(document), request.sampler, request.guidance)
+        refuse(of_drawn(RunConfig.model_validate(document), request.sampler, request.guidance))

@@ -14,9 +14,9 @@ from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
 from tests.trainer.untrained import save_untrained
 from trainer.__main__ import main
-from trainer.config.constraints.drawing import stale_grids
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.file import load_config
+from trainer.config.rules.cautions import of_stale_grids
+from trainer.config.rules.plan import plan_layout
 from trainer.data.shard.index import INDEX
 from trainer.flow import sampler
 from trainer.flow.sampler.steps_file import StepsFile
@@ -208,8 +208,8 @@ def test_a_run_takes_the_file_for_its_own_samples(grids: Path, tmp_path: Path) -
     folder = trained(tmp_path / "run", TOY, *TINY, *CLASSES, "sample.every=2", own)
     assert list(folder.rglob("*.png"))
     config = load_config(folder / "config.yaml")
-    assert "was searched for the weights that" in str(stale_grids(config))
-    assert stale_grids(load_config(Path(TOY))) is None
+    assert "was searched for the weights that" in str([*of_stale_grids(config)])
+    assert not any(of_stale_grids(load_config(Path(TOY))))
 
 
 def test_a_file_that_a_run_cannot_use_is_refused_before_it_trains(

@@ -69,7 +69,7 @@ class Run:
     ) -> None:
         from trainer.checkpoint.placement import resumed_layout
         from trainer.checkpoint.resuming import load_checkpoint
-        from trainer.config.constraints.plan import plan_layout
+        from trainer.config.rules.plan import plan_layout
         from trainer.distributed.engine.build import build_engine
         from trainer.distributed.engine.ema import MovingAverage
         from trainer.model.build import build_model

@@ -188,7 +188,7 @@ def coherent_window(world_size: int) -> dict[str, Any]:
     """Transitions counted in coherent dispatch, and what each token chose in the same network with tokens at home."""
     from megatron.core import parallel_state
 
-    from trainer.config.constraints.plan import plan_layout
+    from trainer.config.rules.plan import plan_layout
     from trainer.config.run import RunConfig
     from trainer.model.build import build_model
     from trainer.training.migration.window import TransitionWindow

@@ -11,7 +11,8 @@ from tests.forked import ROOT, command
 from tests.trainer.commands import GPT, contents, refused
 from trainer import load_config
 from trainer.__main__ import main
-from trainer.config.constraints.flow import check_composition
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.parts import of_composition
 from trainer.experiment.stage import FitPathStage, TrainStage, load_stages
 from trainer.flow.path.table import read_table
 from trainer.task import FlowTask
@@ -54,13 +55,13 @@ def test_a_run_follows_the_file_and_refuses_another_in_its_place(
     assert main(["fit-path", str(written(tmp_path)), "--out", str(file), *FEW]) == 0
     config = written(tmp_path, flow={"path": {"kind": "tabulated", "path": str(file)}})
     loaded = load_config(config)
-    check_composition(loaded)
+    refuse(of_composition(loaded))
     c = FlowTask(loaded).parts.path.coefficients(torch.tensor([0.0, 1.0]))
     assert (c.a.tolist(), c.b.tolist()) == ([1, 0], [0, 1])
     assert main(["check", str(config)]) == 0
     assert main(["fit-path", str(config), "--out", str(file), *FEW, "--seed", "5"]) == 0, "its path is not looked at"
     with pytest.raises(ValueError, match=r"digest: is .* but the file has"):
-        check_composition(loaded)
+        refuse(of_composition(loaded))
     file.write_bytes(file.read_bytes()[:100])
     line = refused(capsys, "check", config)
     assert f"flow.path.path: {file}: table: cannot be read" in line

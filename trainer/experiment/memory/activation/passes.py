@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
 import trainer.task
-from trainer.config.constraints.routed_adapters import task_names
+from trainer.config.derived import task_names
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from trainer.config.constraints.distillation import check_taught_by
-from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.plan import plan_layout
+from trainer.config.rules.tasks import of_teacher
 from trainer.config.run import RunConfig
 from trainer.flow import sampler
 from trainer.trace.formula.plan import without_formula
@@ -71,7 +72,7 @@ def test_normal_noise_is_drawn_only_where_paths_start_at_it() -> None:
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: renoise .*; use euler, heun or dopri5$"):
         plan_layout(config({**POINTS, **RENOISE}, source=source), 1)
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: renoise .*; use euler, heun or dopri5$"):
-        check_drawn_by(config(source=source), sampler.RenoiseConfig(), 1.0)
+        refuse(of_drawn(config(source=source), sampler.RenoiseConfig(), 1.0))
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: renoise does not go with flow\.coupling\.kind mini"):
         plan_layout(config({**POINTS, **RENOISE}, coupling={"kind": "minibatch_ot"}), 1)
 
@@ -109,8 +110,8 @@ def test_normal_noise_is_drawn_only_where_paths_start_at_it() -> None:
 def test_a_teacher_of_other_states_is_refused(student: dict[str, Any], teacher: dict[str, Any], said: str) -> None:
     run = config(student, objective=MATCHING)
     with pytest.raises(ValueError, match=rf"^flow\.objective\.teacher\.run: runs/teacher {said}"):
-        check_taught_by(run, RunConfig.model_validate(teacher), 1)
-    check_taught_by(run, config(student), 1)
+        refuse(of_teacher(run, RunConfig.model_validate(teacher), 1))
+    refuse(of_teacher(run, config(student), 1))
 
 
 def test_guidance_needs_a_teacher_that_knows_no_class() -> None:
@@ -121,14 +122,14 @@ def test_guidance_needs_a_teacher_that_knows_no_class() -> None:
         with pytest.raises(
             ValueError, match=r"^flow\.objective\.guidance: .*; use 1, or a teacher with a model\.label"
         ):
-            check_taught_by(run, config(told), 1)
-        check_taught_by(run, config(labelled), 1)
+            refuse(of_teacher(run, config(told), 1))
+        refuse(of_teacher(run, config(labelled), 1))
 
 
 def test_ranks_that_share_the_experts_of_a_teacher_share_them_as_it_did() -> None:
     mixture = {**IMAGES, "moe": {"num_experts": 4, "expert_hidden": 16}, "parallel": {"expert": 2}}
     run = config(IMAGES, objective=MATCHING)
     with pytest.raises(ValueError, match=r"^parallel\.expert: 1, .* shared by 2 ranks of the same groups; use 2$"):
-        check_taught_by(run, config(mixture), 4)
-    check_taught_by(run, config(mixture), 1)
-    check_taught_by(config(mixture, objective=MATCHING), config(mixture), 4)
+        refuse(of_teacher(run, config(mixture), 4))
+    refuse(of_teacher(run, config(mixture), 1))
+    refuse(of_teacher(config(mixture, objective=MATCHING), config(mixture), 4))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import combinations, product
+from itertools import combinations, product, starmap
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -16,16 +16,25 @@ from tests.trainer.commands import DIGITS, refused
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import members
-from trainer.config.constraints.context import check_context
-from trainer.config.constraints.flow import caution
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import AutoencoderConfig
+from trainer.config.rules.cautions import of_composition
+from trainer.config.rules.composition import (
+    ADVICE,
+    ALTERNATIVES,
+    QUANTITIES,
+    Composition,
+    name,
+    objections,
+    partners,
+    reasons,
+)
+from trainer.config.rules.objection import message, refuse
+from trainer.config.rules.pairing import of_context
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.data import build as build_data
-from trainer.flow import UNCONDITIONAL, Condition, control, coupling, objective, path, sampler, target
-from trainer.flow.composition import ADVICE, ALTERNATIVES, RULES, Composition, complaint, name, partners, rules
-from trainer.flow.composition.parts import QUANTITIES
+from trainer.flow import UNCONDITIONAL, Condition, control, coupling, objective, path, rules, sampler, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.target.conversion import convert
 from trainer.model.autoencoder import Autoencoder
@@ -67,6 +76,11 @@ DEFAULT = Composition(
     objective.RegressionConfig(),
     sampler.EulerConfig(steps=2),
 )
+
+
+def complaint(parts: Composition) -> str | None:
+    """The first objection, as a person reads it."""
+    return next(starmap(message, objections(parts)), None)
 
 
 def composition(**parts: Any) -> Composition:
@@ -158,7 +172,7 @@ def assert_it_trains_and_draws(parts: Composition, head: str) -> None:
 
 def every_partner(parts: Composition) -> list[Composition]:
     """The compositions with each partner that a complaint lists, after a look that it lists them."""
-    broken, refusal = next(rule for rule in RULES if rule.complaint(parts) is not None), complaint(parts)
+    (broken, _), refusal = next(reasons(parts)), complaint(parts)
     assert refusal is not None
     found = []
     for part, fitting in partners(parts, broken).items():
@@ -245,13 +259,13 @@ def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(a
 
     for predicted in ALTERNATIVES["target"]:
         parts = composition(path=along, target=predicted, sampler=drawn)
-        broken = next((rule for rule in RULES if rule.complaint(parts) is not None), None)
-        advice = None if broken else caution(configuration(parts, "plain"))
-        if broken is None and advice is None:
+        broken = next(reasons(parts), None)
+        line = None if broken else next(starmap(message, of_composition(configuration(parts, "plain"))), None)
+        if broken is None and line is None:
             assert end(predicted) == pytest.approx(end(target.VelocityConfig()), abs=1e-6)
         elif not isinstance(predicted, target.VelocityAndNoiseConfig | target.VPredictionConfig):
             assert abs(end(predicted) - end(target.VelocityConfig())) > 0.01
-            assert advice is None or "flow.target.kind velocity" in advice.partition("; use ")[2]
+            assert line is None or "flow.target.kind velocity" in line.partition("; use ")[2]
 
 
 @couplings
@@ -406,12 +420,12 @@ def test_latents_are_learned_from_pairs_of_the_same_latents_alone(tmp_path: Path
         return RunConfig.model_validate({**config.model_dump(), "data": {**data, "digest": "0", **changes}})
 
     with pytest.raises(ValueError, match=r"^flow\.latent: is latents, .* hold no latents; leave it out$"):
-        check_context(learning())
-    check_context(learning(shape=(2, 2, 2), latents="0"))
+        refuse(of_context(learning()))
+    refuse(of_context(learning(shape=(2, 2, 2), latents="0")))
     with pytest.raises(
         ValueError, match=r"^flow\.latent: .* hold latents of a folder whose index is 1; give it the path"
     ):
-        check_context(learning(shape=(2, 2, 2), latents="1"))
+        refuse(of_context(learning(shape=(2, 2, 2), latents="1")))
 
 
 def test_parts_of_paths_are_refused_on_a_path_with_noise(tmp_path: Path) -> None:
@@ -494,7 +508,7 @@ def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(al
 
     for rule, drawn, end in zip(ADVICE, (sampler.EulerConfig(), sampler.HeunConfig()), (0.0, 1.0), strict=True):
         near, far = growth(torch.tensor([abs(end - 0.012), abs(end - 0.12)], dtype=torch.float64)).tolist()
-        advised = rule.complaint(composition(path=along, target=predicted, sampler=drawn)) is not None
+        advised = any(rule(composition(path=along, target=predicted, sampler=drawn)))
         assert advised == (near > 6 * far and near > 30)
 
 
@@ -543,5 +557,5 @@ def test_controls_are_refused_where_samples_follow_no_velocity(learned: Any, dra
     assert "draws by a head, which follows none" in refusal
     assert refusal.count("\n") == 0
     assert refusal.split("; use ")[1].startswith("sample.controls []")
-    named = partners(replace(parts, controls=(CONTROL,)), RULES[-2]).get("sampler", ())
+    named = partners(replace(parts, controls=(CONTROL,)), ("controls", "sampler", "objective")).get("sampler", ())
     assert all(complaint(replace(parts, sampler=one, controls=(CONTROL,))) is None for one in named)

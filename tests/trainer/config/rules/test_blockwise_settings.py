@@ -8,8 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.trainer.model.blockwise_networks import SIZES, stirred
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.model import BlockwiseConfig
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.question import WithProjection

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from trainer.config.constraints.plan import plan_layout
 from trainer.config.resolution import resolve
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 
 MAP: dict[str, Any] = {"objective": {"kind": "monge_map"}}

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from trainer.config.constraints.drawing import check_drawn_by
-from trainer.config.constraints.plan import plan_layout
+from trainer.config.rules.drawing import of_drawn
+from trainer.config.rules.objection import refuse
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import sampler
 from trainer.trace.formula.sampling_plan import sampling_spec
@@ -123,4 +124,4 @@ def test_searched_times_are_not_for_a_head() -> None:
 
 def test_solvers_cannot_draw_from_it_afterwards() -> None:
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: euler .*; use sample\.sampler\.kind causal_"):
-        check_drawn_by(configuration(), sampler.EulerConfig(), guidance=1.0)
+        refuse(of_drawn(configuration(), sampler.EulerConfig(), guidance=1.0))

@@ -1,1 +1,0 @@
-"""What parts of a run exclude each other, refused before any process group exists: one file for each subject."""

@@ -1,0 +1,141 @@
+"""What follows from the settings of a run: its shapes, its tasks, the calls of its network."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from netsim.foundation.own_class import OwnClass
+from netsim.foundation.run_reference import ReferenceConfig
+from trainer.config.network.adapters import RoutedAdaptersConfig
+from trainer.config.run import RunConfig
+from trainer.config.task import Calls
+from trainer.data import ImageFolderConfig, ShardsConfig
+from trainer.flow import control
+
+
+def of_base(config: RunConfig) -> RunConfig:
+    """The run with the network that its adapters stand on; one without adapters as it is."""
+    if config.model.adapters is None:
+        return config
+    return config.model_copy(update={"model": config.model.model_copy(update={"adapters": None})})
+
+
+def with_controls(config: RunConfig, controls: Sequence[control.AnyConfig]) -> RunConfig:
+    """A run that follows a flow, whose samples are drawn under other controls than its own; empty: none."""
+    sample = config.sample.model_copy(update={"controls": tuple(controls)})
+    return config.model_copy(update={"sample": sample})
+
+
+def drawable(config: RunConfig) -> bool:
+    """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
+    return config.decoded_shape[0] in (1, 3)
+
+
+def states_of(config: RunConfig) -> dict[str, Any]:
+    """What a run with a flow has in common with another run whose frozen flow it calls, by the name in messages."""
+    flow = config.flow
+    assert flow is not None
+    return {
+        "states of shape": list(config.state_shape),
+        "flow.latent": flow.latent and flow.latent.digest,
+        "flow.data_scale": flow.data_scale,
+        "flow.path": flow.path.model_dump(mode="json"),
+        "a source": config.source_data and config.source_data.model_dump(mode="json"),
+        "flow.context": flow.context and flow.context.model_dump(mode="json"),
+        "classes": config.data.num_classes,
+    }
+
+
+def several_shapes(config: RunConfig) -> tuple[tuple[int, int, int], ...]:
+    """The shapes (C, H, W) of a run's examples where there are several; empty where there is one."""
+    shapes = getattr(config.data, "shapes", ())
+    return tuple(shapes) if len(shapes) > 1 else ()
+
+
+def with_shape(config: RunConfig, height: int, width: int) -> RunConfig:
+    """A run whose examples have one of its shapes alone.
+
+    Raises:
+        ValueError: no example of the run has this shape.
+    """
+    shapes = several_shapes(config) or (tuple(config.data.shape),)
+    if (height, width) not in [shape[1:] for shape in shapes]:
+        known = ", ".join(f"{shape[1]},{shape[2]}" for shape in shapes if len(shape) == 3)
+        raise ValueError(
+            f"--shape: {height},{width} is not a shape that {config.run.dir} learns; use {known or 'none'}"
+        )
+    if not several_shapes(config):
+        return config
+    assert isinstance(config.data, ImageFolderConfig | ShardsConfig)
+    return config.model_copy(update={"data": config.data.of_shape((shapes[0][0], height, width))})
+
+
+def routed_adapters(config: RunConfig) -> RoutedAdaptersConfig | None:
+    """The section of the adapters of a run, if these read the task of each row."""
+    adapters = config.model.adapters
+    return adapters if isinstance(adapters, RoutedAdaptersConfig) and adapters.mode != "mean" else None
+
+
+def frozen_modules(config: RunConfig) -> ReferenceConfig | None:
+    """The run whose modules the routed adapters of another have and do not train; None: they train their own."""
+    adapters = routed_adapters(config)
+    return adapters.init_from if adapters is not None and adapters.mode == "routing" else None
+
+
+def sources_of(config: RunConfig) -> tuple[str, ...]:
+    """Names of the sources of data of kind mixture; empty: the data are one set."""
+    return tuple(getattr(config.data, "sources", ()))
+
+
+def task_names(config: RunConfig) -> tuple[str, ...]:
+    """Names of the tasks 0, 1, ... that routed adapters tell apart; empty where nothing reads a task.
+
+    They are those of the sources of the data, as far as there are some, then numbers.
+    """
+    adapters, sources = routed_adapters(config), sources_of(config)
+    if adapters is None:
+        return ()
+    num = adapters.tasks or len(sources) or 1
+    return (*sources[:num], *map(str, range(len(sources), num)))
+
+
+def cycle_of(config: RunConfig) -> int:
+    """Optimiser steps that share what the task of a run collects."""
+    return _declared(config, "cycle", 1)
+
+
+def calls_of(config: RunConfig) -> tuple[Calls, ...] | None:
+    """The calls that the task of a run makes for every micro batch; None: a class of a user's does not declare them.
+
+    Raises:
+        ValueError: what a class of a user's declares are no calls.
+    """
+    calls = _declared(config, "calls", None)
+    if calls is None:
+        return None
+    if not isinstance(calls, tuple | list) or not all(isinstance(one, Calls) for one in calls):
+        raise ValueError(
+            f"task.class: calls of {config.task.kind} are {calls!r:.60}; give a tuple of trainer.config.task.Calls"
+        )
+    return tuple(calls)
+
+
+def passes_of(config: RunConfig) -> int:
+    """Losses that the task of a run cuts a micro batch into."""
+    return _declared(config, "passes", 1)
+
+
+def replays_of(config: RunConfig) -> bool:
+    """Whether the routers of a run's losses choose what those of its rollouts chose."""
+    return _declared(config, "replays", False)
+
+
+def weighs(config: RunConfig) -> bool:
+    """Whether what the task of a run collects has weights."""
+    return _declared(config, "weighs", False)
+
+
+def _declared(config: RunConfig, name: str, default: Any) -> Any:
+    """What a task says of itself by a setting, or by an attribute of a user's class."""
+    if not isinstance(config.task, OwnClass):
+        return getattr(config.task, name)
+    return config.task.setting(name, getattr(config.task.imported(), name, default))

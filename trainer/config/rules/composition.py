@@ -1,0 +1,344 @@
+"""Which parts of a flow go together: the facts that decide it, the rules, and the partners of what does not.
+
+Rules read what paths and targets declare (`Path`, `Target.determines`); no state is drawn or converted. Partners are
+other kinds of a part with which the same rules hold, so that there is no list of them to keep.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel
+
+from netsim.foundation.own_class import OwnClass
+from trainer.flow import control, coupling, objective, path, sampler, target
+from trainer.flow.target import Quantity
+from trainer.flow.target.conversion import determines
+
+QUANTITIES: dict[type, tuple[Quantity, ...]] = {
+    sampler.FirstOrderConfig: ("data", "noise"),
+    sampler.EulerMaruyamaConfig: ("velocity", "score"),
+    sampler.StochasticHeunConfig: ("velocity", "score"),
+    sampler.RenoiseConfig: ("data",),
+}
+"""The quantities that samplers need from a field, where the velocity alone is not enough."""
+Distillation = objective.VelocityDistillationConfig | objective.ConsistencyDistillationConfig
+"""Objectives that learn the mean velocity up to the data."""
+KEYS = {"sampler": "sample.sampler.kind", "controls": "sample.controls"}
+"""The key of a part in a configuration, if it is not the kind of a section of flow."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The parts of a flow, the sampler that draws from it, and what changes its field meanwhile."""
+
+    coupling: coupling.Config
+    path: path.Config
+    target: target.Config
+    objective: objective.Config
+    sampler: sampler.AnyConfig
+    controls: tuple[control.AnyConfig, ...] = ()
+
+
+def _kinds(union: Any) -> tuple[Any, ...]:
+    """One configuration of each kind with its default settings; the file of a kind that needs one is left out."""
+    inner = get_args(union)[0] if get_args(union) else union
+    members = get_args(inner) or (inner,)
+    return tuple(member.model_construct() for member in members if not issubclass(member, OwnClass))
+
+
+PATHS: tuple[path.Config, ...] = _kinds(path.Config)
+ALTERNATIVES: dict[str, tuple[Any, ...]] = {
+    "coupling": _kinds(coupling.Config),
+    "path": PATHS,
+    "target": _kinds(target.Config),
+    "objective": tuple(
+        objective.RegressionConfig(space=space, antithetic=antithetic)
+        for antithetic in (False, True)
+        for space in ("prediction", "data", "velocity")
+    ),
+    "sampler": tuple(one for one in _kinds(sampler.Config) if not isinstance(one, sampler.TransitionConfig)),
+    "controls": ((),),
+}
+"""The configurations that may replace a part whatever the network is, by the name of the part."""
+
+Reasons = Iterator[tuple[tuple[str, ...], str]]
+"""Names of parts that do not go together, the one first that a complaint is about, and why."""
+
+
+def built(config: path.Config) -> path.Path:
+    """The path of a configuration; every tabulated path declares the same as the straight one, and needs no file."""
+    return _built_once(cast(Hashable, config))  # frozen settings have a hash, which type checkers do not see
+
+
+@lru_cache(maxsize=64)
+def _built_once(config: Any) -> path.Path:
+    return path.build(path.LinearConfig() if isinstance(config, path.TabulatedConfig) else config)
+
+
+def kinds_without_noise() -> list[str]:
+    """The kinds of path that add no noise of their own."""
+    return [name(one) for one in PATHS if not built(one).has_noise]
+
+
+def is_independent(config: coupling.Config) -> bool:
+    """Whether a coupling draws source points that are independent of the data."""
+    match config:
+        case coupling.IndependentConfig() | coupling.KNNConfig(k=1):
+            return True
+        case coupling.GibbsWeightedConfig(epsilon=epsilon):
+            return epsilon == float("inf")
+    return False
+
+
+def has_one_step_map(along: path.Config, predicted: target.Config) -> bool:
+    """Whether one step of Euler's method, x_0 + v(x_0, 0), leads from the source to an estimate of the data."""
+    return isinstance(along, path.LinearConfig) and target.class_of(predicted).end != built(along).starts_as
+
+
+def innermost(config: sampler.AnyConfig) -> sampler.AnyConfig:
+    """The sampler within segments, or the sampler itself if it has none."""
+    return config.within if isinstance(config, sampler.SegmentedConfig) else config
+
+
+def follows_score(config: sampler.AnyConfig) -> bool:
+    """Whether a sampler adds noise, which it balances by a drift along the score."""
+    match innermost(config):
+        case sampler.EulerMaruyamaConfig(diffusion=sampler.FlowGRPODiffusion() | sampler.MemorylessDiffusion()):
+            return True
+        case sampler.EulerMaruyamaConfig(diffusion=diffusion) | sampler.StochasticHeunConfig(diffusion=diffusion):
+            return any(diffusion)
+    return False
+
+
+def reasons(parts: Composition) -> Reasons:
+    """What does not go together, in the order of complaints."""
+    yield from _of_chains(parts)
+    yield from _of_pairs_and_prediction(parts)
+    yield from _of_losses(parts)
+    yield from _of_steps(parts)
+    yield from _of_distillation(parts)
+    yield from _of_controls(parts)
+
+
+def _of_chains(parts: Composition) -> Reasons:
+    learned, drawn = parts.objective, parts.sampler
+    learns_tokens = isinstance(learned, objective.CausalTransitionConfig)
+    draws_tokens = isinstance(drawn, sampler.CausalTransitionConfig)
+    if learns_tokens and parts.path != path.LinearConfig():
+        yield ("objective", "path"), "the states of its chain lie on straight lines between noise and data"
+    if learns_tokens and learned.process == "independent" and not is_independent(parts.coupling):
+        reason = "each state has noise of its own, which is paired with nothing; process linear keeps the pairs"
+        yield ("objective", "coupling"), reason
+    if isinstance(learned, objective.OwnObjective) or isinstance(drawn, sampler.OwnSampler):
+        return
+    if learns_tokens and not draws_tokens:
+        reason = "it needs a quantity at a state, and what is learned are tokens that are drawn one after the other"
+        yield ("sampler", "objective"), reason
+    if draws_tokens and not learns_tokens:
+        reason = "it draws tokens one after the other, and what is learned is a quantity at a state"
+        yield ("sampler", "objective"), reason
+
+
+def _of_pairs_and_prediction(parts: Composition) -> Reasons:
+    along, predicted = built(parts.path), target.class_of(parts.target)
+    if not isinstance(parts.coupling, coupling.IndependentConfig) and not along.has_source:
+        yield ("coupling", "path"), "no source point lies on this path, and so none is paired"
+    reason = None
+    if isinstance(parts.target, target.VPredictionConfig) and not along.preserves_variance:
+        reason = "v_prediction is defined on a path with a^2 + b^2 = 1"
+    elif not predicted.determines("velocity", along) and not along.affine:
+        reason = "samplers follow the velocity, and without coefficients of the path it cannot be computed from this"
+    elif not predicted.determines("velocity", along):
+        reason = (
+            "samplers follow the velocity, and this alone does not determine it on a path that adds noise of its own "
+            "to source and data"
+        )
+    elif predicted.num_fields > 1 and not along.has_noise:
+        reason = "the path adds no noise of its own that a second field could predict, and the velocity is enough"
+    if reason is not None:
+        yield ("target", "path"), reason
+
+
+def _of_losses(parts: Composition) -> Reasons:
+    learned, along = parts.objective, built(parts.path)
+    match learned:
+        case objective.RegressionConfig(antithetic=True) if not along.has_noise:
+            reason = "antithetic points differ in the path's own noise, and this path adds none"
+            yield ("objective", "path"), reason
+        case objective.FeatureResidualConfig() if not along.affine:
+            reason = "it computes states at other times of the same path, which needs the coefficients of the path"
+            yield ("objective", "path"), reason
+    match learned:
+        case objective.RegressionConfig(space=("data" | "velocity") as space):
+            if not target.class_of(parts.target).determines(space, along):
+                yield ("objective", "target", "path"), f"the prediction leaves the {space} open on this path"
+    match learned:
+        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+            if not has_one_step_map(parts.path, parts.target):
+                reason = "it trains the map of one step, x_0 + v(x_0, 0), which does not lead to the data here"
+                yield ("objective", "target", "path"), reason
+    without_pairs = isinstance(parts.coupling, coupling.IndependentConfig | coupling.OwnCoupling)
+    if isinstance(learned, objective.MongeMapConfig) and not without_pairs:
+        reason = "it compares source points and data as two sets, so that pairs and their weights have no meaning"
+        yield ("objective", "coupling"), reason
+    if isinstance(learned, objective.TransitionConfig) and not isinstance(parts.path, path.LinearConfig):
+        reason = "a step goes along the difference of data and source, which only a straight path has everywhere"
+        yield ("objective", "path"), reason
+    trains_head = isinstance(learned, objective.TransitionConfig | objective.CausalTransitionConfig)
+    if trains_head and not isinstance(parts.target, target.VelocityConfig):
+        yield ("objective", "target"), "the head draws velocities"
+
+
+def _of_steps(parts: Composition) -> Reasons:
+    drawn, along, predicted = parts.sampler, built(parts.path), target.class_of(parts.target)
+    inner = innermost(drawn)
+    trained = isinstance(parts.objective, objective.TransitionConfig | objective.OwnObjective)
+    if isinstance(drawn, sampler.TransitionConfig) and not trained:
+        yield ("sampler", "objective"), "it draws by the head of a network, which this does not train"
+    unknown = next((one for one in _quantities(drawn) if not predicted.determines(one, along)), None)
+    if unknown is not None:
+        yield ("sampler", "target", "path"), f"it needs the {unknown}, which the prediction leaves open on this path"
+    elif isinstance(inner, sampler.FirstOrderConfig) and along.has_noise:
+        reason = "its steps lead from the source to the data, and a path that adds noise of its own has a third term"
+        yield ("sampler", "target", "path"), reason
+    if follows_score(drawn) and not along.has_noise and not is_independent(parts.coupling):
+        reason = "it follows the score, which is known only where the source is normal and independent of the data"
+        yield ("sampler", "coupling", "path"), reason
+    match inner:
+        case sampler.EulerMaruyamaConfig(diffusion=sampler.MemorylessDiffusion()) if parts.path != path.LinearConfig():
+            reason = "its noise is memoryless, which is written for the straight path that ends at the data alone"
+            yield ("sampler", "path"), reason
+
+
+def _of_distillation(parts: Composition) -> Reasons:
+    distils = isinstance(parts.objective, Distillation)
+    if distils and not isinstance(parts.path, path.LinearConfig):
+        yield ("objective", "path"), "it learns a mean velocity that leads to the data in one straight step"
+    if distils and not isinstance(parts.target, target.VelocityConfig):
+        yield ("objective", "target"), "the network itself is the mean velocity that it learns"
+    if isinstance(parts.sampler, sampler.RenoiseConfig) and not is_independent(parts.coupling):
+        reason = "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
+        yield ("sampler", "coupling"), reason
+
+
+def _of_controls(parts: Composition) -> Reasons:
+    if not parts.controls:
+        return
+    if isinstance(parts.sampler, sampler.TransitionConfig | sampler.CausalTransitionConfig):
+        reason = "a control changes the velocity at a state, and this sampler draws by a head, which follows none"
+        yield ("controls", "sampler", "objective"), reason
+        yield ("controls", "sampler", "path"), reason
+        return
+    for quantity in _quantities(parts.sampler):
+        if not determines("velocity", quantity, built(parts.path)):
+            reason = (
+                f"a control changes the velocity, and this sampler asks for the {quantity}, which the velocity leaves "
+                "open on this path"
+            )
+            yield ("controls", "sampler", "path"), reason
+
+
+def _quantities(config: sampler.AnyConfig) -> tuple[Quantity, ...]:
+    """The quantities that a sampler needs from a field."""
+    return QUANTITIES.get(type(innermost(config)), ("velocity",))
+
+
+def open_at_the_source(parts: Composition) -> Reasons:
+    """A prediction that leaves the velocity open where samples begin."""
+    end, start = target.class_of(parts.target).end, built(parts.path).starts_as
+    if end is not None and end == start:
+        rest = "data" if end == "source" else "noise"
+        reason = (
+            f"at t = 0, where samples begin, the state contains no {rest}, and this predicts the {end} alone: next to "
+            "it an error of the prediction is a thousand times larger in the velocity"
+        )
+        yield ("target", "path"), reason
+
+
+def open_at_the_data(parts: Composition) -> Reasons:
+    """A sampler that evaluates the velocity at t = 1, or within 0.001 of it, where the prediction leaves it open."""
+    end, last = target.class_of(parts.target).end, built(parts.path).ends_as
+    solvers = sampler.HeunConfig | sampler.Dopri5Config | sampler.StochasticHeunConfig
+    if isinstance(innermost(parts.sampler), solvers) and end is not None and end == last:
+        reason = (
+            "it evaluates the velocity at t = 1, where the state contains no source, and this predicts the data alone"
+        )
+        yield ("sampler", "target", "path"), reason
+
+
+Rule = Callable[[Composition], Reasons]
+ADVICE: tuple[Rule, ...] = (open_at_the_source, open_at_the_data)
+"""Combinations that are allowed, since they work with hundreds of steps and a good network, but badly otherwise."""
+
+
+def objections(parts: Composition) -> Iterator[tuple[str, str, str]]:
+    """What speaks against a composition: field, problem with the parts, and all partners."""
+    for named, reason in separate(reasons(parts)):
+        yield _objection(parts, named, "does not go with", reason)
+
+
+def separate(broken: Reasons) -> Reasons:
+    """Reasons without those that repeat another one, or are about the parts of another one and more."""
+    known: list[tuple[tuple[str, ...], str]] = []
+    for named, reason in broken:
+        if not any(reason == other or set(about) <= set(named) for about, other in known):
+            known.append((named, reason))
+            yield named, reason
+
+
+def advice(parts: Composition, rules: Sequence[Rule] = ADVICE) -> Iterator[tuple[str, str, str]]:
+    """Why a composition without objections works badly, as field, problem and all partners."""
+    for rule in rules:
+        for named, reason in rule(parts):
+            yield _objection(parts, named, "goes badly with", reason, rule)
+
+
+def partners(parts: Composition, named: tuple[str, ...], *also: Rule) -> dict[str, list[Any]]:
+    """The alternatives to each of some parts with which nothing speaks against these parts.
+
+    Args:
+        parts: a composition.
+        named: the parts, by the names of their fields; rules about others are not held against an alternative.
+        also: rules besides those of :func:`reasons`.
+    """
+
+    def fits(other: Composition) -> bool:
+        broken = chain.from_iterable(rule(other) for rule in (reasons, *also))
+        return not any(set(about) <= set(named) for about, _ in broken)
+
+    fitting = {part: [one for one in ALTERNATIVES[part] if fits(replace(parts, **{part: one}))] for part in named}
+    return {part: ones for part, ones in fitting.items() if ones}
+
+
+def _objection(
+    parts: Composition, named: tuple[str, ...], verdict: str, reason: str, *also: Rule
+) -> tuple[str, str, str]:
+    fields = {part: KEYS.get(part, f"flow.{part}.kind") for part in named}
+    kinds = {part: name(getattr(parts, part)) for part in named}
+    blamed, *others = named
+    company = " and ".join(f"{fields[part]} {kinds[part]}" for part in others)
+    fitting = partners(parts, named, *also).items()
+    remedies = [f"{fields[part]} {listed([name(one) for one in ones])}" for part, ones in fitting]
+    return fields[blamed], f"{kinds[blamed]} {verdict} {company} ({reason})", f"use {', or '.join(remedies)}"
+
+
+def name(config: BaseModel | tuple[BaseModel, ...]) -> str:
+    """The kind of a part, and the settings that differ from its defaults; of each part of a list."""
+    if isinstance(config, tuple):
+        return f"[{', '.join(map(name, config))}]"
+    fields = type(config).model_fields
+    kind, *settings = (getattr(config, field, None) for field in ("kind", *fields))
+    changed = {
+        field: getattr(value, "kind", value)
+        for (field, about), value in zip(fields.items(), settings, strict=True)
+        if not about.is_required() and value != about.get_default(call_default_factory=True)
+    }
+    return f"{kind} ({', '.join(f'{field}={value}' for field, value in changed.items())})" if changed else str(kind)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names joined by commas and "or"."""
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))

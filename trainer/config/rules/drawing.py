@@ -1,0 +1,173 @@
+"""What cannot be drawn, and what cannot be drawn or recorded while a run trains."""
+
+from collections.abc import Iterator
+
+from netsim.foundation.refusal import Refusal
+from trainer.config.derived import drawable
+from trainer.config.model import GPTConfig
+from trainer.config.rules.composition import advice, open_at_the_data
+from trainer.config.rules.objection import Objections
+from trainer.config.rules.pairing import of_source
+from trainer.config.rules.parts import composition_of, of_blocks, of_causal_network, of_composition, of_distillation
+from trainer.config.run import ImageSample, ObjectSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.config.task import TrajectoryBalanceTaskConfig
+from trainer.data import PairsConfig
+from trainer.data.run_tokenizer import run_tokenizer
+from trainer.flow import cost, sampler
+from trainer.flow.control import CostGradientConfig
+from trainer.flow.sampler.steps_file import StepsFile
+
+
+def of_samples(config: RunConfig, world_size: int) -> Objections:
+    """Samples that the model, the data or the division of the work do not allow while a run trains."""
+    shared = config.parallel.expert * config.parallel.tensor > 1
+    shared |= config.engine.shards_parameters and world_size > 1
+    match config.sample, config.model:
+        case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
+            problem = f"{config.sample.every}, but examples of {config.decoded_shape[0]} channels are no picture"
+            yield "sample.every", problem, "use null"
+        case (ImageSample(every=int()) | PointSample(every=int())) as sample, _ if shared and _chooses_steps(
+            sample.sampler
+        ):
+            remedy = "use heun or euler, or sample.every=null and the sample verb afterwards"
+            yield _steps_apart("weights", remedy)
+        case ObjectSample(exponent=float(exponent)), _ if isinstance(config.task, TrajectoryBalanceTaskConfig):
+            config.task.check_exponent(exponent, "sample.exponent")
+        case TextSample(every=int(), prompts=prompts, num_tokens=num_tokens), GPTConfig(context=context):
+            tokenizer = run_tokenizer(config.data)
+            longest = max(len(tokenizer.encode(prompt.encode())) for prompt in prompts)
+            if longest + num_tokens > context:
+                yield (
+                    "sample.num_tokens",
+                    f"{num_tokens} tokens after a prompt of {longest} exceed model.context {context}",
+                    f"use at most {context - longest}" if longest < context else "use shorter sample.prompts",
+                )
+
+
+def of_profile(config: RunConfig) -> Objections:
+    """A profile of steps after the last."""
+    profile, steps = config.observe.profile, config.optim.steps
+    if profile is not None and profile.steps[1] > steps:
+        problem = f"{list(profile.steps)} ends after the last step, optim.steps {steps}"
+        yield "observe.profile.steps", problem, f"end at {steps} at most"
+
+
+def of_drawn(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> Objections:
+    """A sampler and a guidance with which a run, whose own samples are legal, could not have been configured."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
+    changed = config.model_copy(update={"sample": sample})
+    yield from of_causal_network(changed)
+    yield from of_composition(changed)
+    yield from of_source(changed)
+    yield from of_distillation(changed)
+    yield from of_blocks(changed, changed.optim.global_batch)
+    yield from of_guidance(changed)
+    yield from of_grids(changed)
+    yield from of_controls(changed)
+    composition = composition_of(changed)
+    if composition is not None:
+        yield from advice(composition, (open_at_the_data,))
+
+
+def of_drawn_together(config: RunConfig, chosen: sampler.AnyConfig) -> Objections:
+    """A sampler whose steps ranks that share experts cannot take together."""
+    if config.parallel.expert > 1 and _chooses_steps(chosen):
+        yield _steps_apart("experts", "start one process")
+
+
+def _steps_apart(shared: str, remedy: str) -> tuple[str, str, str]:
+    return (
+        "sample.sampler.kind",
+        f"dopri5 takes another number of steps on each rank, and ranks that share {shared} must take them together",
+        remedy,
+    )
+
+
+def _chooses_steps(chosen: sampler.AnyConfig) -> bool:
+    match chosen:
+        case sampler.SegmentedConfig(within=inner) | sampler.TransitionConfig(head=inner):
+            return isinstance(inner, sampler.Dopri5Config)
+    return isinstance(chosen, sampler.Dopri5Config)
+
+
+def of_guidance(config: RunConfig) -> Objections:
+    """Guidance of a network that was never trained without classes."""
+    scale = getattr(config.sample, "guidance", 1)
+    if scale != 1:
+        yield from of_no_class(config, "sample.guidance", scale, remedy="use 1, or a model.label_dropout such as 0.1")
+
+
+def of_no_class(
+    config: RunConfig, field: str, value: object, *, network: str = "network", sees: str = "sees", remedy: str
+) -> Iterator[tuple[str, str, str]]:
+    """A setting with which a network is called without a class, although its run hides none."""
+    if config.data.num_classes and getattr(config.model, "label_dropout", None) == 0:
+        problem = f"{value} asks the {network} about no class, which it never {sees} with model.label_dropout 0"
+        yield field, problem, remedy
+
+
+def of_grids(config: RunConfig) -> Objections:
+    """A file of searched grids that is missing, or that was searched for other samples than are drawn."""
+    match config.sample:
+        case ImageSample(sampler=chosen, guidance=scale) | PointSample(sampler=chosen, guidance=scale):
+            path = sampler.steps_file(chosen)
+            if path is None:
+                return
+            sampler.times(chosen)
+            made_for = StepsFile.read(path).guidance
+            if made_for != scale and not learns_steps(config):
+                problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"
+                remedy = f"search with --guidance {scale:g}, or draw with {made_for:g}"
+                yield Refusal(path, "guidance", problem, remedy)
+
+
+def learns_steps(config: RunConfig) -> bool:
+    """Whether a run learns the steps between nodes, in which the guidance of its teacher is."""
+    return isinstance(config.data, PairsConfig) and config.data.nodes is not None
+
+
+def of_controls(config: RunConfig) -> Objections:
+    """Controls whose costs ask of the network what it does not compute."""
+    for number, one in enumerate(getattr(config.sample, "controls", ())):
+        if isinstance(one, CostGradientConfig):
+            yield from of_cost(config, one.cost, f"sample.controls.{number}.cost")
+
+
+def of_cost(config: RunConfig, chosen: cost.AnyConfig, field: str) -> Objections:
+    """A cost of states, written in a field, that cannot be computed with the network of a run."""
+    network = config.model
+    if not isinstance(chosen, cost.AttentionConfig):
+        return
+    if not network.tells_attention:
+        problem = f"attention is what a dit tells of its patches, and a network of kind {network.kind} does not"
+        yield f"{field}.kind", problem, "use a dit, or a cost of your own by class"
+        return
+    try:
+        network.check_states(config.state_shape)
+    except ValueError:  # which the rule about examples says
+        return
+    num_patches = network.tokens(config.state_shape)
+    for name, numbers, num, whole in (
+        ("subjects", [patch for subject in chosen.subjects for patch in subject], num_patches, "patches of a state"),
+        ("blocks", chosen.blocks or (), network.num_layers, "blocks of the network"),
+    ):
+        if numbers and max(numbers) >= num:
+            problem = f"{max(numbers)} is not among the {num} {whole}"
+            yield f"{field}.{name}", problem, f"use numbers from 0 to {num - 1}"
+
+
+def of_pictures(config: RunConfig, verb: str) -> Objections:
+    """A run whose examples are no pictures, for a request that does something with pictures."""
+    shape = config.decoded_shape
+    pictures = isinstance(config.sample, ImageSample) and len(shape) == 3 and drawable(config)
+    if not pictures or config.flow is None:
+        problem = f"the run draws examples of shape {list(shape)}, which are no pictures"
+        yield "run_dir", problem, f"{verb} pictures with a run that draws some"
+
+
+def of_start_at_noise(config: RunConfig, consequence: str) -> Objections:
+    """A run whose paths begin at other data, for a request that needs the noise of a picture."""
+    if config.source_data is not None:
+        problem = f"paths of the run begin at other data, not at noise, so that {consequence}"
+        yield "run_dir", problem, "use a run without flow.source"
