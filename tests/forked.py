@@ -29,7 +29,7 @@ PRELOADED = [
     "deepspeed.ops.triton_ops",
     "megatron.core.parallel_state",
     "trainer.training.run",
-    "trainer.training.loop",
+    "trainer.training.session",
     "trainer.experiment.train",
     "trainer.observe.dashboard",
     "sklearn.datasets",

@@ -118,17 +118,18 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     import trainer.data
     import trainer.task
     from trainer.distributed.groups import Launch
-    from trainer.training.loop import _Training
+    from trainer.training.assembly import Training
+    from trainer.training.log import StepLog
+    from trainer.training.loop import take_step
 
     launch = Launch(rank=rank, local_rank=rank, world_size=RANKS, local_world_size=RANKS)
-    training = _Training(config, layout, launch, trainer.task.build(config), trainer.data.build(config.data), [], None)
+    training = Training(config, layout, launch, trainer.task.build(config), trainer.data.build(config.data), [], None)
+    log = StepLog(training)
     numbers = iter(range(1, 1_000_000))
 
     def take(steps: int) -> None:
         for step in (next(numbers) for _ in range(steps)):
-            figures = training._step(step)
-            if step % config.observe.log_every == 0:
-                training._log(step, figures, 1.0)
+            log.add(step, take_step(training, step), 1.0)
 
     return take
 

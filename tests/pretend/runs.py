@@ -108,7 +108,7 @@ def run_all(cases: dict[str, Case], device: Device, folder: Path) -> list[dict[s
 
 def _run_all(rank: int, world_size: int, cases: dict[str, Case], device: Device, folder: Path) -> dict[str, Ran]:
     from trainer.distributed.groups import Launch
-    from trainer.training.loop import _Training
+    from trainer.training import loop
 
     if device == "pretend":
         from tests.pretend.libraries import use
@@ -116,7 +116,7 @@ def _run_all(rank: int, world_size: int, cases: dict[str, Case], device: Device,
         use()
         Launch.device = property(lambda _: torch.device("pretend", 0))  # pyright: ignore[reportAttributeAccessIssue]
     watches: list[Watch] = []
-    step_of_loop = _Training._step
+    step_of_loop = loop.take_step
 
     def watched(training: Any, step: int) -> Any:
         with Watch() as watch:
@@ -124,7 +124,7 @@ def _run_all(rank: int, world_size: int, cases: dict[str, Case], device: Device,
         watches.append(watch)
         return figures
 
-    _Training._step = watched  # pyright: ignore[reportAttributeAccessIssue]
+    loop.take_step = watched
     found = {}
     for name, case in cases.items():
         watches.clear()

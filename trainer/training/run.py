@@ -55,13 +55,15 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
                 record.write(config.run.dir / DATA)
             for line in (*checked.cautions, *lines):
                 print(line, file=sys.stderr)
-        from trainer.training.loop import train  # Megatron takes seconds: not before the input is known to be good
+        from trainer.training.session import (
+            train_joined,  # Megatron takes seconds: not before the input is known to be good
+        )
 
         def sinks(started: int) -> list[Sink]:
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
         try:
-            return train(config, checked.layout, launch, lambda: task(config), dataset, sinks, stop)
+            return train_joined(config, checked.layout, launch, lambda: task(config), dataset, sinks, stop)
         except Refusal:
             raise
         except ValueError as error:

@@ -116,7 +116,8 @@ def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> None
     import trainer.task
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.loop import _Training
+    from trainer.training.assembly import Training
+    from trainer.training.loop import train
 
     os.environ["LOCAL_RANK"] = str(rank)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
@@ -127,8 +128,8 @@ def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> None
             layout = plan_layout(config, world_size)
         divide_ranks(2 if config.moe is None else layout.expert_parallel, 1, layout.relay_ranks)
         task, dataset = trainer.task.build(config), trainer.data.build(config.data)
-        training = _Training(config, layout, launch, task, dataset, [], None)
-        assert training.run() is False
+        training = Training(config, layout, launch, task, dataset, [], None)
+        train(training)
         training.trace.finish()
         unite_ranks()
 

@@ -16,25 +16,26 @@ from typing import Any
 from trainer.__main__ import main
 from trainer.distributed.process import waiting, watchdog
 from trainer.training import loop
+from trainer.training.assembly import Training
 
-take_step = loop._Training._step
+take_step = loop.take_step
 DISTURBANCES = [tuple(one.split(":")) for one in os.environ["DISTURB"].split(";")]
 
 
-def disturbed_step(self: loop._Training, step: int) -> Any:
+def disturbed_step(run: Training, step: int) -> Any:
     """Takes a step after what happens at its beginning."""
-    for _, _, what in (one for one in DISTURBANCES if one[:2] == (str(step), str(self.launch.rank))):
+    for _, _, what in (one for one in DISTURBANCES if one[:2] == (str(step), str(run.launch.rank))):
         name, *target = what.split()
         if name == "NaN":
-            spoil_a_loss(self.task)
+            spoil_a_loss(run.task)
         elif name == "raise":
             raise RuntimeError("lightning struck")
         elif name == "hang":
-            stay_away(self.config.run.dir / "debug" / f"rank_{self.launch.rank:05d}_stacks.txt")
+            stay_away(run.config.run.dir / "debug" / f"rank_{run.launch.rank:05d}_stacks.txt")
         else:
             os.kill(os.getppid() if target else os.getpid(), signal.Signals[name])
-            wait_until(lambda: self.stop.made)
-    return take_step(self, step)
+            wait_until(lambda: run.stop.made)
+    return take_step(run, step)
 
 
 def stay_away(stacks: Path) -> None:
@@ -62,6 +63,6 @@ def spoil_a_loss(task: Any) -> None:
     task.loss = spoilt
 
 
-loop._Training._step = disturbed_step
+loop.take_step = disturbed_step
 waiting.PATIENCE_S, watchdog.LATE_S = 2.0, 1.0
 sys.exit(main())

@@ -22,15 +22,16 @@ from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.tensor_file import write_tensors
 from trainer.sampling.pairs import run as pairs_run
 from trainer.training import loop
+from trainer.training.assembly import Training
 
-take_step = loop._Training._step
+take_step = loop.take_step
 RANK, STEP = os.environ["KILL_RANK"], int(os.environ["KILL_STEP"])
 
 
-def dying_step(self: loop._Training, step: int) -> Any:
+def dying_step(run: Training, step: int) -> Any:
     if step == STEP and os.environ["RANK"] == RANK:
         os.kill(os.getpid(), signal.SIGKILL)
-    return take_step(self, step)
+    return take_step(run, step)
 
 
 def dying_save(
@@ -58,5 +59,5 @@ pairs_run.save_file = dying_shard
 if "KILL_SAVING" in os.environ:
     storage.write_tensors = dying_save
 else:
-    loop._Training._step = dying_step
+    loop.take_step = dying_step
 sys.exit(main())

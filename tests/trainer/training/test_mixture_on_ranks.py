@@ -54,13 +54,14 @@ def config(folder: Path, engine: dict[str, Any], flow: dict[str, Any]) -> RunCon
 def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None = None) -> tuple[Any, ...]:
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.loop import _Training
+    from trainer.training.assembly import Training
+    from trainer.training.loop import train
 
     layout = plan_layout(run, world_size)
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     dataset, figures = trainer.data.build(run.data, run.source), Figures()
-    training = _Training(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes)
+    training = Training(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes)
     seen: list[tuple[int, int]] = []
     read = training.bad_examples.take
 
@@ -70,7 +71,7 @@ def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None = Non
         return read(step, batch)
 
     training.bad_examples.take = noted
-    training.run()
+    train(training)
     unite_ranks()
     weights = load_file(run.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
     return figures.values, seen[: STEPS * BATCH // world_size], weights

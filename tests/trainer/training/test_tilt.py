@@ -151,7 +151,8 @@ def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     from trainer.config.run import RunConfig
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.observe.metrics import MetricsFile
-    from trainer.training.loop import _Training
+    from trainer.training.assembly import Training
+    from trainer.training.loop import train
 
     config = RunConfig.model_validate(
         {
@@ -170,6 +171,6 @@ def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     sink = MetricsFile(config.run.dir / "metrics.jsonl")
     with contextlib.redirect_stderr(io.StringIO()) as said:
         task, dataset = trainer.task.build(config), trainer.data.build(config.data)
-        _Training(config, layout, launch, task, dataset, [sink], None).run()
+        train(Training(config, layout, launch, task, dataset, [sink], None))
     unite_ranks()
     return said.getvalue()

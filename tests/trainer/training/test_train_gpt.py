@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -56,13 +57,15 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch
     from trainer.observe.metrics import MetricsFile, truncate_after
-    from trainer.training.loop import _Training
+    from trainer.training import loop
+    from trainer.training.assembly import Training
 
-    class Stopping(_Training):
-        def _step(self, step: int) -> Any:
-            if step == stop:
-                raise StoppedError
-            return super()._step(step)
+    taken = loop.take_step
+
+    def stopping(run: Training, step: int) -> Any:
+        if step == stop:
+            raise StoppedError
+        return taken(run, step)
 
     config = load_config(GPT, (*SETTINGS, *overrides, f"run.dir={folder}"))
     sinks: list[Sink] = []
@@ -72,9 +75,10 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
         sinks = [MetricsFile(folder / "metrics.jsonl")]
     resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=False)
     layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
-    training = Stopping(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes)
+    training = Training(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes)
     try:
-        training.run()
+        with patch.object(loop, "take_step", stopping):
+            loop.train(training)
         training.trace.finish()
     except StoppedError:
         assert stop is not None

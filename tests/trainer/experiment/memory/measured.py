@@ -98,7 +98,8 @@ def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool 
     """Takes some steps of the real loop on process groups of its own."""
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.loop import _Training
+    from trainer.training.assembly import Training
+    from trainer.training.loop import take_step
 
     layout = plan_layout(config, world_size)
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
@@ -106,13 +107,13 @@ def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool 
     watch = _Watch()
     tracker = MemTracker() if mem_tracker else None
     with _both(watch, tracker):
-        training = _Training(config, layout, launch, trainer.task.build(config), Zeros(config), [], None)
+        training = Training(config, layout, launch, trainer.task.build(config), Zeros(config), [], None)
         watch.wrap(training.task, "loss", "forward", tracker.reset_mod_stats if tracker else None)
         watch.wrap(training.engine, "backward", "backward")
         watch.wrap(training.engine, "step", "optimizer")
         watch.wrap(training.average, "update", "average")
         for step in range(1, STEPS):
-            training._step(step)
+            take_step(training, step)
     parameters = {watch.storages.number(shard.tensor) for shard in training.engine.shards()}
     pieces = training.engine.state()
     masters = [piece.tensor for piece in pieces if watch.storages.number(piece.tensor) not in parameters]
@@ -127,7 +128,7 @@ def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool 
     for step in range(STEPS, STEPS + REPEATS):
         watch.phase, watch.peaks, watch.events = "between", {"between": watch.now}, []
         with _both(watch, tracker):
-            training._step(step)
+            take_step(training, step)
         found = tracker and int(tracker.get_tracker_snapshot("peak")[launch.device]["Total"])
         steps.append(Measured(max(watch.peaks.values()), found, watch.peaks, state, watch.events))
     unite_ranks()

@@ -1,0 +1,99 @@
+"""One rank among the others: it joins them, resumes, trains, and says how that ended."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from trainer.checkpoint.contents import identity_of
+from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.intact import newest_intact_collective
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.placement import resumed_layout
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.data import Dataset, TooManyBadExamples
+from trainer.distributed.groups import Launch, joined, limit_collectives
+from trainer.distributed.process.debug import dump_failure
+from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+from trainer.distributed.process.verdict import conclude
+from trainer.distributed.process.vigil import vigil_over_run
+from trainer.distributed.process.watchdog import watchdog
+from trainer.observe.protocol import Sink
+from trainer.training.assembly import Training
+from trainer.training.data_record import verify
+from trainer.training.failure import RunFailed
+from trainer.training.generators import deterministic_operations
+from trainer.training.loop import train
+from trainer.training.task import Task
+
+
+def train_joined(
+    config: RunConfig,
+    layout: Layout,
+    launch: Launch,
+    task: Callable[[], Task[Any]],
+    dataset: Dataset,
+    sinks: Callable[[int], list[Sink]],
+    stop: StopRequest,
+) -> int:
+    """Trains until the last step of the run, from its newest whole checkpoint if there is one.
+
+    Args:
+        config: the run.
+        layout: how it is laid out over the ranks.
+        launch: what the launcher said.
+        task: builds what the run learns, once the process groups exist.
+        dataset: what the run learns from.
+        sinks: opens what rank 0 sends figures to, from the step that the run resumes after; empty elsewhere.
+        stop: listens from the first step on.
+
+    Returns:
+        0, or 75 if the run was asked to stop: it has saved and wants to be started again.
+
+    Raises:
+        Refusal: the run cannot resume from the checkpoint that is whole.
+        RunFailed: too many steps in a row had to be skipped, or too many examples are bad.
+        Unreachable: the server of the examples does not answer.
+    """
+    folder, limits, steps = config.run.dir, config.guard, config.optim.steps
+    with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
+        try:
+            with (
+                joined(
+                    launch,
+                    expert_parallel=layout.expert_parallel,
+                    tensor_parallel=layout.tensor_parallel,
+                    relay_ranks=layout.relay_ranks,
+                    timeout_s=limits.collective_timeout_s,
+                ),
+                vigil_over_run(folder, launch.rank, limits.collective_timeout_s),
+            ):
+                if config.run.verify_data and dataset.files:
+                    verify(folder, dataset.files, watch.beat)
+                resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
+                started = step_of(resumes)
+                if resumes is not None:
+                    Manifest.read(resumes).check_identity(resumes, identity_of(config))
+                    layout = resumed_layout(config, layout, resumes)
+                    if started >= steps:
+                        if launch.rank == 0:
+                            print(f"{folder}: finished at step {started}; nothing to do", file=sys.stderr)
+                        return 0
+                run = Training(config, layout, launch, task(), dataset, sinks(started), resumes, stop)
+                limit_collectives(limits.collective_timeout_s)
+                stop.listen()  # a stop before that has nothing to save
+                with deterministic_operations(config.run.deterministic):
+                    last = train(run, watch.beat)
+                stopped = last < steps and run.guard.failure is None
+                if stopped:
+                    nodes = launch.world_size // launch.local_world_size
+                    conclude(EX_TEMPFAIL, stop.farewell(folder, f"saved at step {last}", nodes))
+        except Exception as error:
+            dump_failure(folder, launch.rank, launch.world_size, error)
+            if isinstance(error, TooManyBadExamples):
+                raise RunFailed(str(error)) from error
+            raise
+    run.trace.finish(stopped=stopped or run.guard.failure is not None)
+    if run.guard.failure is not None:
+        raise RunFailed(run.guard.failure)
+    return EX_TEMPFAIL if stopped else 0
