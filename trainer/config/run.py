@@ -85,7 +85,7 @@ class Flow(Section):
     """What a frozen text encoder made of a caption of each example, which the network reads; null: it reads none."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
     """Which source point is paired with which data point."""
-    time: trainer.flow.time.Config = trainer.flow.time.UniformConfig()
+    time: trainer.flow.time.Config = trainer.flow.time.Uniform()
     """How the times of training examples are drawn."""
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
     """The curve from the source point (t = 0) to the data point (t = 1)."""

@@ -11,12 +11,6 @@ class OwnCoupling(OwnClass, frozen=True):
     protocol: ClassVar[str] = "trainer.flow.coupling.Coupling"
 
 
-class OwnTime(OwnClass, frozen=True):
-    """A class that keeps `trainer.flow.time.TimeSampler`."""
-
-    protocol: ClassVar[str] = "trainer.flow.time.TimeSampler"
-
-
 class OwnPath(OwnClass, frozen=True):
     """A class that keeps `trainer.flow.path.Path`."""
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from trainer.config.model import BlockwiseConfig
 from trainer.flow.condition import Condition
 from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
-from trainer.flow.time.segments import segment_of, share_behind, start_of
+from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.dit import Block, FeedForward
 from trainer.model.frozen import computing_dtype
 from trainer.model.layer.conditioning import modulate, steering, time_embedding

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from moe.dispatch.residency import Residency
 from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
-from trainer.flow.time.segments import segment_of
+from trainer.flow.time import segment_of
 from trainer.model.parallel.parameters import HoldsExperts
 from trainer.trace.routing_files import rank_path
 

@@ -55,9 +55,8 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
                 record.write(config.run.dir / DATA)
             for line in (*checked.cautions, *lines):
                 print(line, file=sys.stderr)
-        from trainer.training.session import (
-            train_joined,  # Megatron takes seconds: not before the input is known to be good
-        )
+        # Megatron takes seconds to import: not before the input is known to be good
+        from trainer.training.session import train_joined
 
         def sinks(started: int) -> list[Sink]:
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []

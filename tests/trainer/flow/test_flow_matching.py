@@ -77,7 +77,7 @@ def test_conditions_follow_their_data() -> None:
 
 def test_the_loss_is_the_weighted_mean_of_squared_errors() -> None:
     network = nn.Linear(D, D)
-    flow = FlowMatching(coupling=GibbsWeighted(), time=Grid(5))
+    flow = FlowMatching(coupling=GibbsWeighted(), time=Grid(steps=5))
     loss = flow.loss(lambda x, *_: network(x), data(), generator=generator())
     drawn = flow.draw(data(), generator=generator())
     error = (network(drawn.x_t) - drawn.target).square().mean(1)

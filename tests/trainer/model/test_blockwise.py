@@ -11,7 +11,7 @@ from tests.benchmarks.methods.plain_loop import PlainNetwork
 from tests.trainer.model.blockwise_networks import CLASSES, flow, network, points, single
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.time.segments import segment_of, share_behind, start_of
+from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise
 from trainer.model.blockwise_mlp import BlockwiseMLP
 from trainer.model.dit import DiT, FeedForward

@@ -25,7 +25,7 @@ from trainer.flow.sampler import (
     times,
 )
 from trainer.flow.sampler.segmented import Within
-from trainer.flow.time.segments import segment_of, share_behind, start_of
+from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise
 from trainer.model.layer.conditioning import steering
 

@@ -22,7 +22,7 @@ from trainer.data import (
 from trainer.flow.context import SemanticMapConfig
 from trainer.flow.coupling import IndependentConfig, KNNConfig, OwnCoupling, PairedConfig
 from trainer.flow.objective import RegressionConfig
-from trainer.flow.time import StratifiedConfig
+from trainer.flow.time import Stratified
 
 SQUARES = {
     "buckets": "leave data.buckets out, so that all pictures are squares",
@@ -225,6 +225,6 @@ def of_source(config: RunConfig) -> Objections:
 def of_times(config: RunConfig, micro_batch: int | None) -> Objections:
     """Segments of time of which a micro batch would leave some out."""
     match config.flow and config.flow.time:
-        case StratifiedConfig(segments=segments) if micro_batch is not None and micro_batch < segments:
+        case Stratified(segments=segments) if micro_batch is not None and micro_batch < segments:
             problem = f"{segments} segments exceed the micro batch of {micro_batch}, so that the last are never trained"
             yield "flow.time.segments", problem, "use fewer segments, or a larger optim.micro_batch"

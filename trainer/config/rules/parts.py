@@ -18,7 +18,7 @@ from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import PairsConfig
 from trainer.flow import objective, path, sampler
 from trainer.flow.sampler.steps_file import SAME_TIME
-from trainer.flow.time import GridConfig, StratifiedConfig, UniformConfig
+from trainer.flow.time import Grid, Stratified, Uniform
 
 OBJECTIVES = {
     str(kind_of(network)): network.objective_kinds
@@ -72,7 +72,7 @@ def of_causal_network(config: RunConfig) -> Objections:
     flow, model = config.flow, config.model
     if flow is None or not isinstance(model, CausalTransitionConfig):
         return
-    if not isinstance(flow.time, UniformConfig):
+    if not isinstance(flow.time, Uniform):
         problem = (
             f"{flow.time.kind} draws times of a path, and a causal_transition model has transitions, each as likely as "
             "another"
@@ -126,7 +126,7 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
         yield field, problem, "use a larger optim.micro_batch, as a rule 128 to 512"
     if not isinstance(flow.objective, objective.MongeMapConfig):
         return
-    if flow.time not in (UniformConfig(), GridConfig(steps=1)):
+    if flow.time not in (Uniform(), Grid(steps=1)):
         problem = (
             f"{getattr(flow.time, 'kind', 'a class')} has no effect, since flow.objective.kind monge_map asks the "
             "network at t = 0 alone"
@@ -206,10 +206,10 @@ def of_blocks(config: RunConfig, micro_batch: int | None) -> Objections:
         )
         yield "model.segments", problem, "draw pairs at nodes that were searched with this teacher's own sampler"
     match config.flow.time:
-        case StratifiedConfig(segments=intervals) if intervals % segments:
+        case Stratified(segments=intervals) if intervals % segments:
             problem = f"{intervals} are shared out among model.segments {segments} unevenly"
             yield "flow.time.segments", problem, f"use {segments}"
-        case GridConfig(steps=steps) if len(_trained(config, segments, steps)) < segments:
+        case Grid(steps=steps) if len(_trained(config, segments, steps)) < segments:
             problem = f"{steps} times do not reach each of model.segments {segments}"
             yield "flow.time.steps", problem, f"use {segments} or a multiple"
     assert isinstance(config.sample, ImageSample | PointSample)

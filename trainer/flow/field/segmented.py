@@ -13,7 +13,7 @@ from trainer.flow.field.guidance import Predict
 from trainer.flow.field.network import NetworkField
 from trainer.flow.question import Onward, WithFeatures
 from trainer.flow.sampler import Field
-from trainer.flow.time.segments import share_behind
+from trainer.flow.time import share_behind
 
 Network = Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 """States [B, *D], times [B], conditions and what is asked beside the prediction, to what :mod:`trainer.flow.question`

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.flow.time.segments import segment_of
+from trainer.flow.time import segment_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,207 @@
+"""The times at which a batch is trained, and equal segments of time.
+
+Segment m of M holds the times from m / M up to, but not including, (m + 1) / M; the last one holds t = 1 too.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from moe.host_copies import to_device
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from netsim.foundation.settings import Section
+
+
+class TimeSampler(Protocol):
+    """Draws the time of each example of a batch."""
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Draws times.
+
+        Args:
+            batch_size: number of times B.
+            generator: of the draw, which is made on its device and then moved.
+            device: device of the result.
+            dtype: a floating type; float32 or wider, also where the network computes in a narrower one.
+
+        Returns:
+            [B] times in [0, 1]; 0 is the source, 1 the data.
+        """
+        ...
+
+
+class Uniform(Section):
+    """t is uniform on [0, 1); nothing to set.
+
+    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        return to_device(torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype), device)
+
+
+class LogitNormal(Section):
+    """log(t / (1 - t)) is normal.
+
+    Source: Esser et al., "Scaling Rectified Flow Transformers", arXiv 2403.03206, section 3.1, where time is 1 - t.
+
+    Attributes:
+        mean: mean of the logit; above 0 favours times near the data.
+        std: standard deviation of the logit, above 0; a small one concentrates the times around sigmoid(mean).
+    """
+
+    kind: Literal["logit_normal"] = "logit_normal"
+    mean: float = Field(default=0.0, allow_inf_nan=False)
+    std: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=dtype)
+        return to_device(torch.sigmoid(self.mean + self.std * z), device)
+
+
+class Clipped(Section):
+    """The times of another sampler, scaled from [0, 1] to [margin, 1 - margin].
+
+    Uniform times stay uniform, without a peak at the margins.
+
+    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, whose code trains on U[1e-3, 1].
+
+    Attributes:
+        margin: distance from both ends, at least 0 and below 0.5.
+        within: the other sampler.
+    """
+
+    kind: Literal["clipped"] = "clipped"
+    margin: float = Field(default=1e-3, ge=0.0, lt=0.5)
+    within: Annotated[Uniform | LogitNormal, Field(discriminator="kind")] = Uniform()
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        u = self.within.sample(batch_size, generator=generator, device=device, dtype=dtype)
+        return self.margin + (1 - 2 * self.margin) * u
+
+
+class Grid(Section):
+    """t is one of 0, 1/steps, ..., (steps - 1)/steps, for distillation to a number of steps.
+
+    All times of the grid are equally likely.
+
+    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.2 (distillation).
+
+    Attributes:
+        steps: number of steps of the sampler, at least 1; with 1 the only time is 0.
+    """
+
+    kind: Literal["grid"] = "grid"
+    steps: int = Field(default=4, ge=1)
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        drawn = torch.randint(self.steps, (batch_size,), generator=generator, device=generator.device)
+        return to_device(drawn.to(dtype) / self.steps, device)
+
+
+class Stratified(Section):
+    """Every micro batch has the same number of times in each of several equal segments.
+
+    t = (m + u) / M with u ~ U[0, 1): B // M times of each segment m, one more of each of the first B mod M, in the
+    order of their segments.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3 (a batch split over the blocks).
+
+    Attributes:
+        segments: number of segments, at least 1.
+    """
+
+    kind: Literal["stratified"] = "stratified"
+    segments: int = Field(default=6, ge=1)
+
+    def sample(
+        self,
+        batch_size: int,
+        *,
+        generator: torch.Generator,
+        device: torch.device | str,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        u = to_device(torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype), device)
+        u = u.clamp_max(1 - self.segments * torch.finfo(dtype).eps)  # rounding up would move it to the next segment
+        segment = (torch.arange(batch_size, device=device) % self.segments).sort().values
+        return (segment + u) / self.segments
+
+
+class OwnTime(OwnClass, frozen=True):
+    """A class that keeps `TimeSampler`."""
+
+    protocol: ClassVar[str] = "trainer.flow.time.TimeSampler"
+
+
+Config = Annotated[Uniform | LogitNormal | Clipped | Grid | Stratified | OwnTime, KindOrClass()]
+
+
+def build(config: Config) -> TimeSampler:
+    """Returns the time sampler: the section itself, or an instance of the class that it names."""
+    return build_own(config) if isinstance(config, OwnTime) else config
+
+
+def segment_of(t: Tensor, segments: int) -> Tensor:
+    """The segment of each time; a time at an edge belongs to the segment that starts there.
+
+    Args:
+        t: [B] times in [0, 1].
+        segments: M, at least 1.
+
+    Returns:
+        int64 [B], 0 to M - 1.
+    """
+    edges = torch.arange(1, segments, dtype=t.dtype, device=t.device) / segments  # not t M, which would be rounded
+    return torch.bucketize(t, edges, right=True)
+
+
+def start_of(segment: Tensor, segments: int, like: Tensor) -> Tensor:
+    """The first time of each segment int64 [B] of M, [B] in the type of `like`."""
+    return segment.to(like.dtype) / segments
+
+
+def share_behind(t: Tensor, segment: Tensor | int, segments: int) -> Tensor:
+    """The elapsed share of its segment at each time [B]: 0 at the first time of the segment, 1 at its end."""
+    return (t * segments - segment).clamp(0, 1)
