@@ -38,7 +38,7 @@ def main() -> None:
     torch.manual_seed(0)
     generator, network = torch.Generator().manual_seed(0), Network()
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    flow = FlowMatching(coupling=GibbsWeighted("sqeuclidean", epsilon=4.0))
+    flow = FlowMatching(coupling=GibbsWeighted(cost="sqeuclidean", epsilon=4.0))
 
     for _ in range(STEPS):
         t, x_t, target, weight, _ = flow.draw(moons(BATCH, generator), generator=generator)

@@ -7,7 +7,7 @@ A part says which protocol its classes keep, and lists that type in its union:
 
         protocol: ClassVar[str] = "trainer.flow.coupling.Coupling"
 
-    Config = Annotated[IndependentConfig | PairedConfig | OwnCoupling, KindOrClass()]
+    Config = Annotated[Independent | Paired | OwnCoupling, KindOrClass()]
 
     def build(config: Config) -> Coupling:
         match config:

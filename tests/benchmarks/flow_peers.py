@@ -128,7 +128,7 @@ def transports() -> dict[str, Callable[[], object]]:
     """Pairs of 256 points in 64 dimensions by exact transport."""
     generator = torch.Generator().manual_seed(3)
     x_1 = 0.5 + 2 * torch.randn(BATCH, 64, generator=generator)
-    own, peer = coupling.build(coupling.MinibatchOTConfig()), OTPlanSampler("exact")
+    own, peer = coupling.build(coupling.MinibatchOT()), OTPlanSampler("exact")
     return {
         "ours": lambda: own.draw(x_1, UNCONDITIONAL, generator=generator),
         "torchcfm": lambda: peer.sample_plan(torch.randn_like(x_1), x_1),

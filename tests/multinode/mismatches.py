@@ -39,7 +39,7 @@ if note and "RANK" in os.environ:
 """
 OWN = """\
 from trainer.flow.coupling import Coupling, Pairs
-from trainer.flow.coupling.independent import Independent
+from trainer.flow.coupling import Independent
 
 class Mine(Independent):
     def __init__(self) -> None:

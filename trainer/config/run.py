@@ -83,7 +83,7 @@ class Flow(Section):
     """What of an image the network is conditioned on besides its class; null: nothing."""
     captions: trainer.data.CaptionsConfig | None = None
     """What a frozen text encoder made of a caption of each example, which the network reads; null: it reads none."""
-    coupling: trainer.flow.coupling.Config = trainer.flow.coupling.IndependentConfig()
+    coupling: trainer.flow.coupling.Config = trainer.flow.coupling.Independent()
     """Which source point is paired with which data point."""
     time: trainer.flow.time.Config = trainer.flow.time.Uniform()
     """How the times of training examples are drawn."""

@@ -5,12 +5,6 @@ from typing import ClassVar
 from netsim.foundation.own_class import OwnClass
 
 
-class OwnCoupling(OwnClass, frozen=True):
-    """A class that keeps `trainer.flow.coupling.Coupling`."""
-
-    protocol: ClassVar[str] = "trainer.flow.coupling.Coupling"
-
-
 class OwnPath(OwnClass, frozen=True):
     """A class that keeps `trainer.flow.path.Path`."""
 

@@ -14,7 +14,7 @@ from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import Split
 from trainer.flow import Condition, control, sampler
 from trainer.flow.control import ControlInputs, controlled
-from trainer.flow.coupling.gather import gathered
+from trainer.flow.coupling.protocol import gathered
 from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for

@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from trainer.flow.coupling.gather import gathered
+from trainer.flow.coupling.protocol import gathered
 from trainer.trace.context import phase
 from trainer.training.assembly import Training
 from trainer.training.by_source import totals

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.flow.coupling.gather import gathered
+from trainer.flow.coupling.protocol import gathered
 
 FEW = 0.1
 """Share of the pairs of a batch; where no more count, gradients are noise."""

@@ -141,7 +141,7 @@ def test_a_module_that_fails_or_ends_the_program_is_one_line(
 def test_a_class_that_ends_the_program_when_it_is_made_is_wrong_input(run: Path) -> None:
     (folder,) = (run / "checkpoints").iterdir()
     Path("leaver.py").write_text(
-        "from trainer.flow.coupling.independent import Independent\n\n\nclass Mine(Independent):\n"
+        "from trainer.flow.coupling import Independent\n\n\nclass Mine(Independent):\n"
         "    def __init__(self):\n        raise SystemExit(5)\n"
     )
     config = load_config(folder / "config.yaml", ["flow.coupling={class: 'leaver:Mine'}"])

@@ -6,10 +6,10 @@ from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, coupling
 
 CONFIGS = {member().kind: member() for member in members(coupling.Config)} | {
-    "minibatch_ot, sinkhorn": coupling.MinibatchOTConfig(solver="sinkhorn"),
-    "minibatch_ot, unbalanced": coupling.MinibatchOTConfig(solver="unbalanced"),
-    "minibatch_ot, whole step": coupling.MinibatchOTConfig(scope="global_batch"),
-    "gibbs_weighted, squared": coupling.GibbsWeightedConfig(cost="sqeuclidean"),
+    "minibatch_ot, sinkhorn": coupling.MinibatchOT(solver="sinkhorn"),
+    "minibatch_ot, unbalanced": coupling.MinibatchOT(solver="unbalanced"),
+    "minibatch_ot, whole step": coupling.MinibatchOT(scope="global_batch"),
+    "gibbs_weighted, squared": coupling.GibbsWeighted(cost="sqeuclidean"),
 }
 NOT_NORMAL = {
     "knn": "the nearest of k draws is shorter and leans to its data point; its law is in test_knn",

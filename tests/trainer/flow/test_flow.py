@@ -35,7 +35,7 @@ def test_a_trained_flow_lands_on_the_data():
     generator = torch.Generator().manual_seed(0)
     model = Network()
     straight = path.build(path.LinearConfig())
-    parts = coupling.build(coupling.IndependentConfig()), time.build(time.Uniform())
+    parts = coupling.build(coupling.Independent()), time.build(time.Uniform())
     regression = objective.build(objective.RegressionConfig(), target=target.Velocity(straight))
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(400):

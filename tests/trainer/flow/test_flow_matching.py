@@ -60,7 +60,7 @@ def test_the_defaults_are_what_torchcfm_draws() -> None:
 
 def test_weights_are_those_of_the_pairs_with_mean_1() -> None:
     x_1 = data()
-    drawn = FlowMatching(coupling=GibbsWeighted("sqeuclidean", epsilon=8.0)).draw(x_1, generator=generator())
+    drawn = FlowMatching(coupling=GibbsWeighted(cost="sqeuclidean", epsilon=8.0)).draw(x_1, generator=generator())
     kernel = (-drawn.target.square().sum(1) / 8).exp()  # on a straight path the target is x_1 - x_0
     torch.testing.assert_close(drawn.weight, kernel / kernel.mean())
     assert drawn.weight.std() > 0.1

@@ -77,23 +77,23 @@ def nearest(k: int) -> Moments:
 
 
 CASES = {
-    "independent": Case(coupling.IndependentConfig(), moments(0.0)),
-    "paired": Case(coupling.PairedConfig(), moments(CORRELATION * DEVIATION)),
-    "minibatch_ot, exact": Case(coupling.MinibatchOTConfig(), moments(DEVIATION, bias=0.02), batch=500, batches=60),
+    "independent": Case(coupling.Independent(), moments(0.0)),
+    "paired": Case(coupling.Paired(), moments(CORRELATION * DEVIATION)),
+    "minibatch_ot, exact": Case(coupling.MinibatchOT(), moments(DEVIATION, bias=0.02), batch=500, batches=60),
     "minibatch_ot, sinkhorn": Case(
-        coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.2, unit="mean"),
+        coupling.MinibatchOT(solver="sinkhorn", epsilon=0.2, unit="mean"),
         moments(entropic(), bias=0.02),
         batch=500,
         batches=40,
     ),
     "minibatch_ot, unbalanced at a high price": Case(
-        coupling.MinibatchOTConfig(solver="unbalanced", epsilon=0.2, marginal_weight=1e3, unit="mean"),
+        coupling.MinibatchOT(solver="unbalanced", epsilon=0.2, marginal_weight=1e3, unit="mean"),
         moments(entropic(), bias=0.02),
         batch=500,
         batches=40,
     ),
-    "gibbs_weighted": Case(coupling.GibbsWeightedConfig(cost="sqeuclidean", epsilon=EPSILON), tilted()),
-    "knn": Case(coupling.KNNConfig(k=4), nearest(4)),
+    "gibbs_weighted": Case(coupling.GibbsWeighted(cost="sqeuclidean", epsilon=EPSILON), tilted()),
+    "knn": Case(coupling.KNN(k=4), nearest(4)),
 }
 UNKNOWN = {"assignment": "in one dimension many assignments have the least sum of distances"}
 
@@ -121,7 +121,7 @@ def drawn(name: str) -> tuple[Tensor, Tensor, Tensor]:
     for _ in range(case.batches):
         x_0 = None
         x_1 = torch.randn(case.batch, 1, generator=generator)
-        if isinstance(case.config, coupling.PairedConfig):
+        if isinstance(case.config, coupling.Paired):
             other = torch.randn(case.batch, 1, generator=generator)
             x_0 = CORRELATION * x_1 + math.sqrt(1 - CORRELATION**2) * other
         pairs = built.draw(MEAN + DEVIATION * x_1, UNCONDITIONAL, x_0=x_0, generator=generator)

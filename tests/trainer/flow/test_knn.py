@@ -11,7 +11,7 @@ from trainer.flow import UNCONDITIONAL, coupling
 
 def drawn(x_1: torch.Tensor, k: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return coupling.build(coupling.KNNConfig(k=k)).draw(x_1, UNCONDITIONAL, generator=generator).x_0
+    return coupling.build(coupling.KNN(k=k)).draw(x_1, UNCONDITIONAL, generator=generator).x_0
 
 
 def test_one_candidate_is_the_independent_coupling_to_the_last_bit() -> None:

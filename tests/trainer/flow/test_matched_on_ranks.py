@@ -109,7 +109,7 @@ def test_a_step_is_one_problem_and_data_keep_their_labels_and_places(alone: Draw
         shown = labels != 2  # 2 stands for a hidden label
         assert torch.equal(labels[shown], (torch.arange(len(x_1)) // SIZE % 2)[shown])
         cost = "l2" if name == "assignment" else "sqeuclidean"
-        source = coupling.Assignment(cost)(torch.cat(sources), every_1, torch.Generator()).source_index
+        source = coupling.Permutation(cost)(torch.cat(sources), every_1, torch.Generator()).source_index
         assert torch.equal(x_0, torch.cat(sources)[source])
 
 

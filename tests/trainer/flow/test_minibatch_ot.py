@@ -14,9 +14,9 @@ from trainer.flow import UNCONDITIONAL, coupling
 
 METRICS = {"l2": "euclidean", "sqeuclidean": "sqeuclidean"}
 PERMUTING: dict[str, tuple[coupling.Config, str]] = {
-    "assignment": (coupling.AssignmentConfig(), "l2"),
-    "minibatch_ot": (coupling.MinibatchOTConfig(), "sqeuclidean"),
-    "minibatch_ot, l2": (coupling.MinibatchOTConfig(cost="l2"), "l2"),
+    "assignment": (coupling.Assignment(), "l2"),
+    "minibatch_ot": (coupling.MinibatchOT(), "sqeuclidean"),
+    "minibatch_ot, l2": (coupling.MinibatchOT(cost="l2"), "l2"),
 }
 permuting = pytest.mark.parametrize(("config", "cost"), PERMUTING.values(), ids=PERMUTING.keys())
 
@@ -110,7 +110,7 @@ def test_strengths_out_of_range_are_refused(settings: dict[str, Any], message: s
 
 def test_pairs_are_drawn_from_the_plan_with_every_data_point_once() -> None:
     x_0, x_1 = points(5, 2)
-    config = coupling.MinibatchOTConfig(solver="sinkhorn", epsilon=0.5, unit="mean")
+    config = coupling.MinibatchOT(solver="sinkhorn", epsilon=0.5, unit="mean")
     built, draws = coupling.build(config), generator(3)
     counts, rounds = np.zeros((5, 5)), 1500
     for _ in range(rounds):
@@ -128,7 +128,7 @@ def test_what_the_plan_leaves_behind_weighs_little() -> None:
     x_1[7] = torch.tensor([40.0, 40.0])
     shares = {}
     for price in (0.05, 1000.0):
-        config = coupling.MinibatchOTConfig(solver="unbalanced", marginal_weight=price)
+        config = coupling.MinibatchOT(solver="unbalanced", marginal_weight=price)
         log_weight = coupling.build(config).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(1)).log_weight
         assert log_weight is not None
         shares[price] = float(log_weight.softmax(0)[7])
@@ -138,7 +138,7 @@ def test_what_the_plan_leaves_behind_weighs_little() -> None:
 
 @pytest.mark.parametrize("solver", ["sinkhorn", "unbalanced"])
 def test_points_that_are_all_the_same_are_paired_all_the_same(solver: str) -> None:
-    config = coupling.MinibatchOTConfig.model_validate({"solver": solver})
+    config = coupling.MinibatchOT.model_validate({"solver": solver})
     pairs = coupling.build(config).draw(torch.ones(4, 2), UNCONDITIONAL, x_0=torch.ones(4, 2), generator=generator(1))
     assert torch.equal(pairs.x_0, torch.ones(4, 2))
     assert pairs.log_weight is None or bool(pairs.log_weight.isfinite().all())

@@ -17,12 +17,12 @@ from trainer.flow import UNCONDITIONAL, coupling
 SET = 2 * torch.randn(12, 2, generator=torch.Generator().manual_seed(7))
 BATCH, BATCHES, T, NEIGHBOURS = 96, 125, 0.3, 24
 COUPLINGS: dict[str, coupling.Config] = {
-    "minibatch_ot": coupling.MinibatchOTConfig(),
-    "minibatch_ot, sinkhorn": coupling.MinibatchOTConfig(solver="sinkhorn"),
-    "minibatch_ot, unbalanced": coupling.MinibatchOTConfig(solver="unbalanced"),
-    "assignment": coupling.AssignmentConfig(),
-    "gibbs_weighted": coupling.GibbsWeightedConfig(epsilon=2.0),
-    "knn": coupling.KNNConfig(k=4),
+    "minibatch_ot": coupling.MinibatchOT(),
+    "minibatch_ot, sinkhorn": coupling.MinibatchOT(solver="sinkhorn"),
+    "minibatch_ot, unbalanced": coupling.MinibatchOT(solver="unbalanced"),
+    "assignment": coupling.Assignment(),
+    "gibbs_weighted": coupling.GibbsWeighted(epsilon=2.0),
+    "knn": coupling.KNN(k=4),
 }
 
 
@@ -83,7 +83,7 @@ def gibbs(x_0: np.ndarray, x_1: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def independent() -> float:
-    return estimated(coupling.IndependentConfig())
+    return estimated(coupling.Independent())
 
 
 @pytest.mark.parametrize("config", COUPLINGS.values(), ids=COUPLINGS.keys())
@@ -94,7 +94,7 @@ def test_every_coupling_leaves_less_to_guess(config: coupling.Config, independen
 @pytest.mark.parametrize(
     ("config", "log_density"),
     [
-        (coupling.IndependentConfig(), normal),
+        (coupling.Independent(), normal),
         (COUPLINGS["knn"], nearest_of_four),
         (COUPLINGS["gibbs_weighted"], gibbs),
     ],

@@ -31,7 +31,7 @@ def ends(std: float) -> tuple[Tensor, Tensor]:
 def learned(x_0: Tensor, x_1: Tensor) -> sampler.VelocityField:
     """The velocity weight(t) x of least loss on given pairs."""
     generator = torch.Generator()
-    pairs = coupling.build(coupling.PairedConfig()).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator)
+    pairs = coupling.build(coupling.Paired()).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator)
     regression = objective.build(objective.RegressionConfig(), target=target.Velocity(STRAIGHT))
 
     def slope(weight: float, point: PathSample) -> Tensor:

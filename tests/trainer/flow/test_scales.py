@@ -61,7 +61,7 @@ def pair_cost(x_0: Tensor, x_1: Tensor, cost: str) -> float:
 @costs
 @values
 def test_a_good_part_of_the_weighted_pairs_counts(num_values: int, cost: Any) -> None:
-    built, generator = coupling.build(coupling.GibbsWeightedConfig(cost=cost)), torch.Generator().manual_seed(1)
+    built, generator = coupling.build(coupling.GibbsWeighted(cost=cost)), torch.Generator().manual_seed(1)
     for x_0, x_1 in batches(num_values):
         pairs = built.draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator)
         assert pairs.log_weight is not None
@@ -74,7 +74,7 @@ def test_a_good_part_of_the_weighted_pairs_counts(num_values: int, cost: Any) ->
 @costs
 @values
 def test_entropic_pairs_gain_nine_tenths_of_what_exact_ones_gain(num_values: int, cost: Any) -> None:
-    built = coupling.build(coupling.MinibatchOTConfig(solver="sinkhorn", cost=cost))
+    built = coupling.build(coupling.MinibatchOT(solver="sinkhorn", cost=cost))
     generator, gained, most = torch.Generator().manual_seed(1), 0.0, 0.0
     for x_0, x_1 in batches(num_values):
         metric = "euclidean" if cost == "l2" else "sqeuclidean"

@@ -57,7 +57,7 @@ def test_gibbs_weights_tilt_as_their_gaussians_say(cost: Any) -> None:
     m, s, epsilon, size = 1.5, 0.6, 4.0, 200_000
     x_0 = torch.randn(size, 1, generator=generator(0))
     x_1 = m + s * torch.randn(size, 1, generator=generator(1))
-    built = coupling.GibbsWeighted(cost, epsilon)
+    built = coupling.GibbsWeighted(cost=cost, epsilon=epsilon)
     pairs = built.draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator(2))
     assert pairs.log_weight is not None
     weight = pairs.log_weight.softmax(0) * size

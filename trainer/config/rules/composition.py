@@ -86,9 +86,9 @@ def kinds_without_noise() -> list[str]:
 def is_independent(config: coupling.Config) -> bool:
     """Whether a coupling draws source points that are independent of the data."""
     match config:
-        case coupling.IndependentConfig() | coupling.KNNConfig(k=1):
+        case coupling.Independent() | coupling.KNN(k=1):
             return True
-        case coupling.GibbsWeightedConfig(epsilon=epsilon):
+        case coupling.GibbsWeighted(epsilon=epsilon):
             return epsilon == float("inf")
     return False
 
@@ -144,7 +144,7 @@ def _of_chains(parts: Composition) -> Reasons:
 
 def _of_pairs_and_prediction(parts: Composition) -> Reasons:
     along, predicted = built(parts.path), target.class_of(parts.target)
-    if not isinstance(parts.coupling, coupling.IndependentConfig) and not along.has_source:
+    if not isinstance(parts.coupling, coupling.Independent) and not along.has_source:
         yield ("coupling", "path"), "no source point lies on this path, and so none is paired"
     reason = None
     if isinstance(parts.target, target.VPredictionConfig) and not along.preserves_variance:
@@ -180,7 +180,7 @@ def _of_losses(parts: Composition) -> Reasons:
             if not has_one_step_map(parts.path, parts.target):
                 reason = "it trains the map of one step, x_0 + v(x_0, 0), which does not lead to the data here"
                 yield ("objective", "target", "path"), reason
-    without_pairs = isinstance(parts.coupling, coupling.IndependentConfig | coupling.OwnCoupling)
+    without_pairs = isinstance(parts.coupling, coupling.Independent | coupling.OwnCoupling)
     if isinstance(learned, objective.MongeMapConfig) and not without_pairs:
         reason = "it compares source points and data as two sets, so that pairs and their weights have no meaning"
         yield ("objective", "coupling"), reason

@@ -20,7 +20,7 @@ from trainer.data import (
     parts_of,
 )
 from trainer.flow.context import SemanticMapConfig
-from trainer.flow.coupling import IndependentConfig, KNNConfig, OwnCoupling, PairedConfig
+from trainer.flow.coupling import KNN, Independent, OwnCoupling, Paired
 from trainer.flow.objective import RegressionConfig
 from trainer.flow.time import Stratified
 
@@ -84,7 +84,7 @@ def of_shapes(config: RunConfig) -> Objections:
         ("flow.latent", "an autoencoder", flow.latent is None),
         ("flow.context", flow.context and flow.context.kind, flow.context is None),
         ("flow.source", flow.source and flow.source.kind, flow.source is None),
-        ("flow.coupling.kind", flow.coupling.kind, isinstance(flow.coupling, IndependentConfig)),
+        ("flow.coupling.kind", flow.coupling.kind, isinstance(flow.coupling, Independent)),
         ("flow.objective.kind", flow.objective.kind, isinstance(flow.objective, RegressionConfig)),
         ("flow.path.kind", flow.path.kind, flow.path.kind != "mirror_interpolant"),
         ("sample.kind", config.sample.kind, isinstance(config.sample, ImageSample)),
@@ -147,7 +147,7 @@ def of_pairing(config: RunConfig) -> Objections:
         return
     flow, data = config.flow, config.data
     coupling = flow.coupling
-    if isinstance(coupling, PairedConfig) and not isinstance(data, PairsConfig | OwnDataset):
+    if isinstance(coupling, Paired) and not isinstance(data, PairsConfig | OwnDataset):
         yield (
             "flow.coupling.kind",
             f"paired takes each source point from the data, and {data.kind} data have none",
@@ -155,7 +155,7 @@ def of_pairing(config: RunConfig) -> Objections:
         )
     if not isinstance(data, PairsConfig):
         return
-    if not isinstance(coupling, PairedConfig | OwnCoupling):
+    if not isinstance(coupling, Paired | OwnCoupling):
         problem = f"{coupling.kind} would tear apart what data.kind pairs has paired"
         yield "flow.coupling.kind", problem, "use paired"
     if data.parts is None:
@@ -198,7 +198,7 @@ def of_source(config: RunConfig) -> Objections:
         starts = "the data themselves" if flow.path.kind == "mirror_interpolant" else "noise of its own"
         problem = f"flow.path {flow.path.kind} starts at {starts}"
         yield "flow.source", problem, "remove it, or use path stochastic_interpolant"
-    if isinstance(flow.coupling, KNNConfig):
+    if isinstance(flow.coupling, KNN):
         problem = "knn chooses among draws of a standard normal of its own, and flow.source gives one point each"
         yield "flow.coupling.kind", problem, "use assignment, minibatch_ot, gibbs_weighted or independent"
     assert isinstance(config.sample, ImageSample | PointSample)

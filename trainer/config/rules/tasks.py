@@ -159,7 +159,7 @@ def of_adjoint_matching(config: RunConfig) -> Objections:
     if flow.path != path.LinearConfig():
         problem = f"{flow.path.kind} has no memoryless steps here"
         yield "flow.path.kind", problem, "adjoint matching is for bases with flow.path.kind linear and sigma_min 0"
-    if config.source_data is not None or not isinstance(flow.coupling, coupling.IndependentConfig):
+    if config.source_data is not None or not isinstance(flow.coupling, coupling.Independent):
         problem = f"{flow.coupling.kind}, and memoryless paths need normal noise that is independent of the data"
         yield "flow.coupling.kind", problem, "use independent, without flow.source, and a base that was trained so"
     if several_shapes(config):

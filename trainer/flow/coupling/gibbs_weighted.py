@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
-from trainer.flow.coupling.cost import Cost, pair_costs
-from trainer.flow.coupling.gather import gathered_rows
-from trainer.flow.coupling.protocol import Coupling, Pairs, standard_normal
+from trainer.flow.coupling.protocol import BuiltIn, Cost, Pairs, gathered_rows, pair_costs, standard_normal
 
 
-class GibbsWeightedConfig(Section, allow_inf_nan=True):
+class GibbsWeighted(BuiltIn, allow_inf_nan=True):
     """Weights exp(-cost / epsilon).
+
+    The independent coupling, its pairs weighted by the Gibbs kernel: one evaluation a pair, no plan to find. The
+    weights are those of an entropic transport plan, but between marginals that the kernel itself has tilted: a point
+    counts by its mean weight over all partners, so that data far from the source fade. As the batch grows this is flow
+    matching on that plan. How far the marginals are tilted does not follow from how many pairs count.
+
+    Weights with an automatic epsilon have a mean of 1 over the step, which is one problem for all ranks.
+
+    Source: "Weighted Conditional Flow Matching", arXiv 2507.22270.
 
     Attributes:
         cost: of a pair: l2, the distance, or sqeuclidean, its square.
@@ -35,47 +41,11 @@ class GibbsWeightedConfig(Section, allow_inf_nan=True):
     epsilon: PositiveFloat | Literal["auto"] = "auto"
     share: float = Field(default=0.5, gt=0.0, lt=1.0)
     kappa: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
-
-
-class GibbsWeighted(Coupling):
-    """The independent coupling, its pairs weighted by the Gibbs kernel: one evaluation a pair, no plan to find.
-
-    The weights are those of an entropic transport plan, but between marginals that the kernel itself has tilted: a
-    point counts by its mean weight over all partners, so that data far from the source fade. As the batch grows this is
-    flow matching on that plan. How far the marginals are tilted does not follow from how many pairs count.
-
-    Weights with an automatic epsilon have a mean of 1 over the step, which is one problem for all ranks.
-
-    Source: "Weighted Conditional Flow Matching", arXiv 2507.22270.
-
-    Args:
-        cost: of a pair.
-        epsilon: in units of the cost, above 0 or infinite; None: by the effective share of each step.
-        share: effective share that the automatic epsilon aims at, between 0 and 1.
-        kappa: factor of the automatic epsilon, above 0.
-
-    Raises:
-        ValueError: a setting out of its range.
-    """
-
-    normal_source = True
-
-    def __init__(self, cost: Cost = "l2", epsilon: float | None = None, share: float = 0.5, kappa: float = 1.0) -> None:
-        if epsilon is not None and not epsilon > 0:
-            raise ValueError(f"epsilon: not positive ({epsilon}); give a number above 0, or None for one by the share")
-        if not 0 < share < 1:
-            raise ValueError(f"share: not between 0 and 1 ({share}); give a part of the pairs, such as 0.5")
-        if not 0 < kappa < math.inf:
-            raise ValueError(f"kappa: not positive or not finite ({kappa}); give a factor above 0, such as 1")
-        self.cost: Cost = cost
-        self.epsilon = epsilon
-        self.share = share
-        self.kappa = kappa
+    normal_source: ClassVar[bool] = True
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
-        """See `Coupling.draw`; the source is N(0, I), and row i goes with row i."""
         return self.draw_step([x_1], [condition], generators=[generator], x_0=[x_0])[0]
 
     def draw_step(
@@ -87,7 +57,6 @@ class GibbsWeighted(Coupling):
         x_0: Sequence[Tensor | None] | None = None,
         ranks: dist.ProcessGroup | None = None,
     ) -> list[Pairs]:
-        """See `Coupling.draw_step`; an automatic epsilon is that of the pairs of all ranks."""
         together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
         sources = [standard_normal(data, start, generator) for data, start, generator in together]
         costs = [pair_costs(start, data, self.cost) for start, data in zip(sources, x_1, strict=True)]
@@ -95,7 +64,7 @@ class GibbsWeighted(Coupling):
         return [Pairs(start, data, told, log_weight) for start, data, told, log_weight in parts]
 
     def _log_weights(self, costs: Sequence[Tensor], ranks: dist.ProcessGroup | None) -> list[Tensor]:
-        if self.epsilon is not None:
+        if self.epsilon != "auto":
             return [cost / -self.epsilon for cost in costs]
         every = gathered_rows(torch.cat(list(costs)), ranks).double()
         epsilon = self.kappa * epsilon_of_share(every, self.share)

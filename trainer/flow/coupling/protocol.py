@@ -1,16 +1,22 @@
-"""Pairs of source and data points, and their weights."""
+"""Pairs of source and data points: the protocol, what all couplings use, and the two that choose nothing."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from moe.host_copies import to_device
+from moe.ot.costs import euclidean, squared_euclidean
+from netsim.foundation.settings import Section
 from trainer.flow.condition import UNCONDITIONAL, Condition
+
+Cost = Literal["l2", "sqeuclidean"]
+"""The distance between two points, or its square."""
 
 
 class Pairs(NamedTuple):
@@ -39,7 +45,7 @@ class Coupling(Protocol):
             it may be drawn while the data are read.
     """
 
-    normal_source: bool = False
+    normal_source: ClassVar[bool] = False
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
@@ -90,6 +96,53 @@ class Coupling(Protocol):
         ]
 
 
+class BuiltIn(Section):
+    """A coupling that is its settings."""
+
+    normal_source: ClassVar[bool] = False
+    draw_step = Coupling.draw_step
+
+    @abstractmethod
+    def draw(
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
+    ) -> Pairs: ...
+
+
+class Independent(BuiltIn):
+    """Source and data are drawn independently; nothing to set.
+
+    The source is N(0, I), row i is paired with row i, and all weights are equal.
+
+    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, section 4.
+    """
+
+    kind: Literal["independent"] = "independent"
+    normal_source: ClassVar[bool] = True
+
+    def draw(
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
+    ) -> Pairs:
+        return Pairs(standard_normal(x_1, x_0, generator), x_1, condition)
+
+
+class Paired(BuiltIn):
+    """The pairs that the data set holds; nothing to set.
+
+    Row i of the source is paired with row i of the data, which a teacher made from it.
+
+    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.1 (the rectified coupling).
+    """
+
+    kind: Literal["paired"] = "paired"
+
+    def draw(
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
+    ) -> Pairs:
+        if x_0 is None:
+            raise ValueError("x_0: there is none to pair with; use data of kind pairs, or another coupling")
+        return Pairs(standard_normal(x_1, x_0, generator), x_1, condition)
+
+
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
     """The source points of a batch: `x_0` if there are any, else a standard normal draw for each data point.
 
@@ -110,3 +163,43 @@ def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator)
     if x_0.shape != x_1.shape:
         raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
     return x_0
+
+
+def pair_costs(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
+    """Costs of the pairs of equal row, float32 [B], for points [B, *D]."""
+    # One pass over the points: differences of whole batches would be written to memory and read again.
+    distance = torch.cdist(x_0.flatten(1)[:, None].float(), x_1.flatten(1)[:, None].float()).flatten()
+    return distance if cost == "l2" else distance.square()
+
+
+def cost_matrix(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
+    """Costs of all pairs, float32 [N, M], for points [N, F] and [M, F]."""
+    return (euclidean if cost == "l2" else squared_euclidean)(x_0.float(), x_1.float())
+
+
+def gathered(values: Tensor, ranks: dist.ProcessGroup | None = None) -> Tensor:
+    """Puts equally shaped values of ranks together; collective.
+
+    Args:
+        values: [...] of this rank.
+        ranks: the group; None: all ranks.
+
+    Returns:
+        [ranks, ...], by rank.
+    """
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size(ranks))]
+    dist.all_gather(parts, values.contiguous(), group=ranks)
+    return torch.stack(parts)
+
+
+def gathered_rows(rows: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
+    """The rows of all ranks, by rank; collective.
+
+    Args:
+        rows: [B, ...] of this rank, as many on every rank.
+        ranks: the group; None: this rank is on its own.
+
+    Returns:
+        [ranks B, ...].
+    """
+    return rows if ranks is None else gathered(rows, ranks).flatten(0, 1)

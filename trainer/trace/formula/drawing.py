@@ -7,7 +7,7 @@ from trainer.config.derived import weighs
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import FlowTaskConfig
-from trainer.flow.coupling import AssignmentConfig, Coupling, GibbsWeightedConfig, MinibatchOTConfig, OwnCoupling
+from trainer.flow.coupling import Assignment, Coupling, GibbsWeighted, MinibatchOT, OwnCoupling
 from trainer.trace.formula.protocol import Collective, all_gather, broadcast
 
 
@@ -19,15 +19,15 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
         layout: how it is laid out.
     """
     match _coupling(config):
-        case MinibatchOTConfig(scope="global_batch") | AssignmentConfig(scope="global_batch"):
+        case MinibatchOT(scope="global_batch") | Assignment(scope="global_batch"):
             points = 4 * layout.micro_batch * layout.accumulation * prod(config.state_shape)
             for _ in ("data", "source"):
                 yield all_gather("data", "float32", points, layout.data_parallel)
             yield broadcast("data", "int64", 8 * config.optim.global_batch)
     match _coupling(config):
-        case MinibatchOTConfig(solver="unbalanced", scope="global_batch"):
+        case MinibatchOT(solver="unbalanced", scope="global_batch"):
             yield broadcast("data", "float32", 4 * config.optim.global_batch)
-        case GibbsWeightedConfig(epsilon="auto"):
+        case GibbsWeighted(epsilon="auto"):
             yield all_gather("data", "float32", 4 * layout.micro_batch * layout.accumulation, layout.data_parallel)
 
 
@@ -41,7 +41,7 @@ def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
         layout: how it is laid out.
     """
     match _coupling(config):
-        case MinibatchOTConfig(solver="unbalanced") | GibbsWeightedConfig():
+        case MinibatchOT(solver="unbalanced") | GibbsWeighted():
             weighed = True
         case OwnCoupling() as coupling:
             weighed = getattr(coupling.imported(), "weighs", False)

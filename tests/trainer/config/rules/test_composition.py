@@ -70,7 +70,7 @@ whole = pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest
 
 
 DEFAULT = Composition(
-    coupling.IndependentConfig(),
+    coupling.Independent(),
     path.LinearConfig(),
     target.VelocityConfig(),
     objective.RegressionConfig(),
@@ -149,7 +149,7 @@ def examples(head: str) -> Batch:
 def assert_it_trains_and_draws(parts: Composition, head: str) -> None:
     config, batch = configuration(parts, head), examples(head)
     task = task_of(config)
-    if isinstance(parts.coupling, coupling.PairedConfig):
+    if isinstance(parts.coupling, coupling.Paired):
         batch = Batch(batch.x_1, batch.labels, batch.ids, x_0=torch.randn(batch.x_1.shape, generator=generator(1)))
     (drawn,) = task.draw([batch], [generator(2)])
     network = Tiny(task.parts.target.num_fields)
@@ -199,7 +199,7 @@ def test_what_is_accepted_trains_and_draws_and_what_is_refused_names_its_partner
         parts = composition(path=along, target=predicted, coupling=coupled)
         refusal = complaint(parts)
         if refusal is None:
-            if not (head == "latent" and isinstance(coupled, coupling.PairedConfig)):
+            if not (head == "latent" and isinstance(coupled, coupling.Paired)):
                 assert_it_trains_and_draws(parts, head)
             continue
         with pytest.raises(ValueError, match=r"^flow\.(coupling|target)\.kind: .* does not go with flow\."):
@@ -288,7 +288,7 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
     products, lengths = [], []
     for _ in range(draws):
         x_1 = torch.randn(size, 2, generator=random)
-        given = x_1.clone() if isinstance(coupled, coupling.PairedConfig) else None
+        given = x_1.clone() if isinstance(coupled, coupling.Paired) else None
         pairs = built.draw(x_1, UNCONDITIONAL, x_0=given, generator=random)
         weights = torch.full((size,), 1 / size) if pairs.log_weight is None else pairs.log_weight.softmax(0)
         x_t = (1 - t) * pairs.x_0 + t * pairs.x_1
@@ -408,7 +408,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
 
 
 def test_latents_are_learned_from_pairs_of_the_same_latents_alone(tmp_path: Path) -> None:
-    parts = composition(coupling=coupling.PairedConfig())
+    parts = composition(coupling=coupling.Paired())
     config = configuration(parts, "latent")
     batch = examples("latent")
     pairs = Batch(batch.x_1, batch.labels, batch.ids, x_0=torch.randn(batch.x_1.shape))
@@ -475,7 +475,7 @@ def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pyte
             raise ValueError(f"path: not of the form a x_0 + b x_1 + g z at {t}; predict the velocity")
 
     monkeypatch.setattr(rules, "built", lambda _: Bent(path.linear))
-    plain = composition(coupling=coupling.AssignmentConfig(), objective=objective.RegressionConfig(space="velocity"))
+    plain = composition(coupling=coupling.Assignment(), objective=objective.RegressionConfig(space="velocity"))
     assert complaint(plain) is None
     reasons = {
         "without coefficients of the path": {"target": target.NoiseConfig()},

@@ -16,7 +16,7 @@ from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.experiment.memory.activation.ranks import even_routing, ranks_of
 from trainer.experiment.memory.activation.recording import Recorder, Recording
-from trainer.flow.coupling import IndependentConfig
+from trainer.flow.coupling import Independent
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import bare_network, tokens_per_example
 from trainer.model.network import Network
@@ -86,7 +86,7 @@ def _alone(config: RunConfig) -> RunConfig:
     """The same run with pairs that need no values to be found; what is drawn has the same sizes."""
     if config.flow is None:
         return config
-    flow = config.flow.model_copy(update={"coupling": IndependentConfig()})
+    flow = config.flow.model_copy(update={"coupling": Independent()})
     return config.model_copy(update={"flow": flow})
 
 
