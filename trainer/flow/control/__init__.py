@@ -1,16 +1,26 @@
 """Controls, fields made of fields: the protocol, its implementations, their configuration and `build`."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from netsim.foundation.contract import init_parameters
-from netsim.foundation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
 from trainer.flow.control.protocol import Control, ControlInputs, Controlled, controlled
 from trainer.flow.control.pull import Pull, PullConfig
 from trainer.flow.control.transport import Transport, TransportConfig
-from trainer.flow.own import OwnControl
+
+
+class OwnControl(OwnClass, frozen=True):
+    """A class that keeps `Control`; its constructor may take any part of `ControlInputs`.
+
+    A parameter ``picture`` without a default says that the control acts by pictures.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.control.Control"
+    passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
+
 
 AnyConfig = CostGradientConfig | PullConfig | TransportConfig | OwnControl
 Config = Annotated[AnyConfig, KindOrClass()]

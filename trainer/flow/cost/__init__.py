@@ -4,14 +4,25 @@
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from netsim.foundation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.cost.attention import AttentionConfig, AttentionCost
 from trainer.flow.cost.protocol import RunningCost
 from trainer.flow.cost.separation import divergence, separation_cost
 from trainer.flow.cost.values import differentiable_values
-from trainer.flow.own import OwnCost
+
+
+class OwnCost(OwnClass, frozen=True):
+    """A class that keeps `RunningCost`; its constructor may take ``network``.
+
+    The network is called with states, times, conditions and, where there is one, a question of
+    :mod:`trainer.flow.question`; without a question it returns its prediction.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"
+    passed: ClassVar[tuple[str, ...]] = ("network",)
+
 
 AnyConfig = AttentionConfig | OwnCost
 Config = Annotated[AnyConfig, KindOrClass()]

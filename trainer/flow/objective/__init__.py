@@ -1,10 +1,10 @@
 """Objectives of training: the protocol, its implementations, their configuration and `build`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 
-from netsim.foundation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.chain import Chain
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
@@ -17,9 +17,16 @@ from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Object
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.objective.transition import Transition, TransitionConfig
 from trainer.flow.objective.velocity_distillation import VelocityDistillation, VelocityDistillationConfig
-from trainer.flow.own import OwnObjective
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
+
+
+class OwnObjective(OwnClass, frozen=True):
+    """A class that keeps `Objective`; its constructor may take ``target`` and ``path``."""
+
+    protocol: ClassVar[str] = "trainer.flow.objective.Objective"
+    passed: ClassVar[tuple[str, ...]] = ("target", "path")
+
 
 AnyConfig = (
     RegressionConfig

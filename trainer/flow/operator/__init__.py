@@ -8,19 +8,30 @@ An operator is made for the images of one batch:
 Random masks are a function of the seed and of each image's number, so that any batch of an image gives the same.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from netsim.foundation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.operator.average_pool import AveragePool, AveragePoolConfig
 from trainer.flow.operator.blur import Blur, BlurConfig
 from trainer.flow.operator.identity import Identity, IdentityConfig
 from trainer.flow.operator.laws import check_laws
 from trainer.flow.operator.mask import Mask, MaskConfig, PictureConfig, holes
 from trainer.flow.operator.protocol import Operator
-from trainer.flow.own import OwnOperator
+
+
+class OwnOperator(OwnClass, frozen=True):
+    """A class that keeps `Operator`.
+
+    Its constructor may take ``shape``, (C, H, W) of an image, ``numbers``, int64 [B] of the images that it will be
+    applied to, and their ``device``. It is tried on random images before it is used.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.operator.Operator"
+    passed: ClassVar[tuple[str, ...]] = ("shape", "numbers", "device")
+
 
 AnyConfig = MaskConfig | AveragePoolConfig | BlurConfig | IdentityConfig | OwnOperator
 Config = Annotated[AnyConfig, KindOrClass()]

@@ -1,10 +1,9 @@
 """Paths from source to data: the protocol, its implementations, their configuration and `build`."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from netsim.foundation.own_class import KindOrClass, build_own
-from trainer.flow.own import OwnPath
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
 from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig, scale
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
@@ -28,6 +27,13 @@ from trainer.flow.path.variance_preserving import (
     trigonometric,
     variance_preserving,
 )
+
+
+class OwnPath(OwnClass, frozen=True):
+    """A class that keeps `Path`."""
+
+    protocol: ClassVar[str] = "trainer.flow.path.Path"
+
 
 Config = Annotated[
     LinearConfig

@@ -4,15 +4,22 @@ reward = build(config, RewardInputs(shape=(1, 8, 8), num_classes=10, labelled=re
 rewards = reward(examples, condition)  # [B]
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from netsim.foundation.own_class import KindOrClass, build_own
-from trainer.flow.own import OwnReward
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.reward.checked import CheckedReward
 from trainer.flow.reward.classifier import Classifier, ClassifierConfig, fitted
 from trainer.flow.reward.distance import Distance, DistanceConfig, target_of
 from trainer.flow.reward.ink import Ink, InkConfig
 from trainer.flow.reward.protocol import Reward, RewardInputs
+
+
+class OwnReward(OwnClass, frozen=True):
+    """A class that keeps `Reward`; its constructor may take any part of `RewardInputs`."""
+
+    protocol: ClassVar[str] = "trainer.flow.reward.Reward"
+    passed: ClassVar[tuple[str, ...]] = ("shape", "num_classes", "labelled", "seed")
+
 
 AnyConfig = InkConfig | DistanceConfig | ClassifierConfig | OwnReward
 Config = Annotated[AnyConfig, KindOrClass()]

@@ -1,13 +1,12 @@
 """Samplers: the protocol, its implementations, their configuration and `build`."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
-from netsim.foundation.own_class import KindOrClass, build_own
-from trainer.flow.own import OwnSampler
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField
 from trainer.flow.sampler.diffusion import (
@@ -32,6 +31,17 @@ from trainer.flow.sampler.sde import (
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 from trainer.flow.sampler.transition import Transition, TransitionConfig
+
+
+class OwnSampler(OwnClass, frozen=True):
+    """A class that keeps `Sampler`; its constructor may take ``path``.
+
+    A setting ``steps`` is the number of equal steps from source to data; a class without it chooses its steps itself.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.sampler.Sampler"
+    passed: ClassVar[tuple[str, ...]] = ("path",)
+
 
 AnyConfig = Within | RenoiseConfig | SegmentedConfig | TransitionConfig | CausalTransitionConfig | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]

@@ -1,9 +1,8 @@
 """The quantity that a network predicts: the protocol, its implementations, their configuration and `build`."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from netsim.foundation.own_class import KindOrClass, build_own
-from trainer.flow.own import OwnTarget
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.conversion import convert, convert_pair, determines
 from trainer.flow.target.data import Data, DataConfig
@@ -14,6 +13,14 @@ from trainer.flow.target.single import Single
 from trainer.flow.target.v_prediction import VPrediction, VPredictionConfig
 from trainer.flow.target.velocity import Velocity, VelocityConfig
 from trainer.flow.target.velocity_and_noise import VelocityAndNoise, VelocityAndNoiseConfig
+
+
+class OwnTarget(OwnClass, frozen=True):
+    """A class that keeps `Target`; its constructor may take ``path``."""
+
+    protocol: ClassVar[str] = "trainer.flow.target.Target"
+    passed: ClassVar[tuple[str, ...]] = ("path",)
+
 
 Config = Annotated[
     VelocityConfig | DataConfig | NoiseConfig | ScoreConfig | VPredictionConfig | VelocityAndNoiseConfig | OwnTarget,
