@@ -163,7 +163,7 @@ def _refuse(options: argparse.Namespace, foreign: Mapping[str, str], told: str) 
 
 def _check_unguided(steps: Path) -> None:
     """Refuses grids for guidance, for judged samples are also drawn without any."""
-    from trainer.flow.sampler.steps_file import StepsFile
+    from trainer.flow.sampler.grid import StepsFile
 
     guidance = StepsFile.read(steps).guidance
     if guidance != 1:

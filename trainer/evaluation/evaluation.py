@@ -25,7 +25,7 @@ from trainer.evaluation.transport import path_energy, straightness, transport_co
 from trainer.flow import Condition, sampler
 from trainer.flow.reward import Reward
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow

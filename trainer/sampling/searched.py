@@ -9,7 +9,7 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.flow.sampler import AnyConfig, EulerConfig, SegmentedConfig
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 
 
 def segments_of(own: AnyConfig) -> int:

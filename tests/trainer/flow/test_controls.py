@@ -17,7 +17,7 @@ from tests.trainer.flow.test_sampler import STRAIGHT, gaussian, known
 from trainer.flow import UNCONDITIONAL, Condition, control, path, sampler, target
 from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.field import NetworkField, guided
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.flow.target import Quantity
 
 NUM, VALUES = 4, 3

@@ -12,7 +12,7 @@ from netsim.foundation.refusal import Refusal
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 from trainer.flow.keyed_draws import keyed_normal, keyed_uniform, random_keys
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 
 GRIDS = {2: (0.0, 0.3, 1.0), 4: (0.0, 0.1, 0.35, 0.7, 1.0), 6: (0.0, 0.25, 1 / 3, 0.5, 2 / 3, 0.75, 1.0)}
 READ = TypeAdapter(sampler.Config)

@@ -25,7 +25,7 @@ from trainer.flow.path.kinetic_optimal import (
     least_energy,
     mean_energy,
 )
-from trainer.flow.path.table import read_table
+from trainer.flow.path.tabulated import read_table
 
 FAR_APART = torch.ones(len(RATIOS), dtype=torch.float64)
 GAUSSIAN = torch.zeros(len(RATIOS), dtype=torch.float64)

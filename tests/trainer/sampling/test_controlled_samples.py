@@ -24,7 +24,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import sampler
 from trainer.flow.sampler import AnyConfig as AnySampler
 from trainer.flow.sampler import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig, SegmentedConfig, Trajectory
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.chosen_controls import read_controls

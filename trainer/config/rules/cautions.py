@@ -12,7 +12,7 @@ from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.data import WebDatasetConfig, parts_of
 from trainer.flow import sampler
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 
 Cautions = Iterator[tuple[str, str, str]]
 OUTCOMES = {"evaluate": "nothing is evaluated", "sample": "nothing is drawn"}

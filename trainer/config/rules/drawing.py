@@ -15,7 +15,7 @@ from trainer.data import PairsConfig
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.flow import cost, sampler
 from trainer.flow.control import CostGradientConfig
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 
 
 def of_samples(config: RunConfig, world_size: int) -> Objections:

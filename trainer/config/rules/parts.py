@@ -17,7 +17,7 @@ from trainer.config.rules.objection import Objections
 from trainer.config.run import ImageSample, PointSample, RunConfig
 from trainer.data import PairsConfig
 from trainer.flow import objective, path, sampler
-from trainer.flow.sampler.steps_file import SAME_TIME
+from trainer.flow.sampler.grid import SAME_TIME
 from trainer.flow.time import Grid, Stratified, Uniform
 
 OBJECTIVES = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from trainer.evaluation.discrepancy import energy_distance
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.steps.chord import chord_cost
 from trainer.sampling.steps.fine import fine_times, times_of
 from trainer.sampling.steps.noises import Noises

@@ -9,7 +9,7 @@ from moe.report.page import Facts, Figure, Section, Table, page
 from trainer.evaluation.steps.charts import cost_chart, errors_chart, ladders_chart
 from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.evaluation.steps.pictures import image_rows, point_panels
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.steps.fine import fine_times
 from trainer.sampling.steps.noises import Noises
 from trainer.sampling.steps.search import Search

@@ -16,7 +16,7 @@ from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import measured
 from trainer.evaluation.steps.page import steps_page
 from trainer.evaluation.steps.table import grids_table
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.reference import Reference
 from trainer.sampling.steps.fine import times_of
 from trainer.sampling.steps.noises import Noises
@@ -35,7 +35,7 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
 
     Args:
         request: what is asked for.
-        out: JSON to write, see `trainer.flow.sampler.steps_file.StepsFile`.
+        out: JSON to write, see `trainer.flow.sampler.grid.StepsFile`.
         page: HTML to write, or None.
 
     Returns:

@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from trainer.evaluation.steps.measured import Measured, ratio
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 
 
 def grids_table(file: StepsFile, found: Measured) -> Table:

@@ -12,7 +12,7 @@ from trainer.evaluation.steps.charts import errors_chart
 from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.reference import Reference
 from trainer.sampling.searched import check_made_of
 

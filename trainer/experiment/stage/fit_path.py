@@ -10,7 +10,7 @@ from trainer.config.rules.objection import Objections, attempt
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage
 from trainer.experiment.stage.sections import filled
-from trainer.flow.path.table import read_table
+from trainer.flow.path.tabulated import read_table
 from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to, without_path
 
 

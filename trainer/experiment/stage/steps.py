@@ -16,7 +16,7 @@ from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage
 from trainer.experiment.stage.sections import filled
 from trainer.experiment.stage.taught import TaughtStage
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.searched import segments_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import of_search

@@ -13,8 +13,8 @@ from torch import Tensor
 from netsim.foundation.settings import Section
 from trainer.flow.control.protocol import Control, Controlled
 from trainer.flow.path import End, Path
+from trainer.flow.sampler.grid import SAME_TIME
 from trainer.flow.sampler.protocol import Field
-from trainer.flow.sampler.steps_file import SAME_TIME
 from trainer.flow.target import Quantity
 from trainer.flow.target.conversion import convert, determines
 

@@ -11,9 +11,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from netsim.foundation.settings import Section
-from trainer.flow.inverse.level import check_path, noise_level, time_of
 from trainer.flow.inverse.protocol import Consistency, InverseSolver, Solution
-from trainer.flow.inverse.weight import Weight
+from trainer.flow.inverse.weight import Weight, check_path, noise_level, time_of
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.path import Path
 from trainer.flow.sampler.protocol import Field

@@ -9,9 +9,15 @@ from pydantic import Field as Setting
 from trainer.flow import sampler as samplers
 from trainer.flow.inversion.protocol import Drawn, Inversion, Inverted
 from trainer.flow.inversion.reverse import Reverse, ReverseConfig
-from trainer.flow.inversion.step_size import SAFETY, contraction_bound
 from trainer.flow.inversion.uni_inversion import EulerInverse, UniInversion, UniInversionConfig
-from trainer.flow.inversion.zero_order import Iterated, ZeroOrder, ZeroOrderConfig, zero_order
+from trainer.flow.inversion.zero_order import (
+    SAFETY,
+    Iterated,
+    ZeroOrder,
+    ZeroOrderConfig,
+    contraction_bound,
+    zero_order,
+)
 from trainer.flow.path import Path
 
 AnyConfig = ReverseConfig | UniInversionConfig | ZeroOrderConfig

@@ -8,7 +8,12 @@ from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.chain import Chain
 from trainer.flow.objective.aligned import Aligned, AlignedConfig, Teacher
 from trainer.flow.objective.causal_transition import CausalTransition, CausalTransitionConfig
-from trainer.flow.objective.consistency_distillation import ConsistencyDistillation, ConsistencyDistillationConfig
+from trainer.flow.objective.distillation import (
+    ConsistencyDistillation,
+    ConsistencyDistillationConfig,
+    VelocityDistillation,
+    VelocityDistillationConfig,
+)
 from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
 from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
@@ -16,7 +21,6 @@ from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
 from trainer.flow.objective.regression import Regression, RegressionConfig
 from trainer.flow.objective.transition import Transition, TransitionConfig
-from trainer.flow.objective.velocity_distillation import VelocityDistillation, VelocityDistillationConfig
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target
 

@@ -5,19 +5,22 @@ from typing import Annotated, ClassVar
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path.affine import Affine, Linear, LinearConfig, Schedule, linear
-from trainer.flow.path.gamma import BrownianConfig, QuadraticConfig, SineSquaredConfig, ZeroConfig, scale
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 from trainer.flow.path.stochastic_interpolant import (
+    BrownianConfig,
     MirrorInterpolantConfig,
     OneSidedInterpolantConfig,
+    QuadraticConfig,
+    SineSquaredConfig,
     StochasticInterpolant,
     StochasticInterpolantConfig,
+    ZeroConfig,
     mirror,
     one_sided,
+    scale,
     two_sided,
 )
-from trainer.flow.path.table import PathTable
-from trainer.flow.path.tabulated import Tabulated, TabulatedConfig, tabulated
+from trainer.flow.path.tabulated import PathTable, Tabulated, TabulatedConfig, tabulated
 from trainer.flow.path.variance_preserving import (
     DiffusionSteps,
     DiffusionStepsConfig,

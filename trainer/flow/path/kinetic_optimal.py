@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trainer.flow.path.affine import Schedule
-from trainer.flow.path.table import ENDS, PathTable
+from trainer.flow.path.tabulated import ENDS, PathTable
 
 RATIOS = torch.logspace(math.log10(1e-2), math.log10(60.0), 60, dtype=torch.float64)
 """Signal-to-noise ratios at which G is estimated; outside them its value is that at the nearest ratio."""

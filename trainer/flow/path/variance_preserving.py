@@ -12,7 +12,7 @@ from torch import Tensor
 from netsim.foundation.settings import Section
 from trainer.flow.path.affine import without_noise
 from trainer.flow.path.protocol import Coefficients
-from trainer.flow.path.spline import UniformSpline
+from trainer.flow.path.tabulated import UniformSpline
 
 SMALLEST_NOISE = 1e-3
 """Least weight of the source in the divisor of its own slope, which is infinite at t = 1."""

@@ -5,14 +5,22 @@ from typing import Annotated, Any, ClassVar
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.conversion import convert, convert_pair, determines
-from trainer.flow.target.data import Data, DataConfig
-from trainer.flow.target.noise import Noise, NoiseConfig
+from trainer.flow.target.kinds import (
+    Data,
+    DataConfig,
+    Noise,
+    NoiseConfig,
+    Score,
+    ScoreConfig,
+    Single,
+    Velocity,
+    VelocityAndNoise,
+    VelocityAndNoiseConfig,
+    VelocityConfig,
+    VPrediction,
+    VPredictionConfig,
+)
 from trainer.flow.target.protocol import Quantity, Target
-from trainer.flow.target.score import Score, ScoreConfig
-from trainer.flow.target.single import Single
-from trainer.flow.target.v_prediction import VPrediction, VPredictionConfig
-from trainer.flow.target.velocity import Velocity, VelocityConfig
-from trainer.flow.target.velocity_and_noise import VelocityAndNoise, VelocityAndNoiseConfig
 
 
 class OwnTarget(OwnClass, frozen=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
-from trainer.flow.sampler.steps_file import SAME_TIME, StepsFile, check_grid
+from trainer.flow.sampler.grid import SAME_TIME, StepsFile, check_grid
 
 LEAST_INTERVAL = 1e-3
 """A whole path cannot be told from two states that are closer in time: their difference has lost its digits."""

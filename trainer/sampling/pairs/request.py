@@ -11,7 +11,7 @@ from torch import Tensor
 import trainer.flow.sampler
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
-from trainer.flow.sampler.steps_file import SAME_TIME
+from trainer.flow.sampler.grid import SAME_TIME
 from trainer.sampling.pairs.nodes import places_of, searched_nodes
 
 

@@ -15,7 +15,7 @@ from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import ImageSample, RunConfig
 from trainer.flow import path
-from trainer.flow.inverse.level import check_path
+from trainer.flow.inverse.weight import check_path
 from trainer.sampling.classes import class_number
 from trainer.sampling.requested_controls import check_requested
 from trainer.sampling.requested_pictures import FolderPictures

@@ -34,7 +34,7 @@ from trainer.experiment.stage import (
 )
 from trainer.experiment.stage.kinds import KINDS
 from trainer.experiment.stage.protocol import Provenance
-from trainer.flow.path.table import PathTable
+from trainer.flow.path.tabulated import PathTable
 
 DOCUMENT: dict[str, Any] = {
     "run": {"dir": "unset"},

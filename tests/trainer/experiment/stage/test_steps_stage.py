@@ -15,7 +15,7 @@ from trainer.__main__ import main
 from trainer.config.file import load_config
 from trainer.experiment.stage import PairsStage, Stage, StepsStage, TrainStage, check_stages, load_stages
 from trainer.flow.sampler import EulerConfig
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 
 STAGES: list[dict[str, Any]] = [
     {"name": "teacher", "train": {}},

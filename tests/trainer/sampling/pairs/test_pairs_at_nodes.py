@@ -27,7 +27,7 @@ from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.flow import Condition
 from trainer.flow.sampler import EulerConfig
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.pairs.nodes import places_of
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.source import source_samples

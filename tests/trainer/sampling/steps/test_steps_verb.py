@@ -19,7 +19,7 @@ from trainer.config.rules.cautions import of_stale_grids
 from trainer.config.rules.plan import plan_layout
 from trainer.data.shard.index import INDEX
 from trainer.flow import sampler
-from trainer.flow.sampler.steps_file import StepsFile
+from trainer.flow.sampler.grid import StepsFile
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.trained import opened
 

@@ -1,7 +1,8 @@
-"""Distillation of a flow into its mean velocities up to the data, so that it is drawn from in one step."""
+"""Students of a teacher: the step of it that they learn, and what they are trained on, velocities or consistency."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -14,8 +15,54 @@ from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.objective.passes import Point, at_points, not_learning
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
-from trainer.flow.objective.teacher_step import TeacherStep
 from trainer.flow.path.protocol import PathSample
+
+
+@dataclass(frozen=True)
+class TeacherStep:
+    """Euler's step of a teacher towards the data.
+
+    Attributes:
+        velocity: [B, *D] of the teacher where the step begins.
+        end: states and times where it ends.
+        length: [B, 1, ..., 1] in time, from 0 to the longest; no step leads beyond t = 1.
+        left: [B, 1, ..., 1] the time 1 - t from its beginning to the data.
+        longest: what the length is away from the data.
+    """
+
+    velocity: Tensor
+    end: Point
+    length: Tensor
+    left: Tensor
+    longest: float
+
+    @property
+    def steps_left(self) -> Tensor:
+        """[B, 1, ..., 1] such steps from the beginning to the data, (1 - t) / length, 1 or more."""
+        return (self.left / self.longest).clamp(min=1)
+
+    @classmethod
+    @torch.no_grad()
+    def taken(
+        cls, teacher: FrozenFlow, beginning: Point, condition: Condition, *, guidance: float, longest: float
+    ) -> TeacherStep:
+        """Takes the step.
+
+        Args:
+            teacher: the flow.
+            beginning: states and times where it begins.
+            condition: of the examples.
+            guidance: scale of the teacher's classifier-free guidance.
+            longest: length of the step, in time, where there is so much of it left.
+        """
+        x, t = beginning
+        velocity = teacher.field(condition, guidance, x.device)(x, t).to(x.dtype)
+        left = (1 - t).to(x.dtype)
+        length = left.clamp(max=longest)
+        shape = (-1, *[1] * (x.ndim - 1))
+        end = x + length.view(shape) * velocity, t + length.to(t.dtype)
+        return cls(velocity, end, length.view(shape), left.view(shape), longest)
+
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 LEAST_NORM = 0.1
@@ -122,3 +169,50 @@ class VelocityDistillation(Objective):
             return step.steps_left * difference
         norm = difference.flatten(1).norm(dim=1).view_as(step.length) + LEAST_NORM * step.length
         return step.left * difference / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+
+
+class ConsistencyDistillationConfig(Section):
+    """The squared change of the estimated data over a short step of a teacher."""
+
+    kind: Literal["consistency_distillation"] = "consistency_distillation"
+    teacher: ReferenceConfig
+    """The run whose flow is distilled; the student begins with its weights, see model.init_from."""
+    step: float = Field(default=0.01, gt=0, lt=1)
+    """Length of the step in time."""
+    weighted: bool = True
+    """false: divide by the weight (1 - t) step of the velocities in the gradient. What is left is velocity_distillation
+    without the term on the student's samples, but for a difference of the order of the step."""
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    """Classifier-free guidance of the teacher. The student learns it, and is itself drawn from with guidance 1."""
+
+
+class ConsistencyDistillation(Objective):
+    """|x_t + (1 - t) u(x_t, t) - x_s - (1 - s) u(x_s, s)|^2, where a short step of the teacher leads from x_t to x_s.
+
+    The second estimate of the data has no gradient and is of the network in evaluation mode.
+
+    Source: Song et al., "Consistency Models", arXiv 2303.01469, equation 7, whose target network is here the network
+    itself.
+
+    Args:
+        teacher: the flow that is distilled.
+        config: step, weight and guidance.
+    """
+
+    def __init__(self, teacher: FrozenFlow, config: ConsistencyDistillationConfig) -> None:
+        self.teacher, self.config = teacher, config
+
+    def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
+        """See `Objective.loss`; the term is the mean squared change, whatever the weight."""
+        begin, config = (sample.x_t, sample.t), self.config
+        step = TeacherStep.taken(self.teacher, begin, condition, guidance=config.guidance, longest=config.step)
+        with not_learning(model):
+            (later,) = at_points(model, condition, step.end)
+            end = step.end[0] + (step.left - step.length) * later
+        (mean,) = at_points(model, condition, begin)
+        squares = (sample.x_t + step.left * mean - end).square()
+        terms = {"consistency_residual": squares.detach().mean()}
+        if config.weighted:
+            return LossTerms(squares, terms)
+        weight = (step.left * step.length).clamp(min=torch.finfo(squares.dtype).tiny)
+        return LossTerms(squares / weight, terms)
