@@ -49,7 +49,7 @@ from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_dista
 from trainer.config.model import AutoencoderConfig
 from trainer.data import SPLITS, Digits
 from trainer.flow import Condition
-from trainer.flow.context.mask import BoxesConfig, CentreConfig
+from trainer.flow.context import BoxesConfig, CentreConfig
 from trainer.flow.inverse import Flair, FlairConfig, agreeing, build, calibration_errors, consistency
 from trainer.flow.operator import Mask
 from trainer.flow.sampler import Field

@@ -16,7 +16,7 @@ from trainer.config.model import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.context.mask import BoxesConfig
+from trainer.flow.context import BoxesConfig
 from trainer.flow.inverse import (
     Flair,
     FlairConfig,

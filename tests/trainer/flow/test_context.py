@@ -14,7 +14,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, context
-from trainer.flow.context.mask import BoxesConfig, CentreConfig, draw_holes
+from trainer.flow.context import BoxesConfig, CentreConfig, draw_holes
 from trainer.flow.space import Identity
 from trainer.model.build import build_model
 from trainer.model.dit import DiT

@@ -12,8 +12,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.cost import Config, RunningCost, build, divergence, separation_cost
-from trainer.flow.cost.attention import AttentionConfig, blurred
+from trainer.flow.cost import AttentionConfig, Config, RunningCost, blurred, build, divergence, separation_cost
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import NetworkField
 from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.objective.passes import at_points
+from trainer.flow.objective.regression import at_points
 from trainer.flow.path import PathSample
 from trainer.flow.sampler import Euler, Field, VelocityField
 

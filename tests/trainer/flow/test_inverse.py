@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.trainer.flow.gaussian_prior import Beside, Gaussian, beside_posterior, smooth_prior
 from trainer.config.request_file import load_request
-from trainer.flow.context.mask import BoxesConfig
+from trainer.flow.context import BoxesConfig
 from trainer.flow.inverse import (
     DecodedConsistency,
     ExactConsistency,

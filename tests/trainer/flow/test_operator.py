@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from tests.trainer.flow.unions import members
-from trainer.flow.context.mask import BoxesConfig
+from trainer.flow.context import BoxesConfig
 from trainer.flow.operator import (
     AveragePoolConfig,
     Blur,

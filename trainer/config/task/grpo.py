@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 
 from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.flow.reward import Config as RewardConfig
-from trainer.flow.sampler.diffusion import DiffusionConfig, FlowGRPODiffusion
+from trainer.flow.sampler.sde import DiffusionConfig, FlowGRPODiffusion
 
 
 class GRPOConfig(TaskSettings):

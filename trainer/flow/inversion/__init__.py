@@ -8,8 +8,7 @@ from pydantic import Field as Setting
 
 from trainer.flow import sampler as samplers
 from trainer.flow.inversion.protocol import Drawn, Inversion, Inverted
-from trainer.flow.inversion.reverse import Reverse, ReverseConfig
-from trainer.flow.inversion.uni_inversion import EulerInverse, UniInversion, UniInversionConfig
+from trainer.flow.inversion.reverse import EulerInverse, Reverse, ReverseConfig, UniInversion, UniInversionConfig
 from trainer.flow.inversion.zero_order import (
     SAFETY,
     Iterated,

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from netsim.foundation.settings import Section
 from trainer.flow.inversion.protocol import Drawn, Inversion, Inverted
-from trainer.flow.inversion.reverse import ReverseConfig
-from trainer.flow.inversion.uni_inversion import UniInversionConfig
+from trainer.flow.inversion.reverse import ReverseConfig, UniInversionConfig
 from trainer.flow.sampler import Field, Sampler
 
 SAFETY = 0.4

@@ -14,12 +14,10 @@ from trainer.flow.objective.distillation import (
     VelocityDistillation,
     VelocityDistillationConfig,
 )
-from trainer.flow.objective.error import PseudoHuberConfig, SquaredConfig
 from trainer.flow.objective.feature_residual import FeatureResidual, FeatureResidualConfig
-from trainer.flow.objective.monge_gap import MongeGapConfig, Regularised
-from trainer.flow.objective.monge_map import MongeMap, MongeMapConfig
+from trainer.flow.objective.monge_map import MongeGapConfig, MongeMap, MongeMapConfig, Regularised
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
-from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.objective.regression import PseudoHuberConfig, Regression, RegressionConfig, SquaredConfig
 from trainer.flow.objective.transition import Transition, TransitionConfig
 from trainer.flow.path.protocol import Path
 from trainer.flow.target.protocol import Target

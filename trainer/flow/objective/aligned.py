@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
-from trainer.flow.objective.error import Config as ErrorConfig
-from trainer.flow.objective.error import SquaredConfig
 from trainer.flow.objective.protocol import LossTerms, Objective
-from trainer.flow.objective.regression import Regression, RegressionConfig
+from trainer.flow.objective.regression import Config as ErrorConfig
+from trainer.flow.objective.regression import Regression, RegressionConfig, SquaredConfig
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.question import WithProjection
 from trainer.flow.target.protocol import Target

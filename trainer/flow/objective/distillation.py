@@ -13,8 +13,8 @@ from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.objective.passes import Point, at_points, not_learning
 from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
+from trainer.flow.objective.regression import Point, at_points, not_learning
 from trainer.flow.path.protocol import PathSample
 
 

@@ -1,27 +1,109 @@
-"""The error between predictions and their targets, as they are or converted into velocities or data."""
+"""Regression on the target: the error of a prediction, passes of the network, and the objective."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
 
-from torch import Tensor
+import torch
+from pydantic import Field
+from torch import Tensor, nn
 
 from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
-from trainer.flow.objective.error import Config as ErrorConfig
-from trainer.flow.objective.error import SquaredConfig
-from trainer.flow.objective.error import build as build_error
-from trainer.flow.objective.monge_gap import MongeGapConfig
+from trainer.flow.objective.monge_map import MongeGapConfig
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.target.protocol import Quantity, Target
+
+Error = Callable[[Tensor], Tensor]
+"""From differences to errors of the same shape, 0 for a difference of 0."""
+
+
+class SquaredConfig(Section):
+    """The square of the difference; nothing to set."""
+
+    kind: Literal["squared"] = "squared"
+
+
+class PseudoHuberConfig(Section):
+    """sqrt(difference^2 + scale^2) - scale: quadratic far below the scale, the absolute value far above it."""
+
+    kind: Literal["pseudo_huber"] = "pseudo_huber"
+    scale: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    """Difference at which the error changes from quadratic to absolute."""
+
+
+Config = Annotated[SquaredConfig | PseudoHuberConfig, Field(discriminator="kind")]
+
+
+def build(config: Config) -> Error:
+    """Returns the error that `config.kind` names.
+
+    Source: the pseudo-Huber error is that of Charbonnier et al., "Deterministic Edge-Preserving Regularization in
+    Computed Imaging", 1997; Wang et al., "Rectified Diffusion", arXiv 2410.07303, train with scale 1e-3.
+    """
+    match config:
+        case SquaredConfig():
+            return lambda difference: difference.square()
+        case PseudoHuberConfig(scale=scale):
+            return lambda difference: (difference.square() + scale**2).sqrt() - scale
+
+
+Point = tuple[Tensor, Tensor]
+"""States [B, *D] and times [B]."""
+
+
+def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tensor, ...]:
+    """Calls a network once at several points of each example.
+
+    The points of an example stand next to one another in the batch of the call, so that whoever listens to the network
+    meets the examples in their order.
+
+    Args:
+        model: the network.
+        condition: of the B examples.
+        *points: one or more states and times of each example.
+
+    Returns:
+        The prediction [B, *D] at each of the points, in the type of its states.
+    """
+    if len(points) == 1:
+        ((x, t),) = points
+        return (model(x, t, condition).to(x.dtype),)
+    x, t = (torch.stack(values, dim=1).flatten(0, 1) for values in zip(*points, strict=True))
+    rows = torch.arange(len(points[0][1]), device=t.device).repeat_interleave(len(points))
+    predicted = model(x, t, condition.rows(rows)).to(x.dtype)
+    return predicted.unflatten(0, (-1, len(points))).unbind(1)
+
+
+@contextmanager
+def not_learning(model: Model) -> Iterator[None]:
+    """While entered, passes of a network leave no gradients and count for nothing: it is in evaluation mode.
+
+    Each module has its own mode set and set back, whatever engine holds the network, so that no collective is called
+    and parts that were in evaluation mode before stay in it.
+
+    Args:
+        model: the network, as an objective gets it.
+    """
+    learning = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
+    for module in learning:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in learning:
+            module.training = True
 
 
 class RegressionConfig(Section):
     """The mean error of the prediction."""
 
     kind: Literal["regression"] = "regression"
-    error: ErrorConfig = SquaredConfig()
+    error: Config = SquaredConfig()
     """Error of a difference."""
     space: Literal["prediction", "data", "velocity"] = "prediction"
     """The quantity that is compared: the prediction itself, the velocity, or the data point of the pair. A pair with an
@@ -49,7 +131,7 @@ class Regression(Objective):
     def __init__(self, target: Target, config: RegressionConfig | None = None) -> None:
         self.target = target
         self.config = config or RegressionConfig()
-        self.error = build_error(self.config.error)
+        self.error = build(self.config.error)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """See `Objective.loss`; if a prediction has several fields, the terms are their mean errors."""

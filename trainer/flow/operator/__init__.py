@@ -14,11 +14,19 @@ import torch
 from torch import Tensor
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
-from trainer.flow.operator.average_pool import AveragePool, AveragePoolConfig
-from trainer.flow.operator.blur import Blur, BlurConfig
-from trainer.flow.operator.identity import Identity, IdentityConfig
+from trainer.flow.operator.kinds import (
+    AveragePool,
+    AveragePoolConfig,
+    Blur,
+    BlurConfig,
+    Identity,
+    IdentityConfig,
+    Mask,
+    MaskConfig,
+    PictureConfig,
+    holes,
+)
 from trainer.flow.operator.laws import check_laws
-from trainer.flow.operator.mask import Mask, MaskConfig, PictureConfig, holes
 from trainer.flow.operator.protocol import Operator
 
 

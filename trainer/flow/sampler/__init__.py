@@ -9,25 +9,32 @@ from torch import Tensor
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField
-from trainer.flow.sampler.diffusion import (
+from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
+from trainer.flow.sampler.ode import (
+    Dopri5,
+    Dopri5Config,
+    Euler,
+    EulerConfig,
+    FirstOrder,
+    FirstOrderConfig,
+    Heun,
+    HeunConfig,
+    first_order_times,
+)
+from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
+from trainer.flow.sampler.renoise import GaussianStep, Renoise, RenoiseConfig, mean_log_density
+from trainer.flow.sampler.sde import (
+    Ancestral,
+    EulerMaruyama,
+    EulerMaruyamaConfig,
     FlowGRPODiffusion,
+    Memoryless,
     MemorylessDiffusion,
+    StochasticHeun,
+    StochasticHeunConfig,
     build_diffusion,
     flow_grpo_diffusion,
     linear_diffusion,
-)
-from trainer.flow.sampler.first_order import FirstOrder, FirstOrderConfig, first_order_times
-from trainer.flow.sampler.gaussian_step import GaussianStep, mean_log_density
-from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
-from trainer.flow.sampler.memoryless import Ancestral, Memoryless
-from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
-from trainer.flow.sampler.renoise import Renoise, RenoiseConfig
-from trainer.flow.sampler.sde import (
-    EulerMaruyama,
-    EulerMaruyamaConfig,
-    StochasticHeun,
-    StochasticHeunConfig,
 )
 from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
 from trainer.flow.sampler.transition import Transition, TransitionConfig

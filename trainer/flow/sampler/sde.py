@@ -1,19 +1,97 @@
-"""Random samplers: every step adds noise, and a drift along the score keeps the marginals of the flow."""
+"""Samplers that add noise on the way: how much at each time, and what is left of it at the end."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
+import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
+from netsim.foundation.settings import Section
 from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.sampler.diffusion import Diffusion, DiffusionConfig, Rate
-from trainer.flow.sampler.fixed_step import FixedStep
 from trainer.flow.sampler.grid import GridConfig, Times
+from trainer.flow.sampler.ode import FixedStep
 from trainer.flow.sampler.protocol import Field
+
+Diffusion = Callable[[Tensor, Tensor], Tensor]
+"""From the time where a step begins and the time where it ends to e of the step, 0 or more."""
+
+Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
+
+
+class FlowGRPODiffusion(Section):
+    """e = a^2 (1 - t) / (2 t), where the step from t = 0 has a^2 / (2 t') with the time t' where it ends.
+
+    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470, section 4.2, where sigma^2 = 2 e and noise is at t = 1.
+    """
+
+    kind: Literal["flow_grpo"] = "flow_grpo"
+    a: float = Setting(default=0.7, gt=0.0, allow_inf_nan=False)
+    """Scale of the noise."""
+
+
+class MemorylessDiffusion(Section):
+    """e = (1 - t + floor) / (t + floor), under which a state at the data is independent of that at the source.
+
+    Fine-tuning by adjoint matching needs it. The path has to be straight. The step from t = 0, where e has no bound, is
+    that of `step` ancestral.
+
+    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3, where
+    sigma^2 = 2 e.
+    """
+
+    kind: Literal["memoryless"] = "memoryless"
+    floor: float = Setting(default=1e-3, gt=0.0, le=1.0)
+    """Keeps e small near t = 0; samples get wider with it, at 1 / steps by some 3 %."""
+    step: Literal["euler", "ancestral"] = "euler"
+    """How all other steps are taken. ancestral: as if the state at t and the present estimate of the data were all that
+    is known, whatever the floor; samples are too narrow, at 40 steps by some 7 %."""
+
+
+DiffusionConfig = tuple[Rate, Rate] | FlowGRPODiffusion | MemorylessDiffusion
+"""e at the source and at the data, linear in between; or a section with a kind."""
+
+
+def build_diffusion(config: DiffusionConfig) -> Diffusion:
+    """The diffusion that a configuration names.
+
+    Args:
+        config: two rates, or a section with a kind.
+    """
+    match config:
+        case FlowGRPODiffusion(a=a):
+            return flow_grpo_diffusion(a)
+        case MemorylessDiffusion(floor=floor):
+            return memoryless_diffusion(floor)
+        case (source, data):
+            return linear_diffusion(source, data)
+
+
+def linear_diffusion(source: float, data: float) -> Diffusion:
+    """The diffusion e = (1 - t) source + t data, of the time t where a step begins."""
+    return lambda t, _: (1 - t) * source + t * data
+
+
+def flow_grpo_diffusion(a: float) -> Diffusion:
+    """See :class:`FlowGRPODiffusion`."""
+
+    def e(t: Tensor, t_next: Tensor) -> Tensor:
+        return a**2 / 2 * (1 - t) / torch.where(t > 0, t, t_next)
+
+    return e
+
+
+def memoryless_diffusion(floor: float) -> Diffusion:
+    """See :class:`MemorylessDiffusion`."""
+
+    def e(t: Tensor, t_next: Tensor) -> Tensor:
+        return torch.where(t > 0, (1 - t + floor) / (t + floor), (1 - t_next).square() / (2 * t_next))
+
+    return e
+
 
 NEAREST_END = 1e-3
 """The field is evaluated no nearer to t = 0 and t = 1 than this, since the score may be infinite there."""
@@ -143,3 +221,71 @@ class StochasticHeun(StochasticStep):
 def inside(t: Tensor) -> Tensor:
     """The nearest time where a random sampler evaluates a field."""
     return t.clamp(NEAREST_END, 1 - NEAREST_END)
+
+
+class Memoryless(EulerMaruyama):
+    """x + h (2 v - kappa x) + sqrt(2 e h) z with kappa = (1 + floor) / (t + floor), on the straight path.
+
+    The score there is (t v - x) / (1 - t), so that v + e score is this drift for a floor of 0, without the difference
+    of two terms that grow without bound. Towards the source the drift is kappa x. The step from t = 0 is that of
+    `Ancestral`, t' (x + v) + (1 - t') z: Euler's would be some 1 / floor steps times too long there, and the states
+    after it tens of times too wide.
+
+    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3.
+
+    Args:
+        floor: keeps kappa and e small near t = 0.
+    """
+
+    def __init__(self, floor: float) -> None:
+        super().__init__(memoryless_diffusion(floor))
+        self.floor = floor
+
+    def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
+        velocity = field(x, inside(t).expand(len(x)))
+        later = velocity + h.sign() * (velocity - self.kappa(t) * x)
+        return torch.where(t > 0, later, velocity - (1 - h) / h * x)
+
+    def kappa(self, t: Tensor) -> Tensor:
+        """What the drift pulls a state back by, at a time."""
+        return (1 + self.floor) / (t + self.floor)
+
+
+class Ancestral(FixedStep):
+    """A draw of the state at t', given the state at t and the data that the velocity leads to, on the straight path.
+
+    x' = t' d + c (x - t d) + s z with d = x + (1 - t) v, c = (t / t') ((1 - t') / (1 - t))^2 and
+    s^2 = (1 - t')^2 - c^2 (1 - t)^2. At t = 0 it is finite, and x' depends on x through d alone. What is drawn is too
+    narrow by O(1 / steps), since d is the mean of all data that x may lead to.
+
+    Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", arXiv 2006.11239, equations 6 and 7, for
+    the weights t of the data and 1 - t of the noise.
+    """
+
+    def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """See `GaussianStep.moments`; the step leads towards the data."""
+        data = x + (1 - t) * field(x, inside(t).expand(len(x)))
+        kept = t / t_next * ((1 - t_next) / (1 - t)).square()
+        return t_next * data + kept * (x - t * data), ((1 - t_next).square() - (kept * (1 - t)).square()).sqrt()
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+        """Draws from the normal distribution of :meth:`moments`."""
+        mean, std = self.moments(field, x, t, t_next)
+        return mean + std * z
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        """Euler's step."""
+        return x + (t_next - t) * field(x, inside(t).expand(len(x)))
+
+    def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
+        """See `FixedStep.noise`.
+
+        Raises:
+            ValueError: there are no keys, or the grid leads towards the source.
+        """
+        if times[0] > times[-1]:
+            raise ValueError(
+                "sampler.diffusion.step: ancestral leads from the source to the data alone; use euler for the way back"
+            )
+        return noise_of_steps(x_init, times, keys)

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in
 from netsim.foundation.settings import Section
-from trainer.flow.sampler.first_order import FirstOrderConfig
 from trainer.flow.sampler.grid import SAME_TIME
-from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, HeunConfig
+from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig
 from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
 from trainer.flow.sampler.sde import EulerMaruyamaConfig, StochasticHeunConfig
 

@@ -1,0 +1,244 @@
+"""What of an image a network is conditioned on besides its class: holes to fill, or a semantic map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from moe.host_copies import to_device
+from netsim.foundation.settings import Section
+from trainer.flow.space import Space
+
+
+class CentreConfig(Section):
+    """A block in the middle of the image, the same for all."""
+
+    kind: Literal["centre"] = "centre"
+    share: float = Field(default=0.5, gt=0, lt=1)
+    """Its sides as a share of the sides of the image, rounded to whole pixels, at least one and not all."""
+
+
+class BoxesConfig(Section):
+    """Boxes of random sizes at random places, drawn for each image."""
+
+    kind: Literal["boxes"] = "boxes"
+    num: PositiveInt = 2
+    """Number of boxes of an image; they may overlap."""
+    smallest: float = Field(default=0.25, gt=0, lt=1)
+    """Shortest side as a share of the side of the image."""
+    largest: float = Field(default=0.5, gt=0, lt=1)
+    """Longest side as a share of the side of the image."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> BoxesConfig:
+        if self.smallest > self.largest:
+            raise ValueError(f"smallest: {self.smallest} exceeds largest {self.largest}; exchange them")
+        return self
+
+
+MaskConfig = Annotated[CentreConfig | BoxesConfig, Field(discriminator="kind")]
+
+
+def draw_holes(config: MaskConfig, num: int, height: int, width: int, *, generator: torch.Generator) -> Tensor:
+    """Draws the pixels that are hidden.
+
+    Args:
+        config: the kind of mask.
+        num: number of images.
+        height: of an image, in pixels, at least 2.
+        width: of an image, in pixels, at least 2.
+        generator: of the draws.
+
+    Returns:
+        bool [num, 1, height, width], on the CPU; at least one pixel of each image is hidden.
+    """
+    match config:
+        case CentreConfig(share=share):
+            sides = [_pixels(share, length) for length in (height, width)]
+            first = torch.tensor([[(height - sides[0]) // 2, (width - sides[1]) // 2]]).expand(num, 1, 2)
+            last = first + torch.tensor(sides)
+        case BoxesConfig(num=boxes):
+            lengths = torch.tensor([height, width])
+            shortest, longest = (
+                torch.tensor([_pixels(share, length) for length in (height, width)])
+                for share in (config.smallest, config.largest)
+            )
+            size, place = torch.rand(2, num, boxes, 2, generator=generator)
+            sides_drawn = shortest + (size * (longest - shortest + 1)).long()
+            first = (place * (lengths - sides_drawn + 1)).long()
+            last = first + sides_drawn
+    rows, columns = (
+        (first[..., axis, None] <= torch.arange(length)) & (torch.arange(length) < last[..., axis, None])
+        for axis, length in enumerate((height, width))
+    )
+    return (rows[..., None] & columns[..., None, :]).any(dim=1, keepdim=True)
+
+
+def _pixels(share: float, length: int) -> int:
+    return min(max(1, round(share * length)), length - 1)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The context of a batch of images.
+
+    Attributes:
+        context: [B, C', h, w] the input of the network.
+        picture: [B, C, H, W] the same as an image for display; known pixels have their own values.
+        hole: bool [B, 1, H, W] the pixels to be drawn.
+    """
+
+    context: Tensor
+    picture: Tensor
+    hole: Tensor
+
+    def completed(self, drawn: Tensor) -> Tensor:
+        """Images [B, C, H, W] that were drawn, with the known pixels in their places."""
+        return torch.where(self.hole.to(drawn.device), drawn, self.picture.to(drawn.device))
+
+    def rows(self, index: Tensor) -> Seen:
+        """The contexts at the rows `index`, int64 [N]."""
+        return Seen(self.context[index], self.picture[index], self.hole[index])
+
+
+class Context(Protocol):
+    """Makes contexts of images."""
+
+    def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
+        """Draws the context of each image.
+
+        Args:
+            images: [B, C, H, W], values in [-1, 1].
+            space: of the states, in which a context of pixels is encoded.
+            generator: of all draws.
+        """
+        ...
+
+
+class InpaintingConfig(Section):
+    """The context is the image with some pixels hidden, and the mask of these pixels."""
+
+    kind: Literal["inpainting"] = "inpainting"
+    mask: MaskConfig = BoxesConfig()
+    """How the hidden pixels are chosen."""
+
+
+class Inpainting(Context):
+    """The image with hidden pixels in grey, encoded, and one channel with the hidden share of each place.
+
+    The loss covers the whole state. In drawn images the known pixels are put back afterwards.
+
+    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
+
+    Args:
+        config: how pixels are hidden.
+    """
+
+    def __init__(self, config: InpaintingConfig) -> None:
+        self._mask = config.mask
+
+    def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
+        """See `Context.draw`; the context has one channel more than a state."""
+        num, _, height, width = images.shape
+        hole = to_device(draw_holes(self._mask, num, height, width, generator=generator), images.device)
+        picture = images.masked_fill(hole, 0)
+        known = space.encode(picture, generator=generator)
+        rows, columns = known.shape[2:]
+        share = functional.adaptive_avg_pool2d(hole.to(known.dtype), (rows, columns))
+        return Seen(torch.cat([known, share], dim=1), picture, hole)
+
+
+class SemanticMapConfig(Section):
+    """The context is the level of brightness of each block of the image, one of a few."""
+
+    kind: Literal["semantic_map"] = "semantic_map"
+    levels: int = Field(default=3, ge=2)
+    """Levels of brightness that are told apart."""
+    block: PositiveInt = 2
+    """Side of a block in pixels; it divides the sides of the image."""
+
+
+class SemanticMap(Context):
+    """One channel for each level, 1 where the image has it, at the resolution of the image.
+
+    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with levels of brightness in
+    place of the parts of a face.
+
+    Args:
+        config: of the map.
+    """
+
+    def __init__(self, config: SemanticMapConfig) -> None:
+        self._config = config
+
+    def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
+        """See `Context.draw`; the context is no random draw, and all pixels are to be drawn."""
+        levels = block_levels(images, self._config)
+        whole = levels.repeat_interleave(self._config.block, 1).repeat_interleave(self._config.block, 2)
+        context = functional.one_hot(whole, self._config.levels).movedim(3, 1).to(images.dtype)
+        picture = (2 * whole / (self._config.levels - 1) - 1)[:, None].to(images.dtype).expand_as(images)
+        return Seen(context, picture, torch.ones_like(images[:, :1], dtype=torch.bool))
+
+
+def block_levels(images: Tensor, config: SemanticMapConfig) -> Tensor:
+    """The map of images.
+
+    Args:
+        images: [B, C, H, W], values in [-1, 1].
+        config: of the map.
+
+    Returns:
+        int64 [B, H / block, W / block], each 0 (dark) to levels - 1 (bright).
+    """
+    brightness = functional.avg_pool2d(images.mean(1, keepdim=True), config.block)[:, 0]
+    return (0.5 * (brightness + 1) * config.levels).floor().long().clamp(0, config.levels - 1)
+
+
+AnyConfig = InpaintingConfig | SemanticMapConfig
+Config = Annotated[AnyConfig, Field(discriminator="kind")]
+
+
+def build(config: AnyConfig) -> Context:
+    """Returns the context that `config.kind` names."""
+    match config:
+        case InpaintingConfig():
+            return Inpainting(config)
+        case SemanticMapConfig():
+            return SemanticMap(config)
+
+
+def context_shape(config: AnyConfig, *, example: tuple[int, ...], state: tuple[int, ...]) -> tuple[int, int, int]:
+    """Shape of the context of one image.
+
+    Args:
+        config: of the context.
+        example: (C, H, W) of the image.
+        state: (Z, h, w) of its state.
+    """
+    _, height, width = example
+    channels, rows, columns = state
+    match config:
+        case InpaintingConfig():
+            return channels + 1, rows, columns
+        case SemanticMapConfig(levels=levels):
+            return levels, height, width
+
+
+__all__ = [
+    "AnyConfig",
+    "Config",
+    "Context",
+    "Inpainting",
+    "InpaintingConfig",
+    "Seen",
+    "SemanticMap",
+    "SemanticMapConfig",
+    "block_levels",
+    "build",
+    "context_shape",
+]

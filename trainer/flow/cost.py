@@ -1,0 +1,222 @@
+"""Running costs of a flow, which controls descend: attention of tokens, separation of subjects, or a custom class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+
+import torch
+from pydantic import Field, NonNegativeInt, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from netsim.foundation.settings import Section
+from trainer.flow.condition import Condition
+from trainer.flow.question import WithAttention
+
+
+class RunningCost(Protocol):
+    """The cost of a state at a time."""
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
+        """Computes the cost of every example, which is a function of its own row alone.
+
+        Args:
+            x: [B, *D] states.
+            t: [B] times in [0, 1].
+            condition: of the examples.
+
+        Returns:
+            [B] costs, differentiable in `x`.
+        """
+        ...
+
+
+def differentiable_values(cost: RunningCost, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    """Asks a cost for its values [B] at states that have a gradient.
+
+    Args:
+        cost: that is asked.
+        x: [B, *D] states that require a gradient, where gradients are enabled.
+        t: [B] times.
+        condition: of the examples.
+
+    Raises:
+        ValueError: the cost returns something else than a value for each example, or one that does not depend on the
+            state.
+    """
+    values, name = cost(x, t, condition), type(cost).__name__
+    if values.shape != (len(x),):
+        raise ValueError(
+            f"cost: {name} returns the shape {tuple(values.shape)} for {len(x)} examples; return one value for each, "
+            f"({len(x)},)"
+        )
+    if not values.requires_grad:
+        raise ValueError(
+            f"cost: {name} does not depend on the state by operations that torch differentiates; compute it from x "
+            "without detach, numpy or no_grad"
+        )
+    return values
+
+
+LEAST = 1e-10
+"""What denominators and arguments of logarithms do not fall below."""
+
+
+def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tensor:
+    """Scores maps of subjects: 0 where those of one subject agree and those of different subjects do not meet.
+
+    cost = (within + between) / 2. `within` is the mean of the divergence between the maps of a subject, over the
+    subjects with several maps; `between` is 1 - the divergence between the mean maps of the subjects. See `divergence`;
+    a term that there is nothing to compute from is 0. The order of subjects, and of maps in a subject, is of no effect.
+
+    Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
+    Fidelity", arXiv 2510.02315, the cost of FOCUS.
+
+    Args:
+        subjects: for each subject its maps [B, T, H, W], 0 or more; T >= 1 may differ, the cells may not.
+        gather: score whether the subjects meet instead: `between` is the divergence itself.
+
+    Returns:
+        [B] costs from 0 to 1, float32 or wider, differentiable in the maps.
+    """
+    several = [divergence(maps) for maps in subjects if maps.shape[1] > 1]
+    apart = []
+    if len(subjects) > 1:
+        means = torch.stack([maps.mean(1) for maps in subjects], dim=1)
+        apart = [divergence(means) if gather else 1 - divergence(means)]
+    terms = [sum(several[1:], several[0]) / len(several)] if several else []
+    terms += apart
+    if not terms:
+        raise ValueError("subjects: one map alone has nothing to be compared with; give several subjects, or maps")
+    return sum(terms[1:], terms[0]) / 2
+
+
+def divergence(maps: Tensor) -> Tensor:
+    """The Jensen-Shannon divergence between maps, each cubed and scaled to sum 1, over its largest value log T.
+
+    Args:
+        maps: [B, T, H, W], 0 or more, T >= 2; of any scale.
+
+    Returns:
+        [B] from 0, for maps that are equal up to their scales, to 1, for maps that share no cell.
+    """
+    values = maps.flatten(2)
+    values = values if values.dtype == torch.float64 else values.float()
+    # Cubes of small values would be 0 in float32: the largest value of a map is brought to 1 first.
+    sharp = (values / values.amax(-1, keepdim=True).clamp_min(LEAST)) ** 3
+    shares = sharp / sharp.sum(-1, keepdim=True).clamp_min(LEAST)
+    middle = shares.mean(1, keepdim=True)
+    ratio = shares.clamp_min(LEAST).log() - middle.clamp_min(LEAST).log()
+    return (shares * ratio).sum(-1).mean(1) / math.log(maps.shape[1])
+
+
+Patches = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
+
+
+class AttentionConfig(Section):
+    """The cost of where groups of patches look, in the attention of the network itself."""
+
+    kind: Literal["attention"] = "attention"
+    subjects: tuple[Patches, ...] = Field(min_length=1)
+    """For each subject the numbers of its patches, row by row from 0 at the top left."""
+    goal: Literal["separate", "gather"] = "separate"
+    """Whether different subjects should look at different places, or at the same. The patches of one subject should
+    look at the same places in both cases."""
+    blocks: Patches | None = None
+    """The blocks of the network whose attention is averaged, from 0; null: all of them."""
+
+    @model_validator(mode="after")
+    def _each_patch_once(self) -> Self:
+        patches = [patch for subject in self.subjects for patch in subject]
+        if len(patches) == 1:
+            raise ValueError(
+                f"subjects: patch {patches[0]} alone has nothing to be compared with; add its neighbours or a subject"
+            )
+        for name, numbers in (("subjects: patch", patches), ("blocks: block", self.blocks or ())):
+            twice = next((number for number in numbers if numbers.count(number) > 1), None)
+            if twice is not None:
+                raise ValueError(f"{name} {twice} is listed twice; list it once")
+        return self
+
+
+class AttentionCost(RunningCost):
+    """`separation_cost` of the attention maps of groups of patches, blurred by 3 x 3 cells of a Gaussian.
+
+    The maps are asked of the network by :class:`trainer.flow.question.WithAttention`, so that a cost is a forward pass.
+
+    Args:
+        config: groups of patches and blocks.
+        network: from states, times, conditions and a question to prediction and maps.
+    """
+
+    def __init__(self, config: AttentionConfig, network: Callable[..., Any]) -> None:
+        self._network, self._blocks, self._gather = network, config.blocks, config.goal == "gather"
+        self._sizes = [len(subject) for subject in config.subjects]
+        self._patches = torch.tensor([patch for subject in config.subjects for patch in subject])
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
+        """See `RunningCost`; states are images [B, C, height, width]."""
+        if self._patches.device != x.device:
+            self._patches = self._patches.to(x.device)
+        _, attention_BTN = self._network(x, t, condition, WithAttention(self._patches, self._blocks))
+        height, width = x.shape[-2:]
+        side = math.isqrt(height * width // attention_BTN.shape[2])
+        maps_BTHW = blurred(attention_BTN.unflatten(2, (height // side, width // side)))
+        return separation_cost(maps_BTHW.split(self._sizes, dim=1), gather=self._gather)
+
+
+def blurred(maps_BTHW: Tensor) -> Tensor:
+    """Maps [B, T, H, W] averaged over 3 x 3 cells by a Gaussian of deviation 1 cell; the cells at an edge go on."""
+    side = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))
+    padded = functional.pad(maps_BTHW, (1, 1, 1, 1), mode="replicate")
+    rows = (1 - 2 * side) * padded[..., 1:-1, :] + side * (padded[..., :-2, :] + padded[..., 2:, :])
+    return (1 - 2 * side) * rows[..., 1:-1] + side * (rows[..., :-2] + rows[..., 2:])
+
+
+class OwnCost(OwnClass, frozen=True):
+    """A class that keeps `RunningCost`; its constructor may take ``network``.
+
+    The network is called with states, times, conditions and, where there is one, a question of
+    :mod:`trainer.flow.question`; without a question it returns its prediction.
+    """
+
+    protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"
+    passed: ClassVar[tuple[str, ...]] = ("network",)
+
+
+AnyConfig = AttentionConfig | OwnCost
+Config = Annotated[AnyConfig, KindOrClass()]
+
+
+def build(config: AnyConfig, network: Callable[..., Any]) -> RunningCost:
+    """Returns the cost that `config.kind` or `config.class` names.
+
+    Args:
+        config: its settings.
+        network: of the flow without guidance, which a cost may ask a question of :mod:`trainer.flow.question`.
+
+    Raises:
+        ValueError: a user's class refuses its settings or lacks an attribute.
+    """
+    match config:
+        case AttentionConfig():
+            return AttentionCost(config, network)
+        case OwnCost():
+            return build_own(config, network=network)
+
+
+__all__ = [
+    "AnyConfig",
+    "AttentionConfig",
+    "AttentionCost",
+    "Config",
+    "OwnCost",
+    "RunningCost",
+    "build",
+    "differentiable_values",
+    "divergence",
+    "separation_cost",
+]

@@ -1,0 +1,220 @@
+"""Fields that a sampler follows, made of a network: guided, in segments, causal, or by transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.flow.chain import Chain
+from trainer.flow.condition import UNCONDITIONAL, Condition
+from trainer.flow.past import Past
+from trainer.flow.question import FromTokens, NextToken, OfToken, Onward, Tokens, WithFeatures
+from trainer.flow.sampler import Field, TokenField
+from trainer.flow.target import Quantity, Target
+from trainer.flow.time import share_behind
+
+
+@dataclass(frozen=True)
+class NetworkField(Field):
+    """A network's prediction, translated into whatever a sampler asks for.
+
+    Attributes:
+        predict: the network, with condition and guidance bound.
+        target: what it was trained to predict.
+    """
+
+    predict: Predict
+    target: Target
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+        """See `Field`."""
+        return self.target.convert(self.predict(x, t), x, t, "velocity")
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
+        """See `Field.estimate`."""
+        prediction = self.predict(x, t)
+        return tuple(self.target.convert(prediction, x, t, quantity) for quantity in quantities)
+
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""States [B, *D] and times [B] to predictions, with condition and guidance already bound."""
+
+
+def guided(
+    predict: Callable[[Tensor, Tensor, Condition], Tensor], condition: Condition, nothing: Condition, scale: float
+) -> Predict:
+    """Binds conditions and guidance to a model.
+
+    p = p_nothing + scale (p_condition - p_nothing); both come from one forward pass of twice the batch, and a scale of
+    0 or 1 needs only one of them. Velocity, data, noise and score are affine in one another at a state, so it makes no
+    difference which of them the model predicts.
+
+    Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022, equation 6 with scale = 1 + w.
+
+    Args:
+        predict: from states [B, *D], times [B] and conditions to predictions.
+        condition: of the B examples.
+        nothing: what stands for no condition, for the same examples.
+        scale: 0 or more.
+
+    Returns:
+        The guided prediction.
+    """
+    if scale in (0.0, 1.0):
+        only = condition if scale else nothing
+        return lambda x, t: predict(x, t, only)
+    both = condition.beside(nothing)
+
+    def prediction(x: Tensor, t: Tensor) -> Tensor:
+        conditional, unconditional = predict(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        return unconditional + scale * (conditional - unconditional)
+
+    return prediction
+
+
+Network = Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
+"""States [B, *D], times [B], conditions and what is asked beside the prediction, to what :mod:`trainer.flow.question`
+says."""
+Bind = Callable[[Callable[[Tensor, Tensor, Condition], Tensor]], Predict]
+"""Binds condition and guidance to a network."""
+
+SAME_SHARE = 2e-2
+"""A state that has gone no further through a segment stands at its start: random samplers leave out t = 0 itself."""
+
+
+@dataclass(frozen=True)
+class SegmentField(NetworkField):
+    """A network's prediction, by the blocks of the segment that each time lies in.
+
+    Whoever steps through segments asks for the field :meth:`within` one: its blocks then serve both of its edges.
+
+    Attributes:
+        network: the network alone.
+        bind: adds condition and guidance to it.
+        segments: how many there are.
+        approximates: whether, within a segment, the trunk runs for its first state alone, and the residual network
+            approximates the features of those that follow.
+    """
+
+    network: Network
+    bind: Bind
+    segments: int
+    approximates: bool
+
+    def within(self, segment: int, /) -> Field:
+        """See `Field.within`; the field of a segment is made anew each time that it is entered."""
+        walk = SegmentWalk(self.network, segment, self.segments, approximates=self.approximates)
+        return NetworkField(self.bind(walk), self.target)
+
+
+class SegmentWalk:
+    """A network on its way through one segment, with guidance still outside: what it keeps is of both halves.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3 (sampling).
+
+    Args:
+        network: the network.
+        segment: its number.
+        segments: how many there are.
+        approximates: see :class:`SegmentField`; a walk that does not begin at the segment's first time, such as one
+            back to the source, runs the trunk at each state.
+    """
+
+    def __init__(self, network: Network, segment: int, segments: int, *, approximates: bool) -> None:
+        self._network, self._segment, self._segments = network, segment, segments
+        self._approximates = approximates
+        self._start: Tensor | None = None
+
+    def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The prediction at states [B, *D] and times [B] of the segment."""
+        within = replace(condition, segment=self._segment)
+        share = share_behind(t, self._segment, self._segments)
+        if self._start is not None:
+            prediction = self._network(x_t, t, within, Onward(self._start, share))
+        elif self._approximates and bool(share.max() < SAME_SHARE):
+            prediction, self._start = self._network(x_t, t, within, WithFeatures())
+        else:
+            self._approximates = False
+            prediction = self._network(x_t, t, within)
+        assert isinstance(prediction, Tensor)
+        return prediction
+
+
+@dataclass(frozen=True)
+class CausalField(TokenField):
+    """A causal network with condition and guidance bound; the guidance acts on the velocity of the head.
+
+    Attributes:
+        network: from tokens, times, conditions and a question to what :mod:`trainer.flow.question` says.
+        condition: of the examples.
+        nothing: what stands for no condition, for the same examples.
+        guidance: scale of classifier-free guidance, 0 or more; 0 and 1 need one of the two conditions only.
+        chain: the states that the network draws.
+    """
+
+    network: Callable[..., Tensor]
+    condition: Condition
+    nothing: Condition
+    guidance: float
+    chain: Chain
+
+    def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
+        """See `TokenField.next_features`."""
+        if self.guidance in (0.0, 1.0):
+            return self.network(tokens, t, self.condition if self.guidance else self.nothing, NextToken(past))
+        twice, both = torch.cat([tokens, tokens]), self.condition.beside(self.nothing)
+        return self.network(twice, torch.cat([t, t]), both, NextToken(past))
+
+    def of_token(self, features: Tensor) -> Predict:
+        """See `TokenField.of_token`."""
+
+        def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
+            return self.network(y, s, condition, OfToken(features))
+
+        return guided(velocity, self.condition, self.nothing, self.guidance)
+
+
+@dataclass(frozen=True)
+class TransitionField(NetworkField):
+    """The mean of what a head draws, which is the velocity of the flow, and the parts that draw.
+
+    Attributes:
+        network: answers `Tokens` and `FromTokens`.
+        condition: of the examples.
+        nothing: what stands for no condition, for the same examples.
+        guidance: scale of classifier-free guidance.
+    """
+
+    network: Callable[..., Tensor]
+    condition: Condition
+    nothing: Condition
+    guidance: float
+
+    @classmethod
+    def bound(
+        cls, network: Callable[..., Tensor], target: Target, condition: Condition, nothing: Condition, guidance: float
+    ) -> TransitionField:
+        """Binds conditions and guidance to a network; see :class:`TransitionField`."""
+        predict = guided(network, condition, nothing, guidance)
+        return cls(predict, target, network, condition, nothing, guidance)
+
+    def tokens(self, x: Tensor, t: Tensor) -> Tensor:
+        """See `trainer.flow.sampler.transition.DrawingField.tokens`; with guidance those without a condition follow."""
+        if self.guidance in (0.0, 1.0):
+            return self.network(x, t, self.condition if self.guidance else self.nothing, Tokens())
+        both = self.condition.beside(self.nothing)
+        return self.network(torch.cat([x, x]), torch.cat([t, t]), both, Tokens())
+
+    def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:
+        """See `trainer.flow.sampler.transition.DrawingField.head_velocity`; guidance acts on it."""
+
+        def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
+            return self.network(y, s[:, 0], condition, FromTokens(tokens, y, s))
+
+        return guided(velocity, UNCONDITIONAL, UNCONDITIONAL, self.guidance)(y, s)
+
+
+__all__ = ["CausalField", "NetworkField", "Predict", "SegmentField", "TransitionField", "guided"]
