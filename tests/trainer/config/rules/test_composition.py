@@ -34,7 +34,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.data import build as build_data
-from trainer.flow import UNCONDITIONAL, Condition, control, coupling, objective, path, rules, sampler, target
+from trainer.flow import UNCONDITIONAL, Condition, control, coupling, objective, path, sampler, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.target.conversion import convert
 from trainer.model.autoencoder import Autoencoder
@@ -474,7 +474,7 @@ def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pyte
         def coefficients(self, t: Tensor) -> path.Coefficients:
             raise ValueError(f"path: not of the form a x_0 + b x_1 + g z at {t}; predict the velocity")
 
-    monkeypatch.setattr(rules, "built", lambda _: Bent(path.linear))
+    monkeypatch.setattr("trainer.config.rules.composition.built", lambda _: Bent(path.linear))
     plain = composition(coupling=coupling.Assignment(), objective=objective.RegressionConfig(space="velocity"))
     assert complaint(plain) is None
     reasons = {
