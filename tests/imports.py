@@ -167,13 +167,25 @@ def main() -> None:
     """Prints the figures of each package, and of another commit beside them where one is named."""
     parser = argparse.ArgumentParser(prog="python -m tests.imports", description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="a commit whose figures are printed above today's")
-    commit = parser.parse_args().against
+    parser.add_argument(
+        "--sizes",
+        action="store_true",
+        help="lines, files, shares of code and docstrings, files with one importer, and how far entry points reach",
+    )
+    given = parser.parse_args()
+    commit = given.against
     with tempfile.TemporaryDirectory() as folder:
         trees = {"now": Tree()}
         if commit is not None:
             archive = subprocess.run(["git", "archive", commit, *PACKAGES], cwd=ROOT, check=True, capture_output=True)
             subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
             trees = {commit: Tree(Path(folder)), **trees}
+        if given.sizes:
+            from tests.sizes import printed  # reads this module
+
+            for name, tree in trees.items():
+                print(name, *printed(tree), sep="\n")
+            return
         for package in PACKAGES:
             for name, tree in trees.items():
                 row = ", ".join(f"{value} {what}" for what, value in figures(tree, package).items())
