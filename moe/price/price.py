@@ -1,6 +1,5 @@
 """The chain replay -> measure -> simulate, and what came of it as one document."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from moe.price.traffic import Traffic
 from moe.replay import replay
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.complaint import first_complaint
+from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
@@ -166,9 +166,9 @@ def price(request: PriceRequest) -> Price:
         )
 
     found = Price(
-        trace_sha256=_digest(request.trace),
-        routing_sha256=_digest(request.routing),
-        placement_sha256=_digest(request.placement),
+        trace_sha256=file_digest(request.trace),
+        routing_sha256=file_digest(request.routing),
+        placement_sha256=file_digest(request.placement),
         config_sha256=header.config_sha256,
         steps=header.steps,
         rates=None if rates is None else asdict(rates),
@@ -219,7 +219,3 @@ def _current(request: PriceRequest, placement: Placement) -> Placement:
         return Placement.read(request.current)
     sizes = placement.num_layers, placement.num_experts, placement.num_nodes, placement.ranks_per_node
     return Placement.contiguous(*sizes)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

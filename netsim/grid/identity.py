@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import netsim
+from netsim.foundation.digests import file_digest
 from netsim.scenario import Scenario
 
 _NO_PART_OF_A_RESULT = {"command", "report", "observe", "bench"}
@@ -113,5 +114,4 @@ def _sha256_of(path: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _sha256(path: str, _modified_ns: int, _bytes: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(Path(path))

@@ -1,11 +1,11 @@
 """The run whose averaged weights an adapted network stands on."""
 
-import hashlib
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from netsim.foundation.digests import files_digest
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file
@@ -47,11 +47,7 @@ def digest_of(path: Path) -> str:
     """SHA-256 of averaged weights: as their checkpoint says it, or read from the files that export wrote."""
     if (path.parent / NAME).exists():
         return Manifest.read(path.parent).weights_sha256()
-    found = hashlib.sha256()
-    for file in files_of(path):
-        with file.open("rb") as opened:
-            found.update(hashlib.file_digest(opened, "sha256").digest())
-    return found.hexdigest()
+    return files_digest(files_of(path))
 
 
 def with_digest(config: RunConfig) -> RunConfig:

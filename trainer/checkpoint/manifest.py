@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import flush, replacing
 from netsim.foundation.refusal import Refusal
@@ -114,7 +115,7 @@ class Manifest:
                 size = path.stat().st_size
                 if size != record.size_bytes:
                     raise Refusal(path, "length", f"is {size} bytes and was saved with {record.size_bytes}", REMEDY)
-                if content and _sha256(path) != record.sha256:
+                if content and file_digest(path) != record.sha256:
                     raise Refusal(path, "checksum", "does not match what was saved", REMEDY)
             except OSError as error:
                 raise Refusal(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
@@ -149,14 +150,9 @@ def records(folder: Path, paths: Iterable[Path]) -> dict[str, FileRecord]:
     Returns:
         By their path in the folder.
     """
-    return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, _sha256(path)) for path in paths}
+    return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_digest(path)) for path in paths}
 
 
 def _digest(document: dict[str, Any]) -> str:
     """Checksum of the marker's own content."""
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

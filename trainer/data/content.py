@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from netsim.foundation.digests import files_digest
+
 FILES = 1024
 """Most files of a data set that are sampled."""
 SAMPLE_BYTES = 1 << 26
@@ -64,11 +66,7 @@ class DataFiles:
         Raises:
             OSError: one cannot be read.
         """
-        digest = hashlib.sha256()
-        for name in group:
-            with (self.folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()[:16]
+        return files_digest(self.folder / name for name in group)[:16]
 
 
 def _sample(path: Path, share: int, key: int) -> str:

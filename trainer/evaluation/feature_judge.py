@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from netsim.foundation.digests import file_digest
 from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
-from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.points import as_points
 from trainer.model.feature_extractor.file import feature_shape, read_extractor
 

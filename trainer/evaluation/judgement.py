@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.ot.sliced import sliced_wasserstein
+from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from trainer.checkpoint.contents import identity_digest
 from trainer.distributed.groups import Launch
 from trainer.evaluation.accuracy import class_accuracy
 from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
 from trainer.evaluation.feature_judge import feature_distance, read_statistics
-from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.points import as_pair
 from trainer.evaluation.real import real_examples

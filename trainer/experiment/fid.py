@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.contents import identity_digest
@@ -22,7 +23,7 @@ from trainer.evaluation.fidelity.gaussian import gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
 from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
-from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
 from trainer.sampling.chosen import SamplerChoice

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from netsim.foundation.digests import files_digest
 from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TextEncoder:
             if not present:
                 remedy = "give a folder that save_pretrained wrote, with config.json, tokenizer.json and safetensors"
                 raise Refusal(folder, name, "is missing", remedy)
-        self.digest = _digest([folder / CONFIG, folder / TOKENIZER, *weights])
+        self.digest = files_digest([folder / CONFIG, folder / TOKENIZER, *weights])[:16]
         settings = _settings(folder / CONFIG)
         self._tokenizer = _tokenizer(folder / TOKENIZER, settings)
         self._model = _model(folder).to(device or torch.device("cpu"))
@@ -132,11 +132,3 @@ def _model(folder: Path) -> nn.Module:
         problem = " ".join(str(error).split())[:200]
         raise Refusal(folder, "encoder", f"cannot be loaded ({problem})", "give a text encoder") from error
     return model.eval()
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:16]

@@ -1,6 +1,5 @@
 """Records the sampled steps of a run on every rank; after the last one, rank 0 merges them beside the run."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -8,6 +7,7 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
+from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
@@ -173,8 +173,3 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, eva
         replicas=config.moe.replicas,
         config_sha256=config_digest(config),
     )
-
-
-def config_digest(config: RunConfig) -> str:
-    """Hash of everything in a configuration that a trace depends on; not of where the run lives."""
-    return hashlib.sha256(config.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()

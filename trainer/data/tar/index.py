@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
@@ -110,7 +111,7 @@ def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object
     """
     with replacing(folder / EXAMPLES) as temporary, temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
-    index = TarIndex.model_validate({**said, "examples_sha256": _sum(folder / EXAMPLES)})
+    index = TarIndex.model_validate({**said, "examples_sha256": file_digest(folder / EXAMPLES)})
     with replacing(folder / INDEX) as temporary:
         temporary.write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return index
@@ -148,15 +149,10 @@ def check_examples(folder: Path, index: TarIndex) -> None:
         Refusal: it is another one.
     """
     try:
-        found = _sum(folder / EXAMPLES)
+        found = file_digest(folder / EXAMPLES)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise Refusal(folder / EXAMPLES, "index", problem, f"bring it back, or {REMEDY}") from error
     if found != index.examples_sha256:
         problem = f"is not the one that the index was written with ({found[:16]}, not {index.examples_sha256[:16]})"
         raise Refusal(folder / EXAMPLES, "examples_sha256", problem, REMEDY)
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from netsim.foundation.digests import file_digest
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.distributed.groups import Launch
@@ -97,7 +97,7 @@ def run(run_dir: Path, request: EditRequest, out: Path) -> int:
 def _asked(request: EditRequest) -> dict[str, Any]:
     """What decides the edits of a picture: neither how many there are nor how many pass through the network at once."""
     document = request.model_dump(mode="json", exclude={"together": True, "pictures": {"num", "first"}})
-    mask = None if request.mask is None else hashlib.sha256(request.mask.read_bytes()).hexdigest()[:16]
+    mask = None if request.mask is None else file_digest(request.mask)[:16]
     return {"request": document, "mask_sha256": mask}
 
 

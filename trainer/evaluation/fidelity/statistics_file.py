@@ -14,7 +14,6 @@ tell then whether they are of the same network and how many examples they are of
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from dataclasses import dataclass
@@ -137,12 +136,6 @@ class Statistics:
             raise Refusal(path, "data", f"are other real examples ({self.data[:12]})", ANEW)
         if self.num is not None and self.num != num:
             raise Refusal(path, "num", f"is {self.num} where {num} real examples are meant", ANEW)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(path: Path, array: NDArray[Any]) -> _Header:

@@ -12,10 +12,11 @@ from moe.price.traffic import Traffic
 from moe.replay import replay
 from moe.report.page import Figure, Section
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.digests import file_digest
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.curves import continuation_curves
 from trainer.experiment.report.part import Part
-from trainer.experiment.report.run_files import RunFiles, digest_of, forked
+from trainer.experiment.report.run_files import RunFiles, forked
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Continuations:
 
     def priced_by(self, price: Price) -> bool:
         """Whether a price is that of the continuation with the experts where they were."""
-        return self.plain.trace.exists() and price.trace_sha256 == digest_of(self.plain.trace)
+        return self.plain.trace.exists() and price.trace_sha256 == file_digest(self.plain.trace)
 
 
 def _check_placement(placed: RunFiles, path: Path, wanted: Placement) -> None:

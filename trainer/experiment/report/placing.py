@@ -13,11 +13,12 @@ from moe.report.page import Note, Section
 from moe.report.sharing_section import sharing_section
 from moe.report.summary import DISPATCH_NAMES
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.digests import file_digest
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.continuing import Continuations
 from trainer.experiment.report.money import Money
 from trainer.experiment.report.part import Part
-from trainer.experiment.report.run_files import RunFiles, digest_of, shown
+from trainer.experiment.report.run_files import RunFiles, shown
 
 
 def placement_part(
@@ -79,7 +80,7 @@ def _check(run: RunFiles, path: Path, placement: Placement, source: Path, trace:
                 path, field, f"is {value} but the routing trace has {wanted}", "give the trace that was placed"
             )
     run.check_routing(source, trace)
-    digest = digest_of(source)
+    digest = file_digest(source)
     if placement.trace_sha256 not in (None, digest):
         problem = f"is not that of {source} ({shown(placement.trace_sha256)})"
         raise Refusal(path, "trace_sha256", problem, "place the routing of this run, or give --routing FILE")
@@ -90,7 +91,7 @@ def _price(run: RunFiles, continued: Continuations | None, folder: Path, placeme
     price = Price.read(path)
     traces = [run.trace, *([] if continued is None else [continued.plain.trace])]
     for field, sources in (("trace_sha256", traces), ("placement_sha256", [placement])):
-        if getattr(price, field) not in [digest_of(source) for source in sources if source.exists()]:
+        if getattr(price, field) not in [file_digest(source) for source in sources if source.exists()]:
             problem = f"is not that of {' or '.join(map(str, sources))} ({shown(getattr(price, field))})"
             raise Refusal(path, field, problem, "price this run under this placement with `python -m moe price`")
     return price

@@ -1,12 +1,12 @@
 """Which files belong to a run: every input of a report is matched with it by digest, or refused."""
 
-import hashlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from moe.collective_trace import TraceHeader, read
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.digests import file_digest
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.digest import config_digest
@@ -97,7 +97,7 @@ class RunFiles:
         if not simulation.traces:
             raise Refusal(path, "traces", f"is missing: it is not known to be the traffic of {self.folder}", remedy)
         for index, trace in enumerate(simulation.traces):
-            own = self.trace.exists() and trace.sha256 == digest_of(self.trace)
+            own = self.trace.exists() and trace.sha256 == file_digest(self.trace)
             if not own and trace.config_sha256 not in self.digests:
                 field = f"traces.{index}.config_sha256"
                 raise Refusal(path, field, f"is not that of {self.folder} ({shown(trace.config_sha256)})", remedy)
@@ -163,11 +163,6 @@ def forked(one: RunFiles, other: RunFiles) -> list[int]:
         problem = f"none was taken apart from {one.folder}: all {len(common)} records are the same, times included"
         raise Refusal(path, "step", problem, "train both on for some steps before they are compared")
     return [step for step in common if step >= parted]
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def shown(digest: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moe.host_copies import to_device
+from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
@@ -103,7 +103,7 @@ def digest(path: Path) -> str:
         Refusal: the file cannot be read.
     """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return file_digest(path)[:16]
     except OSError as error:
         raise _unreadable(path, error) from error
 

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from netsim.foundation.digests import file_digest
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.evaluation.fidelity.precision_recall import precision_recall
-from trainer.evaluation.fidelity.statistics_file import Statistics, file_digest
+from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.frechet import frechet_distance
 from trainer.model.feature_extractor.file import read_extractor, write_extractor
 from trainer.sampling.trained import opened
