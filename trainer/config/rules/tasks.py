@@ -137,7 +137,7 @@ def _of_base(config: RunConfig, task: GRPOConfig) -> Objections:
     if config.model.init_from is None and adapters is None:
         problem = f"{task.kind} goes on from a trained flow, and this run begins with none"
         yield "task.kind", problem, "set task.base to the folder of its run"
-    if task.kl and task.base is None and adapters is None:
+    elif task.kl and task.base is None and adapters is None:
         problem = f"{task.kl:g} keeps the run near its base, and task.base names none"
         yield "task.kl", problem, "set it to a run, or use 0"
     if task.base is not None and adapters is not None and adapters.base.run != task.base.run:

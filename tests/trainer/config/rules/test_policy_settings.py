@@ -70,7 +70,10 @@ def test_a_policy_that_nothing_speaks_against_is_checked(base: Path, capsys: pyt
         (["task.groups=seed"], "task.groups: seed compares examples that begin at the same noise, and with branches 1"),
         (["task.diffusion=[0, 1]"], "task.diffusion: 0 at the source leaves the first step without noise"),
         (["task.steps=1"], "task.steps: "),
-        (["task.updates=3", "optim.steps=10"], "optim.steps: 10 is not a multiple of the 3 steps that share what"),
+        (
+            ["task.updates=3", "optim.steps=10", "checkpoint.every=3"],
+            "optim.steps: 10 is not a multiple of the 3 steps that share what",
+        ),
         (["model={kind: transition_mlp, hidden: 16}"], "task.kind: grpo is not for a transition_mlp model; use flow"),
     ],
 )
