@@ -18,6 +18,7 @@ from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.checkpoint.manifest import Manifest, records
+from trainer.config.rules.objection import Objections
 from trainer.data import PairIndex
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.child import Supervisor
@@ -87,9 +88,9 @@ class NoteStage(Stage):
     def finished(self) -> bool:
         return (self.folder / "note").exists()
 
-    def check(self, world_size: int, stages: Sequence[Stage]) -> None:  # noqa: ARG002
+    def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002
         if "text" not in self.document:
-            raise Refusal(self.path, f"stages.{self.name}.text", "is missing", "write a sentence")
+            yield Refusal(self.path, f"stages.{self.name}.text", "is missing", "write a sentence")
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002
         self.folder.mkdir(parents=True)
