@@ -92,7 +92,7 @@ def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
         ("model.hidden=wide", "model.hidden"),
         ("optim.global_batch=127", "optim.global_batch"),
         ("moe.top_k=99", "moe.top_k"),
-        ("parallel.expert=5", "parallel.expert"),
+        ("parallel.expert=4", "parallel.expert"),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_every_verb(
