@@ -12,20 +12,57 @@ import networkx as nx
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("trainer", "moe", "netsim")
-FLOORS = (
-    ("data", "flow"),
-    ("config",),
-    ("model",),
-    ("checkpoint", "distributed"),
-    ("observe", "sampling", "trace"),
-    ("evaluation", "training"),
-    ("task",),
-    ("experiment",),
-    ("command",),
-    ("__main__",),
-)
-"""The folders of ``trainer/`` from the lowest floor to the highest. A folder may import what stands on its own floor or
-on a lower one."""
+FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "trainer": (
+        ("data", "flow"),
+        ("config",),
+        ("model",),
+        ("checkpoint", "distributed"),
+        ("observe", "sampling", "trace"),
+        ("evaluation", "training"),
+        ("task",),
+        ("experiment",),
+        ("command",),
+        ("__main__",),
+    ),
+    "moe": (
+        ("collective_trace", "host_copies", "ot", "random", "repetition", "replica", "routing_trace", "with_torch"),
+        ("dispatch", "placement"),
+        ("adapters", "config", "expert_groups", "expert_products", "experts", "interchange", "router"),
+        ("coherent_layer", "layer", "migration", "replay", "report"),
+        ("price",),
+        ("command",),
+        ("__main__",),
+    ),
+    "netsim": (
+        ("documents", "errors", "foundation", "keys", "lines", "section", "shipped", "yaml_file"),
+        ("draws", "topology", "units"),
+        ("classes", "collective", "congestion", "seats", "transport", "workload"),
+        ("bound", "engine", "engines", "first_use", "forwarding", "passages"),
+        ("scenario",),
+        ("compare", "prepare", "refusals", "results"),
+        ("observe", "report"),
+        ("against", "bench", "grid", "sweep"),
+        ("command",),
+        ("__main__",),
+    ),
+}
+"""The folders and files at the top of each package from the lowest floor to the highest. A room may import what is on
+its own floor or on a lower one."""
+UPWARD = {
+    ("netsim.keys.reference", "netsim.scenario"): "one foundation",
+    ("netsim.seats", "netsim.engine.protocol"): "core of netsim: the scene moves below the collectives",
+    ("netsim.compare", "netsim.grid.shared"): "core of netsim: moves below compare",
+    ("netsim.compare", "netsim.grid.worker"): "core of netsim: moves below compare",
+    ("netsim.report.against", "netsim.against"): "pages: the report gets the pair as an argument",
+}
+"""Imports that run up, and the step that opens each."""
+CIRCLES = {
+    ("trainer", frozenset({"sampling", "trace"})): "forecast: the formula of traces moves above sampling",
+    ("netsim", frozenset({"collective", "engine", "keys", "scenario", "seats", "workload"})): "core of netsim",
+    ("netsim", frozenset({"against", "compare", "grid", "report"})): "pages, then core of netsim",
+}
+"""Rooms of a folder that import each other, and the step that opens each circle."""
 
 
 class Tree:
@@ -68,23 +105,30 @@ class Tree:
             if other in self.modules
         }
 
-    def rooms(self, package: str) -> set[str]:
-        """Folders and files at the top of a package, without its ``__init__.py``."""
-        return {_room(path) for path in self.files if path.parts[0] == package} - {"__init__"}
+    @cached_property
+    def folders(self) -> list[str]:
+        """Every folder that holds others or files, as ``netsim/engine``."""
+        return sorted({str(parent) for path in self.files for parent in path.parents if parent.parts})
 
-    def room_edges(self, package: str) -> Mapping[tuple[str, str], list[tuple[str, str]]]:
-        """The imports from one room of a package to another, by (importing room, imported room)."""
+    def rooms(self, folder: str) -> set[str]:
+        """Folders and files of a folder, such as a package, without its ``__init__.py``."""
+        return {_room(path, folder) for path in self.files} - {"", "__init__"}
+
+    def room_edges(self, folder: str) -> Mapping[tuple[str, str], list[tuple[str, str]]]:
+        """The imports from one room of a folder to another, by (importing room, imported room).
+
+        A room is a file of the folder, or a folder in it with all that is inside.
+        """
         found: dict[tuple[str, str], list[tuple[str, str]]] = {}
         for name, other in sorted(self.edges):
-            one, two = self.modules[name], self.modules[other]
-            inside = one.parts[0] == two.parts[0] == package and "__init__" not in (_room(one), _room(two))
-            if inside and _room(one) != _room(two):
-                found.setdefault((_room(one), _room(two)), []).append((name, other))
+            one, two = _room(self.modules[name], folder), _room(self.modules[other], folder)
+            if one != two and not {one, two} & {"", "__init__"}:
+                found.setdefault((one, two), []).append((name, other))
         return found
 
-    def circles_of_rooms(self, package: str) -> list[set[str]]:
-        """Groups of rooms of a package that import each other, with all that is below them."""
-        return _circles(set(self.room_edges(package)))
+    def circles_of_rooms(self, folder: str) -> list[set[str]]:
+        """Groups of rooms of a folder that import each other, with all that is below them."""
+        return _circles(set(self.room_edges(folder)))
 
     def circles_of_modules(self) -> list[set[str]]:
         """Groups of modules that import each other."""
@@ -105,9 +149,9 @@ class Tree:
         )
 
 
-def upward(edges: Mapping[tuple[str, str], list[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """The imports of ``trainer/`` that run from a lower floor to a higher one, or touch a room without a floor."""
-    floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+def upward(package: str, edges: Mapping[tuple[str, str], list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """The imports of a package that run from a lower floor to a higher one, or touch a room without a floor."""
+    floor = {room: number for number, rooms in enumerate(FLOORS[package]) for room in rooms}
     return [
         pair
         for (room, other), pairs in edges.items()
@@ -155,8 +199,12 @@ def _module_name(path: Path) -> str:
     return ".".join(path.parent.parts if path.stem == "__init__" else path.with_suffix("").parts)
 
 
-def _room(path: Path) -> str:
-    return path.parts[1] if len(path.parts) > 2 else path.stem
+def _room(path: Path, folder: str) -> str:
+    """The room of a folder that a file is in; empty if it is outside."""
+    if not path.is_relative_to(folder):
+        return ""
+    inside = path.relative_to(folder)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
 
 
 def _circles(edges: set[tuple[str, str]]) -> list[set[str]]:
@@ -190,14 +238,16 @@ def main() -> None:
             for name, tree in trees.items():
                 row = ", ".join(f"{value} {what}" for what, value in figures(tree, package).items())
                 print(f"{package:8} {name[:12]:12} {row}")
-    edges = trees["now"].room_edges("trainer")
-    for name, other in upward(edges):
-        print(f"runs up: {name} -> {other}")
-    for circle in [*trees["now"].circles_of_modules(), *trees["now"].circles_of_folders()]:
-        print(f"circle: {', '.join(sorted(circle))}")
+    now = trees["now"]
     for package in PACKAGES:
-        for circle in trees["now"].circles_of_rooms(package):
-            print(f"circle of rooms: {package}: {', '.join(sorted(circle))}")
+        for name, other in upward(package, now.room_edges(package)):
+            print(f"runs up: {name} -> {other} ({UPWARD.get((name, other), 'new')})")
+    for circle in [*now.circles_of_modules(), *now.circles_of_folders()]:
+        print(f"circle: {', '.join(sorted(circle))}")
+    for parent in now.folders:
+        for circle in now.circles_of_rooms(parent):
+            opened = CIRCLES.get((parent, frozenset(circle)), "new")
+            print(f"circle of rooms: {parent}: {', '.join(sorted(circle))} ({opened})")
 
 
 if __name__ == "__main__":

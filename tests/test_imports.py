@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.imports import FLOORS, PACKAGES, ROOT, Tree, drawn_floors, upward
+from tests.imports import CIRCLES, FLOORS, PACKAGES, ROOT, UPWARD, Tree, drawn_floors, upward
+from tests.sizes import ENTRIES, Sizes
 
 TREE = Tree()
 HEAVY = {"torch", "megatron", "deepspeed", "transformers"}
@@ -73,28 +74,59 @@ def test_no_circle_of_folders_by_their_own_files() -> None:
     assert TREE.circles_of_folders() == []
 
 
-def test_circles_of_folders_with_all_that_is_inside_are_as_many_as_contributing_says() -> None:
-    circles = {package: len(TREE.circles_of_rooms(package)) for package in PACKAGES}
-    assert circles == {"trainer": 1, "moe": 0, "netsim": 2}
-    assert TREE.circles_of_rooms("trainer") == [{"sampling", "trace"}]
+def test_rooms_of_any_folder_make_no_circle_but_those_that_a_step_opens() -> None:
+    assert {(folder, frozenset(c)) for folder in TREE.folders for c in TREE.circles_of_rooms(folder)} == set(CIRCLES)
 
 
 def test_the_trainer_has_the_folders_of_its_floors_and_at_most_fourteen() -> None:
     top = {path.name for path in (ROOT / "trainer").iterdir() if path.is_file() or any(path.rglob("*.py"))}
-    folders = {room for rooms in FLOORS for room in rooms} - {"__main__"}
+    folders = {room for rooms in FLOORS["trainer"] for room in rooms} - {"__main__"}
     assert top == folders | {"README.md", "__main__.py", "__init__.py", "py.typed"}
     assert len(folders) <= 14
 
 
-def test_the_trainer_imports_nothing_from_a_higher_floor() -> None:
-    assert upward(TREE.room_edges("trainer")) == []
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_room_of_a_package_has_one_floor(package: str) -> None:
+    listed = [room for rooms in FLOORS[package] for room in rooms]
+    assert sorted(listed) == sorted(TREE.rooms(package))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_nothing_imports_from_a_higher_floor_but_what_a_step_opens(package: str) -> None:
+    expected = {pair for pair in UPWARD if pair[0].partition(".")[0] == package}
+    assert set(upward(package, TREE.room_edges(package))) == expected
 
 
 def test_the_floors_are_read_from_the_imports() -> None:
     circle = {("a", "b"): [("a.x", "b.x"), ("a.y", "b.x")], ("b", "a"): [("b.x", "a.x")], ("c", "a"): [("c", "a.x")]}
     assert drawn_floors({"a", "b", "c"}, circle) == (3, 1)
-    assert upward({("data", "command"): [("trainer.data.loader", "trainer.command.verb")]})
-    assert upward({("command", "somewhere"): [("trainer.command.verb", "trainer.somewhere")]})
+    assert upward("trainer", {("data", "command"): [("trainer.data.loader", "trainer.command.verb")]})
+    assert upward("trainer", {("command", "somewhere"): [("trainer.command.verb", "trainer.somewhere")]})
+    assert upward("trainer", {("command", "data"): [("trainer.command.verb", "trainer.data.loader")]}) == []
+
+
+def test_rooms_are_parent_folders_with_all_that_is_inside(tmp_path: Path) -> None:
+    texts = {
+        "netsim/__init__.py": "",
+        "netsim/engine/one/a.py": "from netsim.engine.two.b import B\n",
+        "netsim/engine/two/b.py": "",
+        "netsim/engine/two/c.py": "from netsim.engine.one.d import D\n",
+        "netsim/engine/one/d.py": "",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    tree = Tree(tmp_path)
+    assert tree.folders == ["netsim", "netsim/engine", "netsim/engine/one", "netsim/engine/two"]
+    assert tree.circles_of_modules() == []
+    assert tree.circles_of_rooms("netsim/engine") == [{"one", "two"}]
+    assert tree.circles_of_rooms("netsim") == []
+    assert tree.rooms("netsim") == {"engine"}
+
+
+def test_every_entry_point_of_the_sizes_is_defined_in_one_place() -> None:
+    sizes = Sizes(TREE)
+    assert [name for name in ENTRIES if sizes.entry(name) not in TREE.modules] == []
 
 
 @pytest.mark.parametrize(
