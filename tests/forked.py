@@ -54,7 +54,11 @@ def free_port() -> int:
 
 
 def command(
-    *arguments: str, ranks: int | None = None, program: Path | None = None, **environment: str
+    *arguments: str,
+    ranks: int | None = None,
+    program: Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    **environment: str,
 ) -> CompletedProcess[str]:
     """Runs a command from the root of the repository.
 
@@ -64,6 +68,7 @@ def command(
         *arguments: the command line of the trainer.
         ranks: how many processes run it together; None: one, without a launcher.
         program: file to run in place of the trainer's own, with the same command line.
+        timeout_s: seconds after which the processes are ended.
         **environment: variables that it gets besides.
 
     Returns:
@@ -80,7 +85,7 @@ def command(
             )
             for own, output in zip(together or [{}], outputs, strict=True)
         ]
-        ends = time.monotonic() + TIMEOUT_S
+        ends = time.monotonic() + timeout_s
         for process in processes:
             process.start()
         for process in processes:

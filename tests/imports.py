@@ -35,7 +35,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__main__",),
     ),
     "netsim": (
-        ("documents", "errors", "foundation", "keys", "lines", "section", "shipped", "yaml_file"),
+        ("errors", "foundation", "lines", "section", "yaml_file"),
         ("draws", "topology", "units"),
         ("classes", "collective", "congestion", "seats", "transport", "workload"),
         ("bound", "engine", "engines", "first_use", "forwarding", "passages"),
@@ -50,7 +50,6 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 """The folders and files at the top of each package from the lowest floor to the highest. A room may import what is on
 its own floor or on a lower one."""
 UPWARD = {
-    ("netsim.keys.reference", "netsim.scenario"): "one foundation",
     ("netsim.seats", "netsim.engine.protocol"): "core of netsim: the scene moves below the collectives",
     ("netsim.compare", "netsim.grid.shared"): "core of netsim: moves below compare",
     ("netsim.compare", "netsim.grid.worker"): "core of netsim: moves below compare",
@@ -59,7 +58,7 @@ UPWARD = {
 """Imports that run up, and the step that opens each."""
 CIRCLES = {
     ("trainer", frozenset({"sampling", "trace"})): "forecast: the formula of traces moves above sampling",
-    ("netsim", frozenset({"collective", "engine", "keys", "scenario", "seats", "workload"})): "core of netsim",
+    ("netsim", frozenset({"collective", "engine", "seats", "workload"})): "core of netsim",
     ("netsim", frozenset({"against", "compare", "grid", "report"})): "pages, then core of netsim",
 }
 """Rooms of a folder that import each other, and the step that opens each circle."""

@@ -51,7 +51,7 @@ from tests.benchmarks.golden_results.groups import GROUPS
 from tests.forked import ROOT
 
 OPTIONAL = "large"
-SIMULATED = frozenset({"netsim", "moe", OPTIONAL})
+SIMULATED = frozenset({"netsim", OPTIONAL})
 MOST_LINES = 12
 """Of one text that differs."""
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from tests.forked import ROOT, command
 
 WRONG_INPUT = 2
+PATIENCE_S = 3600.0
+"""For one command, on a machine that does other things too."""
 LEFT_OUT = frozenset({"wall_s", "seconds_per_sample"})
 """Fields that a clock or a machine changes."""
 PROGRAMS = {name: ROOT / name / "__main__.py" for name in ("trainer", "moe", "netsim")}
@@ -80,7 +82,8 @@ def call(package: str, *arguments: str) -> CompletedProcess[str]:
     Raises:
         RuntimeError: it ended by anything but success or a refusal of wrong input.
     """
-    result = command(*arguments, program=PROGRAMS[package], COLUMNS="120", PYTHONWARNINGS="ignore")
+    program = PROGRAMS[package]
+    result = command(*arguments, program=program, timeout_s=PATIENCE_S, COLUMNS="120", PYTHONWARNINGS="ignore")
     if result.returncode not in (0, WRONG_INPUT):
         said = result.stderr.strip().splitlines() or ["nothing"]
         raise RuntimeError(f"{package} {' '.join(arguments)}: exit code {result.returncode}: {said[-1]}")

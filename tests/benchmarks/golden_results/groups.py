@@ -12,10 +12,10 @@ GROUPS: dict[str, Callable[[], Iterator[Case]]] = {
     "schemas": schema_cases,
     "help": help_cases,
     "moe": moe_cases,
-    "netsim": netsim_cases,
     "check": check_cases,
     "traces": trace_cases,
     "verbs": verb_cases,
+    "netsim": netsim_cases,
     "large": large_cases,
 }
 """large is computed only where it is named."""
