@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ SETTINGS = (
 
 KILLED_RUN = "tests/trainer/training/killed_run.py"
 SAVING = "ZeRO 2, while it saves in the background"
-KILLED = {
+KILLED: dict[str, tuple[int, Any]] = {
     "ZeRO 1, in a step": (1, {"KILL_STEP": "6"}),
     SAVING: (2, {"KILL_STEP": "8", "KILL_SAVING": "1"}),
 }

@@ -17,7 +17,6 @@ from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import members
 from trainer.config.model import AutoencoderConfig
-from trainer.config.rules import composition as rules
 from trainer.config.rules.cautions import of_composition
 from trainer.config.rules.composition import (
     ADVICE,
