@@ -17,11 +17,11 @@ that training makes are for tests.benchmarks.golden_weights. Groups:
 
 Refusals are results too: the line that names field and remedy. simpy, which is slow, takes the scenarios with fewer
 bytes, demo is simulated with a smaller model and two_nodes with a recorded trace of tests/files. Fields that a clock
-changes are left out. The engines of netsim are compiled first; after a change below netsim/engine that takes minutes.
+changes are left out. The engines are compiled before scenarios; after a change below netsim/engine that takes minutes.
 
 With --against, every name whose digest differs from that of an earlier file is printed, with the lines that differ
 where it is text; "new" is what the earlier file does not have. The exit code is 1 if anything differs, is missing or
-failed. A line is printed for each case that is done.
+failed. A line is printed for each case that is done, and the file holds all that are.
 
     git stash; python -m tests.benchmarks.golden_results --out before.json; git stash pop
     python -m tests.benchmarks.golden_results --out after.json --against before.json
@@ -88,34 +88,42 @@ def main() -> int:
     earlier = json.loads(given.against.read_text()) if given.against else None
     if earlier is not None and earlier["machine"] != machine:
         print(f"made on {earlier['machine']}, this is {machine}: results may differ", file=sys.stderr)
-    if SIMULATED & set(groups):
-        subprocess.run([sys.executable, "-m", "netsim", "compile"], cwd=ROOT, check=True)
 
     begun = time.monotonic()
-    digests: dict[str, str] = {}
-    texts: dict[str, str] = {}
+    found: dict[str, Any] = {"machine": machine, "digests": {}, "texts": {}}
     failed: list[str] = []
-    for case, gold, problem in _computed([case for name in groups for case in GROUPS[name]()], given.jobs):
-        digests |= {f"{case.name}/{name}": digest for name, digest in gold.digests.items()}
-        texts |= {f"{case.name}/{name}": text for name, text in gold.texts.items()}
-        if problem:
-            failed.append(case.name)
-    found = {"machine": machine, "digests": dict(sorted(digests.items())), "texts": dict(sorted(texts.items()))}
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    for case, gold, problem in _computed(groups, given.jobs):
+        found["digests"] |= {f"{case.name}/{name}": digest for name, digest in gold.digests.items()}
+        found["texts"] |= {f"{case.name}/{name}": text for name, text in gold.texts.items()}
+        failed += [case.name] if problem else []
+        _write(given.out, found)
     wrong = failed + (_differences(found, earlier, groups, failed) if earlier is not None else [])
-    print(f"{len(digests)} digests, {len(wrong)} different, missing or failed; {time.monotonic() - begun:.0f} s")
+    print(
+        f"{len(found['digests'])} digests, {len(wrong)} different, missing or failed; {time.monotonic() - begun:.0f} s"
+    )
     return 1 if wrong else 0
 
 
-def _computed(cases: list[Case], jobs: int) -> Iterator[tuple[Case, Gold, str]]:
+def _write(path: Path, found: dict[str, Any]) -> None:
+    """Writes what is known so far, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    unfinished.replace(path)
+
+
+def _computed(groups: list[str], jobs: int) -> Iterator[tuple[Case, Gold, str]]:
     """Each case as it is done, with what it found, and why it failed where it did; prints a line."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(_made, case, Path(folder) / str(number)): case for number, case in enumerate(cases)}
-        for number, future in enumerate(as_completed(waiting), 1):
-            case, (gold, problem, seconds) = waiting[future], future.result()
-            verdict = f"failed: {problem}" if problem else f"{len(gold.digests)} digests"
-            print(f"{number:>4}/{len(cases)} {case.name:<44}{seconds:>6.1f} s  {verdict}", flush=True)
-            yield case, gold, problem
+    for group in groups:
+        if group in SIMULATED:
+            subprocess.run([sys.executable, "-m", "netsim", "compile"], cwd=ROOT, check=True)
+        cases = list(GROUPS[group]())
+        with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+            waiting = {pool.submit(_made, case, Path(folder) / str(number)): case for number, case in enumerate(cases)}
+            for number, future in enumerate(as_completed(waiting), 1):
+                case, (gold, problem, seconds) = waiting[future], future.result()
+                verdict = f"failed: {problem}" if problem else f"{len(gold.digests)} digests"
+                print(f"{number:>4}/{len(cases)} {case.name:<44}{seconds:>6.1f} s  {verdict}", flush=True)
+                yield case, gold, problem
 
 
 def _made(case: Case, folder: Path) -> tuple[Gold, str, float]:
