@@ -14,18 +14,7 @@ from trainer.sampling.conditioning import Conditioning
 
 
 def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_dir: Path) -> Conditioning:
-    """Conditions of examples that have some captions in turn, and no class.
-
-    Args:
-        config: the run.
-        num: examples.
-        captions: one or more.
-        encoder_dir: folder of the text encoder.
-
-    Raises:
-        ValueError: the run reads no captions, or a caption is empty.
-        Refusal: the encoder is not the one that made the captions of the run, or a folder cannot be read.
-    """
+    """Conditions of examples that have some captions in turn, and no class."""
     learned = config.flow and config.flow.captions
     if learned is None:
         raise ValueError("--caption: the run reads no captions; leave it out, or train with flow.captions")

@@ -26,21 +26,8 @@ SPREAD = 1e-6
 
 
 def run(source: Path, encoder_dir: Path, out: Path, field: str, shards: Path | None = None) -> int:
-    """Encodes every caption of a data set.
-
-    Args:
-        source: a text file with a caption a line, JSON lines, or a folder of pictures with a text file beside each.
-        encoder_dir: folder of the text encoder.
-        out: folder to write; its index is written last.
-        field: of a JSON line that is an object.
-        shards: folder that the shards verb wrote of the same source, whose order the captions get; None: they stay in
-            theirs.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: a file is missing or malformed, a caption is empty, or the folder holds captions already.
+    """Encodes every caption of a data set, in the order of `shards`, which the shards verb wrote of the same source, if
+    given.
     """
     if (out / INDEX).exists():
         raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
@@ -74,15 +61,7 @@ def run(source: Path, encoder_dir: Path, out: Path, field: str, shards: Path | N
 
 
 def captions_of(source: Path, field: str) -> list[str]:
-    """Reads captions, that of example 0 first.
-
-    Args:
-        source: see :func:`run`.
-        field: see :func:`run`.
-
-    Raises:
-        Refusal: they cannot be read, or one is empty.
-    """
+    """Captions of a text file (one a line), JSON lines, or texts beside pictures, that of example 0 first."""
     texts = list(_beside_pictures(source) if source.is_dir() else _lines(source, field))
     if not texts:
         raise Refusal(source, "captions", "are none", "give one for each example of the data")
@@ -90,15 +69,7 @@ def captions_of(source: Path, field: str) -> list[str]:
 
 
 def in_order_of(shards: Path, texts: Sequence[str]) -> list[str]:
-    """Captions of the examples of shards, in the order of their rows.
-
-    Args:
-        shards: folder that the shards verb wrote.
-        texts: those of the source, that of its example 0 first.
-
-    Raises:
-        Refusal: the shards do not tell the numbers of their examples, or an example has no caption.
-    """
+    """Captions of the examples of shards, in the order of their rows; `texts` are in the order of the source."""
     ordered: list[str] = []
     for entry in read_index(shards).shards:
         arrays = open_shard(shards / entry.file)

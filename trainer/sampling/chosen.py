@@ -35,11 +35,10 @@ class _Asked(Section):
 
 @dataclass(frozen=True)
 class SamplerChoice:
-    """What is asked of the sampler.
-
+    """Request for the sampler; each field overrides the run's sampler, None leaves it.
     Attributes:
-        sampler: a kind, or settings as YAML or JSON; None: the run's own.
-        steps: number of its steps, or a file of searched times for Euler's method; None: its own.
+        sampler: a kind, or settings as YAML or JSON.
+        steps: number of steps, or a file of searched times for Euler's method.
         evaluations: of the field, for which the file has times; None: the most.
     """
 
@@ -48,11 +47,7 @@ class SamplerChoice:
     evaluations: int | None = None
 
     def check(self) -> None:
-        """Refuses options that contradict each other.
-
-        Raises:
-            ValueError: names the option and the remedy.
-        """
+        """Refuses options that contradict each other."""
         if self.evaluations is not None and not isinstance(self.steps, Path):
             raise ValueError(
                 f"--evaluations: {self.evaluations} chooses among the times of a file; give --steps FILE.json too, or "
@@ -67,17 +62,7 @@ class SamplerChoice:
             raise ValueError(f"--steps: {self.steps} is below 1; use 1 or more")
 
     def resolved(self, run_dir: Path, config: RunConfig, guidance: float) -> AnyConfig:
-        """The sampler for a run.
-
-        Args:
-            run_dir: folder of the run.
-            config: the run.
-            guidance: scale of classifier-free guidance that is drawn with.
-
-        Raises:
-            ValueError: it is no sampler, the run cannot be followed by it, or it has no such number of steps.
-            Refusal: the file of times is missing, malformed or of another run.
-        """
+        """The sampler for a run."""
         assert isinstance(config.sample, ImageSample | PointSample)
         own = config.sample.sampler
         if isinstance(self.steps, Path):
@@ -97,15 +82,7 @@ class SamplerChoice:
 
 
 def with_steps(chosen: AnyConfig, steps: int) -> AnyConfig:
-    """The same sampler with another number of steps from source to data.
-
-    Args:
-        chosen: any sampler; of a segmented one, the steps are those of all segments together.
-        steps: 1 or more.
-
-    Raises:
-        ValueError: it takes no such number; names ``--steps`` and the remedy.
-    """
+    """The same sampler with another number of steps from source to data, those of all segments together."""
     within, segments = (chosen.within, chosen.segments) if isinstance(chosen, SegmentedConfig) else (chosen, 1)
     if isinstance(within, Dopri5Config):
         raise ValueError("--steps: dopri5 chooses its steps itself; leave it out, or give --sampler heun")

@@ -27,15 +27,8 @@ class _Asked(Section):
 
 
 def read_controls(text: str) -> tuple[AnyConfig, ...]:
-    """The controls that a text lists, or the file that it names.
-
-    Args:
-        text: a list as YAML or JSON, the settings of a single control, or the path of a YAML file of either, in which
-            the list may stand under the key ``controls``.
-
-    Raises:
-        Refusal: the file is missing or malformed, or lists no controls.
-        ValueError: the text lists none; names the option, the value and the remedy.
+    """The controls of a list as YAML or JSON, of a single control, or of a YAML file of either (perhaps under
+    ``controls``).
     """
     if text.lstrip()[:1] not in ("[", "{", "-", ""):
         return _in_file(Path(text))
@@ -52,16 +45,7 @@ def read_controls(text: str) -> tuple[AnyConfig, ...]:
 
 
 def check_chosen_controls(config: RunConfig, drawn_by: sampler.AnyConfig, guidance: float) -> None:
-    """Refuses controls that do not go with a run or a sampler.
-
-    Args:
-        config: the run, under the controls that are asked for.
-        drawn_by: the sampler that follows the field.
-        guidance: scale of classifier-free guidance that is drawn with.
-
-    Raises:
-        ValueError: names the option and the remedy.
-    """
+    """Refuses controls that do not suit a run or a sampler."""
     try:
         refuse(of_drawn(config, drawn_by, guidance))
     except ValueError as error:

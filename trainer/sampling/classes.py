@@ -12,17 +12,8 @@ SHOWN = 10
 
 
 def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of classes.
-
-    Args:
-        config: the run.
-        words: names or numbers, each perhaps several with commas between them. A name goes before a number.
-
-    Returns:
-        The classes in the order in which they are asked for.
-
-    Raises:
-        ValueError: the data of the run have no classes or no such class, or one is asked for twice.
+    """The numbers of classes, in the order of `words`: names (which go first) or numbers, each perhaps several with
+    commas.
     """
     if not words:
         return ()
@@ -41,16 +32,7 @@ def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
 
 
 def class_number(config: RunConfig, field: str, word: str) -> int:
-    """The number of a class.
-
-    Args:
-        config: a run with classes.
-        field: in which somebody asks for it.
-        word: its name or its number; a name goes before a number.
-
-    Raises:
-        ValueError: there is no such class.
-    """
+    """The number of a class that `field` names; a name goes before a number."""
     count, names = config.data.num_classes, config.data.class_names
     if word in names:
         return names.index(word)

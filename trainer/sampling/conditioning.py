@@ -23,7 +23,6 @@ class Conditioning:
     """The conditions of N examples that are drawn.
 
     Attributes:
-        condition: what the network reads beside state and time.
         seen: the visible part of an image of each; None: nothing is visible.
         originals: those images [N, C, H, W]; None where nothing is visible of any.
         beginnings: images [N, C, H, W] that paths begin at; None: they begin at noise, or the examples are no images.
@@ -60,15 +59,8 @@ class Conditioning:
         return turn if turn > 1 and in_turn else math.isqrt(len(labels) - 1) + 1
 
     def headings(self, names: tuple[str, ...], columns: int) -> tuple[str, ...]:
-        """What stands above the columns of a grid.
-
-        Args:
-            names: of the classes 0, 1, ...; empty: they have none.
-            columns: images a row.
-
-        Returns:
-            The caption or the name of the class of each column; empty where there are no names, or a column has several
-            classes.
+        """Captions or class names above the columns of a grid; empty where there are none, or a column has several
+        classes.
         """
         if self.captions:
             return self.captions
@@ -78,15 +70,8 @@ class Conditioning:
         return tuple(names[label] for labels in of_columns for label in labels)
 
     def pictures(self, images: Tensor, columns: int) -> Tensor:
-        """What a grid shows, row by row.
-
-        Args:
-            images: [N, C, H, W] completed ones.
-            columns: images a row.
-
-        Returns:
-            The images. Above each row stand the images that paths began at and the visible parts; below it stand the
-            originals. Each of these rows is there only where there is something to show; white fills the last ones.
+        """Rows of a grid: beginnings and visible parts, images [N, C, H, W], originals, as far as there are any; white
+        fills rows.
         """
         visible = None if self.seen is None else self.seen.picture
         shown = [part for part in (self.beginnings, visible, images, self.originals) if part is not None]
@@ -100,8 +85,9 @@ class Conditioning:
 def conditioning_for(
     config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True
 ) -> Conditioning:
-    """Chooses the conditions of examples.
-
+    """Conditions of examples: the classes in turn (0 where there are none), each turn of the next task of a run with
+    tasks.
+    Where the network reads a context, those of the first held-out images, perhaps fewer than `num`.
     Args:
         config: the run.
         parts: of its flow; its context hides parts of images.
@@ -109,10 +95,6 @@ def conditioning_for(
         seed: with the number of an example, it decides what is hidden of an image.
         classes: those that are drawn; empty: all.
         shown: whether a person will see the examples beside what their paths begin at, which is then drawn too.
-
-    Returns:
-        The classes in turn (0 where there are none), each turn of the next task where the run tells tasks apart. Where
-        the network reads a context, those of the first held-out images; there may be fewer than `num`.
     """
     captions = config.flow and config.flow.captions
     if parts.context is None and captions is not None:

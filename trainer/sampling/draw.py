@@ -26,14 +26,10 @@ from trainer.sampling.tasks import with_tasks
 @dataclass(frozen=True)
 class TrainedFlow:
     """A flow and the network that gives its field, ready to draw.
-
-    What is drawn for example i, its start and the noise on its way, depends on the seed and on i alone. The field is
-    changed by the controls of the section ``sample``; what is to be drawn without them, or with others, is drawn
-    :meth:`under` those.
-
+    What is drawn for example i, its start and the noise of its path, depends on the seed and on i alone. The controls
+    of the section ``sample`` change the field; :meth:`under` takes others or none.
     Attributes:
         config: the run, with the data that samples are measured against.
-        parts: space, path and target of the flow.
         model: the network, in evaluation mode.
         checkpoint: name of the checkpoint that its weights are from; empty while a run trains.
     """
@@ -55,20 +51,12 @@ class TrainedFlow:
         return next(self.model.parameters()).device
 
     def drawn_by(self, chosen: sampler.AnyConfig) -> TrainedFlow:
-        """The same flow with another sampler as its own.
-
-        Args:
-            chosen: a sampler that the flow can be followed by.
-        """
+        """The same flow with another sampler as its own."""
         sample = self.sample.model_copy(update={"sampler": chosen})
         return replace(self, config=self.config.model_copy(update={"sample": sample}))
 
     def under(self, controls: Sequence[control.AnyConfig]) -> TrainedFlow:
-        """The same flow with other controls as its own.
-
-        Args:
-            controls: what changes the field on the way, the first one first; empty: nothing does.
-        """
+        """The same flow with other controls, applied in this order; none if empty."""
         return replace(self, config=with_controls(self.config, controls))
 
     def conditioning(self, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True) -> Conditioning:
@@ -88,7 +76,6 @@ class TrainedFlow:
         Args:
             condition: of N examples, the same on every rank.
             guidance: scale of classifier-free guidance, 0 or more.
-            seed: of all draws.
             progress: called at each evaluation of the network with their number so far.
 
         Returns:
@@ -121,17 +108,12 @@ class TrainedFlow:
         """Draws some of the examples on this rank alone, and keeps the states on their way.
 
         Args:
-            condition: of all N examples.
             examples: int64 [B], the numbers of those that are drawn.
-            chosen: the sampler.
-            guidance: scale of classifier-free guidance, 0 or more.
-            seed: of all draws.
             split: the part of a finite source that paths begin at.
-            progress: called at each evaluation of the network with their number so far.
 
         Returns:
-            The trajectory of the B examples, on the device of the network. Its calls of the network are all there
-            were, those that controls make included.
+            The trajectory of the B examples, on the device of the network. Its calls of the network are all there were,
+            those that controls make included.
         """
         device, controls = self.device, self.sample.controls
         evaluations = 0

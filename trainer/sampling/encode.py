@@ -30,19 +30,11 @@ CHUNK = 256
 
 
 def run(run_dir: Path, data: Path | None, out: Path) -> int:
-    """Encodes every example of a data set with the averaged weights of a run.
-
+    """Encodes a data set with the averaged weights of an autoencoder's run.
     Args:
-        run_dir: folder of a run that trained an autoencoder.
+        run_dir: folder of the run.
         data: configuration whose data section names the images; None: those of the run.
-        out: folder to write; it also gets a copy of the network, so that other images can be encoded and what is drawn
-            be decoded.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run holds no autoencoder, the images have another shape, or the folder cannot be written.
+        out: folder to write; it also gets a copy of the network, to encode other images and decode what is drawn.
     """
     folder = newest_checkpoint(run_dir)
     config = load_run(folder)

@@ -19,22 +19,14 @@ from trainer.sampling.latent_space import build as build_space
 
 class FlowParts:
     """What drawing needs of a flow besides its network.
-
     Attributes:
         space: from examples to the states of the flow and back.
-        context: what of an image the network reads beside the state; None: nothing.
+        context: what of an image the network reads beside the state; None if nothing.
         data_scale: the factor between the data and the states at the ends of paths.
-        path: where states lie between source and data.
-        target: what the network predicts.
         chain: the states that a causal network draws; None: the network predicts a quantity at a state.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        """Builds the parts that the configuration names.
-
-        Args:
-            config: a run with a section ``flow``.
-        """
         assert config.flow is not None
         self.space = build_space(config)
         self.context = config.flow.context and context.build(config.flow.context)
@@ -47,13 +39,8 @@ class FlowParts:
         self.chain = chain_of(model, config.state_shape) if isinstance(model, CausalTransitionConfig) else None
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
-        """The field that a sampler follows to draw examples of a condition.
-
-        Args:
-            model: the network.
-            condition: of the examples.
-            guidance: scale of classifier-free guidance, 0 or more. It leads away from no class and no
-                caption, with the same context.
+        """The field of examples of a condition; guidance leads away from no class and no caption, with the same
+        context.
         """
         unlabelled = condition
         if condition.label is not None:

@@ -32,19 +32,14 @@ from trainer.trace.recorder import Recorder
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
-    """What is written on.
-
+    """Request for texts; None leaves what the run has.
     Attributes:
-        run_dir: folder of the run.
-        prompt: what the text begins with.
-        prompts: file with a prompt a line, in place of the one; all are continued at once.
-        num_tokens: tokens to write after each; None: the run's own number.
+        prompts: file with a prompt a line, in place of `prompt`; all are continued at once.
+        num_tokens: tokens to write after each.
         num_bytes: the same, for a run whose tokens are bytes.
-        temperature: what logits are divided by before a token is drawn; None: the run's own.
-        seed: of the draws.
-        placement: where the experts live on the ranks; None: where the run had them.
-        record: folder for the collectives that the ranks issue meanwhile, or None.
-        out: file for the text as it is, or None to print it.
+        temperature: what logits are divided by before a token is drawn.
+        record: folder for the collectives that the ranks issue meanwhile.
+        out: file for the text; None: it is printed.
     """
 
     run_dir: Path
@@ -60,18 +55,7 @@ class GenerateRequest:
 
 
 def run(request: GenerateRequest) -> int:
-    """Continues prompts, on one process or on ranks that share the network as the run did.
-
-    Args:
-        request: what is written on.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or no language model, its experts do not divide among the ranks,
-            or an option is out of range.
-    """
+    """Continues prompts, on one process or on ranks that share the network as the run did."""
     run_dir, seed = request.run_dir, request.seed
     launch = Launch.from_environment()
 

@@ -43,23 +43,17 @@ def generate(
     generator: torch.Generator,
     vocabulary: int | None = None,
 ) -> list[list[int]]:
-    """Writes on behind prompts; collective over the ranks that share experts, each of which brings its own prompts.
-
-    What is drawn is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
-
+    """Continues prompts; collective over the ranks that share experts, each of which brings its own prompts.
+    A draw is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
     Args:
         model: the network; used as in evaluation.
         prompts: of this rank, possibly none; each of one token or more. Bytes are tokens too.
         num_tokens: tokens to write, the same on every rank.
-        temperature: 0 takes the likeliest token; 1 draws from the model; in between, and beyond, sharper or flatter.
+        temperature: 0 takes the likeliest token; 1 draws from the model.
         generator: where the rank's seed comes from.
         vocabulary: only tokens below it are written; None: any that the network knows.
-
     Returns:
-        What was written behind each, without the prompts.
-
-    Raises:
-        ValueError: a prompt is empty, it does not leave room in the model's context, or a number is out of range.
+        The continuation of each, without the prompts.
     """
     if num_tokens < 1:
         raise ValueError(f"num_tokens: there is nothing to write ({num_tokens}); give 1 or more")
@@ -84,18 +78,7 @@ def generate(
 def write_on(
     model: GPT, prompts: Sequence[Sequence[int]], num_tokens: int, seed: int, chooser: Callable[[Tensor], Choose]
 ) -> tuple[Tensor, slice]:
-    """Generates with any rule that chooses a token.
-
-    Args:
-        model: the network.
-        prompts: of this rank.
-        num_tokens: tokens to write.
-        seed: of this rank.
-        chooser: from a key of each sequence, int64 [S], to the rule.
-
-    Returns:
-        The tokens of all sequences of the group, int64 [S, num_tokens], and which are this rank's.
-    """
+    """Generates by any rule; `chooser` maps keys int64 [S] to it."""
     training = model.training
     model.eval()
     try:
@@ -124,7 +107,8 @@ def write_on(
 @dataclass(frozen=True, eq=False)
 class _Begun:
     """The prompts of all ranks: tokens [S, longest], lengths and keys int64 [S]; which sequences are this rank's, how
-    many numbers of sequences a rank has, and where the tokens are, padding included."""
+    many numbers of sequences a rank has, and where the tokens are, padding included.
+    """
 
     tokens: Tensor
     lengths: Tensor
@@ -170,18 +154,12 @@ def _exchange_prompts(
 def _synchronise(
     cache: Cache, made: list[Made], tokens_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
 ) -> tuple[int, ...]:
-    """Makes caches and written tokens the same on every rank.
-
+    """Makes caches and written tokens the same on every rank, and returns how many tokens each rank chose.
     Args:
-        cache: of this rank.
         made: what the blocks made here in this step.
-        tokens_S: the step's tokens; those of `sequences_T` are known.
+        tokens_S: the step's tokens; those of `sequences_T`, chosen here, are known.
         positions_S: where the step's keys and values belong.
-        sequences_T: whose tokens were chosen here.
         group: the ranks that tokens move among.
-
-    Returns:
-        How many tokens were chosen on each rank.
     """
     if group is None or group.size() == 1:
         return (len(sequences_T),)

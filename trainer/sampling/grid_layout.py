@@ -14,20 +14,8 @@ MOST_PIXELS = 2000
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Where the images of a grid stand.
-
-    A grid with more columns than find room is cut into bands of columns, which stand below each other.
-
-    Attributes:
-        enlarged: whole number by which images are enlarged.
-        reduced: whole number by which they are reduced; one of both is 1.
-        height: pixels of a cell.
-        width: pixels of a cell.
-        gap: pixels between cells and around them.
-        columns: of the whole grid.
-        rows: of the whole grid.
-        columns_of_band: columns side by side.
-        heading: pixels that a heading may take above each band.
+    """Places of the images of a grid, in pixels; bands of columns are one below the other where a row would be too
+    wide.
     """
 
     enlarged: int
@@ -63,15 +51,7 @@ class GridLayout:
 
 
 def grid_layout(num: int, height: int, width: int, columns: int, heading: int = 0) -> GridLayout:
-    """Chooses the largest images with which a grid is at most 2,000 pixels wide and, if it can be, as tall.
-
-    Args:
-        num: images, 1 or more.
-        height: of an image, in pixels.
-        width: of an image, in pixels.
-        columns: that belong together, such as one for each class; 1 or more.
-        heading: pixels of the headings above each band.
-    """
+    """Chooses the largest images with which a grid is at most 2,000 pixels wide and, if it can be, as tall."""
     side = max(height, width)
     largest = max(1, CELL_PIXELS // side)
     smaller = [(factor, 1) for factor in range(largest - 1, 0, -1) if factor * side >= LEAST_PIXELS]

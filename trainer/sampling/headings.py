@@ -22,19 +22,9 @@ INK = 34
 
 
 def headings_above(headings: Sequence[str], width: int, gap: int, total: int) -> NDArray[np.uint8]:
-    """Draws a heading above the middle of each column.
-
-    All have one size of letters, the largest at which each fits into two lines; what is too long even for the smallest
-    ends in an ellipsis. Underscores, which stand for blanks in the names of folders, are shown as blanks.
-
-    Args:
-        headings: one for each column.
-        width: pixels of a column.
-        gap: pixels between columns, and before the first.
-        total: pixels of the whole row.
-
-    Returns:
-        uint8 [height, total], dark on white.
+    """Draws a heading above the middle of each column: uint8 [height, total], dark on white.
+    All have the largest letters with which each fits into two lines; longer ones end in an ellipsis. Underscores, which
+    stand for blanks in the names of folders, are shown as blanks.
     """
     from PIL import Image, ImageDraw
 

@@ -16,19 +16,10 @@ HEADING_PIXELS = 44
 
 def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings: Sequence[str] = ()) -> None:
     """Writes images as one PNG, row by row, with a white line between them.
-
-    Small images are enlarged by a whole number, to 64 pixels a side, without smoothing. A grid that would be larger
-    than 2,000 pixels has smaller images, and columns for which there is no room stand below the others with their own
-    headings; see :func:`trainer.sampling.grid_layout.grid_layout`.
-
+    Small images are enlarged by a whole number, to 64 pixels a side, without smoothing.
     Args:
         images: [N, C, H, W], C = 1 (grey) or 3 (red, green, blue), N >= 1; -1 is black, 1 is full, beyond is clipped.
-        columns: images a row, 1 or more.
-        path: the file; its folder is made if missing.
-        headings: what stands above each column; empty: nothing.
-
-    Raises:
-        ValueError: if the shape or `columns` is another.
+        headings: of the columns; empty if none.
     """
     from PIL import Image
 

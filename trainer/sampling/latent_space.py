@@ -41,11 +41,6 @@ class Latents(Space):
 
     Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4: a sample of the posterior, drawn
     anew each time.
-
-    Args:
-        coder: the autoencoder.
-        shift: mean of each latent channel.
-        scale: standard deviation of each latent channel.
     """
 
     def __init__(self, coder: Coder, shift: Sequence[float], scale: Sequence[float]) -> None:
@@ -118,11 +113,7 @@ def states_of_images(space: Space, images: Tensor) -> Tensor:
 
 
 def build(config: RunConfig) -> Space:
-    """The space that a run's states live in.
-
-    Args:
-        config: the run; :func:`check_latents` has passed.
-    """
+    """The space of a run's states; :func:`check_latents` has passed."""
     latent = config.flow and config.flow.latent
     if latent is None:
         return Identity()
@@ -135,14 +126,7 @@ def build(config: RunConfig) -> Space:
 
 
 def check_latents(config: RunConfig) -> None:
-    """Refuses a folder of latents that is not what the run began with.
-
-    Args:
-        config: the run.
-
-    Raises:
-        Refusal: names file, field and remedy.
-    """
+    """Refuses a folder of latents that is not what the run began with."""
     latent = config.flow and config.flow.latent
     if latent is None:
         return

@@ -30,22 +30,15 @@ def work_through(
     title: str,
 ) -> int:
     """Does the work on every picture that has no results yet; collective, inside joined process groups.
-
     Pictures pass through the network in batches that depend on their order and `together` alone, so that neither ranks
-    nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: one that has
-    no batch left repeats another's.
-
+    nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: one that has no
+    batch left repeats another's.
     Args:
-        pictures: all of them.
         results: the folder, which is begun; there is a file for each picture at the end.
         do: computes the results of a batch of rows, int64 [B], and returns what writes them.
-        together: pictures of a batch, 1 or more.
         model: the network, at whose calls a process alone is interrupted.
-        launch: what the launcher said.
-        title: of the work, on a terminal.
-
     Returns:
-        0 if all is done, 75 if a rank was told to stop; the batches that are finished are then kept.
+        0 if all is done, 75 if a rank was stopped; the batches that are finished are then kept.
     """
     ranks = data_ranks()
     batches = torch.arange(len(pictures)).split(together)

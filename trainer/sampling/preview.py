@@ -18,14 +18,7 @@ from trainer.sampling.source import source_samples
 
 
 def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
-    """Draws what the section ``sample`` of a flow asks for; rank 0 writes it; collective.
-
-    Args:
-        flow: the flow.
-        path: PNG to write: a grid of images with a column a class, or a scatter plot. Where images have several shapes
-            there is a grid for each, with height and width in its name.
-        seed: of all draws.
-    """
+    """Draws the section ``sample``: a grid with a column a class, one for each shape, or a scatter plot; collective."""
     for _, height, width in several_shapes(flow.config):
         config = with_shape(flow.config, height, width)
         _preview(replace(flow, config=config), path.with_stem(f"{path.stem}_{height}x{width}"), seed=seed)
@@ -53,13 +46,7 @@ def _preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
 
 
 def preview_reconstructions(config: RunConfig, model: Autoencoder, path: Path) -> None:
-    """Reconstructs what the section ``sample`` asks for; rank 0 writes the grid; collective.
-
-    Args:
-        config: a run of an autoencoder.
-        model: the network, in evaluation mode.
-        path: PNG to write.
-    """
+    """Reconstructs what the section ``sample`` asks for; rank 0 writes the grid; collective."""
     assert isinstance(config.sample, ReconstructionSample)
     images = reconstructions(config, model, config.sample.num)  # on every rank: weights may be divided among them
     if dist.get_rank() == 0:
@@ -68,16 +55,7 @@ def preview_reconstructions(config: RunConfig, model: Autoencoder, path: Path) -
 
 @torch.no_grad()
 def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
-    """Held-out images above their reconstructions by an autoencoder.
-
-    Args:
-        config: the run.
-        model: the network, in evaluation mode.
-        num: images at most.
-
-    Returns:
-        [2 M, C, H, W] with M <= num: the images, then their reconstructions.
-    """
+    """Held-out images above their reconstructions: [2 M, C, H, W] with M <= num."""
     dataset = trainer.data.build(config.data)
     images = dataset.get(dataset.indices("held_out")[:num]).x_1
     mean, _ = model.encode(images.to(next(model.parameters()).device))
@@ -85,15 +63,7 @@ def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
 
 
 def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *, seed: int) -> None:
-    """Plots drawn points beside as many of the data, held-out ones first, and beside the source points, if any.
-
-    Args:
-        config: the run.
-        points: [N, D].
-        labels: int64 [N], shown as colours where there are classes.
-        path: PNG to write.
-        seed: with which the points were drawn.
-    """
+    """Plots points [N, D] beside as many of the data, held-out ones first, and beside the source points, if any."""
     dataset = trainer.data.build(config.data)
     ids = torch.cat([dataset.data_points("held_out"), dataset.data_points("train")])
     real = dataset.get(ids[: len(points)])

@@ -43,24 +43,12 @@ class Reference:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Names the checkpoint; nothing is read yet.
-
-        Args:
-            folder: a checkpoint, or a folder with its configuration and averaged weights.
-        """
         self.folder = folder
         self._models: dict[torch.device, Network] = {}
 
     @classmethod
     def of_run(cls, config: ReferenceConfig) -> Self:
-        """The newest intact checkpoint of a run.
-
-        Args:
-            config: names the run.
-
-        Raises:
-            Refusal: the run has no intact checkpoint, or its weights are others than those that the section names.
-        """
+        """The newest intact checkpoint of a run, with the weights that the section names."""
         reference = cls(newest_checkpoint(config.run))
         if config.digest is not None and config.digest != reference.digest:
             raise Refusal(
@@ -87,11 +75,7 @@ class Reference:
         return FlowParts(self.config)
 
     def model(self, device: torch.device) -> Network:
-        """The network on a device; inside joined process groups.
-
-        Args:
-            device: where it computes.
-        """
+        """The network on a device; inside joined process groups."""
         if device not in self._models:
             ranks = 1 if self.config.moe is None or not dist.is_initialized() else dist.get_world_size()
             with torch.random.fork_rng([device] if device.type == "cuda" else []):  # asked first amid dropout's draws
@@ -116,14 +100,7 @@ class Reference:
 
 
 def references_of(config: RunConfig) -> dict[str, ReferenceConfig]:
-    """The references that a run names in its task and in the objective of its flow.
-
-    Args:
-        config: the run.
-
-    Returns:
-        Each by the dotted name of its field.
-    """
+    """The references of a run's task and of its flow's objective, by the dotted name of their field."""
     sections = {"task.": _settings(config.task)}
     if config.flow is not None:
         sections[OBJECTIVE] = _settings(config.flow.objective)
@@ -136,30 +113,13 @@ def references_of(config: RunConfig) -> dict[str, ReferenceConfig]:
 
 
 def held_by(config: RunConfig) -> dict[str, ReferenceConfig]:
-    """The references whose networks a run asks while it learns: all but a base whose weights it only begins with.
-
-    Args:
-        config: the run.
-
-    Returns:
-        As of :func:`references_of`.
-    """
+    """The references whose networks a run asks while it learns: all but a base whose weights it only begins with."""
     asks = isinstance(config.task, OwnClass) or any(call.reference for call in config.task.calls)
     return {field: value for field, value in references_of(config).items() if field != BASE or asks}
 
 
 def pinned(config: RunConfig) -> RunConfig:
-    """A run that names the digests of its references, so that it goes on with the same ones or not at all.
-
-    A base that it only began with, and whose digest is recorded, may be gone.
-
-    Args:
-        config: the run.
-
-    Raises:
-        Refusal: a reference, or the base of its adapters, has no intact checkpoint, or other weights than its section
-            names.
-    """
+    """A run that names the digests of its references, so that it goes on with the same ones or not at all."""
     config = with_digest(config)
     found = {
         field: value.model_copy(update={"digest": Reference.of_run(value).digest})

@@ -15,16 +15,7 @@ from trainer.flow.control import AnyConfig, ControlInputs, CostGradientConfig, O
 
 
 def check_requested(controls: Sequence[AnyConfig], config: RunConfig, field: str) -> None:
-    """Builds each built-in control for one picture, so that what does not suit the run is said at once.
-
-    Args:
-        controls: of the request.
-        config: the run.
-        field: that they are written in; it is the beginning of a message.
-
-    Raises:
-        ValueError: a control does not suit the path of the run, or asks of its network what that does not tell.
-    """
+    """Builds each built-in control for one picture, so that what does not suit the run is refused at once."""
     assert config.flow is not None
     inputs = ControlInputs(
         path=path.build(config.flow.path),

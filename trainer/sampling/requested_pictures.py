@@ -52,12 +52,7 @@ PicturesConfig = Annotated[HeldOutPictures | FolderPictures, Field(discriminator
 
 
 def pictures_change(folder: Path | None, num: int | None) -> dict[str, Any] | None:
-    """What the options ``--images`` and ``--num`` change in a section of pictures; None: nothing.
-
-    Args:
-        folder: of the pictures.
-        num: how many at most.
-    """
+    """Changes that ``--images`` and ``--num`` make in a section of pictures; None if none."""
     change: dict[str, Any] = {} if folder is None else {"kind": "folder", "path": str(folder)}
     return {**change, **({} if num is None else {"num": num})} or None
 
@@ -70,7 +65,6 @@ class Pictures:
         names: of the files, by their paths in the folder; of held-out examples, made of their numbers. What is drawn
             for a picture is keyed by its name.
         marks: what else tells a picture from another one of its name, such as the length of its file.
-        shape: (C, H, W) of each.
         labels: int64 [N] classes; None: they are not known.
         read: the picture at a place, float32 [C, H, W] on the CPU.
     """
@@ -85,32 +79,14 @@ class Pictures:
         return len(self.names)
 
     def get(self, rows: Tensor) -> Tensor:
-        """Reads some of the pictures.
-
-        Args:
-            rows: int64 [B] their places in the order.
-
-        Returns:
-            float32 [B, C, H, W] from -1 (black) to 1, on the CPU.
-
-        Raises:
-            BadExamples: some cannot be read; gives the reason for each of these rows.
-        """
+        """Pictures at places int64 [B]: float32 [B, C, H, W] from -1 (black) to 1, on the CPU; raises BadExamples."""
         images, reasons = self.readable(rows)
         if reasons:
             raise BadExamples(reasons)
         return images
 
     def readable(self, rows: Tensor) -> tuple[Tensor, dict[int, str]]:
-        """Reads some of the pictures, and says which cannot be read.
-
-        Args:
-            rows: int64 [B] their places in the order.
-
-        Returns:
-            float32 [B, C, H, W], grey where one cannot be read, so that the others stay what they are; and by row the
-            file and what is wrong with it.
-        """
+        """Pictures at places int64 [B], grey where one cannot be read, and by row the file and its problem."""
         images, reasons = [], {}
         for row in rows.tolist():
             try:
@@ -121,14 +97,7 @@ class Pictures:
         return torch.stack(images), reasons
 
     def check_some_readable(self, where: str) -> None:
-        """Refuses pictures none of which can be read; looks no further than the first that can.
-
-        Args:
-            where: the field that names them.
-
-        Raises:
-            ValueError: none can be read.
-        """
+        """Refuses pictures none of which can be read; looks no further than the first that can."""
         reasons: dict[int, str] = {}
         for row in range(len(self)):
             reasons |= self.readable(torch.tensor([row]))[1]
@@ -137,16 +106,7 @@ class Pictures:
         raise ValueError(f"{where}: none of its pictures can be read, {reasons[0]}; give a folder of pictures")
 
     def keys(self, rows: Tensor, purpose: str, *, seed: int) -> Tensor:
-        """Keys of what is drawn for some of the pictures, for each by its name alone.
-
-        Args:
-            rows: int64 [B] their places in the order.
-            purpose: what is drawn.
-            seed: of the draws.
-
-        Returns:
-            int64 [B], on the CPU.
-        """
+        """Keys int64 [B] of what is drawn for pictures, for each by its name alone."""
         return torch.tensor([derive_seed(seed, purpose, self.names[row]) for row in rows.tolist()])
 
 
@@ -158,17 +118,8 @@ def open_pictures(
     device: torch.device = CPU,
     shape: tuple[int, ...] | None = None,
 ) -> Pictures:
-    """Lists pictures, in the shape that a run draws.
-
-    Args:
-        section: which.
-        config: the run.
-        space: of its states, which decodes the examples that are latents.
-        device: where they are decoded.
-        shape: (C, H, W) of those of a folder; None: that of the run's images.
-
-    Raises:
-        ValueError: there are none; names the field, the value and the remedy.
+    """Lists pictures in the shape that a run draws; `shape` (C, H, W): of the files of a folder; `space` decodes
+    latents.
     """
     if isinstance(section, HeldOutPictures):
         return _held_out(section, config, space, device)

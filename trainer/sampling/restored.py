@@ -20,14 +20,7 @@ from trainer.model.network import Network
 
 @dataclass(frozen=True)
 class Restored:
-    """A network from a checkpoint.
-
-    Attributes:
-        folder: the checkpoint.
-        config: the run.
-        layout: how the ranks share the network.
-        model: this rank's part of it.
-    """
+    """A network from a checkpoint."""
 
     folder: Path
     config: RunConfig
@@ -41,14 +34,6 @@ def restored_together(
     """Restores the newest intact checkpoint, the same on every rank; collective, inside joined process groups.
 
     The first rank chooses. If the run has deleted the checkpoint before all ranks have read it, it chooses again.
-
-    Args:
-        run_dir: folder of the run.
-        launch: what the launcher said.
-        placed: changes how the ranks share the network; by default they share it as the run's ranks did.
-
-    Raises:
-        ValueError: there is no intact checkpoint, or a rank cannot read it.
     """
     for _ in range(ATTEMPTS):
         chosen: list[Path | str] = [""]

@@ -26,10 +26,7 @@ picture has no results."""
 
 
 class ResultsFolder:
-    """Results of a request: a record of it, and a file for each picture.
-
-    Files are written under a temporary name and renamed, so that what is there is whole.
-
+    """Results of a request: a record of it, and a file for each picture, written under another name and renamed.
     Args:
         path: the folder, which may be missing.
         record: everything that the results are a function of, as JSON can hold it: the request, the digest of the
@@ -42,11 +39,7 @@ class ResultsFolder:
         self._mark = hashlib.sha256(json.dumps(self.record, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self) -> None:
-        """Refuses a folder that holds results of another request; leaves nothing behind.
-
-        Raises:
-            Refusal: it is a file, cannot be written, or contains results of another request.
-        """
+        """Refuses a folder that holds results of another request; leaves nothing behind."""
         existing = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         try:
             with TemporaryFile(dir=existing):
@@ -71,68 +64,31 @@ class ResultsFolder:
             raise Refusal(record, field, problem, "give another folder, or ask for the same again")
 
     def begin(self) -> None:
-        """Writes the record, and removes what was never finished; on one rank.
-
-        Raises:
-            Refusal: the folder cannot be written.
-        """
+        """Writes the record, and removes what was never finished; on one rank."""
         for unfinished in [*self.path.rglob(".*.partial")]:
             unfinished.unlink(missing_ok=True)
         self.write_json(RECORD, self.record)
 
     def has(self, name: str, mark: str = "") -> bool:
-        """Whether there are results of a picture.
-
-        Args:
-            name: of the picture.
-            mark: what else tells the picture from another one of its name.
-
-        Raises:
-            Refusal: its file is malformed.
-        """
+        """Whether there are results of a picture; `mark` distinguishes it from another one of its name."""
         if not self.file_of(name).exists():
             return False
         found = self._metadata(name)
         return found.get(OF_REQUEST) == self._mark and found.get(OF_PICTURE) == mark
 
     def problem(self, name: str) -> str:
-        """Why a picture whose turn has come has no results; empty: it has some.
-
-        Args:
-            name: of the picture.
-
-        Raises:
-            Refusal: its file is missing or malformed.
-        """
+        """Why a picture whose turn has come has no results; empty if it has some."""
         return self._metadata(name).get(PROBLEM, "")
 
     def write(self, name: str, results: Mapping[str, Tensor], mark: str = "", *, problem: str = "") -> None:
-        """Writes the results of a picture.
-
-        Args:
-            name: of the picture.
-            results: by name; none where there is a problem.
-            mark: what else tells the picture from another one of its name.
-            problem: why the picture has no results.
-
-        Raises:
-            Refusal: the file cannot be written.
-        """
+        """Writes the results of a picture; none where there is a problem."""
         held = {key: value.detach().cpu().contiguous() for key, value in results.items()}
         told = {OF_REQUEST: self._mark, OF_PICTURE: mark, PROBLEM: problem}
         with replacing(self.file_of(name)) as temporary:
             save_file(held, temporary, metadata={MADE_BY: json.dumps(told)})  # several would stand in any order
 
     def read(self, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
-        """The results of a picture that there are some of.
-
-        Args:
-            name: of the picture.
-            wanted: names of the results that are read, as far as there are some; None: all.
-
-        Raises:
-            Refusal: its file is missing or malformed.
-        """
+        """The results of a picture that has some; `wanted` limits them to these names."""
         file = self.file_of(name)
         try:
             with safe_open(file, framework="pt") as opened:
@@ -142,23 +98,13 @@ class ResultsFolder:
             raise Refusal(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
-        """Writes a file of JSON.
-
-        Args:
-            name: of the file.
-            document: what it holds.
-        """
+        """Writes a file of JSON."""
         with replacing(self.path / name) as temporary:
             temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
-        """Writes a file of text.
-
-        Args:
-            name: of the file.
-            text: what it holds.
-        """
+        """Writes a file of text."""
         with replacing(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return self.path / name

@@ -35,16 +35,7 @@ MOST_SAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Drawing:
-    """Examples that a run draws for given conditions, on every rank that shares its network.
-
-    Attributes:
-        ranks: the run, on the ranks of this launch.
-        sampler: what draws.
-        controls: what changes the field meanwhile, the first one first.
-        conditioning: the conditions, the classes in turn.
-        guidance: scale of classifier-free guidance.
-        seed: of the starting noise.
-    """
+    """Examples that a run draws for given conditions, on every rank that shares its network; controls in this order."""
 
     ranks: SharedFlow
     sampler: AnyConfig
@@ -59,14 +50,8 @@ class Drawing:
         return self.ranks.flow.drawn_by(self.sampler).under(self.controls)
 
     def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
-        """Draws images or points, and shows a terminal how far it is; collective.
-
-        Args:
-            guidance: scale of classifier-free guidance.
-            trace: folder for what the ranks send meanwhile, and for the experts that their tokens visit.
-
-        Returns:
-            [N, *shape] on the first rank, None on the others.
+        """Draws images or points [N, *shape], which the first rank gets, with progress on a terminal; collective.
+        `trace` is a folder for what the ranks send meanwhile, and for the experts that their tokens visit.
         """
         num, launch = len(self.conditioning.labels), self.ranks.launch
         recorder = None
@@ -99,20 +84,14 @@ class Drawing:
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingRequest:
-    """What is drawn of a run.
-
+    """Request for examples of a run; None leaves what the run has.
     Attributes:
-        run_dir: folder of the run.
         num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in
             all, or 80 where there is one class; as many points as the run's own plots show.
         classes: names or numbers of the classes that are drawn; empty: all.
-        task: name or number of the task that all are of, of a run with routed adapters; None: the tasks in turn.
-        guidance: scale of classifier-free guidance; None: the run's own.
-        seed: of the starting noise.
-        sampler: what draws.
-        controls: what changes the field meanwhile, the first one first; None: the run's own.
+        task: name or number of the task of all, of a run with routed adapters; None: the tasks in turn.
         captions: texts that are drawn in turn, by a run that reads captions; empty: those of held-out examples.
-        encoder: folder of the text encoder that made the captions of the run; None: there are no texts to encode.
+        encoder: folder of the text encoder that made the captions of the run.
         shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
     """
 
@@ -129,11 +108,7 @@ class DrawingRequest:
     shape: str | None = None
 
     def check(self) -> None:
-        """Refuses numbers that are out of range.
-
-        Raises:
-            ValueError: names the option and the remedy.
-        """
+        """Refuses numbers that are out of range."""
         if self.num is not None and self.num < 1:
             raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
         if self.num is not None and self.num > MOST_SAMPLES:
@@ -153,14 +128,7 @@ class DrawingRequest:
         self.sampler.check()
 
     def shaped(self, config: RunConfig) -> RunConfig:
-        """A run whose images have the shape that is asked for alone.
-
-        Args:
-            config: the run.
-
-        Raises:
-            ValueError: the run learns no such shape.
-        """
+        """A run whose images have the requested shape alone."""
         if self.shape is None:
             return config
         height, _, width = self.shape.partition(",")
@@ -174,15 +142,7 @@ class DrawingRequest:
         return config.sample.guidance if self.guidance is None else self.guidance
 
     def resolved(self, config: RunConfig) -> tuple[tuple[AnyControl, ...], AnyConfig]:
-        """The controls and the sampler that draw.
-
-        Args:
-            config: the run.
-
-        Raises:
-            ValueError: they do not go with the run or with each other.
-            Refusal: a file of times is missing, malformed or of another run.
-        """
+        """The controls and the sampler that draw."""
         assert isinstance(config.sample, ImageSample | PointSample)
         scale, controls = self.scale(config), config.sample.controls
         if self.controls is not None:
@@ -193,12 +153,7 @@ class DrawingRequest:
         return controls, chosen
 
     def number(self, config: RunConfig, classes: Sequence[int]) -> int:
-        """How many examples are drawn.
-
-        Args:
-            config: the run.
-            classes: those that are asked for; empty: all.
-        """
+        """Number of examples; `classes` are those requested, all if empty."""
         if self.num is not None:
             return self.num
         if isinstance(config.sample, PointSample):
@@ -212,18 +167,7 @@ class DrawingRequest:
 
 @contextmanager
 def drawing(request: DrawingRequest) -> Iterator[Drawing]:
-    """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did.
-
-    Args:
-        request: what is drawn.
-
-    Yields:
-        The drawing; inside, process groups are joined.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or draws no picture, the ranks cannot share its network, a number
-            is out of range, or the run has no such class or cannot be followed by such a sampler.
-    """
+    """Opens a run for drawing, on one process or on ranks that share its network as its own ranks did."""
     request.check()
     run_dir, seed = request.run_dir, request.seed
     config = request.shaped(restored_flow(run_dir)[1])

@@ -20,12 +20,9 @@ def scatter_plot(
     fitting: Collection[str],
 ) -> None:
     """Writes sets of points side by side, on equal axes, as one PNG.
-
     Args:
-        panels: from a title to points [N, D], of which the first two coordinates are shown, and their classes int [N]
-            (or None), shown as colours.
-        path: the file; its folder is made if missing.
-        fitting: titles of the panels whose points all lie within the axes; what others have beyond them is not seen.
+        panels: from a title to points [N, D], of which two coordinates are shown, and their classes int [N] or None.
+        fitting: titles of the panels whose points all are within the axes; points of others may be cut off.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -18,29 +18,12 @@ def segments_of(own: AnyConfig) -> int:
 
 
 def euler_of(own: AnyConfig, euler: EulerConfig) -> EulerConfig | SegmentedConfig:
-    """Euler's method as a run can be followed by it: segment by segment where its own sampler goes so.
-
-    Args:
-        own: the run's sampler.
-        euler: the method; of a segmented sampler, its steps are those of a segment.
-    """
+    """Euler's method for a run: by segments, with these steps in each, where its own sampler is segmented."""
     return own.model_copy(update={"within": euler}) if isinstance(own, SegmentedConfig) else euler
 
 
 def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
-    """Euler's method on a grid of a file, segment by segment where the run's own sampler goes so.
-
-    Args:
-        config: the run.
-        path: the file.
-        evaluations: of the field; None: the most that the file has a grid for.
-        guidance: scale of classifier-free guidance that is drawn with.
-
-    Raises:
-        Refusal: the file is missing or malformed, has no such grid, or was searched for another guidance or other
-            segments.
-        ValueError: the run cannot be followed by Euler's method.
-    """
+    """Euler's method on a grid of a file, by segments where the run's own sampler is; None: the most evaluations."""
     assert isinstance(config.sample, ImageSample | PointSample)
     own = config.sample.sampler
     segments = segments_of(own)
@@ -55,14 +38,8 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
 
 
 def check_made_of(path: Path, weights: str) -> None:
-    """Refuses grids that were searched for other weights.
-
-    Args:
-        path: file of the grids.
-        weights: SHA-256 of the averaged weights that draw.
-
-    Raises:
-        Refusal: the file is malformed, or says that it was made of others; one that does not say so passes.
+    """Refuses grids that were searched for other weights (SHA-256 of the averaged ones); a file without a digest
+    passes.
     """
     made_by = StepsFile.read(path).made_by
     found = made_by.get("weights", weights)

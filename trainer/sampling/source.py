@@ -15,16 +15,8 @@ from trainer.data import Split
 
 
 def source_samples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-    """Draws the states that the paths of examples begin at: noise, examples of another data set, or the data.
-
-    Args:
-        config: the run.
-        examples: int64 [B] numbers of the examples, each of which decides its own state.
-        seed: of the draws.
-        split: the part of a finite data set that they are from.
-
-    Returns:
-        float32 [B, *shape] on the CPU.
+    """States that paths of examples int64 [B] begin at: noise, another data set, or the data; float32 [B, *shape] on
+    the CPU.
     """
     if config.flow is not None and config.source_data is not None:
         points = trainer.data.source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
@@ -35,14 +27,5 @@ def source_samples(config: RunConfig, examples: Tensor, *, seed: int, split: Spl
 
 
 def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
-    """Keys of what is drawn for examples, for each by its number alone.
-
-    Args:
-        examples: int64 [B] their numbers.
-        purpose: what is drawn; ``trajectory``: the noise of a sampler.
-        seed: of the draws.
-
-    Returns:
-        int64 [B] on the CPU.
-    """
+    """Keys int64 [B] of draws for examples, for each by its number alone; ``trajectory`` is the noise of a sampler."""
     return fold_in(torch.tensor(derive_seed(seed, purpose)), examples)

@@ -12,15 +12,7 @@ from trainer.flow import Condition
 
 
 def tasks_of(config: RunConfig, batch: Batch) -> Tensor | None:
-    """The tasks of examples that were read, int64 [B] beside them; None: the run reads none.
-
-    Args:
-        config: the run.
-        batch: the examples.
-
-    Raises:
-        ValueError: the run has several tasks, and its data do not say of which an example is.
-    """
+    """The tasks int64 [B] of examples that were read; None: the run reads none. Refuses data without tasks."""
     names = task_names(config)
     if not names:
         return None
@@ -35,39 +27,19 @@ def tasks_of(config: RunConfig, batch: Batch) -> Tensor | None:
 
 
 def tasks_in_turn(config: RunConfig, num: int, together: int = 1) -> Tensor | None:
-    """Tasks of examples that are drawn, int64 [num]; None: the run reads none.
-
-    Args:
-        config: the run.
-        num: examples.
-        together: examples one after the other that have the same task.
-    """
+    """Tasks int64 [num] of examples that are drawn, `together` with the same one; None: the run reads none."""
     names = task_names(config)
     return torch.arange(num) // together % len(names) if names else None
 
 
 def with_tasks(config: RunConfig, condition: Condition, examples: Tensor) -> Condition:
-    """A condition in which the examples have a task each: their own, or by their numbers where they have none.
-
-    Args:
-        config: the run; one that reads no task leaves the condition as it is.
-        condition: of the examples.
-        examples: int64 [B] their numbers.
-    """
+    """The condition with a task of each example: its own, or by its number; unchanged if the run reads no task."""
     names = task_names(config)
     return condition if condition.task is not None or not names else replace(condition, task=examples % len(names))
 
 
 def task_number(config: RunConfig, word: str) -> int:
-    """The number of the task that somebody asks for.
-
-    Args:
-        config: the run.
-        word: its name or its number; a name goes before a number.
-
-    Raises:
-        ValueError: the run has no such task.
-    """
+    """The number of a task by its name or number; a name goes before a number."""
     names = task_names(config)
     if not names:
         raise ValueError(f"--task: {word}, and the run has no routed adapters, which tell tasks apart; leave it out")

@@ -19,14 +19,7 @@ RULE = f"\n{'-' * 80}\n"
 
 
 def preview_texts(config: RunConfig, model: Network, path: Path, *, seed: int) -> None:
-    """Continues the prompts of the section ``sample``; rank 0 writes the texts; collective.
-
-    Args:
-        config: the run: its prompts, their length, temperature and tokenizer.
-        model: a gpt, in evaluation mode.
-        path: text file to write.
-        seed: of the draws.
-    """
+    """Continues the prompts of the section ``sample``; rank 0 writes the texts; collective."""
     sample = config.sample
     assert isinstance(sample, TextSample)
     tokenizer = run_tokenizer(config.data)
@@ -48,20 +41,10 @@ def continue_texts(
     temperature: float,
     seed: int,
 ) -> list[bytes]:
-    """Continues prompts token by token; collective over the ranks that share experts.
-
-    The first rank of each such group brings all prompts, so that the draws do not depend on the number of ranks.
-
-    Args:
-        model: a gpt, in evaluation mode.
-        prompts: tokens, the same on every rank, at least one each.
-        num_tokens: tokens to write after each; the longest prompt and they fit the network's context.
-        tokenizer: makes text of tokens.
-        temperature: what logits are divided by; 0: always the likeliest token.
-        seed: of the draws.
-
-    Returns:
-        Each prompt with its continuation, decoded together, in UTF-8; nothing on the other ranks of a group.
+    """Continues prompts token by token, collective over the ranks that share experts; temperature 0: the likeliest
+    token.
+    The first rank of each such group brings all prompts, so that the draws do not depend on the number of ranks, and
+    gets each prompt with its continuation, decoded together, in UTF-8; the others get nothing.
     """
     from megatron.core import parallel_state
 

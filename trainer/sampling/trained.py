@@ -24,15 +24,7 @@ from trainer.sampling.restored import restored_together
 
 
 def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:
-    """The newest checkpoint of a run that draws images or points, and its configuration.
-
-    Args:
-        run_dir: folder of the run.
-
-    Raises:
-        Refusal: there is no checkpoint, or its configuration is malformed.
-        ValueError: the run draws something else.
-    """
+    """The newest checkpoint of a run that draws images or points, and its configuration."""
     return with_newest(run_dir, lambda folder: (folder, _config_of(run_dir, folder)))
 
 
@@ -48,15 +40,7 @@ def _config_of(run_dir: Path, folder: Path) -> RunConfig:
 
 
 def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> RunConfig:
-    """A run whose samples are compared with other data than its own.
-
-    Args:
-        config: the run.
-        data: the real examples; None: the run's own.
-
-    Raises:
-        ValueError: examples of the run have another shape or other classes than the data.
-    """
+    """The run, its samples compared with other data than its own; refuses another shape or other classes."""
     if data is None or config.flow is None:
         return config
     of_latents = isinstance(config.data, PairsConfig) and config.data.latents is not None
@@ -75,13 +59,7 @@ def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> Run
 
 @dataclass(frozen=True)
 class SharedFlow:
-    """A trained flow that the ranks of a launch draw from together.
-
-    Attributes:
-        flow: the flow, with this rank's part of the network.
-        layout: how the ranks share the network.
-        launch: what the launcher said.
-    """
+    """A trained flow that the ranks of a launch draw from together."""
 
     flow: TrainedFlow
     layout: Layout
@@ -93,17 +71,6 @@ def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
     """Restores the averaged weights of a run's newest intact checkpoint on the ranks of this launch.
 
     One process holds the whole network. Several share it as the ranks of the run did, experts under its placement.
-
-    Args:
-        run_dir: folder of the run.
-        chosen: how its field is followed.
-
-    Yields:
-        The flow; inside, process groups are joined.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or follows no flow, its network does not divide among the ranks,
-            or they cannot take the steps of the sampler together.
     """
     launch = Launch.from_environment()
 
@@ -131,19 +98,7 @@ def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
 
 @contextmanager
 def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterator[TrainedFlow]:
-    """Restores the averaged weights of a run's newest intact checkpoint on this process alone.
-
-    Args:
-        run_dir: folder of the run.
-        data: the real ones; None: the run's own.
-
-    Yields:
-        The flow; inside, process groups are joined.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or follows no flow, or its examples have another shape or other
-            classes than the data.
-    """
+    """Restores the averaged weights of a run's newest intact checkpoint on this process alone."""
 
     def checked(folder: Path) -> RunConfig:
         config = _config_of(run_dir, folder)

@@ -26,16 +26,13 @@ ROWS = 64
 @dataclass(frozen=True)
 class Edits:
     """What B pictures became at L levels under K classes.
-
     Attributes:
         edited: [B, L, K, C, H, W] the edits.
         reconstructed: [B, C, H, W] what the class of a picture itself draws from its noise.
         fresh: [B, K, C, H, W] what the classes draw from fresh noise, the same for all classes of a picture.
-        coded: [B, C, H, W] what the decoder makes of the states of the pictures; of states that are pixels, the
-            pictures.
-        inversion_errors: [B, I] mean squared distance of states, of each iterate of the inversion; None: it has none.
-        edit_errors: [B, K, J] the same of each corrected noise under the classes; None: noises are not corrected.
-        calls: of the network for one picture, see `Calls`.
+        coded: [B, C, H, W] what the decoder makes of the states of the pictures; of pixels, the pictures.
+        inversion_errors: [B, I] mean squared distance of states, of each iterate of the inversion; None if it has none.
+        edit_errors: [B, K, J] the same of each corrected noise under the classes; None if noises are not corrected.
     """
 
     edited: Tensor
@@ -49,13 +46,7 @@ class Edits:
 
 @dataclass(frozen=True)
 class Calls:
-    """How often the network is called for one picture.
-
-    Attributes:
-        inversion: for its noise.
-        drawing: from noise, without controls.
-        levels: from its noise to one edit of each level.
-    """
+    """Calls of the network for one picture: for its noise, from noise without controls, and to one edit a level."""
 
     inversion: int
     drawing: int
@@ -63,12 +54,7 @@ class Calls:
 
 
 class Editor:
-    """Edits pictures with a trained flow.
-
-    Args:
-        flow: the run, with this rank's part of the network.
-        plan: the edits.
-    """
+    """Edits pictures with a trained flow, of which this rank has its part of the network."""
 
     def __init__(self, flow: TrainedFlow, plan: EditPlan) -> None:
         self.flow, self.plan = flow, plan
@@ -191,12 +177,7 @@ class Editor:
 
 
 def padded(rows: Tensor, together: int) -> Tensor:
-    """Rows followed by repetitions of the last one, so that every batch is as large as the others.
-
-    Products of few rows take other kernels, whose sums differ in the last bit.
-
-    Args:
-        rows: int64 [B], B from 1 to `together`.
-        together: rows of a batch.
+    """Rows int64 [B], the last one repeated up to `together`: products of fewer rows take other kernels and differ in a
+    bit.
     """
     return torch.cat([rows, rows[-1:].expand(together - len(rows))])

@@ -23,18 +23,7 @@ EDITED = "edited"
 
 @dataclass(frozen=True)
 class PictureEdits:
-    """The edits of one picture at L levels under K classes.
-
-    Attributes:
-        picture: [C, H, W] as it was edited, -1 to 1.
-        edited: [L, K, C, H, W].
-        reconstructed: [C, H, W] drawn from its noise under its own class.
-        fresh: [K, C, H, W] drawn from fresh noise.
-        coded: [C, H, W] what the decoder makes of its states.
-        inversion_errors: [I] mean squared distance of states, of each iterate of the inversion; None: it has none.
-        edit_errors: [K, J] the same of each corrected noise; None: noises are not corrected.
-        calls: of the network.
-    """
+    """The edits of one picture, row b of `Edits`."""
 
     picture: Tensor
     edited: Tensor
@@ -90,14 +79,7 @@ class PictureEdits:
 
 
 def write_pictures(out: Path, name: str, edits: PictureEdits, plan: EditPlan) -> None:
-    """Writes the edits of a picture as PNG, one file for each level and class.
-
-    Args:
-        out: folder of the results.
-        name: of the picture.
-        edits: of the picture.
-        plan: names levels and classes.
-    """
+    """Writes the edits of a picture as PNG, one file for each level and class."""
     from PIL import Image
 
     for level, images in zip(plan.levels, edits.edited.numpy(), strict=True):

@@ -28,15 +28,10 @@ HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
 @dataclass(frozen=True)
 class EditPlan:
     """Edits of a run's pictures.
-
     Attributes:
-        request: what is asked for.
-        targets: the classes that are drawn.
-        names: of these classes; where a run has none, one that is empty.
-        all_names: of all classes of the run.
-        source: class of every picture; None: each has its own.
-        sampler: that draws, and that an inversion turns round.
-        guidance: scale for the targets.
+        names: of the target classes; where a run has none, one that is empty.
+        source: class of every picture; None: each has a class of its own.
+        sampler: that draws, and that an inversion reverses.
         held: [1, 1, H, W] how much of each pixel is held, 0 to 1; None: nothing is.
     """
 
@@ -71,12 +66,7 @@ class EditPlan:
         return "strength" if self.method is None else "iteration"
 
     def sources(self, labels: Tensor | None, num: int) -> Tensor:
-        """The classes that pictures are taken to noise under.
-
-        Args:
-            labels: int64 [N] own classes of the pictures; None: they are not known.
-            num: N.
-        """
+        """The classes that N pictures are taken to noise under; `labels` int64 [N] are theirs, None if unknown."""
         if self.source is not None:
             return torch.full((num,), self.source)
         assert labels is not None
@@ -84,17 +74,7 @@ class EditPlan:
 
 
 def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditPlan:
-    """Reads a request as it is meant for a run.
-
-    Args:
-        request: what is asked for.
-        config: the run.
-        labelled: whether the class of each picture is known.
-
-    Raises:
-        ValueError: the run draws no pictures, has no such class, cannot be followed by such a sampler or goes back by
-            none; or a mask cannot be read. Names field, value and remedy.
-    """
+    """Resolves a request for a run; `labelled`: whether the class of each picture is known."""
     sample, classes = config.sample, config.data.num_classes
     refuse(_of_run(config))
     assert isinstance(sample, ImageSample)

@@ -8,11 +8,8 @@ from trainer.flow.control import AnyConfig, OwnControl
 
 
 def scaled(controls: Sequence[AnyConfig], strength: float) -> tuple[AnyConfig, ...]:
-    """Controls of which each has a share of its own strength.
-
-    Args:
-        controls: with the strengths that stand for 1.
-        strength: from 0 to 1; at 0 there are none, so that what follows is the field itself.
+    """Controls at a share of their strength, from 0 to 1; at 0 there are none, so that what follows is the field
+    itself.
     """
     if strength in (0.0, 1.0):
         return tuple(controls) if strength else ()
@@ -20,15 +17,7 @@ def scaled(controls: Sequence[AnyConfig], strength: float) -> tuple[AnyConfig, .
 
 
 def check_scalable(controls: Sequence[AnyConfig], strengths: Sequence[float]) -> None:
-    """Refuses shares of the strength of a control that has none.
-
-    Args:
-        controls: of a request.
-        strengths: the shares.
-
-    Raises:
-        ValueError: a class of a user's has no setting named strength; names the field and the remedy.
-    """
+    """Refuses shares of the strength of a control that has none: a user's class without a setting ``strength``."""
     between = [strength for strength in strengths if 0 < strength < 1]
     for number, control in enumerate(controls):
         if between and isinstance(control, OwnControl) and not isinstance(control.setting("strength"), int | float):

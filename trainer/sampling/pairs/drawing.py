@@ -24,11 +24,7 @@ TOGETHER = 1024
 
 @dataclass(frozen=True)
 class PairDrawing:
-    """Pairs of the flow of a teacher.
-
-    Attributes:
-        flow: the teacher's.
-    """
+    """Pairs of the flow of a teacher."""
 
     flow: TrainedFlow
 
@@ -38,9 +34,7 @@ class PairDrawing:
         """Draws some of the pairs; everything that is drawn for one is a function of the seed and its number.
 
         Args:
-            request: what is asked for, resolved.
             numbers: int64 [B], of the pairs.
-            progress: called with the number of pairs done, now and then.
 
         Returns:
             The arrays of a shard of them.
@@ -66,10 +60,7 @@ class PairDrawing:
         return {**arrays, "labels": labels[own]} if self.flow.config.data.num_classes else arrays
 
     def _at_nodes(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        """Pair i is of interval i mod K: two states of trajectory i div K, which the teacher follows from noise.
-
-        Source: Nguyen et al., "Bellman Optimal Step-size Straightening of Flow-Matching Models".
-        """
+        """Pair i is of interval i mod K: two states of trajectory i div K, which the teacher follows from noise."""
         places, classes = request.places, self.flow.config.data.num_classes
         examples, rows = (own // (len(places) - 1)).unique(return_inverse=True)
         number = own % (len(places) - 1)
@@ -83,10 +74,7 @@ class PairDrawing:
 
     @torch.no_grad()
     def _from_data(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        """Pair i is of part i mod P: real data, noised to its first time, and where the teacher goes from there.
-
-        Source: Wang et al., "Rectified Diffusion", arXiv 2410.07303, section 3.4 (phased).
-        """
+        """Pair i is of part i mod P: real data, noised to its first time, and where the teacher goes from there."""
         device, seed, parts = self.flow.device, request.seed, self.flow.parts
         examples, labels = self._examples(own, seed)
         noise = source_samples(self.flow.config, own, seed=seed, split="train")

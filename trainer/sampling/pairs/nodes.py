@@ -16,16 +16,7 @@ LEAST_INTERVAL = 1e-3
 
 
 def searched_nodes(path: Path, evaluations: int, guidance: float) -> tuple[float, ...]:
-    """The grid of a number of evaluations in a file of the steps verb.
-
-    Args:
-        path: the file.
-        evaluations: that the grid takes.
-        guidance: scale of classifier-free guidance that the teacher is followed with.
-
-    Raises:
-        Refusal: the file is missing or malformed, has no such grid, or was searched with another guidance.
-    """
+    """The grid of a number of evaluations in a file of the steps verb, searched with this guidance."""
     file = StepsFile.read(path)
     if evaluations not in file.grids:
         numbers = ", ".join(map(str, sorted(file.grids)))
@@ -38,18 +29,7 @@ def searched_nodes(path: Path, evaluations: int, guidance: float) -> tuple[float
 
 
 def places_of(nodes: Sequence[float], grid: Tensor) -> tuple[int, ...]:
-    """Where nodes stand in the grid of times that a teacher is followed on.
-
-    Args:
-        nodes: times from 0 to 1.
-        grid: [T] times from 0 to 1.
-
-    Returns:
-        Numbers of times of the grid, increasing from 0 to T - 1.
-
-    Raises:
-        ValueError: the nodes do not lead from 0 to 1, two of them are too close, or one is no time of the grid.
-    """
+    """Places of nodes in the grid [T] of times that a teacher is followed on: increasing from 0 to T - 1."""
     check_grid(tuple(nodes))
     for start, end in pairwise(nodes):
         if end - start < LEAST_INTERVAL:

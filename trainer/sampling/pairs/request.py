@@ -84,11 +84,7 @@ class PairsRequest(Section):
         return self
 
     def resolved(self) -> "PairsRequest":
-        """The same request with the nodes of its file written out.
-
-        Raises:
-            Refusal: the file is missing or malformed, or its nodes do not fit the other settings.
-        """
+        """The same request with the nodes of its file written out."""
         if not isinstance(self.nodes, Path):
             return self
         assert self.evaluations is not None
@@ -124,11 +120,7 @@ class PairsRequest(Section):
         return [*(float(times[0]) for times in parts), float(parts[-1][-1])]
 
     def parts(self) -> list[Tensor]:
-        """The times of the teacher in each part that paths are cut into, both ends included; of a resolved request.
-
-        An edge between segments of a segmented sampler is written as the network knows it, so that a pair which starts
-        there is of the segment behind it.
-        """
+        """The times of the teacher in each part that paths are cut into, both ends included; of a resolved request."""
         grid = trainer.flow.sampler.times(self.sampler)
         if isinstance(self.sampler, trainer.flow.sampler.SegmentedConfig):
             edges = torch.arange(self.sampler.segments + 1, dtype=grid.dtype) / self.sampler.segments
@@ -148,11 +140,8 @@ class PairsRequest(Section):
             raise ValueError(f"{self.num} pairs leave some of the {len(nodes) - 1} intervals without one; draw more")
 
     def what_decides(self, weights: str, source: dict[str, Any] | None) -> dict[str, Any]:
-        """Everything that the pairs of a resolved request are a function of.
-
-        Args:
-            weights: digest of the teacher's.
-            source: configuration of the data set that its paths begin at; None: they begin at noise.
+        """Everything that the pairs of a resolved request depend on: `source` is the data that paths begin at, None:
+        noise.
         """
         begins: dict[str, Any] = {} if source is None else {"source": source}
         if trainer.flow.sampler.steps_file(self.sampler) is not None:

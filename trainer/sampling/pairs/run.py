@@ -43,18 +43,7 @@ MARK = "pairs"
 
 
 def run(request: PairsRequest, out: Path) -> int:
-    """Draws pairs; the ranks of a launch share the shards, and those that are there already are kept.
-
-    Args:
-        request: what is asked for.
-        out: folder to write. The index is written last.
-
-    Returns:
-        0 if all are there, 75 if the process was told to stop and wants to be started again.
-
-    Raises:
-        ValueError: the run has no whole checkpoint or follows no flow, or the folder holds other pairs.
-    """
+    """Draws pairs; the ranks of a launch share the shards and keep those that exist. 75 if stopped before the end."""
     end_with_launcher()
     launch = Launch.from_environment()
     teacher = Reference.of_run(ReferenceConfig(run=request.run))

@@ -33,21 +33,11 @@ def measured_errors(
     together: int,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
-    """Measures the error of a run's field on examples that it has learned from; see `calibration_errors`.
-
+    """Means over examples that the run has learned from of `calibration_errors`: float64 [L].
+    They have so many digits that ranks which round differently agree.
     Args:
-        flow: the run and its network.
-        labelled: whether the field is asked for the class of each example, or for none.
-        guidance: scale of classifier-free guidance.
-        seed: of the draws.
+        labelled: whether the field gets the class of each example, or none.
         together: examples that pass through the network at once.
-        progress: called with the number of examples done.
-
-    Returns:
-        float64 [L], means over the examples, of so many digits that ranks which round differently agree.
-
-    Raises:
-        ValueError: the examples cannot be read.
     """
     try:
         dataset = trainer.data.build(flow.config.data)
@@ -79,14 +69,7 @@ def no_captions(flow: TrainedFlow, num: int) -> Tensor | None:
 
 
 def read_errors(folder: Path) -> Tensor | None:
-    """The errors that an earlier start has left in a folder of results, float64 [L]; None: it has left none.
-
-    Args:
-        folder: of the results.
-
-    Raises:
-        Refusal: the file is malformed.
-    """
+    """The errors float64 [L] of an earlier start in a folder of results; None if absent."""
     path = folder / CALIBRATION
     if not path.exists():
         return None

@@ -28,11 +28,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class RestorePlan:
     """A restoration of one run's kind of pictures.
-
     Attributes:
-        request: what is asked for.
         label: the class of all pictures; None: none, or each picture's own where the request says so.
-        guidance: scale of classifier-free guidance.
         image_shape: (C, H, W) of a restored picture.
         picture_shape: of the files of a folder: the images, or the observations.
     """
@@ -50,16 +47,7 @@ class RestorePlan:
 
 
 def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
-    """Reads a request as it is meant for a run.
-
-    Args:
-        request: what is asked for.
-        config: the run.
-
-    Raises:
-        ValueError: the run draws no pictures from noise, has no such class, or the operator or a control does not suit
-            it; names field, value and remedy.
-    """
+    """Resolves a request for a run."""
     refuse(_of_run(config))
     shape = cast(tuple[int, int, int], tuple(config.decoded_shape))
     label = _label(request, config)

@@ -45,14 +45,7 @@ class Restored:
 
 
 class Restoration:
-    """A run that is asked for pictures.
-
-    Args:
-        flow: the run and its network.
-        plan: what is asked for.
-        pictures: which.
-        solver: how the flow is asked.
-    """
+    """Restorations of a run's pictures."""
 
     def __init__(self, flow: TrainedFlow, plan: RestorePlan, pictures: Pictures, solver: InverseSolver) -> None:
         self._flow, self._plan, self._pictures, self._solver = flow, plan, pictures, solver
@@ -60,11 +53,7 @@ class Restoration:
 
     @torch.no_grad()
     def restored(self, rows: Tensor) -> list[Restored]:
-        """Restores some of the pictures, as a function of them alone.
-
-        Args:
-            rows: int64 [B] their places in the order.
-        """
+        """Restores the pictures at places int64 [B], as a function of them alone."""
         flow, samples = self._flow, self._request.samples
         images, problems = self._pictures.readable(rows)
         operator = self._operator(rows)

@@ -11,15 +11,8 @@ from trainer.flow.path import Path
 
 
 def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
-    """The solver of a request; its refusal names the section.
-
-    Args:
-        config: the section ``method``.
-        path: of the flow.
-        errors: float64 [L] of the calibration; None where the weight is not calibrated.
-
-    Raises:
-        ValueError: the weight is so large that steps diverge, or the path adds noise of its own.
+    """The solver of a request; its refusal names the section. `errors` float64 [L] of the calibration, None without
+    one.
     """
     try:
         return build(config, path=path, errors=None if errors is None else errors[None])
@@ -28,11 +21,8 @@ def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
 
 
 def weights_of(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Noise levels from the last step's to 1, and the weights in parts of these.
-
-    Args:
-        config: the section ``method``.
-        errors: float64 [L] of the calibration; None where the weight is not calibrated.
+    """Noise levels from the last step's to 1, and the weights in parts of these; `errors` float64 [L] of the
+    calibration.
     """
     weight = weight_of(config, None if errors is None else errors[None])
     levels = calibration_levels()

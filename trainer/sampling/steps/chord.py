@@ -11,20 +11,10 @@ from trainer.sampling.steps.fine import Grid, uniform_grid
 
 
 def chord_grid(cost: NDArray[np.float64], evaluations: int) -> Grid:
-    """Finds the grid of a number of steps with the least sum of costs.
-
-    The sum is of the errors that each step makes from a state of the fine solution. It is not the error at the end,
-    which may be larger than that of equal steps; see `endpoint_grid`.
-
-    Source: Nguyen et al., "Bellman Optimal Step-size Straightening of Flow-Matching Models", ICLR 2024: Bellman's
-    equation for exactly K steps.
-
-    Args:
-        cost: float64 [T, T], see `cost_matrix`.
-        evaluations: steps, from 1 to T - 1.
-
-    Raises:
-        ValueError: no grid of so many steps has a finite cost.
+    """The grid of a number of steps, 1 to T - 1, with the least sum of the costs [T, T] of steps from the fine
+    solution.
+    That is not the error at the end, which may be larger than that of equal steps. Source: Nguyen et al., "Bellman
+    Optimal Step-size Straightening of Flow-Matching Models", ICLR 2024: Bellman's equation for exactly K steps.
     """
     nodes = len(cost) - 1
     remaining, choices = np.full(nodes + 1, np.inf), []
@@ -44,10 +34,5 @@ def chord_grid(cost: NDArray[np.float64], evaluations: int) -> Grid:
 
 
 def chord_cost(cost: NDArray[np.float64], grid: Grid) -> float:
-    """The sum of the costs of the steps of a grid.
-
-    Args:
-        cost: float64 [T, T], see `cost_matrix`.
-        grid: of nodes.
-    """
+    """The sum of the costs of the steps of a grid."""
     return float(sum(cost[step] for step in pairwise(grid)))

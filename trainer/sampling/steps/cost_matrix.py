@@ -14,16 +14,9 @@ from trainer.sampling.steps.fine import FineSolution
 @torch.no_grad()
 def cost_matrix(solutions: Sequence[FineSolution]) -> NDArray[np.float64]:
     """Computes C[i, j] = mean |x_i + (t_j - t_i) v_i - x_j|^2: the error at node j of one step from node i.
-
-    Source: Nguyen et al., "Bellman Optimal Step-size Straightening of Flow-Matching Models", ICLR 2024.
-
-    Args:
-        solutions: on the same fine grid, together of N examples; the squares are summed over the values of a state, so
-            that those of a latent run are in units of latents.
-
-    Returns:
-        float64 [T, T]. 0 just above the diagonal; infinite on it and below, and where a step would cross an edge
-        between segments.
+    float64 [T, T], summed over the values of a state (of latents, in their units); 0 just above the diagonal, infinite
+    on it, below, and where a step would cross an edge between segments. Source: Nguyen et al., "Bellman Optimal
+    Step-size Straightening of Flow-Matching Models", ICLR 2024.
     """
     nodes, segments = solutions[0].nodes, solutions[0].segments
     cost = np.full((nodes + 1, nodes + 1), np.inf)

@@ -13,13 +13,7 @@ from trainer.sampling.steps.fine import FineSolution, Grid
 
 
 class Found(NamedTuple):
-    """What a search has found.
-
-    Attributes:
-        grid: of nodes.
-        error: mean squared distance of its ends to those of the fine solution, summed over the values of a state.
-        tried: grids whose error was computed.
-    """
+    """Result of a search: grid, mean squared distance summed over the values of a state, and number of grids tried."""
 
     grid: Grid
     error: float
@@ -33,18 +27,8 @@ def endpoint_grid(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Found:
     """Moves one node after the other for as long as the ends come nearer to those of the fine solution.
-
-    All grids start from the same noises. A node moves by a number of places that is halved when no move helps any more;
-    the states before a node that moves are kept. The edges of segments stay. The result is no worse on these noises
-    than any start.
-
-    Args:
-        solutions: on the same fine grid, together of N examples.
-        starts: grids of the same number of steps, for example the uniform one and that of `chord_grid`.
-        progress: called with the number of grids tried so far.
-
-    Returns:
-        The best of the descents from all starts.
+    A node moves by a number of places that is halved when no move helps; the states before it are kept. The edges of
+    segments stay. The result, the best of the descents from all starts, is no worse on these noises than any start.
     """
     best: Found | None = None
     for start in dict.fromkeys(starts):
@@ -59,15 +43,7 @@ def endpoint_grid(
 
 @torch.no_grad()
 def endpoint_error(solutions: Sequence[FineSolution], grid: Grid) -> float:
-    """The mean squared distance between the ends of a grid and those of the fine solution.
-
-    Args:
-        solutions: on the same fine grid, together of N examples.
-        grid: of its nodes.
-
-    Returns:
-        The squares are summed over the values of a state, as in `cost_matrix`.
-    """
+    """The mean squared distance of a grid's ends to those of the fine solution, summed over the values of a state."""
     return _Ladder.along(solutions, grid).error
 
 

@@ -18,7 +18,6 @@ class FineSolution:
     """Euler's solution in many equal steps, for examples that pass through the network together.
 
     Attributes:
-        field: what was followed, for these examples.
         states: [T, B, *D] at the times of the fine grid, T = nodes + 1.
         velocities: [T - 1, B, *D] of the steps.
         segments: equal segments of time; no step crosses an edge between them, because the velocity may jump there.
@@ -40,28 +39,13 @@ class FineSolution:
         return fine_times(self.nodes).to(self.states.device)
 
     def field_from(self, node: int, before: Field) -> Field:
-        """The field of a step that begins at a node: another one where a segment begins.
-
-        Args:
-            node: of the fine grid.
-            before: the field of the step that led there.
-        """
+        """The field of a step from a node: another one than that of the step before where a segment begins."""
         return entered(self.field, node, self.nodes, self.segments, before)
 
 
 @torch.no_grad()
 def fine_solution(field: Field, x_0: Tensor, *, nodes: int, segments: int = 1) -> FineSolution:
-    """Follows a field in equal steps of Euler's method.
-
-    Args:
-        field: bound to the conditions of the B examples.
-        x_0: [B, *D] states at the source.
-        nodes: steps, 1 or more, a multiple of the segments.
-        segments: equal segments of time whose edges no step crosses.
-
-    Raises:
-        ValueError: the segments do not divide the nodes.
-    """
+    """Follows a field from x_0 [B, *D] in equal steps of Euler's method, none of which crosses an edge of a segment."""
     if nodes % segments:
         raise ValueError(
             f"nodes: {nodes} is not a multiple of the {segments} segments; use {-(-nodes // segments)} each"
@@ -77,15 +61,7 @@ def fine_solution(field: Field, x_0: Tensor, *, nodes: int, segments: int = 1) -
 
 
 def entered(field: Field, node: int, nodes: int, segments: int, before: Field) -> Field:
-    """The field of a step that begins at a node of a fine grid.
-
-    Args:
-        field: that of all times.
-        node: where the step begins.
-        nodes: steps of the fine grid.
-        segments: equal segments of time.
-        before: the field of the step that led there, which goes on within its segment.
-    """
+    """The field of a step from a node of a fine grid: `before`, of the step that led there, within a segment."""
     width = nodes // segments
     return field.within(node // width) if segments > 1 and node % width == 0 else before
 
@@ -96,38 +72,19 @@ def fine_times(nodes: int) -> Tensor:
 
 
 def times_of(grid: Grid, nodes: int) -> tuple[float, ...]:
-    """The times of a grid.
-
-    Args:
-        grid: nodes.
-        nodes: steps of the fine grid.
-    """
+    """The times of a grid."""
     return tuple(node / nodes for node in grid)
 
 
 def uniform_grid(nodes: int, evaluations: int) -> Grid:
-    """The grid whose steps are equal, or as equal as whole nodes allow.
-
-    It holds the edges of segments that divide both numbers.
-
-    Args:
-        nodes: steps of the fine grid.
-        evaluations: steps of the grid, from 1 to `nodes`.
+    """The grid whose steps are equal, or as equal as whole nodes allow; it holds the edges of segments that divide
+    both.
     """
     return tuple((2 * step * nodes + evaluations) // (2 * evaluations) for step in range(evaluations + 1))
 
 
 def check_evaluations(evaluations: int, nodes: int, segments: int = 1) -> None:
-    """Refuses a number of evaluations for which there is no grid.
-
-    Args:
-        evaluations: of the field, one a step.
-        nodes: steps of the fine grid.
-        segments: equal segments of time.
-
-    Raises:
-        ValueError: it is below 1, above the nodes, or no multiple of the segments.
-    """
+    """Refuses a number of evaluations for which there is no grid."""
     if evaluations > nodes:
         raise ValueError(f"evaluations: {evaluations} exceed the {nodes} nodes of the fine grid; use more nodes")
     if evaluations < 1 or evaluations % segments:

@@ -20,16 +20,7 @@ TOGETHER = 250
 
 
 class Noises:
-    """What a run's paths begin at, by number; what stands for a number depends on the seed and on it alone.
-
-    The field is that of the flow, without the controls of its section ``sample``.
-
-    Args:
-        flow: the run and its network.
-        num: noises in all.
-        guidance: scale of classifier-free guidance.
-        seed: of all draws.
-    """
+    """States that a run's paths begin at, each a function of the seed and its number; the field has no controls."""
 
     def __init__(self, flow: TrainedFlow, num: int, *, guidance: float, seed: int) -> None:
         self.flow, self.guidance, self.seed = flow, guidance, seed
@@ -39,13 +30,7 @@ class Noises:
     def solutions(
         self, numbers: Tensor, nodes: int, progress: Callable[[int], None] = lambda _: None
     ) -> list[FineSolution]:
-        """Fine solutions, batch by batch.
-
-        Args:
-            numbers: int64 [B] of the noises.
-            nodes: equal steps.
-            progress: called with the number of noises that are done.
-        """
+        """Fine solutions of noises int64 [B], batch by batch; `progress` gets the number of noises that are done."""
         found, done = [], 0
         for own in numbers.split(TOGETHER):
             found.append(fine_solution(*self._begun(own), nodes=nodes, segments=self.segments))
@@ -55,14 +40,8 @@ class Noises:
 
     @torch.no_grad()
     def ends(self, numbers: Tensor, times: Tensor) -> Tensor:
-        """Where Euler's method leads, by the sampler that samples are drawn by.
-
-        Args:
-            numbers: int64 [B] of the noises.
-            times: float32 [T] from 0 to 1, the edges of segments among them.
-
-        Returns:
-            float32 [B, *D] states on the CPU.
+        """Ends float32 [B, *D] of Euler's method on times [T] from 0 to 1, by the sampler that draws; edges of segments
+        included.
         """
         euler = sampler.build(euler_of(self.flow.sample.sampler, EulerConfig()), path=self.flow.parts.path)
         return torch.cat([euler.sample(*self._begun(own), times).final.cpu() for own in numbers.split(TOGETHER)])

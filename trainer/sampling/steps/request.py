@@ -40,17 +40,7 @@ class StepsRequest(Section):
         return tuple(sorted(evaluations))
 
     def nodes_for(self, segments: int) -> int:
-        """Steps of the fine grid.
-
-        Args:
-            segments: that the run samples by.
-        """
         return -(-NODES // segments) * segments if self.nodes is None else self.nodes
 
     def guidance_for(self, sample: ImageSample | PointSample) -> float:
-        """Scale of classifier-free guidance.
-
-        Args:
-            sample: how the run draws.
-        """
         return sample.guidance if self.guidance is None else self.guidance

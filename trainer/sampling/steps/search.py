@@ -26,13 +26,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Search:
-    """The grids of a flow.
-
-    Attributes:
-        cost: float64 [T, T], see `cost_matrix`.
-        grids: by number of evaluations and then by kind: ``uniform``, ``chord`` and, where it was searched for,
-            ``endpoint``. Each is of nodes.
-        tried: grids that the search for ``endpoint`` has tried, by number of evaluations.
+    """The grids of a flow, by number of evaluations and by kind: ``uniform``, ``chord`` and, if searched, ``endpoint``.
+    `cost` is float64 [T, T]; `tried` counts the grids that the search for ``endpoint`` has tried.
     """
 
     cost: NDArray[np.float64]
@@ -60,13 +55,7 @@ def of_search(config: RunConfig, request: StepsRequest) -> Objections:
 
 
 def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: Progress = lambda _: None) -> Search:
-    """Searches a grid for each number of evaluations.
-
-    Args:
-        solutions: from the noises of the search, on one fine grid.
-        request: what is asked for.
-        progress: called with what is being done.
-    """
+    """Searches a grid for each number of evaluations; all solutions are on one fine grid."""
     progress("costs of steps")
     cost, nodes = cost_matrix(solutions), solutions[0].nodes
     grids, tried = {}, {}
