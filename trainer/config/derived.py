@@ -87,9 +87,8 @@ def sources_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def task_names(config: RunConfig) -> tuple[str, ...]:
-    """Names of the tasks 0, 1, ... that routed adapters tell apart; empty where nothing reads a task.
-
-    They are those of the sources of the data, as far as there are some, then numbers.
+    """Names of the tasks that routed adapters tell apart: the sources of the data first, then numbers; empty without
+    any.
     """
     adapters, sources = routed_adapters(config), sources_of(config)
     if adapters is None:
@@ -104,11 +103,7 @@ def cycle_of(config: RunConfig) -> int:
 
 
 def calls_of(config: RunConfig) -> tuple[Calls, ...] | None:
-    """The calls that the task of a run makes for every micro batch; None: a class of a user's does not declare them.
-
-    Raises:
-        ValueError: what a class of a user's declares are no calls.
-    """
+    """The calls that the task of a run makes for every micro batch; None: a user's class does not declare them."""
     calls = _declared(config, "calls", None)
     if calls is None:
         return None

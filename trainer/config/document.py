@@ -14,9 +14,6 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     Args:
         path: YAML file, or the name of one that comes with the package.
         examples: folder where names are looked up first, and that a refusal names.
-
-    Raises:
-        Refusal: the file is missing or malformed.
     """
     folder = Path(examples).name
     path = located(path, folder, "*")
@@ -33,11 +30,7 @@ def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
 
 
 def check_is_of_a_run(path: Path, document: dict[str, Any]) -> None:
-    """Refuses a file of another program.
-
-    Raises:
-        Refusal: it names the format of a scenario or a sweep.
-    """
+    """Refuses a file that names the format of a scenario or a sweep."""
     kind = str(document.get("format", ""))
     if kind.startswith(("flowfabric.scenario/", "flowfabric.sweep/")):
         remedy = f"give it to python -m netsim {'sweep' if 'sweep' in kind else 'compare'}"
@@ -45,15 +38,12 @@ def check_is_of_a_run(path: Path, document: dict[str, Any]) -> None:
 
 
 def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
-    """Changes one value of a document.
+    """Changes one value of a document in place.
 
     Args:
-        path: of its file, for what is said of it.
-        document: the sections; changed in place.
+        path: of its file, for messages.
+        document: the sections.
         override: ``dotted.key=value`` with the value in YAML.
-
-    Raises:
-        Refusal: it is not dotted.key=value, or the key lies in a value that is not a section.
     """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):

@@ -15,10 +15,8 @@ Every = Annotated[
 
 
 def counted_from_the_end(document: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which steps that are written by the end of the run are numbers; the rest is left as it is.
-
-    Args:
-        document: the sections; whatever is wrong with them is left for their validation.
+    """A configuration in which steps that are written by the end of the run are numbers; other mistakes are left
+    alone.
     """
     optim = document.get("optim")
     steps = optim.get("steps") if isinstance(optim, Mapping) else None

@@ -38,13 +38,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def load_run(folder: Path) -> RunConfig:
-    """Reads and validates the configuration in a run folder, in a checkpoint, or beside weights.
-
-    Args:
-        folder: that holds ``config.yaml``.
-
-    Raises:
-        Refusal: it is missing or malformed, or names a class that is not trusted (`trainer.config.trust`).
+    """Reads ``config.yaml`` of a run folder, of a checkpoint, or beside weights; refuses classes that are
+    not trusted.
     """
     path = folder / "config.yaml"
     return _validated(path, read_document(path))
@@ -53,13 +48,8 @@ def load_run(folder: Path) -> RunConfig:
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
     """The configuration that the sections of a file make, completed from the base and the files that they name.
 
-    Args:
-        path: of the file, for what is said of it.
-        document: its sections, by the user: the classes that it names are trusted.
-
-    Raises:
-        Refusal: a key is unknown, a value is out of range, or, where all else is well, a file that a section names
-            cannot be read; names file, field, value and remedy.
+    The classes that it names are trusted, as the user wrote them. A file that a section names and that cannot be read
+    is refused only where all else is well.
     """
     trust(document)
     return _validated(path, document)

@@ -22,17 +22,7 @@ CHECKPOINT, COMPLETE = r"step_\d{8,}", "COMPLETE"
 
 
 def with_base(document: dict[str, Any]) -> dict[str, Any]:
-    """A configuration completed by the run that its task goes on from.
-
-    Args:
-        document: the sections as they were written; whatever else is wrong with them is left for their validation.
-
-    Returns:
-        The same sections where the task names no base, or where they are whole already.
-
-    Raises:
-        Refusal: the base has no checkpoint, or its configuration cannot be read.
-    """
+    """A configuration completed by the run that its task continues; unchanged without a base, or where it is whole."""
     task = document.get("task")
     base = task.get("base") if isinstance(task, dict) and "class" not in task else None
     folder = base.get("run") if isinstance(base, dict) else base

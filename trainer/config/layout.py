@@ -37,11 +37,7 @@ class Layout:
 
     @classmethod
     def single(cls, config: RunConfig) -> "Layout":
-        """The layout of one process that uses a trained network: it holds all of it, the experts in order.
-
-        Args:
-            config: the run that trained the network.
-        """
+        """The layout of one process that uses a trained network: it holds all of it, the experts in order."""
         moe, placement = config.moe, None
         if moe is not None:
             placement = Placement.contiguous(
@@ -67,14 +63,7 @@ class Layout:
         return rank // self.tensor_parallel
 
     def slot_to_expert(self, moe_layer: int) -> np.ndarray:
-        """Logical expert of each slot of an expert-parallel group.
-
-        Args:
-            moe_layer: index among the MoE layers.
-
-        Returns:
-            int64 [slots]; homes first on every rank.
-        """
+        """Logical expert of each slot of an expert-parallel group, int64 [slots], homes first on every rank."""
         assert self.placement is not None
         return self.placement.slot_to_expert(moe_layer)
 

@@ -4,12 +4,7 @@ from typing import Any
 
 
 def merged(document: Any, changes: Any) -> Any:
-    """A document with some values changed; a section of another kind replaces the one before.
-
-    Args:
-        document: what is given.
-        changes: what is written over it, key by key.
-    """
+    """A document with `changes` written over it key by key; a section of another kind replaces the one before."""
     if not isinstance(document, dict) or not isinstance(changes, dict):
         return changes
     if any(name in changes and changes[name] != document.get(name) for name in ("kind", "class")):

@@ -22,15 +22,8 @@ SCHEMA = SHIPPED / "schemas" / "run.schema.json"
 
 
 def check_names(path: Path, overrides: Sequence[str]) -> None:
-    """Refuses a configuration with a key or a kind that there is not.
-
-    Args:
-        path: configuration file.
-        overrides: ``dotted.key=value``; those of stages are left for later.
-
-    Raises:
-        Refusal: the file is missing or malformed, or a key or a kind is unknown; in the words in which the models
-            refuse it.
+    """Refuses an unknown key or kind in the words in which the models refuse it; overrides of stages are left for
+    later.
     """
     document = read_document(path)
     for override in overrides:

@@ -32,12 +32,7 @@ AnyNetworkConfig = (
 
 
 def network_settings(written: Any) -> type[NetworkConfig]:
-    """The class of the settings that a section ``model`` is read as.
-
-    Args:
-        written: the section, or settings; where it has no kind, or none that exists, it is read as that of a dit.
-            A class of a user's has settings of its own.
-    """
+    """The class that a section ``model`` is read as; without a kind, or with an unknown one, that of a dit."""
     if isinstance(written, NetworkConfig):
         return type(written)
     if isinstance(written, dict) and "class" in written:
@@ -51,15 +46,7 @@ def network_settings(written: Any) -> type[NetworkConfig]:
 
 
 def listed_or_own(value: Any, read: ValidatorFunctionWrapHandler) -> NetworkConfig:
-    """Reads a section ``model`` as one of the list; settings of a class that is not in it pass as they are.
-
-    Args:
-        value: the section, or settings.
-        read: reads a section of the list.
-
-    Raises:
-        ValueError: settings that are not in the list lack something.
-    """
+    """Reads a section ``model`` as one of the list; settings of a class that is not in it pass as they are."""
     if isinstance(value, dict) and "class" in value:
         value = own_settings(value)
     if not isinstance(value, NetworkConfig) or isinstance(value, AnyNetworkConfig):

@@ -44,22 +44,13 @@ class OptimConfig(Section):
     """Decay of the moving average; at step s at most (1 + s) / (10 + s)."""
 
     def rate_of(self, name: str) -> float:
-        """The factor of the learning rate of a parameter; 1 where `rates` do not name it.
-
-        Args:
-            name: its name in the network; an expert's may have its number.
-        """
+        """The factor of the learning rate of a parameter; 1 where `rates` do not name it."""
         fitting = [key for key in self.rates if fits(key, name)]
         return self.rates[max(fitting, key=len)] if fitting else 1.0
 
 
 def fits(key: str, name: str) -> bool:
-    """Whether a dotted part of the name of a parameter begins with a key.
-
-    Args:
-        key: of `OptimConfig.rates`.
-        name: of the parameter; the number of an expert is no part of it.
-    """
+    """Whether a dotted part of a parameter's name begins with a key of `rates`; an expert's number is no part of it."""
     return f".{key}" in f".{_EXPERT.sub('.experts.', name)}"
 
 

@@ -24,13 +24,9 @@ def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes:
     Args:
         path: YAML file, or the name of one that comes with the package.
         overrides: ``dotted.key=value`` with the value in YAML, applied in order.
-        kind: what is asked for.
+        kind: model of the request.
         **changes: sections that options of the command line make, whose keys replace those of the file; where they
-            name another kind, nothing else of that section is kept. None: there is no such option.
-
-    Raises:
-        Refusal: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
-            value and remedy.
+            name another kind, nothing else of that section is kept. None: not given.
     """
     document = read_document(path, REQUESTS)
     for override in overrides:

@@ -32,12 +32,7 @@ class Resolution(NamedTuple):
 
 
 def resolve(document: dict[str, Any]) -> Resolution:
-    """Reads the files that a document names, and fills in what it leaves out because they say it.
-
-    Args:
-        document: the sections of a configuration as they were written; whatever else is wrong with them is left for
-            their validation.
-    """
+    """Reads the files that a document names, and fills in what it leaves out because they say it; refuses nothing."""
     document = with_fitting_kinds(document)
     unresolved: dict[Place, ValueError] = {}
     if _kind(document.get("model")) not in FLOWLESS and isinstance(document.get("flow"), dict):
@@ -50,12 +45,7 @@ def resolve(document: dict[str, Any]) -> Resolution:
 
 
 def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueError]) -> ValidationError:
-    """The complaints about a document, where those about an unresolved section are why it could not be resolved.
-
-    Args:
-        error: what the validation of the document raised.
-        unresolved: of its resolution; these complaints come behind all others.
-    """
+    """The complaints of a validation; about an unresolved section they say why, behind all others."""
     if not unresolved:
         return error
     others = [

@@ -187,11 +187,7 @@ FLOWLESS: dict[str | None, str] = {
 
 
 def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
-    """A configuration whose sections without a kind have the one that fits its model.
-
-    Args:
-        document: the sections; whatever is wrong with them is left for their validation.
-    """
+    """A configuration whose sections without a kind have the one that fits its model; other mistakes are left alone."""
     model = document.get("model")
     kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
     settings = network_settings(model)

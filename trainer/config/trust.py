@@ -19,11 +19,7 @@ _folders = False
 
 @contextmanager
 def trusting(*, folders: bool) -> Iterator[None]:
-    """The time of one command: it trusts nothing that an earlier one did, nor a later one what it does.
-
-    Args:
-        folders: whether the classes that run folders name are imported.
-    """
+    """The time of one command: it trusts nothing that an earlier one did, nor a later one what it does."""
     global _folders
     before, named = _folders, frozenset(_named)
     _folders = folders
@@ -37,11 +33,7 @@ def trusting(*, folders: bool) -> Iterator[None]:
 
 
 def trust(document: Any) -> None:
-    """Trusts the classes that a configuration of the user's names, wherever they are named again.
-
-    Args:
-        document: the sections of a file that the user has given, and what the command line changes in them.
-    """
+    """Trusts the classes that a user's document names, wherever they are named again."""
     _named.update(_classes(document))
 
 

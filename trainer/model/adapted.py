@@ -27,20 +27,10 @@ MODULES = ("A_HMIR", "B_HMRO")
 
 
 def adapt(network: N, settings: AdaptersConfig | None, num_tasks: int = 0) -> N:
-    """Freezes a network and wraps the linear layers that settings name, in place.
+    """Freezes a network that no engine has divided and wraps the linear layers that settings name, in place.
 
-    The values of the frozen weights are left as they are, see :func:`read_base`.
-
-    Args:
-        network: whose parameters no engine has divided.
-        settings: of the adapters; None: the network stays as it is.
-        num_tasks: that routed adapters tell apart.
-
-    Returns:
-        The same network.
-
-    Raises:
-        ValueError: a name fits no layer, or a layer is smaller than the rank; names field, value and remedy.
+    The values of the frozen weights stay, see :func:`read_base`. Refuses a name that fits no layer, and a layer smaller
+    than the rank.
     """
     if settings is None:
         return network
@@ -60,11 +50,7 @@ def adapt(network: N, settings: AdaptersConfig | None, num_tasks: int = 0) -> N:
 
 @contextmanager
 def without_adapters(network: nn.Module) -> Iterator[None]:
-    """While entered, an adapted network is its base.
-
-    Args:
-        network: also one without adapters, which stays as it is; an engine may have divided it.
-    """
+    """While entered, an adapted network is its base; an engine may have divided it."""
     adapters = [module for module in network.modules() if isinstance(module, _ADAPTERS)]
     before = [adapter.active for adapter in adapters]
     try:
@@ -79,28 +65,14 @@ def without_adapters(network: nn.Module) -> Iterator[None]:
 def read_base(
     network: nn.Module, path: Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> None:
-    """Fills the frozen weights of the network itself, one after the other; every rank reads them whole.
-
-    Args:
-        network: frozen by :func:`adapt`.
-        path: weights that have the names and shapes of the network without adapters.
-        dtype: that the network computes in.
-        device: where it computes; None: the CPU.
-    """
+    """Fills the frozen weights of the network itself from weights without adapters; every rank reads them whole."""
     _read(network, [name for name, _ in frozen_tensors(network) if not _of_module(name)], path, dtype, device)
 
 
 def read_modules(
     network: nn.Module, path: Path, dtype: torch.dtype = torch.float32, device: torch.device | None = None
 ) -> None:
-    """Fills the modules of routed layers where these are frozen; see :func:`read_base`.
-
-    Args:
-        network: frozen by :func:`adapt`.
-        path: weights of a run with the same modules.
-        dtype: that the network computes in.
-        device: where it computes; None: the CPU.
-    """
+    """Fills the modules of routed layers where these are frozen, from a run with the same modules."""
     _read(network, [name for name, _ in frozen_tensors(network) if _of_module(name)], path, dtype, device)
 
 
@@ -113,13 +85,7 @@ def _read(
 
 
 def merged_value(settings: AdaptersConfig, name: str, base: Weights, adapters: Weights) -> Tensor:
-    """A weight of the network without adapters that computes what the adapted one does.
-
-    Args:
-        settings: of the adapters.
-        name: of the weight.
-        base, adapters: opened weights of the base, and of the adapters.
-    """
+    """A weight of the network without adapters that computes the same as the adapted one."""
     layer = name.removesuffix(".weight")
     read, written = f"{layer}.A_RI", f"{layer}.B_OR"
     value = base.tensor(name)
@@ -136,7 +102,7 @@ class _LowRankLinear(LowRankLinear):
     """One whose first values are drawn by its name, as all of a network are."""
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`; A is Kaiming-uniform with a = sqrt(5)."""
+        """A is Kaiming-uniform with a = sqrt(5)."""
         return Constant(0.0) if name == "B_OR" else by_inputs(shape[-1])
 
 
@@ -144,7 +110,6 @@ class _RoutedLinear(RoutedLinear):
     """One whose first values are drawn by its name, as all of a network are."""
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         if name == "A_HMIR":
             return Uniform(module_bound(self.in_features, shape[0]))  # ZeRO 3 leaves the parameter itself no shape
         return Constant(0.0) if name == "B_HMRO" else Uniform(ROUTING_BOUND)
@@ -186,10 +151,7 @@ def _scale(settings: AdaptersConfig) -> float:
 
 
 def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """The linear layers with one of some parts in their names; without parts all in the blocks.
-
-    Layers that a module of torch's own calls by their weights, such as in its attention, are of other classes.
-    """
+    """The linear layers with one of some parts in their names; without parts all in the blocks."""
     found = {
         name: module for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.Linear
     }

@@ -21,19 +21,10 @@ class Autoencoder(Network):
     """Images to Gaussians over latents and back.
 
     Each square of factor x factor pixels is folded into channels, residual blocks follow, and the decoder is the mirror
-    image. Its ``blocks`` are those of the encoder and then those of the decoder.
-
-    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; Rombach et al., "High-Resolution Image
-    Synthesis with Latent Diffusion Models", 2022, section 3.1, for what it is used for here.
+    image. Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; used as by Rombach et al., 2022, section 3.1.
     """
 
     def __init__(self, config: AutoencoderConfig, *, shape: tuple[int, int, int]) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            shape: (C, H, W) of an image; H and W are multiples of the factor.
-        """
         super().__init__()
         self.factor = config.factor
         folded = shape[0] * config.factor**2
@@ -50,23 +41,13 @@ class Autoencoder(Network):
         return cls(spec.config, shape=spec.image_shape)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`: every block starts as the identity."""
         layer, _, kind = name.rpartition(".")
         if kind == "bias" or layer.endswith(".second"):
             return Constant(0.0)
         return Constant(1.0) if layer.endswith("norm") else by_inputs(math.prod(shape[1:]))
 
     def forward(self, x_BCHW: Tensor, noise_BZhw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Encodes, draws latents and decodes them.
-
-        Args:
-            x_BCHW: images.
-            noise_BZhw: standard normal draws, one for each latent value.
-
-        Returns:
-            The images again [B, C, H, W], and the mean and logarithm of the variance of the latents [B, Z, h, w]; all
-            float32.
-        """
+        """Images [B, C, H, W] again, and mean and log variance of the latents [B, Z, h, w]; all float32."""
         mean, log_variance = self.encode(x_BCHW)
         return self.decode(mean + (0.5 * log_variance).exp() * noise_BZhw), mean, log_variance
 
@@ -90,11 +71,6 @@ class Block(nn.Module):
     """Two convolutions over 3 x 3 pixels, added to what came in; the identity at first."""
 
     def __init__(self, hidden: int) -> None:
-        """Builds one block.
-
-        Args:
-            hidden: channels, a multiple of 8.
-        """
         super().__init__()
         self.first_norm, self.second_norm = nn.GroupNorm(NORM_GROUPS, hidden), nn.GroupNorm(NORM_GROUPS, hidden)
         self.first = nn.Conv2d(hidden, hidden, 3, padding=1)

@@ -12,10 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def bare_parameters() -> Iterator[None]:
-    """While entered, every parameter that a module registers is one of the meta device: a shape and a type.
-
-    What torch's layers draw for their parameters then costs nothing. Buffers keep their values.
-    """
+    """While entered, every parameter that a module registers is on the meta device, and drawing it costs nothing."""
     registered = nn.Module.register_parameter
 
     def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
@@ -49,12 +46,7 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def give_memory(module: nn.Module, memory: Callable[[Tensor], Tensor]) -> None:
-    """Puts other parameters in the place of those of the meta device, under the same names and with the same marks.
-
-    Args:
-        module: the network.
-        memory: from a parameter to the tensor that holds its values from now on, of the same shape.
-    """
+    """Replaces parameters of the meta device by those of `memory`, under the same names and with the same marks."""
     given: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):

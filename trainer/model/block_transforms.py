@@ -16,14 +16,8 @@ def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) 
     """Has each block compute as the engine's settings ask, in place, before an engine puts its hooks around it.
 
     With ``activation_checkpointing`` a block keeps its inputs alone and computes the rest again when its gradient is
-    due: the same draws, the same collectives, the same bits. With ``compile`` its computation is one compiled graph,
-    with the draws of the uncompiled one; the collectives of an engine lie around it and stay as they are.
-
-    Args:
-        blocks: of the network.
-        config: the engine's settings.
-
-    Source of the former: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016, section 3.
+    due: the same draws, the same collectives, the same bits (Chen et al., "Training Deep Nets with Sublinear Memory
+    Cost", 2016). With ``compile`` it is one compiled graph, with the draws of the uncompiled one.
     """
     for block in blocks:
         compute: Any = block.forward

@@ -46,16 +46,6 @@ class Blockwise(Network):
         context_channels: int = 0,
         read_context: nn.Module | None = None,
     ) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            shape: (C, H, W) of an image; H and W are multiples of the patch size.
-            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-            num_fields: states that a prediction holds one behind the other.
-            context_channels: channels of the condition's context, read beside those of the state.
-            read_context: what the context goes through first, to those channels at the resolution of the state.
-        """
         super().__init__()
         channels, height, width = shape
         self.segments, self.hidden, self.null_label = config.segments, config.hidden, num_classes
@@ -96,23 +86,13 @@ class Blockwise(Network):
         return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, at_zero=("unembed_patches", "residual_output"))
 
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Predicts the target quantity, or what else is question for.
-
-        Args:
-            x_t: [B, C, H, W] states.
-            t: [B] times in [0, 1].
-            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one; its
-                segment where all times are known to be of one.
-            question: what to return; None: the prediction alone.
-
-        Returns:
-            The prediction, float32 [B, num_fields C, H, W], or the answer to `question`.
+        """Float32 [B, num_fields C, H, W], or the answer to `question`; `condition.segment` where all times are of
+        one.
         """
         if isinstance(question, Approximation):
             return self._approximation(x_t, t, condition, question)
@@ -195,12 +175,6 @@ class SegmentBlock(nn.Module):
     """A transformer block for each segment of time, steered token by token."""
 
     def __init__(self, config: BlockwiseConfig, steered_by: int) -> None:
-        """Builds the blocks.
-
-        Args:
-            config: sizes.
-            steered_by: E.
-        """
         super().__init__()
         segments, width = config.segments, config.hidden
         self.head_width, self.dropout = width // config.num_heads, config.dropout
@@ -211,12 +185,8 @@ class SegmentBlock(nn.Module):
         self.feed_forward_out = SegmentLinear(segments, config.inner, width)
 
     def forward(self, tokens_ZND: Tensor, steering_ZE: Tensor, segment: int | None) -> Tensor:
-        """Returns the tokens [Z, N, D] after the blocks.
-
-        Args:
-            tokens_ZND: the tokens before them.
-            steering_ZE: what steers an example, or [Z, N, E] each token.
-            segment: whose block runs; None: the examples are in groups, for each its own.
+        """Tokens [Z, N, D], steered by [Z, E] or [Z, N, E]; `segment` is None where examples are in groups, one a
+        segment.
         """
         modulation = _for_tokens(self.modulation(steering_ZE, segment), tokens_ZND)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)

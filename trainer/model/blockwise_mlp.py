@@ -21,7 +21,7 @@ from trainer.model.network import Network, NetworkSpec
 class BlockwiseMLP(Network):
     """Perceptrons over a vector and the time, one of which runs at a time; the segments share nothing but classes.
 
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
+    Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
     """
 
     def __init__(
@@ -32,14 +32,6 @@ class BlockwiseMLP(Network):
         num_classes: int,
         num_fields: int = 1,
     ) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            num_values: of a vector.
-            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label; 0: none are read.
-            num_fields: states that a prediction holds one behind the other.
-        """
         super().__init__()
         self.segments, self.null_label, self.dropout = config.segments, num_classes, config.dropout
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden) if num_classes else None
@@ -58,23 +50,12 @@ class BlockwiseMLP(Network):
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`: weights and biases as in a linear layer of torch."""
         del shape
         layer = self.get_submodule(name.rpartition(".")[0])
         return by_inputs(layer.num_read) if isinstance(layer, SegmentLinear) else Normal(0.02)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Predicts the target quantity.
-
-        Args:
-            x_t: [B, P] states.
-            t: [B] times in [0, 1].
-            condition: labels, `null_label` for none, or no labels at all; its segment where all times are known to be
-                of one.
-
-        Returns:
-            float32 [B, num_fields P].
-        """
+        """Float32 [B, num_fields P] of states [B, P] at times [B]."""
         dtype = computing_dtype(self)
         groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
         seen = torch.cat([x_t, t.to(x_t.dtype)[:, None]], dim=1)

@@ -62,33 +62,18 @@ NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
 
 
 def build_model(config: RunConfig, layout: Layout) -> Network:
-    """Builds this rank's network with its initial weights, on the process groups of ``megatron.core.parallel_state``.
-
-    Args:
-        config: the run.
-        layout: where the experts are, and how many ranks share a block.
-
-    Returns:
-        The network in float32 on the CPU, as large as a rank's part of it is without an engine.
-    """
+    """This rank's network with its initial weights, in float32 on the CPU, on Megatron's process groups."""
     network = bare_network(config, layout)
     give_memory(network, lambda parameter: torch.empty(parameter.shape, dtype=parameter.dtype))
     return initialised(network, config.run.seed)
 
 
 def bare_network(config: RunConfig, layout: Layout) -> Network:
-    """Builds this rank's network without weights, on the process groups of ``megatron.core.parallel_state``.
+    """This rank's network without weights, on the process groups of ``megatron.core.parallel_state``.
 
-    The initial weights are :class:`trainer.model.values.DrawnValues`, a function of ``run.seed`` and of their names:
-    equal on every rank that holds them, however the ranks share the network.
-
-    Args:
-        config: the run.
-        layout: where the experts are, and how many ranks share a block; they cut their parts out of whole blocks.
-
-    Returns:
-        The network with its parameters on the meta device and its buffers on the CPU. A network of a user's that draws
-        its own weights has them, in float32 on the CPU.
+    The initial weights are :class:`trainer.model.values.DrawnValues`, equal on every rank that holds them, however the
+    ranks share the network. Parameters are on the meta device, buffers on the CPU; a user's network that draws its
+    weights itself has them, in float32 on the CPU.
     """
     draws_itself = not hasattr(getattr(_builder(config), "__self__", _builder(config)), "initial")
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model")) if draws_itself else None
@@ -103,15 +88,7 @@ def tokens_per_example(config: RunConfig) -> int:
 
 
 def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
-    """Sizes of the parameters that every rank holds, in the order of the network, without building it.
-
-    Args:
-        config: the run.
-        tensor_parallel: ranks that share the blocks.
-
-    Returns:
-        Elements of each dense parameter on one rank, routers included and experts left out.
-    """
+    """Elements of each dense parameter on one rank in the network's order, routers included, without building it."""
     return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
 
 
@@ -126,14 +103,7 @@ def expert_parameters(config: RunConfig) -> int:
 
 
 def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of the network by its logical name, without building it.
-
-    Args:
-        config: the run.
-
-    Returns:
-        The dense parameters in the order of the network, then the experts.
-    """
+    """Shape of every parameter by its logical name, dense ones in the order of the network, then the experts."""
     experts = {
         f"blocks.{layer}.feed_forward.experts.{expert}.{name}": shape
         for layer in range(config.model.num_layers)
@@ -161,23 +131,13 @@ def inherited_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 
 def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters that every rank holds, by name, in the order of the network, without building it.
-
-    Args:
-        config: the run.
-        tensor_parallel: ranks that share the blocks.
-    """
+    """Shapes by name of the parameters that every rank holds, in the order of the network, without building it."""
     network = meta_network(config, tensor_parallel)
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
 def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
-    """The network of one rank without values and without experts, on the meta device.
-
-    Args:
-        config: the run.
-        tensor_parallel: ranks that share the blocks.
-    """
+    """The network of one rank without values and without experts, on the meta device."""
     moe = config.moe
     mixture = None if moe is None else lambda _: _without_experts(config.model.hidden, moe)
     with torch.device("meta"):

@@ -54,13 +54,6 @@ class CausalTransition(Network):
         shape: tuple[int, ...],
         num_classes: int,
     ) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            shape: of a state that `config.check_states` accepts.
-            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-        """
         super().__init__()
         self.hidden, self.null_label = config.hidden, num_classes
         self.chain = chain = chain_of(config, shape)
@@ -94,23 +87,12 @@ class CausalTransition(Network):
         return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, embeddings=("embed_label", "embed_state"))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
-        """Answers a question about states, or about tokens.
+        """Answers `NextStates` about [B, *D], `NextToken` about tokens [B, S, P], `OfToken` about states of the head.
 
-        Args:
-            x_t: [B, *D] states; [B, S, P] tokens for `NextToken`; [B, P] states of the head for `OfToken`.
-            t: [B] their times in [0, 1]; with history `full`, only the head has times.
-            condition: labels, `null_label` for none, or no labels at all.
-            question: `NextStates`, `NextToken` or `OfToken`.
-
-        Returns:
-            What the question asks for; velocities are float32.
-
-        Raises:
-            ValueError: there is no such question, since the network has no prediction at a state alone.
+        Velocities are float32. With history `full` only the head has times. Without a question there is no prediction.
         """
         match question:
             case NextStates():
@@ -170,10 +152,5 @@ class CausalTransition(Network):
 
 
 def chain_of(config: CausalTransitionConfig, shape: tuple[int, ...]) -> Chain:
-    """The states that a network draws one after the other.
-
-    Args:
-        config: its settings.
-        shape: of a state that `config.check_states` accepts.
-    """
+    """The states that a network draws one after the other."""
     return Chain(config.transitions, config.history, shape, config.patch_size)

@@ -35,10 +35,9 @@ from trainer.model.parallel.division import Columns, Rows, SumsOverRanks
 class DiT(Network):
     """A transformer over image patches, steered by time and class through adaLN-Zero.
 
-    Every block starts as the identity and the output starts at zero. The feed-forward layers come from the caller,
-    so that a dense and a mixture-of-experts model are one class.
-
-    Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.
+    Every block starts as the identity and the output starts at zero. The feed-forward layers come from the caller, so
+    that a dense and a mixture-of-experts model are one class. Peebles and Xie, "Scalable Diffusion Models with
+    Transformers", 2023, section 3.
     """
 
     def __init__(
@@ -53,18 +52,6 @@ class DiT(Network):
         read_context: nn.Module | None = None,
         caption_width: int = 0,
     ) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            shape: (C, H, W) of an image; H and W are multiples of the patch size.
-            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-            feed_forward: from a block's index to a module [B, N, D] -> [B, N, D].
-            num_fields: states that a prediction holds one behind the other.
-            context_channels: channels of the condition's context, read beside those of the state.
-            read_context: what the context goes through first, to those channels at the resolution of the state.
-            caption_width: of the vectors of captions that the condition holds; 0: it holds none.
-        """
         super().__init__()
         channels, height, width = shape
         self.hidden, self.null_label = config.hidden, num_classes
@@ -105,24 +92,15 @@ class DiT(Network):
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         tables = ("embed_label", *(f"blocks.{layer}.embed_label" for layer in range(len(self.blocks))))
         return steered(name, shape, at_zero=("unembed_patches",), embeddings=tables)
 
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Predicts the target quantity, and tells where patches look if it is asked.
+        """Float32 [B, num_fields C, H, W] of states [B, C, H, W], of the built shape or any other that patches cover.
 
-        Args:
-            x_t: [B, C, H, W] states, of the shape that the network was built for or of any other that patches cover.
-            t: [B] times in [0, 1].
-            condition: labels, `null_label` for none, or no labels at all; its context and its captions where they are
-                read.
-            question: `WithAttention`; None: the prediction alone.
-
-        Returns:
-            float32 [B, num_fields C, H, W]; beside the attention, float32 [B, A, N], where it is asked for.
+        With `WithAttention` also the attention, float32 [B, A, N].
         """
         asked = question if isinstance(question, WithAttention) else None
         features_BND, attention_BAN = self._features(x_t, t, condition, asked)
@@ -132,11 +110,7 @@ class DiT(Network):
         return predicted if attention_BAN is None else (predicted, attention_BAN)
 
     def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Computes the features of patches, which the prediction is made of; see :meth:`forward`.
-
-        Returns:
-            [B, N, D].
-        """
+        """Features of patches [B, N, D], which the prediction is made of."""
         return self._features(x_t, t, condition, None)[0]
 
     def _features(
@@ -188,12 +162,6 @@ class Block(nn.Module):
     """Attention and a feed-forward layer, each shifted, scaled and gated by the steering vector."""
 
     def __init__(self, config: DiTConfig | BlockwiseConfig | CausalTransitionConfig, feed_forward: nn.Module) -> None:
-        """Builds one block.
-
-        Args:
-            config: sizes.
-            feed_forward: the block's feed-forward layer.
-        """
         super().__init__()
         self.num_heads, self.dropout = config.num_heads, config.dropout
         self.head_width = config.hidden // config.num_heads
@@ -262,13 +230,6 @@ class SelfSteeredBlock(Block):
     """A block with an embedding of time and class of its own."""
 
     def __init__(self, config: DiTConfig, feed_forward: nn.Module, num_classes: int) -> None:
-        """Builds one block.
-
-        Args:
-            config: sizes.
-            feed_forward: the block's feed-forward layer.
-            num_classes: labels 0 to num_classes - 1, and one more for none.
-        """
         super().__init__(config, feed_forward)
         self.embed_time = time_embedding(config.hidden, config.time_waves)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
@@ -282,18 +243,7 @@ class SelfSteeredBlock(Block):
         *,
         looking: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Computes the tokens after the block.
-
-        Args:
-            tokens_BND: the tokens before it.
-            waves_BW: cosines and sines of the time.
-            label_B: int64, classes.
-            caption_BD: embedded captions; None: the network reads none.
-            looking: see `Block.forward`.
-
-        Returns:
-            [B, N, D]; see `Block.forward`.
-        """
+        """The same of waves of the time [B, W], classes int64 [B] and embedded captions [B, D], None if not read."""
         return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD), looking=looking)
 
 

@@ -20,27 +20,16 @@ PASSES = 3
 
 
 def training_flops(config: RunConfig) -> int | None:
-    """Floating-point operations that learning from one example takes.
+    """Floating-point operations of learning from one example: 3 times the forward pass, 2 for each multiply-add.
 
-    Source: Chowdhery et al., "PaLM", 2022, appendix B.
-
-    Args:
-        config: the run.
-
-    Returns:
-        Three times those of the forward pass, two for each multiply-add; None: those of the network are not known.
+    Chowdhery et al., "PaLM", 2022, appendix B.
     """
     forward = forward_multiply_adds(config)
     return None if forward is None else PASSES * OPERATIONS_PER_MULTIPLY_ADD * (forward + _head(config))
 
 
 def forward_multiply_adds(config: RunConfig) -> int | None:
-    """Multiply-adds of the forward pass of one example; of a mixture, those of the experts that a token visits.
-
-    Returns:
-        Those of the network without a head, which may be called more than once, and of what makes a context ready to be
-        read; None: those of the network are not known.
-    """
+    """Multiply-adds of the forward pass of one example without the head; of a mixture, those of a token's experts."""
     network = config.model.multiply_adds(
         config.state_shape, context_channels=config.context_channels, mixture=_mixture(config)
     )
@@ -48,16 +37,9 @@ def forward_multiply_adds(config: RunConfig) -> int | None:
 
 
 def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[str, int]) -> int | None:
-    """Multiply-adds that draw one example without guidance; of a mixture, those of the experts that a token visits.
+    """Multiply-adds that draw one example without guidance and without decoding latents.
 
-    Args:
-        config: the run.
-        sampler: that draws.
-        calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
-
-    Returns:
-        Those of all calls, without the decoding of latents; None: those of the network are not known, or controls of
-        the run call it besides, in ways of their own such as for a gradient.
+    None: those of the network are not known, or controls of the run call it besides, such as for a gradient.
     """
     if getattr(config.sample, "controls", ()) and calls_of(sampler) != dict(calls):
         return None

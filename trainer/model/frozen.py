@@ -16,11 +16,7 @@ _NAMES = "_frozen_names"
 
 
 def freeze(module: nn.Module) -> None:
-    """Turns all parameters of a module, and of those in it, into buffers that are in no state, in place.
-
-    Args:
-        module: whose parameters no engine has divided; such as are shared stay so.
-    """
+    """Turns all parameters of a module that no engine has divided into buffers that are in no state, in place."""
     first: dict[int, str] = {}
     values: dict[int, Tensor] = {}
     for path, part in module.named_modules():
@@ -35,13 +31,7 @@ def freeze(module: nn.Module) -> None:
 
 
 def freeze_some(module: nn.Module, path: str, names: Iterable[str]) -> None:
-    """Turns some of the parameters of a module itself into buffers that are in no state, in place.
-
-    Args:
-        module: in a network.
-        path: its name there.
-        names: of the parameters in the module.
-    """
+    """Turns some of the parameters of a module itself into buffers that are in no state, in place."""
     for name in names:
         values = module.get_parameter(name).detach()
         delattr(module, name)
@@ -60,13 +50,7 @@ def frozen_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def put_frozen(module: nn.Module, name: str, values: Tensor) -> None:
-    """Puts values in the place of a frozen weight.
-
-    Args:
-        module: the frozen network.
-        name: as in :func:`frozen_tensors`.
-        values: of the same shape; the tensor itself is kept.
-    """
+    """Copies values into a frozen weight; the tensor itself is kept."""
     for part in module.modules():
         for own, known_as in vars(part).get(_NAMES, {}).items():
             if known_as == name:
@@ -74,7 +58,7 @@ def put_frozen(module: nn.Module, name: str, values: Tensor) -> None:
 
 
 def computing_dtype(module: nn.Module) -> torch.dtype:
-    """What a module computes in: the type of its frozen weights, or of its parameters where it has none.
+    """The type of a module's frozen weights, or of its parameters where it has none.
 
     Asking a parameter by its name would have ZeRO 3 gather it.
     """

@@ -27,12 +27,7 @@ FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
 @runtime_checkable
 class MovesTokens(Protocol):
-    """A feed-forward layer that leaves tokens on other ranks, such as :class:`moe.coherent_layer.CoherentMoELayer`.
-
-    Attributes:
-        moves_tokens: true.
-        ep_group: the ranks that tokens move among.
-    """
+    """A feed-forward layer that moves tokens over `ep_group`, such as :class:`moe.coherent_layer.CoherentMoELayer`."""
 
     moves_tokens: bool
     ep_group: dist.ProcessGroup
@@ -57,13 +52,6 @@ class GPT(Network):
     """
 
     def __init__(self, config: GPTConfig, *, feed_forward: Callable[[int], nn.Module]) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            feed_forward: from a block's index to a module [B, N, D] -> [B, N, D], whatever B and N, or to one that
-                moves tokens.
-        """
         super().__init__()
         self.context, self.dropout, self.vocabulary = config.context, config.dropout, config.vocabulary
         self.token_dtype = torch.uint8 if config.token_bytes == 1 else torch.int32
@@ -88,7 +76,6 @@ class GPT(Network):
         return next((layer.ep_group for layer in layers if isinstance(layer, MovesTokens)), None)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`: the more layers, the less each adds to the stream."""
         del shape
         if name.endswith("norm.weight"):
             return Constant(1.0)
@@ -98,18 +85,8 @@ class GPT(Network):
         return Normal(0.02 / math.sqrt(2 * len(self.blocks)) if into_the_stream else 0.02)
 
     def forward(self, tokens_BN: Tensor, targets_BN: Tensor | None = None) -> Tensor:
-        """Predicts the token behind each token.
-
-        Args:
-            tokens_BN: int64 tokens, 0 to V - 1.
-            targets_BN: the tokens behind them; None: ask for the prediction itself.
-
-        Returns:
-            Logits [B, N, V], or with targets the cross entropy of each in nats, [B, N]; float32 (float64 if the
-            weights are).
-
-        Raises:
-            ValueError: the sequences are longer than the model's context.
+        """Logits [B, N, V], or with targets the cross entropy of each in nats [B, N]; float32 (float64 if the weights
+        are).
         """
         length = tokens_BN.shape[1]
         if length > self.context:
@@ -127,16 +104,7 @@ class GPT(Network):
         return collect_values(losses_T, residency).view(tokens_BN.shape)
 
     def advance(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
-        """Sends rows through all blocks.
-
-        Args:
-            rows_TD: embedded tokens.
-            residency: where they are.
-            context: what they may attend to.
-
-        Returns:
-            The rows after the last block, and where they are then.
-        """
+        """Sends embedded rows [T, D] through all blocks; returns them and where they are then."""
         for block in self.blocks:
             rows_TD, residency = block(rows_TD, residency, context)
         return rows_TD, residency
@@ -159,13 +127,6 @@ class Block(nn.Module):
     """Attention and a feed-forward layer, each behind a norm and beside the residual stream."""
 
     def __init__(self, config: GPTConfig, layer: int, feed_forward: nn.Module) -> None:
-        """Builds one block.
-
-        Args:
-            config: sizes.
-            layer: index of the block.
-            feed_forward: the block's feed-forward layer.
-        """
         super().__init__()
         self.layer, self.dropout = layer, config.dropout
         self.parallel_residual = config.parallel_residual
@@ -201,20 +162,12 @@ class Block(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """The dense feed-forward layer of a block.
-
-    Source of the gate: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6.
+    """The dense feed-forward layer of a block; its gate is Shazeer, "GLU Variants Improve Transformer", 2020, equation
+    6.
     """
 
     def __init__(self, hidden: int, inner: int, kind: FeedForwardKind = "gelu", *, bias: bool = False) -> None:
-        """Builds two linear layers of widths hidden -> inner -> hidden around an activation.
-
-        Args:
-            hidden: width of a token.
-            inner: width inside.
-            kind: swiglu: the first layer gives the gate and, behind it, what is gated.
-            bias: whether the layers have biases.
-        """
+        """swiglu: the first layer gives the gate and, behind it, the gated values."""
         sections = (inner, inner) if kind == "swiglu" else (inner,)
         active = Gated() if kind == "swiglu" else nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
         super().__init__(nn.Linear(hidden, sum(sections), bias=bias), active, nn.Linear(inner, hidden, bias=bias))

@@ -40,16 +40,6 @@ class MLP(Network):
         num_fields: int = 1,
         num_context_values: int = 0,
     ) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: sizes.
-            num_values: of a vector.
-            num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-            feed_forward: from a block's index to a module [B, 1, D] -> [B, 1, D].
-            num_fields: states that a prediction holds one behind the other.
-            num_context_values: values of the condition's context, read beside those of the state.
-        """
         super().__init__()
         self.hidden, self.null_label = config.hidden, num_classes
         num_read = num_values + num_context_values
@@ -73,28 +63,14 @@ class MLP(Network):
         )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return steered(name, shape, at_zero=("unembed_values",))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Predicts the target quantity.
-
-        Args:
-            x_t: [B, P] states.
-            t: [B] times in [0, 1].
-            condition: labels, `null_label` for none, or no labels at all; its context where the network reads one.
-
-        Returns:
-            float32 [B, num_fields P].
-        """
+        """Float32 [B, num_fields P] of states [B, P] at times [B]."""
         return self.unembed_values(self.tokens(x_t, t, condition))[:, 0].float()
 
     def tokens(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Computes the features of vectors, which the prediction is made of; see :meth:`forward`.
-
-        Returns:
-            [B, 1, D].
-        """
+        """Features of vectors [B, 1, D], which the prediction is made of."""
         dtype = computing_dtype(self)
         steering_BD = steering(self, t, condition.label, dtype)
         seen = x_t.float() if condition.context is None else torch.cat([x_t, condition.context], dim=1).float()
@@ -109,12 +85,6 @@ class Block(nn.Module):
     """A feed-forward layer, shifted, scaled and gated by the steering vector."""
 
     def __init__(self, config: MLPConfig, feed_forward: nn.Module) -> None:
-        """Builds one block.
-
-        Args:
-            config: sizes.
-            feed_forward: the block's feed-forward layer.
-        """
         super().__init__()
         self.dropout = config.dropout
         self.modulation = nn.Linear(config.hidden, 3 * config.hidden)

@@ -37,12 +37,6 @@ class PolicyMLP(Network):
     """
 
     def __init__(self, config: PolicyMLPConfig, sizes: PolicySizes) -> None:
-        """Builds the network; see :meth:`initial` for its values.
-
-        Args:
-            config: width and blocks.
-            sizes: what it reads and answers.
-        """
         super().__init__()
         self.num_backward = sizes.actions - 1
         self.embed_features = nn.Linear(sizes.features, config.hidden)
@@ -60,17 +54,11 @@ class PolicyMLP(Network):
         return cls(spec.config, spec.config.sizes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         at_zero = ("to_forward.weight", "to_backward.weight", "log_partition.2.weight")
         return Constant(0.0) if name.endswith("bias") or name in at_zero else xavier(shape)
 
     def forward(self, features_BTF: Tensor, condition_BC: Tensor) -> Policy:
-        """Answers for states of objects.
-
-        Args:
-            features_BTF: of the states.
-            condition_BC: of the objects.
-        """
+        """Answers for states [B, T, F] of objects with conditions [B, C]."""
         dtype = self.embed_features.weight.dtype
         condition_BC = condition_BC.to(dtype)
         read_BTD = self.embed_features(features_BTF.to(dtype)) + self.embed_condition(condition_BC)[:, None]
@@ -88,11 +76,6 @@ class Block(nn.Module):
     """A linear layer of what is above zero, added to what came in."""
 
     def __init__(self, hidden: int) -> None:
-        """Builds one block.
-
-        Args:
-            hidden: width.
-        """
         super().__init__()
         self.linear = nn.Linear(hidden, hidden)
 

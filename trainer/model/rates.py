@@ -8,14 +8,7 @@ from trainer.model.build import parameter_shapes
 
 
 def check_rates(config: RunConfig) -> None:
-    """Refuses factors of the learning rate that no parameter has.
-
-    Args:
-        config: the run.
-
-    Raises:
-        ValueError: a key of `optim.rates` fits no name; names what is near it.
-    """
+    """Refuses keys of `optim.rates` that fit no parameter; names what is near."""
     if not config.optim.rates:
         return
     names = list(parameter_shapes(config))

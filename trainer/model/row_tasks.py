@@ -13,14 +13,11 @@ _ARGUMENT = "tasks_of_rows"
 
 
 def tell_tasks(network: Network, rows: RowTasks) -> None:
-    """Has every pass of a network tell the tasks of its condition to the layers that look at `rows`; in place.
+    """Has every pass of a network hand the tasks of its condition to the layers that look at `rows`, in place.
 
-    Each block is handed the tasks as an argument and tells them itself. A block that is computed again in the backward
-    pass, or as one compiled graph, then sees those of its own pass, however often the network was called since.
-
-    Args:
-        network: called with a condition; neither compiled nor prepared by an engine yet.
-        rows: what its routed layers look at.
+    Each block is handed the tasks as an argument. A block that is computed again in the backward pass, or as one
+    compiled graph, then sees those of its own pass, however often the network was called since. The network is neither
+    compiled nor prepared by an engine yet.
     """
     vars(network)["row_tasks"] = rows
     network.register_forward_pre_hook(_note, with_kwargs=True)
@@ -48,7 +45,7 @@ def _hand_on(
 
 @cache
 def _told(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same kind of block, which tells the tasks that it is handed to its layers before it computes.
+    """The same kind of block, which hands its tasks to its layers before it computes.
 
     A class and no wrapper: names of parameters stay as they are, and a copy of the network is whole.
     """

@@ -11,20 +11,14 @@ from trainer.model.weight_files import Weights
 class SavedModules:
     """Modules as they were saved, or their mean where the network has low-rank adapters; fresh routing.
 
-    Source: Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.2.
+    Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.2.
     """
 
     def __init__(self, weights: Weights, routing: Values) -> None:
-        """Reads nothing yet.
-
-        Args:
-            weights: opened, of a run with routed adapters.
-            routing: gives the values of the routing, whose tasks are others.
-        """
+        """Reads nothing yet; `routing` gives the values of the routing, whose tasks are others."""
         self._weights, self._routing = weights, routing
 
     def of(self, piece: StatePiece) -> Tensor | None:
-        """See :class:`trainer.model.values.Values`."""
         layer, _, name = piece.name.rpartition(".")
         if name in ("A_RI", "B_OR"):
             saved = (self._weights.tensor(f"{layer}.{module}") for module in ("A_HMIR", "B_HMRO"))

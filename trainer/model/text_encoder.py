@@ -31,23 +31,10 @@ class TextEncoder:
 
     The vector of a text is the encoder's own pooled output for CLIP, and otherwise the mean of its last states over
     the tokens of the text. No code from the folder is run and nothing is unpickled.
-
-    Attributes:
-        width: of a vector.
-        digest: of the folder's files that decide the vectors.
     """
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:
-        """Loads it.
-
-        Args:
-            folder: with config.json, tokenizer.json and the weights in safetensors files.
-            device: where it computes; None: on the CPU.
-
-        Raises:
-            ValueError: the packages that read it are missing.
-            Refusal: a file is missing or malformed, or the model encodes no text.
-        """
+        """Loads config.json, tokenizer.json and safetensors of a folder; needs the packages that read them."""
         weights = sorted(folder.glob("*.safetensors"))
         for name, present in {
             CONFIG: (folder / CONFIG).is_file(),
@@ -65,14 +52,7 @@ class TextEncoder:
         self.width = int(self._encoded(["."]).shape[1])
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Encodes texts.
-
-        Args:
-            texts: N of them, each with one token or more.
-
-        Returns:
-            float32 [N, width] on the CPU.
-        """
+        """Float32 [N, width] on the CPU, of N texts with one token or more."""
         parts = [self._encoded(texts[first : first + TOGETHER]) for first in range(0, len(texts), TOGETHER)]
         return torch.cat(parts) if parts else torch.empty(0, self.width)
 

@@ -15,10 +15,8 @@ from trainer.flow.question import FromTokens, HeadVelocities, Question, Tokens
 
 
 class WithHead(Protocol):
-    """A trunk that computes features of tokens, and a head that is called with them.
-
-    Attributes:
-        mean: how the velocity of the flow is computed.
+    """A trunk that computes features of tokens, and a head that is called with them; `mean` says how their velocity
+    comes.
     """
 
     mean: MeanVelocityConfig
@@ -33,17 +31,8 @@ class WithHead(Protocol):
 
 
 def answer(network: WithHead, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None) -> Tensor:
-    """Asks the parts of a network that a question is about.
-
-    Args:
-        network: trunk and head.
-        x_t: [B, *D] states.
-        t: [B] times in [0, 1].
-        condition: of the examples.
-        question: `Tokens`, `FromTokens` or `HeadVelocities`; None: the velocity of the flow.
-
-    Returns:
-        What the question says; the velocity of the flow is float32 [B, *D].
+    """Answers `Tokens`, `FromTokens` or `HeadVelocities`; without a question the velocity of the flow, float32 [B,
+    *D].
     """
     if isinstance(question, FromTokens):
         return network.velocities(question.tokens, question.y, question.s)

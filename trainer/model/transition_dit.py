@@ -18,7 +18,7 @@ from trainer.model.transition import answer
 class TransitionDiT(DiT):
     """The features of patches that a diffusion transformer computes, and a head that is called for each patch alone.
 
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
+    Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
     """
 
     def __init__(
@@ -28,13 +28,6 @@ class TransitionDiT(DiT):
         shape: tuple[int, int, int],
         **trunk: Any,
     ) -> None:
-        """Builds the network.
-
-        Args:
-            config: sizes.
-            shape: (C, H, W) of an image; H and W are multiples of the patch size.
-            **trunk: what else a `DiT` is built from.
-        """
         super().__init__(config, shape=shape, **trunk)
         del self.unembed_patches  # the head is in its place
         values = shape[0] * config.patch_size**2
@@ -46,7 +39,6 @@ class TransitionDiT(DiT):
         return answer(self, x_t, t, condition, question)
 
     def velocities(self, tokens_BND: Tensor, y: Tensor, s: Tensor) -> Tensor:
-        """See `trainer.model.transition.WithHead.velocities`."""
         patches = self.grid.patches(y.flatten(0, -4)).unflatten(0, y.shape[:-3])
         found = self.head(patches, s, tokens_BND)
         return self.grid.images(found.flatten(0, -3)).unflatten(0, y.shape[:-3])

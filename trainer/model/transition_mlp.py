@@ -18,17 +18,10 @@ from trainer.model.transition import answer
 class TransitionMLP(MLP):
     """The features that residual blocks compute of a vector, and a head that is called with them.
 
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
+    Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
     """
 
     def __init__(self, config: TransitionMLPConfig, *, num_values: int, **trunk: Any) -> None:
-        """Builds the network.
-
-        Args:
-            config: sizes.
-            num_values: of a vector.
-            **trunk: what else an `MLP` is built from.
-        """
         super().__init__(config, num_values=num_values, **trunk)
         del self.unembed_values  # the head is in its place
         self.mean = config.mean_velocity
@@ -39,5 +32,4 @@ class TransitionMLP(MLP):
         return answer(self, x_t, t, condition, question)
 
     def velocities(self, tokens_B1D: Tensor, y: Tensor, s: Tensor) -> Tensor:
-        """See `trainer.model.transition.WithHead.velocities`."""
         return self.head(y[..., None, :], s, tokens_B1D)[..., 0, :]

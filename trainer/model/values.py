@@ -38,10 +38,8 @@ class DrawsExperts(Protocol):
     """A mixture of experts, known without importing Megatron."""
 
     def initial_values(self, part: str) -> Mapping[str, Tensor]:
-        """What parameters begin with, whole and float32 on the CPU, by their names in a part of the layer.
-
-        Args:
-            part: ``router``, ``shared_experts`` or ``experts.`` with a logical id.
+        """Whole float32 values on the CPU of ``router``, ``shared_experts`` or ``experts.`` with a logical id, by name
+        in it.
         """
         ...
 
@@ -54,18 +52,11 @@ class DrawnValues:
     """
 
     def __init__(self, network: nn.Module, seed: int) -> None:
-        """Draws nothing yet.
-
-        Args:
-            network: whose modules say what parameters begin with.
-            seed: of the run.
-        """
         self._modules = dict(network.named_modules())
         self._seed = seed
         self._last: tuple[str, Mapping[str, Tensor]] = ("", {})
 
     def of(self, piece: StatePiece) -> Tensor | None:
-        """See :class:`Values`."""
         origin, own_name = drawn_at_once(piece.name)
         if self._last[0] != origin or own_name not in self._last[1]:
             self._last = ("", {})  # two parameters are never there at once
@@ -92,17 +83,13 @@ class SavedValues:
     """Those of saved weights, of which only what is asked for is read."""
 
     def __init__(self, weights: Weights, otherwise: Values | None = None, new: tuple[str, ...] = ()) -> None:
-        """Reads nothing yet.
+        """Reads nothing yet; the weights are checked, and parameters that begin with `new` are not read.
 
-        Args:
-            weights: opened, accepted by :func:`trainer.model.weights.check_weights`.
-            otherwise: gives the values of new parameters; None: they keep theirs.
-            new: what the names of parameters begin with that are not read.
+        `otherwise` gives the values of new parameters; None: they keep theirs.
         """
         self._weights, self._otherwise, self._new = weights, otherwise, new
 
     def of(self, piece: StatePiece) -> Tensor | None:
-        """See :class:`Values`."""
         if piece.name.startswith(self._new):
             return None if self._otherwise is None else self._otherwise.of(piece)
         return self._weights.rectangle(piece.name, piece.offset, piece.tensor.shape)
@@ -110,12 +97,7 @@ class SavedValues:
 
 @torch.no_grad()
 def fill(pieces: Iterable[StatePiece], values: Values) -> None:
-    """Writes values to pieces of parameters, a parameter at a time, in the order of the network.
-
-    Args:
-        pieces: rectangles of parameters, of any type and on any device; several may be of the same values.
-        values: where these come from.
-    """
+    """Writes values to pieces, a parameter at a time in the order of the network; several may be of the same values."""
     together: dict[str, list[StatePiece]] = {}
     for piece in pieces:
         together.setdefault(drawn_at_once(piece.name)[0], []).append(piece)
@@ -127,12 +109,7 @@ def fill(pieces: Iterable[StatePiece], values: Values) -> None:
 
 
 def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list[StatePiece]:
-    """Every place where an engine keeps a weight, once.
-
-    Args:
-        shards: what this rank computes with.
-        masters: what its optimiser updates: the same memory, or other.
-    """
+    """Every place where an engine keeps a weight, once; shards and masters are the same memory, or other."""
     computed_with = [
         StatePiece(shard.name, "weight", shard.shape, offset, values)
         for shard in shards
@@ -143,15 +120,7 @@ def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list
 
 
 def initialised(network: N, seed: int) -> N:
-    """Gives a network its initial values, in place, as far as its modules say them.
-
-    Args:
-        network: its parameters, or a rank's parts of them, lie in memory; no engine has divided them.
-        seed: of the run.
-
-    Returns:
-        The same network.
-    """
+    """Gives a network that no engine has divided its initial values, in place, as far as its modules say them."""
     fill(held_pieces(network), DrawnValues(network, seed))
     return network
 

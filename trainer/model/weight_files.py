@@ -46,14 +46,7 @@ def belongs_to(name: str, whole: str) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files in which weights are: one, or the index and the parts.
-
-    Args:
-        path: of the one file, or of the index.
-
-    Raises:
-        Refusal: the index is malformed.
-    """
+    """The one file of weights, or the index and the parts."""
     path = path.with_name(path.name.removesuffix(_INDEX))
     if path.exists() or not index_of(path).exists():
         return [path]
@@ -61,18 +54,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def copied(source: Path, target: Path) -> list[Path]:
-    """Copies weights under another name.
-
-    Args:
-        source: of the one file, or of the index.
-        target: of the one file; an index and parts are named after it.
-
-    Returns:
-        The file, or the index and the parts.
-
-    Raises:
-        Refusal: the index is malformed, or a file cannot be written.
-    """
+    """Copies weights under another name; an index and parts are named after it. Returns the copies."""
     first, *parts = files_of(source)
     if not parts:
         _copy(first, target)
@@ -91,11 +73,6 @@ class Weights:
     """Opened weights, which are read tensor by tensor."""
 
     def __init__(self, file_of: Mapping[str, Any]) -> None:
-        """Takes open files.
-
-        Args:
-            file_of: the file that has a tensor, by the tensor's name.
-        """
         self._file_of = file_of
 
     @property
@@ -116,13 +93,7 @@ class Weights:
         return self._file_of[name].get_tensor(name)
 
     def rectangle(self, name: str, offset: Sequence[int], sizes: Sequence[int]) -> Tensor:
-        """A rectangle of a tensor, on the CPU; only its rows are read.
-
-        Args:
-            name: of the tensor.
-            offset: index of the rectangle's first element.
-            sizes: of the rectangle.
-        """
+        """A rectangle of a tensor, on the CPU; only its rows are read."""
         if not sizes:
             return self.tensor(name)
         return self._file_of[name].get_slice(name)[tuple(slice(o, o + n) for o, n in zip(offset, sizes, strict=True))]

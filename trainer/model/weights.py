@@ -20,16 +20,7 @@ _DAMAGED = "restore it from a copy, or delete the folder"
 
 
 def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str = _REMEDY) -> None:
-    """Refuses weights that :func:`initialise_from` could not use, without reading their values.
-
-    Args:
-        path: an ``ema.safetensors``, or the index of one that is in parts.
-        shapes: of every parameter of the network by its logical name.
-        remedy: what to do where they do not fit.
-
-    Raises:
-        Refusal: the file is missing or malformed, or a parameter is missing or has another shape.
-    """
+    """Refuses weights that :func:`initialise_from` could not use, without reading their values."""
     try:
         with open_weights(path) as weights:
             found = {name: weights.shape(name) for name in weights.names}
@@ -45,13 +36,7 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str
 def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:
     """Refuses weights that have the right shapes and were trained to compute something else.
 
-    Args:
-        path: of the weights; a configuration beside them says what they compute, one without it is let through.
-        model: settings of the network that is to begin with them.
-        otherwise: what to do in place of changing the setting.
-
-    Raises:
-        Refusal: a setting differs.
+    Weights without a configuration beside them are let through.
     """
     beside = path.parent / "config.yaml"
     if not beside.is_file():
@@ -69,17 +54,7 @@ def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin with
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a file of a checkpoint.
-
-    Args:
-        path: a safetensors file.
-
-    Returns:
-        Its tensors by name.
-
-    Raises:
-        Refusal: it is missing or damaged.
-    """
+    """Reads a safetensors file of a checkpoint."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -87,15 +62,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_routers(model: nn.Module, folder: Path) -> None:
-    """Fills what routers learn besides their weights, as far as a file beside the weights has it.
-
-    Args:
-        model: the network.
-        folder: where ``routers.safetensors`` is looked for; dense models have none.
-
-    Raises:
-        Refusal: the file is damaged.
-    """
+    """Fills what routers learn besides their weights, as far as ``routers.safetensors`` in the folder has it."""
     path = folder / ROUTERS
     if path.exists():
         own = model.state_dict()
@@ -106,14 +73,9 @@ def load_routers(model: nn.Module, folder: Path) -> None:
 
 
 def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> None:
-    """Fills a network, or this rank's part of it, from an ``ema.safetensors``.
+    """Fills a network, or this rank's part of it, from checked weights; experts are found by logical id.
 
-    Args:
-        model: the network.
-        path: the file or the index, accepted by :func:`check_weights`; experts are found by logical id, wherever they
-            live now. What its routers had learned besides their weights is taken from the file beside it, if there is
-            one.
-        new: what the names of parameters begin with that keep their values.
+    What the routers had learned besides is in the file beside it, if any. Parameters that begin with `new` stay.
     """
     with open_weights(path) as weights:
         fill(held_pieces(model), SavedValues(weights, new=new))

@@ -23,11 +23,7 @@ from trainer.training.task import Drawn, Networks, Task
 
 
 def build(config: RunConfig) -> Task[Any]:
-    """The task that the section ``task`` names.
-
-    Args:
-        config: the run.
-    """
+    """The task that the section ``task`` names."""
     match config.task:
         case FlowTaskConfig():
             return FlowTask(config)

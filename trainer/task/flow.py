@@ -31,13 +31,7 @@ from trainer.training.weighting import few_count
 
 
 class DrawnPoints(NamedTuple):
-    """Points of the path.
-
-    Attributes:
-        log_weight: see `Drawn`.
-        sample: the states where the network is called, and what it should predict.
-        condition: what it reads beside state and time.
-    """
+    """Points of the path: states where the network is called, what it should predict, and what it reads besides."""
 
     log_weight: Tensor | None
     sample: PathSample
@@ -45,12 +39,12 @@ class DrawnPoints(NamedTuple):
 
     @property
     def sources(self) -> Tensor | None:
-        """See `OfSources`; they are the tasks of the condition, which stay with their examples."""
+        """They are the tasks of the condition, which stay with their examples."""
         return self.condition.task
 
     @property
     def weighted(self) -> Mapping[str, Tensor]:
-        """See `Weighted`; the ends of the paths."""
+        """The ends of the paths."""
         return {} if self.log_weight is None else {"data": self.sample.x_1, "source": self.sample.x_0}
 
 
@@ -80,7 +74,7 @@ class FlowTask(Task[DrawnPoints]):
         self.label_dropout = config.model.label_dropout
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """See `Task.source`; standard normal source points, where the coupling would draw them."""
+        """Standard normal source points, where the coupling would draw them."""
         if batch.x_0 is not None or not getattr(self.coupling, "normal_source", False):
             return None
         assert self.config.flow is not None
@@ -91,7 +85,7 @@ class FlowTask(Task[DrawnPoints]):
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:
-        """See `Task.draw`; the coupling decides which micro batches are paired together."""
+        """The coupling decides which micro batches are paired together."""
         conditions, states, sources = [], [], []
         for batch, generator in zip(batches, generators, strict=True):
             conditions.append(self._condition(batch, generator))
@@ -102,18 +96,17 @@ class FlowTask(Task[DrawnPoints]):
         return [self._points(pairs, batch.interval, generator) for pairs, batch, generator in together]
 
     def loss(self, model: Model, drawn: DrawnPoints) -> LossTerms:
-        """See `Task.loss`."""
         return self.objective.loss(model, drawn.sample, drawn.condition)
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """See `Task.show`; a grid of images, or a plot of points, as the section ``sample`` says."""
+        """A grid of images, or a plot of points, as the section ``sample`` says."""
         if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
             return
         with networks.average() as model:
             preview(TrainedFlow(self.config, self.parts, model), stem.with_suffix(".png"), seed=seed)
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """See `Task.measure`; quality against function evaluations, directness of paths, likelihood."""
+        """Quality against function evaluations, directness of paths, likelihood."""
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
@@ -123,7 +116,7 @@ class FlowTask(Task[DrawnPoints]):
             return FlowMeasurement.of(flow, spec, progress)
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
-        """See `Task.cautions`; weights of which few count make noisy gradients."""
+        """Weights of which few count make noisy gradients."""
         line = few_count(figures.get("effective_share", 1.0))
         return {} if line is None else {"effective_share": line}
 

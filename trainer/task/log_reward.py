@@ -16,12 +16,7 @@ Scalarisation = Literal["weighted_sum", "weighted_log_sum", "tchebycheff"]
 
 
 class Valued(NamedTuple):
-    """What objects are worth.
-
-    Attributes:
-        log_reward: float64 [B], finite: the logarithm of what their probabilities are in proportion to.
-        figures: float64 [B, *] by name, of which means are told.
-    """
+    """Finite logarithms float64 [B] of what probabilities are in proportion to, and figures [B, *] by name."""
 
     log_reward: Tensor
     figures: dict[str, Tensor]
@@ -31,23 +26,12 @@ class LogReward(Protocol):
     """Says what objects are worth; one call for each object is what a reward call is."""
 
     def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
-        """Values objects.
-
-        Args:
-            objects_BS: states that the stop ended in.
-            asked: the preference and the exponent of each.
-        """
+        """Values objects [B, S], states that the stop ended in, for the preference and exponent of each."""
         ...
 
 
 class ScalarisedReward(LogReward):
-    """Several rewards, weighed by a preference and raised to an exponent.
-
-    Args:
-        rewards: from objects [B, S] to rewards by each objective [B, K].
-        names: of the objectives.
-        scalarisation, least: see :func:`log_scalar`.
-    """
+    """Rewards [B, K] of objects [B, S], weighed by a preference and raised to an exponent."""
 
     def __init__(
         self, rewards: Callable[[Tensor], Tensor], names: Sequence[str], scalarisation: Scalarisation, least: float
@@ -56,7 +40,7 @@ class ScalarisedReward(LogReward):
         self._scalarisation: Scalarisation = scalarisation
 
     def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
-        """See `LogReward`; figures are each objective and the reward, not raised."""
+        """Figures are each objective and the reward, not raised."""
         rewards_BK = self._rewards(objects_BS)
         log_scalar_B = log_scalar(rewards_BK, asked.weights, self._scalarisation, self._least)
         by_name = dict(zip(self._names, rewards_BK.unbind(1), strict=True))
@@ -65,18 +49,11 @@ class ScalarisedReward(LogReward):
 
 
 def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisation, least: float) -> Tensor:
-    """The logarithm of one reward made of several.
+    """The logarithm of one reward made of rewards [B, K] from 0 to 1: float64 [B], at least that of `least`.
 
-    Args:
-        rewards_BK: objectives, from 0 to 1.
-        weights_BK: of them, that sum to 1.
-        scalarisation: ``weighted_sum``: sum of w r; ``weighted_log_sum``: sum of w log r, the logarithm of their
-            weighted geometric mean; ``tchebycheff``: 1 - max of w (1 - r), the published distance to the best
-            of all objectives turned round, since a reward has to grow with them.
-        least: rewards below count as this, so that their logarithm is a number.
-
-    Returns:
-        float64 [B], at least the logarithm of `least`.
+    ``weighted_sum``: sum of w r; ``weighted_log_sum``: sum of w log r, the logarithm of their weighted geometric mean;
+    ``tchebycheff``: 1 - max of w (1 - r), the published distance to the best of all objectives turned round, since a
+    reward has to grow with them. Rewards below `least` count as it.
     """
     rewards_BK = rewards_BK.double()
     match scalarisation:

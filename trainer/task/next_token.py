@@ -17,13 +17,7 @@ from trainer.training.task import Networks, Task
 
 
 class DrawnWindows(NamedTuple):
-    """Windows of text.
-
-    Attributes:
-        log_weight: see `Drawn`; there are none.
-        tokens: int64 [B, N + 1].
-        sources: see `OfSources`.
-    """
+    """Windows of text, int64 [B, N + 1]."""
 
     log_weight: None
     tokens: Tensor
@@ -43,19 +37,16 @@ class NextTokenTask(Task[DrawnWindows]):
         generators: Sequence[torch.Generator],  # noqa: ARG002
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnWindows]:
-        """See `Task.draw`; nothing is drawn."""
         return [DrawnWindows(None, batch.x_1, batch.sources) for batch in batches]
 
     def loss(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> LossTerms:
-        """See `Task.loss`."""
         return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
 
     def examine(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> Mapping[str, Tensor]:
-        """See `Task.examine`; in bits for each byte of the text, the loss compares with what a compressor needs.
+        """In bits for each byte of the text, the loss compares with what a compressor needs.
 
-        A token stands for as many bytes as the held-out documents have on average, so that the figure is that of their
-        whole text where all of them are examined. The cost of the end tokens is in it. Those of a mixture have the
-        average of their source.
+        A token stands for as many bytes as the held-out documents (of a mixture, those of its source) have on average,
+        so that the figure is that of their whole text where all are examined. The cost of the end tokens is in it.
         """
         loss = self.loss(model, drawn).per_example
         bytes_per_token = getattr(self.config.data, "bytes_per_token", 1.0)
@@ -64,13 +55,13 @@ class NextTokenTask(Task[DrawnWindows]):
         return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2) / bytes_per_token}
 
     def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """See `Task.summarise`; of a tokenizer's tokens, how many equally likely ones the network chooses among."""
+        """Of a tokenizer's tokens, how many equally likely ones the network chooses among."""
         if getattr(self.config.data, "tokenizer", None) is None:
             return {}
         return {"held_out_perplexity": math.exp(min(figures["held_out_loss"], 700.0))}
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """See `Task.show`; continued prompts, as the section ``sample`` says."""
+        """Continued prompts, as the section ``sample`` says."""
         assert isinstance(self.config.sample, TextSample)
         with networks.average() as model:
             preview_texts(self.config, model, stem.with_suffix(".txt"), seed=seed)

@@ -20,15 +20,9 @@ PANEL_INCHES, TITLE_INCHES = 2.2, 0.6
 
 
 class Built(NamedTuple):
-    """Objects of one preference.
+    """Objects int64 [N, S] of one preference, their rewards [N, K] by objective, and the rewards by the preference [N].
 
-    Attributes:
-        weights: [K] of the objectives.
-        exponent: that the reward is raised to.
-        objects: int64 [N, S].
-        rewards: [N, K] by each objective.
-        reward: [N] by the preference, not raised.
-        wanted: [cells] the probability of each cell where the environment is a grid; None: it is none.
+    `wanted` is the probability of each cell where the environment is a grid.
     """
 
     weights: tuple[float, ...]
@@ -40,13 +34,7 @@ class Built(NamedTuple):
 
 
 def write_objects(environment: Environment, built: Sequence[Built], path: Path) -> None:
-    """Writes a line of JSON for each object: preference, exponent, object, rewards.
-
-    Args:
-        environment: where they were built.
-        built: of each preference.
-        path: the file; its folder is made if missing.
-    """
+    """Writes a line of JSON for each object: preference, exponent, object, rewards."""
     names = environment.objectives
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for one in built:
@@ -63,13 +51,7 @@ def drawable(environment: Environment) -> bool:
 
 
 def draw_objects(environment: Environment, built: Sequence[Built], path: Path) -> None:
-    """Draws how often each cell of a grid was wanted and built, or the first two rewards of objects, as a PNG.
-
-    Args:
-        environment: where they were built, which :func:`drawable` accepts.
-        built: of each preference.
-        path: the file; its folder is made if missing.
-    """
+    """Draws how often each cell of a grid was wanted and built, or the first two rewards of objects, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -72,14 +72,7 @@ class BuildingTask(Protocol):
 
 
 def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress: Progress) -> ParetoFigures:
-    """Builds objects for each preference of a lattice and measures them.
-
-    Args:
-        task: what the policy has learned.
-        model: the policy, in evaluation mode.
-        spec: how many objects of each preference, and the seed.
-        progress: is called with what is being done.
-    """
+    """Builds objects for each preference of a lattice and measures them."""
     sample, environment = task.config.sample, task.environment
     assert isinstance(sample, ObjectSample)
     exponent = task.settings.most_exponent if sample.exponent is None else sample.exponent
@@ -121,23 +114,15 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
 
 
 def divisions(num: int) -> int:
-    """Into how many parts a weight is divided, so that there are few preferences: 10 for two objectives, 4 for three.
-
-    Args:
-        num: objectives.
+    """Into how many parts a weight is divided, so that there are few preferences: 10 for two objectives, 4
+    for three.
     """
     few = [parts for parts in range(1, MOST_DIVISIONS + 1) if comb(parts + num - 1, num - 1) <= MOST_PREFERENCES]
     return max(few, default=1)
 
 
 def even_objects(task: BuildingTask, num: int, seed: int) -> Tensor:
-    """Objects that even choices among the possible actions lead to, int64 [`num`, S].
-
-    Args:
-        task: in whose environment.
-        num: how many.
-        seed: of the draws.
-    """
+    """Objects that even choices among the possible actions lead to, int64 [`num`, S]."""
     environment = task.environment
     keys = fold_in(torch.tensor(derive_seed(seed, "even choices")), torch.arange(num))
     return rollout(environment, lambda features: torch.zeros(len(features), environment.num_actions), keys).objects

@@ -18,57 +18,29 @@ _PROPOSALS = 12
 
 
 class Preferences(NamedTuple):
-    """What is asked of objects.
-
-    Attributes:
-        weights: float64 [B, K] of the objectives, each row sums to 1.
-        exponent: float64 [B] that rewards are raised to.
-    """
+    """Weights float64 [B, K] of the objectives, each row sums to 1, and exponents float64 [B] of the rewards."""
 
     weights: Tensor
     exponent: Tensor
 
 
 def dirichlet(keys: Tensor, num: int, concentration: float) -> Tensor:
-    """Draws weights that sum to 1, all alike before they are drawn.
-
-    Args:
-        keys: int64 [B].
-        num: K weights.
-        concentration: of the Dirichlet distribution, above 0.
-
-    Returns:
-        float64 [B, K].
-    """
+    """Draws K weights, float64 [B, K], by keys int64 [B]; each row sums to 1."""
     own = fold_in(keys[:, None], torch.arange(num, device=keys.device))
     return _log_gamma_draws(own, concentration).softmax(1)
 
 
 def thermometer(values: Tensor, bins: int, largest: float = 1.0) -> Tensor:
-    """Codes numbers from 0 to `largest` so that a network tells near ones apart: bin after bin fills up.
+    """Codes numbers [*] from 0 to `largest` so that a network tells near ones apart: bin after bin fills up.
 
-    Args:
-        values: [*] numbers.
-        bins: of a code.
-        largest: number that fills all bins.
-
-    Returns:
-        float32 [*, bins] from 0 to 1, falling; their sum is bins * value / largest.
+    Float32 [*, bins] from 0 to 1, falling; their sum is bins * value / largest.
     """
     filled = values[..., None] * (bins / largest) - torch.arange(bins, device=values.device)
     return filled.clamp(0.0, 1.0).float()
 
 
 def lattice(num: int, divisions: int) -> Tensor:
-    """All preferences whose weights are multiples of 1 / `divisions`, the first objective's falling.
-
-    Args:
-        num: K objectives.
-        divisions: of 1; 1 gives the single objectives alone.
-
-    Returns:
-        float64 [N, K].
-    """
+    """All preferences, float64 [N, K], in multiples of 1 / `divisions`, the first objective's falling."""
     return torch.tensor(list(_shares(num, divisions)), dtype=torch.float64) / divisions
 
 

@@ -19,14 +19,7 @@ from trainer.training.task import Networks, Task
 
 
 class DrawnImages(NamedTuple):
-    """Images and the draws that make latents of them.
-
-    Attributes:
-        log_weight: see `Drawn`; there are none.
-        images: [B, C, H, W].
-        noise: standard normal, of the shape of the latents.
-        sources: see `OfSources`.
-    """
+    """Images [B, C, H, W] and the standard normal draws that make latents of them."""
 
     log_weight: None
     images: Tensor
@@ -37,7 +30,7 @@ class DrawnImages(NamedTuple):
 class ReconstructionTask(Task[DrawnImages]):
     """Mean squared error of a pixel, and the weighted Kullback-Leibler divergence of a latent value from N(0, 1).
 
-    Source: Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
+    Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -51,11 +44,10 @@ class ReconstructionTask(Task[DrawnImages]):
         generators: Sequence[torch.Generator],
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnImages]:
-        """See `Task.draw`; each micro batch is drawn on its own."""
+        """Each micro batch is drawn on its own."""
         return [self._draw(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def loss(self, model: Callable[..., Any], drawn: DrawnImages) -> LossTerms:
-        """See `Task.loss`."""
         images, mean, log_variance = model(drawn.images, drawn.noise)
         error = (images - drawn.images).square().flatten(1).mean(1)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
@@ -63,7 +55,7 @@ class ReconstructionTask(Task[DrawnImages]):
         return LossTerms(error + self._model.kl_weight * divergence, terms=terms)
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
-        """See `Task.show`; held-out images above their reconstructions."""
+        """Held-out images above their reconstructions."""
         with networks.average() as model:
             assert isinstance(model, Autoencoder)
             preview_reconstructions(self.config, model, stem.with_suffix(".png"))

@@ -20,20 +20,12 @@ NOISE = 1e-4
 
 
 class GaussianProcess(NamedTuple):
-    """Objectives as functions of places, independent of each other, each with a kernel of its own length.
+    """Objectives as functions of places [N, C], independent of each other, each with a kernel of its own length.
 
     The kernel is Matern's of smoothness 5/2. Its length is the one of `LENGTHS` under which the measured values are
     likeliest. Everything is in closed form, so that equal objects give equal figures; the time grows with N^3 once and
-    with B N^2 for each call.
-
-    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 2.1 and equation 4.17.
-
-    Attributes:
-        places: float64 [N, C].
-        lengths: float64 [K] of the kernels.
-        weights: float64 [K, N] of the measured objects in an expectation.
-        inverse: float64 [K, N, N] of the kernel matrices.
-        mean, deviation: float64 [K] of the measured values.
+    with B N^2 for each call. All float64; `weights` [K, N] are those of the measured objects in an expectation.
+    Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 2.1 and equation 4.17.
     """
 
     places: Tensor
@@ -45,12 +37,6 @@ class GaussianProcess(NamedTuple):
 
     @classmethod
     def fitted(cls, places_NC: Tensor, values_NK: Tensor) -> GaussianProcess:
-        """Fits the process.
-
-        Args:
-            places_NC: of the measured objects.
-            values_NK: what was measured.
-        """
         places_NC, values_NK = places_NC.double(), values_NK.double()
         mean, deviation = values_NK.mean(0), values_NK.std(0, correction=0)
         deviation = torch.where(deviation > 1e-12, deviation, 1.0)
@@ -87,13 +73,7 @@ class GaussianProcess(NamedTuple):
 
 
 class Surrogate:
-    """Rewards that a regression expects, and some standard deviations more.
-
-    Args:
-        environment: of the objects.
-        file: the measured ones.
-        deviations: that are added.
-    """
+    """Rewards that a regression of the measured objects expects, and some standard deviations more."""
 
     def __init__(self, environment: Environment, file: MeasuredFile, deviations: float) -> None:
         self._environment, self._deviations, self._num = environment, deviations, len(file.objects)

@@ -37,15 +37,9 @@ _WALK, _WEIGHTS, _EXPONENT = range(3)
 
 
 class DrawnObjects(NamedTuple):
-    """Objects that are asked for and, once they are collected, the ways to them and what they are worth.
+    """Requested objects and, once they are collected, the walks to them and what they are worth.
 
-    Attributes:
-        log_weight: see `Drawn`; there are none.
-        keys: int64 [B] of all draws.
-        asked: the preference and the exponent of each.
-        condition: [B, C] what the network reads of them.
-        walks: the ways; None: not walked yet.
-        valued: what they are worth; None: not asked yet.
+    `keys` are int64 [B] of all draws, `condition` [B, C] what the network reads of preference and exponent.
     """
 
     log_weight: None
@@ -92,13 +86,13 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         generators: Sequence[torch.Generator],  # noqa: ARG002
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnObjects]:
-        """See `Task.draw`; what is asked of each object."""
+        """What is asked of each object."""
         return [self._asked_of(fold_in(self._key, batch.x_1[:, 0].long())) for batch in batches]
 
     def collect(
         self, drawn: Sequence[DrawnObjects], networks: Networks, ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnObjects]:
-        """See `Task.collect`; the ways that the policy takes, and what they lead to."""
+        """The ways that the policy takes, and what they lead to."""
         with networks.current() as model:
             collected = [self.walked(model, one, exploration=self.settings.exploration) for one in drawn]
         objects = sum(len(one.keys) for one in drawn) * (1 if ranks is None else ranks.size())
@@ -107,7 +101,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         return collected
 
     def loss(self, model: Callable[..., Any], drawn: DrawnObjects) -> LossTerms:
-        """See `Task.loss`; one pass over all states of all ways."""
+        """One pass over all states of all ways."""
         assert drawn.walks is not None, "objects are learned from once they are collected"
         assert drawn.valued is not None
         states_BTS, actions_BT, taken_BT = drawn.walks
@@ -128,14 +122,14 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         return LossTerms(difference_B.square(), terms)
 
     def examine(self, model: Callable[..., Any], drawn: DrawnObjects) -> Mapping[str, Tensor]:
-        """See `Task.examine`; of ways without exploration."""
+        """Of ways without exploration."""
         walked = self.walked(model, drawn)
         assert walked.valued is not None
         figures = {f"held_out_{name}": values for name, values in walked.valued.figures.items()}
         return {"held_out_loss": self.loss(model, walked).per_example, **figures}
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """See `Task.show`; objects of some preferences, as the section ``sample`` says, and a picture of them."""
+        """Objects of some preferences, as the section ``sample`` says, and a picture of them."""
         sample = self.config.sample
         assert isinstance(sample, ObjectSample)
         preferences = self.preferences(sample.divisions)
@@ -147,15 +141,12 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
                 draw_objects(self.environment, built, stem.with_suffix(".png"))
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """See `Task.measure`; objects of a lattice of preferences, and exact distributions where all are known."""
+        """Objects of a lattice of preferences, and exact distributions where all are known."""
         with networks.average() as model:
             return ParetoMeasurement(measured(self, model, spec, progress))
 
     def rewards(self, objects_BS: Tensor) -> Tensor:
-        """What objects are worth by each objective, float64 [B, K], before a preference weighs them.
-
-        Where the run learns from a surrogate, the objectives of the environment are not asked.
-        """
+        """Rewards by each objective, float64 [B, K], of the environment, or of the surrogate where the run has one."""
         return (self.environment if self._surrogate is None else self._surrogate).rewards(objects_BS)
 
     @property
@@ -174,14 +165,8 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
     def built(
         self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
     ) -> list[Built]:
-        """Builds objects; the same with the same weights and seed, whichever preferences stand beside each other.
-
-        Args:
-            model: the network, in evaluation mode.
-            preferences: float64 [N, K].
-            num: objects of each.
-            exponent: of the reward; None: the largest that is learned.
-            seed: of the draws.
+        """Builds `num` objects of each preference [N, K]; the same with the same weights and seed, whichever stand
+        beside it.
         """
         device = next(model.parameters()).device
         keys = fold_in(torch.tensor(derive_seed(seed, "objects")), torch.arange(num)).to(device)
@@ -204,34 +189,21 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         return found
 
     def state(self) -> dict[str, Any]:
-        """See `Task.state`; what has been spent."""
+        """What has been spent."""
         return {"reward_calls": self._reward_calls, "network_calls": self._network_calls}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """See `Task.load`."""
         state = state or {"reward_calls": 0, "network_calls": 0}
         self._reward_calls, self._network_calls = state["reward_calls"], state["network_calls"]
 
     def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> DrawnObjects:
-        """Objects of chosen preferences.
-
-        Args:
-            keys: int64 [B].
-            weights: [B, K] of the objectives.
-            exponent: of all; None: the largest that is learned.
-        """
+        """Objects of chosen preferences [B, K]; the exponent is the largest that is learned if none is given."""
         exponent = self.settings.most_exponent if exponent is None else exponent
         exponents = torch.full(keys.shape, exponent, dtype=torch.float64, device=keys.device)
         return self._conditioned(keys, Preferences(weights.double(), exponents))
 
     def walked(self, model: Callable[..., Any], drawn: DrawnObjects, *, exploration: float = 0.0) -> DrawnObjects:
-        """The same objects with the ways that a policy takes to them and with what they are worth.
-
-        Args:
-            model: the network, in evaluation mode; no gradient is kept.
-            drawn: what is asked for.
-            exploration: share of the actions that are drawn evenly.
-        """
+        """The same objects with the policy's walks to them and their rewards; the model is in evaluation mode."""
 
         def logits(features_BF: Tensor) -> Tensor:
             return Policy(*model(features_BF[:, None], drawn.condition)).forward[:, 0]

@@ -45,7 +45,7 @@ class AutoencoderConfig(NetworkConfig):
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; an image that the factor divides."""
+        """An image that the factor divides."""
         check_image(shape, "model.factor", self.factor, limit=LARGEST_FACTOR, otherwise="give images")
 
     def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -54,13 +54,13 @@ class AutoencoderConfig(NetworkConfig):
         return self.latent_channels, height // self.factor, width // self.factor
 
     def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
-        """See `NetworkConfig.inputs`; an image, and noise for its latents."""
+        """An image, and noise for its latents."""
         return Input(state_shape), Input(self.latent_shape(state_shape))
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; convolutions count as matrix products."""
+        """Convolutions count as matrix products."""
         del context_channels, mixture
         folded = state_shape[0] * self.factor**2
         latents = 2 * self.hidden * self.latent_channels + 9 * self.latent_channels * self.hidden

@@ -75,12 +75,10 @@ class BlockwiseConfig(SegmentNetworkConfig):
 
     @property
     def segment_blocks(self) -> range:
-        """See `SegmentNetworkConfig.segment_blocks`."""
         return range(self.trunk_layers, self.trunk_layers + self.segment_layers)
 
     @property
     def heads(self) -> int:
-        """See `NetworkConfig.heads`."""
         return self.num_heads
 
     @property
@@ -95,7 +93,6 @@ class BlockwiseConfig(SegmentNetworkConfig):
 
     @property
     def new_parameters(self) -> tuple[str, ...]:
-        """See `NetworkConfig.new_parameters`."""
         return self.init_new
 
     @model_validator(mode="after")
@@ -107,21 +104,16 @@ class BlockwiseConfig(SegmentNetworkConfig):
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; an image that patches divide."""
+        """An image that patches divide."""
         check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
-        """See `NetworkConfig.tokens`; the patches."""
         return squares(state_shape, self.patch_size)
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`.
-
-        Counted are the trunk, the blocks of one segment and the projection; the residual network takes no part in
-        learning them.
-        """
+        """Of the trunk, the blocks of one segment and the projection; learning does not call the residual network."""
         del mixture
         trunk = self.trunk_layers * self._block_multiply_adds(state_shape)
         return self._other_multiply_adds(state_shape, context_channels) + trunk + self._projection(state_shape)
@@ -135,10 +127,8 @@ class BlockwiseConfig(SegmentNetworkConfig):
         context_channels: int = 0,
         mixture: int | None = None,
     ) -> int:
-        """See `NetworkConfig.sample_multiply_adds`.
-
-        With a residual network the trunk runs at the first call of each segment alone. The projection to a teacher's
-        features takes no part.
+        """With a residual network the trunk runs at the first call of each segment only; no projection to
+        the teacher.
         """
         del mixture
         block, tokens = self._block_multiply_adds(state_shape), self.tokens(state_shape)
@@ -198,13 +188,11 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
     no_division = "share attention heads, which blockwise_mlp lacks"
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; a vector."""
         check_vector(shape, self.kind)
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; of one segment."""
         del context_channels, mixture
         (values,), width = state_shape, self.hidden
         return (values + 1) * width + (self.num_layers - 1) * width**2 + width * values

@@ -52,7 +52,6 @@ class CausalTransitionConfig(NetworkConfig):
 
     @property
     def heads(self) -> int:
-        """See `NetworkConfig.heads`."""
         return self.num_heads
 
     @property
@@ -71,33 +70,28 @@ class CausalTransitionConfig(NetworkConfig):
         return 1 if self.history == "last" else self.transitions
 
     def state_tokens(self, state_shape: tuple[int, ...]) -> int:
-        """Tokens of one state.
-
-        Args:
-            state_shape: shape that `check_states` accepts.
-        """
+        """Tokens of one state."""
         return state_shape[0] if len(state_shape) == 1 else squares(state_shape, self.patch_size)
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
-        """See `NetworkConfig.shared_widths`."""
         del mixture
         return {"model.num_heads": self.num_heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; an image that patches divide, or a vector."""
+        """An image that patches divide, or a vector."""
         if len(shape) == 1:
             check_vector(shape, self.kind)
         else:
             check_image(shape, "model.patch_size", self.patch_size, otherwise="use images or vectors")
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
-        """See `NetworkConfig.tokens`; those of all states that are read in one pass."""
+        """Those of all states that are read in one pass."""
         return (1 + self.read_at_once) * self.state_tokens(state_shape)
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; a pass over all tokens, as in training."""
+        """A pass over all tokens, as in training."""
         del context_channels, mixture
         tokens = self.tokens(state_shape)
         return self._steering() + self._of_tokens(state_shape, tokens, attended=tokens**2)
@@ -111,7 +105,7 @@ class CausalTransitionConfig(NetworkConfig):
         context_channels: int = 0,
         mixture: int | None = None,
     ) -> int:
-        """See `NetworkConfig.sample_multiply_adds`; the first call of a past reads a state, each other one a token."""
+        """The first call of a past reads a state, each other one a token."""
         del segments, context_channels, mixture
         first = self.state_tokens(state_shape) + 1
         pasts = self.transitions if self.history == "last" else 1
@@ -121,15 +115,11 @@ class CausalTransitionConfig(NetworkConfig):
         return calls["network"] * self._steering() + read + calls["head"] * self.head_multiply_adds(state_shape)
 
     def drawn_tokens(self, state_shape: tuple[int, ...]) -> int:
-        """Tokens that the head draws in one pass of training.
-
-        Args:
-            state_shape: shape that `check_states` accepts.
-        """
+        """Tokens that the head draws in one pass of training."""
         return self.read_at_once * self.state_tokens(state_shape)
 
     def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
-        """See `NetworkConfig.head_multiply_adds`; a call is for one token."""
+        """A call is for one token."""
         return self.head.multiply_adds(self._token_values(state_shape), self.hidden, draws=draws)
 
     def _steering(self) -> int:

@@ -55,7 +55,6 @@ class DiTConfig(NetworkConfig):
 
     @property
     def heads(self) -> int:
-        """See `NetworkConfig.heads`."""
         return self.num_heads
 
     @property
@@ -70,7 +69,7 @@ class DiTConfig(NetworkConfig):
 
     @property
     def no_mixture(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """See `NetworkConfig.no_mixture`; experts are two matrices around a GELU."""
+        """Experts are two matrices around a GELU."""
         if self.feed_forward == "gelu":
             return None
         return f"model.feed_forward {self.feed_forward} is of dense layers alone; use gelu, or leave moe out"
@@ -81,22 +80,19 @@ class DiTConfig(NetworkConfig):
         return self
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
-        """See `NetworkConfig.shared_widths`."""
         heads = {"model.num_heads": self.num_heads}
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; an image that patches divide."""
+        """An image that patches divide."""
         check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
-        """See `NetworkConfig.tokens`; the patches."""
         return squares(state_shape, self.patch_size)
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`."""
         tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
         feed_forward = 2 * width * self.inner if mixture is None else mixture
         patch_values = state_shape[0] * area

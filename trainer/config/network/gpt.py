@@ -72,7 +72,6 @@ class GPTConfig(NetworkConfig):
 
     @property
     def heads(self) -> int:
-        """See `NetworkConfig.heads`."""
         return self.num_heads
 
     @property
@@ -87,12 +86,11 @@ class GPTConfig(NetworkConfig):
 
     @property
     def keyed_dropout(self) -> bool:
-        """See `NetworkConfig.keyed_dropout`."""
         return self.dropout > 0
 
     @property
     def no_mixture(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """See `NetworkConfig.no_mixture`; experts are two matrices around a GELU, in a block of two steps."""
+        """Experts are two matrices around a GELU, in a block of two steps."""
         for name, value in (
             ("feed_forward", self.feed_forward if self.feed_forward != "gelu" else None),
             ("bias", self.bias or None),
@@ -110,7 +108,6 @@ class GPTConfig(NetworkConfig):
 
     @property
     def token_bytes(self) -> int:
-        """See `NetworkConfig.token_bytes`."""
         return 1 if self.vocabulary <= BYTE_VALUES else 4
 
     @property
@@ -135,12 +132,11 @@ class GPTConfig(NetworkConfig):
         return self
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
-        """See `NetworkConfig.shared_widths`."""
         heads = {"model.num_heads": self.num_heads, "model.num_kv_heads": self.key_value_heads}
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; windows of no more tokens than `context`, and one that is predicted."""
+        """Windows of no more tokens than `context`, and one that is predicted."""
         context = self.tokens(shape)
         if context > self.context:
             raise ValueError(
@@ -149,18 +145,17 @@ class GPTConfig(NetworkConfig):
             )
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
-        """See `NetworkConfig.tokens`; those that a window predicts."""
+        """Those that a window predicts."""
         (window,) = state_shape
         return window - 1
 
     def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
-        """See `NetworkConfig.inputs`; tokens, and those that follow them."""
+        """Tokens, and those that follow them."""
         return (Input((self.tokens(state_shape),), integer=True),) * 2
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`."""
         del context_channels
         tokens, width = self.tokens(state_shape), self.hidden
         matrices = 3 if self.feed_forward == "swiglu" else 2

@@ -46,13 +46,11 @@ class MLPConfig(NetworkConfig):
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """See `NetworkConfig.check_states`; a vector."""
         check_vector(shape, self.kind)
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`."""
         del context_channels
         (values,), width = state_shape, self.hidden
         feed_forward = 2 * width * self.inner if mixture is None else mixture

@@ -15,14 +15,7 @@ from trainer.config.network.protocol import NetworkConfig
 
 
 def own_settings(document: dict[str, Any]) -> NetworkConfig:
-    """Reads a section ``model`` that names a class.
-
-    Args:
-        document: the section; ``class`` is ``module:Class``, all else are settings.
-
-    Raises:
-        ValueError: there is no such class, it is no network, or it does not take the settings.
-    """
+    """Reads a section ``model`` whose ``class`` is ``module:Class``; all else are the settings of that class."""
     path = document["class"]
     if "kind" in document:
         raise ValueError(f"class: {path} is given beside kind {document['kind']}; remove one of the two")
@@ -37,14 +30,7 @@ def own_settings(document: dict[str, Any]) -> NetworkConfig:
 
 
 def settings_class(path: Any) -> type[NetworkConfig]:
-    """The class of the settings of a network.
-
-    Args:
-        path: module and class of the network.
-
-    Raises:
-        ValueError: there is no such class, or it is no network.
-    """
+    """The class of the settings of the network at ``module:Class``."""
     if not isinstance(path, str):
         raise ValueError(f"class: {path!r} does not name a class; write module:Class")
     try:

@@ -12,14 +12,14 @@ from trainer.config.network.sizes import Layers, Width
 
 @dataclass(frozen=True)
 class PolicySizes:
-    """What a policy reads and answers.
+    """Sizes of a policy's input and output.
 
     Attributes:
-        states: on the longest way to an object, all of which a loss asks about.
+        states: on the longest path to an object, all of which a loss reads.
         features: of a state.
         condition: numbers of the condition of an object.
         actions: the stop included.
-        backward: whether it also learns the probabilities of ways backwards.
+        backward: whether it also learns the probabilities of backward actions.
     """
 
     states: int
@@ -51,11 +51,7 @@ class PolicyMLPConfig(NetworkConfig):
 
     @property
     def sizes(self) -> PolicySizes:
-        """What the task of the run wants it to read and answer.
-
-        Raises:
-            ValueError: the task does not say.
-        """
+        """The sizes that the task of the run needs."""
         if self._sizes is None:
             raise ValueError(
                 f"model.kind: {self.kind} needs to know the environment, which a task of kind trajectory_balance "
@@ -64,7 +60,7 @@ class PolicyMLPConfig(NetworkConfig):
         return self._sizes
 
     def fitted(self, task: Any) -> "PolicyMLPConfig":
-        """See `NetworkConfig.fitted`; it takes over the `policy_sizes` of its task."""
+        """It takes over the `policy_sizes` of its task."""
         sizes = getattr(task, "policy_sizes", None)
         if sizes is None or sizes == self._sizes:
             return self
@@ -73,14 +69,14 @@ class PolicyMLPConfig(NetworkConfig):
         return fitted
 
     def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
-        """See `NetworkConfig.inputs`; features of all states on the way to an object, and its condition."""
+        """Features of all states on the way to an object, and its condition."""
         del state_shape
         return Input((self.sizes.states, self.sizes.features)), Input((self.sizes.condition,))
 
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; of all states on the way to an object."""
+        """Of all states on the way to an object."""
         del state_shape, context_channels, mixture
         sizes, width = self.sizes, self.hidden
         answers = sizes.actions + (sizes.actions - 1) * sizes.backward

@@ -18,11 +18,8 @@ def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int =
         shape: of a state.
         field: setting that gives the length of a side.
         length: pixels of a side.
-        limit: the longest side there is; 0: any.
+        limit: the longest side; 0: any.
         otherwise: remedy where the state is no image.
-
-    Raises:
-        ValueError: names field, value and remedy.
     """
     if len(shape) != 3:
         raise ValueError(
@@ -37,15 +34,7 @@ def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int =
 
 
 def check_vector(shape: tuple[int, ...], kind: str) -> None:
-    """Refuses states that are no vectors.
-
-    Args:
-        shape: of a state.
-        kind: of the network.
-
-    Raises:
-        ValueError: names field, value and remedy.
-    """
+    """Refuses states that are no vectors."""
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(
             f"data.path: its examples have shape {list(shape)}, and an {kind} takes vectors of 2 values or more; "
@@ -60,16 +49,7 @@ def squares(shape: tuple[int, ...], length: int) -> int:
 
 
 def check_heads(hidden: int, num_heads: int, multiple: int) -> None:
-    """Refuses a width of which each head does not get a multiple of some number.
-
-    Args:
-        hidden: the width.
-        num_heads: heads that divide it.
-        multiple: what the width of a head must be a multiple of.
-
-    Raises:
-        ValueError: names field, value and remedy.
-    """
+    """Refuses a width that `num_heads` heads do not divide into multiples of `multiple`."""
     step = multiple * num_heads
     if hidden % step:
         raise ValueError(

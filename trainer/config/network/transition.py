@@ -42,7 +42,7 @@ class TransitionNetworkConfig(NetworkConfig):
         context_channels: int = 0,
         mixture: int | None = None,
     ) -> int | None:
-        """See `NetworkConfig.sample_multiply_adds`; where no head is called by itself, each call computes a mean."""
+        """Where no head is called by itself, each call computes a mean."""
         drawn = super().sample_multiply_adds(
             state_shape, calls, segments=segments, context_channels=context_channels, mixture=mixture
         )
@@ -68,12 +68,10 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; of the trunk."""
         whole = DiTConfig.multiply_adds(self, state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.tokens(state_shape) * self.hidden * self._patch_values(state_shape)
 
     def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
-        """See `NetworkConfig.head_multiply_adds`."""
         patch = self.head.multiply_adds(self._patch_values(state_shape), self.hidden, draws=draws)
         return self.tokens(state_shape) * patch
 
@@ -93,10 +91,8 @@ class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
     def multiply_adds(
         self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
     ) -> int:
-        """See `NetworkConfig.multiply_adds`; of the trunk."""
         whole = MLPConfig.multiply_adds(self, state_shape, context_channels=context_channels, mixture=mixture)
         return whole - self.hidden * state_shape[0]
 
     def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
-        """See `NetworkConfig.head_multiply_adds`."""
         return self.head.multiply_adds(state_shape[0], self.hidden, draws=draws)

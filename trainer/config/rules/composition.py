@@ -297,13 +297,7 @@ def advice(parts: Composition, rules: Sequence[Rule] = ADVICE) -> Iterator[tuple
 
 
 def partners(parts: Composition, named: tuple[str, ...], *also: Rule) -> dict[str, list[Any]]:
-    """The alternatives to each of some parts with which nothing speaks against these parts.
-
-    Args:
-        parts: a composition.
-        named: the parts, by the names of their fields; rules about others are not held against an alternative.
-        also: rules besides those of :func:`reasons`.
-    """
+    """The alternatives to each of the `named` parts to which nothing objects; rules about other parts do not count."""
 
     def fits(other: Composition) -> bool:
         broken = chain.from_iterable(rule(other) for rule in (reasons, *also))

@@ -29,13 +29,10 @@ def message(field: str, problem: str, remedy: str) -> str:
 
 
 def errors(*rules: Objections) -> Generator[ValueError, None, bool]:
-    """The objections of rules as errors, each once, in the order of the rules.
+    """The objections of rules as errors, each once, in the order of the rules; returns whether there was one.
 
     A rule is not begun before the objections of those before it have been taken. An error that a rule raises, such as
     that of a file which cannot be read, is its last objection.
-
-    Returns:
-        Whether there was an objection.
     """
     messages: set[str] = set()
     for rule in rules:
@@ -64,33 +61,20 @@ def attempt(call: Callable[..., T], *arguments: Any) -> Examination[T]:
 
 
 def refuse(*rules: Objections) -> None:
-    """Raises the first objection of rules, if there is one.
-
-    Raises:
-        ValueError: names field, value and remedy.
-    """
+    """Raises the first objection of rules, if there is one."""
     for error in errors(*rules):
         raise error
 
 
 def refuse_all(objections: Iterable[ValueError]) -> None:
-    """Raises all objections, if there are any.
-
-    Raises:
-        ValueError: the only one.
-        Objected: there are several.
-    """
+    """Raises the only objection, or several as one `Objected`."""
     several = [*objections]
     if several:
         raise several[0] if len(several) == 1 else Objected(*several)
 
 
 def settled(examination: Examination[T]) -> T:
-    """What an examination returns.
-
-    Raises:
-        ValueError: the first objection.
-    """
+    """The result of an examination; raises the first objection."""
     try:
         error = next(examination)
     except StopIteration as end:
@@ -99,12 +83,7 @@ def settled(examination: Examination[T]) -> T:
 
 
 def settled_whole(examination: Examination[T]) -> T:
-    """What an examination returns.
-
-    Raises:
-        ValueError: the only objection.
-        Objected: all of them.
-    """
+    """The result of an examination; raises all objections."""
     found: list[ValueError] = []
     while True:
         try:

@@ -90,19 +90,8 @@ def examined(config: RunConfig, world_size: int, *, ranks_per_node: int | None =
 
 
 def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) -> Layout:
-    """Shares a network among ranks that draw from it; batches and engines of training are of no effect.
-
-    Args:
-        config: the run that trains the network.
-        world_size: ranks, at least 1.
-        ranks_per_node: ranks on one node, for runs that set neither `trace.ranks_per_node` nor a placement.
-
-    Returns:
-        The layout, for one example a pass.
-
-    Raises:
-        ValueError: the ranks or the experts do not divide, or parts of the run exclude each other.
-        Refusal: the placement file is malformed or made for another model or group.
+    """Shares a network among ranks that draw from it, one example a pass; batches and engines of training do not
+    count.
     """
     refuse(
         tasks.of_adapters(config),
@@ -151,17 +140,7 @@ def _relay_ranks(config: RunConfig, placement: Placement | None) -> int | None:
 
 
 def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placement:
-    """Orders the slots of a placement with replicas as training keeps them: on every rank homes first.
-
-    Args:
-        placement: one without replicas is returned as it is.
-        path: its file, for messages.
-        dispatch: how tokens reach their experts in the run.
-
-    Raises:
-        Refusal: it has replicas, and the dispatch mode cannot use them, or its experts cannot be at home on all ranks
-            in equal numbers.
-    """
+    """Orders the slots of a placement with replicas as training keeps them: on every rank homes first."""
     if not placement.has_replicas:
         return placement
     slots_of_group = placement.slots_per_rank * placement.num_ranks

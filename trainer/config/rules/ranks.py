@@ -54,15 +54,7 @@ def _of_groups(field: str, size: int, world_size: int) -> Objections:
 
 
 def expert_nodes(config: RunConfig, ranks_per_node: int) -> int:
-    """Nodes of a group of ranks that share experts, as the dispatch sees them: 1 unless it is hierarchical.
-
-    Args:
-        config: the run.
-        ranks_per_node: consecutive ranks that share a node.
-
-    Raises:
-        ValueError: hierarchical dispatch, and some node holds another number of a group's ranks than others.
-    """
+    """Nodes of a group of ranks that share experts, as the dispatch sees them: 1 unless it is hierarchical."""
     expert = config.parallel.expert
     if config.moe is None or config.moe.dispatch != "hierarchical" or ranks_per_node % expert == 0:
         return 1
@@ -108,11 +100,7 @@ def of_engine(config: RunConfig) -> Objections:
 
 
 def of_dispatch(config: RunConfig) -> Objections:
-    """Dispatch modes that the model or the router rules out.
-
-    Coherent dispatch needs tokens that can stay on the rank of their expert, capped dispatch a router that limits what
-    an expert takes of the tokens of one rank.
-    """
+    """Coherent dispatch needs tokens that can stay on the rank of their expert, capped dispatch a router with a cap."""
     moe = config.moe
     if moe is None:
         return

@@ -30,12 +30,7 @@ HIDDEN = "with a model.label_dropout such as 0.1"
 
 
 def of_cycle(config: RunConfig, cycle: int | None = None) -> Objections:
-    """A checkpoint, or a last step, within the steps that share what the task collects.
-
-    Args:
-        config: the run.
-        cycle: number of such steps; None: that of the configuration.
-    """
+    """A checkpoint, or a last step, within the steps that share what the task collects; None: the configured cycle."""
     cycle = cycle_of(config) if cycle is None else cycle
     for field, steps in (("optim.steps", config.optim.steps), ("checkpoint.every", config.checkpoint.every)):
         if steps is not None and steps % cycle:

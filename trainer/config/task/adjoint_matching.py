@@ -68,14 +68,12 @@ class AdjointMatchingConfig(TaskSettings):
 
     @property
     def passes(self) -> int:
-        """See `TaskSettings.passes`."""
         return self.nodes // self.at_once if self.at_once else 1
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """See `TaskSettings.calls`; the rollout, the base backwards along it, and a pass that learns.
-
-        What a cost asks of the base besides is left out, and sends something only where the base has experts.
+        """The rollout, the base backwards along it, and a pass that learns; calls of the base by a cost
+        are left out.
         """
         rows = 1 if self.guidance in (0.0, 1.0) else 2
         return (

@@ -12,12 +12,12 @@ from netsim.foundation.settings import Section
 
 @dataclass(frozen=True)
 class EnvironmentSizes:
-    """What a network and its formulas have to know of an environment.
+    """Sizes of an environment that a network and its formulas need.
 
     Attributes:
         features: that a network reads of a state.
         actions: the stop included.
-        max_actions: of a way from the start to an object, the stop included.
+        max_actions: from the start to an object, the stop included.
         objectives: names of the rewards of an object.
     """
 
@@ -119,11 +119,7 @@ class OwnEnvironment(OwnClass, frozen=True):
 
     @property
     def sizes(self) -> EnvironmentSizes:
-        """What a network has to know, read off an instance.
-
-        Raises:
-            ValueError: there can be none, or it does not say.
-        """
+        """The sizes, read off an instance."""
         return _own_sizes(self)
 
 

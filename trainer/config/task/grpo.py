@@ -99,12 +99,11 @@ class GRPOConfig(TaskSettings):
 
     @property
     def passes(self) -> int:
-        """See `TaskSettings.passes`; the steps with noise."""
+        """The steps with noise."""
         return self.steps - 1
 
     @property
     def cycle(self) -> int:
-        """See `TaskSettings.cycle`."""
         return self.updates
 
     @property
@@ -120,7 +119,6 @@ class GRPOConfig(TaskSettings):
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """See `TaskSettings.calls`."""
         guided = 1 if self.guidance in (0.0, 1.0) else 2
         group, seeds, states = guided * self.group, guided * self.seeds, guided * self.states
         drawn = (Calls("rollout", self.steps, group),)

@@ -32,11 +32,7 @@ class MeasureRequest(Section):
     """Of what is built."""
 
     def what_decides(self, weights: str | None) -> dict[str, Any]:
-        """Everything that the batch is a function of, by the names that its file uses.
-
-        Args:
-            weights: digest of the policy's; None: there is no policy.
-        """
+        """Everything that the batch is a function of, by the names in its file; `weights` is the policy's digest."""
         before = None if self.measured is None else MeasuredFile.read(self.measured).digest
         own = self.model_dump(mode="json", include={"environment", "num", "tries", "seed"})
         return {**own, "weights": weights, "before": before}
@@ -104,11 +100,7 @@ class SurrogateConfig(Section):
     """SHA-256 of what the file holds; filled when the run begins, after which another file is refused."""
 
     def read(self) -> MeasuredFile:
-        """The file.
-
-        Raises:
-            Refusal: it is missing or malformed, or it is not the one that the run began with.
-        """
+        """Reads the file; refuses one that is not the one that the run began with."""
         file = MeasuredFile.read(self.measured)
         if self.digest not in (None, file.digest):
             problem = f"is {file.digest}, and the run began with {self.digest}"
@@ -116,9 +108,5 @@ class SurrogateConfig(Section):
         return file
 
     def pinned(self) -> SurrogateConfig:
-        """The same with the digest of the file.
-
-        Raises:
-            Refusal: as :meth:`read`.
-        """
+        """The same settings with the digest of the file."""
         return self.model_copy(update={"digest": self.read().digest})

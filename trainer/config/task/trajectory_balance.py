@@ -99,15 +99,7 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
         return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
 
     def check_exponent(self, exponent: float, field: str) -> None:
-        """Refuses an exponent that is not learned.
-
-        Args:
-            exponent: that is asked for.
-            field: where, for the message.
-
-        Raises:
-            ValueError: names field, value and remedy.
-        """
+        """Refuses an exponent that is not learned."""
         match self.exponent:
             case ExponentRange(least=least, most=most) if not least <= exponent <= most:
                 raise ValueError(f"{field}: {exponent:g} is not between {least:g} and {most:g}, which the run learns")
@@ -123,5 +115,5 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """See `TaskSettings.calls`; the last action of the longest way is the stop, which nobody is asked for."""
+        """The last action of the longest way is the stop, which nobody is asked for."""
         return (Calls("rollout", count=self.environment.sizes.max_actions - 1), Calls("learn", gradient=True))

@@ -56,14 +56,7 @@ class Extractor:
 
     @torch.no_grad()
     def features(self, examples: Tensor) -> NDArray[np.float32]:
-        """Returns the features of examples.
-
-        Args:
-            examples: [N, *shape], or images [N, 1 or C, any height, any width].
-
-        Returns:
-            [N, F].
-        """
+        """Features [N, F] of examples [N, *shape], or of images [N, 1 or C, any height, any width]."""
         parts = [self(part.to(self.device)).flatten(1).cpu() for part in examples.split(BATCH)]
         return torch.cat(parts).numpy()
 
@@ -78,14 +71,7 @@ class Extractor:
         return self.network(self.prepare(examples))
 
     def prepare(self, examples: Tensor) -> Tensor:
-        """Resizes examples, repeats grey channels and normalises, so that the network can take them.
-
-        Args:
-            examples: as in :meth:`features`.
-
-        Returns:
-            float32 [N, *shape].
-        """
+        """Resizes examples, repeats grey channels and normalises; float32 [N, *shape]."""
         examples = examples.float()
         if self._eight_bits:
             examples = ((examples.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
@@ -95,16 +81,7 @@ class Extractor:
 
 
 def resized(images: Tensor, size: tuple[int, ...], way: Resize) -> Tensor:
-    """Images of another size, by bilinear interpolation.
-
-    Args:
-        images: [N, C, H, W].
-        size: height and width, in pixels.
-        way: see :class:`Extractor`.
-
-    Returns:
-        [N, C, *size].
-    """
+    """Images [N, C, H, W] at another height and width in pixels, by bilinear interpolation."""
     if tuple(images.shape[2:]) == size:
         return images
     if way != "tensorflow":

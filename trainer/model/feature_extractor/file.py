@@ -102,16 +102,7 @@ def write_extractor(
 
 
 def check_extractor(path: Path, shape: Sequence[int]) -> None:
-    """Raises if a file cannot give features of a run's examples. The tensors are not read.
-
-    Args:
-        path: the file.
-        shape: of the examples of a run.
-
-    Raises:
-        Refusal: the file is missing or malformed, its layers do not fit each other or its tensors, or it takes
-            examples of another kind.
-    """
+    """Refuses a file that cannot give features of examples of a shape; the tensors are not read."""
     description, _, _ = _described(path)
     wanted, found = description.shape, tuple(shape)
     images = len(wanted) == len(found) == 3
@@ -124,18 +115,7 @@ def check_extractor(path: Path, shape: Sequence[int]) -> None:
 
 
 def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
-    """Reads an extractor.
-
-    Args:
-        path: the file.
-        device: for the network; None: the CPU.
-
-    Returns:
-        The extractor, in evaluation mode and in float32.
-
-    Raises:
-        Refusal: the file is missing or malformed, or a weight is not finite.
-    """
+    """Reads an extractor in evaluation mode and in float32, on the CPU if no device is given."""
     description, network, _ = _described(path)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
@@ -157,28 +137,12 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
 
 
 def feature_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the features of one example: [F] or [F, rows, columns]. The tensors are not read.
-
-    Args:
-        path: the file.
-
-    Raises:
-        Refusal: as :func:`check_extractor` does.
-    """
+    """Shape of the features of one example, [F] or [F, rows, columns]; the tensors are not read."""
     return _described(path)[2]
 
 
 def describe_extractor(path: Path) -> str:
-    """One line for a person: what an extractor makes of what, and the memory that its values take.
-
-    The tensors are not read.
-
-    Args:
-        path: the file.
-
-    Raises:
-        Refusal: as :func:`check_extractor` does.
-    """
+    """One line for a person: input, features and memory of the values; the tensors are not read."""
     description, network, shape = _described(path)
     values = sum(value.numel() for value in network.state_dict().values())
     return (

@@ -101,18 +101,10 @@ def _import_inception(path: Path, layout: str, out: Path) -> None:
 
 
 def resized_positions(positions: Tensor, rows: int, columns: int, *, offset: float, antialias: bool) -> Tensor:
-    """Interpolates position embeddings from a square grid to another grid, bicubically.
+    """Interpolates position embeddings [patches, D], row by row, to another grid bicubically: [D, rows, columns].
 
-    Args:
-        positions: [patches, D], row by row; the number of patches is a square or rows x columns.
-        rows: of the new grid.
-        columns: of the new grid.
-        offset: added to the new rows and columns before the scale of the interpolation is computed from them, as the
-            code of DINOv2 does with 0.1; 0: the scale is the ratio of the grids.
-        antialias: widen the kernel when the new grid is smaller.
-
-    Returns:
-        [D, rows, columns]; the same values if the grid is the same.
+    `offset` is added to the new rows and columns before the scale is computed from them, as the code of DINOv2 does
+    with 0.1. `antialias` widens the kernel when the new grid is smaller.
     """
     side = math.isqrt(len(positions))
     if side * side != len(positions) or (rows, columns) == (side, side):

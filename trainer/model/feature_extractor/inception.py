@@ -24,19 +24,12 @@ Kernel = int | tuple[int, int]
 
 
 class Inception:
-    """The network, and the published name of each of its convolutions.
-
-    Attributes:
-        network: from images [N, 3, H, W], H and W from 75, to features [N, 2048].
-        convolutions: by the published name of a block, its convolution without bias and its batch normalisation.
+    """The network, images [N, 3, H, W] with H and W from 75 to features [N, 2048], and its convolutions by published
+    name.
     """
 
     def __init__(self, pools: Pools) -> None:
-        """Makes the modules, on the default device.
-
-        Args:
-            pools: ``torchvision`` as its weights are published, or ``fid`` as those of FID.
-        """
+        """Makes the modules with torchvision's or FID's pools, on the default device."""
         self.convolutions: dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]] = {}
         self._counts_zeros = pools == "torchvision"
         self.network = nn.Sequential(
@@ -63,11 +56,7 @@ class Inception:
         ).eval()
 
     def fill(self, weights: PublishedWeights) -> None:
-        """Takes the values of every convolution from a file of published weights.
-
-        Raises:
-            Refusal: a tensor is missing, or of another shape or type, or a value is not finite.
-        """
+        """Takes the values of every convolution from a file of published weights."""
         for name, (convolution, norm) in self.convolutions.items():
             kernel = weights.take(f"{name}.conv.weight", tuple(convolution.weight.shape))
             convolution.load_state_dict({"weight": kernel}, assign=True)
@@ -88,13 +77,7 @@ class Inception:
     def _chain(
         self, inputs: int, convolutions: Mapping[str, tuple[int, Kernel]], *, reduces: bool = False
     ) -> nn.Sequential:
-        """Convolutions one after the other, by name: channels and kernel of each.
-
-        Args:
-            inputs: channels of the first.
-            convolutions: of the chain.
-            reduces: the last one takes every second place, and none beyond the edges.
-        """
+        """Convolutions one after the other, by name; a reducing chain's last one has stride 2 and no padding."""
         layers: list[nn.Module] = []
         for number, (name, (outputs, kernel)) in enumerate(convolutions.items(), start=1):
             last = reduces and number == len(convolutions)

@@ -24,11 +24,9 @@ Margins = Annotated[tuple[NonNegativeInt, NonNegativeInt], _TwoSizes]
 
 
 class Branches(nn.Module):
-    """Several networks on the same input.
+    """Several networks on the same input; ``concatenate`` joins along dimension 1, ``add`` adds.
 
-    Args:
-        branches: the networks; an empty ``nn.Sequential`` passes its input on.
-        join: ``concatenate`` puts their results side by side along dimension 1, ``add`` adds them.
+    An empty ``nn.Sequential`` passes its input on.
     """
 
     def __init__(self, branches: Sequence[nn.Sequential], join: Literal["concatenate", "add"]) -> None:
@@ -250,18 +248,7 @@ def build_layers(layers: Sequence[PlainLayer | BranchesLayer]) -> nn.Sequential:
 
 
 def describe_layers(network: nn.Sequential, name: str = "network") -> tuple[PlainLayer | BranchesLayer, ...]:
-    """Describes the modules of a network.
-
-    Args:
-        network: of modules that :data:`PLAIN_LAYERS` names, dropout and :class:`Branches` of such networks.
-        name: of the network in an error message.
-
-    Returns:
-        One layer for each module.
-
-    Raises:
-        ValueError: a module is of another class or has a setting that a file cannot hold; the message names it.
-    """
+    """One layer for each module of a network; refuses classes and settings that a file cannot hold."""
     layers: list[PlainLayer | BranchesLayer] = []
     for number, module in enumerate(network):
         place = f"{name}.{number}"

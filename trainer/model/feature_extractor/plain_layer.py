@@ -21,14 +21,7 @@ class PlainLayer(Section):
 
     @classmethod
     def of(cls, module: nn.Module) -> Self:
-        """Describes a module.
-
-        Args:
-            module: of class ``cls.module``.
-
-        Raises:
-            ValueError: the module has a setting that a file cannot hold.
-        """
+        """Describes a module of class ``cls.module``; refuses settings that a file cannot hold."""
         for name, value in cls.fixed.items():
             if getattr(module, name) != value:
                 raise ValueError(f"{name} {getattr(module, name)} is not supported; use {value}")

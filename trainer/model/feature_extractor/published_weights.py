@@ -19,15 +19,7 @@ _PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 class PublishedWeights:
-    """Tensors of an open file by name, without the prefix of the layout. A context manager that closes the file.
-
-    Args:
-        path: the file.
-        layout: a key of ``LAYOUTS`` or ``INCEPTIONS``.
-
-    Raises:
-        Refusal: on entering, the file cannot be read.
-    """
+    """Tensors of an open file by name, without the prefix of the layout. A context manager that closes the file."""
 
     def __init__(self, path: Path, layout: str) -> None:
         self.path, self._layout, self._closing = path, layout, ExitStack()
@@ -53,15 +45,7 @@ class PublishedWeights:
         self._closing.close()
 
     def take(self, name: str, shape: Sequence[int | None]) -> Tensor:
-        """Reads one tensor as float32.
-
-        Args:
-            name: of the tensor.
-            shape: that it must have; None is any number from 1.
-
-        Raises:
-            Refusal: it is missing, or of another shape or type, or a value is not finite.
-        """
+        """Reads one finite tensor as float32 of a shape, in which None is any number from 1."""
         if name not in self._found:
             others = ", ".join(other for other in (*LAYOUTS, *INCEPTIONS) if other != self._layout)
             remedy = f"give a whole file of layout {self._layout}, or another --layout ({others})"

@@ -15,11 +15,7 @@ from trainer.model.feature_extractor.file import check_extractor, describe_extra
 
 
 class Teacher:
-    """Features of examples on whatever device they are; the file is read when it is first asked.
-
-    Args:
-        path: the file.
-    """
+    """Features of examples on whatever device they are; the file is read at the first call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,14 +30,7 @@ class Teacher:
 
 
 def check_teacher(config: RunConfig) -> None:
-    """Refuses a teacher whose features are not those that the network is built to agree with.
-
-    Args:
-        config: the run.
-
-    Raises:
-        Refusal: the file cannot be used, or gives features of another width or of other places.
-    """
+    """Refuses a teacher whose features are not those that the network is built to agree with."""
     if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
         return
     assert isinstance(config.model, BlockwiseConfig)
@@ -58,14 +47,7 @@ def check_teacher(config: RunConfig) -> None:
 
 
 def describe_teacher(config: RunConfig) -> str | None:
-    """One line for a person: the teacher's features and the memory that it takes on each rank; None: there is none.
-
-    Args:
-        config: the run.
-
-    Raises:
-        Refusal: the file cannot be used.
-    """
+    """One line for a person: the teacher's features and its memory on each rank; None if absent."""
     if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
         return None
     return f"teacher {describe_extractor(config.flow.objective.teacher)} on each rank"

@@ -19,12 +19,6 @@ class PatchTokens(nn.Module):
 
     The leading tokens are the class token, which includes its position embedding, and then the registers, which have
     none (Darcet et al., "Vision Transformers Need Registers", arXiv 2309.16588).
-
-    Args:
-        width: D, values of a token.
-        rows: R, rows of patches.
-        columns: C, columns of patches.
-        leading_tokens: class token and registers.
     """
 
     def __init__(self, width: int, rows: int, columns: int, leading_tokens: int) -> None:
@@ -34,11 +28,7 @@ class PatchTokens(nn.Module):
         self.positions = nn.Parameter(torch.zeros(width, rows, columns))
 
     def forward(self, patches_BDRC: Tensor) -> Tensor:
-        """Returns tokens [B, leading_tokens + R x C, D].
-
-        Raises:
-            ValueError: the grid of patches is not that of the position embeddings.
-        """
+        """Tokens [B, leading_tokens + R x C, D] of patches [B, D, R, C]."""
         if patches_BDRC.shape[1:] != self.positions.shape:
             found, wanted = list(patches_BDRC.shape[1:]), list(self.positions.shape)
             raise ValueError(f"patches {found} do not fit the positions {wanted}")
@@ -51,15 +41,6 @@ class AttentionBlock(nn.Module):
 
     Layer scale: Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239, equation 5. A network without
     it has scales of 1.
-
-    Args:
-        width: D, values of a token.
-        num_heads: N, which divides D.
-        hidden: width of the hidden layer of the perceptron.
-        eps: of layer normalisation.
-
-    Raises:
-        ValueError: the heads do not divide the width.
     """
 
     def __init__(self, width: int, num_heads: int, hidden: int, eps: float) -> None:
@@ -87,12 +68,7 @@ class AttentionBlock(nn.Module):
 
 
 class PatchMap(nn.Module):
-    """Arranges the tokens of the patches, which come last, as a feature map.
-
-    Args:
-        rows: R, rows of patches.
-        columns: C, columns of patches.
-    """
+    """Arranges the tokens of the patches, which come last, as a feature map."""
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()

@@ -16,11 +16,7 @@ FOREIGN: dict[str, Foreign] = {kind.name: kind for kind in (DiffusersDiT(), Llam
 
 
 def exports(config: RunConfig) -> dict[str, str | None]:
-    """Why the network of a run cannot be exported to each package that has networks of its family; None: it can.
-
-    Args:
-        config: the run; nothing needs to be trained.
-    """
+    """Why the network of a run cannot be exported to each package that has networks of its family; None: it can."""
     objections: dict[str, str | None] = {}
     for name, kind in FOREIGN.items():
         try:
@@ -33,14 +29,7 @@ def exports(config: RunConfig) -> dict[str, str | None]:
 
 
 def found_in(folder: Path) -> tuple[Foreign, Document, Path]:
-    """The kind of network in a folder, its settings, and the file of its weights or of their index.
-
-    Args:
-        folder: with a config.json.
-
-    Raises:
-        Refusal: the network is of no kind that is known, or its weights are no safetensors.
-    """
+    """The kind of network in a folder, its settings, and the file of its weights or of their index."""
     document = Document.read(folder)
     for kind in FOREIGN.values():
         if kind.recognises(document):

@@ -36,12 +36,10 @@ class DiffusersDiT(Foreign):
     weights = "diffusion_pytorch_model.safetensors"
 
     def recognises(self, document: Document) -> bool:
-        """See :class:`Foreign`."""
         values = document.values
         return values.get("_class_name") in _CLASSES and values.get("norm_type", "ada_norm_zero") == "ada_norm_zero"
 
     def sections(self, document: Document, weights: Weights) -> dict[str, Any]:
-        """See :class:`Foreign`."""
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
         document.expect("attention_bias", True, "give a network with biases in its attention")
         document.expect_none("norm_elementwise_affine", remedy="give a network whose norms have no weights")
@@ -78,7 +76,6 @@ class DiffusersDiT(Foreign):
         return {"model": model, "data": data, "flow": flow}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
-        """See :class:`Foreign`."""
         model = config.model
         if not isinstance(model, DiTConfig) or model.kind != "dit":
             raise ValueError(
@@ -118,7 +115,6 @@ class DiffusersDiT(Foreign):
         }
 
     def entries(self, config: RunConfig) -> list[Entry]:
-        """See :class:`Foreign`."""
         model = config.model
         assert isinstance(model, DiTConfig)
         hidden, size, layers = model.hidden, model.patch_size, model.num_layers

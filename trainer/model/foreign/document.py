@@ -23,21 +23,11 @@ class Document:
     largest: int | None = None
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        """Takes what was read.
-
-        Args:
-            path: of the file.
-            values: what it holds.
-        """
         self.path, self.values = path, values
 
     @classmethod
     def read(cls, folder: Path) -> "Document":
-        """Reads the file in a folder.
-
-        Raises:
-            Refusal: it is missing or malformed.
-        """
+        """Reads config.json in a folder."""
         path = folder / NAME
         remedy = "give a folder that save_pretrained of diffusers or transformers wrote"
         try:
@@ -56,15 +46,7 @@ class Document:
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """A number of 1 or more.
-
-        Args:
-            key: its name.
-            default: where it is missing or null; None: it has to be there.
-
-        Raises:
-            Refusal: it is missing or no such number.
-        """
+        """A number of 1 or more; without a default it has to be there."""
         value = self.values.get(key)
         value = default if value is None else value
         if value is None:
@@ -74,11 +56,7 @@ class Document:
         return value
 
     def number(self, key: str, default: float) -> float:
-        """A number; `default` where it is missing or null.
-
-        Raises:
-            Refusal: it is no number.
-        """
+        """A number; `default` where it is missing or null."""
         value = self.values.get(key)
         if value is None:
             return default
@@ -87,11 +65,7 @@ class Document:
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """A truth value; `default` where it is missing or null.
-
-        Raises:
-            Refusal: it is no truth value.
-        """
+        """A truth value; `default` where it is missing or null."""
         value = self.values.get(key)
         if value is None:
             return default
@@ -100,45 +74,24 @@ class Document:
         return value
 
     def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
-        """What a word stands for here.
-
-        Args:
-            key: its name.
-            choices: from words to what they stand for.
-            default: the word where it is missing.
-
-        Raises:
-            Refusal: it is another word.
-        """
+        """The name here of a word there; `default` where it is missing."""
         value = self.values.get(key, default)
         if not isinstance(value, str) or value not in choices:
             self.refuse(key, value, f"choose a network with one of {', '.join(choices)}")
         return choices[value]
 
     def expect(self, key: str, value: Any, remedy: str) -> None:
-        """Refuses a setting that has another value; one that is missing or null is let through.
-
-        Raises:
-            Refusal: it has.
-        """
+        """Refuses a setting that has another value; one that is missing or null is let through."""
         found = self.values.get(key)
         if found is not None and found != value:
             self.refuse(key, found, remedy)
 
     def expect_none(self, *keys: str, remedy: str) -> None:
-        """Refuses settings that are there at all, unless they are null, false or empty.
-
-        Raises:
-            Refusal: one is.
-        """
+        """Refuses settings that are there at all, unless they are null, false or empty."""
         for key in keys:
             if self.values.get(key):
                 self.refuse(key, self.values[key], remedy)
 
     def refuse(self, key: str, value: Any, remedy: str) -> None:
-        """Refuses a setting.
-
-        Raises:
-            Refusal: always.
-        """
+        """Refuses a setting."""
         raise Refusal(self.path, key, f"is {value!r}, for which networks here have no counterpart", remedy)

@@ -57,18 +57,10 @@ class Entry:
 
 
 def from_halves(heads: int, width: int, turned: int) -> Tensor:
-    """The order of the rows of queries or keys whose rotated pairs are neighbours here, and half the width apart there.
+    """Row there of each row here, int64 [heads width]: rotated pairs are neighbours here, half the width apart there.
 
-    Source: Su et al., "RoFormer", 2021, equation 34, of neighbours; GPT-NeoX and Llama pair coordinate i with
-    i + turned / 2.
-
-    Args:
-        heads: that the rows are of.
-        width: rows of a head.
-        turned: rows of a head that positions turn, the first ones.
-
-    Returns:
-        int64 [heads width], the row there of each row here.
+    Su et al., "RoFormer", 2021, equation 34, pairs neighbours; GPT-NeoX and Llama pair coordinate i with i + turned / 2
+    of the first `turned` rows of a head.
     """
     pairs = torch.arange(turned).view(2, -1).T.flatten()
     of_head = torch.cat([pairs, torch.arange(turned, width)])

@@ -33,11 +33,9 @@ class GPTNeoX(Foreign):
     buffers = ("rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
     def recognises(self, document: Document) -> bool:
-        """See :class:`Foreign`."""
         return document.values.get("model_type") == "gpt_neox"
 
     def sections(self, document: Document, weights: Weights) -> dict[str, Any]:
-        """See :class:`Foreign`."""
         del weights
         document.expect("attention_bias", True, "give a network with biases in every linear layer")
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
@@ -63,7 +61,6 @@ class GPTNeoX(Foreign):
         return {"model": model, "data": data_section(context, vocabulary)}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
-        """See :class:`Foreign`."""
         model = gpt_of(config, self.network)
         expect(
             self.network,
@@ -94,7 +91,6 @@ class GPTNeoX(Foreign):
         }
 
     def entries(self, config: RunConfig) -> list[Entry]:
-        """See :class:`Foreign`."""
         model = config.model
         assert isinstance(model, GPTConfig)
         hidden, inner, heads = model.hidden, model.inner, model.num_heads

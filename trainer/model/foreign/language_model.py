@@ -10,12 +10,7 @@ LONGEST_WINDOW = 1024
 
 
 def data_section(context: int, vocabulary: int) -> dict[str, Any]:
-    """Data of a run to come, whose path a user's own take the place of; of bytes, some that need no download.
-
-    Args:
-        context: tokens of the longest sequence of the network.
-        vocabulary: tokens that it knows.
-    """
+    """Data of a run to come, for the user to replace; of bytes, some that need no download."""
     window = min(context, LONGEST_WINDOW)
     if vocabulary == BYTE_VALUES:
         return {"kind": "python_source", "context": window, "held_out": 100_000}
@@ -24,15 +19,7 @@ def data_section(context: int, vocabulary: int) -> dict[str, Any]:
 
 
 def gpt_of(config: RunConfig, network: str) -> GPTConfig:
-    """The settings of a dense language model.
-
-    Args:
-        config: the run.
-        network: what it is to become.
-
-    Raises:
-        ValueError: its network is another.
-    """
+    """The settings of a dense language model; refuses other networks."""
     if not isinstance(config.model, GPTConfig):
         raise ValueError(f"--to: a {config.model.kind} network is not a {network}; use --to diffusers for a dit")
     if config.moe is not None:

@@ -26,11 +26,9 @@ class Llama(Foreign):
     buffers = ("rotary_emb.inv_freq",)
 
     def recognises(self, document: Document) -> bool:
-        """See :class:`Foreign`."""
         return document.values.get("model_type") == "llama"
 
     def sections(self, document: Document, weights: Weights) -> dict[str, Any]:
-        """See :class:`Foreign`."""
         del weights
         hidden, heads = document.size("hidden_size"), document.size("num_attention_heads")
         document.expect("head_dim", hidden // heads, f"give a network with heads of hidden_size / {heads}")
@@ -58,7 +56,6 @@ class Llama(Foreign):
         return {"model": model, "data": data_section(context, vocabulary)}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
-        """See :class:`Foreign`."""
         model = gpt_of(config, self.network)
         expect(
             self.network,
@@ -91,7 +88,6 @@ class Llama(Foreign):
         }
 
     def entries(self, config: RunConfig) -> list[Entry]:
-        """See :class:`Foreign`."""
         model = config.model
         assert isinstance(model, GPTConfig)
         hidden, inner, width = model.hidden, model.inner, model.hidden // model.num_heads

@@ -61,15 +61,7 @@ class Foreign(ABC):
 
 
 def expect(network: str, **settings: tuple[Any, Any]) -> None:
-    """Refuses settings of a network that another package's network cannot have.
-
-    Args:
-        network: the class there.
-        **settings: value and wanted value of each field of ``model``.
-
-    Raises:
-        ValueError: a value is not the wanted one.
-    """
+    """Refuses fields of ``model`` whose (value, wanted value) differ, which `network` there cannot have."""
     for field, (value, wanted) in settings.items():
         if value != wanted:
             shown, use = (str(one).lower() if isinstance(one, bool) else one for one in (value, wanted))

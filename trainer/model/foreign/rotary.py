@@ -8,36 +8,17 @@ _REMEDY = "give weights with plain rotary positions (rope_type default)"
 
 
 def rotary_base(document: Document, key: str) -> float:
-    """The base of the frequencies.
-
-    Args:
-        document: the settings.
-        key: under which version 4 writes it.
-
-    Raises:
-        Refusal: positions are scaled.
-    """
+    """The base of the frequencies; refuses scaled positions. Version 4 writes it under `key`."""
     return _settings(document).number("rope_theta", document.number(key, 10_000.0))
 
 
 def rotary_share(document: Document, key: str, default: float) -> float:
-    """The share of a head's coordinates that positions turn.
-
-    Args:
-        document: the settings.
-        key: under which version 4 writes it.
-        default: where no key says it.
-    """
+    """The share of a head's coordinates that positions turn. Version 4 writes it under `key`."""
     return _settings(document).number("partial_rotary_factor", document.number(key, default))
 
 
 def written(base: float, share: float | None = None) -> dict[str, Any]:
-    """The settings as version 5 writes them.
-
-    Args:
-        base: of the frequencies.
-        share: of the coordinates of a head; None: all of them.
-    """
+    """The settings as version 5 writes them."""
     partial = {} if share is None else {"partial_rotary_factor": share}
     return {"rope_theta": base, "rope_type": "default", **partial}
 

@@ -23,16 +23,8 @@ class Context(Protocol):
         ...
 
     def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
-        """Lets every row attend to its sequence up to itself.
-
-        Args:
-            layer: index of the block.
-            query_THW: queries of the rows on this rank.
-            key_value_T2GW: their keys and values.
-            residency: which tokens they are.
-
-        Returns:
-            [T, H, W].
+        """Lets every row attend to its sequence up to itself: queries [T, H, W], keys and values [T, 2, G, W] to [T,
+        H, W].
         """
         ...
 
@@ -42,18 +34,11 @@ class Context(Protocol):
 
 
 class Attention(nn.Module):
-    """Rotary self-attention whose key-value heads serve several query heads.
-
-    Source: Su et al., "RoFormer", 2021, equation 34; Ainslie et al., "GQA", 2023, section 2.2.
+    """Rotary self-attention whose key-value heads serve several query heads (Ainslie et al., "GQA", 2023, section
+    2.2).
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
-        """Builds the projections.
-
-        Args:
-            config: sizes.
-            layer: index of the block.
-        """
         super().__init__()
         self.layer, self.queries_per_key = layer, config.num_heads // config.key_value_heads
         self.head_width = config.hidden // config.num_heads
@@ -97,15 +82,9 @@ class Rotary(NamedTuple):
 
 
 def rotated(heads_THW: Tensor, positions_T: Tensor, rotary: Rotary) -> Tensor:
-    """Turns each pair of neighbouring coordinates by an angle that grows with the position.
+    """Turns each pair of neighbouring coordinates of [T, H, W] by an angle that grows with the position, int64 [T].
 
-    Args:
-        heads_THW: queries or keys.
-        positions_T: int64, below `rotary.longest`.
-        rotary: how.
-
-    Returns:
-        [T, H, W]; a product of two rows depends on the difference of their positions alone.
+    A product of two rows depends on the difference of their positions alone (RoFormer, equation 34).
     """
     dtype = torch.promote_types(heads_THW.dtype, torch.float32)
     turns = _turns(rotary, heads_THW.device, dtype).index_select(0, positions_T)
@@ -135,16 +114,7 @@ def _turns(rotary: Rotary, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def attend_whole(query_THW: Tensor, key_value_T2GW: Tensor, length: int) -> Tensor:
-    """Attention of whole sequences, one after the other.
-
-    Args:
-        query_THW: queries.
-        key_value_T2GW: keys and values of the same rows.
-        length: rows of a sequence.
-
-    Returns:
-        [T, H, W].
-    """
+    """Attention of whole sequences of `length` rows, one after the other: [T, H, W]."""
     query = query_THW.unflatten(0, (-1, length)).transpose(1, 2)
     key, value = key_value_T2GW.unflatten(0, (-1, length)).permute(2, 0, 3, 1, 4)
     attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
@@ -152,17 +122,7 @@ def attend_whole(query_THW: Tensor, key_value_T2GW: Tensor, length: int) -> Tens
 
 
 def attend_scattered(query_THW: Tensor, key_value_SN2GW: Tensor, sequences_T: Tensor, positions_T: Tensor) -> Tensor:
-    """Attention of some rows of each sequence to all rows up to their own.
-
-    Args:
-        query_THW: queries, sequence by sequence.
-        key_value_SN2GW: keys and values of all rows.
-        sequences_T: sequence of each query, ascending.
-        positions_T: its position there.
-
-    Returns:
-        [T, H, W].
-    """
+    """Attention [T, H, W] of some rows, sequence by sequence ascending, to all rows [S, N, 2, G, W] up to their own."""
     if not len(query_THW):
         return query_THW + 0 * key_value_SN2GW.sum()
     num_sequences, length = key_value_SN2GW.shape[:2]
@@ -184,16 +144,7 @@ def attend_scattered(query_THW: Tensor, key_value_SN2GW: Tensor, sequences_T: Te
 
 
 def attend_last(query_THW: Tensor, key_value_TN2GW: Tensor, visible_TN: Tensor) -> Tensor:
-    """Attention of one row of each sequence.
-
-    Args:
-        query_THW: queries.
-        key_value_TN2GW: keys and values of their sequences.
-        visible_TN: bool, the positions up to the query's own.
-
-    Returns:
-        [T, H, W].
-    """
+    """Attention [T, H, W] of one row of each sequence to its visible positions, bool [T, N]."""
     key, value = key_value_TN2GW.permute(2, 0, 3, 1, 4)
     # The query heads that share a key-value head are rows of one product: keys are read once, never repeated.
     query = query_THW.unflatten(1, (key.shape[1], -1))

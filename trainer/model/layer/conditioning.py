@@ -34,17 +34,7 @@ class Steered(Protocol):
 
 
 def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The vector that steers every block.
-
-    Args:
-        network: whose embeddings are used.
-        t: [B] times in [0, 1].
-        label: int64 [B] classes; None: no class.
-        dtype: what the network computes in.
-
-    Returns:
-        [B, D].
-    """
+    """The vector [B, D] that steers every block, of times [B] in [0, 1] and classes int64 [B], None for none."""
     waves_BW = wave_embedding(TIME_SCALE * t, network.hidden).to(dtype)
     return steered_by(network, waves_BW, known_label(network, t, label))
 
@@ -68,16 +58,7 @@ def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, captio
 
 
 def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None) -> Tensor | None:
-    """What captions add to the steering vector.
-
-    Args:
-        layer: from the vector of a caption to the width of the steering vector; None: the network reads no captions.
-        t: [B] times.
-        caption: float [B, W] vectors of captions, zeros for none; None: no example has a caption.
-
-    Returns:
-        [B, D], the layer's bias where there is no caption; None without a layer.
-    """
+    """What captions [B, W], zeros for none, add to the steering vector: [B, D]; the bias where there is no caption."""
     if layer is None:
         return None
     if caption is None:
@@ -86,12 +67,7 @@ def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None)
 
 
 def time_embedding(width: int, waves: int | None = None) -> nn.Sequential:
-    """What waves of the time go through.
-
-    Args:
-        width: of what comes out.
-        waves: how many there are; None: as many as `width`.
-    """
+    """The layers between waves of the time (None: as many as `width`) and the steering vector."""
     return nn.Sequential(nn.Linear(waves or width, width), nn.SiLU(), nn.Linear(width, width))
 
 

@@ -21,11 +21,7 @@ diffusion_steps."""
 def timestep_waves(t: Tensor) -> Tensor:
     """Cosines and sines of the timesteps 1000 (1 - t) - 1, at least 0, at 128 frequencies from 1 to 1 / 10,000.
 
-    Args:
-        t: [B] times in [0, 1]; in float64 a whole timestep is met exactly, in float32 to 1e-4 of one.
-
-    Returns:
-        float32 [B, 256].
+    Float32 [B, 256]. In float64 a whole timestep is met exactly, in float32 to 1e-4 of one.
     """
     half = DIFFUSERS_TIME_WAVES // 2
     exponents = -math.log(LARGEST_PERIOD) * torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1)

@@ -17,19 +17,10 @@ class FlowHead(nn.Module):
     """The velocity of a flow over the values of a token, given its features; tokens know nothing of each other.
 
     State and time join with sines and cosines of them, so that a narrow distribution can be learned. The output starts
-    at zero.
-
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (a head that samples each token).
+    at zero. Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (a head that samples each token).
     """
 
     def __init__(self, config: HeadConfig, *, values: int, features: int) -> None:
-        """Builds the head.
-
-        Args:
-            config: sizes.
-            values: P.
-            features: H.
-        """
         super().__init__()
         self.read_state = nn.Linear((values + 1) * (1 + 2 * INPUT_WAVES), config.hidden)
         self.read_features = nn.Linear(features, config.hidden, bias=False)
@@ -37,19 +28,11 @@ class FlowHead(nn.Module):
         self.output = nn.Linear(config.hidden, values)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`: linear layers, the last of them zero."""
         return Constant(0.0) if name.endswith("bias") or name.startswith("output") else xavier(shape)
 
     def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:
-        """Computes velocities.
-
-        Args:
-            y: [.., N, P] states of tokens.
-            s: [.., N] times of tokens, in [0, 1].
-            features: [.., N, H] of tokens; dimensions before N may be fewer, or 1.
-
-        Returns:
-            float32 [.., N, P].
+        """Velocities, float32 [.., N, P], of states y [.., N, P] at times s [.., N]; features may have fewer
+        dimensions before N.
         """
         state = torch.cat([y.float(), s.float()[..., None]], dim=-1)
         hidden = self.read_state(with_waves(state).to(features.dtype)) + self.read_features(features)

@@ -22,11 +22,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Normal:
-    """Independent Gaussians of mean 0.
-
-    Attributes:
-        std: their standard deviation.
-    """
+    """Independent Gaussians of mean 0."""
 
     std: float
 
@@ -37,11 +33,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Independent uniform values.
-
-    Attributes:
-        bound: they lie in [-bound, bound].
-    """
+    """Independent uniform values in [-bound, bound]."""
 
     bound: float
 
@@ -54,21 +46,13 @@ Initial = Constant | Normal | Uniform
 
 
 def xavier(shape: tuple[int, ...]) -> Uniform:
-    """For a matrix [outputs, inputs], or for each matrix of a stack of them.
-
-    Source: Glorot and Bengio, "Understanding the Difficulty of Training Deep Feedforward Neural Networks", 2010,
-    equation 16.
-    """
+    """For matrices [outputs, inputs], or a stack of them: Glorot and Bengio, 2010, equation 16."""
     *_, outputs, inputs = shape
     return Uniform(math.sqrt(6 / (inputs + outputs)))
 
 
 def by_inputs(num_inputs: int) -> Uniform:
-    """As torch draws the weights of linear layers and of convolutions.
-
-    Args:
-        num_inputs: values that an output is a sum over.
-    """
+    """As torch draws the weights of linear layers and of convolutions of so many inputs."""
     return Uniform(1 / math.sqrt(num_inputs))
 
 
@@ -89,15 +73,9 @@ class StatesInitial(Protocol):
 def steered(
     name: str, shape: tuple[int, ...], *, at_zero: tuple[str, ...] = (), embeddings: tuple[str, ...] = ("embed_label",)
 ) -> Initial:
-    """What a parameter begins with in a network whose blocks are steered by layers called `modulation`.
+    """Initial values in a network whose blocks are steered by layers called `modulation`, which start at zero.
 
-    The blocks start as the identity: their modulation is zero.
-
-    Args:
-        name: of the parameter in the network.
-        shape: of the whole parameter.
-        at_zero: further layers that start at zero.
-        embeddings: tables of vectors.
+    `at_zero` names further layers that start at zero, `embeddings` tables of vectors.
     """
     layer, _, kind = name.rpartition(".")
     if kind == "bias" or layer in at_zero or layer.endswith("modulation"):

@@ -17,16 +17,13 @@ class Window(Context):
     """Sequences of one length, all of whose tokens are in the forward pass."""
 
     def __init__(self, length: int, seeds: Tensor | None = None) -> None:
-        """Describes the sequences.
+        """Takes the length of a sequence and the seeds of each home rank's dropout, int64 [ranks]; None: no dropout.
 
-        Args:
-            length: tokens of a sequence; the number of a token is sequence * length + position.
-            seeds: of the dropout of each home rank, int64 [ranks]; None: nothing is dropped.
+        The number of a token is sequence * length + position.
         """
         self.length, self._seeds = length, seeds
 
     def positions(self, residency: Residency) -> Tensor:
-        """See the protocol."""
         return residency.ids % self.length
 
     def attend(
@@ -36,13 +33,11 @@ class Window(Context):
         key_value_T2GW: Tensor,
         residency: Residency,
     ) -> Tensor:
-        """See the protocol."""
         if residency.whole:
             return attend_whole(query_THW, key_value_T2GW, self.length)
         return self._attend_gathered(query_THW, self._gather(key_value_T2GW, residency), residency)
 
     def dropout_keys(self, residency: Residency) -> Tensor | None:
-        """See the protocol."""
         if self._seeds is None:
             return None
         home_T, index_T = residency.ids // residency.per_rank, residency.ids % residency.per_rank
@@ -59,30 +54,15 @@ class Window(Context):
 
 
 class Cache:
-    """Keys and values of every sequence of the group, the same on every rank of it.
-
-    Attributes:
-        key_values: [blocks, S, positions, 2, G, W]; there from the first block's prompt on.
-    """
+    """Keys and values of every sequence of the group, the same on every rank of it: [blocks, S, positions, 2, G, W]."""
 
     key_values: Tensor
 
     def __init__(self, num_layers: int, positions: int) -> None:
-        """Describes the room.
-
-        Args:
-            num_layers: blocks of the model.
-            positions: of the longest sequence.
-        """
         self._shape = num_layers, positions
 
     def begin(self, layer: int, key_value_SN2GW: Tensor) -> None:
-        """Keeps the keys and values of the first N positions.
-
-        Args:
-            layer: index of the block; the first block's come first.
-            key_value_SN2GW: of every sequence.
-        """
+        """Keeps the keys and values [S, N, 2, G, W] of the first N positions; the first block's come first."""
         num_layers, positions = self._shape
         num_sequences, length, *rest = key_value_SN2GW.shape
         if layer == 0:
@@ -92,13 +72,7 @@ class Cache:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """What one block made on this rank in a step.
-
-    Attributes:
-        sequences: int64 [T].
-        key_value: keys and values of their newest token, [T, 2, G, W].
-        rows: how many tokens were on each rank, [N].
-    """
+    """Keys and values [T, 2, G, W] that one block made on this rank in a step, and how many rows each rank had, [N]."""
 
     sequences: Tensor
     key_value: Tensor
@@ -109,18 +83,13 @@ class Prompt(Window):
     """Prompts, padded to one length, whose keys and values begin a cache."""
 
     def __init__(self, length: int, cache: Cache) -> None:
-        """Describes the prompts.
-
-        Args:
-            length: tokens of each, padding included. What stands at a position behind a prompt's end is overwritten
-                before anything attends to it.
-            cache: still empty.
+        """Takes the padded length; a padding position is overwritten before anything attends to it. The cache is
+        empty.
         """
         super().__init__(length)
         self._cache = cache
 
     def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
-        """See the protocol."""
         gathered = self._gather(key_value_T2GW, residency)
         self._cache.begin(layer, gathered)
         if residency.whole:
@@ -129,30 +98,18 @@ class Prompt(Window):
 
 
 class NextToken(Context):
-    """One more token of each sequence, behind those in a cache; the number of a token is its sequence.
-
-    Attributes:
-        made: what each block made on this rank.
-    """
+    """One more token of each sequence, behind those in a cache; the number of a token is its sequence."""
 
     def __init__(self, cache: Cache, lengths_S: Tensor, longest: int) -> None:
-        """Describes the step.
-
-        Args:
-            cache: holds everything before this token.
-            lengths_S: tokens of each sequence so far, int64.
-            longest: the largest of them.
-        """
+        """Takes the cache, the tokens of each sequence so far, int64 [S], and the largest of them."""
         self.made: list[Made] = []
         self._cache, self._lengths_S, self._end = cache, lengths_S, longest + 1
         self._visible_SN = torch.arange(self._end, device=lengths_S.device) <= lengths_S[:, None]
 
     def positions(self, residency: Residency) -> Tensor:
-        """See the protocol."""
         return self._lengths_S.index_select(0, residency.ids)
 
     def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
-        """See the protocol."""
         self.made.append(Made(residency.ids, key_value_T2GW, residency.rows))
         stored = self._cache.key_values[layer]
         stored[residency.ids, self.positions(residency)] = key_value_T2GW
@@ -162,5 +119,4 @@ class NextToken(Context):
         return attend_last(query_THW, kept, visible)
 
     def dropout_keys(self, residency: Residency) -> Tensor | None:  # noqa: ARG002
-        """See the protocol."""
         return None

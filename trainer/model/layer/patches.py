@@ -13,13 +13,7 @@ from trainer.model.layer.conditioning import wave_embedding
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Square patches that cover an image, row by row.
-
-    Attributes:
-        rows: patches from top to bottom.
-        columns: patches from left to right.
-        size: pixels a side of a patch.
-    """
+    """Square patches that cover an image, row by row; `size` pixels a side."""
 
     rows: int
     columns: int
@@ -47,13 +41,7 @@ class PatchGrid:
 
 
 def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module | None) -> Tensor:
-    """States [B, C, H, W] with the channels of their context behind their own.
-
-    Args:
-        x_t: states.
-        context: of the same batch; None: there is none.
-        read_context: what it goes through first, to the resolution of the state; None: nothing.
-    """
+    """States [B, C, H, W] with the channels of their context behind their own; `read_context` resizes it first."""
     if context is None:
         return x_t
     read = context if read_context is None else read_context(context)

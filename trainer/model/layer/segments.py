@@ -30,12 +30,7 @@ class Groups:
 
     @classmethod
     def by_time(cls, t: Tensor, segments: int) -> Groups:
-        """One group for each segment, as large as the largest needs to be.
-
-        Args:
-            t: [B] times in [0, 1].
-            segments: M, at least 1.
-        """
+        """One group for each segment, as large as the largest needs to be."""
         if segments == 1:
             return cls(0)
         segment = segment_of(t, segments)
@@ -59,36 +54,17 @@ class Groups:
 
 
 class SegmentLinear(nn.Module):
-    """A linear layer for each segment, their weights in one tensor: all are multiplied by at once.
-
-    A mixture of M experts whose router is the time.
-
-    Attributes:
-        num_read: width of the input.
-    """
+    """A linear layer for each segment, their weights in one tensor: a mixture of experts whose router is the time."""
 
     def __init__(self, segments: int, num_read: int, num_written: int) -> None:
-        """Builds the layers; the weights have no values yet.
-
-        Args:
-            segments: M.
-            num_read: width of the input.
-            num_written: width of the output.
-        """
         super().__init__()
         self.num_read = num_read
         self.weight = nn.Parameter(torch.empty(segments, num_written, num_read))
         self.bias = nn.Parameter(torch.empty(segments, num_written))
 
     def forward(self, values: Tensor, segment: int | None) -> Tensor:
-        """Applies one segment's layer to everything, or each segment's to its group.
-
-        Args:
-            values: [*rest, inputs], or [M, *rest, inputs] in groups.
-            segment: whose layer; None: there are groups.
-
-        Returns:
-            The same with outputs for inputs.
+        """Applies one segment's layer to [*rest, inputs], or with None each segment's to its group of [M, *rest,
+        inputs].
         """
         if segment is not None:
             return functional.linear(values, self.weight[segment], self.bias[segment])

@@ -11,23 +11,14 @@ from trainer.model.layer.initial import Constant, Initial, by_inputs
 class SpatialRescaler(nn.Conv2d):
     """Halves a map a number of times, each time to the means of two by two, and mixes its channels by a matrix.
 
-    Source: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix D; used by
-    Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
+    Rombach et al., 2022, appendix D; used by Dao et al., "Flow Matching in Latent Space", 2307.08698, section 4.2.
     """
 
     def __init__(self, num_read: int, num_written: int, halvings: int) -> None:
-        """Builds the layer.
-
-        Args:
-            num_read: channels of the map.
-            num_written: channels of the result.
-            halvings: how many times each side of the map becomes half as long.
-        """
         super().__init__(num_read, num_written, 1)
         self.halvings = halvings
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """See :class:`trainer.model.layer.initial.StatesInitial`."""
         return Constant(0.0) if name == "bias" else by_inputs(math.prod(shape[1:]))
 
     def forward(self, input: Tensor) -> Tensor:

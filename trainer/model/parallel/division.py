@@ -30,14 +30,8 @@ class Part:
 
     @classmethod
     def of(cls, shape: Sequence[int], dimension: int, sections: Sequence[int], rank: int, num_ranks: int) -> "Part":
-        """The share of a rank: as much of each section as every other rank has.
-
-        Args:
-            shape: of the whole parameter.
-            dimension: the one that is divided.
-            sections: widths that add up to that dimension, each a multiple of the ranks.
-            rank: whose share it is, 0 to num_ranks - 1.
-            num_ranks: how many ranks share the parameter.
+        """The share of a rank: as much of each section as every other rank has; widths of sections are multiples of
+        the ranks.
         """
         assert sum(sections) == shape[dimension]
         stretches, first = [], 0
@@ -53,15 +47,7 @@ class Part:
         return torch.cat([whole.narrow(self.dimension, *stretch) for stretch in self.stretches], self.dimension)
 
     def place(self, offset: Sequence[int], values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Cuts a rectangle of the part into rectangles of the whole parameter.
-
-        Args:
-            offset: of the rectangle in the part.
-            values: of the rectangle.
-
-        Returns:
-            The offset of each in the whole, and a view of its values.
-        """
+        """Cuts a rectangle of the part into rectangles of the whole parameter: offsets there, and views."""
         first, placed, before = offset[self.dimension], [], 0
         end = first + values.shape[self.dimension]
         for start, length in self.stretches:
@@ -101,19 +87,11 @@ class SumsOverRanks(Protocol):
 class LinearShare(nn.Linear):
     """The size of a rank's share of a linear layer, in a network without values.
 
-    Attributes:
-        sums: pass in which the ranks add up what they computed: a layer that is divided by its input its outputs, one
-            that is divided by its output the gradients of its input.
+    `sums` is the pass in which ranks add up: forward of a layer divided by its input, backward of one by its output.
     """
 
     def __init__(self, linear: nn.Module, input_ranks: int, output_ranks: int) -> None:
-        """Divides the widths of a whole layer.
-
-        Args:
-            linear: the whole layer.
-            input_ranks: ranks that its input is divided over.
-            output_ranks: ranks that its output is divided over; either is 1.
-        """
+        """Divides the widths of a whole layer over input ranks and output ranks, one of which is 1."""
         assert isinstance(linear, nn.Linear)
         super().__init__(
             linear.in_features // input_ranks, linear.out_features // output_ranks, bias=linear.bias is not None
@@ -128,13 +106,7 @@ class LinearShare(nn.Linear):
 
 
 def divide_blocks(blocks: Iterable[nn.Module], columns: Columns, rows: Rows) -> None:
-    """Keeps one rank's share of every block, in place.
-
-    Args:
-        blocks: whole, each of them :class:`Divisible`.
-        columns: makes the share of a layer that is divided by its output.
-        rows: makes the share of a layer that is divided by its input.
-    """
+    """Keeps one rank's share of every :class:`Divisible` block, in place."""
     for block in blocks:
         assert isinstance(block, Divisible)
         block.divide(columns, rows)
@@ -142,11 +114,7 @@ def divide_blocks(blocks: Iterable[nn.Module], columns: Columns, rows: Rows) -> 
 
 @runtime_checkable
 class HoldsParts(Protocol):
-    """A layer that holds parts of its parameters, known without importing Megatron.
-
-    Attributes:
-        parts: by the layer's own name of each parameter that is divided.
-    """
+    """A layer that holds parts of its parameters, by their names in it; known without importing Megatron."""
 
     parts: dict[str, Part]
 

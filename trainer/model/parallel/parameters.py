@@ -83,14 +83,7 @@ class NamedParameter:
 
 
 def named_parameters(model: nn.Module) -> list[NamedParameter]:
-    """Lists a network's parameters, with what they are beyond their names.
-
-    Args:
-        model: a network whose MoE layers are :class:`moe.layer.PlacedMoELayer`.
-
-    Returns:
-        Every parameter once, in the order of ``model.named_parameters()``.
-    """
+    """Every parameter of a network once, in the order of ``model.named_parameters()``."""
     stacks: dict[int, ExpertStack] = {}
     parts: dict[int, Part] = {}
     for path, module in model.named_modules():
@@ -108,10 +101,8 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
 
 
 def held_pieces(model: nn.Module) -> list[StatePiece]:
-    """What a rank's network holds of each parameter, as rectangles of the whole, of kind ``weight``.
-
-    Args:
-        model: a network whose parameters no engine has divided; writing to a rectangle changes them.
+    """What a rank's network, divided by no engine, holds as rectangles of kind ``weight``; writing to them
+    changes it.
     """
     pieces = []
     for named in named_parameters(model):

@@ -33,23 +33,13 @@ class Region:
 
     @classmethod
     def of_part(cls, part: Part, sizes: tuple[int, ...], start: int = 0) -> "Region":
-        """The part of a tensor that a rank computes with, from one of its elements on.
-
-        Args:
-            part: where it lies.
-            sizes: of the part.
-            start: number of the first stored element among those of the part.
-        """
+        """The part of a tensor that a rank computes with, from one of its elements on."""
         return cls(part.shape, (0,) * len(sizes), sizes, start, part)
 
     def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
         """Cuts stored values into rectangles of the whole tensor: at most three of a matrix, and one more a stretch.
 
-        Args:
-            values: contiguous, any shape; what exceeds the box is padding.
-
-        Returns:
-            The offset of each rectangle in the whole tensor and a view of its values, in row-major order.
+        `values` are contiguous; what exceeds the box is padding. Offsets and views are in row-major order.
         """
         flat = values.view(-1)
         stop = min(self.start + len(flat), math.prod(self.sizes))

@@ -29,11 +29,7 @@ class Shard:
         return self.region.shape
 
     def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Offsets in the whole parameter, and views, of the rectangles of values that are divided like the shard.
-
-        Args:
-            values: shaped like ``tensor``.
-        """
+        """Offsets in the whole parameter, and views, of the rectangles of values shaped like ``tensor``."""
         return self.region.rectangles(values)
 
 

@@ -25,19 +25,10 @@ from trainer.model.parallel.division import Part
 
 
 class ColumnLinear(ColumnParallelLinear):
-    """A rank's share of the output of a linear layer.
-
-    Attributes:
-        parts: see :class:`trainer.model.parallel.division.HoldsParts`.
-    """
+    """A rank's share of the output of a linear layer."""
 
     def __init__(self, linear: nn.Module, sections: Sequence[int]) -> None:
-        """Takes this rank's share over.
-
-        Args:
-            linear: the whole layer.
-            sections: widths in its output, each of which is divided over the ranks.
-        """
+        """Takes this rank's share of each section of the output over."""
         assert isinstance(linear, nn.Linear)
         super().__init__(
             linear.in_features,
@@ -54,18 +45,10 @@ class ColumnLinear(ColumnParallelLinear):
 
 
 class RowLinear(RowParallelLinear):
-    """A linear layer of which a rank multiplies its share of the input.
-
-    Attributes:
-        parts: see :class:`trainer.model.parallel.division.HoldsParts`.
-    """
+    """A linear layer of which a rank multiplies its share of the input."""
 
     def __init__(self, linear: nn.Module) -> None:
-        """Takes this rank's share over.
-
-        Args:
-            linear: the whole layer; its bias is added once, behind the sum over the ranks.
-        """
+        """Takes this rank's share over; the bias is added once, behind the sum over the ranks."""
         assert isinstance(linear, nn.Linear)
         super().__init__(
             linear.in_features,
@@ -83,7 +66,7 @@ class RowLinear(RowParallelLinear):
         return super().forward(input_)[0]
 
     def summed(self, values: Tensor) -> Tensor:
-        """See :class:`trainer.model.parallel.division.SumsOverRanks`; collective."""
+        """Collective."""
         return reduce_from_tensor_model_parallel_region(values, group=self.tp_group)
 
 
@@ -102,15 +85,8 @@ def _take_over(
     linear: nn.Linear,
     divided: dict[str, tuple[int, Sequence[int]]],
 ) -> dict[str, Part]:
-    """Copies this rank's part of every parameter, and says where it lies.
-
-    Args:
-        layer: what keeps the values.
-        linear: the whole layer.
-        divided: dimension and sections of the parameters that are divided, by name.
-
-    Returns:
-        The parts of those parameters.
+    """Copies this rank's part of every parameter; `divided` gives dimension and sections. Returns the
+    parts of those.
     """
     group = parallel_state.get_tensor_model_parallel_group()
     assert isinstance(group, dist.ProcessGroup)

@@ -9,11 +9,7 @@ from trainer.task.environment.protocol import Environment
 
 
 def build(config: AnyEnvironmentConfig) -> Environment:
-    """Returns the environment that `config.kind` or `config.class` names.
-
-    Args:
-        config: its section.
-    """
+    """The environment that `config.kind` or `config.class` names."""
     match config:
         case HyperGridConfig():
             return HyperGrid(config)

@@ -37,10 +37,9 @@ class States(NamedTuple):
         return self.allowed[:, -1]
 
     def terminating(self, probabilities: Tensor) -> Tensor:
-        """How likely each state is to be the object, float64 [N]: exact, by as many steps as the longest way has.
+        """How likely each state is to be the object, float64 [N]: exact, by as many steps as the longest path has.
 
-        Args:
-            probabilities: float64 [N, A] of the actions in each state, 0 where they are not possible.
+        `probabilities` are float64 [N, A], 0 where an action is not possible.
         """
         here = torch.zeros(len(self.states), dtype=torch.float64)
         here[0] = 1.0
@@ -54,15 +53,7 @@ class States(NamedTuple):
 
 
 def enumerated(environment: Environment, most: int = MOST_STATES) -> States | None:
-    """Finds all states by following every action from the start; on the CPU.
-
-    Args:
-        environment: whose states are wanted.
-        most: states up to which it counts as small.
-
-    Returns:
-        The states; None: there are more.
-    """
+    """Finds all states by following every action from the start, on the CPU; None: there are more than `most`."""
     layer = environment.start(1)
     number = {tuple(layer[0].tolist()): 0}
     edges: list[Tensor] = []

@@ -21,11 +21,8 @@ from trainer.task.environment.protocol import Environment
 class HyperGrid(Environment):
     """Cells of a grid; an action adds one to a coordinate, the last one stops, and every cell is an object.
 
-    Source: Bengio et al., "Flow Network Based Generative Models for Non-Iterative Diverse Candidate Generation", 2021,
-    section 4.1 (the states); Jain et al., "Multi-Objective GFlowNets", 2023, section 5.1 (the objectives).
-
-    Args:
-        config: sizes and objectives.
+    States: Bengio et al., "Flow Network Based Generative Models for Non-Iterative Diverse Candidate Generation", 2021,
+    section 4.1; objectives: Jain et al., "Multi-Objective GFlowNets", 2023, section 5.1.
     """
 
     def __init__(self, config: HyperGridConfig) -> None:
@@ -36,33 +33,31 @@ class HyperGrid(Environment):
         self._functions = [FUNCTIONS[name] for name in config.objectives]
 
     def start(self, num: int) -> Tensor:
-        """See `Environment.start`; the corner at 0."""
+        """The corner at 0."""
         return torch.zeros(num, self.dimensions, dtype=torch.int64)
 
     def step(self, states_BS: Tensor, actions_B: Tensor) -> Tensor:
-        """See `Environment.step`."""
         return states_BS + (torch.arange(self.dimensions, device=states_BS.device) == actions_B[:, None])
 
     def allowed(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.allowed`; a coordinate ends at the side, and every cell may be the object."""
+        """A coordinate ends at the side, and every cell may be the object."""
         return functional.pad(states_BS < self.side - 1, (0, 1), value=True)
 
     def leading(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.leading`; a coordinate of 0 has not been added to."""
+        """A coordinate of 0 has not been added to."""
         return states_BS > 0
 
     def features(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.features`; one number for each cell of each coordinate, 1 where the state is."""
+        """One number for each cell of each coordinate, 1 where the state is."""
         cells = torch.arange(self.side, device=states_BS.device)
         return (states_BS[..., None] == cells).flatten(1).float()
 
     def rewards(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.rewards`."""
         places = self.coordinates(states_BS)
         return torch.stack([function.scaled(places) for function in self._functions], dim=1)
 
     def coordinates(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.coordinates`; the place of a cell in the unit cube."""
+        """The place of a cell in the unit cube."""
         return states_BS.double() / (self.side - 1)
 
     def cells(self) -> Tensor:
@@ -71,12 +66,8 @@ class HyperGrid(Environment):
 
 
 class Function(NamedTuple):
-    """A test function of optimisation, on the unit cube.
-
-    Attributes:
-        value: from places float64 [B, S] in [0, 1] to values [B].
-        worst: of its values on the cube, which becomes 0.
-        best: of its values on the cube, which becomes 1.
+    """A test function of optimisation from places float64 [B, S] in [0, 1] to [B]; its worst value becomes 0, its best
+    1.
     """
 
     value: Callable[[Tensor], Tensor]

@@ -19,15 +19,7 @@ MOST_STATES = 4096
 
 
 def check_laws(environment: Environment, *, name: str) -> None:
-    """Tries an environment on random walks.
-
-    Args:
-        environment: what is tried.
-        name: of its class, for the message.
-
-    Raises:
-        ValueError: it fails, or breaks a law; one line names class, method, law and remedy.
-    """
+    """Tries an environment on random walks; the error names class, method, law and remedy in one line."""
     tried = _Tried(environment, f"task.environment.class: {name}")
     begun = tried.start()
     if bool(tried.leading(begun).any()):

@@ -17,14 +17,10 @@ EMPTY = -1
 
 
 class NGram(Environment):
-    """Words of an alphabet; an action writes the next letter, the last one stops. Each word has one way to it.
+    """Words of an alphabet; an action writes the next letter, the last one stops. Each word has one path to it.
 
-    A state holds the number of the letter at each place, and -1 where none is written yet.
-
-    Source: Jain et al., "Multi-Objective GFlowNets", 2023, section 5.1.
-
-    Args:
-        config: alphabet, lengths and n-grams.
+    A state holds the number of the letter at each place, and -1 where none is written yet. Jain et al.,
+    "Multi-Objective GFlowNets", 2023, section 5.1.
     """
 
     def __init__(self, config: NGramConfig) -> None:
@@ -35,42 +31,40 @@ class NGram(Environment):
         self._ngrams = [tuple(map(config.alphabet.index, ngram)) for ngram in config.objectives]
 
     def start(self, num: int) -> Tensor:
-        """See `Environment.start`; nothing is written."""
+        """Nothing is written."""
         return torch.full((num, self.length), EMPTY)
 
     def step(self, states_BS: Tensor, actions_B: Tensor) -> Tensor:
-        """See `Environment.step`."""
         places = torch.arange(self.length, device=states_BS.device)
         return torch.where(places == self._written(states_BS)[:, None], actions_B[:, None], states_BS)
 
     def allowed(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.allowed`; letters while there is room, the stop from the shortest length on."""
+        """Letters while there is room, the stop from the shortest length on."""
         written = self._written(states_BS)[:, None]
         room = (written < self.length).expand(-1, len(self.alphabet))
         return torch.cat([room, written >= self.shortest], dim=1)
 
     def leading(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.leading`; the letter that was written last."""
+        """The letter that was written last."""
         written = self._written(states_BS)[:, None]
         last = states_BS.gather(1, (written - 1).clamp(min=0))
         return torch.arange(len(self.alphabet), device=states_BS.device) == last
 
     def features(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.features`; a number for each letter at each place, 1 where it is written."""
+        """A number for each letter at each place, 1 where it is written."""
         letters = torch.arange(len(self.alphabet), device=states_BS.device)
         return (states_BS[..., None] == letters).flatten(1).float()
 
     def rewards(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.rewards`."""
         return torch.stack([self._share(states_BS, ngram) for ngram in self._ngrams], dim=1)
 
     def distances(self, states_BS: Tensor) -> Tensor:
-        """See `Environment.distances`; letters that are put in, left out or changed, as few as possible."""
+        """Letters that are put in, left out or changed, as few as possible."""
         words = self.described(states_BS)
         return torch.tensor([[edit_distance(one, other) for other in words] for one in words], dtype=torch.float64)
 
     def described(self, states_BS: Tensor) -> list[str]:
-        """See `Environment.described`; the words."""
+        """The words."""
         return ["".join(self.alphabet[letter] for letter in row if letter != EMPTY) for row in states_BS.tolist()]
 
     def _written(self, states_BS: Tensor) -> Tensor:
@@ -84,26 +78,14 @@ class NGram(Environment):
 
 
 def most_often(ngram: Sequence[int], length: int) -> int:
-    """How often a word of a length can hold an n-gram: again after its shortest period.
-
-    Args:
-        ngram: letters, at most `length`.
-        length: letters of the word.
-    """
+    """How often a word of a length can hold an n-gram: again after its shortest period."""
     size = len(ngram)
     period = next(shift for shift in range(1, size + 1) if ngram[shift:] == ngram[: size - shift])
     return 1 + (length - size) // period
 
 
 def edit_distance(one: str, other: str) -> int:
-    """How many letters have to be put in, left out or changed to make one word of another.
-
-    Source: Levenshtein, "Binary Codes Capable of Correcting Deletions, Insertions, and Reversals", 1966; Wagner and
-    Fischer, "The String-to-String Correction Problem", 1974 (the table).
-
-    Args:
-        one, other: the words.
-    """
+    """Letters that are put in, left out or changed to make one word of another (Levenshtein, 1966)."""
     above = list(range(len(other) + 1))
     for row, letter in enumerate(one, start=1):
         current = [row]

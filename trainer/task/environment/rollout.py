@@ -19,12 +19,9 @@ _CHOICE, _EXPLORATION = range(2)
 
 
 class Walks(NamedTuple):
-    """Ways from the start to objects, as long as the longest that is possible.
+    """Walks from the start to objects, T as long as the longest possible: states int64 [B, T, S], actions int64 [B, T].
 
-    Attributes:
-        states: int64 [B, T, S] before each action; from the stop on, the object.
-        actions: int64 [B, T]; from the stop on, the stop.
-        taken: bool [B, T], the actions up to the stop.
+    `taken`, bool [B, T], is true up to the stop; from then on states are the object and actions the stop.
     """
 
     states: Tensor
@@ -42,14 +39,9 @@ def rollout(
 ) -> Walks:
     """Walks from the start until each walk has stopped; the host waits for nothing.
 
-    The policy is asked `max_actions` - 1 times however short the walks are, so that all ranks ask alike; the last
-    action of the longest way can only be the stop.
-
-    Args:
-        environment: where.
-        policy: from features float32 [B, F] to logits [B, A] of the next action.
-        keys: int64 [B]; each walk is a function of its key and of the logits that it meets.
-        exploration: share of the actions that are drawn evenly among the possible ones.
+    The policy, from features [B, F] to logits [B, A], is called `max_actions` - 1 times however short the walks are, so
+    that all ranks call alike; the last action of the longest walk can only be the stop. Each walk is a function of its
+    key, int64, and of its logits. `exploration` is the share of actions drawn evenly among the possible ones.
     """
     num, longest, stop = len(keys), environment.max_actions, environment.num_actions - 1
     drawn = fold_in(keys[:, None], torch.arange(longest, device=keys.device))

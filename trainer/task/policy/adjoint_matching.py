@@ -29,15 +29,7 @@ from trainer.training.task import Networks
 
 @dataclass(frozen=True)
 class Beginnings:
-    """What the paths of a micro batch begin with.
-
-    Attributes:
-        keys: int64 [B], of which everything that is drawn for a path is a function.
-        condition: of the B paths.
-        seen: what is visible of an image for each; None: nothing is.
-        nodes: numbers of the times that are learned from, from 1 to K - 1.
-        log_weight: see `Drawn`; there are none.
-    """
+    """Keys int64 [B], of which all draws of a path are a function; `nodes` are the times, 1 to K - 1, learned from."""
 
     keys: Tensor
     condition: Condition
@@ -102,12 +94,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     """
 
     def __init__(self, config: RunConfig, base: Callable[..., Any] | None = None) -> None:
-        """Builds reward and parts of the flow, and names the base.
-
-        Args:
-            config: the run.
-            base: the frozen network of another flow, in place of the run that the section names.
-        """
+        """A `base`, the frozen network of another flow, replaces the run that the section names."""
         chosen = config.task
         assert isinstance(chosen, AdjointMatchingConfig)
         super().__init__(config, chosen)
@@ -125,20 +112,20 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         generators: Sequence[torch.Generator],
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[Beginnings]:
-        """See `Task.draw`; labels are never hidden."""
+        """Labels are never hidden."""
         return [self._beginnings(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def collect(
         self, drawn: Sequence[Beginnings | Nodes], networks: Networks, ranks: dist.ProcessGroup | None = None
     ) -> list[Nodes]:
-        """See `Task.collect`; draws the paths and follows their adjoints back, one micro batch after the other."""
+        """Draws the paths and follows their adjoints back, one micro batch after the other."""
         beginnings = [one for one in drawn if isinstance(one, Beginnings)]
         self.paths += sum(len(one.keys) for one in beginnings) * (1 if ranks is None else ranks.size())
         with networks.current() as network:
             return [nodes for one in beginnings for nodes in self._passes(one, self._rollout(network, one))]
 
     def loss(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> LossTerms:
-        """See `Task.loss`; all nodes of the pass in one call of the network."""
+        """All nodes of the pass in one call of the network."""
         assert isinstance(drawn, Nodes)
         num, at_once = drawn.x.shape[:2]
         rows = torch.arange(num, device=drawn.x.device).repeat_interleave(at_once)
@@ -149,17 +136,16 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         return LossTerms(error.square(), dict(drawn.terms))
 
     def examine(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> Mapping[str, Tensor]:
-        """See `Task.examine`; what paths of the averaged weights are worth, for the labels of held-out examples."""
+        """What paths of the averaged weights are worth, for the labels of held-out examples."""
         assert isinstance(drawn, Beginnings)
         figures = self._rollout(model, drawn).figures
         return {f"held_out_{name}": values for name, values in figures.items()}
 
     def state(self) -> dict[str, Any]:
-        """See `Task.state`; the number of paths that were drawn."""
+        """The number of paths that were drawn."""
         return super().state() | {"paths": self.paths}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """See `Task.load`."""
         self.paths = 0 if state is None else state["paths"]
 
     def _beginnings(self, batch: Batch, generator: torch.Generator) -> Beginnings:
@@ -204,11 +190,8 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
         """The divergence [B] of drawn paths from those of the base, the integral of |2 / sigma (v - v_base)|^2 / 2.
 
-        The step from t = 0 is left out; its noise is so large that it adds less than `floor` h |v - v_base|^2.
-
-        Args:
-            difference: [K - 1, B, *D] of the velocities at the times between the steps.
-            times: [K + 1].
+        Velocities [K - 1, B, *D] are at the times between the steps. The step from t = 0 is left out; its noise is so
+        large that it adds less than `floor` h |v - v_base|^2.
         """
         t, h = times[1:-1], times[2:] - times[1:-1]
         weight = (h / self._step.diffusion(t, t))[:, None]

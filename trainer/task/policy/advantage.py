@@ -32,14 +32,8 @@ class Compared:
 
     @classmethod
     def of(cls, rewards: Tensor, *, among: Literal["prompt", "seed"], limit: float) -> Self:
-        """Compares rewards.
-
-        Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, section 4.1.2 (advantages).
-
-        Args:
-            rewards: [B, S, M].
-            among: a group is all examples of a prompt, or those that begin at the same noise.
-            limit: largest size of an advantage.
+        """Compares rewards [B, S, M] among those of a prompt, or of one noise (DeepSeekMath, arXiv 2402.03300, section
+        4.1.2).
         """
         group = (1, 2) if among == "prompt" else (2,)
         mean = rewards.mean(group, keepdim=True)

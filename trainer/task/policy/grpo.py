@@ -34,14 +34,7 @@ NOT_COUNTED = -1e4
 
 
 class Prompts(NamedTuple):
-    """What groups are drawn for.
-
-    Attributes:
-        log_weight: see `Drawn`; each prompt counts alike.
-        condition: of the B prompts.
-        keys: int64 [B] of all draws for a prompt.
-        seen: what is visible of an image for each; None: nothing is.
-    """
+    """Conditions that groups are drawn for, and keys int64 [B] of all draws; each prompt counts alike."""
 
     log_weight: None
     condition: Condition
@@ -91,11 +84,6 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
     """
 
     def __init__(self, config: RunConfig) -> None:
-        """Builds the flow, the reward and the base that the configuration names.
-
-        Args:
-            config: the run.
-        """
         assert isinstance(config.task, GRPOConfig)
         super().__init__(config, config.task)
         self.settings = config.task
@@ -109,20 +97,20 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
         generators: Sequence[torch.Generator],
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[Prompts]:
-        """See `Task.draw`; prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
+        """Prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
         return [self._prompts(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def collect(
         self, drawn: Sequence[Prompts | Chosen], networks: Networks, ranks: dist.ProcessGroup | None = None
     ) -> list[Chosen]:
-        """See `Task.collect`; draws the groups, rewards them and asks the base."""
+        """Draws the groups, rewards them and asks the base."""
         with networks.current() as model:
             collected = [self._rolled_out(prompts, model) for prompts in drawn if isinstance(prompts, Prompts)]
         self._count(sum(len(prompts.keys) for prompts in drawn if isinstance(prompts, Prompts)), ranks)
         return [chosen for of_prompts in collected for chosen in of_prompts]
 
     def loss(self, model: Callable[..., Any], drawn: Prompts | Chosen) -> LossTerms:
-        """See `Task.loss`; [N, M]. The terms are those of the rollouts, and how far the policy has moved since."""
+        """[N, M]. The terms are those of the rollouts, and how far the policy has moved since."""
         assert isinstance(drawn, Chosen)
         x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
         assert isinstance(model, nn.Module)
@@ -148,14 +136,14 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
         return LossTerms(values, terms)
 
     def examine(self, model: Callable[..., Any], drawn: Prompts | Chosen) -> Mapping[str, Tensor]:
-        """See `Task.examine`; the reward of one example of each prompt, drawn without noise on the way."""
+        """The reward of one example of each prompt, drawn without noise on the way."""
         assert isinstance(drawn, Prompts)
         noise = GroupKeys.of(drawn.keys, seeds=1, branches=1).noise(self.config.state_shape)
         ends = self.steps.follow(self.field(model, drawn.condition), noise, 0, self.settings.steps)
         return {"held_out_reward": self.rewards(ends, drawn.condition, drawn.seen)}
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
-        """See `Task.cautions`; groups without a difference teach nothing."""
+        """Groups without a difference teach nothing."""
         share = figures.get("effective_share", 1.0)
         if share >= FEW:
             return {}
@@ -165,11 +153,10 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
         }
 
     def state(self) -> dict[str, Any]:
-        """See `Task.state`; what was spent so far."""
+        """What was spent so far."""
         return super().state() | {"reward_calls": self.reward_calls, "network_calls": self.network_calls}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """See `Task.load`."""
         self.reward_calls, self.network_calls = (
             (0, 0) if state is None else (state["reward_calls"], state["network_calls"])
         )

@@ -19,12 +19,9 @@ from trainer.flow.sampler.sde import inside
 
 
 class LeanAdjoint(NamedTuple):
-    """What the frozen flow says along the paths, at the times that are neither the first nor the last.
+    """Velocities and adjoints [K - 1, B, *D] of the frozen flow at the inner times of paths, and running costs [B].
 
-    Attributes:
-        velocity: [K - 1, B, *D] its velocities.
-        adjoint: [K - 1, B, *D] gradients of what is still to be paid, if the paths went on along the frozen flow.
-        cost: [B] the running cost of each path, the integral over its time; 0 where there is none.
+    An adjoint is the gradient of what is still to be paid if the path continued along the frozen flow.
     """
 
     velocity: Tensor
@@ -43,30 +40,15 @@ def lean_adjoint(
     *,
     weight: float = 1.0,
 ) -> LeanAdjoint:
-    """Solves the lean adjoint equation backwards along given paths.
+    """Solves the lean adjoint equation backwards along paths x [K + 1, B, *D] at times [K + 1] from 0 to 1.
 
-    da/dt = -(J^T a + weight grad f) from a = `terminal` at the last time, with the Jacobian J of the base's memoryless
-    drift b = 2 v - kappa x. Euler's step from t_{i+1} to t_i has J and the cost's gradient at the state of t_{i+1},
-    where it begins: with those at t_i, where kappa is larger, the tilt of a Gaussian falls short by fifteen times as
-    much at 40 steps.
+    da/dt = -(J^T a + weight grad f) from a = `terminal` at the last time, the gradient of what is paid at the end (the
+    negative one of a reward), with the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from
+    t_{i+1} to t_i has J and the cost's gradient at the state of t_{i+1}, where it begins: with those at t_i, where
+    kappa is larger, the tilt of a Gaussian falls short by fifteen times as much at 40 steps.
 
-    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, equations 38 and 39.
-
-    Args:
-        base: the frozen flow; gradients reach its states alone.
-        step: whose drift the paths followed.
-        x: [K + 1, B, *D] the paths.
-        times: [K + 1] from 0 to 1.
-        terminal: [B, *D] the gradient of what is paid at the end, the negative one of a reward.
-        condition: of the examples.
-        cost: what is paid on the way; None: nothing.
-        weight: of the cost.
-
-    Returns:
-        Velocities, adjoints and costs, without gradients; K calls of the base, and as many of the cost.
-
-    Raises:
-        ValueError: the cost is no differentiable value of each example.
+    K calls of the base, and as many of the cost; no gradients are kept. Raises ValueError where the cost is no
+    differentiable value of each example. Domingo-Enrich et al., "Adjoint Matching", arXiv 2409.08861, equations 38, 39.
     """
     adjoint, paid = terminal, x.new_zeros(x.shape[1])
     velocities, adjoints = [], []
@@ -88,12 +70,7 @@ def lean_adjoint(
 
 
 def end_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """The values [B] of the last states [B, *D] of paths, and their gradient [B, *D], both without gradients.
-
-    Args:
-        value: from states to differentiable values.
-        x: the states.
-    """
+    """The values [B] of the last states [B, *D] of paths, and their gradient [B, *D], both without gradients."""
     with torch.enable_grad():
         state = x.detach().requires_grad_()
         values = value(state)

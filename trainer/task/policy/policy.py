@@ -34,22 +34,12 @@ from trainer.training.task import D, Networks, Task
 
 
 class PolicyTask(Task[D]):
-    """A task whose flow goes on from a base, and whose examples are worth something.
+    """A task whose flow continues from a base, and whose examples are worth something.
 
-    Attributes:
-        config: the run.
-        parts: of its flow.
-        reward: of what is drawn; None: there is none.
-        reference: the run that this one goes on from; None: it names none, or adapts it.
+    `reference` is the base's run; None: it names none, or adapts it.
     """
 
     def __init__(self, config: RunConfig, chosen: GRPOConfig | AdjointMatchingConfig) -> None:
-        """Builds the flow and the reward, and names the base.
-
-        Args:
-            config: the run.
-            chosen: its section ``task``.
-        """
         self.config, self.parts = config, FlowParts(config)
         self.reward = None if chosen.reward is None else reward_of(config, chosen.reward, self.parts.space)
         another = chosen.base if config.model.adapters is None else None
@@ -57,7 +47,7 @@ class PolicyTask(Task[D]):
         self._guidance = chosen.guidance
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """See `Task.show`; examples of the base and of this run from the same noise, with their rewards."""
+        """Examples of the base and of this run from the same noise, with their rewards."""
         if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
             return
         path = stem.with_suffix(".png")
@@ -71,7 +61,7 @@ class PolicyTask(Task[D]):
                 show_rewards(now, before, self.reward, path, seed=seed)
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """See `Task.measure`; that of a flow, and the mean reward of what is drawn beside that of real examples."""
+        """That of a flow, and the mean reward of what is drawn beside that of real examples."""
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
@@ -81,7 +71,7 @@ class PolicyTask(Task[D]):
             return FlowMeasurement.of(flow, spec, progress, self.reward)
 
     def state(self) -> dict[str, Any]:
-        """See `Task.state`; no checkpoint is saved after a reward that is not finite."""
+        """No checkpoint is saved after a reward that is not finite."""
         if isinstance(self.reward, CheckedReward):
             self.reward.settle()
         return {}
@@ -91,23 +81,13 @@ class PolicyTask(Task[D]):
         return self.parts.field(model, condition, self._guidance)
 
     def rewards(self, ends: Tensor, condition: Condition, seen: Seen | None) -> Tensor:
-        """Rewards [N] of states [N, *D] at the ends of trajectories; there is a reward.
-
-        Args:
-            ends: the states.
-            condition: that they were drawn for.
-            seen: what is visible of an image for each; None: nothing is.
-        """
+        """Rewards [N] of states [N, *D] at the ends of trajectories; there is a reward."""
         assert self.reward is not None
         examples = self.parts.space.decode(self.parts.data_of(ends))
         return self.reward(examples if seen is None else seen.completed(examples), condition).float()
 
     def asked(self, batch: Batch, generator: torch.Generator) -> tuple[Condition, Seen | None]:
-        """What is drawn for: labels, captions and contexts of a batch, of which nothing is hidden.
-
-        Returns:
-            The conditions, and what is visible of an image for each.
-        """
+        """Conditions of the draws, of which nothing is hidden, and what is visible of an image for each."""
         seen = None
         if self.parts.context is not None:
             seen = self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
@@ -116,11 +96,7 @@ class PolicyTask(Task[D]):
 
     @contextmanager
     def base_of(self, model: Network) -> Iterator[Network | None]:
-        """The network that the run goes on from, its own without adapters where it has some; None: it names none.
-
-        Args:
-            model: the run's network.
-        """
+        """The network that the run continues from, its own without adapters where it has some; None: it names none."""
         if self.config.model.adapters is not None:
             with without_adapters(model):
                 yield model

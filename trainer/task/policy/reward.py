@@ -10,16 +10,7 @@ from trainer.flow.space import Space
 
 
 def reward_of(config: RunConfig, chosen: reward.AnyConfig, space: Space) -> reward.CheckedReward:
-    """Builds a reward for what a run draws; one that learns from examples does so from the first of the training split.
-
-    Args:
-        config: the run.
-        chosen: the reward.
-        space: of the states, which decodes them.
-
-    Raises:
-        ValueError: the reward does not fit the examples.
-    """
+    """A reward for the draws of a run; one that learns from examples does so from the first of the training split."""
 
     def labelled() -> tuple[Tensor, Tensor]:
         examples, labels = real_examples(config, space)

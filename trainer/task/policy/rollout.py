@@ -29,13 +29,9 @@ PUBLISHED = 2.25
 
 @dataclass(frozen=True)
 class Choice:
-    """What trajectories chose at one step.
+    """Choices y [N, M, *D] from states x [N, *D] at one step, and their log-densities [N, M] by the choosing weights.
 
-    Attributes:
-        x: [N, *D] the states where the step is taken.
-        y: [N, M, *D] the states that were chosen from each of them.
-        log_density: [N, M] of each choice, by the weights that made it.
-        routes: the experts that the network chose for that; None: it has none.
+    `routes` are the experts that the network chose for that; None if absent.
     """
 
     x: Tensor
@@ -45,17 +41,11 @@ class Choice:
 
 
 class NoisySteps:
-    """The steps of a flow from noise to data, all but the last of them normally distributed.
-
-    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470, section 4.2.
+    """The steps of a flow from noise to data, all but the last of them normally distributed (Flow-GRPO,
+    section 4.2).
     """
 
     def __init__(self, config: GRPOConfig) -> None:
-        """Takes what matters for steps.
-
-        Args:
-            config: of the task.
-        """
         self.passes = config.passes
         self._step = EulerMaruyama(build_diffusion(config.noise))
         self._weight = config.weight
@@ -68,37 +58,17 @@ class NoisySteps:
         return self._times[device]
 
     def moments(self, field: Field, x: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """Mean [N, *D] and standard deviation, a scalar, of the states that a step leads to.
-
-        Args:
-            field: that the step follows.
-            x: [N, *D].
-            number: of the step, from 0.
-        """
+        """Mean [N, *D] and standard deviation, a scalar, of the states that step `number`, from 0, leads to."""
         times = self.times(x.device)
         return self._step.moments(field, x, times[number], times[number + 1])
 
     def log_density(self, y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-        """Mean over the values of a state of the logarithms of the densities of choices, [N, M].
-
-        Args:
-            y: [N, M, *D] choices.
-            mean: [N, *D] of the choices from each state.
-            std: scalar.
-        """
+        """Mean over the values of a state of the logarithms of the densities of choices [N, M, *D]: [N, M]."""
         means = mean[:, None].expand_as(y)
         return mean_log_density(y.flatten(0, 1), means.flatten(0, 1), std).view(y.shape[:2])
 
     def choose(self, network: nn.Module, field: Field, x: Tensor, number: int, keys: Tensor) -> Choice:
-        """Draws choices of a step.
-
-        Args:
-            network: in evaluation mode.
-            field: of the network, that the step follows.
-            x: [N, *D].
-            number: of the step, from 0.
-            keys: int64 [N, M], of which each draw is a function.
-        """
+        """Draws choices of a step of a network in evaluation mode; each draw is a function of its key, int64 [N, M]."""
         with recorded(network) as routes:
             mean, std = self.moments(field, x, number)
         y = mean[:, None].expand(*keys.shape, *x.shape[1:])
@@ -106,14 +76,7 @@ class NoisySteps:
         return Choice(x, y, self.log_density(y, mean, std), routes)
 
     def follow(self, field: Field, x: Tensor, first: int, last: int) -> Tensor:
-        """The states [N, *D] that steps without noise lead to.
-
-        Args:
-            field: that they follow.
-            x: [N, *D].
-            first: number of the first step.
-            last: number of the step before which they end.
-        """
+        """The states [N, *D] that steps without noise lead to, from step `first` to before step `last`."""
         times = self.times(x.device)
         for number in range(first, last):
             x = self._step.step(field, x, times[number], times[number + 1])
@@ -136,14 +99,10 @@ class NoisySteps:
 
 @dataclass(frozen=True)
 class GroupKeys:
-    """Keys of what is drawn for the groups of B prompts.
+    """Keys int64 of the noises [B S] and of the choices [B S, M] of the groups of B prompts.
 
     Every draw is a function of the key of its prompt, its place in the group and the number of the step, whatever else
     is drawn beside it.
-
-    Attributes:
-        begin: int64 [B S], of the noises that examples begin at.
-        choose: int64 [B S, M], of the choices of each example.
     """
 
     begin: Tensor
@@ -151,23 +110,13 @@ class GroupKeys:
 
     @classmethod
     def of(cls, prompts: Tensor, *, seeds: int, branches: int) -> GroupKeys:
-        """Derives them.
-
-        Args:
-            prompts: int64 [B] keys of prompts.
-            seeds: S.
-            branches: M.
-        """
+        """Derives them from the keys of prompts, int64 [B]."""
         device = prompts.device
         begin = fold_in(prompts[:, None], torch.arange(seeds, device=device)).flatten()
         return cls(begin, fold_in(begin[:, None], torch.arange(1, branches + 1, device=device)))
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
-        """The noises that examples begin at, float32 [B S, *D].
-
-        Args:
-            shape: D, of a state.
-        """
+        """The noises that examples begin at, float32 [B S, *D]."""
         like = torch.empty(len(self.begin), *shape, device=self.begin.device)
         return keyed_normal(like, self.begin, 0)
 
@@ -175,17 +124,9 @@ class GroupKeys:
 def full_sde(
     steps: NoisySteps, network: nn.Module, field: Field, noise: Tensor, keys: GroupKeys
 ) -> tuple[list[Choice], Tensor]:
-    """Trajectories of which every step but the last has noise.
+    """Trajectories from noise [B S, *D] of which every step but the last has noise.
 
-    Args:
-        steps: of the flow.
-        network: in evaluation mode.
-        field: of the network, for the B S M examples.
-        noise: [B S, *D] where they begin.
-        keys: of the draws.
-
-    Returns:
-        What each step with noise chose, of one choice from each of B S M states; and the ends, [B S M, *D].
+    Returns one choice from each of B S M states at each step, and the ends [B S M, *D].
     """
     own = keys.choose.flatten()[:, None]
     x = noise[:, None].expand(*keys.choose.shape, *noise.shape[1:]).flatten(0, 1)
@@ -199,21 +140,10 @@ def full_sde(
 def to_the_branches(
     steps: NoisySteps, network: nn.Module, field: Field, noise: Tensor, keys: GroupKeys
 ) -> list[Choice]:
-    """Trajectories without noise, and M choices that branch off each of them at each step.
+    """Trajectories without noise from [B S, *D], and M choices that branch off each of them at each step.
 
-    Step and choices are made of one call of the network.
-
-    Source: He et al., "TempFlow-GRPO", arXiv 2508.04324, section 4.1.
-
-    Args:
-        steps: of the flow.
-        network: in evaluation mode.
-        field: of the network, for the B S trajectories.
-        noise: [B S, *D] where they begin.
-        keys: of the draws.
-
-    Returns:
-        What each step with noise chose; :meth:`NoisySteps.follow` leads the choices on to their ends.
+    Step and choices are made of one call of the network; :meth:`NoisySteps.follow` leads the choices to their ends.
+    He et al., "TempFlow-GRPO", arXiv 2508.04324, section 4.1.
     """
     x, choices = noise, []
     for number in range(steps.passes):

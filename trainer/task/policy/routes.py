@@ -19,14 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def recorded(network: nn.Module) -> Iterator[Routes | None]:
-    """Notes the experts that a network chooses inside.
-
-    Args:
-        network: in evaluation mode.
-
-    Yields:
-        The choices so far; None: it has no experts.
-    """
+    """Notes the experts that a network in evaluation mode chooses inside; yields None if it has no experts."""
     if not any(isinstance(module, HoldsExperts) for module in network.modules()):
         yield None
         return
@@ -37,12 +30,7 @@ def recorded(network: nn.Module) -> Iterator[Routes | None]:
 
 
 def replayed(network: nn.Module, routes: Routes | None) -> None:
-    """Has the training passes of a network choose as it did.
-
-    Args:
-        network: possibly wrapped by its engine.
-        routes: what :func:`recorded` gave.
-    """
+    """Has the training passes of a network, possibly wrapped by its engine, choose as recorded."""
     if routes is not None:
         from moe.router.replay import replay
 

@@ -25,15 +25,10 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, path: Path, *, seed: int) -> None:
-    """Draws what the section ``sample`` of a flow asks for; rank 0 writes it with the rewards; collective.
+    """Draws the ``sample`` of a flow, with rewards; rank 0 writes it; collective.
 
-    Args:
-        now: the flow.
-        before: the flow that it began as, from the same noise; None: it is not shown.
-        reward: of what is drawn.
-        path: PNG to write. A grid of images has a column a class; below each image stands its reward, and above each
-            row the one of `before`. Points have a plot for each flow.
-        seed: of all draws.
+    A grid of images has a column a class; below each image is its reward, above each row that of `before`, the flow
+    that it began as, from the same noise. Points have a plot for each flow.
     """
     sample, config = now.sample, now.config
     images = isinstance(sample, ImageSample)
@@ -64,15 +59,7 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
 
 
 def with_words(images: Tensor, words: Sequence[str]) -> Tensor:
-    """Images above strips of one height in which words are written; small images are enlarged first.
-
-    Args:
-        images: [N, C, H, W] on the CPU.
-        words: those of each image.
-
-    Returns:
-        [N, C, H', W'].
-    """
+    """Images [N, C, H', W'] above strips of one height in which words are written; small images are enlarged first."""
     factor = max(1, CELL_PIXELS // max(images.shape[-2:]))
     enlarged = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     num, channels, _, width = enlarged.shape
