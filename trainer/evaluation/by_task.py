@@ -28,7 +28,6 @@ Distances = Callable[[NDArray[np.floating], NDArray[np.floating], int], dict[str
 @dataclass(frozen=True, eq=False)
 class TaskFigures:
     """Figures by task, and what the adapters are.
-
     Attributes:
         figures: by the name of a task, distances of its samples to its real examples.
         floors: the same of two sets of its real examples.
@@ -46,12 +45,7 @@ class TaskFigures:
         return {"figures": dict(self.figures), "floors": dict(self.floors), "parameters": dict(self.parameters)}
 
     def section(self, measure: str, title: str) -> Section:
-        """A section of a page.
-
-        Args:
-            measure: the figure that the table shows.
-            title: what that is called.
-        """
+        """A section of a page."""
         rows = [
             (name, f"{figures[measure]:.4g}", f"{self.floors[name][measure]:.4g}")
             for name, figures in self.figures.items()
@@ -74,17 +68,8 @@ class TaskFigures:
 def by_task(
     flow: TrainedFlow, *, num: int, seed: int, distances: Distances, progress: Callable[[str], None]
 ) -> TaskFigures | None:
-    """Measures the run's own sampler task by task.
-
-    Args:
-        flow: the run and its network.
-        num: samples of all tasks together, of each 2 or more.
-        seed: of all draws.
-        distances: between samples and real examples, given a seed.
-        progress: called with a line of text about the progress.
-
-    Returns:
-        The figures; None: the run tells no tasks apart, or draws for contexts of held-out examples.
+    """Measures the run's own sampler task by task, at least 2 samples each.
+    None: the run tells no tasks apart, or draws for contexts of held-out examples.
     """
     names, config = task_names(flow.config), flow.config
     if not names or flow.parts.context is not None:

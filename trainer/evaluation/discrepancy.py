@@ -10,21 +10,15 @@ MEDIAN_POINTS = 1_000
 
 
 def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating], *, paired: bool = False) -> float:
-    """Returns the unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|: no point is compared with itself.
-
-    Source: Székely and Rizzo, "Energy statistics: a class of statistics based on distances", 2013, equation 2.
-
+    """Unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|, in units of the points: no point is compared with
+    itself.
+    The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Székely and Rizzo,
+    "Energy statistics: a class of statistics based on distances", 2013, equation 2.
     Args:
         x: [N, ...] points, flattened to [N, F]; N >= 2.
         y: [M, ...] points with the same F; M >= 2.
         paired: whether point i of both sets is made of the same draw, so that those two are not independent: they are
             not compared, and M = N.
-
-    Returns:
-        In units of the points. The expectation is 0 for two sets of one distribution, so the result can be negative.
-
-    Raises:
-        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
     """
     x, y = as_pair(x, y)
     between = _distances(x, y)
@@ -35,21 +29,13 @@ def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating], *, paired:
 def maximum_mean_discrepancy(
     x: NDArray[np.floating], y: NDArray[np.floating], bandwidths: tuple[float, ...] | None = None
 ) -> float:
-    """Returns the squared maximum mean discrepancy under a mean of Gaussian kernels exp(-|x - y|^2 / (2 s^2)).
-
-    Source: Gretton et al., "A kernel two-sample test", 2012, equation 3 (unbiased) and section 8 (median).
-
+    """Squared maximum mean discrepancy under a mean of Gaussian kernels exp(-|x - y|^2 / (2 s^2)).
+    The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Gretton et al., "A
+    kernel two-sample test", 2012, equation 3 (unbiased) and section 8 (median).
     Args:
         x: [N, ...] points, flattened to [N, F]; N >= 2.
         y: [M, ...] points with the same F; M >= 2.
         bandwidths: the values of s, above 0; None: the median distance between points of both sets.
-
-    Returns:
-        The squared discrepancy. Its expectation is 0 for two sets of one distribution, so it can be negative.
-
-    Raises:
-        ValueError: if a set has fewer than two points, the numbers of features differ, a value is not finite, or there
-            is no bandwidth above 0.
     """
     x, y = as_pair(x, y)
     if bandwidths is None:

@@ -53,20 +53,19 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Measured:
     """Figures of one sampler at one number of function evaluations.
-
     Attributes:
         sampler: kind of the sampler, or :data:`SEARCHED`.
-        evaluations: calls of the network for each sample: those of the field, and of the controls that ask it too.
+        evaluations: calls of the network for each sample: those of the field, and of the controls that call it too.
         calls: how often each part of the network was called for a sample, without guidance: ``network``; ``head``,
             where it has a head that is called by itself.
-        multiply_adds: of those calls, without the decoding of latents; None: not known.
+        multiply_adds: of those calls, without the decoding of latents; None if unknown.
         seconds_per_sample: wall time of sampling without guidance, divided by the number of samples.
         figures: :func:`distances` and ``wasserstein_2`` between the data and samples drawn without guidance; where a
             network makes features of them, ``fid``, ``precision`` and ``recall`` on these; of a run that learns by a
             reward, ``reward``, its mean over samples drawn with the run's guidance; if the data have classes, also
-            ``class_accuracy``: the share of samples drawn with the run's guidance that a classifier fitted to the
-            data assigns to the class that was asked for. Rows of searched grids have it only where that guidance is
-            none, for which the grids were searched.
+            ``class_accuracy``: the share of samples drawn with the run's guidance that a classifier fitted to the data
+            assigns to their class. Rows of searched grids have it only where that guidance is none, for which the grids
+            were searched.
     """
 
     sampler: str
@@ -80,11 +79,7 @@ class Measured:
 @dataclass(frozen=True)
 class Evaluation:
     """All figures about a run.
-
     Attributes:
-        checkpoint: name of the checkpoint.
-        num: samples of each set.
-        seed: of all draws.
         guidance: scale of the guidance with which the class accuracy was measured.
         floor: the distances between two disjoint sets of real examples of that size, or of half the real examples if
             there are too few.
@@ -95,8 +90,8 @@ class Evaluation:
         monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or
             samples follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
-            latents if the flow runs on latents; None: not asked for.
-        controls: the settings of what changed the field of all samples, the first one first; empty: nothing did.
+            latents if the flow runs on latents; None if not requested.
+        controls: settings of the controls of all samples, in their order.
         tasks: figures by task of routed adapters; None: the run tells no tasks apart.
     """
 
@@ -113,10 +108,7 @@ class Evaluation:
     tasks: TaskFigures | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the document that is written as JSON, with the name and version of the format.
-
-        Controls and tasks are written where there are some.
-        """
+        """The document that is written as JSON, with the name and version of the format; controls and tasks if any."""
         document = {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
         optional = {"controls": self.controls, "tasks": self.tasks and self.tasks.to_dict()}
         without = {key: value for key, value in document.items() if key not in optional}
@@ -137,13 +129,11 @@ def evaluate(
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures a flow on this process alone.
-
     Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
-    no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity,
-    the run's own sampler alone is measured, and no paths. All samples and paths are drawn under the controls of the
-    run; the likelihood is that of the flow without them.
-
+    no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity, the
+    run's own sampler alone is measured, and no paths. All samples and paths are drawn under the controls of the run;
+    the likelihood is that of the flow without them.
     Args:
         flow: the run and its network.
         evaluations: function evaluations of a sample, each 1 or more.
@@ -152,12 +142,11 @@ def evaluate(
         seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
         steps: file of grids that were searched for this flow without guidance; they and all samplers are measured at
-            the numbers of evaluations of the file too. None: there is none.
-        features: file of a network on whose features samples are compared too; None: there is none.
+            the numbers of evaluations of the file too.
+        features: file of a network on whose features samples are compared too.
         statistics: file of statistics of the real examples on those features, with which ``fid`` compares; None: those
             of the real examples that all else is compared with.
-        reward: whose mean is measured too, of the real examples and of what is drawn with the run's guidance; None: of
-            nothing.
+        reward: whose mean is measured too, of the real examples and of what is drawn with the run's guidance.
         progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
@@ -228,14 +217,7 @@ def evaluate(
 
 
 def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condition, device: torch.device) -> float:
-    """What examples are worth on average.
-
-    Args:
-        reward: of each.
-        examples: [N, *shape].
-        condition: that they were drawn for.
-        device: where the reward is computed.
-    """
+    """Mean reward of examples [N, *shape] for the condition that they were drawn for."""
     parts = torch.arange(len(examples)).split(TOGETHER)
     with torch.no_grad():
         found = [
@@ -246,8 +228,9 @@ def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condi
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
-    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler; a
-    sampler of one step with written times stays what it is, since the network is not trained for more."""
+    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler.
+    A sampler of one step with written times stays what it is, since the network is not trained for more.
+    """
     if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):
         return own
     if not isinstance(own, SegmentedConfig):
@@ -256,8 +239,9 @@ def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and then, if that is another and follows a velocity, Euler's method: by name, at each
-    number of evaluations that they can use exactly."""
+    """The run's own sampler and Euler's method, if that differs and a velocity is followed, at each exact number of
+    calls.
+    """
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]

@@ -15,19 +15,8 @@ from trainer.model.feature_extractor.file import write_extractor
 
 
 def run(source: trainer.data.AnyConfig, hidden: Sequence[int], seed: int, out: Path) -> int:
-    """Trains a classifier on one process and writes its hidden layers.
-
-    Args:
-        source: the data set whose classes are told apart.
-        hidden: widths of the hidden layers, the last of which are the features.
-        seed: of the initial weights and of the order of the examples.
-        out: safetensors file to write.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: a width is below 1, or the data have no classes.
+    """Trains a classifier of a data set on one process and writes its hidden layers, the last of which are the
+    features.
     """
     if not hidden or min(hidden) < 1:
         raise ValueError(f"--hidden: {list(hidden)} are not widths of 1 or more; use for example 64")
@@ -51,16 +40,9 @@ def run(source: trainer.data.AnyConfig, hidden: Sequence[int], seed: int, out: P
 
 
 def trained_classifier(examples: Tensor, labels: Tensor, *, hidden: Sequence[int], seed: int) -> nn.Sequential:
-    """A perceptron that tells classes apart, by scikit-learn's MLPClassifier.
-
-    Args:
-        examples: [N, *D].
-        labels: int64 [N] classes, all of which occur.
-        hidden: widths of its hidden layers.
-        seed: of the initial weights and of the order of the examples.
-
-    Returns:
-        Flattening, linear layers with ReLU between them, the last of them to one logit a class; in evaluation mode.
+    """A perceptron for classes int64 [N] of examples [N, *D], by scikit-learn's MLPClassifier.
+    All classes must occur. Flattening, linear layers with ReLU between them, the last to one logit a class; in
+    evaluation mode.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier  # nearly a second to import

@@ -18,33 +18,16 @@ from trainer.model.feature_extractor.file import feature_shape, read_extractor
 
 
 def read_statistics(path: Path, features: Path) -> Statistics:
-    """Reads statistics of real examples on the features of a network.
-
-    Args:
-        path: the file.
-        features: file of the network.
-
-    Raises:
-        Refusal: a file is malformed, or the statistics are of another network.
-    """
+    """Reads statistics of real examples on the features of a network; refuses those of another network."""
     return Statistics.read(path, num_features=math.prod(feature_shape(features)), extractor=file_digest(features))
 
 
 def feature_distance(
     samples: NDArray[np.floating], real: NDArray[np.floating], statistics: Statistics | None = None
 ) -> dict[str, float]:
-    """Compares features of samples with those of real examples.
-
-    Args:
-        samples: [N, F], N >= 2.
-        real: [M, F], M >= 2.
-        statistics: of the real examples that are meant; None: those of `real`.
-
-    Returns:
-        ``frechet_distance``; and ``precision`` and ``recall``, if both sets have neighbours enough.
-
-    Raises:
-        ValueError: a set has fewer than two points, or a value is not finite.
+    """Compares features of samples [N, F] with those of real examples [M, F]: ``frechet_distance``, ``precision``,
+    ``recall``.
+    The latter two if both sets have neighbours enough; the first is to `statistics`, or if None to `real`.
     """
     samples, real = as_points("samples", samples), as_points("real", real)
     against = Gaussian.of(real) if statistics is None else statistics.gaussian
@@ -61,14 +44,6 @@ class FeatureJudge:
     def __init__(
         self, features: Path, real: NDArray[np.floating], device: torch.device, statistics: Path | None = None
     ) -> None:
-        """Computes the features of the real examples.
-
-        Args:
-            features: file of the network.
-            real: [M, *shape].
-            device: where features are computed.
-            statistics: file of statistics of the real examples that are meant, or None.
-        """
         self._extractor = read_extractor(features, device)
         self.real = self._extractor.features(torch.from_numpy(real))
         self._statistics = None if statistics is None else read_statistics(statistics, features)

@@ -32,19 +32,9 @@ COMPARED = 2_000
 
 
 def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) -> dict[str, float]:
-    """Measures the distances between two sets.
-
-    Args:
-        x: [N, ...] points; N >= 2.
-        y: [M, ...] points of the same shape; M >= 2.
-        seed: for the directions of the sliced Wasserstein distance.
-
-    Returns:
-        ``sliced_wasserstein`` (order 2, in units of the points), ``mmd`` (squared), ``energy_distance`` and
-        ``frechet_distance`` (squared units). ``mmd`` and ``energy_distance`` use the first 2,000 points of each set.
-
-    Raises:
-        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
+    """Distances between two sets of points [N, ...] and [M, ...]; N, M >= 2.
+    ``sliced_wasserstein`` (order 2, in units of the points), ``mmd`` (squared), ``energy_distance`` and
+    ``frechet_distance`` (squared units). ``mmd`` and ``energy_distance`` use the first 2,000 points of each set.
     """
     x, y = as_pair(x, y)
     generator = torch.Generator().manual_seed(seed)
@@ -58,27 +48,14 @@ def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) ->
 
 
 def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float]:
-    """The distances between two disjoint sets of real examples: what perfect samples would get.
-
-    Args:
-        real: [M, ...] real examples, M >= 4, in any order.
-        num: number of samples that are judged; the first set has as many examples, at most half of all.
-        seed: for the choice of examples and the directions.
+    """The distances between two disjoint sets of real examples [M, ...], M >= 4: those of perfect samples.
+    The first set has as many examples as there are samples, at most half of all.
     """
     return distances(*parted(real, num, seed=seed), seed=seed)
 
 
 def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
-    """The distances of samples that were drawn without guidance, and their floor.
-
-    Args:
-        samples: [N, ...], N >= 2.
-        real: [M, ...] real examples of the same shape, M >= 4.
-        seed: for the choice of examples and the directions.
-
-    Returns:
-        Each figure of :func:`distances` under its name with ``_unguided`` and with ``_floor``.
-    """
+    """The distances of samples that were drawn without guidance (``_unguided``), and their floor (``_floor``)."""
     found = {
         "unguided": distances(samples, real, seed=seed),
         "floor": floor(real, len(samples), seed=seed),
@@ -89,21 +66,12 @@ def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: in
 def judge_features(
     samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int, statistics: Statistics | None = None
 ) -> dict[str, float]:
-    """How near features of samples that were drawn without guidance come to those of real examples, and their floor.
-
-    Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium", 2017,
-    equation 6. The figure known as FID uses the features of one particular Inception network.
-
-    Args:
-        samples: [N, F] features of samples, N >= 2.
-        real: [M, F] features of real examples, M >= 4.
-        seed: for the choice of examples that are compared for the floor.
-        statistics: of the real examples that the samples are compared with; None: those of `real`.
-
-    Returns:
-        ``frechet_distance_on_features``, ``precision_on_features`` and ``recall_on_features``, each with ``_unguided``
-        and with ``_floor``; precision and recall where every set has neighbours enough. Those of the floor are between
-        two sets of real examples.
+    """Distances of features of samples [N, F], drawn without guidance, to those of real examples [M, F], and their
+    floor.
+    ``frechet_distance_on_features``, ``precision_on_features`` and ``recall_on_features``, each with ``_unguided`` and
+    with ``_floor``; precision and recall where every set has neighbours enough. `statistics` take the place of those of
+    `real`. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
+    2017, equation 6. The figure known as FID uses the features of one particular Inception network.
     """
     as_samples, others = parted(real, len(samples), seed=seed)
     found = {
@@ -114,32 +82,14 @@ def judge_features(
 
 
 def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Splits real examples in two, as if the first part were samples.
-
-    Args:
-        real: [M, ...] real examples, M >= 4, in any order.
-        num: size of the first part; half of all examples if there are fewer than twice as many.
-        seed: for the choice.
-
-    Returns:
-        The two parts, together all of them.
-    """
+    """Splits real examples at random; the first part has `num`, or half of all if these are fewer than twice that."""
     order = np.random.default_rng(seed).permutation(len(real))
     num = min(num, len(real) // 2)
     return real[order[:num]], real[order[num:]]
 
 
 def check_features(path: Path, run_dir: Path, statistics: Path | None = None) -> None:
-    """Refuses a feature extractor that does not take what a run draws, and statistics of other features.
-
-    Args:
-        path: the file of the extractor.
-        run_dir: folder of the run.
-        statistics: file of statistics of real examples, or None.
-
-    Raises:
-        Refusal: a file is malformed, or the extractor takes examples of another shape.
-    """
+    """Refuses a feature extractor that does not take what a run draws, and statistics of other features."""
     check_extractor(path, restored_flow(run_dir)[1].decoded_shape)
     if statistics is not None:
         read_statistics(statistics, path)
@@ -148,14 +98,8 @@ def check_features(path: Path, run_dir: Path, statistics: Path | None = None) ->
 def write_judgement(
     drawing: Drawing, examples: Tensor | None, features: Path | None, out: Path, statistics: Path | None = None
 ) -> None:
-    """Judges drawn examples against the data of their run, writes the figures as JSON and prints them; collective.
-
-    Args:
-        drawing: where they are from.
-        examples: [N, *shape], drawn with its guidance; None on ranks that do not write.
-        features: file of the network whose features are compared too, or None.
-        out: JSON to write.
-        statistics: file of statistics of real examples, which take the place of those of the run's data, or None.
+    """Judges drawn examples [N, *shape], None but on the writing rank, by the run's data; writes JSON, prints;
+    collective.
     """
     unguided = drawing.examples(1.0)
     if examples is None or unguided is None:

@@ -18,18 +18,7 @@ DISTANCES = {
 
 
 def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float]:
-    """Reads the figures about samples.
-
-    Args:
-        path: what ``sample --quality`` wrote.
-        run_sha256: identity of the run that the samples must be of, where both are known; None: of any.
-
-    Returns:
-        Every figure by its name.
-
-    Raises:
-        Refusal: the file is missing or malformed, or of another run.
-    """
+    """Reads the figures of ``sample --quality`` by name; refuses those of another run, where both are known."""
     remedy = "write it with sample --quality"
     try:
         figures = parse_json(path.read_text(encoding="utf-8"))

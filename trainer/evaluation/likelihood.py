@@ -49,31 +49,17 @@ def log_density(
 
 
 def random_signs(num: int, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws probes of random values -1 and 1, which give the estimate of the trace of smallest variance.
-
+    """Draws [P, B, *D] random values -1 and 1, which give the estimate of the trace of smallest variance.
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
-
-    Args:
-        num: P, probes of each example.
-        x: [B, *D] the examples.
-        generator: for the draw.
-
-    Returns:
-        [P, B, *D] in the type and on the device of `x`.
     """
     drawn = torch.randint(2, (num, *x.shape), generator=generator, device=generator.device)
     return (2 * drawn - 1).to(x.device, x.dtype)
 
 
 def bits_per_dimension(log_densities: Tensor, num_values: int) -> float:
-    """Returns the mean of -log2 p over examples, divided by their number of values.
-
+    """Mean of -log2 p over examples, divided by their number of values.
     The density is in units of the data: scaling the data by s adds log2 s. On quantised data, such as 8-bit images, the
     density has no upper bound.
-
-    Args:
-        log_densities: [B] natural logarithms.
-        num_values: values of an example.
     """
     return -float(log_densities.double().mean()) / (num_values * math.log(2))
 

@@ -22,12 +22,7 @@ MINOR = ("sliced_wasserstein", "energy_distance", "mmd")
 
 @dataclass(frozen=True)
 class FlowMeasurement(Measurement):
-    """The figures of a flow.
-
-    Attributes:
-        evaluation: the figures.
-        config: the run, with the data that it was compared with.
-    """
+    """The figures of a flow."""
 
     evaluation: Evaluation
     config: RunConfig
@@ -36,14 +31,7 @@ class FlowMeasurement(Measurement):
     def of(
         cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress, reward: Reward | None = None
     ) -> FlowMeasurement:
-        """Measures a flow on this process.
-
-        Args:
-            flow: the run and its network.
-            spec: how much is drawn and measured.
-            progress: is called with what is being done.
-            reward: that is measured too; None: there is none.
-        """
+        """Measures a flow on this process."""
         evaluation = evaluate(
             flow,
             evaluations=spec.evaluations,

@@ -42,8 +42,6 @@ class MongeGaps:
     The gap of a sample is at most that of the flow in expectation: with more points there are more ways to pair them.
 
     Attributes:
-        num: points of the sample.
-        sampler: from the source points to where the run's own sampler leads them.
         one_step: by the map x_0 + v(x_0, 0); None: the flow has none.
     """
 
@@ -64,17 +62,9 @@ class MongeGaps:
 
 
 def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps | None:
-    """Measures the Monge gaps of a flow.
-
-    Points of different classes are never paired, since each class has a map of its own.
-
-    Args:
-        config: the run.
-        labels: int64 [N] classes of the examples.
-        drawn: draws these examples without guidance.
-
-    Returns:
-        The gaps; None if each example has a context of its own, and with it a map of its own.
+    """Measures the Monge gaps of a flow; None if each example has a context, and with it a map, of its own.
+    Points of different classes are never paired, since each class has a map of its own. `drawn` draws these examples
+    without guidance.
     """
     assert config.flow is not None
     assert isinstance(config.sample, ImageSample | PointSample)

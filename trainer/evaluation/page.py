@@ -38,17 +38,11 @@ LEAST = 1e-6
 
 
 def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool, picture: bytes | None) -> str:
-    """Composes the page.
-
+    """Composes the page, the same for the same figures but for the times.
     Args:
-        found: what was measured.
-        run_dir: folder of the run.
         data: what it learned from, in a few words.
         images: whether it draws images, which are judged by the Fréchet distance; points are by W2.
         picture: a PNG of what the run draws with its own sampler, or None.
-
-    Returns:
-        HTML that needs nothing else, the same for the same figures but for the times.
     """
     measure = "frechet_distance" if images else "wasserstein_2"
     best = min(found.results, key=lambda one: one.figures[measure])
@@ -139,11 +133,7 @@ def table(found: Evaluation) -> Block:
 
 
 def costs_of(results: Sequence[Measured]) -> dict[str, Callable[[Measured], str]]:
-    """What a sample costs: headings, and what stands below them; without what no result has.
-
-    Args:
-        results: of one evaluation.
-    """
+    """Headings and cells of the costs of a sample, without those that no result has."""
     columns: dict[str, Callable[[Measured], str]] = {"NFE": lambda one: str(one.evaluations)}
     if any("head" in one.calls for one in results):
         columns["head calls"] = lambda one: str(one.calls.get("head", 0))

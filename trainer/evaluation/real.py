@@ -13,19 +13,7 @@ JUDGED = 10_000
 
 
 def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:
-    """Reads the first data points of the training split.
-
-    Args:
-        config: the run.
-        space: of the states, which decodes them.
-
-    Returns:
-        Examples [M, *shape] to compare decoded states with, and their labels int64 [M], None if there are no classes.
-        M is at most 10,000.
-
-    Raises:
-        ValueError: the training split is empty.
-    """
+    """Reads at most 10,000 first training examples, decoded: [M, *shape], and their labels int64 [M] or None."""
     dataset = trainer.data.build(config.data)
     batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "shown"))

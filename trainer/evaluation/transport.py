@@ -11,22 +11,10 @@ MAX_PIVOTS = 10_000_000
 
 
 def wasserstein_2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    """Returns the 2-Wasserstein distance between two sets of equally weighted points, by the network simplex of POT.
-
-    Two finite sets of one distribution have a distance above 0: compare with the distance between two sets of real
-    examples of the same sizes. Two sets of 2,000 points take about two seconds.
-
-    Source: Bonneel et al., "Displacement interpolation using Lagrangian mass transport", 2011, section 4.
-
-    Args:
-        x: [N, ...] points, flattened to [N, F]; N >= 2.
-        y: [M, ...] points with the same F; M >= 2.
-
-    Returns:
-        In units of the points, 0 or more.
-
-    Raises:
-        ValueError: if a set has fewer than two points, the numbers of features differ, or a value is not finite.
+    """2-Wasserstein distance between equally weighted points [N, ...] and [M, ...], by the network simplex of POT.
+    In units of the points. Two finite sets of one distribution have a distance above 0: compare with the distance
+    between two sets of real examples of the same sizes. Two sets of 2,000 points take about two seconds. Source:
+    Bonneel et al., "Displacement interpolation using Lagrangian mass transport", 2011, section 4.
     """
     import ot  # a second to import
 
@@ -35,14 +23,9 @@ def wasserstein_2(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
 
 
 def path_energy(trajectory: Trajectory) -> float:
-    """Returns E int |v|^2 dt, where v is the mean velocity of each step.
-
-    Args:
-        trajectory: of B examples, from a solver of dx/dt = v; that of a stochastic sampler has unbounded energy.
-
-    Returns:
-        The energy in squared units of the states, summed over their values. On a grid of length 1 it is at least the
-        :func:`transport_cost`, and equal to it if all paths are straight with constant velocity.
+    """E int |v|^2 dt of a solver of dx/dt = v, where v is the mean velocity of each step; squared units of the states.
+    That of a stochastic sampler is unbounded. On a grid of length 1 it is at least the :func:`transport_cost`, and
+    equal to it if all paths are straight with constant velocity.
     """
     velocity, length = _velocities(trajectory)
     return _integral(velocity, length)
@@ -54,12 +37,8 @@ def transport_cost(trajectory: Trajectory) -> float:
 
 
 def straightness(trajectory: Trajectory) -> float:
-    """Returns E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2: 0 if all paths are straight with constant velocity.
-
+    """E int |(Z_1 - Z_0) - v|^2 dt / E |Z_1 - Z_0|^2: 0 if all paths are straight with constant velocity.
     Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, equation 3, here in units of the transport cost.
-
-    Args:
-        trajectory: of B examples along a grid of length 1, from a solver of dx/dt = v, see :func:`path_energy`.
     """
     velocity, length = _velocities(trajectory)
     detour = _integral(_displacement(trajectory) - velocity, length)

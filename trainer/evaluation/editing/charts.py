@@ -20,12 +20,7 @@ Offset = tuple[int, int]
 
 
 def plane_chart(figures: EditFigures, plan: EditPlan) -> str:
-    """Draws error against editability: a curve through the levels, a faint one for each class, and both floors.
-
-    Args:
-        figures: of the edits; a classifier has judged them.
-        plan: the edits.
-    """
+    """Draws error against editability: a curve through the levels, a faint one for each class, and both floors."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 4.6), layout="constrained")
         axes = figure.subplots()
@@ -74,11 +69,7 @@ def errors_chart(figures: EditFigures, plan: EditPlan) -> str:
 
 
 def iterates_chart(lines: Sequence[tuple[str, Sequence[int], Sequence[float]]]) -> str:
-    """Draws the PSNR of iterates against the calls of the network that they took.
-
-    Args:
-        lines: of each, its name, the calls up to each iterate, and the mean squared error of each.
-    """
+    """Draws the PSNR of iterates against calls; a line has name, calls up to each iterate, and mean squared errors."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 3.7), layout="constrained")
         axes = figure.subplots()

@@ -45,12 +45,9 @@ class Point:
 @dataclass(frozen=True)
 class Level:
     """The edits of one strength, or after one number of corrections.
-
     Attributes:
-        level: the strength or the number.
-        all: over all edits that are counted.
-        classes: the same of each class; None: no edit to that class is counted.
-        held_error: error over what a mask holds, each pixel by how much it is held; None: there is no mask.
+        classes: means over the edits to each class; None: no edit to that class is counted.
+        held_error: error over what a mask holds, each pixel by how much it is held; None without a mask.
         calls: of the network for one edit, from the noise of its picture.
     """
 
@@ -63,20 +60,16 @@ class Level:
 
 @dataclass(frozen=True)
 class EditFigures:
-    """What the edits of N pictures are worth.
-
-    An edit to the picture's own class is not counted, unless no others are asked for.
-
+    """Figures of the edits of N pictures.
+    An edit to the picture's own class is not counted, unless no others are requested.
     Attributes:
-        num: pictures.
-        levels: of the edits.
         source: the pictures themselves in place of the edits.
         fresh: draws of the classes from fresh noise in their place.
         reconstruction: error of what a picture's own class draws from its noise.
         decoder: error of what the decoder makes of a picture's states; 0 where states are pixels.
-        judged: share of the pictures that the classifier takes for their own class; None: it is not known.
-        inversion_errors: mean squared distance of states, of each iterate of the inversion; None: it has none.
-        edit_errors: the same of each corrected noise under the classes; None: noises are not corrected.
+        judged: share of the pictures that the classifier takes for their own class; None if unknown.
+        inversion_errors: mean squared distance of states, of each iterate of the inversion; None if it has none.
+        edit_errors: the same of each corrected noise under the classes; None if noises are not corrected.
         calls: of the network for one picture.
     """
 
@@ -98,15 +91,7 @@ def psnr(error: float) -> float:
 
 
 def judge_of(config: RunConfig, space: Space) -> ClassJudge | None:
-    """A classifier of the real examples of a run.
-
-    Args:
-        config: the run.
-        space: of its states.
-
-    Returns:
-        None where the run has not two classes.
-    """
+    """A classifier of the real examples of a run; None where the run has not two classes."""
     if config.data.num_classes < 2:
         return None
     real, labels = real_examples(config, space)
@@ -128,14 +113,7 @@ class _Sums:
 def figures_of(
     edits: Iterable[PictureEdits], labels: Sequence[int | None], plan: EditPlan, judge: ClassJudge | None
 ) -> EditFigures:
-    """Measures edits, one picture after the other.
-
-    Args:
-        edits: of each picture, one or more.
-        labels: class of each picture; None: not known.
-        plan: the edits.
-        judge: that says which class a picture is of; None: the run has no classes to tell apart.
-    """
+    """Measures edits, one picture after the other."""
     sums, others, right, last = _Sums(), list[tuple[float, float]](), list[bool](), None
     inverted, corrected = list[Tensor](), list[Tensor]()
     for one, label in zip(edits, labels, strict=True):

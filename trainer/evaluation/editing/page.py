@@ -23,18 +23,7 @@ Shown = tuple[tuple[str, int | None], PictureEdits]
 def edits_page(
     figures: EditFigures, plan: EditPlan, config: RunConfig, shown: Sequence[Shown], made_by: dict[str, Any]
 ) -> str:
-    """Composes the page.
-
-    Args:
-        figures: of all edits.
-        plan: the edits.
-        config: the run.
-        shown: the pictures whose edits are shown, 8 at most.
-        made_by: run, checkpoint, weights and request.
-
-    Returns:
-        HTML that needs nothing else, the same for the same edits.
-    """
+    """Composes the page, the same for the same edits; at most 8 pictures are shown."""
     grids = [
         (_short(name), Figure(edit_grid(one, name, label, plan, f"edits-{place}"), _GRID[plan.method is None]))
         for place, ((name, label), one) in enumerate(shown)
@@ -123,8 +112,9 @@ def _finding(figures: EditFigures, plan: EditPlan) -> str:
 
 
 def best_level(figures: EditFigures) -> Level | None:
-    """The level that is furthest from the line between the picture itself and a fresh draw, on the plane of error and
-    editability; None: no classifier has judged the edits."""
+    """The level furthest from the line between the picture and a fresh draw on the plane of error and editability.
+    None: no classifier has judged the edits.
+    """
     source, fresh = figures.source, figures.fresh
     if source.editability is None or fresh.editability is None or fresh.error == 0:
         return None

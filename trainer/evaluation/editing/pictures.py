@@ -27,16 +27,7 @@ Image = NDArray[np.floating]
 
 def edit_grid(edits: PictureEdits, name: str, label: int | None, plan: EditPlan, salt: str) -> str:
     """Draws a picture on the left, and its edits: a row for each level, a column for each class; few classes are rows.
-
-    Args:
-        edits: of the picture.
-        name: of the picture.
-        label: its class; None: not known.
-        plan: the edits.
-        salt: another one for each figure of a page.
-
-    Returns:
-        SVG markup.
+    `salt` differs between the figures of a page.
     """
     levels, classes = spread(len(plan.levels), MOST_ROWS), spread(len(plan.targets), MOST_COLUMNS)
     named = [Heading(f"{plan.level_name} {plan.levels[level]:g}") for level in levels] + [Heading("a fresh draw", SOFT)]

@@ -16,14 +16,7 @@ RESULTS = "results.json"
 def results_document(
     figures: EditFigures, plan: EditPlan, made_by: dict[str, Any], left_out: dict[str, str]
 ) -> dict[str, Any]:
-    """The figures as they are written to JSON; nothing in them depends on ranks or on time.
-
-    Args:
-        figures: of all edits.
-        plan: names classes and levels.
-        made_by: run, checkpoint, weights and request.
-        left_out: pictures that could not be read, each with the reason.
-    """
+    """The figures as they are written to JSON; nothing in them depends on ranks or on time."""
     return {
         "format": FORMAT,
         "made_by": made_by,

@@ -44,20 +44,7 @@ SHOWN = 6
 
 
 def run(run_dir: Path, request: EditRequest, out: Path) -> int:
-    """Edits pictures with the averaged weights of a run's newest intact checkpoint.
-
-    Args:
-        run_dir: folder of the run.
-        request: what is asked for.
-        out: folder of the results; one that was not finished is completed.
-
-    Returns:
-        0 if all is done, 75 if the process was told to stop and wants to be started again.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or draws no pictures, the request does not suit it, or the folder
-            holds other results.
-    """
+    """Edits pictures with the averaged weights of a run; completes a folder that was not finished; 75 if stopped."""
     end_with_launcher()
     folder, config = restored_flow(run_dir)
     plan = planned(request, config, labelled=isinstance(request.pictures, HeldOutPictures))

@@ -11,13 +11,7 @@ from trainer.sampling.editing.plan import EditPlan
 
 
 def edits_table(figures: EditFigures, plan: EditPlan, config: RunConfig) -> Table:
-    """A row for each level, and rows for the pictures themselves and for fresh draws.
-
-    Args:
-        figures: of the edits.
-        plan: the edits.
-        config: the run.
-    """
+    """A row for each level, and rows for the pictures themselves and for fresh draws."""
     judged = figures.source.editability is not None
     title = f"edits of {figures.num} pictures, guidance {plan.guidance:g}" + (
         f", to {len(plan.targets)} class{'es' * (len(plan.targets) > 1)}" if config.data.num_classes else ""

@@ -10,12 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """A normal distribution.
-
-    Attributes:
-        mean: float64 [F].
-        covariance: float64 [F, F].
-    """
+    """A normal distribution: mean float64 [F] and covariance float64 [F, F]."""
 
     mean: NDArray[np.float64]
     covariance: NDArray[np.float64]
@@ -27,19 +22,10 @@ class Gaussian:
 
 
 def gaussian_distance(x: Gaussian, y: Gaussian) -> float:
-    """Returns the squared 2-Wasserstein distance between Gaussians, known as the Fréchet distance.
-
-    |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), with the roots taken by symmetric eigenvalues,
-    so that no imaginary part can appear, and covariances without full rank need no correction.
-
-    Source: Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982, equation 16.
-
-    Args:
-        x: one.
-        y: the other, of as many features.
-
-    Returns:
-        The distance, 0 or more, in squared units of the points.
+    """Squared 2-Wasserstein distance between Gaussians, known as the Fréchet distance, in squared units of the points.
+    |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), with the roots taken by symmetric eigenvalues, so
+    that no imaginary part can appear, and covariances without full rank need no correction. Source: Dowson and Landau,
+    "The Fréchet distance between multivariate normal distributions", 1982, equation 16.
     """
     values, vectors = np.linalg.eigh(x.covariance)
     root_x = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T

@@ -16,23 +16,16 @@ sum belongs to one rank, so that every number is added in the same order on 1, 2
 
 class Moments:
     """Sums of features and of their products, in float64.
-
-    A feature has an entry 1 put behind it, so that one product of matrices counts, sums and multiplies.
-
-    Ranks take the blocks in turn: rank r of W has the blocks r, r + W, r + 2 W, ... Then mean and covariance are the
-    same to the last bit on 1, 2, 4 and 8 ranks, and equal up to rounding on others.
+    A feature has an entry 1 put behind it, so that one product of matrices counts, sums and multiplies. Ranks take the
+    blocks in turn: rank r of W has the blocks r, r + W, r + 2 W, ... Then mean and covariance are the same to the last
+    bit on 1, 2, 4 and 8 ranks, and equal up to rounding on others.
     """
 
     def __init__(self) -> None:
         self._lanes: dict[int, Tensor] = {}
 
     def add(self, features: Tensor, block: int) -> None:
-        """Counts the features of a block.
-
-        Args:
-            features: [B, F], on the device where the sums are to be.
-            block: its number among all blocks of the set.
-        """
+        """Adds features [B, F] of a block of this number among all of the set, on the device where the sums are."""
         extended = torch.cat([features.double(), features.new_ones(len(features), 1, dtype=torch.float64)], dim=1)
         size = extended.shape[1]
         if block % LANES not in self._lanes:
@@ -40,18 +33,8 @@ class Moments:
         self._lanes[block % LANES].addmm_(extended.T, extended)
 
     def fit(self, features: int, device: torch.device, group: dist.ProcessGroup | None = None) -> tuple[Gaussian, int]:
-        """The Gaussian of all that was counted, on every rank; collective.
-
-        Args:
-            features: F.
-            device: where the features were.
-            group: the ranks that counted; None: this one alone.
-
-        Returns:
-            The Gaussian, its covariance unbiased, and the number N of examples.
-
-        Raises:
-            ValueError: there are fewer than two examples, or a feature is not finite.
+        """The Gaussian of all F features, its covariance unbiased, and the number of examples, on every rank;
+        collective.
         """
         total = torch.zeros(features + 1, features + 1, dtype=torch.float64, device=device)
         for lane in range(LANES):

@@ -22,12 +22,7 @@ Group = dist.ProcessGroup | None
 
 
 class PrecisionRecall(NamedTuple):
-    """Both figures.
-
-    Attributes:
-        precision: share of the samples that lie among the real examples, 0 to 1.
-        recall: share of the real examples that lie among the samples, 0 to 1.
-    """
+    """Share of samples among the real examples, and of real examples among the samples; 0 to 1."""
 
     precision: float
     recall: float
@@ -36,25 +31,16 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     real: Tensor, samples: Tensor, *, neighbours: int = NEIGHBOURS, group: Group = None
 ) -> PrecisionRecall:
-    """Compares two sets by balls around their points that reach to the k-th nearest other point of the set.
-
-    A point lies among a set if it is in the ball of one of its points. Distances are computed in float64, block by
-    block, and between ranks part by part: no rank holds more than its own features and those of one other rank.
-
-    Source: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", arXiv
-    1904.06991, equations 1 and 2; k = 3 as there.
-
+    """Compares features [N, F] and [M, F] by balls around their points that reach to the k-th nearest other point.
+    A point is among a set if it is in the ball of one of its points. Distances are computed in float64, block by block,
+    and between ranks part by part: no rank holds more than its own features and those of one other rank. Source:
+    Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", arXiv 1904.06991,
+    equations 1 and 2; k = 3 as there.
     Args:
         real: [N, F] features of this rank's real examples.
         samples: [M, F] features of this rank's samples.
         neighbours: k, 1 or more.
         group: the ranks among which the sets are divided; None: this one has all.
-
-    Returns:
-        The shares of both whole sets, on every rank.
-
-    Raises:
-        ValueError: a set has no more than k points.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours: {neighbours} is not a number of neighbours; use 1 or more")

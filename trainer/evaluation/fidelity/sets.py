@@ -50,7 +50,6 @@ class Block(NamedTuple):
     """Consecutive examples.
 
     Attributes:
-        number: of the block.
         examples: int64 [B] their numbers; behind the last example of the set the first ones follow.
         wanted: how many of them count, from the first.
     """
@@ -63,7 +62,6 @@ class Block(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     """The features of a set.
-
     Attributes:
         gaussian: fitted to all examples of all ranks.
         num: examples of all ranks.
@@ -84,13 +82,7 @@ class FeatureSet:
 
 
 def blocks_of(num: int, size: int, group: Group = None) -> Iterator[Block]:
-    """The blocks of this rank, which gets every W-th; as many on every rank, the last perhaps without a wanted example.
-
-    Args:
-        num: examples of the set, 1 or more.
-        size: examples of a block.
-        group: the W ranks; None: this one alone.
-    """
+    """The blocks of this rank, every W-th; as many on every rank, the last perhaps without a wanted example."""
     rank, ranks = (0, 1) if group is None else (group.rank(), group.size())
     for first in range(0, -(-num // size), ranks):
         number = first + rank
@@ -108,19 +100,8 @@ def features_of(
     group: Group = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> FeatureSet:
-    """Reads a set and computes its features; collective.
-
-    Args:
-        source: of the examples.
-        extractor: the network.
-        num_features: F that it gives.
-        size: examples that are read at once on a rank, 1 or more.
-        kept: so many first examples keep their features.
-        group: the ranks that share the set; None: this one has all of it.
-        progress: called with the number of examples that all ranks have read so far.
-
-    Raises:
-        ValueError: there are fewer than two examples, or a feature is not finite.
+    """Reads a set, `size` examples at once on a rank, and computes its F features; collective.
+    `kept` first examples keep their features; `progress` gets the number of examples that all ranks have read.
     """
     moments, features = Moments(), [torch.empty(0, num_features, device=extractor.device)]
     done, ranks = 0, 1 if group is None else group.size()

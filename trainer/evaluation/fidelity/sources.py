@@ -37,15 +37,6 @@ class DrawnExamples:
     def __init__(
         self, flow: TrainedFlow, chosen: AnyConfig, conditioning: Conditioning, guidance: float, seed: int
     ) -> None:
-        """Draws nothing yet.
-
-        Args:
-            flow: the run and this rank's part of its network.
-            chosen: the sampler.
-            conditioning: of all examples.
-            guidance: scale of classifier-free guidance.
-            seed: of all draws.
-        """
         self.num, self.together = len(conditioning.labels), True
         self._flow, self._chosen, self._conditioning = flow, chosen, conditioning
         self._guidance, self._seed = guidance, seed
@@ -66,12 +57,6 @@ class TrainingExamples:
     """The training examples of a run as they are compared with what it draws."""
 
     def __init__(self, config: RunConfig, num: int | None) -> None:
-        """Opens the data.
-
-        Args:
-            config: the run.
-            num: how many, from the first; None: all, of endless data as many as `ENDLESS`.
-        """
         self._dataset = trainer.data.build(config.data)
         most = len(self._dataset.data_points("train")) if not self._dataset.endless else ENDLESS
         self._ids = trainer.data.first_data_points(self._dataset, "train", most if num is None else num)
@@ -86,12 +71,7 @@ class TrainingExamples:
         self.digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
 
     def decode_by(self, space: Space, device: torch.device) -> None:
-        """Says what examples that are latents are decoded by.
-
-        Args:
-            space: of the states of the run.
-            device: where it decodes.
-        """
+        """Sets the space, and its device, that decodes examples which are latents."""
         self._space, self._device = space, device
 
     def read(self, numbers: Tensor) -> list[Tensor]:
@@ -102,19 +82,9 @@ class TrainingExamples:
 
 
 class Pictures:
-    """The pictures in a folder and below it, whole, each as large as it is, in the order of their names.
-
-    Raises:
-        Refusal: the folder cannot be read, or holds no pictures.
-    """
+    """The pictures in a folder and below it, whole, each as large as it is, in the order of their names."""
 
     def __init__(self, folder: Path, num: int | None) -> None:
-        """Lists the files.
-
-        Args:
-            folder: of the pictures.
-            num: how many, from the first; None: all.
-        """
         if not folder.is_dir():
             raise Refusal(folder, "folder", "is none", "give a folder of pictures, or that of a run")
         found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)

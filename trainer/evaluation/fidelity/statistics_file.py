@@ -48,14 +48,13 @@ class _Header(Section):
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What is known of the features of a set of examples.
-
+    """Known statistics of the features of a set of examples.
     Attributes:
         gaussian: fitted to all of them.
-        num: how many they are; None: nobody knows.
-        features: float32 [M, F], those of the first of them; None: they are not there.
-        data: digest of the data; None: nobody knows.
-        extractor: SHA-256 of the file of the network; None: nobody knows.
+        num: how many they are; None if unknown.
+        features: float32 [M, F], those of the first of them; None if absent.
+        data: digest of the data; None if unknown.
+        extractor: SHA-256 of the file of the network; None if unknown.
     """
 
     gaussian: Gaussian
@@ -65,14 +64,7 @@ class Statistics:
     extractor: str | None
 
     def write(self, path: Path) -> None:
-        """Writes a file of one's own data and network.
-
-        Args:
-            path: its place.
-
-        Raises:
-            Refusal: the file cannot be written.
-        """
+        """Writes a file of custom data and network."""
         header = {"format": FORMAT, "num": self.num, "data": self.data, "extractor": self.extractor}
         arrays: dict[str, Any] = {"mu": self.gaussian.mean, "sigma": self.gaussian.covariance}
         if self.features is not None:
@@ -82,16 +74,7 @@ class Statistics:
 
     @classmethod
     def read(cls, path: Path, *, num_features: int, extractor: str) -> Statistics:
-        """Reads a file for a comparison.
-
-        Args:
-            path: the file.
-            num_features: of the network.
-            extractor: SHA-256 of the file of the network.
-
-        Raises:
-            Refusal: the file is malformed, or of another network.
-        """
+        """Reads a file; refuses one of another network than the extractor with this SHA-256."""
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 if (problem := oversize(arrays.zip)) is not None:
@@ -122,16 +105,7 @@ class Statistics:
         return cls(gaussian, header.num, features, header.data, header.extractor)
 
     def check_made_of(self, path: Path, *, data: str, num: int) -> None:
-        """Refuses statistics of other real examples than are meant.
-
-        Args:
-            path: the file that they are from.
-            data: digest of the examples.
-            num: how many.
-
-        Raises:
-            Refusal: they are others.
-        """
+        """Refuses statistics of other real examples than those with this digest and number."""
         if self.data is not None and self.data != data:
             raise Refusal(path, "data", f"are other real examples ({self.data[:12]})", ANEW)
         if self.num is not None and self.num != num:

@@ -68,13 +68,7 @@ class ParetoFigures:
     """The figures of a policy, for a lattice of preferences.
 
     Attributes:
-        names: of the objectives.
         rewards_are: what the rewards are, if not the objectives themselves; empty: they are.
-        checkpoint: name of the checkpoint that was measured.
-        num: objects of each preference.
-        seed: of all draws.
-        exponent: that rewards are raised to.
-        preferences: what was built for each.
         even: [N, K] rewards of as many objects as all preferences have together, which even choices lead to.
         reachable: [N, K] rewards of all objects; None: there are too many.
         has_picture: whether the run's own picture says more than the page does: which cells of a grid are built.

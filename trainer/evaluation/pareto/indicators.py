@@ -13,13 +13,8 @@ Points = NDArray[np.float64]
 
 
 def front(points: Points) -> NDArray[np.int64]:
-    """Numbers of the points that no other dominates: none is as good by every reward and better by one.
-
-    Args:
-        points: [N, K] rewards.
-
-    Returns:
-        In falling order of the first reward, then of the second, and so on; of equal points the first alone.
+    """Numbers of the points [N, K] that no other dominates: none is as good by every reward and better by one.
+    In falling order of the first reward, then of the second, and so on; of equal points the first alone.
     """
     order = np.lexsort((np.arange(len(points)), *(-points.T[::-1])))
     found: list[int] = []
@@ -31,15 +26,10 @@ def front(points: Points) -> NDArray[np.int64]:
 
 
 def hypervolume(points: Points) -> float:
-    """Volume of what the points dominate above 0 by every reward; exact, for any number of rewards.
-
+    """Volume of what points [N, K] dominate above 0 by every reward; exact, for any number of rewards.
     The volume is cut into slices by the last reward. The time grows with the points of the front to the power K - 1:
-    thousands of them are possible for two rewards, about a thousand for three, a hundred for four.
-
-    Source: Zitzler and Thiele, "Multiobjective Optimization Using Evolutionary Algorithms", 1998 (the indicator).
-
-    Args:
-        points: [N, K] rewards; what lies at or below 0 by one of them dominates nothing.
+    thousands of them are possible for two rewards, about a thousand for three, a hundred for four. Source: Zitzler and
+    Thiele, "Multiobjective Optimization Using Evolutionary Algorithms", 1998 (the indicator).
     """
     points = points[(points > 0).all(axis=1)]
     return _volume(points[front(points)]) if len(points) else 0.0
@@ -63,17 +53,11 @@ def _volume(points: Points) -> float:
 
 
 def r2(points: Points, weights: Points) -> float:
-    """Distance of the points from the best that each reward can be, 1, over preferences; small is good.
-
+    """Distance of points [N, K] from the best that each reward can be, 1, over preferences [W, K]; small is good.
     The sum over the preferences w of the smallest of max_i w_i |1 - r_i(x)| of all points x. It is divided by the
-    Frobenius norm of all weights, as in the published code of the source, and not by their number.
-
-    Source: Hansen and Jaszkiewicz, "Evaluating the Quality of Approximations to the Non-Dominated Set", 1998; Jain et
-    al., "Multi-Objective GFlowNets", 2023.
-
-    Args:
-        points: [N, K] rewards.
-        weights: [W, K] preferences.
+    Frobenius norm of all weights, as in the published code of the source, and not by their number. Source: Hansen and
+    Jaszkiewicz, "Evaluating the Quality of Approximations to the Non-Dominated Set", 1998; Jain et al.,
+    "Multi-Objective GFlowNets", 2023.
     """
     distant = np.abs(1 - points)
     nearest = [float((one * distant).max(axis=1).min()) for one in weights]
@@ -81,23 +65,13 @@ def r2(points: Points, weights: Points) -> float:
 
 
 def best_distinct(values: NDArray[np.float64], objects: NDArray[np.int64], num: int) -> NDArray[np.int64]:
-    """Numbers of the best objects, the best first; equal objects count once.
-
-    Args:
-        values: [N] what each is worth.
-        objects: [N, S] integers that tell objects apart.
-        num: how many; fewer where there are fewer.
-    """
+    """Numbers of the best objects int [N, S] by their values [N], at most `num`; equal objects count once."""
     order = np.argsort(-values, kind="stable")
     _, first = np.unique(objects[order], axis=0, return_index=True)
     return order[np.sort(first)[:num]]
 
 
 def mean_pairwise(distances: NDArray[np.float64]) -> float:
-    """Mean distance between two different objects; 0 for one alone.
-
-    Args:
-        distances: [N, N], symmetric, 0 on the diagonal.
-    """
+    """Mean distance between two different objects by a matrix [N, N]; 0 for one alone."""
     num = len(distances)
     return float(distances.sum()) / (num * (num - 1)) if num > 1 else 0.0

@@ -15,11 +15,7 @@ from trainer.observe.measurement import Measurement
 
 @dataclass(frozen=True)
 class ParetoMeasurement(Measurement):
-    """The figures of a policy.
-
-    Attributes:
-        figures: for a lattice of preferences.
-    """
+    """The figures of a policy."""
 
     figures: ParetoFigures
 

@@ -26,16 +26,7 @@ MOST_PANELS = 3
 
 
 def pareto_page(found: ParetoFigures, *, run_dir: str, picture: bytes | None) -> str:
-    """Composes the page.
-
-    Args:
-        found: what was measured.
-        run_dir: folder of the run.
-        picture: a PNG of which cells of a grid are wanted and built, or None.
-
-    Returns:
-        HTML that needs nothing else, the same for the same figures.
-    """
+    """Composes the page, the same for the same figures; the PNG shows which cells of a grid are wanted and built."""
     sections = [Section("At a glance", [Facts(_facts(found))])]
     if len(found.names) > 1:
         sections.append(Section("The front that it reaches", [Figure(_fronts(found), _front_caption(found))]))

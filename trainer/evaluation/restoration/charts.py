@@ -17,15 +17,7 @@ LIMIT = 2.0
 
 
 def distribution_chart(values: NDArray[np.float64], what: str) -> str:
-    """Draws the share of pictures whose figure is below each value, a curve for each kind of picture.
-
-    Args:
-        values: float64 [N, S + 2], of the pseudo-inverse, of each sample and of their mean.
-        what: the figure.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws the share of pictures whose figure is below each value, by kind of picture; float64 [N, S + 2]."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.7), layout="constrained")
         axes = figure.subplots()
@@ -46,15 +38,8 @@ def distribution_chart(values: NDArray[np.float64], what: str) -> str:
 
 
 def spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], samples: int) -> str:
-    """Draws the error of the mean of the samples against their variance, a dot for each picture.
-
-    Args:
-        errors: float64 [N] of the mean of the samples.
-        spreads: float64 [N] unbiased variance of the samples.
-        samples: of each picture. Where the truth could be one of them, the error is 1 + 1 / samples times the variance.
-
-    Returns:
-        SVG markup.
+    """Draws the error of the mean of the samples against their unbiased variance, a dot for each picture.
+    Where the truth could be one of the samples, the error is 1 + 1 / samples times the variance.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.7), layout="constrained")
@@ -69,15 +54,7 @@ def spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], samp
 
 
 def weight_chart(levels: NDArray[np.float64], ratios: NDArray[np.float64]) -> str:
-    """Draws the share of the way that a step of the prior goes, against the noise level.
-
-    Args:
-        levels: float64 [T] noise levels.
-        ratios: float64 [T] weights in parts of the levels.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws the share of the distance that a step of the prior goes, against the noise level; both float64 [T]."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.7), layout="constrained")
         axes = figure.subplots()

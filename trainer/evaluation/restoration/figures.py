@@ -20,13 +20,7 @@ ROUNDING = 1e-12
 
 
 class Kinds(NamedTuple):
-    """One figure of the three kinds of pictures that are made of an observation.
-
-    Attributes:
-        pseudo_inverse: of the smallest picture that agrees with the observation best.
-        restored: of the samples, on average.
-        mean_of_samples: of their mean.
-    """
+    """One figure of the pseudo-inverse, of the samples on average, and of their mean."""
 
     pseudo_inverse: float
     restored: float
@@ -38,8 +32,6 @@ class Figures:
     """Figures of N pictures, each restored S times.
 
     Attributes:
-        names: of the pictures.
-        rows: their places in the request.
         residuals: float64 [N, S + 2] mean over the observed values of |A x - y|^2: of the pseudo-inverse, of each
             sample, and of the mean of the samples.
         errors: float64 [N, S + 2] mean over the values of |x - truth|^2, in the same order; None: nobody knows the
@@ -62,15 +54,7 @@ class Figures:
 
     @classmethod
     def of(cls, pictures: Pictures, results: ResultsFolder) -> Figures:
-        """Reads the figures of a finished folder.
-
-        Args:
-            pictures: all of them.
-            results: the folder.
-
-        Raises:
-            Refusal: a file is missing or malformed.
-        """
+        """Reads the figures of a finished folder."""
         problems = [results.problem(name) for name in pictures.names]
         rows = tuple(row for row, problem in enumerate(problems) if not problem)
         names = tuple(pictures.names[row] for row in rows)
@@ -107,8 +91,7 @@ class Figures:
 
     @property
     def variance_share(self) -> float | None:
-        """Variance of the samples over what the error of their mean asks for, 1 where the truth could be one of them.
-
+        """Variance of the samples over the error of their mean, 1 where the truth could be one of them.
         None: there is one sample of each, or no truth.
         """
         if self.errors is None or self.samples == 1 or not (error := float(self.errors[:, -1].mean())):

@@ -20,18 +20,14 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Told:
-    """What a page says besides figures and pictures.
-
+    """Text of a page besides figures and pictures.
     Attributes:
-        run: folder of the run.
-        checkpoint: name of its checkpoint.
-        task: what was asked for, in a few words.
         kicker: settings, in a line.
         request: as YAML.
         weight: noise levels and the weights of the prior in parts of these, float64 [T] each.
         largest: of these parts, at a step.
-        calibration: evaluations of the network that the calibration took; 0: there was none.
-        caution: what a reader must not miss; empty: nothing.
+        calibration: evaluations of the network that the calibration took; 0 without one.
+        caution: what a reader must not miss; empty if nothing.
     """
 
     run: str
@@ -46,16 +42,7 @@ class Told:
 
 
 def restoration_page(told: Told, figures: Figures, shown: Sequence[Mapping[str, Tensor]]) -> str:
-    """Composes the page.
-
-    Args:
-        told: what it says besides figures and pictures.
-        figures: of all pictures.
-        shown: results of the first of them.
-
-    Returns:
-        HTML that needs nothing else, the same for the same results.
-    """
+    """Composes the page, the same for the same results."""
     notes: list[Block] = [Note(told.caution)] if told.caution else []
     if figures.unreadable:
         notes.append(Note(figures.left_out))

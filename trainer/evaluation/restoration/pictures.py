@@ -36,10 +36,7 @@ class Column:
     """Pictures below each other.
 
     Attributes:
-        title: above them.
         images: [C, H, W] of each row, -1 black and 1 full; None: there is nothing to show.
-        words: below each.
-        colour: of the title.
     """
 
     title: str
@@ -49,12 +46,7 @@ class Column:
 
 
 def columns_of(names: Sequence[str], found: Sequence[Mapping[str, Tensor]]) -> list[Column]:
-    """The columns of a page.
-
-    Args:
-        names: of the pictures that are shown.
-        found: results of each.
-    """
+    """The columns of a page."""
     samples = len(found[0]["restored"])
     places = {"pseudo-inverse": (0, PSEUDO_INVERSE)}
     places |= {f"sample {number}": (number, RESTORED) for number in range(1, min(samples, MOST_SAMPLES) + 1)}
@@ -75,25 +67,14 @@ def _short(name: str) -> str:
 
 
 def uncertainty_of(found: Sequence[Mapping[str, Tensor]]) -> list[NDArray[np.floating]]:
-    """The standard deviation [H, W] of the samples of each picture, over the samples and on average over channels.
-
-    Empty where there is one sample.
-    """
+    """The standard deviation [H, W] of the samples of each picture, averaged over channels; empty with one sample."""
     if len(found[0]["restored"]) == 1:
         return []
     return [variance(one["restored"]).mean(0).sqrt().numpy() for one in found]
 
 
 def picture_rows(columns: Sequence[Column], spreads: Sequence[NDArray[np.floating]]) -> str:
-    """Draws pictures, a row each, with their figures below them and their uncertainty at the end.
-
-    Args:
-        columns: from the left.
-        spreads: [H, W] standard deviation of the samples of each row; empty: there is one sample.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws pictures, a row each, with their figures below them and their uncertainty [H, W] at the end."""
     if spreads:
         words = [f"{float(np.sqrt((spread**2).mean())):.3f}" for spread in spreads]
         columns = [*columns, Column("uncertainty", _heated(spreads), words)]
@@ -141,13 +122,7 @@ def _heated(spreads: Sequence[NDArray[np.floating]]) -> list[NDArray[np.floating
 
 
 def write_pngs(folder: Path, name: str, restored: Tensor) -> None:
-    """Writes the samples of a picture, one file each.
-
-    Args:
-        folder: of all of them.
-        name: of the picture; the number of the sample is put behind it.
-        restored: [S, C, H, W], -1 black and 1 full, beyond is clipped.
-    """
+    """Writes the samples [S, C, H, W] of a picture, one file each; -1 black and 1 full, beyond is clipped."""
     for number, image in enumerate(restored, start=1):
         with replacing(folder / f"{name}.{number}.png") as temporary:
             temporary.write_bytes(_png(image.numpy()))

@@ -42,21 +42,9 @@ PAGE, RESULTS, RESTORED = "index.html", "results.json", "restored"
 
 
 def run(run_dir: Path, request: RestoreRequest, out: Path) -> int:
-    """Restores pictures with the averaged weights of a run's newest intact checkpoint.
-
+    """Restores pictures with the averaged weights of a run's newest intact checkpoint; 75 if stopped.
     The ranks of a launch share the pictures, and the network as those of the run did; the first one writes the page.
-
-    Args:
-        run_dir: folder of the run.
-        request: what is asked for.
-        out: folder of the results. What is there already of the same request is kept.
-
-    Returns:
-        0 if all is done, 75 if the process was told to stop and wants to be started again.
-
-    Raises:
-        ValueError: the run has no whole checkpoint, or does not allow the request; there are no pictures; the folder
-            holds something else, or the weight of the prior is unstable.
+    Results of the same request that the folder holds are kept.
     """
     end_with_launcher()
     launch = Launch.from_environment()

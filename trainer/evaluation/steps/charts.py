@@ -62,13 +62,7 @@ def _lines(axes: Axes, found: Measured, value: Callable[[GridFigures, GridFigure
 
 
 def cost_chart(cost: NDArray[np.float64], kinds: Mapping[str, GridFigures], evaluations: int) -> str:
-    """Draws the logarithm of the costs of steps, and the grids of one number of evaluations as ladders on it.
-
-    Args:
-        cost: float64 [T, T], see `trainer.sampling.steps.cost_matrix`.
-        kinds: the grids.
-        evaluations: of each.
-    """
+    """Draws the logarithm of costs [T, T] of steps, and the grids of one number of evaluations as ladders on it."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.2, 4.9), layout="constrained")
         axes = figure.subplots()

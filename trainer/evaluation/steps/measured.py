@@ -23,8 +23,7 @@ COMPARED = 1_000
 
 @dataclass(frozen=True)
 class GridFigures:
-    """What one grid is worth.
-
+    """Figures of one grid.
     Attributes:
         times: from 0 to 1; those of the uniform grid are equal, as a sampler without a file has them.
         error: mean squared distance of the ends from those of the fine grid, from the same noises, which are fresh; the
@@ -32,8 +31,7 @@ class GridFigures:
         search_error: the same from the noises of the search.
         energy_distance: between the ends and those of the fine grid, from fresh noises. It is 0 for equal
             distributions, even if the same noise leads elsewhere, and without bias, so that it may be below 0.
-        cost: sum of the costs of its steps, see `trainer.sampling.steps.cost_matrix`; of the uniform grid at the
-            nearest nodes.
+        cost: sum of the costs of its steps; of the uniform grid at the nearest nodes.
     """
 
     times: tuple[float, ...]
@@ -45,27 +43,14 @@ class GridFigures:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the grids of a search are worth.
-
-    Attributes:
-        fresh: noises that they were measured with.
-        grids: by number of evaluations, and then by kind.
-    """
+    """Figures of the grids of a search by number of evaluations and kind, from so many fresh noises."""
 
     fresh: int
     grids: dict[int, dict[str, GridFigures]]
 
     @classmethod
     def of(cls, path: Path, file: StepsFile) -> Measured:
-        """Reads the figures in a file of grids.
-
-        Args:
-            path: its place.
-            file: the file.
-
-        Raises:
-            Refusal: it holds no such figures.
-        """
+        """Reads the figures in a file of grids."""
         try:
             grids = {
                 int(evaluations): {kind: GridFigures(**figures) for kind, figures in kinds.items()}
@@ -86,15 +71,7 @@ class Measured:
 
 
 def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, progress: Progress) -> Measured:
-    """Measures all grids of a search.
-
-    Args:
-        found: the grids.
-        noises: of the run.
-        searched: int64 numbers of the noises that they were searched with.
-        fresh: int64 numbers of others.
-        progress: called with what is being done.
-    """
+    """Measures all grids of a search, on the noises int64 that they were searched with and on fresh ones."""
     progress(f"following {len(fresh)} fresh noises through {found.nodes} steps")
     fine = [noises.ends(numbers, fine_times(found.nodes)) for numbers in (fresh, searched)]
     grids: dict[int, dict[str, GridFigures]] = {}

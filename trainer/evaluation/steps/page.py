@@ -20,18 +20,7 @@ IMAGES, POINTS = 10, 400
 
 
 def steps_page(file: StepsFile, figures: Measured, found: Search, noises: Noises, fresh: Tensor) -> str:
-    """Composes the page.
-
-    Args:
-        file: the grids that were chosen, and what decided them.
-        figures: of all grids.
-        found: the grids as nodes, and the costs of steps.
-        noises: of the run.
-        fresh: int64 numbers of noises that no search has seen.
-
-    Returns:
-        HTML that needs nothing else, the same for the same run and request.
-    """
+    """Composes the page, the same for the same run and request; no search has seen the fresh noises."""
     shown = min(figures.grids, key=lambda number: abs(number - SHOWN))
     kinds = figures.grids[shown]
     chosen = file.made_by["search"]

@@ -17,16 +17,7 @@ GAP = 1
 
 
 def image_rows(rows: Mapping[str, NDArray[np.floating]], fine: str, remarks: Mapping[str, str]) -> str:
-    """Draws rows of images, the same noise below each other, and beside them how far they are from one of the rows.
-
-    Args:
-        rows: by name, [N, C, H, W] of 1 or 3 channels, -1 black and 1 full.
-        fine: name of the row that the others are compared with.
-        remarks: what stands below the name of a row.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws rows of images [N, C, H, W], one noise a column, and beside them the distance from the row `fine`."""
     missed = {name: np.abs(images - rows[fine]).mean(axis=1, keepdims=True) for name, images in rows.items()}
     largest = max(float(images.max()) for images in missed.values())
     strips = {name: _strip((images + 1) / 2) for name, images in rows.items()}
@@ -74,16 +65,7 @@ def _strip(values: NDArray[np.floating], *, empty: float = 1.0) -> NDArray[np.fl
 def point_panels(
     panels: Mapping[str, NDArray[np.floating]], fine: NDArray[np.floating], remarks: Mapping[str, str]
 ) -> str:
-    """Draws sets of points beside each other, each with lines to where the fine grid leads; a few may lie outside.
-
-    Args:
-        panels: by name, [N, D] points, of which the first two coordinates are shown.
-        fine: [N, D] points of the fine grid, from the same noises.
-        remarks: what stands below the name of a panel.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws sets of points [N, D] side by side, with lines to where the fine grid leads; a few may be outside."""
     reach = 1.2 * float(np.quantile(np.abs(fine[:, :2]).max(axis=1), 0.99))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 11.0 / len(panels) + 0.5), layout="constrained")

@@ -30,19 +30,7 @@ WIDTH = 100
 
 def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
     """Searches grids for the averaged weights of a run's newest intact checkpoint, measures them and writes a file.
-
     Each rank of a launch does all of it on its own, the first one writes, and the others wait for that.
-
-    Args:
-        request: what is asked for.
-        out: JSON to write, see `trainer.flow.sampler.grid.StepsFile`.
-        page: HTML to write, or None.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or follows no flow, or does not allow the request.
     """
     refuse(of_search(restored_flow(request.run)[1], request))
     weights = Reference.of_run(ReferenceConfig(run=request.run)).digest

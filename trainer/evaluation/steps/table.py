@@ -10,12 +10,7 @@ from trainer.flow.sampler.grid import StepsFile
 
 
 def grids_table(file: StepsFile, found: Measured) -> Table:
-    """A row for each grid: how far its ends are from those of the fine grid, and where its steps end.
-
-    Args:
-        file: the grids that were chosen, and what decided them.
-        found: figures of all.
-    """
+    """A row for each grid: how far its ends are from those of the fine grid, and where its steps end."""
     title = (
         f"steps against {file.made_by['nodes']} equal ones, guidance {file.guidance:g}, from {found.fresh:,} noises "
         "that no search has seen"
