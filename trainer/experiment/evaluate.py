@@ -31,20 +31,8 @@ WIDTH = 100
 
 
 def run(run_dir: Path, spec: MeasurementSpec, data_from: Path | None, out: Path, page: Path | None) -> int:
-    """Measures a run on one process, shows a table and writes a JSON, and a page where one is wanted.
-
-    Args:
-        run_dir: folder of the run.
-        spec: how much is drawn and measured.
-        data_from: folder of the run whose data are the real ones; None: the run's own.
-        out: JSON to write.
-        page: HTML to write, or None.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or nothing to measure, or a number is out of range.
+    """Measures a run on one process, prints a table and writes a JSON, and a page if given.
+    `data_from` is the folder of the run whose data are the real ones; None: the run itself.
     """
     if data_from is not None:
         spec = replace(spec, data=restored_flow(data_from)[1].data)
@@ -71,15 +59,7 @@ def measure_run(
     run_dir: Path, spec: MeasurementSpec, *, picture: Path | None = None, progress: Progress = lambda _: None
 ) -> Measurement:
     """Measures the averaged weights of a run's newest intact checkpoint on this process.
-
-    Args:
-        run_dir: folder of the run.
-        spec: how much is drawn and measured.
-        picture: file without its ending, for a picture of what the run has learned; None: none.
-        progress: is called with what is being done.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or nothing to measure, or a number is out of range.
+    `picture` is a file without its ending, for a picture of what the run has learned.
     """
     if spec.num > MOST_SAMPLES:
         raise ValueError(f"--num: {spec.num} samples are held at a time; use {MOST_SAMPLES:,} or less")
@@ -115,15 +95,7 @@ def measure_run(
 
 
 def check_options(run_dir: Path, given: Sequence[str]) -> None:
-    """Refuses options that say how a flow is measured, for a run that follows none.
-
-    Args:
-        run_dir: folder of the run.
-        given: such options as are given.
-
-    Raises:
-        ValueError: names the first of them.
-    """
+    """Refuses options that say how a flow is measured, for a run that follows none."""
     if given and builds_objects(run_dir):
         raise ValueError(
             f"{given[0]}: {run_dir} builds objects and follows no flow; leave it out (--num and --seed are read)"

@@ -38,23 +38,19 @@ CONVENTION = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class FidRequest:
-    """What is compared with what.
-
+    """Request for a comparison of two sets.
     Attributes:
         samples: folder of a run, which draws, or of pictures.
         features: file of the network whose features are compared.
         real: folder of real pictures; None: the training examples of the run.
-        statistics: file of what is known of the real examples: read if it is there, written otherwise; or None.
+        statistics: file of statistics of the real examples: read if it exists, written otherwise.
         num: samples; None: 50,000 of a run, all pictures of a folder.
         num_real: real examples; None: all.
         compared: examples of each set that precision and recall compare.
         batch: examples that a rank draws or reads at once.
         classes: names or numbers of the classes that are drawn; empty: all.
         guidance: scale of classifier-free guidance; None: the run's own.
-        seed: of all draws.
-        sampler: what draws.
-        controls: what changes the field meanwhile, the first one first; None: the run's own.
-        out: JSON to write, or None.
+        controls: change the field, the first one first; None: the run's own.
     """
 
     samples: Path
@@ -91,11 +87,7 @@ class FidRequest:
         )
 
     def check(self) -> None:
-        """Refuses numbers that are out of range and options that contradict each other.
-
-        Raises:
-            ValueError: names the option and the remedy.
-        """
+        """Refuses numbers that are out of range and options that contradict each other."""
         for option, value, least in (
             ("--num", self.num, 2),
             ("--num-real", self.num_real, 2),
@@ -113,17 +105,7 @@ class FidRequest:
 
 
 def run(request: FidRequest) -> int:
-    """Compares two sets on this process, or on all ranks of a launch.
-
-    Args:
-        request: what is compared.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: an option is out of range, or a folder or file cannot be used.
-    """
+    """Compares two sets on this process, or on all ranks of a launch."""
     request.check()
     launch = Launch.from_environment()
     if not request.of_run:
@@ -161,13 +143,7 @@ def run(request: FidRequest) -> int:
 
 @dataclass(frozen=True)
 class _Real:
-    """The real examples.
-
-    Attributes:
-        digest: SHA-256 of the file of the network.
-        statistics: what is known of them; None: nothing yet.
-        source: where they are from; None: only their statistics are there.
-    """
+    """The real examples; without a source there are only their statistics."""
 
     digest: str
     statistics: Statistics | None
@@ -175,12 +151,7 @@ class _Real:
 
     @classmethod
     def of(cls, request: FidRequest, config: RunConfig | None) -> _Real:
-        """Opens what is compared with, and refuses statistics of something else.
-
-        Args:
-            request: what is compared.
-            config: the run that draws, whose training examples are meant unless others are named; None: none does.
-        """
+        """Opens the real examples, by default those of the run that draws, and refuses statistics of others."""
         digest, path = file_digest(request.features), request.statistics
         statistics = None
         if path is not None and path.exists():

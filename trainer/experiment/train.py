@@ -19,21 +19,9 @@ _RUN = OutputFolder("run.dir", ("config.yaml", "checkpoints"))
 
 
 def run(path: Path, overrides: Sequence[str], only: str | None = None, *, overwrite: bool = False) -> int:
-    """Trains one rank, or runs all stages of a configuration that has some.
-
-    Args:
-        path: configuration file.
-        overrides: ``dotted.key=value``.
-        only: name of one stage; None: all.
-        overwrite: whether a run may begin in a folder of other things.
-
-    Returns:
-        0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
-
-    Raises:
-        ValueError: the configuration, the run folder or a port cannot be used, or the ranks were not started alike;
-            nothing has been joined or written.
-        RunFailed: the run cannot go on, or a rank did not come.
+    """Trains one rank, or runs all stages of a configuration that has some, or `only` one.
+    0, or 75 if stopped and saved. ValueError comes before anything is joined or written; RunFailed if the run cannot
+    continue, or a rank did not come.
     """
     end_with_launcher()
     ranks = StartStore(Launch.from_environment())

@@ -35,32 +35,13 @@ TOGETHER = 512
 
 
 def weights_of(request: MeasureRequest) -> str | None:
-    """Digest of the averaged weights of the policy that a request names; None: it names none.
-
-    Args:
-        request: what is asked for.
-
-    Raises:
-        Refusal: the run has no intact checkpoint.
-    """
+    """Digest of the averaged weights of the policy that a request names; None if it names none."""
     return None if request.run is None else Manifest.read(newest_checkpoint(request.run)).weights_sha256()
 
 
 def run(request: MeasureRequest, out: Path) -> int:
-    """Builds objects, asks the objectives of those that are new, and writes them behind the earlier ones.
-
+    """Builds objects, calls the objectives for those that are new, and writes them behind the earlier ones.
     The first rank of a launch does it, so that each object costs one call, and the others wait.
-
-    Args:
-        request: what is asked for.
-        out: JSON to write, see `trainer.config.task.measured.MeasuredFile`.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run has no complete checkpoint or builds objects in another environment, the earlier file is of
-            another one, nothing new was built, or an objective is no number from 0 to 1.
     """
     before = _before(request)
     environment = environments.build(request.environment)
@@ -95,16 +76,8 @@ def run(request: MeasureRequest, out: Path) -> int:
 def new_objects(
     request: MeasureRequest, environment: Environment, policy: TrainedPolicy | None, known: Sequence[tuple[int, ...]]
 ) -> Tensor:
-    """The first objects, in the order of their draws, that are not known yet, int64 [N, S], N at most `request.num`.
-
-    Args:
-        request: how many, and the seed.
-        environment: where they are built.
-        policy: that builds them, for preferences that are drawn evenly; None: even choices do.
-        known: objects that were measured before.
-
-    Raises:
-        ValueError: all that were built are known.
+    """The first new objects in the order of their draws, int64 [N, S], N at most `request.num`; policy None: even
+    choices.
     """
     seen, found = set(known), []
     key = torch.tensor(derive_seed(request.seed, "measured objects"))
@@ -124,15 +97,7 @@ def new_objects(
 
 
 def measured(environment: Environment, objects_NS: Tensor) -> Tensor:
-    """What the true objectives say of objects, float64 [N, K]; one call each.
-
-    Args:
-        environment: gives the objectives.
-        objects_NS: the objects.
-
-    Raises:
-        ValueError: it is not a number from 0 to 1 for each objective.
-    """
+    """Values float64 [N, K] of the true objectives for objects, each from 0 to 1; one call each."""
     rewards = environment.rewards(objects_NS).double()
     if rewards.shape != (len(objects_NS), len(environment.objectives)):
         raise ValueError(

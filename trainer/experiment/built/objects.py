@@ -24,14 +24,7 @@ from trainer.task.objects import draw_objects, drawable, write_objects
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that no longer learns.
-
-    Attributes:
-        config: the run.
-        task: what it has learned.
-        model: the averaged weights, in evaluation mode.
-        checkpoint: name of the checkpoint that they are from.
-    """
+    """A policy that no longer learns, by its averaged weights in evaluation mode."""
 
     config: RunConfig
     task: TrajectoryBalanceTask
@@ -44,11 +37,9 @@ class ObjectsRequest:
     """What is built by a run.
 
     Attributes:
-        run_dir: folder of the run.
         num: objects of each preference; None: as many as the run's own files have.
         preferences: weights of the objectives with commas between them; empty: those of the run's own files.
         exponent: of the reward; None: the run's own, or the largest that it has learned.
-        seed: of the draws.
         out: file of the lines; a picture has the same name with another ending.
     """
 
@@ -60,11 +51,7 @@ class ObjectsRequest:
     out: Path
 
     def check(self) -> None:
-        """Refuses what no run could do.
-
-        Raises:
-            ValueError: names the option and the remedy.
-        """
+        """Refuses what no run could do."""
         if self.num is not None and self.num < 1:
             raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
         if self.seed < 0:
@@ -76,15 +63,7 @@ class ObjectsRequest:
             )
 
     def weights(self, task: TrajectoryBalanceTask, sample: ObjectSample) -> Tensor:
-        """The preferences, float64 [N, K].
-
-        Args:
-            task: of the run.
-            sample: how the run itself shows objects.
-
-        Raises:
-            ValueError: the run was not asked for such a preference.
-        """
+        """The preferences, float64 [N, K]; `sample` is how the run itself shows objects."""
         if not self.preferences:
             return task.preferences(sample.divisions)
         names, single = task.environment.objectives, task.settings.preferences
@@ -95,14 +74,7 @@ class ObjectsRequest:
 
 
 def builds_objects(run_dir: Path) -> bool:
-    """Whether a run has learned to build objects; one that has no folder has not.
-
-    Args:
-        run_dir: folder of the run.
-
-    Raises:
-        Refusal: there is no checkpoint, or its configuration is malformed.
-    """
+    """Whether a run has learned to build objects; one that has no folder has not."""
     if not run_dir.exists():
         return False
     return isinstance(with_newest(run_dir, _config).sample, ObjectSample)
@@ -110,17 +82,7 @@ def builds_objects(run_dir: Path) -> bool:
 
 @contextmanager
 def opened_policy(run_dir: Path) -> Iterator[TrainedPolicy]:
-    """Restores the averaged weights of a run's newest intact checkpoint, whole on each process.
-
-    Args:
-        run_dir: folder of the run, for which :func:`builds_objects` holds.
-
-    Yields:
-        The policy; inside, process groups are joined.
-
-    Raises:
-        ValueError: the run has no complete checkpoint.
-    """
+    """Restores the averaged weights of a run's newest intact checkpoint, whole on each process."""
 
     def checked(folder: Path) -> RunConfig:
         config = _config(folder)
@@ -134,17 +96,7 @@ def opened_policy(run_dir: Path) -> Iterator[TrainedPolicy]:
 
 
 def run(request: ObjectsRequest) -> int:
-    """Builds objects and writes them as lines of JSON, and as a picture where they make one.
-
-    Args:
-        request: what is built.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run has no complete checkpoint, or has not learned what is asked for.
-    """
+    """Builds objects and writes them as lines of JSON, and as a picture where they make one."""
     request.check()
     with opened_policy(request.run_dir) as policy:
         task, sample = policy.task, policy.config.sample

@@ -10,13 +10,11 @@ from trainer.observe.units import scaled
 
 @dataclass(frozen=True)
 class CostAxis:
-    """One measure.
-
+    """One measure of costs.
     Attributes:
         name: in a word or two, in the plural.
-        label: what an axis says, with the unit.
-        figure: of a sample; None: not known.
-        written: how a figure is written.
+        label: of an axis, with the unit.
+        figure: of a sample; None if unknown.
     """
 
     name: str
@@ -25,12 +23,7 @@ class CostAxis:
     written: Callable[[float], str]
 
     def of(self, entry: Entry, evaluations: int) -> float | None:
-        """The figure of a network's samples; None: not known.
-
-        Args:
-            entry: the network.
-            evaluations: of the field.
-        """
+        """The figure of a network's samples at so many evaluations of the field; None if unknown."""
         cost = entry.cost(evaluations)
         return None if cost is None else self.figure(cost)
 
@@ -59,11 +52,7 @@ CALLS = CallAxis("network calls", "network calls of a sample", lambda cost: floa
 
 
 def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
-    """The measures, those that are not known of any network included.
-
-    Args:
-        comparison: the figures. Time is that of the first transport of its fabric.
-    """
+    """The measures, those unknown of every network included; time is that of the first transport of the fabric."""
     transport = next(iter(transports(comparison)), None)
     by = "" if transport is None else f", with {transport}"
     return (

@@ -15,13 +15,7 @@ SECONDS = "seconds.json"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network of a comparison.
-
-    Attributes:
-        name: of its method, with the stage behind it where the method has several networks.
-        method: how it is made.
-        stage: the stage at whose end it is; empty for a method without stages.
-    """
+    """A network of a comparison: the end of a stage (empty for a method without stages)."""
 
     name: str
     method: Method
@@ -34,14 +28,7 @@ class Candidate:
 
 
 def candidates(method: Method) -> list[Candidate]:
-    """The networks of a method.
-
-    Args:
-        method: with or without stages.
-
-    Returns:
-        One for each stage that trains and is no teacher: nobody draws pairs from it.
-    """
+    """The networks of a method: one for each stage that trains and is no teacher (no stage draws pairs from it)."""
     stages = method.stages(Path("run"), 0)
     if not stages[0].name:
         return [Candidate(method.name, method, "")]
@@ -52,11 +39,7 @@ def candidates(method: Method) -> list[Candidate]:
 
 
 def training_seconds(records: Sequence[Record]) -> float:
-    """Time of all steps of a run.
-
-    Args:
-        records: of its metrics; each tells the mean time of a step since the one before.
-    """
+    """Time of all steps of a run; each record has the mean time of a step since the one before."""
     last, total = 0, 0.0
     for record in records:
         total += (record.step - last) * record.values.get("time.step_s", 0.0)

@@ -34,14 +34,8 @@ def style(number: int) -> tuple[str, str, object]:
 
 
 def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
-    """Draws quality against what a sample costs: a line for each network, its spread over the seeds, the floor.
-
-    Args:
-        comparison: the figures.
-        axis: the measure of costs, some of whose figures are above 0; points without one are left out.
-
-    Returns:
-        SVG markup.
+    """Draws quality against the cost of a sample: a line for each network, its spread over the seeds, the floor.
+    Points whose cost on this axis is not above 0 are left out.
     """
     measure = comparison.measure
     with mpl.rc_context(STYLE):
@@ -188,13 +182,7 @@ def _last(group: Sequence[float], gap: float, low: float, high: float) -> float:
 
 
 def bars(comparison: Comparison) -> str:
-    """Draws straightness, path energy and step time: a bar for each network, a dot for each seed.
-
-    Step time is left out where it is not compared.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws straightness, path energy and, where compared, step time: a bar for each network, a dot for each seed."""
     entries = comparison.entries
     panels: list[tuple[str, Callable[[Sequence[float]], float], list[list[float]]]] = [
         ("straightness of the paths\n0: straight", fmean, [entry.path_figure("straightness") for entry in entries]),

@@ -9,11 +9,9 @@ from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD
 @dataclass(frozen=True)
 class Fabric:
     """Ranks that draw samples on a fabric.
-
     Attributes:
         scenario: a scenario of netsim: the fabric, the transports and the seeds.
-        ranks: that draw, 1 or more.
-        examples: that each of them draws at once, 1 or more.
+        examples: that each rank draws at once, 1 or more.
         teraflops: arithmetic that a rank sustains, TFLOP/s.
     """
 
@@ -23,11 +21,7 @@ class Fabric:
     teraflops: float
 
     def compute_us(self, multiply_adds: float) -> float:
-        """Time of a rank's arithmetic for its examples, us.
-
-        Args:
-            multiply_adds: of one example.
-        """
+        """Time of a rank's arithmetic for its examples, us."""
         return self.examples * multiply_adds * OPERATIONS_PER_MULTIPLY_ADD / (1e6 * self.teraflops)
 
 
@@ -49,7 +43,6 @@ class SampleCost:
     """What drawing one sample costs without guidance.
 
     Attributes:
-        evaluations: of the field.
         calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
         multiply_adds: of those calls; None: not known.
         sent_bytes: that leave their rank.
@@ -68,15 +61,7 @@ class SampleCost:
     def of(
         cls, evaluations: int, calls: Mapping[str, int], multiply_adds: int | None, traffic: CallTraffic, fabric: Fabric
     ) -> "SampleCost":
-        """What so many calls cost on a fabric. A head sends nothing.
-
-        Args:
-            evaluations: of the field.
-            calls: by part of the network.
-            multiply_adds: of all of them; None: not known.
-            traffic: of one call of the network.
-            fabric: ranks that draw.
-        """
+        """Cost of so many calls on a fabric; a head sends nothing."""
         number = calls["network"]
         return cls(
             evaluations=evaluations,
@@ -88,11 +73,7 @@ class SampleCost:
         )
 
     def total_us(self, transport: str | None) -> float | None:
-        """Time until the examples of all ranks are drawn, us; None: not known.
-
-        Args:
-            transport: of the fabric; None: nothing is sent.
-        """
+        """Time until the examples of all ranks are drawn, us; None if unknown. Transport None: nothing is sent."""
         if self.compute_us is None:
             return None
         return self.compute_us + (0.0 if transport is None else self.network_us.get(transport, 0.0))

@@ -26,14 +26,9 @@ from trainer.training.failure import RunFailed
 
 @dataclass(frozen=True)
 class NetworkCalls:
-    """Calls of a network one after another; see :class:`trainer.trace.formula.protocol.Program`.
-
-    Samples are not collected behind them, as they are where a file is made of them: whoever asked for samples takes
-    each from the rank that drew it.
-
-    Args:
-        sampling: a drawing with the same network.
-        calls: of the network.
+    """Calls of a network one after another, a program of the formula.
+    Samples are not collected behind them, as they are where a file is made of them: a user of samples takes each from
+    the rank that drew it.
     """
 
     sampling: Sampling
@@ -48,19 +43,7 @@ class NetworkCalls:
 
 def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
     """The collectives of drawing examples on all ranks of a fabric at once, without guidance.
-
     Experts are spread over as many ranks as divide both their number and the ranks; all else is whole on every rank.
-
-    Args:
-        config: a run that trains the network.
-        fabric: the ranks.
-        calls: of the network.
-
-    Returns:
-        The specification, whose program is :class:`NetworkCalls`.
-
-    Raises:
-        ValueError: no formula covers the network.
     """
     spread = 1 if config.moe is None else math.gcd(config.moe.num_experts, fabric.ranks)
     config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"expert": spread, "tensor": 1})})
@@ -75,8 +58,7 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
 
 
 def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
-    """How ranks share a network to draw, the experts in order.
-
+    """Layout of ranks that share a network to draw, the experts in order.
     That the parts of the run go together is not checked: a base of a comparison may lack the flow of its network.
     """
     moe, spread = config.moe, config.parallel.expert
@@ -98,26 +80,14 @@ def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
 
 
 class CallPrices:
-    """Bytes and times of calls of networks on one fabric; calls that send the same are simulated once.
-
-    Args:
-        fabric: the ranks that draw.
-    """
+    """Bytes and times of calls of networks on one fabric; calls that send the same are simulated once."""
 
     def __init__(self, fabric: Fabric) -> None:
         self.fabric = fabric
         self._known: dict[bytes, Mapping[str, float]] = {}
 
     def of(self, config: RunConfig) -> CallTraffic:
-        """What a call of a network sends, and how long that takes.
-
-        Args:
-            config: a run that trains the network.
-
-        Raises:
-            ValueError: netsim refuses the fabric, or no formula covers the network.
-            RunFailed: netsim fails.
-        """
+        """Bytes and time of a call of a run's network."""
         spec = calls_on(config, self.fabric)
         assert isinstance(spec.program, NetworkCalls)
         sent = sampling_bytes(replace(spec, program=spec.program.sampling)).call.total
@@ -125,15 +95,7 @@ class CallPrices:
         return CallTraffic(sent / (self.fabric.ranks * self.fabric.examples), network_us)
 
     def times_us(self, spec: TraceSpec) -> Mapping[str, float]:
-        """Time of a program on the fabric by transport, us, mean over the seeds of the scenario.
-
-        Args:
-            spec: the program.
-
-        Raises:
-            ValueError: netsim refuses the fabric.
-            RunFailed: netsim fails.
-        """
+        """Time of a program on the fabric by transport, us, mean over the seeds of the scenario."""
         with TemporaryDirectory() as folder:
             trace, out = Path(folder) / "calls.jsonl", Path(folder) / "netsim"
             collective_trace.write(trace, *formula(spec))

@@ -35,13 +35,7 @@ PER_CLASS, COLUMNS = 3, 8
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """What is to be measured of every network.
-
-    Attributes:
-        evaluations: numbers of function evaluations.
-        num: samples of each set.
-        data: the real examples.
-    """
+    """Measurement of every network: numbers of evaluations, samples of each set, and the real examples."""
 
     evaluations: tuple[int, ...]
     num: int
@@ -69,17 +63,7 @@ class MeasurementSpec:
 
 
 def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Measures a network and draws from it, unless that has been done.
-
-    Args:
-        run_dir: folder of its run.
-        spec: what is measured.
-        seed: of all draws.
-        progress: called with what is being done.
-
-    Returns:
-        What ``evaluate`` writes of the run.
-    """
+    """Measures a network and draws from it, unless that has been done; the document that ``evaluate`` writes."""
     request = spec.request(newest_checkpoint(run_dir).name, seed)
     kept = _kept(run_dir, request)
     if kept is not None:
@@ -102,13 +86,7 @@ def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: C
 
 
 def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
-    """The distances between two sets of real examples, for several such pairs.
-
-    Args:
-        run_dir: folder of any run of the comparison.
-        spec: which examples, and how many.
-        measure: the distance, a key of :data:`trainer.experiment.comparison.results.QUALITY`.
-    """
+    """The distances, by a key of :data:`QUALITY`, between two sets of real examples, for several such pairs."""
     with opened(run_dir, spec.data) as flow:
         real, _ = real_examples(flow.config, flow.parts.space)
     distances = []
@@ -122,19 +100,15 @@ def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
 
 
 def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
-    """What was drawn from a network.
-
-    Returns:
-        ``few`` and ``many``: samples [N, *shape] drawn in so many evaluations, ``evaluations`` int [2]; of points in
-        the plane also :data:`TRAJECTORIES` [T, N, 2], the states of some of them from noise to sample.
+    """Samples drawn from a network: ``few`` and ``many`` [N, *shape], each in so many ``evaluations``, int [2].
+    Of points in the plane also :data:`TRAJECTORIES` [T, N, 2], the states of some of them from noise to sample.
     """
     with np.load(run_dir / DRAWN, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def _kept(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """What an earlier start has measured by the same request; None: nothing.
-
+    """Figures of an earlier start by the same request; None if absent.
     The request is compared, not the figures: a network may be capable of fewer evaluations than were requested.
     """
     path = run_dir / MEASURED

@@ -28,10 +28,8 @@ TASK = ("latent", "context", "source")
 
 @dataclass(frozen=True)
 class Base:
-    """What all methods of a comparison share.
-
+    """Settings that all methods of a comparison share.
     Attributes:
-        path: the configuration that it was read from.
         document: its sections without `flow` and `stages`.
         task: the settings of its flow that :data:`TASK` names.
         config: the sections, validated.
@@ -46,10 +44,8 @@ class Base:
 @dataclass(frozen=True)
 class Method:
     """One configuration of a comparison.
-
     Attributes:
         name: of its file, without the ending.
-        path: the file.
         about: the sentences at the head of the file, before the first command.
         document: its flow and its stages among the sections of the comparison.
     """
@@ -66,12 +62,7 @@ class Method:
         return number and f"arXiv {number[1]}"
 
     def stages(self, folder: Path, seed: int) -> list[Stage]:
-        """What is done to train it, in order.
-
-        Args:
-            folder: of the run.
-            seed: of the run.
-        """
+        """Stages of its training, in order."""
         document = deepcopy(self.document)
         document["run"] = {**(document.get("run") or {}), "dir": str(folder), "seed": seed}
         return stages_of(self.path, document)
@@ -83,16 +74,7 @@ class Method:
 
 
 def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
-    """Reads what all methods share.
-
-    Args:
-        path: a configuration that trains a flow.
-        overrides: ``dotted.key=value``.
-        folder: of the comparison.
-
-    Raises:
-        Refusal: the file or an override is wrong, or it trains no flow.
-    """
+    """Reads the shared settings from a configuration that trains a flow."""
     document = read_document(path)
     document.pop("stages", None)
     flow = document.get("flow")
@@ -117,14 +99,7 @@ def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
 
 
 def read_own(path: Path) -> dict[str, Any]:
-    """Reads the configuration of a method as it stands.
-
-    Args:
-        path: the file.
-
-    Raises:
-        Refusal: it is malformed.
-    """
+    """Reads the configuration of a method as it is written."""
     own = read_document(path)
     for name in ("run", "data", "model", "flow", "optim", "sample"):
         if not isinstance(own.get(name) or {}, dict):
@@ -134,18 +109,7 @@ def read_own(path: Path) -> dict[str, Any]:
 
 
 def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[str], folder: Path) -> Method:
-    """Puts what a configuration says of its method among what all methods share.
-
-    Args:
-        path: of the configuration.
-        own: its sections.
-        base: what all share.
-        overrides: ``stages.NAME.key=value`` for stages that it may or may not have.
-        folder: of the comparison.
-
-    Raises:
-        ValueError: the method cannot go with the data or the budget.
-    """
+    """Puts the sections of a method among the shared ones; overrides may name stages that it does not have."""
     _check_task(own, base)
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
@@ -196,12 +160,9 @@ def _check_stage(stage: dict[str, Any]) -> None:
 
 
 def _model(own: Any, base: Base) -> dict[str, Any]:
-    """The model of the comparison; of an objective that trains no such network, the one of the same sizes that it does.
-
+    """The model of the comparison; of an objective that trains no such network, the variant of the same sizes that it
+    does.
     A network that is a variant of no other has no such counterpart, and comes with its method as it is.
-
-    Raises:
-        ValueError: there is none.
     """
     shared, like = base.document.get("model") or {}, type(base.config.model)
     settings = network_settings(own)
@@ -244,15 +205,7 @@ def _shared(stages: list[dict[str, Any]], own: dict[str, Any], steps: int) -> li
 
 
 def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """Shares out a number in a ratio.
-
-    Args:
-        total: at least as large as there are weights.
-        weights: of each share, 1 or more.
-
-    Returns:
-        Whole numbers of 1 or more whose sum is the total; what does not divide goes to the first.
-    """
+    """Shares out a number in a ratio: whole numbers of 1 or more; the remainder goes to the first."""
     free = total - len(weights)
     parts = [1 + free * weight // sum(weights) for weight in weights]
     return [part + (index < total - sum(parts)) for index, part in enumerate(parts)]

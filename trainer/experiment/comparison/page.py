@@ -19,13 +19,7 @@ from trainer.experiment.stage import load_stages
 
 
 def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) -> None:
-    """Draws the page from the figures and from what lies beside the runs.
-
-    Args:
-        comparison: the figures.
-        real: [N, *shape] examples of the data, shown behind points.
-        out: HTML file to write.
-    """
+    """Draws the page from the figures and the files of the runs, with real examples [N, *shape] behind points."""
     document = page(
         "Choosing a method",
         finding(comparison),

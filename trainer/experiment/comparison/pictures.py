@@ -20,15 +20,7 @@ DATA, NOISE, INK = "#c3cad1", "#8a949e", "#1c2733"
 
 
 def pictures(entries: Sequence[Entry], real: NDArray[np.floating]) -> list[str]:
-    """Draws samples of few and of many evaluations, and of points in the plane their trajectories.
-
-    Args:
-        entries: the networks.
-        real: [N, *shape] examples of the data.
-
-    Returns:
-        SVG markup, one picture for so many networks as are abreast.
-    """
+    """Draws samples of few and of many evaluations, in several pictures, and of points in the plane trajectories."""
     rows = -(-len(entries) // ABREAST)
     abreast = -(-len(entries) // rows)
     numbered = list(enumerate(entries))

@@ -13,13 +13,7 @@ from trainer.sampling.latent_space import check_latents
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained.
-
-    Attributes:
-        base: what all methods share.
-        methods: those that go with it.
-        left_out: the names of the others, and why.
-    """
+    """Methods that are trained, and the names of those left out with the reason."""
 
     base: Base
     methods: list[Method]
@@ -27,17 +21,7 @@ class Plan:
 
 
 def prepare(words: Sequence[str], base: Path, out: Path, ranks: int) -> Plan:
-    """Decides what is trained, before anything is written.
-
-    Args:
-        words: configurations of methods, and ``dotted.key=value``.
-        base: configuration that data, model and budget are taken from.
-        out: folder of the comparison.
-        ranks: of each run.
-
-    Raises:
-        ValueError: a file or a setting is wrong, two files have one name, or no method goes with the base.
-    """
+    """Decides what is trained, before anything is written; `words`: configurations and ``dotted.key=value``."""
     overrides = [word for word in words if "=" in word]
     of_stages = [override for override in overrides if override.startswith("stages.")]
     paths = [Path(word) for word in words if "=" not in word]

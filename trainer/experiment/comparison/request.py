@@ -18,12 +18,8 @@ class CompareRequest:
     Attributes:
         words: configurations of methods, and ``dotted.key=value``.
         base: configuration that data, model and budget are taken from.
-        out: folder of the comparison.
         seeds: runs of each method, 1 or more.
-        ranks: of each run, 1 or more.
         jobs: runs that are trained at a time, 1 or more.
-        evaluations: numbers of function evaluations, each 1 or more.
-        num: samples of each set, 2 or more.
         fabric: scenario of netsim on which samples are priced; None: :data:`FABRIC`.
         fabric_ranks: that draw there, 1 or more.
         fabric_examples: that each of them draws at once, 1 or more.
@@ -44,12 +40,7 @@ class CompareRequest:
     teraflops: float
 
     def check(self) -> None:
-        """Refuses numbers that are too small, and a fabric that is none.
-
-        Raises:
-            ValueError: names the option, the value and the remedy.
-            Refusal: the fabric cannot be read.
-        """
+        """Refuses numbers that are too small, and a fabric that is none."""
         options = {
             "--seeds": (self.seeds, 1),
             "--nproc": (self.ranks, 1),

@@ -25,15 +25,12 @@ QUALITY = {
 @dataclass(frozen=True)
 class Outcome:
     """One trained network.
-
     Attributes:
-        seed: of the run.
-        run_dir: its folder.
         training_s: wall time in s of all optimiser steps up to it, those of its teachers included.
         preparing_s: wall time in s of the stages before it that do not train, in which pairs are drawn or a path is
             fitted; starts of processes included.
         step_s: median time of an optimiser step of the network itself, s.
-        evaluation: what ``evaluate`` writes of it.
+        evaluation: the document that ``evaluate`` writes.
     """
 
     seed: int
@@ -47,18 +44,15 @@ class Outcome:
 @dataclass(frozen=True)
 class Entry:
     """One network of the comparison with every seed.
-
     Attributes:
         name: of its method, with the stage behind it where the method has several networks.
-        about: what the method is, in the words of its configuration.
+        about: the method, in the words of its configuration.
         paper: number at arXiv, or None.
         config: the file that the method was read from.
         trained: the file that was trained, with the data and the budget of the comparison.
-        sampler: kind of the sampler that draws from it.
         steps: optimiser steps up to it, those of its teachers included.
         pairs: pairs of points that teachers have drawn for it.
-        outcomes: by seed.
-        costs: of a sample, by rising evaluations; empty: not known.
+        costs: of a sample, by rising evaluations; empty if unknown.
     """
 
     name: str
@@ -97,20 +91,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was measured.
-
+    """Results of a comparison, the document of compare.json.
     Attributes:
-        command: that made it, behind ``python -m trainer``.
-        base: the configuration that data, model and budget come from.
-        data: its section of that name.
+        command: behind ``python -m trainer``.
+        base: the configuration of data, model and budget.
         steps: most optimiser steps of a method.
         global_batch: examples of a step.
-        ranks: of a run.
         jobs: runs that were trained at a time.
         num: samples of each set.
         measure: the distance by which a set of samples is judged.
         floor: the distances between two sets of real examples, for several such pairs.
-        entries: the networks.
         left_out: the other methods, and why.
         fabric: the ranks that bytes and times are those of; None: neither is known.
     """
@@ -164,11 +154,7 @@ class Comparison:
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
-        """Reads compare.json.
-
-        Raises:
-            Refusal: it is missing or malformed, or of another version.
-        """
+        """Reads compare.json."""
         remedy = "write it with python -m trainer compare"
         try:
             document = parse_json(path.read_text(encoding="utf-8"))

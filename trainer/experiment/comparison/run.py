@@ -51,16 +51,7 @@ TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
 
 def run(request: CompareRequest) -> int:
     """Trains what is not trained yet, measures it and writes the page.
-
-    Args:
-        request: what is compared.
-
-    Returns:
-        0; 1 if a run failed, and the page has the others; 75 if it was told to stop and wants to be started again.
-
-    Raises:
-        ValueError: a file or a setting is wrong, or no method goes with the base.
-        RunFailed: every method failed.
+    0; 1 if a run failed, and the page has the others; 75 if stopped. Raises RunFailed if every method failed.
     """
     request.check()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

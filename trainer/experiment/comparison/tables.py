@@ -16,11 +16,8 @@ NAMED = 3
 
 class Column(NamedTuple):
     """A figure of all networks.
-
     Attributes:
-        heading: of the column.
         figure: of a network; None where it has none.
-        written: how it is written.
         good: figures up to it stand out, as does the least in any case; None: nothing does.
     """
 

@@ -14,13 +14,7 @@ LEAST_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Piece:
-    """One stage of one run.
-
-    Attributes:
-        method: whose run it is.
-        seed: of the run.
-        stage: what is done.
-    """
+    """One stage of one run."""
 
     method: str
     seed: int
@@ -42,21 +36,12 @@ class _Begun:
 
 
 class TimeLeft:
-    """The time that is left of pieces of work, several of which are done at a time; safe to call from several threads.
-
-    A piece that is being worked on goes on at its own pace. One that has not begun takes as long as the same stage of
-    other seeds, or else, for each of its steps or pairs, as long as stages of its kind. Where neither is known, nothing
-    is said.
+    """Time left of pieces of work, several of which are done at a time; safe to call from several threads.
+    A piece in progress keeps its pace. One that has not begun takes as long as the same stage of other seeds, or else,
+    for each of its steps or pairs, as long as stages of its kind. Where neither is known, no time is given.
     """
 
     def __init__(self, pieces: Sequence[Piece], jobs: int, now: Callable[[], float] = time.monotonic) -> None:
-        """Begins with nothing done.
-
-        Args:
-            pieces: all that is left.
-            jobs: how many are done at a time.
-            now: clock, in s.
-        """
         self._left = {(piece.method, piece.seed, piece.stage.name): piece for piece in pieces}
         self._begun: dict[tuple[str, int, str], _Begun] = {}
         self._taken: dict[tuple[str, str], list[float]] = {}

@@ -27,33 +27,14 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
 class Training:
-    """Trains runs, whose processes share the threads that PyTorch would use alone.
-
-    Args:
-        supervisor: starts the processes.
-        ranks: of each run, on this machine.
-        jobs: runs that are trained at a time.
-        time_left: is told what is reached.
-    """
+    """Trains runs, whose processes share the threads that PyTorch would use alone."""
 
     def __init__(self, supervisor: Supervisor, ranks: int, jobs: int, time_left: TimeLeft) -> None:
         self._supervisor, self._ranks, self._time_left = supervisor, ranks, time_left
         self._threads = max(1, torch.get_num_threads() // (ranks * jobs))
 
     def run(self, method: Method, config: Path, folder: Path, seed: int, progress: Callable[[str], None]) -> None:
-        """Trains what is left of a run.
-
-        Args:
-            method: its stages.
-            config: file with their configuration.
-            folder: of the run, where the log is kept too.
-            seed: of the run.
-            progress: called again and again with the last line that the run has printed.
-
-        Raises:
-            Stopped: it was told to stop.
-            RunFailed: a stage ended with an error.
-        """
+        """Trains what is left of a run; `progress` gets the last line that it has printed, again and again."""
         if self._supervisor.told_to_stop:
             raise Stopped
         folder.mkdir(parents=True, exist_ok=True)

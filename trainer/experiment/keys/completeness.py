@@ -11,11 +11,8 @@ PREFIX = "#/$defs/"
 
 
 def complete(node: Node, definitions: Node) -> Node:
-    """A schema that asks for the keys that a node notes as required, in it and in the sections below it.
-
-    Args:
-        node: of an object, whose properties note ``x-required``.
-        definitions: what references lead to; gains what the result refers to.
+    """A schema that requires the keys which a node notes as ``x-required``, in it and below; `definitions` gains its
+    own.
     """
     return _asked(node, definitions) or {}
 

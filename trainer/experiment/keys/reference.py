@@ -12,14 +12,8 @@ ASKED = ("restore", "edit")
 
 
 def run(prefix: str | None) -> int:
-    """Prints the keys of a run configuration, or of a request.
-
-    Args:
-        prefix: dotted, such as ``optim`` or ``data.shards``; of a request, it begins with the verb, such as
-            ``restore.method``. None: print all of a run configuration, with the first sentence of each meaning.
-
-    Raises:
-        ValueError: no key begins so.
+    """Prints keys of a run configuration, or of a request if `prefix` begins with its verb (``restore.method``); None:
+    all.
     """
     verb, _, rest = (prefix or "").partition(".")
     if verb in ASKED:

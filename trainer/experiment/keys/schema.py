@@ -76,11 +76,7 @@ def run_schema() -> Node:
 
 
 def asked_schema(verb: str) -> Node:
-    """The JSON Schema of the requests of a verb that takes them as files: configs/schemas/VERB.schema.json.
-
-    Args:
-        verb: one of `ASKED`.
-    """
+    """The JSON Schema of a verb's requests as files: configs/schemas/VERB.schema.json."""
     request = ASKED[verb]
     _, described = models_json_schema([(request, "validation")], schema_generator=_Generator)
     definitions: Node = described["$defs"]

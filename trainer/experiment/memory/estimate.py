@@ -20,12 +20,7 @@ _FIRST, _SECOND = 2, 3
 
 
 def without_estimate(config: RunConfig, layout: Layout) -> str | None:
-    """Why the memory of a run is not known before it runs; None: it is.
-
-    Args:
-        config: the run.
-        layout: how it is laid out.
-    """
+    """Why the memory of a run is unknown before it runs; None: it is known."""
     if config.engine.compile:
         return "engine.compile: true leaves to the compiler what a block keeps"
     if isinstance(config.task, OwnTask):
@@ -53,16 +48,7 @@ class Estimator:
     _recordings: dict[tuple[object, ...], Recording] = field(default_factory=dict, init=False)
 
     def memory(self, config: RunConfig, layout: Layout, *, scaled: bool = False) -> StepMemory:
-        """The memory of a step.
-
-        Args:
-            config: the run.
-            layout: how it is laid out.
-            scaled: whether a pass may be put together from those of smaller micro batches, whose sizes grow evenly.
-
-        Raises:
-            UnknownMemory: it is not known.
-        """
+        """The memory of a step, or UnknownMemory; `scaled` passes are put together from smaller micro batches."""
         missing = without_estimate(config, layout)
         if missing is not None:
             raise UnknownMemory(missing)

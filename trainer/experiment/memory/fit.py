@@ -24,15 +24,7 @@ OPERATIONS_PER_BYTE = 10_000
 
 @dataclass(frozen=True)
 class Settings:
-    """What a fitting may change.
-
-    Attributes:
-        engine: name of the engine, deepspeed or fsdp.
-        zero_stage: of DeepSpeed; None for fsdp.
-        activation_checkpointing: whether blocks are computed again in the backward pass.
-        micro_batch: examples of a forward pass.
-        expert, tensor: ranks that share the experts and the matrices of a block.
-    """
+    """Settings that a fitting may change; `zero_stage` is None for fsdp."""
 
     engine: str
     zero_stage: int | None
@@ -42,11 +34,7 @@ class Settings:
     tensor: int
 
     def of(self, config: RunConfig) -> RunConfig:
-        """The run under these settings.
-
-        Raises:
-            ValueError: they exclude each other.
-        """
+        """The run under these settings."""
         document = config.model_dump(mode="json")
         engine: dict[str, Any] = dict(document["engine"])
         if engine["kind"] != self.engine:
@@ -88,14 +76,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Proposal:
-    """Settings that fit.
-
-    Attributes:
-        settings: the cheapest.
-        overrides: what they replace in the run, as arguments of a command line.
-        memory: of a step under them.
-        cost: of a step under them, as a multiple of the arithmetic alone.
-    """
+    """The cheapest settings that fit, as overrides of a command line; cost is a multiple of the arithmetic alone."""
 
     settings: Settings
     overrides: list[str]
@@ -104,19 +85,10 @@ class Proposal:
 
 
 def fit(config: RunConfig, layout: Layout, limit: int) -> Proposal:
-    """Searches the cheapest settings under which no rank exceeds a memory.
-
+    """Searches the cheapest settings under which no rank exceeds so many bytes.
     A step costs its arithmetic, a third more where blocks are computed again, and what a rank sends, at
     `OPERATIONS_PER_BYTE`. Of equal costs the larger micro batch comes first, then fewer ranks that share a block or
     experts, then the lower stage of ZeRO, with FSDP last.
-
-    Args:
-        config: the run.
-        layout: how it is laid out now; the number of ranks stays.
-        limit: bytes of a rank.
-
-    Raises:
-        ValueError: nothing fits, or the memory of the run is not known.
     """
     estimator, costs = Estimator(), _Costs(config, layout.world_size)
     least: StepMemory | None = None

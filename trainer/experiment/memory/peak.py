@@ -10,12 +10,7 @@ from trainer.experiment.memory.engine.protocol import PARTS, EngineMemory, Growt
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment of a step at which a rank holds most.
-
-    Attributes:
-        parts: bytes by part.
-        phase: what it does then: forward, backward, optimizer or average.
-    """
+    """The moment of a step at which a rank holds most, by part; phases are forward, backward, optimizer and average."""
 
     parts: dict[Part, int]
     phase: str
@@ -28,13 +23,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The memory of a step.
-
-    Attributes:
-        held: bytes by part between two steps.
-        peaks: the largest moment of each phase, in the order of the phases.
-        snapshot: bytes of the host's memory that a checkpoint takes while it is written.
-    """
+    """The memory of a step in bytes: between two steps, at the peak of each phase, on the host for a checkpoint."""
 
     held: dict[Part, int]
     peaks: dict[str, Peak]
@@ -47,14 +36,7 @@ class StepMemory:
 
 
 def step_memory(recording: Recording, engine: EngineMemory, accumulation: int, *, frozen: int = 0) -> StepMemory:
-    """Follows a step.
-
-    Args:
-        recording: of the passes of one micro batch.
-        engine: what moves the weights.
-        accumulation: micro batches of the step.
-        frozen: bytes of weights that are not trained, which every rank holds whole.
-    """
+    """Follows a step of so many micro batches; every rank holds the frozen bytes whole."""
     ledger = _Ledger({**engine.held(), "frozen": frozen, "average": engine.average()})
     held = ledger.parts()
     ledger.grow([Growth("activations", accumulation * recording.drawn)])

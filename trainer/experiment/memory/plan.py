@@ -18,13 +18,8 @@ from trainer.trace.formula.reduction import optimizer_groups
 def engine_memory(
     config: RunConfig, layout: Layout, recording: Recording, *, copies_input: bool = False
 ) -> EngineMemory:
-    """What the engine of a run holds, on the rank that holds most.
-
-    Args:
-        config: the run.
-        layout: how it is laid out.
-        recording: of its passes.
-        copies_input: whether a reduction makes a copy of what it sums up, as gloo does under ZeRO 3 and FSDP.
+    """Memory of the engine of a run, on the rank that holds most.
+    `copies_input`: whether a reduction makes a copy of what it sums up, as gloo does under ZeRO 3 and FSDP.
     """
     engine, parameters, ranks = config.engine, recording.parameters, layout.data_parallel
     element_bytes = ELEMENT_BYTES[engine.precision]

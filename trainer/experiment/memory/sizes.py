@@ -12,18 +12,7 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 
 def parse_bytes(text: str, field: str) -> int:
-    """Reads a size such as ``80GB`` (10^9 bytes) or ``64GiB`` (2^30 bytes).
-
-    Args:
-        text: a number and a unit.
-        field: that a refusal names.
-
-    Returns:
-        Bytes, at least 1.
-
-    Raises:
-        ValueError: it is no size.
-    """
+    """Reads a size such as ``80GB`` (10^9 bytes) or ``64GiB`` (2^30 bytes), 1 or more."""
     found = _SIZE.fullmatch(text)
     if found is None or found[2] not in _UNITS:
         raise ValueError(f"{field}: {text!r} is not a size; use a number with a unit, such as 80GB or 64GiB")

@@ -8,11 +8,7 @@ from trainer.observe.units import scaled
 
 
 def summary(memory: StepMemory) -> str:
-    """The peak of a rank in a line.
-
-    Args:
-        memory: of a step.
-    """
+    """The peak of a rank in a line."""
     peak = memory.peak
     return (
         f"a rank needs {scaled(peak.total, 'B')} at most, in the {PHASES[peak.phase]}; "
@@ -21,11 +17,7 @@ def summary(memory: StepMemory) -> str:
 
 
 def memory_table(memory: StepMemory) -> Table:
-    """Bytes by part: between two steps, and at the largest moment of each phase.
-
-    Args:
-        memory: of a step.
-    """
+    """Bytes by part: between two steps, and at the largest moment of each phase."""
     table = Table(title="memory of a rank, by formula", title_justify="left")
     table.add_column("part")
     table.add_column("held", justify="right")

@@ -22,13 +22,10 @@ from trainer.experiment.report.run_files import RunFiles, forked
 @dataclass(frozen=True)
 class Continuations:
     """A run continued twice: with its experts where they were, and under a placement.
-
     Attributes:
-        plain: the former.
-        placed: the latter.
         steps: those that both took after they parted.
-        traffic: what the expert layers of each sent in a recorded step, None where not both recorded the same steps.
-        predicted: what the replay of the former under the placement predicts for the latter.
+        traffic: of the expert layers of each in a recorded step, None where not both recorded the same steps.
+        predicted: of the latter by the replay of the former under the placement.
         exact: whether that is what the latter recorded, to the byte, record by record.
     """
 
@@ -43,17 +40,7 @@ class Continuations:
 
     @classmethod
     def of(cls, run: RunFiles, plain: RunFiles, placed: RunFiles, placement: Path | None) -> "Continuations":
-        """Reads both.
-
-        Args:
-            run: what both continue.
-            plain: a continuation with the experts where they were, or the run itself.
-            placed: a continuation under the placement.
-            placement: the placement file, or None: traffic is not looked at.
-
-        Raises:
-            Refusal: they are no continuations of one run, or of another placement.
-        """
+        """Reads both; without a placement file, traffic is not compared."""
         if plain.folder != run.folder:
             run.check_continuation(plain, placed=False)
         plain.check_continuation(placed, placed=True)

@@ -17,14 +17,7 @@ HELD_OUT = "held_out_loss_"
 
 
 def loss_curves(records: Sequence[Record]) -> str:
-    """Draws training loss, held-out loss and learning rate over the steps; of a mixture, also those of its sources.
-
-    Args:
-        records: of a metrics.jsonl, at least one.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws training loss, held-out loss and learning rate over the steps; of a mixture, also those of its sources."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 4.2), layout="constrained")
         losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -44,14 +37,7 @@ def loss_curves(records: Sequence[Record]) -> str:
 
 
 def reward_curves(records: Sequence[Record]) -> str:
-    """Draws the reward of what a run drew against what it asked for, and against how far it went from its base.
-
-    Args:
-        records: of a metrics.jsonl, some of which have a reward; without calls of the reward, the steps stand for them.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws the reward over its calls (or steps) and against the distance from the base."""
     told = [record for record in records if "reward" in record.values]
     spent = [record.values.get("reward_calls", float(record.step)) for record in told]
     counts = "reward_calls" in told[-1].values
@@ -70,27 +56,14 @@ def reward_curves(records: Sequence[Record]) -> str:
 
 
 def sources_in(records: Sequence[Record]) -> list[str]:
-    """The names of the sources of a mixture whose held-out losses a run has measured, in the order of the alphabet.
-
-    Args:
-        records: of a metrics.jsonl.
-    """
+    """The names of the sources of a mixture whose held-out losses a run has measured, in the order of the alphabet."""
     return sorted(
         {name.removeprefix(HELD_OUT) for record in records for name in record.values if name.startswith(HELD_OUT)}
     )
 
 
 def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Sequence[float]) -> str:
-    """Draws the losses of two continuations of one run.
-
-    Args:
-        steps: optimiser steps that both took.
-        plain: losses with the experts where they were.
-        placed: losses under the placement.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws the losses of two continuations of one run."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11.0, 2.6), layout="constrained")
         axes = figure.add_subplot()
@@ -106,14 +79,7 @@ def before_after_bars(
     groups: Mapping[str, Mapping[str, float]], units: str | Sequence[str], *, across: bool = False
 ) -> str:
     """Draws pairs of bars, each pair on a scale of its own height, with their values.
-
-    Args:
-        groups: for each name of a pair, the value before and the value after by their names.
-        units: of the values, one for all or one for each pair.
-        across: the pairs side by side, over the whole width of a page, and not below each other on half of it.
-
-    Returns:
-        SVG markup.
+    `across`: the pairs are side by side, over the whole width of a page, and not below each other on half of it.
     """
     each = [units] * len(groups) if isinstance(units, str) else units
     with mpl.rc_context(STYLE):

@@ -41,14 +41,7 @@ class _Decoded:
 
 
 def decoding_part(folder: Path) -> Part:
-    """What a placement saves while texts are written.
-
-    Args:
-        folder: holds what ``generate --record`` wrote under two placements, in contiguous/ and placed/.
-
-    Raises:
-        Refusal: a file is missing or malformed, or the two are not of one run and the same prompts.
-    """
+    """Saving of a placement while texts are written, from ``generate --record`` in contiguous/ and placed/."""
     before, placed = (_Decoded.read(folder / name) for name in ("contiguous", "placed"))
     path = folder / "placed"
     if before.config_sha256 != placed.config_sha256:

@@ -20,11 +20,7 @@ _PICTURES = (
 
 def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Part:
     """Times, queues and links of a simulation; times are those of one optimiser step.
-
-    Args:
-        folder: what ``netsim compare`` wrote.
-        simulation: what was read there.
-        of_the_run: whether the traffic is the run's own; another's is marked as such and claims nothing on top.
+    Traffic of another run is marked as such and claims nothing on top.
     """
     steps = simulation.steps
     means = {name: simulation.mean_completion_ns(name) / steps for name in simulation.by_transport()}
@@ -96,14 +92,7 @@ def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Pa
 
 @dataclass(frozen=True)
 class Rollouts:
-    """What the rollouts of simulated steps take, with the transport that completes first.
-
-    Attributes:
-        transport: its name.
-        time: share of the time, 0 to 1.
-        payload: share of the bytes, 0 to 1.
-        table: time and bytes of each phase.
-    """
+    """Shares (0 to 1) of time and bytes of the rollouts of simulated steps, with the transport that completes first."""
 
     transport: str
     time: float

@@ -23,15 +23,7 @@ FEW = 4
 
 
 def steps_part(files: RunFiles, path: Path) -> Part:
-    """What searched times of steps bring.
-
-    Args:
-        files: of the run.
-        path: file that the steps verb wrote.
-
-    Raises:
-        Refusal: it is missing or malformed, holds no figures, or was searched for other weights.
-    """
+    """Gains of the searched times of steps."""
     check_made_of(path, Reference.of_run(ReferenceConfig(run=files.folder)).digest)
     file = StepsFile.read(path)
     found = Measured.of(path, file)
@@ -62,15 +54,7 @@ def steps_part(files: RunFiles, path: Path) -> Part:
 
 
 def drawing_part(files: RunFiles, folder: Path) -> Part:
-    """What the ranks send while they draw samples, recorded and by formula.
-
-    Args:
-        files: of the run.
-        folder: holds :data:`RECORDED` and :data:`FORMULA`.
-
-    Raises:
-        Refusal: a file is missing or malformed, or of another run.
-    """
+    """Traffic of the ranks while they draw samples, recorded and by formula."""
     rows, traffic, calls = [], {}, {}
     for name, told in ((RECORDED, "recorded"), (FORMULA, "by formula")):
         header, records = read(folder / name)

@@ -28,14 +28,7 @@ _MEGABYTE = 1e6
 
 
 def memory_part(run: RunFiles) -> Part:
-    """What a rank of the run holds, told without running it.
-
-    Args:
-        run: the run.
-
-    Raises:
-        Refusal: the configuration is missing or malformed.
-    """
+    """Memory of a rank of the run, computed without running it."""
     world_size = 1 if run.header is None else run.header.world_size
     layout = plan_layout(run.config, world_size)
     try:
@@ -57,14 +50,7 @@ def memory_part(run: RunFiles) -> Part:
 
 
 def memory_bars(memory: StepMemory) -> str:
-    """Draws the parts that a rank holds: between steps, and at the largest moment of each phase.
-
-    Args:
-        memory: of a step.
-
-    Returns:
-        SVG markup.
-    """
+    """Draws the parts that a rank holds: between steps, and at the largest moment of each phase."""
     columns = {"between steps": memory.held, **{PHASES[phase]: one.parts for phase, one in memory.peaks.items()}}
     parts: list[MemoryPart] = [part for part in PARTS if any(column[part] for column in columns.values())]
     with mpl.rc_context(STYLE):

@@ -14,13 +14,11 @@ from trainer.experiment.report.curves import before_after_bars
 
 @dataclass(frozen=True)
 class Money:
-    """What is known of a placement's effect; the more is recorded, the less is predicted.
-
+    """Known effects of a placement; the more is recorded, the less is predicted.
     Attributes:
-        placement: the placement.
         before: traffic of the run's routing under the contiguous placement.
         placed: the same under the placement.
-        priced: what ``moe price`` found, or None.
+        priced: result of ``moe price``, or None.
         continued: both continuations of the run, or None.
     """
 

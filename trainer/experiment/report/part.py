@@ -7,14 +7,7 @@ from moe.report.page import Section
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the page.
-
-    Attributes:
-        rows: name and value of each figure for the terminal.
-        facts: name, value and remark of each large number.
-        sections: of the page.
-        finding: a clause of the sentence on top, may be empty.
-    """
+    """A part of the page: figures for the terminal, large numbers, sections, and a clause for the sentence on top."""
 
     rows: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str, str]] = field(default_factory=list)

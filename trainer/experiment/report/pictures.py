@@ -30,16 +30,7 @@ SHOWN = 3
 
 
 def restored_part(files: RunFiles, folder: Path, out: Path) -> Part:
-    """What the run makes of damaged pictures.
-
-    Args:
-        files: of the run.
-        folder: that the restore verb wrote.
-        out: the page, which links to that of the folder.
-
-    Raises:
-        Refusal: a file is missing or malformed, or of other weights.
-    """
+    """Restorations of damaged pictures by the run; the page links to that of their folder."""
     results, found = _opened(files, folder)
     try:
         means, names = found["means"], [one["name"] for one in found["pictures"]]
@@ -79,16 +70,7 @@ _KINDS = {"pseudo_inverse": "pseudo-inverse", "restored": "a sample", "mean_of_s
 
 
 def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
-    """What the run makes of pictures under other classes.
-
-    Args:
-        files: of the run.
-        folder: that the edit verb wrote.
-        out: the page, which links to that of the folder.
-
-    Raises:
-        Refusal: a file is missing or malformed, or of other weights.
-    """
+    """Edits of pictures by the run; the page links to that of their folder."""
     results, found = _opened(files, folder)
     try:
         with importing_trusted():

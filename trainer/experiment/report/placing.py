@@ -24,17 +24,8 @@ from trainer.experiment.report.run_files import RunFiles, shown
 def placement_part(
     run: RunFiles, path: Path, routing: Path | None, folder: Path | None, continued: Continuations | None
 ) -> Part:
-    """What the placement does to the traffic and the load of the run.
-
-    Args:
-        run: the run.
-        path: placement file.
-        routing: routing trace that it is measured on; None: the run's own.
-        folder: what ``moe price`` wrote, or None.
-        continued: what both continuations of the run sent, as recorded, or None.
-
-    Raises:
-        Refusal: a file is missing, malformed or of another run.
+    """Effect of the placement on the traffic and the load of the run, or of a routing trace.
+    `folder` holds the results of ``moe price``; `continued`: both continuations as recorded.
     """
     source = routing or run.routing
     placement, trace = Placement.read(path), RoutingTrace.read(source)

@@ -16,15 +16,7 @@ BASE = "task.base"
 
 
 def policy_part(files: RunFiles, policy: RunFiles) -> Part:
-    """How the reward rose, what that cost, and what is drawn before and after.
-
-    Args:
-        files: of the run that the policy began as.
-        policy: of the policy.
-
-    Raises:
-        Refusal: a file is missing or malformed, the run has no reward, or its base is another one.
-    """
+    """Rise of the reward, its costs, and samples before and after."""
     _check_base(files, policy)
     told = [record for record in policy.records if "reward" in record.values]
     if not told:

@@ -22,19 +22,13 @@ FOUND = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest:
-    """The files that a report is made of, and the page that it becomes; None: the report says nothing about that,
-    unless it is in the run's folder under the name in `FOUND`.
-
+    """Files of a report, and its page; None: the file of the run's folder by the name in `FOUND`, or nothing.
     Attributes:
-        run_dir: folder of the run.
-        memory: whether the memory of a rank is told, by formula.
+        memory: whether the memory of a rank is computed, by formula.
         quality: judgement that ``sample --quality`` wrote.
         steps: grids of times that ``steps`` wrote for the run.
         drawing: folder with collectives.jsonl of ``sample --trace`` and formula.jsonl of ``trace --sampling``.
-        restored: folder that ``restore`` wrote.
-        edited: folder that ``edit`` wrote.
-        policy: a run that goes on from this one and learns from a reward.
-        placement: placement file.
+        policy: a run that continues this one and learns from a reward.
         routing: routing trace that the placement is measured on; None: the run's own.
         unplaced_run: a continuation of the run without the placement; None: the run itself.
         placed_run: a continuation of the run under the placement.
@@ -44,7 +38,6 @@ class ReportRequest:
         other_simulation: folder that netsim wrote for other traffic, which the page says.
         comparison: folder that ``compare`` wrote.
         routing_study: file of a study of hop costs in the router.
-        out: the page; None: report.html in the run's folder.
     """
 
     run_dir: Path

@@ -12,17 +12,7 @@ _PLACEMENTS = {False: "contiguous", True: "placed"}
 
 
 def routing_study_section(path: Path) -> Section:
-    """The section of a page about a study.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The trade-off as a picture, and its figures.
-
-    Raises:
-        Refusal: the file is missing or malformed.
-    """
+    """The section of a page about a study: the trade-off as a picture, and its figures."""
     study = RoutingStudy.read(path)
     free = {placed: study.free_strength(placed) for placed in _PLACEMENTS}
     title = f"Free hop cost of the router: {free[False]:g} with experts by number, {free[True]:g} with experts placed"

@@ -16,14 +16,7 @@ _FULL_WIDTH = 11.0
 
 @dataclass(frozen=True)
 class Point:
-    """A setting of the router.
-
-    Attributes:
-        label: beside the point, may be empty.
-        x: mean MB between ranks in a step.
-        y: mean held-out loss.
-        seeds: the same two of each seed.
-    """
+    """A setting of the router: mean MB between ranks in a step (x), mean held-out loss (y), the same of each seed."""
 
     label: str
     x: float
@@ -33,13 +26,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """The settings under one placement.
-
-    Attributes:
-        points: by rising hop cost.
-        marked: the largest hop cost that costs nothing measurable, by its place, or None.
-        rival: the other router.
-    """
+    """The settings under one placement by rising hop cost; `marked` is the place of the largest free one."""
 
     points: Sequence[Point]
     marked: int | None
@@ -48,14 +35,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One data set.
-
-    Attributes:
-        title: above the axes.
-        contiguous: runs with the experts by number.
-        placed: runs with the experts placed.
-        band: losses that differ from those without hop cost by chance alone.
-    """
+    """One data set; `band` has losses that differ from those without hop cost by chance alone."""
 
     title: str
     contiguous: Curve
@@ -64,14 +44,6 @@ class Panel:
 
 
 def routing_study_figure(panels: Sequence[Panel]) -> str:
-    """Draws held-out loss against bytes between ranks, for each data set.
-
-    Args:
-        panels: at least one.
-
-    Returns:
-        SVG markup.
-    """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_FULL_WIDTH, 4.8), layout="constrained")
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -31,8 +31,6 @@ class StudiedRun(_Record):
     Attributes:
         strength: hop cost of the sparse-OT router in standard deviations of the logits; None: the rival router.
         placed: whether the experts were placed; False: contiguous.
-        seed: of the run.
-        held_out_loss: after the last step, with the averaged weights.
         cross_rank_bytes: bytes that left their rank for experts and routers in a step, mean of the recorded steps.
     """
 
@@ -44,17 +42,7 @@ class StudiedRun(_Record):
 
 
 class Experiment(_Record):
-    """All trainings on one data set.
-
-    Attributes:
-        name: of the data set.
-        config: configuration that the runs began from.
-        dispatch: dispatch mode of the runs.
-        steps: optimiser steps of a run.
-        ranks: that share the experts.
-        rival: what the rival router is.
-        runs: every strength, and the rival, with every seed, placed and not.
-    """
+    """All trainings on one data set: every strength, and the rival router, with every seed, placed and not."""
 
     name: _Name
     config: _Name
@@ -118,12 +106,7 @@ class Experiment(_Record):
 
 
 class RoutingStudy(_Record):
-    """The whole file.
-
-    Attributes:
-        format: name and version of the format.
-        experiments: one for each data set.
-    """
+    """The whole file."""
 
     format: Literal["flowfabric.routing_study/1"]
     experiments: tuple[Experiment, ...]
@@ -136,11 +119,7 @@ class RoutingStudy(_Record):
 
     @classmethod
     def read(cls, path: Path) -> "RoutingStudy":
-        """Reads a file.
-
-        Raises:
-            Refusal: the file is missing or malformed.
-        """
+        """Reads a file."""
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -154,11 +133,7 @@ class RoutingStudy(_Record):
             raise Refusal(path, found.field, found.problem, found.remedy or _REMEDY) from error
 
     def free_strength(self, placed: bool) -> float:
-        """The largest strength that costs nothing measurable on any data set, nor does any smaller one.
-
-        Args:
-            placed: whether the experts are placed.
-        """
+        """The largest strength that costs nothing measurable on any data set, nor does any smaller one."""
         free = 0.0
         for strength in sorted({strength for one in self.experiments for strength in one.strengths}):
             if not all(one.is_free(strength, placed) for one in self.experiments if strength in one.strengths):

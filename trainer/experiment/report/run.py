@@ -30,17 +30,7 @@ from trainer.experiment.report.training import migration_part, training_part
 
 
 def run(request: ReportRequest) -> int:
-    """Writes the page and prints its summary.
-
-    Args:
-        request: what the report is made of.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: an input is missing, malformed or of another run.
-    """
+    """Writes the page and prints its summary."""
     out = request.page
     parts = _parts_with(request, request.found())
     found = "; ".join(part.finding for part in parts if part.finding)

@@ -21,18 +21,9 @@ _PLACED = ("moe.placement", "moe.migration")
 
 
 class RunFiles:
-    """A run's folder, and what identifies the run.
-
-    Attributes:
-        folder: the run's folder.
-    """
+    """A run's folder, and what identifies the run."""
 
     def __init__(self, folder: Path) -> None:
-        """Looks at nothing yet.
-
-        Args:
-            folder: the run's folder.
-        """
         self.folder = folder
 
     @property
@@ -47,11 +38,7 @@ class RunFiles:
 
     @cached_property
     def records(self) -> list[Record]:
-        """The lines of metrics.jsonl.
-
-        Raises:
-            Refusal: it is missing or malformed, or holds no loss.
-        """
+        """The lines of metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
         records = read_metrics(path)
         if not records:
@@ -63,11 +50,7 @@ class RunFiles:
 
     @cached_property
     def config(self) -> RunConfig:
-        """The run's configuration.
-
-        Raises:
-            Refusal: config.yaml is missing or malformed.
-        """
+        """The run's configuration."""
         return load_run(self.folder)
 
     @cached_property
@@ -88,11 +71,7 @@ class RunFiles:
         return recorded | present
 
     def check_simulation(self, path: Path, simulation: Simulation) -> None:
-        """Refuses a simulation of another run's traffic.
-
-        Raises:
-            Refusal: a trace that was simulated is not the run's, nor a replay or formula of it.
-        """
+        """Refuses a simulation of another run's traffic."""
         remedy = f"simulate {self.trace} or a replay of it, or give the folder as --other-simulation"
         if not simulation.traces:
             raise Refusal(path, "traces", f"is missing: it is not known to be the traffic of {self.folder}", remedy)
@@ -103,26 +82,14 @@ class RunFiles:
                 raise Refusal(path, field, f"is not that of {self.folder} ({shown(trace.config_sha256)})", remedy)
 
     def check_routing(self, path: Path, routing: RoutingTrace) -> None:
-        """Refuses a routing trace of another run, as far as it names its own.
-
-        Raises:
-            Refusal: it names the configuration of another run.
-        """
+        """Refuses a routing trace that names the configuration of another run."""
         named = routing.header.config_sha256
         if named is not None and self.digests and named not in self.digests:
             problem = f"is not that of {self.folder} ({shown(named)})"
             raise Refusal(path, "header.config_sha256", problem, "give the routing trace of this run")
 
     def check_continuation(self, other: "RunFiles", *, placed: bool) -> None:
-        """Refuses a run that is no continuation of the same training.
-
-        Args:
-            other: a continuation of this run, or one beside it.
-            placed: whether it may have its experts elsewhere.
-
-        Raises:
-            Refusal: its configuration differs in what is learned or how.
-        """
+        """Refuses a run that is no continuation of the same training; `placed`: it may have its experts elsewhere."""
         if not all((run.folder / "config.yaml").exists() for run in (self, other)):
             return
         free = (*_LATER, *(_PLACED if placed else ()))
@@ -139,19 +106,8 @@ class RunFiles:
 
 
 def forked(one: RunFiles, other: RunFiles) -> list[int]:
-    """Steps that both runs took after they parted.
-
+    """Steps, ascending, that both runs logged after they parted.
     A shared history is copied with its clock, so it ends with the first record whose figures, times included, differ.
-
-    Args:
-        one: a run.
-        other: a run that has the same history.
-
-    Returns:
-        The steps that both logged on their own, ascending.
-
-    Raises:
-        Refusal: there are none.
     """
     ours, theirs = ({record.step: record.values for record in run.records} for run in (one, other))
     common = sorted(ours.keys() & theirs.keys())

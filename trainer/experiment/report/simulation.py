@@ -137,17 +137,7 @@ class Simulation(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> "Simulation":
-        """Reads the folder that ``python -m netsim compare --out`` wrote.
-
-        Args:
-            folder: holds results.json and, where it was written, collectives.csv.
-
-        Returns:
-            The runs and their collectives.
-
-        Raises:
-            Refusal: results.json is missing, or a file is malformed.
-        """
+        """Reads the folder that ``python -m netsim compare --out`` wrote."""
         path = folder / "results.json"
         try:
             document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_no_number)
@@ -197,7 +187,6 @@ class Simulation(BaseModel):
 
     def phase_times_ns(self, transport: str) -> dict[str, float]:
         """Time of each phase of all steps, ns, mean over the seeds of a transport; empty where the folder has none.
-
         A collective takes from the end of the one before it to its own end, with the compute in between, so that the
         phases add up to the end of the last collective.
         """
@@ -221,10 +210,8 @@ class Simulation(BaseModel):
         return [one for one in self.collectives if (one.transport, one.seed) == (run.transport, run.seed)]
 
     def behind(self, transport: str, other: str, op: str) -> float | None:
-        """How much longer a transport spends in an operation than another, as a part of the other's time.
-
-        Returns:
-            0.1 for ten percent longer; None where the folder does not tell, or the other spends no time in it.
+        """Excess time of a transport in an operation in parts of another's: 0.1 for ten percent longer; None if
+        unknown.
         """
         least = self.mean_time_ns(other, op)
         return self.mean_time_ns(transport, op) / least - 1 if least else None

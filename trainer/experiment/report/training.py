@@ -13,15 +13,7 @@ from trainer.observe.metrics import Record
 
 
 def training_part(run: RunFiles, quality: Path | None) -> Part:
-    """What the run learned.
-
-    Args:
-        run: the run.
-        quality: judgement of its samples, or None.
-
-    Raises:
-        Refusal: a file is missing or malformed.
-    """
+    """Results of the training, with a judgement of its samples if there is one."""
     records = run.records
     last = records[-1]
     held_out = [record for record in records if "held_out_loss" in record.values]
@@ -61,11 +53,7 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
 
 
 def migration_part(run: RunFiles) -> Part:
-    """The experts that live migration moved in the run; empty where there was none.
-
-    Args:
-        run: the run.
-    """
+    """The experts that live migration moved in the run; empty if none."""
     known = [record for record in run.records if "migration_version" in record.values]
     if not known:
         return Part()

@@ -30,14 +30,8 @@ READ_BYTES = 1_000_000_000
 
 
 def describe_run(config: RunConfig, world_size: int) -> None:
-    """Checks a run and prints its layout, parameters, memory, what a step sends and which exports it allows.
-
-    Args:
-        config: the run.
-        world_size: its ranks.
-
-    Raises:
-        ValueError: every objection to it; nothing has been printed.
+    """Checks a run and prints its layout, parameters, memory, collectives of a step and possible exports.
+    Raises ValueError with every objection before anything is printed.
     """
     checked = settled_whole(examined(config, world_size, read_bytes=READ_BYTES))
     config, layout = checked.config, checked.layout
@@ -74,12 +68,7 @@ def describe_run(config: RunConfig, world_size: int) -> None:
 
 
 def print_details(config: RunConfig, world_size: int) -> None:
-    """Prints the resolved configuration of a run that has been checked, and the collectives of a step.
-
-    Args:
-        config: the run.
-        world_size: its ranks.
-    """
+    """Prints the resolved configuration of a run that has been checked, and the collectives of a step."""
     checked = preflight(config, world_size)
     console = Terminal(highlight=False)
     console.rule()
@@ -89,16 +78,7 @@ def print_details(config: RunConfig, world_size: int) -> None:
 
 
 def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
-    """Prints the cheapest settings with which a rank fits into a memory.
-
-    Args:
-        config: the run.
-        world_size: its ranks.
-        limit: bytes of a rank.
-
-    Raises:
-        ValueError: nothing fits, or the memory of the run is not known.
-    """
+    """Prints the cheapest settings with which a rank fits into so many bytes."""
     layout = preflight(config, world_size, read_bytes=READ_BYTES).layout
     found = fit(config, layout, limit)
     peak = found.memory.peak

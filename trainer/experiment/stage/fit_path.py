@@ -16,11 +16,7 @@ from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to
 
 @dataclass(frozen=True)
 class FitPathStage(ConfiguredStage):
-    """A path that is fitted to the data of the runs that its configuration stands for.
-
-    Attributes:
-        settings: of the fit.
-    """
+    """A path that is fitted to the data of the runs that its configuration stands for."""
 
     verb = "fit-path"
     settings: dict[str, Any]
@@ -43,11 +39,7 @@ class FitPathStage(ConfiguredStage):
         return self.table.exists()
 
     def request(self) -> FitRequest:
-        """How the path is fitted.
-
-        Raises:
-            Refusal: it is wrong.
-        """
+        """How the path is fitted."""
         return self._validated(FitRequest, self.settings)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:

@@ -48,11 +48,7 @@ class MeasureStage(TaughtStage):
         return None if run is None else Path(str(run))
 
     def request(self) -> MeasureRequest:
-        """What is asked for.
-
-        Raises:
-            Refusal: it is wrong.
-        """
+        """What is asked for."""
         return self._validated(MeasureRequest, self.document)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks may wait

@@ -54,11 +54,7 @@ class PairsStage(TaughtStage):
         return self.request().run
 
     def request(self) -> PairsRequest:
-        """What is asked of the teacher.
-
-        Raises:
-            Refusal: it is wrong.
-        """
+        """What is asked of the teacher."""
         return self._validated(PairsRequest, self.document)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks draws pairs

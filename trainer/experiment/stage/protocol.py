@@ -20,25 +20,14 @@ R = TypeVar("R", bound=BaseModel)
 
 
 class Cost(NamedTuple):
-    """What a stage spends of a budget.
-
-    Attributes:
-        steps: optimiser steps.
-        pairs: that a teacher draws.
-    """
+    """Cost of a stage: optimiser steps, and pairs that a teacher draws."""
 
     steps: int = 0
     pairs: int = 0
 
 
 class Provenance(NamedTuple):
-    """What a finished stage was made by, and what decides its results as it is asked for now.
-
-    Attributes:
-        path: the file that holds the former.
-        made: settings and digests by nested keys.
-        now: the same of today's configuration.
-    """
+    """Settings and digests by nested keys that a finished stage was made by, and those of today's configuration."""
 
     path: Path
     made: Mapping[str, Any]
@@ -198,10 +187,8 @@ class ConfiguredStage(Stage):
     """A stage whose document is the sections of a configuration."""
 
     def config(self) -> RunConfig:
-        """The sections, validated.
-
-        Raises:
-            Refusal: they are wrong, or, if nothing else is wrong, what they read is not there yet.
+        """The sections, validated; if nothing else is wrong, files may be missing that a stage before has not written
+        yet.
         """
         try:
             return validated(self.path, self.document)

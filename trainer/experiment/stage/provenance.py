@@ -8,15 +8,7 @@ from trainer.experiment.stage.protocol import Stage
 
 
 def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
-    """Refuses a finished stage that was made by other settings than those of now.
-
-    Args:
-        stage: a finished one.
-        stages: all stages of the file, in their order.
-
-    Raises:
-        Refusal: a setting differs, a stage that it has read from is no longer finished, or its record cannot be read.
-    """
+    """Refuses a finished stage that was made by other settings than those of now."""
     remedy = f"give another run.dir, or delete {stage.folder} and the folders of the stages that read from it"
     for read in stage.awaited(stages):
         problem = f"is finished, and stage {read.name}, from which it was made, is not"
@@ -31,15 +23,7 @@ def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
 
 
 def check_read(stage: Stage, stages: Sequence[Stage]) -> None:
-    """Refuses a stage that reads from a finished one which was made by other settings than those of now.
-
-    Args:
-        stage: one that is run alone.
-        stages: all stages of the file, in their order.
-
-    Raises:
-        Refusal: as :func:`check_provenance`.
-    """
+    """Refuses a stage, run alone, that reads from a finished one which was made by other settings."""
     for read in stage.read_from(stages):
         check_read(read, stages)
         if read.finished:

@@ -15,33 +15,15 @@ from trainer.experiment.stage.train import TrainStage
 
 
 def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
-    """Reads a configuration with or without stages.
-
-    Args:
-        path: YAML file.
-        overrides: ``dotted.key=value``; ``stages.NAME.key=value`` changes one stage, whose own settings win.
-
-    Returns:
-        The stages in their order; one without a name if the file has none.
-
-    Raises:
-        Refusal: the file is malformed, a stage has no name or nothing to do, or an override names no stage.
+    """Reads the stages of a configuration in their order; one without a name if the file has none.
+    ``stages.NAME.key=value`` changes one stage, whose own settings win.
     """
     path = Path(path)
     return stages_of(path, read_document(path), overrides)
 
 
 def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = ()) -> list[Stage]:
-    """The stages that the sections of a file make.
-
-    Args:
-        path: of the file, for what is said of it.
-        document: its sections; changed by the overrides.
-        overrides: as for :func:`load_stages`.
-
-    Raises:
-        Refusal: as :func:`load_stages`.
-    """
+    """The stages of the sections of a file; the overrides change `document` in place."""
     listed = document.pop("stages", None)
     addressed = [override for override in overrides if override.startswith("stages.")]
     for override in overrides:
@@ -69,11 +51,7 @@ def stages_of(path: Path, document: dict[str, Any], overrides: Sequence[str] = (
 
 
 def chosen(stages: Sequence[Stage], name: str | None) -> Stage:
-    """One of the stages by its name; the only one of a configuration without stages.
-
-    Raises:
-        ValueError: there is no such stage.
-    """
+    """One of the stages by its name; the only one of a configuration without stages."""
     for stage in stages:
         if stage.name == (name or ""):
             return stage

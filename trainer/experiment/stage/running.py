@@ -18,15 +18,7 @@ from trainer.experiment.stage.provenance import check_provenance
 
 
 def check_stages(stages: Sequence[Stage], world_size: int) -> None:
-    """Refuses stages that cannot be run, as far as can be told before those that they read from are finished.
-
-    Args:
-        stages: from :func:`trainer.experiment.stage.load_stages`.
-        world_size: ranks that run them.
-
-    Raises:
-        ValueError: a stage is wrong, its folder cannot be written, or it is finished and was made by other settings.
-    """
+    """Refuses stages that cannot be run, as far as is known before those that they read from are finished."""
     refuse(*of_stages(stages, world_size))
 
 
@@ -47,19 +39,8 @@ def _of_provenance(stage: Stage, stages: Sequence[Stage]) -> Objections:
 
 def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], launch: Launch) -> int:
     """Runs the stages that are not finished, each as a process of its own on every rank.
-
-    Args:
-        stages: from :func:`trainer.experiment.stage.load_stages`.
-        path: the configuration file.
-        overrides: as they were given.
-        launch: what the launcher said.
-
-    Returns:
-        0 if all are done, otherwise the exit code of the first that was not: 75 if it was told to stop.
-
-    Raises:
-        ValueError: a stage is wrong; as far as can be told before those that it reads from are finished, no stage
-            has then begun.
+    0, or the exit code of the first that failed: 75 if stopped. A wrong stage is refused before any has begun, as far
+    as is known before those that it reads from are finished.
     """
     check_stages(stages, launch.world_size)
     with Supervisor().listening() as supervisor:
@@ -80,17 +61,7 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
 
 
 def run_stage(supervisor: Supervisor, arguments: Sequence[str], name: str) -> int:
-    """Runs one stage as a process of its own.
-
-    Args:
-        supervisor: starts it.
-        arguments: of the train verb, without the stage.
-        name: of the stage.
-
-    Returns:
-        Its exit code; 75 also if this was told to stop before the stage began, 128 + the number of the signal if the
-        stage was told so before it had anything to save.
-    """
+    """Runs one stage as a process of its own and returns its exit code."""
     command = [sys.executable, "-m", "trainer", "train", *arguments, "--stage", name, *options()]
     try:
         code = supervisor.run(command, {**os.environ, STAGE: name})

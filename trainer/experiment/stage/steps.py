@@ -58,11 +58,7 @@ class StepsStage(TaughtStage):
         return self.request().run
 
     def request(self) -> StepsRequest:
-        """What is asked of the search.
-
-        Raises:
-            Refusal: it is wrong.
-        """
+        """What is asked of the search."""
         return self._validated(StepsRequest, self.document)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks may wait

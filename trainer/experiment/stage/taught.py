@@ -14,16 +14,8 @@ class TaughtStage(Stage):
     """A stage that asks the network of an earlier stage, or of a run that is there already."""
 
     def _check_teacher(self, stages: Sequence[Stage]) -> RunConfig | None:
-        """Refuses a teacher that nobody trains.
-
-        Args:
-            stages: all stages of the file, in their order.
-
-        Returns:
-            The configuration of the stage that trains it; None: another file does, or that stage waits for others.
-
-        Raises:
-            Refusal: neither an earlier stage nor a run that is there already is the teacher.
+        """The configuration of the stage that trains the teacher; None: another file does, or that stage waits for
+        others.
         """
         teacher = self.teacher
         assert teacher is not None

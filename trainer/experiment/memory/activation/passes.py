@@ -27,13 +27,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def record(config: RunConfig, layout: Layout, micro_batch: int) -> Recording:
-    """Runs a micro batch forward and backward without values.
-
-    Args:
-        config: the run.
-        layout: how its ranks share the network.
-        micro_batch: examples.
-    """
+    """Runs a micro batch forward and backward without values."""
     task = trainer.task.build(_alone(config))
     shared = config.moe is not None or layout.tensor_parallel > 1
     with ranks_of(layout) if shared else nullcontext():

@@ -21,11 +21,7 @@ _MOST_KNOWN = 2**20
 
 @contextmanager
 def ranks_of(layout: Layout) -> Iterator[None]:
-    """While entered, this process is the first rank of a layout, and what it sends reaches nobody.
-
-    Args:
-        layout: whose process groups there are.
-    """
+    """also if stopped before the stage began, 128 + the number of the signal if the stage had nothing to save yet."""
     from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -45,8 +41,7 @@ def ranks_of(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def even_routing(choices: int, copies: int) -> Iterator[None]:
-    """While entered, tokens without values are spread evenly over experts wherever the host asks for numbers.
-
+    """While entered, tokens without values are spread evenly over experts wherever the host reads numbers.
     Args:
         choices: of the tokens of a rank in a layer.
         copies: of those tokens, one for each rank that holds any of a token's experts.

@@ -18,12 +18,7 @@ Place = int | Literal["before", "after"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A storage grows, or is given back.
-
-    Attributes:
-        storage: number of the storage.
-        size: bytes by which it grows; below zero where it is given back.
-    """
+    """A storage grows by so many bytes; below zero where it is given back."""
 
     storage: int
     size: int
@@ -31,8 +26,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that engines act upon.
-
+    """An event that engines act upon.
     Attributes:
         kind: a module starts ("enter") or ends ("leave") its part of a pass, or the gradient of a parameter is there
             ("gradient").
@@ -54,14 +48,7 @@ Event = Change | Moment
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A parameter of a rank's network.
-
-    Attributes:
-        shape: on this rank.
-        place: block that it belongs to; "before" for none.
-        is_expert: whether it is a stack of experts.
-        name: in the network; of experts, without their numbers.
-    """
+    """A parameter of a rank's network in its shape there; place "before" for none; names of experts without numbers."""
 
     shape: tuple[int, ...]
     place: Place
@@ -79,7 +66,6 @@ class Recording:
     """What happens in a micro batch, in order.
 
     Attributes:
-        parameters: of the network, in its order.
         drawn: bytes of what the loss is computed from, which are held before the pass and after it.
         forward: until the loss is there.
         backward: until the last gradient.
@@ -97,12 +83,6 @@ class Recorder:
     """Records a pass while it is entered; see :func:`trainer.experiment.memory.activation.passes.record`."""
 
     def __init__(self, network: nn.Module, blocks: nn.ModuleList) -> None:
-        """Prepares the hooks.
-
-        Args:
-            network: of tensors without values.
-            blocks: its blocks in order.
-        """
         self.events: list[Event] = []
         self.kinds: dict[int, str] = {}
         self.kind: str | None = None

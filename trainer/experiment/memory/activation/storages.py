@@ -13,21 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 class Storages(TorchDispatchMode):
     """Follows the memory of every tensor that an operation makes while the mode is entered, until it is given back.
-
     Operations are seen as PyTorch dispatches them: what a kernel needs inside itself is not, nor what other threads
     make. The memory is followed by weak references to the storages, so that nothing is kept alive. It works alike on
     real tensors and under a `FakeTensorMode` that is entered before.
-
-    Attributes:
-        live: bytes of each storage that is held, by its number.
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
-        """Follows nothing yet.
-
-        Args:
-            changed: called with the number of a storage and by how many bytes it has grown; below zero where it was
-                given back.
+        """Calls `changed` with a storage's number and the bytes by which it has grown; below zero where it was given
+        back.
         """
         super().__init__()
         self.live: dict[int, int] = {}
@@ -65,11 +58,7 @@ class Storages(TorchDispatchMode):
         return result
 
     def see(self, tensors: Any) -> None:
-        """Follows tensors that exist already.
-
-        Args:
-            tensors: any nest of them.
-        """
+        """Follows tensors that exist already, in any nest."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, DTensor):
                 self.see(tensor.to_local())

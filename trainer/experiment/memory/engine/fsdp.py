@@ -16,12 +16,7 @@ Shapes = Sequence[tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Unit:
-    """Parameters that are gathered together: those of a block, or those of none.
-
-    Attributes:
-        shapes: of the parameters.
-        num_ranks: that share them, each some rows.
-    """
+    """Parameters that are gathered together: those of a block, or those of none."""
 
     shapes: Shapes
     num_ranks: int
@@ -39,10 +34,8 @@ class Unit:
 
 @dataclass(kw_only=True)
 class FSDPMemory:
-    """Blocks that are gathered and reduced one by one; see the protocol's EngineMemory.
-
-    Args:
-        blocks: their parameters.
+    """Blocks that are gathered and reduced one by one.
+    Attributes:
         root: the parameters that belong to no block.
         element_bytes: of a gathered parameter and of its gradient before the ranks' are summed up.
         reshard_after_forward: whether blocks let go of their parameters after their forward pass.

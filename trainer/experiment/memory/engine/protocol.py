@@ -22,24 +22,14 @@ to their experts; and what engines gather, reduce and copy."""
 
 
 class Growth(NamedTuple):
-    """A part of the memory grows.
-
-    Attributes:
-        part: which.
-        size: bytes; below zero where they are given back.
-    """
+    """A part of the memory grows by so many bytes; below zero where they are given back."""
 
     part: Part
     size: int
 
 
 class Micro(NamedTuple):
-    """A micro batch of an optimiser step.
-
-    Attributes:
-        first: whether it is the first of the step.
-        last: whether it is the last, whose backward pass averages the gradients.
-    """
+    """Place of a micro batch in an optimiser step; the backward pass of the last one averages the gradients."""
 
     first: bool
     last: bool

@@ -23,12 +23,7 @@ STAGE_0_ELEMENTS = 500_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Partition:
-    """How the parameters of an optimiser group lie in a flat buffer that ranks share.
-
-    Args:
-        group: the parameters.
-        num_ranks: that share the buffer.
-    """
+    """Places of the parameters of an optimiser group in a flat buffer that ranks share."""
 
     group: ParameterGroup
     num_ranks: int
@@ -62,9 +57,8 @@ class Partition:
 
 @dataclass(kw_only=True)
 class ZeroMemory:
-    """Gradients in buckets, and an optimiser on the elements of a rank; see the protocol's EngineMemory.
-
-    Args:
+    """Gradients in buckets, and an optimiser on the elements of a rank.
+    Attributes:
         stage: 0, 1 or 2.
         partitions: of the optimiser's parameter groups; those of experts are over the ranks that hold copies.
         ranks: number of this rank among those that share each partition.

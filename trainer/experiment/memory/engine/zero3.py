@@ -18,13 +18,8 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 
 @dataclass
 class _Gathering:
-    """Parameters that arrive in one buffer.
-
-    Attributes:
-        numbers: of the parameters.
-        size: bytes of the buffer.
-        waiting: those whose module has not yet started.
-        arrived: whether they have been copied out of it.
+    """Parameters that arrive in one buffer: those whose module has not started are waiting; `arrived`: they are copied
+    out.
     """
 
     numbers: list[int]
@@ -35,12 +30,10 @@ class _Gathering:
 
 @dataclass(kw_only=True)
 class Zero3Memory:
-    """Parameters that are gathered before modules compute, and gradients in a bucket; see the protocol's EngineMemory.
-
-    Args:
+    """Parameters that are gathered before modules compute, and gradients in a bucket.
+    Attributes:
         sizes: elements of each parameter in the order of the network.
         events: of a pass forward and back, which the order of the modules is taken from.
-        num_ranks: that share each parameter.
         element_bytes: of a parameter and its gradient.
         sum_bytes: of an element of the gradients of several micro batches.
         bucket_elements: of one gradient reduction, in float32, and of one gathering ahead.
