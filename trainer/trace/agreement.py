@@ -29,12 +29,10 @@ Channel = tuple[str, int, int, int]
 
 @dataclass
 class _Group:
-    """What the ranks of a group told so far.
-
+    """Statements of the ranks of a group so far.
     Attributes:
-        ranks: its members.
         counts: operations of each member that was heard.
-        story: a number for what all members must tell alike of each operation; empty once all were heard.
+        story: a number for what all members must state alike of each operation; empty once all were heard.
         balance: of each operation, what members gave minus what others say they got; 0 in the end.
         differs: first operation that cannot be.
     """
@@ -70,23 +68,13 @@ class Agreement:
     """
 
     def __init__(self, groups: Mapping[str, Ranks]) -> None:
-        """Has heard nothing.
-
-        Args:
-            groups: name to global ranks; the records name the same groups.
-        """
         self._groups = {name: _Group(ranks) for name, ranks in groups.items()}
         self._foreign: tuple[int, int] | None = None
         self._one_sided: dict[Channel, Codes] = {}
         self._at_odds: list[Channel] = []
 
     def hear(self, rank: int, columns: Columns) -> None:
-        """Takes note of all that a rank recorded.
-
-        Args:
-            rank: which; ranks come in ascending order.
-            columns: its records.
-        """
+        """Takes the records of a rank; ranks come in ascending order."""
         (foreign,) = np.nonzero(columns.rank != np.uint64(rank))
         if len(foreign) and self._foreign is None:
             self._foreign = rank, int(foreign[0])
@@ -118,15 +106,7 @@ class Agreement:
                 self._at_odds.append(channel)
 
     def refuse(self, paths: Sequence[Path], records_of: Callable[[int], Iterable[CollectiveRecord]]) -> None:
-        """Once every rank was heard, refuses what does not agree.
-
-        Args:
-            paths: file of each rank, for the message.
-            records_of: all records of a rank again, in its order and with the names of `groups`.
-
-        Raises:
-            Refusal: ranks disagree in number, kind or size of their operations.
-        """
+        """Once every rank was heard, refuses what does not agree; `records_of` gives all records of a rank again."""
         if self._foreign is not None:
             rank, place = self._foreign
             record = next(islice(records_of(rank), place, None))
@@ -149,8 +129,7 @@ def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
 
 
 def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int, first: bool) -> Codes:
-    """What a member gave to each operation minus what it says that it got, modulo 2^64.
-
+    """Bytes that a member gave to each operation minus those that it says it got, modulo 2^64.
     Of an all-to-all, each block counts times a number that belongs to its two ends, so that blocks cannot stand in for
     each other. Of the other operations the members got the same, which counts once.
     """

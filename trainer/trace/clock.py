@@ -129,10 +129,8 @@ class DeviceClock:
 
     @contextmanager
     def watching(self, joins: Joins) -> Iterator[None]:
-        """While entered, the stream that is in use at the beginning is that of the compute.
-
-        Args:
-            joins: sees it wait for another.
+        """While entered, the stream that is in use at the beginning is that of the compute; `joins` sees it wait for
+        another.
         """
         self._compute = self._runtime.current_stream()
 

@@ -24,7 +24,6 @@ _FACTOR, _SHIFT = 0x9E3779B97F4A7C15, 29  # 2^64 divided by the golden ratio, od
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Lists of sizes, one for each record; empty where a record has none.
-
     Attributes:
         starts: where in `sizes` each list begins, and the last one ends, [R + 1].
         sizes: bytes, [S].
@@ -53,13 +52,7 @@ class Splits:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Records in the order in which their rank issued them, [R] each; a null is :data:`NONE`.
-
-    Attributes:
-        rank, seq, step, micro, bytes_in, bytes_out, root, peer, tag: as in the record.
-        phase, op, group, dtype: codes of the words.
-        in_splits, out_splits: of all-to-alls.
-    """
+    """Records in the order in which their rank issued them, [R] each; a null is :data:`NONE`, words have codes."""
 
     rank: Codes
     seq: Codes
@@ -126,12 +119,7 @@ def stirred(codes: Codes) -> Codes:
 
 
 def mixed(first: Codes, *others: Codes) -> Codes:
-    """One number for each row of some columns; two rows share one in about 2^64 only if they are the same.
-
-    Args:
-        first: a column.
-        others: of the same length.
-    """
+    """One number for each row of some columns; two rows share one in about 2^64 only if they are the same."""
     codes = stirred(first)
     for column in others:
         codes = stirred(codes ^ column)

@@ -41,15 +41,6 @@ class DrawingTrace:
     """
 
     def __init__(self, folder: Path, config: RunConfig, layout: Layout, launch: Launch, model: Network) -> None:
-        """Prepares the recorders.
-
-        Args:
-            folder: for the traces.
-            config: the run that trained the network.
-            layout: how the ranks share it.
-            launch: what the launcher said.
-            model: the network, as the sampler calls it.
-        """
         self._folder, self._config, self._layout, self._launch, self._model = folder, config, layout, launch, model
         self._collectives = Recorder(
             rank_path(folder, launch.rank),
@@ -76,8 +67,7 @@ class DrawingTrace:
 
     def write(self) -> None:
         """Writes ``collectives.jsonl`` and, of a network with experts, ``routing.npz``; collective.
-
-        ``drawing.json`` beside them tells the folder from that of a run.
+        ``drawing.json`` beside them distinguishes the folder from that of a run.
         """
         self._collectives.write()
         if self._routing is not None:

@@ -6,17 +6,10 @@ Ranks = tuple[int, ...]
 
 
 def canonical_names(groups: Iterable[tuple[str, Ranks]]) -> dict[tuple[str, Ranks], str]:
-    """Give each (meaning, ranks) a name of its own.
-
+    """Names for (meaning, ranks), ordered by meaning, then ascending global ranks.
     A meaning that stands for one set of ranks keeps its name (data); one that stands for several is numbered in the
     order of their ranks (expert_0, expert_1, ...). Groups of different meaning stay apart even where their ranks are
     the same; groups of the same meaning and ranks are one.
-
-    Args:
-        groups: meaning and ascending global ranks, in any order, repeated or not.
-
-    Returns:
-        (meaning, ranks) to name, ordered by meaning, then ranks.
     """
     by_meaning: dict[str, set[Ranks]] = {}
     for meaning, ranks in groups:

@@ -45,16 +45,8 @@ class Odd(Exception):  # noqa: N818  it may be right
 
 
 def parse(block: bytes, header: TraceHeader, rank: int, last: int) -> Columns:
-    """Reads lines, and checks in them all that :func:`moe.collective_trace.read` checks.
-
-    Args:
-        block: whole lines behind the header.
-        header: of the file.
-        rank: whose file it is.
-        last: `seq` of the record before; -1: there is none.
-
-    Raises:
-        Odd: the lines are wrong or merely unusual.
+    """Reads whole lines behind the header, and checks in them all that :func:`moe.collective_trace.read` checks.
+    Raises Odd if the lines are wrong or merely unusual. `last` is the `seq` of the record before, -1 if absent.
     """
     text = _Text(block)
     numbers = {key: text.number(key, nullable=key in _NULLABLE) for key in _INTEGERS}

@@ -21,21 +21,9 @@ _GROUP = re.compile(rb'(?<="group":)"(?:[^"\\]|\\.)*"')
 
 
 def merge(folder: Path, world_size: int) -> bool:
-    """Merge `folder`'s rank files into `folder/collectives.jsonl`, in the order of ranks, then of their records.
-
+    """Merges the ranks' files into ``collectives.jsonl``, in the order of ranks, then of their records.
     A group's members must have issued the same operations with sizes that fit, and every send needs its recv. One rank
-    is in memory at a time.
-
-    Args:
-        folder: where the ranks wrote their files.
-        world_size: number of ranks that recorded.
-
-    Returns:
-        Whether the trace is steady: two or more consecutive steps were recorded, and each rank issued the same
-        operations in all of them, see :func:`trainer.trace.steadiness.is_steady`.
-
-    Raises:
-        Refusal: a file is missing or malformed, or the ranks disagree; names the file, rank, seq and field.
+    is in memory at a time. True if the trace is steady (`is_steady`).
     """
     paths = [rank_path(folder, rank) for rank in range(world_size)]
     headers = [read_header(path) for path in paths]
@@ -61,16 +49,7 @@ def merge(folder: Path, world_size: int) -> bool:
 
 
 def check(paths: Sequence[Path], groups: Mapping[str, Ranks], records: Sequence[Sequence[CollectiveRecord]]) -> None:
-    """Refuse records that cannot have come from one run.
-
-    Args:
-        paths: file of each rank, for the message.
-        groups: name to global ranks.
-        records: by rank, in the rank's order.
-
-    Raises:
-        Refusal: ranks disagree in number, kind or size of their operations.
-    """
+    """Refuses records, by rank and in its order, that cannot have come from one run."""
     agreement = Agreement(groups)
     for rank, of_rank in enumerate(records):
         agreement.hear(rank, Columns.of(of_rank))

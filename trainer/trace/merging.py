@@ -27,12 +27,7 @@ class Merging:
     """
 
     def __init__(self, folder: Path, *, routing: bool) -> None:
-        """Starts, and returns at once.
-
-        Args:
-            folder: where the ranks wrote their files.
-            routing: whether they recorded the routing as well.
-        """
+        """Starts a process, and returns at once; `routing`: the ranks recorded the routing as well."""
         self._folder = folder
         _keep_former(folder)
         command = tethered([sys.executable, "-m", "trainer.trace.merging", str(folder), *["routing"] * routing])
@@ -46,16 +41,9 @@ class Merging:
         return cls(folder, routing=routing) if begun else None
 
     def finish(self, *, stopped: bool) -> None:
-        """Waits until it is done, and says what came of it.
-
-        Args:
-            stopped: the run was told to stop: a merge that is not done within :data:`PATIENCE_S` is left to the next
-                start of the run.
-
-        Raises:
-            Refusal: a file is missing or malformed, or the ranks disagree.
-            DiskFull: there is no space for the merged traces.
-            RuntimeError: the process ended early.
+        """Waits until it is done, and prints the result.
+        If the run is being stopped, a merge that is not done within :data:`PATIENCE_S` is left to its next start.
+        Raises Refusal if the files cannot be merged, DiskFull, and RuntimeError if the process ended early.
         """
         try:
             told, _ = self._process.communicate(timeout=PATIENCE_S)
@@ -106,10 +94,8 @@ def _keep_former(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Merges, and prints as JSON whether the trace is steady or why it was refused.
-
-    Args:
-        arguments: the folder, and the word routing if routing was recorded.
+    """Merges the folder (and ``routing``) of the arguments; prints as JSON whether the trace is steady or why it was
+    refused.
     """
     os.nice(NICENESS)  # the ranks compute meanwhile
     folder = Path(arguments[0])

@@ -49,9 +49,8 @@ _OPERATORS: dict[str, tuple[str, str | None, str | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as the trace tells it.
-
-    Args:
+    """One call as the trace has it.
+    Attributes:
         fields: op, dtype, bytes, splits, root, peer and tag of the record.
         group_name: torch's name of the process group.
         ranks: its global ranks, in group order.
@@ -67,16 +66,8 @@ class Call:
 
 
 def describe(operator: str, arguments: dict[str, Any], result: Any, rank: int) -> Call | None:
-    """Read one call to `operator` as a logical operation of the trace; None for operators without a process group.
-
-    Args:
-        operator: full name, such as c10d::allreduce_.
-        arguments: by the names of the operator's schema.
-        result: what the operator returned.
-        rank: global rank that issued it.
-
-    Raises:
-        ValueError: the trace has no word for the operator.
+    """The logical operation of a call, by its schema's argument names; None for operators without a process group.
+    Raises ValueError if the trace has no word for the operator (full name, such as c10d::allreduce_).
     """
     if not arguments.keys() & {"process_group", "group_name"}:
         return None

@@ -102,11 +102,8 @@ class Recorder:
                 self.path.unlink()
 
     def step(self, step: int, micro: int = 0) -> AbstractContextManager[None]:
-        """Record what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step.
-
-        Args:
-            step: optimiser step.
-            micro: number of the micro step, in the rank's or in the global batch; records count from the rank's first.
+        """Records what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step.
+        `micro` is the number in the rank's or in the global batch; records count from the rank's first.
         """
         return self._recording(step, micro) if step in self.steps else nullcontext()
 
@@ -188,12 +185,7 @@ class Recorder:
 
     @contextmanager
     def joining(self, stream: Hashable, reached: int) -> Iterator[None]:
-        """Inside, compute is made to wait for what was issued in a stream beside it.
-
-        Args:
-            stream: which.
-            reached: only for the first so many of all collectives of the step.
-        """
+        """Inside, compute waits for a stream beside it, for the first `reached` of all collectives of the step only."""
         awaited = [
             draft for draft in self._drafts[:reached] if draft.beside == stream and draft.record.wait_seq is None
         ]
@@ -238,10 +230,7 @@ class Recorder:
 @dataclass(slots=True)
 class _Draft:
     """A collective of the step that is being recorded.
-
     Attributes:
-        record: what is known of it, without its times.
-        issued: when.
         compute: since the collective before, from when to when.
         beside: the stream that it was issued in, if compute went on in another.
         unflagged: the call did not say whether it outlives itself.
@@ -261,12 +250,7 @@ class _Draft:
             self.record = replace(self.record, wait_seq=seq)
 
     def timed(self, clock: Clock, origin: Mark) -> CollectiveRecord:
-        """The finished record.
-
-        Args:
-            clock: has settled.
-            origin: when the first collective of the step was issued.
-        """
+        """The finished record, once the clock has settled; `origin` is when the step's first collective was issued."""
         return replace(
             self.record,
             gap_ns=sum(clock.between_ns(resumed, paused) for resumed, paused in self.compute),

@@ -35,17 +35,7 @@ class RoutingRecorder:
         micro_batch: int,
         training: bool = True,
     ) -> None:
-        """Prepares to record.
-
-        Args:
-            folder: the run's traces folder.
-            layers: the MoE layers, in the order of the network.
-            header: sizes and names of the trace.
-            steps: optimiser steps to record.
-            micro_batch: sequences of a micro batch.
-            training: the mode of the passes that are recorded. In a loss an objective may also ask, in evaluation mode,
-                what the network would draw.
-        """
+        """`training` is the mode of the recorded passes: in a loss an objective may also call in evaluation mode."""
         self._path = rank_path(folder, dist.get_rank())
         self._layers, self._header = layers, header
         self._steps, self._micro_batch = frozenset(steps), micro_batch
@@ -69,12 +59,7 @@ class RoutingRecorder:
 
     def step(self, step: int, micro: int) -> AbstractContextManager[None]:
         """Records the forward passes that run inside, if `step` is sampled; collective then, where tokens move.
-
-        The tokens of several passes follow one another.
-
-        Args:
-            step: optimiser step.
-            micro: number of the micro batch in the global batch.
+        The tokens of several passes follow one another. `micro` is the number of the micro batch in the global batch.
         """
         return self._recording(step, micro) if step in self._steps else nullcontext()
 
@@ -142,16 +127,7 @@ class SegmentRecorder(RoutingRecorder):
         micro_batch: int,
         tokens: int,
     ) -> None:
-        """Prepares to record.
-
-        Args:
-            folder: the run's traces folder.
-            network: whose blocks belong to segments; its second argument are times.
-            header: sizes and names of the trace; its experts are the segments.
-            steps: optimiser steps to record.
-            micro_batch: examples of a micro batch.
-            tokens: of an example.
-        """
+        """The network's second argument are times; the header's experts are the segments."""
         super().__init__(folder, (), header, steps=steps, micro_batch=micro_batch)
         self._network, self._tokens = network, tokens
 
@@ -170,15 +146,8 @@ class SegmentRecorder(RoutingRecorder):
 
 
 def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Turns a router's output into ids, the largest gate value first.
-
-    Args:
-        probs_TE: gate values, zero where not chosen.
-        routing_map_TE: bool, the chosen experts.
-        top_k: experts a token may visit.
-
-    Returns:
-        Expert ids [T, K], -1 where a choice was dropped, and their gate values float32 [T, K].
+    """Expert ids [T, K], largest gate first, -1 for dropped choices, and their float32 gate values, of a router's
+    output.
     """
     with torch.no_grad():
         gates_TK, ids_TK = probs_TE.float().masked_fill(~routing_map_TE, -1.0).topk(top_k, dim=1)
@@ -187,16 +156,7 @@ def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tup
 
 
 def at_home(ids_TK: Tensor, gates_TK: Tensor, residency: Residency) -> tuple[Tensor, Tensor]:
-    """Brings choices to the ranks where their tokens began; collective over the ranks that tokens move among.
-
-    Args:
-        ids_TK: expert ids of the tokens on this rank.
-        gates_TK: their gate values.
-        residency: which tokens those are.
-
-    Returns:
-        The same of this rank's own tokens, in their order.
-    """
+    """Ids and gates [T, K] on the ranks where their tokens began, in their order; collective where tokens move."""
     if residency.group is None or residency.group.size() == 1:
         return ids_TK, gates_TK
     everywhere: list[Any] = [None] * residency.group.size()

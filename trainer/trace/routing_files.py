@@ -19,15 +19,7 @@ def rank_path(folder: Path, rank: int) -> Path:
 
 
 def merge_routing(folder: Path, world_size: int) -> None:
-    """Joins the ranks' files to ``folder/routing.npz``, in the order of ranks; one of them is in memory at a time.
-
-    Args:
-        folder: where the ranks wrote their files.
-        world_size: number of ranks that recorded.
-
-    Raises:
-        Refusal: a file is missing or malformed, or has another header or other arrays than that of rank 0.
-    """
+    """Joins the ranks' files to ``routing.npz``, in the order of ranks; one of them is in memory at a time."""
     paths = [rank_path(folder, rank) for rank in range(world_size)]
     header, forms = _form(paths[0])
     for path in paths[1:]:

@@ -25,15 +25,7 @@ class TraceSession:
     """The recorders of a rank, and on rank 0 the merge of what all ranks recorded."""
 
     def __init__(self, config: RunConfig, layout: Layout, launch: Launch, engine: Engine, started: int) -> None:
-        """Prepares the recorders.
-
-        Args:
-            config: the run.
-            layout: how it is laid out.
-            launch: what the launcher said.
-            engine: whose module is recorded.
-            started: optimiser steps done; what was recorded after them is dropped.
-        """
+        """Prepares the recorders; records of steps after `started` are dropped."""
         self._folder = config.run.dir / "traces"
         self._steps = sorted({step for step in config.trace.steps if 1 <= step <= config.optim.steps})
         self._launch = launch
@@ -84,12 +76,8 @@ class TraceSession:
 
     @contextmanager
     def step(self, step: int, local: int, micro: int) -> Iterator[None]:
-        """Records what runs inside, if `step` is sampled.
-
-        Args:
-            step: optimiser step.
-            local: which of this rank's micro batches.
-            micro: its number in the global batch.
+        """Records what runs inside, if `step` is sampled; `micro` is the number in the global batch, `local` the
+        rank's.
         """
         if step not in self._steps:
             yield
@@ -102,20 +90,11 @@ class TraceSession:
             yield
 
     def drawing(self, step: int) -> AbstractContextManager[None]:
-        """Records what is drawn and collected before the first micro batch of a step; routers are not recorded.
-
-        Args:
-            step: optimiser step, the first of those that share it.
-        """
+        """Records drawing and collecting before the first micro batch of the step that begins a cycle; no routing."""
         return self._collectives.step(step, 0)
 
     def update(self, step: int, local: int) -> AbstractContextManager[None]:
-        """Records the optimiser's part of a step, after that of its last micro batch.
-
-        Args:
-            step: optimiser step.
-            local: the last of this rank's micro batches.
-        """
+        """Records the optimiser's part of a step, after that of its last micro batch `local`."""
         return self._collectives.step(step, local)
 
     def after(self, step: int) -> None:
@@ -132,27 +111,13 @@ class TraceSession:
             self._merging = Merging(self._folder, routing=self._routing is not None)
 
     def finish(self, *, stopped: bool = False) -> None:
-        """Waits at the end of the run until its traces are merged; on rank 0, the others have nothing to do.
-
-        Args:
-            stopped: the run was told to stop, and what takes longer is left to its next start.
-
-        Raises:
-            Refusal: the ranks' files cannot be merged.
-        """
+        """Waits until the traces are merged, on rank 0; a run that is stopped leaves long merges to its next start."""
         if self._merging is not None:
             self._merging.finish(stopped=stopped)
 
 
 def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False) -> RoutingHeader:
-    """What a routing trace says of the network with experts whose tokens it follows.
-
-    Args:
-        config: the run.
-        layout: how its ranks share the experts.
-        element_bytes: bytes of one element of a token.
-        evaluates: whether it follows passes in evaluation mode, where no router has a limit that dispatch could use.
-    """
+    """Header of a routing trace; passes in evaluation mode have no limit that dispatch could use."""
     assert config.moe is not None
     return RoutingHeader(
         num_experts=config.moe.num_experts,

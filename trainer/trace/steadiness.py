@@ -18,11 +18,6 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
     experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds. Where
     steps share what a task collects, only the first of them has rollouts: then cycles must be alike, of which more than
     one must have been begun.
-
-    Args:
-        steps: recorded steps, ascending.
-        columns: records of the rank.
-        groups: names of all groups.
     """
     if len(steps) < 2 or any(second != first + 1 for first, second in pairwise(steps)):
         return False

@@ -27,9 +27,6 @@ def without_formula(config: RunConfig) -> str | None:
     """Why no formula gives the collectives of what a task calls, with the remedy; None: one does.
 
     ZeRO 3 and FSDP send parameters and gradients around each call, so that their order depends on what is called.
-
-    Args:
-        config: the run.
     """
     calls = calls_of(config)
     if calls is None:
@@ -62,13 +59,7 @@ def without_formula(config: RunConfig) -> str | None:
 
 
 def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Collecting | None:
-    """The rollouts of a cycle; None: the task has none.
-
-    Args:
-        config: the run, whose :func:`without_formula` is None.
-        layout: how it is laid out.
-        work: whether calls say what is computed in them.
-    """
+    """The rollouts of a cycle, None if the task has none; :func:`without_formula` is None."""
     calls = [one for one in calls_of(config) or () if one.phase == "rollout"]
     if not calls:
         return None
@@ -80,13 +71,7 @@ def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Coll
 
 
 def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[LossCall, ...]:
-    """The calls of one loss.
-
-    Args:
-        config: the run, whose :func:`without_formula` is None.
-        layout: how it is laid out.
-        work: whether calls say what is computed in them.
-    """
+    """The calls of one loss; :func:`without_formula` is None."""
     calls = [one for one in calls_of(config) or () if one.phase == "learn"]
     passages = _passages(config, layout, calls)
     return tuple(
@@ -138,11 +123,7 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 
 
 def without_work(config: RunConfig) -> str | None:
-    """Why no formula gives what a task computes; None: one does.
-
-    Args:
-        config: the run.
-    """
+    """Why no formula gives what a task computes; None: one does."""
     task, kind = config.task, config.task.kind
     if any(one.phase == "rollout" and one.gradient for one in calls_of(config) or ()):
         return f"the gradients that {kind} takes in rollouts have no formula"

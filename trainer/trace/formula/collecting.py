@@ -15,8 +15,6 @@ class RolloutCall:
 
     Args:
         passage: what the layers send in one of them.
-        count: how many.
-        gradient: whether a backward pass follows each.
         own: whether the network is the run's own, and not a frozen one.
         computation: what a rank computes in one of them; None: nobody asks.
     """
@@ -31,24 +29,15 @@ class RolloutCall:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collecting:
     """Calls in evaluation mode before the first micro step of a cycle.
-
     The run's own network is taken once, and given back behind the last call. What its engine sends for a call comes
     before the place that needs it. Blocks of a frozen network have no number in a trace.
-
-    Args:
-        calls: of one micro batch, in their order.
-        micro_batches: of a rank in all steps of the cycle.
     """
 
     calls: tuple[RolloutCall, ...]
     micro_batches: int = 1
 
     def operations(self, engine: EngineTraffic) -> Iterator[Operation | Work]:
-        """The collectives in order, and what is computed between them.
-
-        Args:
-            engine: of the run's own network.
-        """
+        """The collectives in order, and the computation between them."""
         calls = [call for call in self.calls for _ in range(call.count)] * self.micro_batches
         made = {call: _Made(call) for call in self.calls}
         gathers = iter(engine.evaluating(sum(call.own for call in calls)))

@@ -12,12 +12,7 @@ from trainer.trace.formula.protocol import Collective, all_gather, broadcast
 
 
 def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
-    """The collectives of one step before anything is collected, in order; tasks but that of a flow pair nothing.
-
-    Args:
-        config: the run.
-        layout: how it is laid out.
-    """
+    """The collectives of one step before anything is collected, in order; tasks but that of a flow pair nothing."""
     match _coupling(config):
         case MinibatchOT(scope="global_batch") | Assignment(scope="global_batch"):
             points = 4 * layout.micro_batch * layout.accumulation * prod(config.state_shape)
@@ -33,12 +28,7 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
 
 def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
     """The collectives of one step by which weights get a mean of 1 over the global batch, behind the rollouts.
-
     A task says by an attribute ``weighs`` of its settings, or of a user's class, whether what it collects has weights.
-
-    Args:
-        config: the run.
-        layout: how it is laid out.
     """
     match _coupling(config):
         case MinibatchOT(solver="unbalanced") | GibbsWeighted():

@@ -11,11 +11,7 @@ Gaps = Callable[[CollectiveRecord], int | None]
 
 
 def constant_gaps(gap_ns: int) -> Gaps:
-    """The same compute before every record.
-
-    Args:
-        gap_ns: compute, ns, 0 or more.
-    """
+    """The same compute before every record, ns, 0 or more."""
     return lambda _record: gap_ns
 
 
@@ -25,9 +21,6 @@ def recorded_gaps(records: Iterable[CollectiveRecord]) -> Gaps:
     A layer that was not recorded takes the mean over all layers. Rollouts that were not recorded are forward passes of
     more states: before an exchange of tokens their compute is that of forward passes, in the ratio of the bytes. What
     has no counterpart at all stays unknown.
-
-    Args:
-        records: of a recorded trace.
     """
     samples: dict[tuple[object, ...], list[int]] = defaultdict(list)
     sizes: dict[str, list[int]] = defaultdict(list)

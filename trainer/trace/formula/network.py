@@ -23,11 +23,8 @@ def layers(
     replays: bool = False,
     sums: bool = True,
 ) -> Iterator[LayerTraffic]:
-    """What the layers of a network send in its passes.
-
+    """Traffic of the layers of a network in its passes.
     Args:
-        config: the run.
-        layout: how its ranks share the network.
         tokens: that a rank gives its network in one call.
         precision: element type of tokens, fp32 or bf16.
         evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.

@@ -8,12 +8,7 @@ from trainer.trace.formula.protocol import Collective, LayerTraffic, Phase, Plac
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What the layers of a model send while a pass computes in them.
-
-    Args:
-        num_blocks: blocks of the model.
-        layers: what the layers send themselves, in the order in which they do so inside a block.
-    """
+    """Traffic of the layers of a model while a pass computes in them, in the order of a block."""
 
     num_blocks: int
     layers: tuple[LayerTraffic, ...] = ()

@@ -55,21 +55,10 @@ def trace_spec(
     config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,), work: bool = False
 ) -> TraceSpec:
     """Collects what the formula needs.
-
     What happens between steps (an expert bias, moving averages, logged figures) is in no trace, recorded or computed.
-
     Args:
-        config: the run.
-        layout: how it is laid out.
-        ranks_per_node: ranks on one node.
         steps: optimiser steps to write; the first of a cycle collects for all of its steps.
         work: whether operations say what is computed before them.
-
-    Returns:
-        The specification.
-
-    Raises:
-        ValueError: no formula covers the dispatch mode, the objective or the computation.
     """
     missing = without_formula(config)
     if missing is not None:
@@ -116,10 +105,9 @@ def rank_groups(layout: Layout) -> dict[str, RankGroups]:
 
 def without_formula(config: RunConfig) -> str | None:
     """Why no formula gives the collectives of a run, with the remedy; None: one may.
-
-    Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do
-    not run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task
-    may call the network any number of times, unless the task says how often.
+    Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do not
+    run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task may
+    call the network any number of times, unless the task says how often.
     """
     if several_shapes(config):
         return (

@@ -17,11 +17,10 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 @dataclass(frozen=True, slots=True)
 class Collective:
     """A collective as every rank issues it; the sizes of an exchange of tokens depend on the rank.
-
     Attributes:
         group: meaning of its process group.
         op, dtype, bytes_in, bytes_out: as in a trace's record; unused with an exchange.
-        exchange: what the tokens of each rank send to each, or None.
+        exchange: tokens from each rank to each, or None.
     """
 
     group: str
@@ -64,13 +63,11 @@ def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collect
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A collective and where in a step it is issued.
-
     Attributes:
         micro: number of the micro step, from 0.
         phase: rollout, forward, backward or optimizer.
         layer: index of the block; None outside the blocks.
-        collective: what every rank issues.
-        flops: floating-point operations of a rank since its last collective; None: not asked for.
+        flops: floating-point operations of a rank since its last collective; None if not computed.
         memory_bytes: bytes to and from its memory since then.
     """
 

@@ -20,8 +20,7 @@ _ALIGNMENT = 2
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
     """One parameter group of the optimiser.
-
-    Args:
+    Attributes:
         group: process group over which its gradients are reduced and its optimiser state is sharded.
         sizes: elements of each parameter on one rank, in the optimiser's order.
         rate: factor of their learning rate.
@@ -43,16 +42,10 @@ def optimizer_groups(
     dense_rates: Sequence[float] | None = None,
     expert_rates: Sequence[float] | None = None,
 ) -> tuple[ParameterGroup, ...]:
-    """The optimiser's parameter groups: the dense parameters, then the experts in groups of limited size.
-
-    Args:
-        dense: elements of each dense parameter, in the order of the model.
-        expert: elements of each expert parameter of one rank, in the order of the model; empty without experts.
-        dense_rates: factor of the learning rate of each dense parameter; None: all 1.
-        expert_rates: of each expert parameter.
-
-    Returns:
-        The groups in the order in which DeepSpeed splits them; each has parameters of one rate.
+    """The optimiser's parameter groups as DeepSpeed splits them: dense parameters, then experts in groups of limited
+    size.
+    Elements and factors of the learning rate (None: all 1) are in the order of the model, experts those of one rank.
+    Each group has parameters of one rate.
     """
     dense_rates, expert_rates = dense_rates or [1.0] * len(dense), expert_rates or [1.0] * len(expert)
     found = [ParameterGroup("data", tuple(_of_rate(rate, dense, dense_rates)), rate) for rate in in_order(dense_rates)]
@@ -78,21 +71,11 @@ def gradient_reductions(
     bucket_elements: int,
     overlaps: bool = False,
 ) -> list[tuple[str, int]]:
-    """The all-reduces of one gradient reduction, in order.
-
+    """Process group and elements of the all-reduces of one gradient reduction, in order.
     Exact while everything fits one bucket, and where reductions wait for the end of the backward pass. Otherwise
     buckets are filled as autograd delivers the gradients, dense and expert ones mixed; here each group comes in the
-    reverse order of its parameters, so the pieces may differ while their sum does not.
-
-    Args:
-        parameters: the optimiser's parameter groups in order.
-        num_ranks: ranks of each process group.
-        zero_stage: 0, 1 or 2.
-        bucket_elements: DeepSpeed's reduce_bucket_size.
-        overlaps: gradients are reduced during the backward pass, which stage 2 always does.
-
-    Returns:
-        Process group and number of elements of each all-reduce.
+    reverse order of its parameters, so the pieces may differ while their sum does not. `overlaps`: gradients are
+    reduced during the backward pass, which stage 2 always does.
     """
     if zero_stage == 0:
         return _whole_groups(parameters)

@@ -29,23 +29,12 @@ def sampling_spec(
     ranks_per_node: int,
 ) -> TraceSpec:
     """Collects what the formula needs for a drawing, as the sample verb draws under torchrun.
-
-    Ranks share the network as the layout says, and each draws examples of its own. The trace has one step, and each
+    The layout is that of `plan_sampling`, and each rank draws examples of its own. The trace has one step, and each
     call of the network is a micro step of it.
-
     Args:
-        config: the run that trained the network.
-        layout: how the ranks share it, see :func:`trainer.config.rules.plan.plan_sampling`.
         sampler: what draws, or how often it calls the network.
         guidance: scale of classifier-free guidance. Any but 0 and 1 doubles the rows of each call.
         examples: that a data rank draws.
-        ranks_per_node: ranks on one node.
-
-    Returns:
-        The specification, whose program is a :class:`Sampling`.
-
-    Raises:
-        ValueError: the run follows no flow, or the number of calls is not known beforehand.
     """
     if config.flow is None:
         raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")

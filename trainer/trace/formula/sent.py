@@ -21,14 +21,9 @@ Bytes = NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class SentBytes:
     """Bytes that leave the rank on which they were, if every message went straight to its reader.
-
     A sum over ranks is counted as two such exchanges: each rank adds up an equal share for all, and sends it to all.
-    Rings send as much, but cross between nodes less often.
-
-    Attributes:
-        rank: of the rank that sends most.
-        total: of all ranks.
-        crossnode: of all ranks, to other nodes.
+    Rings send as much, but cross between nodes less often. `rank` is the rank that sends most; `crossnode` goes to
+    other nodes.
     """
 
     rank: int
@@ -38,13 +33,7 @@ class SentBytes:
 
 @dataclass(frozen=True, slots=True)
 class SamplingBytes:
-    """What a drawing sends.
-
-    Attributes:
-        call: the first call of the network; no other sends more.
-        whole: all calls, and the collection of what was drawn.
-        calls: of the network.
-    """
+    """Bytes of a drawing: of its first call, than which no other sends more, and of all calls and the collection."""
 
     call: SentBytes
     whole: SentBytes
@@ -52,11 +41,7 @@ class SamplingBytes:
 
 
 def sampling_bytes(spec: TraceSpec) -> SamplingBytes:
-    """Adds up what a drawing sends.
-
-    Args:
-        spec: of a drawing, see :func:`trainer.trace.formula.sampling_plan.sampling_spec`.
-    """
+    """Adds up the bytes of a drawing."""
     program = spec.program
     assert isinstance(program, Sampling)
     count = _Count(spec)

@@ -8,13 +8,8 @@ from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Ph
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorTraffic:
-    """Sums over the parts of divided layers; see :class:`trainer.trace.formula.protocol.LayerTraffic`.
-
+    """Sums over the parts of divided layers.
     A pair of divided layers sums its output in the forward pass and the gradient of its input in the backward pass.
-
-    Args:
-        pairs: divided pairs of a block.
-        summed: what a sum sends.
     """
 
     pairs: int
@@ -28,11 +23,5 @@ class TensorTraffic:
 
 
 def tensor_sum(tokens: int, hidden: int, precision: str) -> Collective:
-    """A sum over the parts of a divided layer's result.
-
-    Args:
-        tokens: tokens of a rank and micro step, the same ones on all ranks of the group.
-        hidden: width of a token.
-        precision: element type of tokens, fp32 or bf16.
-    """
+    """A sum over the parts of a divided layer's result; all ranks of the group have the same tokens of a micro step."""
     return all_reduce("tensor", DTYPES[precision], tokens * hidden * ELEMENT_BYTES[precision])

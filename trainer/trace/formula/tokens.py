@@ -10,32 +10,28 @@ from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Ph
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTraffic:
-    """The collectives of mixture layers; see :class:`trainer.trace.formula.protocol.LayerTraffic`.
-
+    """The collectives of mixture layers.
     Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
     uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
     where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that
     decides itself how many experts a token visits, or that drops choices, is taken at its top_k; in coherent dispatch
     tokens are taken to remain as many on each rank.
-
-    Args:
+    Attributes:
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.
         num_nodes: nodes that they are on.
         dispatch: how tokens travel: home, capped, copies, hierarchical or coherent.
-        num_experts, top_k: experts of a layer and how many of them a token visits.
-        most_choices: choices that a message of coherent dispatch has room for.
+        most_choices: capacity of a message of coherent dispatch, in choices.
         key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
-        target_bytes: of a target that ranks tell each other in coherent dispatch, 1 or 4.
-        dropout: whether ranks in coherent dispatch tell each other a seed.
-        router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the
-            tokens of a layer's forward pass.
+        target_bytes: of a target that ranks send each other in coherent dispatch, 1 or 4.
+        dropout: whether ranks in coherent dispatch send each other a seed.
+        router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the tokens
+            of a layer's forward pass.
         tokens: tokens of a rank and micro step.
         hidden: width of a token.
-        precision: element type of tokens, fp32 or bf16.
         borrowings: replicas of each layer with experts; empty: there are none.
         expert_elements: elements of an expert's weights.
-        seats: choices that each expert has room for from each rank, for capped dispatch.
+        seats: choices that each expert takes from each rank, for capped dispatch.
     """
 
     expert_parallel: int

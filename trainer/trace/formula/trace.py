@@ -11,12 +11,7 @@ from trainer.trace.groups import canonical_names
 
 @dataclass(frozen=True, slots=True)
 class RankGroups:
-    """How the ranks are cut into the groups of one meaning.
-
-    Args:
-        size: ranks of a group.
-        stride: distance between two neighbours of a group; 1: consecutive ranks.
-    """
+    """How the ranks are cut into the groups of one meaning: ranks a group, and the distance between neighbours."""
 
     size: int
     stride: int = 1
@@ -30,16 +25,12 @@ class RankGroups:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSpec:
     """Everything that decides the collectives of a program.
-
-    Args:
-        world_size: number of ranks.
-        ranks_per_node: ranks on one node.
+    Attributes:
         groups: meaning to how the ranks are cut into such groups.
         program: what every rank does in a step; in the first step of a cycle, where steps share what was collected.
         later: the same in the other steps of a cycle; None: all steps are alike.
         cycle: steps of a cycle; the first one begins with step 1.
         steps: steps to write, ascending.
-        config_sha256: hash of the resolved configuration, for the header.
     """
 
     world_size: int
@@ -57,15 +48,7 @@ class TraceSpec:
 
 
 def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Iterator[CollectiveRecord]]:
-    """Write the trace of a run that has not happened.
-
-    Args:
-        spec: the run.
-        gaps: compute before each record; None leaves it unknown.
-
-    Returns:
-        The header and the records, rank after rank, made while they are read.
-    """
+    """The trace of a run that has not happened: header, and records rank after rank, made while they are read."""
     first, later = (list(program.operations()) if program else [] for program in _programs(spec))
     programs = {step: first if spec.begins_cycle(step) else later for step in spec.steps}
     issued = {id(operations): operations for operations in programs.values()}.values()

@@ -12,12 +12,10 @@ from trainer.trace.formula.work import Computation, Work, events
 @dataclass(frozen=True, slots=True)
 class LossCall:
     """A call of a network in a loss.
-
-    Args:
-        passage: what the layers send.
+    Attributes:
         own: whether the network is the run's own, whose backward pass follows; else it is a frozen one, which is called
             without gradient.
-        computation: what a rank computes in it; None: nobody asks.
+        computation: of a rank in it; None if not computed.
     """
 
     passage: Passage
@@ -27,18 +25,16 @@ class LossCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStep:
-    """Forward and backward passes, then the update; see :class:`trainer.trace.formula.protocol.Program`.
-
-    Args:
+    """Forward and backward passes, then the update.
+    Attributes:
         calls: of networks in one loss, in their order; the backward passes follow after the last of them, from the last
             call to the first.
-        engine: what the engine sends.
         repeats_forward: whether a block computes its forward pass again when its backward pass is due.
         accumulation: micro steps of an optimiser step.
-        drawing: what the ranks exchange while they draw, before the first micro step.
-        collecting: rollouts that come before the first micro step; None: there are none.
-        weighing: what the ranks tell each other of the weights of what they drew, behind the rollouts.
-        update: what a rank computes in the update, for operations that say so; None: they do not.
+        drawing: exchanges of the ranks while they draw, before the first micro step.
+        collecting: rollouts that come before the first micro step; None if absent.
+        weighing: exchanges about the weights of what was drawn, behind the rollouts.
+        update: computation of a rank in the update, for operations that have it.
     """
 
     calls: tuple[LossCall, ...]

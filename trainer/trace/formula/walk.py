@@ -18,7 +18,6 @@ from trainer.trace.formula.protocol import Place
 @dataclass(frozen=True, slots=True)
 class Use:
     """One moment of a pass.
-
     Attributes:
         kind: a module starts ("enter") or has ended its part of the pass ("leave"), ranks add up what they computed in
             a divided layer ("sum"), or the gradient of a parameter is there ("gradient").
@@ -41,15 +40,8 @@ class Walk:
 
 
 def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], Tensor]) -> Walk:
-    """Sends a micro batch through a network on the meta device and back.
-
-    Args:
-        network: on the meta device; its hooks are taken off again.
-        blocks: its blocks in order.
-        call: gives the network an input and returns the loss.
-
-    Returns:
-        Every module's start and end, every sum and every gradient, as autograd delivers them.
+    """Sends a micro batch through a network on the meta device and back: starts, ends, sums and gradients in autograd's
+    order.
     """
     numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
     uses: list[Use] = []

@@ -18,12 +18,7 @@ _OPTIMIZER_BYTES = 28
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Some computation.
-
-    Attributes:
-        flops: floating-point operations.
-        memory_bytes: bytes to and from memory.
-    """
+    """Computation: floating-point operations, and bytes to and from memory."""
 
     flops: int = 0
     memory_bytes: int = 0
@@ -39,8 +34,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computation:
-    """What a rank computes; a backward pass is two forward passes, once for each gradient of a product.
-
+    """Computation of a rank; a backward pass is two forward passes, once for each gradient of a product.
     Attributes:
         block: forward pass of a block on one rank without its experts.
         experts: forward pass of the experts that a rank holds of a block, for as many tokens as it sends away.
@@ -75,12 +69,6 @@ def events(passage: Passage, phase: Phase, place: Place, computes: Computation |
     Experts compute in the middle of the exchanges of tokens: between their way there and back. What else a block
     computes comes before its exchanges in a forward pass and behind them in a backward pass, in equal parts before the
     sums over divided layers.
-
-    Args:
-        passage: the pass.
-        phase: forward or backward.
-        place: that it goes through.
-        computes: what is computed; None: nobody asks.
     """
     sent = list(passage.inside(phase, place))
     if computes is None:
@@ -110,15 +98,6 @@ def computation(config: RunConfig, layout: Layout, *, states: int, precision: st
 
     Operations are those of matrix products (`trainer.model.flops`). Bytes are those of the weights, and of what each
     product reads and writes; what runs along with them, such as norms and activations, is taken as fused.
-
-    Args:
-        config: the run.
-        layout: how it is laid out.
-        states: examples in a call of the network on one rank.
-        precision: that it computes in; None: the run's own.
-
-    Raises:
-        ValueError: the network's arithmetic is not known.
     """
     per_step = training_flops(config)
     if per_step is None:

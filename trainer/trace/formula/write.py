@@ -27,10 +27,6 @@ class TraceRequest:
     """The run whose collectives are written, and where to.
 
     Attributes:
-        config: configuration file.
-        overrides: ``dotted.key=value``.
-        world_size: ranks of the run.
-        ranks_per_node: ranks on one node.
         gap_ns: compute before each collective, ns; None: unknown.
         steps: optimiser steps to write, parted by commas; None: the first.
         sampling: sampler in YAML that draws, or empty for the run's own; None: a step of training is written.
@@ -38,7 +34,6 @@ class TraceRequest:
         guidance: scale of classifier-free guidance of a drawing; None: the run's own.
         work: whether records say what is computed before them.
         times: recorded trace whose mean gaps are used instead, or None.
-        out: the trace to write.
     """
 
     config: Path
@@ -56,17 +51,7 @@ class TraceRequest:
 
 
 def run(request: TraceRequest) -> int:
-    """Writes a collective trace by formula.
-
-    Args:
-        request: the run, and where to.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: an input is wrong.
-    """
+    """Writes a collective trace by formula."""
     world_size, gap_ns, out = request.world_size, request.gap_ns, request.out
     for name, value in (("--world-size", world_size), ("--ranks-per-node", request.ranks_per_node)):
         if value < 1:

@@ -20,23 +20,20 @@ from trainer.trace.formula.walk import Use, Walk
 
 @dataclass(frozen=True, kw_only=True)
 class Zero3Traffic:
-    """Gathers before modules compute and reductions of gradients in buckets; see the protocol's EngineTraffic.
-
+    """Gathers before modules compute and reductions of gradients in buckets.
     What a module needs is gathered together when it starts, followed by what the next modules need until that fills a
     bucket. A module's parameters are given up when it ends, unless one of the next modules within a bucket's size, or
     what was fetched ahead, uses them again. Holds from the third step after a start, when DeepSpeed knows the order.
-
     Gradients fill a bucket in the order in which autograd delivers them, whatever module they belong to. One that would
     take the bucket above its size has what is in it reduced first; a gradient larger than a bucket fills one alone.
-
-    Args:
+    Attributes:
         sizes: elements of each parameter in the order of the network.
         walk: order in which a pass uses them.
         num_ranks: ranks of the group data.
         precision: element type of parameters, fp32 or bf16; gradients are reduced in float32.
         bucket_elements: elements of one gradient reduction and of one gathering ahead.
-        summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums
-            lie in the midst of a block, between the gathers of its layers.
+        summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums are
+            in the midst of a block, between the gathers of its layers.
         groups: of parameters in the optimiser, whose norms are added up one by one.
     """
 
@@ -120,20 +117,10 @@ class Zero3Traffic:
 
 
 class GatheredParameters:
-    """Which parameters are whole at a moment of a pass.
-
-    Attributes:
-        whole: their numbers.
-    """
+    """Numbers of the parameters that are whole at a moment of a pass."""
 
     def __init__(self, sizes: tuple[int, ...], ahead_elements: int, uses: list[Use]) -> None:
-        """Begins where none is.
-
-        Args:
-            sizes: elements of each parameter in the order of the network.
-            ahead_elements: of one gathering ahead.
-            uses: what happens in a pass forward and back, in order.
-        """
+        """Begins where none is whole; `ahead_elements` is the size of one gathering ahead."""
         self._sizes, self._ahead_elements = sizes, ahead_elements
         self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
         self.whole: set[int] = set()
