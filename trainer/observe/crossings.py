@@ -12,24 +12,17 @@ from moe.placement.placement import Mode
 def crossing_rows(
     probs_TE: Tensor, map_TE: Tensor, ranks_E: Tensor, nodes_N: Tensor, here: int, mode: Mode
 ) -> tuple[Tensor, Tensor]:
-    """Counts the rows that one rank's tokens send to other nodes on their way to the experts of a layer.
-
-    home: a row a choice; capped: likewise, empty seats left out; copies: a row a rank that holds any of the token's
+    """Rows that one rank's tokens send to other nodes in a layer, and those if every expert were alone on another node.
+    home: a row a choice; capped: likewise, empty slots left out; copies: a row a rank that holds any of the token's
     experts; hierarchical: a row a node that does; coherent: a row a rank, and the output of each of them but the
-    anchor's, sent on to the anchor's rank.
-
+    anchor's, sent on to the anchor's rank. The second number, float64 [] as the first, does not depend on the
+    placement: one a choice, and in coherent dispatch one more for every choice of a token but its anchor.
     Args:
         probs_TE: gate values; the largest chosen one is the anchor's.
         map_TE: bool, the choices that were kept.
-        ranks_E: where each expert lives, a place among the ranks that share the experts.
+        ranks_E: where each expert is, a place among the ranks that share the experts.
         nodes_N: node of each of those ranks.
         here: place of this rank among them.
-        mode: how the run dispatches.
-
-    Returns:
-        The rows that cross and the rows that would if every expert of a token were alone on a node other than its own,
-        each float64 []. The second does not depend on the placement: one a choice, and in coherent dispatch one more
-        for every choice of a token but its anchor.
     """
     choices = map_TE.sum().double()
     away_N = nodes_N != nodes_N[here]

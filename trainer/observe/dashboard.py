@@ -26,17 +26,7 @@ _GAP = "   "
 
 
 class Dashboard(Sink):
-    """A few lines that stay in place: how far, how well, how fast, how full, and what happened.
-
-    A line appears once there is something to say on it. Eighty columns are enough.
-
-    Args:
-        first_step: optimiser steps done before this process.
-        last_step: optimiser steps at which the run ends.
-        folder: of the run, whose checkpoints are looked for.
-        stream: a terminal.
-        console: what to draw on in place of one made for the stream.
-    """
+    """A few lines that stay in place on a terminal; each appears once it has content. Eighty columns are enough."""
 
     def __init__(
         self, *, first_step: int, last_step: int, folder: Path, stream: TextIO, console: Console | None = None

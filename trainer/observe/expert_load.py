@@ -24,20 +24,9 @@ _SUMS = ("dropped", "due", "entropy", "residual", "solves", "crossing", "most_cr
 
 
 class ExpertLoad:
-    """Counts what the routers report over the micro batches of one optimiser step, and since the start.
-
-    Attributes:
-        layers: block index of each MoE layer.
-    """
+    """Counts what routers report over the micro batches of a step, and since the start, by block index."""
 
     def __init__(self, model: nn.Module, ranks_per_node: int, dispatch: Mode = "home") -> None:
-        """Listens to the routers of a network.
-
-        Args:
-            model: the network; a dense one has nothing to report.
-            ranks_per_node: consecutive ranks that share a node.
-            dispatch: how the network's tokens travel to their experts.
-        """
         holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
         self.layers = [holder.layer for holder in holders]
         self._ranks_per_node = ranks_per_node
@@ -59,20 +48,16 @@ class ExpertLoad:
         self._rows = [None] * len(self._rows)
 
     def reduced(self) -> dict[str, float]:
-        """Sums over the ranks, in one all-reduce; collective.
-
-        Returns:
-            ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
-            balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
-            computed, which replicas level; empty seats of capped dispatch are left out.
-            ``expert_load.layer_<block>.min``, ``.p50``, ``.p90`` and ``.max``: percentiles of the experts of one layer,
-            over their mean. ``dropped_fraction``: due choices that no expert took. ``crossnode_token_fraction``: rows
-            that dispatch sends to another node, as a share of those that it would send there if every expert of a token
-            were alone on a node other than its own (:func:`trainer.observe.crossings.crossing_rows`); it falls with the
-            bytes between nodes.
-            ``router_entropy``: of the gates' distribution in nats, 0 where every gate is sure.
-            ``router_residual``, of routers that solve for balance: how far from it they stopped, over the mean load.
-            Empty for a dense network.
+        """Sums over the ranks, in one all-reduce; collective. Empty for a dense network.
+        ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
+        balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
+        computed, which replicas level; empty slots of capped dispatch are left out. ``expert_load.layer_<block>.min``,
+        ``.p50``, ``.p90`` and ``.max``: percentiles of the experts of one layer, over their mean. ``dropped_fraction``:
+        due choices that no expert took. ``crossnode_token_fraction``: rows that dispatch sends to another node, as a
+        share of those that it would send there if every expert of a token were alone on a node other than its own
+        (:func:`crossing_rows`); it falls with the bytes between nodes. ``router_entropy``: of the gates' distribution
+        in nats, 0 where every gate is sure. ``router_residual``, of routers that solve for balance: how far from it
+        they stopped, over the mean load.
         """
         step = [tally for tally in self._step if tally is not None]
         if not step or len(step) < len(self._step):
@@ -90,10 +75,8 @@ class ExpertLoad:
         return self._figures(step_LC, rows_LN.cpu())
 
     def tokens(self) -> Tensor:
-        """Choices that each expert took on all ranks since this process started, up to the last :meth:`reduced`.
-
-        Returns:
-            int64 [L, E] on the CPU; empty before.
+        """Choices of each expert on all ranks since this process started, to the last :meth:`reduced`: int64 [L, E] on
+        the CPU.
         """
         if self._total_LC is None:
             return torch.zeros([len(self._step), 0], dtype=torch.int64)
@@ -178,8 +161,7 @@ class ExpertLoad:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Places:
-    """Where the experts of a layer are.
-
+    """Places of the experts of a layer.
     Attributes:
         slot_to_expert: the placement.
         by_slot: whether ranks are those of slots, where experts have replicas, or those of logical experts.

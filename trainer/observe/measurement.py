@@ -16,19 +16,17 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """How much is drawn and measured.
-
+    """Amount of drawing and measuring.
     Attributes:
         evaluations: numbers of function evaluations of a sample, each 1 or more.
         num: samples of each set, 2 or more.
-        seed: of all draws.
         likelihood: held-out examples whose likelihood is computed; 0: none.
         data: the real examples; None: those of the run.
-        steps: file of searched grids, which are measured too; None: there is none.
+        steps: file of searched grids, which are measured too.
         checkpoint: name of the checkpoint that is measured.
-        features: file of a network on whose features samples are compared too; None: there is none.
+        features: file of a network on whose features samples are compared too.
         statistics: file of statistics of the real examples on those features; None: of those that are compared.
-        controls: what changes the field of a flow on the way, as the run has it; None: the run's own.
+        controls: change the field of a flow; None: the run's own.
     """
 
     evaluations: tuple[int, ...]

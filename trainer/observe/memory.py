@@ -11,15 +11,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The largest memory of any rank so far; collective.
-
-    Args:
-        device: where this rank computes.
-
-    Returns:
-        ``memory.peak_bytes``: of the process on its host; on a GPU also ``memory.device_peak_bytes``: of its tensors
-        there.
-    """
+    """``memory.peak_bytes``: largest host memory of any rank; on a GPU ``memory.device_peak_bytes`` too; collective."""
     peaks = [resident_peak_bytes()]
     if device.type == "cuda":
         peaks.append(torch.cuda.max_memory_allocated(device))

@@ -23,12 +23,8 @@ _LONGEST_RECORD = 2**16
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one step.
-
-    Attributes:
-        step: optimiser steps done.
-        values: the figures by name, those of the clock under `time.` and of the machine under `memory.`; a figure that
-            was not finite is NaN.
+    """The figures of one step by name, NaN where not finite; `time.` those of the clock, `memory.` those of the
+    machine.
     """
 
     step: int
@@ -36,14 +32,10 @@ class Record:
 
 
 class MetricsFile(Sink):
-    """Appends to metrics.jsonl and hands every line to the system before it returns.
-
+    """Appends to metrics.jsonl, in an existing folder, and hands every line to the system before it returns.
     A line is a JSON object with sorted keys: `step`, the figures, and the objects `time` and `memory` of those that
     depend on the clock and the machine. Two equal runs therefore write equal lines but for these two. A figure that is
-    not finite is written as null.
-
-    Args:
-        path: the file; its folder must exist. What it holds already is kept: cut it with `truncate_after` first.
+    not finite is written as null. Earlier lines are kept: cut them with `truncate_after` first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,17 +64,7 @@ class MetricsFile(Sink):
 
 
 def read_metrics(path: Path) -> list[Record]:
-    """Reads a metrics file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its records, in rising order of steps.
-
-    Raises:
-        Refusal: if the file is missing, cut off or malformed; names file, line, field and remedy.
-    """
+    """Reads a metrics file, in rising order of steps."""
     lines = _lines(path)
     if lines and not lines[-1].endswith("\n"):
         raise _refusal(path, len(lines), "record", "it is cut off", lines[-1], "resume the run, which trims it")
@@ -94,11 +76,7 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def last_step(path: Path) -> int:
-    """The last step that a metrics file tells of, which may be growing; 0 where it tells of none.
-
-    Args:
-        path: the file; its end alone is read.
-    """
+    """The last step of a metrics file, which may be growing, by its end alone; 0 if none."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LONGEST_RECORD))
@@ -109,16 +87,8 @@ def last_step(path: Path) -> int:
 
 
 def truncate_after(path: Path, step: int) -> None:
-    """Cuts the file back to the steps up to and including `step`; a file that is not there is left so.
-
+    """Cuts the file, if there is one, back to the steps up to and including `step`; 0 keeps nothing.
     A last line that was cut off while it was written is dropped too. The file is replaced in one move.
-
-    Args:
-        path: the metrics file.
-        step: the last step to keep, that of the checkpoint a run resumes from; 0 keeps nothing.
-
-    Raises:
-        Refusal: if a whole line is malformed.
     """
     if not path.exists():
         return

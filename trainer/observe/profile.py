@@ -24,14 +24,7 @@ class ProfileWindow:
     """
 
     def __init__(self, config: ProfileConfig | None, folder: Path, rank: int, started: int) -> None:
-        """Removes what an earlier process left of a window that this one writes anew.
-
-        Args:
-            config: the window; None: there is none.
-            folder: where `rank_00000.json` and so on go, made when the first is written.
-            rank: of this process.
-            started: optimiser steps done before this process.
-        """
+        """Removes the files of a window that an earlier process left and this one writes anew."""
         self._config, self._path = config, folder / f"rank_{rank:05d}.json"
         self._steps = range(0)
         self._running: profile | None = None
@@ -43,11 +36,7 @@ class ProfileWindow:
 
     @contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """Profiles what runs inside, if the step is in the window.
-
-        Args:
-            step: optimiser step.
-        """
+        """Profiles what runs inside, if the step is in the window."""
         if step not in self._steps:
             yield
             return

@@ -23,16 +23,9 @@ from trainer.observe.protocol import ExpertUse, Sink
 
 
 class Prometheus(Sink):
-    """Serves the latest figures over HTTP from a thread, in a registry of its own.
-
-    A gauge appears once its figure has been written; counters begin at 0.
-
-    Args:
-        host: address to bind; "127.0.0.1" keeps the page on this machine, "0.0.0.0" opens it to the network.
-        port: TCP port, 0 to 65535; 0 takes any free one.
-
-    Raises:
-        ValueError: if the address cannot be bound.
+    """Serves the latest figures over HTTP from a thread, in a custom registry; raises ValueError if it cannot bind.
+    A gauge appears once its figure has been written; counters begin at 0. Host 127.0.0.1 keeps the page on this
+    machine, 0.0.0.0 opens it to the network; port 0 takes any free one.
     """
 
     def __init__(self, *, host: str, port: int) -> None:

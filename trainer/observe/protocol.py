@@ -18,13 +18,7 @@ def differs_between_equal_runs(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """What the experts took on all ranks since the process started.
-
-    Attributes:
-        layers: block of each MoE layer.
-        tokens: choices of each expert that were kept, a row a layer.
-        dropped: choices that no expert took.
-    """
+    """Choices on all ranks since the process started, by MoE layer and expert; no expert took those `dropped`."""
 
     layers: Sequence[int]
     tokens: Sequence[Sequence[int]]

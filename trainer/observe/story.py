@@ -15,24 +15,12 @@ _LATEST = 0.1
 
 class Story:
     """The latest figure of each name, the course of some, and how long the rest will take.
-
     Attributes:
-        first_step: optimiser steps done before this process.
-        last_step: optimiser steps at which the run ends.
-        step: optimiser steps done.
-        values: the latest figure of each name.
         stepped_at: when the last step ended, in seconds of the clock; None before.
         step_s: running mean of the step time; None before.
     """
 
     def __init__(self, *, first_step: int, last_step: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begins.
-
-        Args:
-            first_step: optimiser steps done before this process.
-            last_step: optimiser steps at which the run ends.
-            clock: seconds from any origin.
-        """
         self.first_step, self.last_step, self.step = first_step, last_step, first_step
         self.values: dict[str, float] = {}
         self.stepped_at: float | None = None

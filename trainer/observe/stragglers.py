@@ -13,15 +13,11 @@ QUIET_S = 600.0
 
 
 class OwnWork:
-    """Measures the own work of a rank in a step: waiting for its data, and the forward passes.
-
+    """Measures the local work of a rank in a step: waiting for its data, and the forward passes.
     The backward pass is left out: there the ranks wait for each other, so that a slow one makes all of them late. With
     experts, ZeRO 3 or couplings over a whole step they wait for each other in the forward pass too, and the measured
     spread is too small. On a device the time is the device's, and that of the step before: the host need not wait for
     it, since it has waited for the norm of that step's gradient.
-
-    Args:
-        device: where the rank computes.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,11 +41,7 @@ class OwnWork:
             self._seconds += time.perf_counter() - begun
 
     def take(self) -> float:
-        """Ends a step.
-
-        Returns:
-            Seconds since the last call; on a device those before it, 0 at first.
-        """
+        """Ends a step: seconds since the last call; on a device those before it, 0 at first."""
         for begin, end in self._earlier:
             end.synchronize()
             self._seconds += begin.elapsed_time(end) / 1000
@@ -59,11 +51,7 @@ class OwnWork:
 
 
 class Stragglers:
-    """Compares the ranks' own work over the steps between two records.
-
-    Args:
-        factor: a line names a rank whose work takes more than this many times the mean; None: none does.
-    """
+    """Compares the ranks' local work between two records; names a rank above `factor` times the mean, None: none."""
 
     def __init__(self, factor: float | None) -> None:
         self._factor = factor
@@ -72,23 +60,13 @@ class Stragglers:
         self._said = -float("inf")
 
     def take(self, own_s: Sequence[float]) -> None:
-        """Notes a step.
-
-        Args:
-            own_s: seconds of each rank's own work.
-        """
+        """Notes the seconds of each rank's local work in a step."""
         self._steps += 1
         self._seconds = [a + b for a, b in zip(self._seconds or [0.0] * len(own_s), own_s, strict=True)]
 
     def figures(self, step: int) -> dict[str, float]:
-        """Figures of the steps since the last call, and a line on standard error if a rank stands out.
-
-        Args:
-            step: the last of them.
-
-        Returns:
-            ``time.step_spread``: the slowest rank's own work over the mean of all; 1 where all are alike, or where
-            nothing is known yet.
+        """``time.step_spread`` since the last call: slowest rank over mean, 1 where nothing is known; names an outlier
+        on stderr.
         """
         mean = sum(self._seconds) / len(self._seconds)
         slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)

@@ -11,13 +11,7 @@ from trainer.observe.protocol import Sink
 
 
 class TensorBoard(Sink):
-    """Writes every figure as a scalar, `time.step_s` as `time/step_s`.
-
-    Args:
-        folder: where the event files go, made if missing.
-        last_step: the step the run resumes from, 0 for a new one; older event files in the folder are kept and
-            TensorBoard drops what they hold beyond it.
-    """
+    """Writes figures as scalars, `time.step_s` as `time/step_s`; TensorBoard drops older ones after `last_step`."""
 
     def __init__(self, folder: Path, *, last_step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, needed only on rank 0

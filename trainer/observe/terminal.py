@@ -27,27 +27,14 @@ SHOWN = {
 
 
 def terminal(*, first_step: int, last_step: int, folder: Path, stream: TextIO = sys.stderr) -> Sink:
-    """Returns a dashboard where `stream` is a terminal, and otherwise about ten plain lines over the run.
-
-    Args:
-        first_step: optimiser steps done before this process, 0 for a new run.
-        last_step: optimiser steps at which the run ends.
-        folder: of the run, whose checkpoints are looked for.
-        stream: where to show it.
-    """
+    """A dashboard where `stream` is a terminal, and otherwise about ten plain lines over the run."""
     if stream.isatty():
         return Dashboard(first_step=first_step, last_step=last_step, folder=folder, stream=stream)
     return LogLines(first_step=first_step, last_step=last_step, stream=stream)
 
 
 class LogLines(Sink):
-    """A plain line for the first step, every tenth of the run and the last step.
-
-    Args:
-        first_step: optimiser steps done before this process.
-        last_step: optimiser steps at which the run ends.
-        stream: a log.
-    """
+    """A plain line for the first step, every tenth of the run and the last step."""
 
     def __init__(self, *, first_step: int, last_step: int, stream: TextIO) -> None:
         self._story = Story(first_step=first_step, last_step=last_step)

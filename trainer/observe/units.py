@@ -11,15 +11,7 @@ _MISSING = "×"
 
 
 def scaled(value: float, unit: str) -> str:
-    """Three digits and a decimal prefix, such as 1.21 TFLOP/s; KB is 1000 B.
-
-    Args:
-        value: at least 0.
-        unit: what is counted.
-
-    Returns:
-        The number, a space, the unit under its prefix.
-    """
+    """Three digits and a decimal prefix, such as 1.21 TFLOP/s; KB is 1000 B."""
     power = 0
     while value >= 999.5 and power < len(_PREFIXES) - 1:
         value, power = value / 1000, power + 1
@@ -35,16 +27,7 @@ def duration(seconds: float) -> str:
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """A curve in one line of text, from the smallest value to the largest.
-
-    Args:
-        values: what to draw; more than `width` are averaged in equal stretches, and one that is not finite shows as a
-            cross.
-        width: characters at most.
-
-    Returns:
-        At most `width` characters.
-    """
+    """A curve of at most `width` characters; more values are averaged in equal stretches, one not finite is a cross."""
     parts = min(width, len(values))
     edges = [round(index * len(values) / parts) for index in range(parts + 1)] if parts else []
     means = [math.fsum(values[first:last]) / (last - first) for first, last in pairwise(edges)]

@@ -22,17 +22,7 @@ class Wandb(Sink):
     """
 
     def __init__(self, config: WandbConfig, folder: Path, settings: Mapping[str, Any], *, last_step: int) -> None:
-        """Signs in.
-
-        Args:
-            config: where the run goes.
-            folder: of the run, which exists.
-            settings: the resolved configuration, shown beside the run.
-            last_step: the step the run resumes from, 0 for a new one, which gets a new id.
-
-        Raises:
-            ValueError: the service refuses, or is not reached.
-        """
+        """Signs in, or raises ValueError; 0 as `last_step` gets a new id."""
         require("wandb", field="observe.wandb", otherwise="observe.wandb=null")
         wandb: Any = importlib.import_module("wandb")
         try:
