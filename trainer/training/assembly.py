@@ -43,10 +43,8 @@ class Training:
     """One rank of a run, at the step that it starts or resumes after.
 
     Attributes:
-        started: that step.
         num_losses: losses that this rank computes in a step: micro batches times passes of the task.
         sources: names of the sources of a mixture.
-        stop: whether this process was asked to stop.
     """
 
     def __init__(
@@ -60,18 +58,7 @@ class Training:
         resumes: Path | None,
         stop: StopRequest | None = None,
     ) -> None:
-        """Builds everything, and loads the checkpoint; collective.
-
-        Args:
-            config: the run.
-            layout: how it is laid out over the ranks.
-            launch: this rank among them.
-            task: what the run learns.
-            dataset: what it learns from.
-            sinks: where figures go, on rank 0.
-            resumes: the checkpoint that it resumes from; None: it starts.
-            stop: asked after every step; None: nobody asks.
-        """
+        """Builds everything, and loads the checkpoint `resumes`, if any; collective."""
         self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
         self.task, self.stop, self.started = task, stop or StopRequest(), step_of(resumes)
         self.num_losses = layout.accumulation * task.passes

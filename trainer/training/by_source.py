@@ -8,29 +8,15 @@ from torch import Tensor
 
 
 def totals(losses: Tensor, sources: Tensor, num: int, weights: Tensor | None = None) -> Tensor:
-    """Sums of losses and of weights by source, without the host waiting for them.
-
-    Args:
-        losses: [B].
-        sources: int64 [B], from 0 to num - 1.
-        num: sources.
-        weights: [B]; None: all are 1.
-
-    Returns:
-        float64 [2, num]: of weights times losses, and of weights.
-    """
+    """Sums of weights times losses, and of weights, by source: float64 [2, num], without the host waiting for them."""
     members = (sources[:, None] == torch.arange(num, device=sources.device)).double()
     each = torch.ones_like(losses, dtype=torch.float64) if weights is None else weights.double()
     return torch.stack([(each * losses.detach().double()) @ members, each @ members])
 
 
 def means(summed: Sequence[Sequence[float]], names: Sequence[str], figure: str) -> dict[str, float]:
-    """The mean of a figure for each source that had examples.
-
-    Args:
-        summed: of all micro batches and ranks, as :func:`totals` returns them.
-        names: of the sources.
-        figure: what it is a mean of; the name of a source follows it.
+    """The mean of a figure for each source that had examples, as ``figure.SOURCE``, of sums over all micro batches and
+    ranks.
     """
     together = zip(names, *summed, strict=True)
     return {f"{figure}_{name}": total / weight for name, total, weight in together if weight > 0}
@@ -43,15 +29,7 @@ def held_out_means(
     names: Sequence[str],
     figure: str,
 ) -> dict[str, float]:
-    """Means over the held-out examples of each source, each by its weight; collective.
-
-    Args:
-        losses: [B] pieces of this rank.
-        sources: int64 [B] of each piece.
-        log_weights: [B] of each piece; None everywhere: the plain means.
-        names: of the sources.
-        figure: see :func:`means`.
-    """
+    """Means over the held-out examples of each source, each by its weight (None: plain); collective."""
     values = torch.cat(list(losses)).double()
     given = [weights for weights in log_weights if weights is not None]
     weights = None

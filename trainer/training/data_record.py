@@ -51,21 +51,9 @@ class DataRecord(JsonFile):
 
 
 def sampled(config: RunConfig, dataset: Dataset, rank: int, *, resumes: bool) -> tuple[DataRecord, list[str]]:
-    """Samples the files of a run's data, and compares them with what they held when it began.
-
-    Rank 0 looks, and the first rank of each other node that has files of its own.
-
-    Args:
-        config: the run.
-        dataset: its data.
-        rank: of this process.
-        resumes: whether it goes on from a checkpoint.
-
-    Returns:
-        The record of the run's beginning, and lines for a person.
-
-    Raises:
-        ValueError: a file holds something else, nodes have different files, or the record is malformed.
+    """Samples the files of a run's data: the record of the run's beginning, and lines for a person.
+    Rank 0 looks, and the first rank of each other node that has files of its own. Raises ValueError if a file holds
+    something else than at the beginning, or nodes differ.
     """
     path = config.run.dir / NAME
     before = DataRecord.read(path) if resumes and path.exists() else None
@@ -83,15 +71,8 @@ def sampled(config: RunConfig, dataset: Dataset, rank: int, *, resumes: bool) ->
 
 
 def verify(run_dir: Path, files: Sequence[DataFiles], beat: Callable[[], None]) -> None:
-    """Reads the data whole, divided over the ranks, and compares them with the first time; collective.
-
-    Args:
-        run_dir: folder of the run, with the record that :func:`sampled` gave.
-        files: of the data.
-        beat: called from time to time.
-
-    Raises:
-        Refusal: a file cannot be read or holds something else; on every rank.
+    """Reads the data whole, divided over the ranks, and compares them with the record; collective, refuses on every
+    rank.
     """
     record = DataRecord.read(run_dir / NAME)
     sets = [

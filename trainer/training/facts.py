@@ -28,12 +28,7 @@ INSTALLED = tuple(os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_p
 
 
 def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
-    """What is known before a data set is looked at.
-
-    Args:
-        document: the configuration with its overrides, defaults left out.
-        launch: what the launcher said.
-    """
+    """Facts before a data set is read, of a configuration without defaults."""
     packages = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     return {
         "launch": Subject(
@@ -46,13 +41,7 @@ def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
 
 
 def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, Subject]:
-    """What is known once the files are read that the settings name.
-
-    Args:
-        config: the run, with every default and the digests of its references.
-        dataset: its data.
-        launch: what the launcher said.
-    """
+    """Facts once the files are read that the settings name; the run has defaults and the digests of its references."""
     sources = {} if dataset.mix is None else {f" of {name}": one for name, one in dataset.mix.sources.items()}
     examples = {
         f"number of {split.replace('_', '-')} examples{of}": one.count(split)
@@ -70,12 +59,7 @@ def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, S
 
 
 def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """The values of nested sections by dotted key.
-
-    Args:
-        value: the sections.
-        before: what each key begins with.
-    """
+    """The values of nested sections by dotted key."""
     values: dict[str, Any] = {}
     for key, inner in value.items():
         values |= flat(inner, f"{before}{key}.") if isinstance(inner, dict) and inner else {f"{before}{key}": inner}

@@ -11,14 +11,7 @@ from moe.random.seed import derive_seed
 
 
 def micro_batch_generator(run_seed: int, purpose: str, step: int, micro: int) -> torch.Generator:
-    """Makes the generator of everything that is drawn for a micro batch, but for dropout.
-
-    Args:
-        run_seed: of the run.
-        purpose: what is drawn for, `train` or `held_out`.
-        step: optimiser step, or what stands for it.
-        micro: number of the micro batch in the global batch.
-    """
+    """The generator of everything that is drawn for a micro batch (by its global number), but for dropout."""
     return torch.Generator().manual_seed(derive_seed(run_seed, purpose, step, micro))
 
 
@@ -29,11 +22,7 @@ def seed_dropout(run_seed: int, purpose: str, step: int, micro: int) -> None:
 
 @contextmanager
 def deterministic_operations(wanted: bool) -> Iterator[None]:
-    """While entered, operations of a GPU add in an order that never changes, and those that cannot raise an error.
-
-    Args:
-        wanted: false: operations stay as fast as they are.
-    """
+    """While entered and wanted, operations of a GPU add in a fixed order, and those that cannot raise an error."""
     if not wanted:
         yield
         return

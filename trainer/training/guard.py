@@ -20,12 +20,7 @@ class Guard:
     """
 
     def __init__(self, config: GuardConfig, folder: Path) -> None:
-        """Starts with nothing seen.
-
-        Args:
-            config: what is a spike, and when to give up.
-            folder: where rank 0 notes the steps that were skipped.
-        """
+        """`folder` is where rank 0 notes skipped steps."""
         self._config, self._folder = config, folder
         self._losses: deque[float] = deque(maxlen=config.spike_window)
         self._norms: deque[float] = deque(maxlen=config.spike_window)
@@ -46,15 +41,7 @@ class Guard:
         )
 
     def objection(self, losses: Sequence[float], norm: float) -> str | None:
-        """Why a step must not be taken.
-
-        Args:
-            losses: mean loss of each rank.
-            norm: of the gradient, over all ranks.
-
-        Returns:
-            The reason, None if there is none.
-        """
+        """Why a step must not be taken, by the mean loss of each rank and the norm over all; None if it may be."""
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if broken:
             return f"the loss is not finite on {_ranks(broken)}"
@@ -80,18 +67,7 @@ class Guard:
         self.in_a_row += 1
 
     def note(self, step: int, reason: str, norm: float, losses: Any, examples: Any) -> Path:
-        """Writes down what a skipped step was made of.
-
-        Args:
-            step: which one.
-            reason: why it was skipped.
-            norm: of the gradient.
-            losses: of each micro batch, by rank.
-            examples: ids in each micro batch, by rank.
-
-        Returns:
-            The file, ``guard/step_00000012.json`` in the run's folder.
-        """
+        """Writes ``guard/step_00000012.json`` with the losses and example ids of each micro batch, by rank."""
         path = self._note_of(step)
         path.parent.mkdir(exist_ok=True)
         content = {

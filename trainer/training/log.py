@@ -23,17 +23,12 @@ from trainer.training.weighting import effective_share
 
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
-    """What a step leaves behind.
-
+    """Results of a step.
     Attributes:
         loss: mean of the global batch.
-        terms: parts of the loss of each micro batch.
-        weights: of the pairs of each micro batch.
-        weighted: the points that those weights are of.
+        weighted: the points that the weights of pairs are of.
         by_source: sums of losses by source of each micro batch, of a step that is logged.
-        norm: of the gradient.
-        own_s: seconds of each rank's own work.
-        stop: a rank was asked to stop.
+        own_s: seconds of each rank's local work.
     """
 
     loss: float
@@ -50,11 +45,6 @@ class StepLog:
     """The figures of a run, step by step."""
 
     def __init__(self, run: Training) -> None:
-        """Says where the run starts.
-
-        Args:
-            run: one rank of it.
-        """
         config, launch = run.config, run.launch
         self._run = run
         self._speed = Speed(config, launch.world_size)

@@ -15,23 +15,13 @@ def due(step: int, intervals: Iterable[int | None]) -> bool:
 
 
 def logs(step: int, *, steps: int, intervals: Iterable[int | None]) -> bool:
-    """Whether the figures of a step go to the sinks: the first, the last, and those at the ends of intervals.
-
-    Args:
-        step: which one, from 1.
-        steps: of the run.
-        intervals: between steps that are logged and that are evaluated.
-    """
+    """Whether the figures of a step, from 1, go to the sinks: the first, the last, and those that end intervals."""
     return step in (1, steps) or due(step, intervals)
 
 
 def missing_figures(run_dir: Path, started: int) -> str | None:
-    """A line that names the steps of which the metrics say nothing although a checkpoint of the last one is intact.
-
-    Args:
-        run_dir: folder of the run, with metrics that have been cut back.
-        started: step of the checkpoint that the run resumes from, 0 if it starts. The checkpoint's own configuration
-            says which steps were logged.
+    """A line that names steps which the metrics, cut back, lack although a checkpoint of step `started` is intact.
+    The checkpoint's own configuration says which steps were logged.
     """
     metrics = run_dir / "metrics.jsonl"
     held = last_step(metrics)

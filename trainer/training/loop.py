@@ -21,14 +21,8 @@ from trainer.training.task import OfSources, Weighted
 
 
 def train(run: Training, beat: Callable[[], None] = lambda: None) -> int:
-    """Takes the remaining steps, or those until a rank is asked to stop or the guard gives up; collective.
-
-    Args:
-        run: one rank of it, at the step that it starts or resumes after.
-        beat: called after every step.
-
-    Returns:
-        The last step taken. It is saved unless the guard gave up.
+    """Takes steps to the last, or until a rank is stopped or the guard gives up; returns the last one; collective.
+    It is saved unless the guard gave up. `beat` is called after every step.
     """
     config, log, step = run.config, StepLog(run), run.started
     for step in range(run.started + 1, config.optim.steps + 1):

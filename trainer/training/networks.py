@@ -15,12 +15,6 @@ class TrainingNetworks(Networks):
     """The network of a run that trains, with the weights that learn or with their moving average."""
 
     def __init__(self, engine: Engine, average: MovingAverage) -> None:
-        """Takes the owners of both sets of weights.
-
-        Args:
-            engine: holds the weights that learn.
-            average: holds their moving average.
-        """
         self._engine, self._average = engine, average
 
     @contextmanager
@@ -40,11 +34,6 @@ class TrainedNetworks(Networks):
     """A network that no longer learns: its weights are the averaged ones."""
 
     def __init__(self, model: Network) -> None:
-        """Takes the network.
-
-        Args:
-            model: in evaluation mode.
-        """
         self._model = model
 
     @contextmanager

@@ -33,12 +33,10 @@ from trainer.training.schedule import changed_schedule
 
 @dataclass(frozen=True)
 class Preflight:
-    """A run that nothing speaks against.
-
+    """A run without objections.
     Attributes:
         config: the run, with the digests of its references.
-        layout: how it is divided over its ranks.
-        newest: the checkpoint that it goes on from, unless its ranks find damage; None: it starts.
+        newest: the checkpoint that it resumes, unless its ranks find damage; None: it starts.
         damaged: a line for each newer checkpoint that is damaged.
         cautions: lines about settings that are allowed and probably not meant.
     """
@@ -54,16 +52,7 @@ def preflight(
     config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
 ) -> Preflight:
     """Checks everything about a run that one process can check before it joins others, the examples left out.
-
-    Args:
-        config: the run.
-        world_size: its ranks.
-        ranks_per_node: those on one node; None: all.
-        read_bytes: how much of a checkpoint may be read to find damage; the lengths of its files are always compared.
-
-    Raises:
-        ValueError: the configuration does not fit that many ranks, or the run folder, a file that the run reads, a
-            package or the network of this node is not as the run needs it.
+    `read_bytes` of a checkpoint may be read to find damage; the lengths of its files are always compared.
     """
     return settled(examined(config, world_size, ranks_per_node=ranks_per_node, read_bytes=read_bytes))
 

@@ -11,13 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Agreement:
-    """What every rank knows of every rank, before the weights are touched.
-
-    Attributes:
-        losses: mean loss of each rank's micro batches.
-        own_s: seconds of each rank's own work.
-        stop: a rank was told to stop.
-    """
+    """Figures of every rank before the weights are touched: mean losses, seconds of local work, a request to stop."""
 
     losses: tuple[float, ...]
     own_s: tuple[float, ...]
@@ -32,13 +26,7 @@ class Exchange:
     """
 
     def __init__(self, losses: Sequence[Tensor], own_s: float, stop: bool) -> None:
-        """Sends this rank's part.
-
-        Args:
-            losses: of this rank's micro batches.
-            own_s: seconds of its own work.
-            stop: it was told to stop.
-        """
+        """Sends this rank's losses, seconds of local work, and whether it was asked to stop."""
         loss = torch.stack(list(losses)).double().mean()
         rows = torch.zeros(dist.get_world_size(), 3, dtype=torch.float64, device=loss.device)
         own = rows[dist.get_rank()]
@@ -68,13 +56,8 @@ def mean_terms(
     terms: Sequence[Mapping[str, Tensor]], totals: Sequence[Tensor] = ()
 ) -> tuple[dict[str, float], list[list[float]]]:
     """Means of named scalars over all micro batches of all ranks; collective unless there is nothing to reduce.
-
-    Args:
-        terms: those of each micro batch of this rank, by the same names in all.
-        totals: float64 [R, S] of each micro batch of this rank, which are added up in the same collective.
-
-    Returns:
-        The means, and the R rows of the sums; none without `totals`.
+    Terms have the same names in all micro batches. `totals`, float64 [R, S] of each, are added up in the same
+    collective.
     """
     names = sorted(terms[0])
     parts = [torch.stack([micro[name].double() for name in names]) for micro in terms if names]

@@ -24,20 +24,9 @@ from trainer.training.task import Task
 
 
 def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]]) -> int:
-    """Trains one rank of a run.
-
-    Args:
-        config: the run.
-        launch: what the launcher said.
-        task: builds what the run learns, once the process groups exist.
-
-    Returns:
-        0 if the run is done, 75 if it was told to stop, has saved and wants to be started again.
-
-    Raises:
-        ValueError: the run, its folder or a port cannot be used, or the ranks were not started alike; no process group
-            has been joined.
-        RunFailed: the run cannot go on.
+    """Trains one rank of a run: 0 if done, 75 if stopped and saved.
+    ValueError comes before any process group is joined: the run, its folder or a port cannot be used, or the ranks were
+    not started alike. RunFailed: the run cannot continue.
     """
     checked = preflight(config, launch.world_size, ranks_per_node=launch.local_world_size)
     config = checked.config

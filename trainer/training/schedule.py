@@ -6,15 +6,7 @@ from trainer.config.optim import OptimConfig
 
 
 def learning_rate(optim: OptimConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to the final rate at the last step.
-
-    Args:
-        optim: rates and steps of the run.
-        step: the optimiser step about to be taken, 1 to ``optim.steps``.
-
-    Returns:
-        The learning rate of that step.
-    """
+    """Linear warm-up, then half a cosine to the final rate at the last step; `step` is about to be taken, from 1."""
     if step <= optim.warmup_steps:
         return optim.lr * step / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
@@ -22,13 +14,7 @@ def learning_rate(optim: OptimConfig, step: int) -> float:
 
 
 def changed_schedule(optim: OptimConfig, steps_before: int, step: int) -> str | None:
-    """A line that says what another number of steps does to the learning rate of a run that resumes; None: nothing.
-
-    Args:
-        optim: rates and steps of the run now.
-        steps_before: of the run, when its checkpoint was written.
-        step: of that checkpoint.
-    """
+    """A line on the change of the learning rate by another number of steps, for a run that resumes at `step`."""
     if steps_before == optim.steps or step >= optim.steps:
         return None
     last = learning_rate(optim.model_copy(update={"steps": steps_before}), step)

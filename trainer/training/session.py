@@ -36,24 +36,10 @@ def train_joined(
     sinks: Callable[[int], list[Sink]],
     stop: StopRequest,
 ) -> int:
-    """Trains until the last step of the run, from its newest whole checkpoint if there is one.
-
-    Args:
-        config: the run.
-        layout: how it is laid out over the ranks.
-        launch: what the launcher said.
-        task: builds what the run learns, once the process groups exist.
-        dataset: what the run learns from.
-        sinks: opens what rank 0 sends figures to, from the step that the run resumes after; empty elsewhere.
-        stop: listens from the first step on.
-
-    Returns:
-        0, or 75 if the run was asked to stop: it has saved and wants to be started again.
-
-    Raises:
-        Refusal: the run cannot resume from the checkpoint that is whole.
-        RunFailed: too many steps in a row had to be skipped, or too many examples are bad.
-        Unreachable: the server of the examples does not answer.
+    """Trains to the last step from the newest whole checkpoint, if any: 0, or 75 if stopped and saved.
+    `sinks` opens what rank 0 sends figures to, from the step that the run resumes after. Raises Refusal if the run
+    cannot resume from the whole checkpoint, RunFailed after too many skipped steps or bad examples, and Unreachable if
+    the server of the examples does not answer.
     """
     folder, limits, steps = config.run.dir, config.guard, config.optim.steps
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:

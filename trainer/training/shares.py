@@ -25,15 +25,7 @@ from trainer.training.weighting import relative_weights
 def reading_ahead(
     task: Task[Any], loader: Loader, config: DataLoadingConfig, *, seed: int, device: torch.device
 ) -> Prefetcher:
-    """Reads the batches of a run ahead, with what their task draws for them alone, from where the device copies them.
-
-    Args:
-        task: what the run learns.
-        loader: deals the examples.
-        config: how far ahead, and by how many threads.
-        seed: of the run.
-        device: where this rank computes.
-    """
+    """Reads the batches of a run ahead, and what their task draws for them alone; the device copies from there."""
 
     def complete(step: int, local: int, batch: Batch) -> Batch:
         generator = micro_batch_generator(seed, "train source", step + 1, loader.global_micro(local))
@@ -46,12 +38,8 @@ def reading_ahead(
 
 @dataclass(frozen=True)
 class Share:
-    """What a step learns from.
-
-    Attributes:
-        examples: ids of the examples of each micro batch.
-        drawn: for each loss, what it is computed from.
-        weights: for each loss, the weights of its pairs, of mean 1 over the global batch; None: all equal.
+    """Examples of a step by micro batch, and for each loss what it is computed from and its weights.
+    Weights have mean 1 over the global batch; None: all equal.
     """
 
     examples: list[Tensor]
@@ -61,20 +49,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Gives each step of a run its share; a cycle is drawn and collected when its first step comes.
-
-    Attributes:
-        task: draws and collects.
-        networks: what the task may ask.
-        loader: deals the examples.
-        prefetcher: reads them ahead.
-        bad_examples: takes note of what cannot be read.
-        trace: records what drawing sends.
-        own_work: measures the time of drawing and collecting.
-        ranks: those that see different examples.
-        seed: of the run.
-        device: where this rank computes.
-    """
+    """Gives each step of a run its share; a cycle is drawn and collected when its first step comes."""
 
     task: Task[Any]
     networks: Networks
@@ -89,11 +64,7 @@ class Shares:
     _coming: deque[Share] = field(default_factory=deque)
 
     def take(self, step: int) -> Share:
-        """The share of a step; steps come one after the other, from the first of a cycle; collective.
-
-        Args:
-            step: the optimiser step about to be taken, from 1.
-        """
+        """The share of a step from 1; steps come one after the other, from the first of a cycle; collective."""
         if not self._coming:
             self._coming.extend(self._cycle(step))
         return self._coming.popleft()

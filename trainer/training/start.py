@@ -16,10 +16,6 @@ def write_initial_weights(engine: Engine, config: RunConfig) -> None:
 
     They are drawn, or what the rank keeps of those in `model.init_from` is read. Routed adapters may begin with the
     modules of another run.
-
-    Args:
-        engine: built from :func:`trainer.model.build.bare_network`.
-        config: the run.
     """
     kept = kept_weights(engine.shards(), engine.state(("weight",)))
     drawn = DrawnValues(engine.module, config.run.seed)

@@ -44,15 +44,9 @@ class Tilt:
 
 
 def tilt(points: Sequence[Tensor], weights: Sequence[Tensor], ranks: dist.ProcessGroup | None = None) -> Tilt:
-    """Compares the weighted moments of points with the plain ones; collective over the ranks.
-
-    Args:
-        points: [B, *D] of each micro batch of this rank.
-        weights: [B] of each, at least 0 and not all 0.
-        ranks: those that have different points; None: this rank is on its own.
-
-    Returns:
-        The tilt; 0 where all points are the same.
+    """Weighted moments of points [B, *D] against plain ones; collective over ranks with different points (None: one
+    alone).
+    Weights [B] are at least 0 and not all 0; the tilt is 0 where all points are the same.
     """
     rows = [part.flatten(1).double() for part in points]
     masses = [part.double() for part in weights]
@@ -82,16 +76,7 @@ def tilt(points: Sequence[Tensor], weights: Sequence[Tensor], ranks: dist.Proces
 def tilts(
     weighted: Sequence[Mapping[str, Tensor]], weights: Sequence[Tensor | None], ranks: dist.ProcessGroup | None = None
 ) -> dict[str, Tilt]:
-    """The tilt of everything that pairs are made of; collective unless there are no weights.
-
-    Args:
-        weighted: [B, *D] points of each micro batch of this rank, by the same names in all.
-        weights: [B] of each; None everywhere: all are equal.
-        ranks: as in `tilt`.
-
-    Returns:
-        By the names; nothing without weights or without points.
-    """
+    """The tilt of all that pairs are made of, by name; nothing without weights; collective unless there are none."""
     given = [values for values in weights if values is not None]
     if not given or not weighted:
         return {}
@@ -108,11 +93,7 @@ def figures(tilts: Mapping[str, Tilt]) -> dict[str, float]:
 
 
 def cautions(tilts: Mapping[str, Tilt]) -> dict[str, str]:
-    """One line about the first large tilt, under the name ``tilt``; none if no tilt is large.
-
-    Args:
-        tilts: by the names of what is weighted.
-    """
+    """One line about the first large tilt, under the name ``tilt``; none if no tilt is large."""
     for name, each in tilts.items():
         if each.large:
             return {

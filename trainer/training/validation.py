@@ -23,15 +23,7 @@ class HeldOut:
     def __init__(
         self, config: RunConfig, layout: Layout, rank: int, dataset: Dataset, bad_examples: BadExampleList
     ) -> None:
-        """Deals it out.
-
-        Args:
-            config: the run.
-            layout: how it is laid out.
-            rank: this process.
-            dataset: whose held-out split is evaluated.
-            bad_examples: takes note of what cannot be read.
-        """
+        """Deals out the held-out split of a data set."""
         self._seed, self._bad_examples = config.run.seed, bad_examples
         self._sources = () if dataset.mix is None else tuple(dataset.mix.sources)
         self._loader = Loader(
@@ -47,15 +39,7 @@ class HeldOut:
 
     def figures(self, step: int, task: Task[Any], networks: Networks, device: torch.device) -> dict[str, float]:
         """Means of what a task examines, each example once a tensor rank and by its weight; collective.
-
-        Args:
-            step: optimiser steps done.
-            task: what the run learns.
-            networks: the run's network, whose averaged weights are examined.
-            device: where this rank computes.
-
-        Returns:
-            The mean of each figure by its name in the metrics, and that of the loss for each source of a mixture.
+        By the averaged weights; also that of the loss for each source of a mixture.
         """
         examined: dict[str, list[Tensor]] = {}
         log_weights: list[Tensor | None] = []

@@ -13,13 +13,8 @@ FEW = 0.1
 
 
 def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Weights with mean 1 over the global batch; collective unless there are none.
-
-    Args:
-        log_weights: [B] for each micro batch of this rank; None everywhere: all pairs weigh the same.
-
-    Returns:
-        [B] for each micro batch, or None for each.
+    """Weights [B] of mean 1 over the global batch for each micro batch; None if all weigh the same, then not
+    collective.
     """
     given = [values for values in log_weights if values is not None]
     if not given:
@@ -31,13 +26,8 @@ def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None
 
 
 def effective_share(weights: Sequence[Tensor | None]) -> dict[str, float]:
-    """How many pairs of equal weight would count as much as those of the global batch do; collective.
-
-    Args:
-        weights: [B] for each micro batch of this rank, of mean 1 over the global batch; None everywhere: all are equal.
-
-    Returns:
-        ``effective_share``, (sum w)^2 / (N sum w^2) of the N pairs, above 0 and at most 1; nothing without weights.
+    """``effective_share``, (sum w)^2 / (N sum w^2) of N pairs with weights w, in (0, 1]; collective; empty without
+    weights.
     """
     given = [values for values in weights if values is not None]
     if not given:
@@ -58,12 +48,7 @@ def few_count(share: float) -> str | None:
 
 
 def weighted_mean(losses: Sequence[Tensor], log_weights: Sequence[Tensor | None]) -> float:
-    """Mean of losses, each by its weight, over all ranks; collective.
-
-    Args:
-        losses: [B] pieces of this rank.
-        log_weights: [B] for each piece; None everywhere: the plain mean.
-    """
+    """Mean of losses [B], each by its weight (None everywhere: plain), over all ranks; collective."""
     values = torch.cat(list(losses)).double()
     given = [weights for weights in log_weights if weights is not None]
     logs = torch.cat(given).double() if given else torch.zeros_like(values)

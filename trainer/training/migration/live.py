@@ -29,20 +29,9 @@ class LiveMigration:
     Every rank comes to the same decision from the same counts; they check that before anything moves. Replicas, and
     experts that have some, stay where they are: what a move would save counts every expert on its home alone, which is
     true of the others.
-
-    Attributes:
-        version: placements that the run has had after its first one.
     """
 
     def __init__(self, config: RunConfig, layout: Layout, engine: Engine, average: MovingAverage) -> None:
-        """Listens to the routers of the engine's network.
-
-        Args:
-            config: the run; `moe.migration` is set.
-            layout: how it is laid out; its placement says what a move between two ranks costs.
-            engine: holds weights and moments.
-            average: holds the moving averages.
-        """
         from megatron.core import parallel_state
 
         assert config.moe is not None
@@ -71,11 +60,7 @@ class LiveMigration:
         self._placed_at: float | None = None
 
     def after(self, step: int) -> None:
-        """Looks, if it is time, and moves experts, if that pays; collective then.
-
-        Args:
-            step: optimiser steps done. No step may be half done.
-        """
+        """Moves experts, if it is time and that pays, between two steps; collective then."""
         self._window.steps += 1
         if step % self._config.every:
             return
@@ -84,11 +69,8 @@ class LiveMigration:
         self._window.clear()
 
     def figures(self) -> dict[str, float]:
-        """What the sinks should know, by name.
-
-        Returns:
-            ``migration_regret`` of the last look, ``migration_moved_experts`` and ``migration_version`` over the run,
-            and ``time.placement_success_s``, the Unix time at which this process last moved experts.
+        """``migration_regret`` of the last look, ``migration_moved_experts`` and ``migration_version`` over the run.
+        ``time.placement_success_s`` is the Unix time at which this process last moved experts.
         """
         figures = {"migration_moved_experts": float(self._moved), "migration_version": float(self.version)}
         if self._trigger.regret is not None:

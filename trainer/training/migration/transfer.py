@@ -29,22 +29,10 @@ _CHECKSUM_WORDS = 2
 def transfer(
     engine: Engine, average: MovingAverage, slot_to_expert: NDArray[np.int64], group: dist.ProcessGroup
 ) -> str | None:
-    """Moves experts so that each lies in its slot, between two optimiser steps; collective over all ranks.
-
-    Only homes have anything to move: replicas appear and vanish with the map.
-
-    Args:
-        engine: holds weights and moments, and knows where the experts are.
-        average: holds the moving averages.
-        slot_to_expert: logical expert that each slot of each layer shall hold, [MoE layers, slots]; equal everywhere,
-            with more or fewer slots than before where replicas come or go.
-        group: the expert-parallel group.
-
-    Returns:
-        None if all experts moved; else why none did. The run may then go on as it was.
-
-    Raises:
-        ValueError: the slots hold some expert nowhere or twice on a rank, or allow no choice of homes; nothing moved.
+    """Moves experts so that each is in its slot, between two optimiser steps; collective over all ranks.
+    Only homes have anything to move: replicas appear and vanish with the map, [MoE layers, slots] of logical experts,
+    equal everywhere. None, or why nothing moved, and the run may continue as it was; ValueError if the slots hold an
+    expert nowhere or twice on a rank, or allow no choice of homes.
     """
     own = _Shards(engine, average, group)
     moves = list(moves_between(own.slots, home_slots(slot_to_expert, own.num_experts, group.size())))
@@ -66,24 +54,16 @@ def transfer(
 
 
 def checksum(words: Tensor) -> Tensor:
-    """Sums words, each times the odd number of its place, modulo 2^64: no single change goes unnoticed.
-
-    Args:
-        words: int32, any length.
-
-    Returns:
-        int32 [2], on the same device.
+    """Sums int32 words, each times the odd number of its place, modulo 2^64, as int32 [2]: no single change goes
+    unnoticed.
     """
     places = torch.arange(1, 2 * len(words), 2, device=words.device)
     return (words.long() * places).sum(dim=0, keepdim=True).view(torch.int32)
 
 
 class _Shards:
-    """The experts at home on this rank, as messages.
-
-    Attributes:
-        num_experts: experts of a layer.
-        slots: logical expert of each home of the group, [MoE layers, experts].
+    """The experts at home on this rank, as messages; `slots` has the logical expert of each home, [MoE layers,
+    experts].
     """
 
     def __init__(self, engine: Engine, average: MovingAverage, group: dist.ProcessGroup) -> None:

@@ -27,22 +27,14 @@ class FitRequest(Section):
     straight path."""
 
     def what_decides(self, config: RunConfig) -> dict[str, Any]:
-        """Everything that changes the path: the settings of the fit, and the states of the run that it leads to.
-
-        Args:
-            config: the run, which follows a flow.
-        """
+        """Everything that changes the path: the settings of the fit, and the states of the run that it leads to."""
         assert config.flow is not None
         states = config.flow.model_dump(mode="json", include={"latent", "data_scale"})
         return {**self.model_dump(), "data": config.data.model_dump(mode="json"), "flow": states}
 
 
 def without_path(document: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a configuration whose path is not known yet.
-
-    Args:
-        document: the sections, with or without a path.
-    """
+    """The sections of a configuration whose path is not known yet."""
     flow = document.get("flow")
     if not isinstance(flow, dict):
         return document
@@ -50,14 +42,7 @@ def without_path(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_fitted_to(config: RunConfig) -> None:
-    """Refuses a run that no path is fitted to.
-
-    Args:
-        config: the run.
-
-    Raises:
-        ValueError: it follows no flow, or one that begins at data.
-    """
+    """Refuses a run without a flow, or whose flow begins at data: no path is fitted to it."""
     if config.flow is None:
         raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
     if config.source_data is not None:

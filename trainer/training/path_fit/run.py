@@ -28,19 +28,7 @@ CHUNK = 512
 
 
 def run(config: RunConfig, request: FitRequest, out: Path) -> int:
-    """Fits a path to the training data of a run and writes its table; the first rank works, others wait.
-
-    Args:
-        config: the run; its own path does not matter.
-        request: how.
-        out: file to write.
-
-    Returns:
-        0.
-
-    Raises:
-        ValueError: the run follows no flow or one that begins at data, or its data cannot be read or are all the same.
-    """
+    """Fits a path to the training data of a run and writes its table; the first rank works, others wait."""
     end_with_launcher()
     launch = Launch.from_environment()
     check_fitted_to(config)
@@ -71,16 +59,7 @@ def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
 
 
 def data_points(config: RunConfig, num: int, generator: torch.Generator) -> Tensor:
-    """States of the training data that paths lead to, at most `num` and all different, float32 [N, D] on the CPU.
-
-    Args:
-        config: the run.
-        num: 2 or more.
-        generator: chooses among the examples, and draws latents.
-
-    Raises:
-        ValueError: an example cannot be read.
-    """
+    """States of the training data that paths lead to, at most `num` >= 2, all different: float32 [N, D] on the CPU."""
     dataset, parts = trainer.data.build(config.data), FlowParts(config)
     ids = torch.arange(num)
     if not dataset.endless:
