@@ -22,20 +22,9 @@ def number_of_parts(elements: int) -> int:
 
 
 def write_averages(folder: Path, elements: int, step: int, rank: int, num_ranks: int) -> dict[str, FileRecord]:
-    """Writes this rank's part of the averages from the state that all ranks have written.
+    """Writes this rank's part of the averages from the state that all ranks have written; records by name.
 
-    Args:
-        folder: the checkpoint.
-        elements: of all averages.
-        step: optimiser steps done.
-        rank: of this process; the first part is that of rank 0, the others are spread over all ranks.
-        num_ranks: of the run.
-
-    Returns:
-        What was written, by its name; most ranks of a large run write nothing.
-
-    Raises:
-        Refusal: the state cannot be read, or nothing can be written.
+    The first part is that of rank 0, the others are spread over all ranks; most ranks of a large run write nothing.
     """
     num_parts = number_of_parts(elements)
     own = [part for part in range(num_parts) if part * num_ranks // num_parts % num_ranks == rank]

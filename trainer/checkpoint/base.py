@@ -24,11 +24,7 @@ _REMEDY = f"give the run with the same model settings to {FIELD}"
 
 
 def base_weights(base: ReferenceConfig, field: str = FIELD) -> Path:
-    """The averaged weights of a base.
-
-    Args:
-        base: a run, which stands for its newest intact checkpoint, or a folder that the export verb wrote.
-        field: the setting that names it.
+    """The averaged weights of a base: of a run's newest intact checkpoint, or of a folder that the export verb wrote.
 
     Raises:
         Refusal: there are none, or they are others than those that the section names.
@@ -51,13 +47,10 @@ def digest_of(path: Path) -> str:
 
 
 def with_digest(config: RunConfig) -> RunConfig:
-    """A run that names the digest of its base, if it has one, so that it goes on with the same one or not at all.
+    """A run that names the digest of its base, if it has one, so that it resumes with the same one or not at all.
 
-    Modules that stay as another run left them belong to what it stands on. The number of its tasks is named too, since
-    its samples may be compared with other data.
-
-    Raises:
-        Refusal: the base has no weights, or others than the section names.
+    Modules that stay as another run left them belong to its base. The number of its tasks is named too, since its
+    samples may be compared with other data.
     """
     adapters = config.model.adapters
     if adapters is None:
@@ -73,15 +66,7 @@ def with_digest(config: RunConfig) -> RunConfig:
 
 
 def check_base(config: RunConfig) -> None:
-    """Refuses a base that a run cannot adapt, without reading the values of its weights.
-
-    Args:
-        config: the run; one without adapters has no base.
-
-    Raises:
-        Refusal: the base has no weights or has adapters itself, or its network is another one.
-        ValueError: the adapters fit no layers.
-    """
+    """Refuses a base that a run cannot adapt, without reading the values of its weights."""
     if config.model.adapters is None:
         return
     path = base_weights(config.model.adapters.base)
@@ -102,14 +87,9 @@ def check_base(config: RunConfig) -> None:
 
 
 def check_beginning(weights: Path, config: RunConfig) -> None:
-    """Refuses weights that a run cannot begin with, without reading their values.
+    """Refuses weights of `model.init_from` (those of adapters where the run has some) without reading their values.
 
-    Args:
-        weights: that `model.init_from` names; those of adapters where the run has some.
-        config: the run, with the digest of its base.
-
-    Raises:
-        Refusal: they are missing or malformed, of another network, or of other adapters or beside another base.
+    The configuration names the digest of its base already.
     """
     adapters = config.model.adapters
     if adapters is None:
@@ -136,11 +116,7 @@ def check_beginning(weights: Path, config: RunConfig) -> None:
 def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, trains: bool) -> None:
     """Fills the frozen weights of this rank's network, one after the other; nothing without adapters.
 
-    Args:
-        network: of the run.
-        config: the run.
-        device: where the network computes.
-        trains: whether an engine is going to train it, in its own type.
+    `trains`: whether an engine is going to train it, in its own type.
 
     Raises:
         Refusal: the weights of the base are gone, or others than those that the run began with.

@@ -154,11 +154,7 @@ def packed(state: Mapping[str, Any]) -> bytes:
 
 
 def unpacked(path: Path) -> dict[str, Any]:
-    """Reads what :func:`packed` made, and nothing that would run code.
-
-    Raises:
-        Refusal: the file is malformed.
-    """
+    """Reads what :func:`packed` made, and nothing that would run code."""
     try:
         return torch.load(path, weights_only=True)
     except Exception as error:  # whatever the damage leads to

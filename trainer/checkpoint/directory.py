@@ -22,11 +22,7 @@ from trainer.checkpoint.manifest import NAME
 
 
 def check_possible(folder: Path) -> None:
-    """Refuses a folder that no file system can hold.
-
-    Raises:
-        Refusal: its name is too long.
-    """
+    """Refuses a folder whose name is too long for any file system."""
     try:
         folder.exists()
     except OSError as error:
@@ -55,18 +51,10 @@ def complete_steps(root: Path) -> list[int]:
 
 
 def prune(root: Path, keep: int, newest: int) -> list[str]:
-    """Deletes all but the newest complete checkpoints up to a step.
+    """Deletes all but the `keep` newest complete checkpoints up to step `newest`; a line for each failure.
 
     Later ones and incomplete ones go too: a broken save has left them, or the run went on from before them because they
-    were damaged. Symbolic links are left alone and not counted: what they lead to is the user's own.
-
-    Args:
-        root: folder of the checkpoints.
-        keep: how many stay.
-        newest: step of the one just saved.
-
-    Returns:
-        A line for each that cannot be deleted.
+    were damaged. Symbolic links are left alone and not counted: they lead to the user's files.
     """
     folders = {step: folder for step, folder in sorted(_step_folders(root).items()) if not folder.is_symlink()}
     kept = [step for step, folder in folders.items() if step <= newest and _is_complete(folder)][-keep:]
@@ -81,12 +69,7 @@ def prune(root: Path, keep: int, newest: int) -> list[str]:
 
 
 def delete(folder: Path) -> None:
-    """Deletes a checkpoint, its marker first: one that is half deleted does not seem complete.
-
-    Raises:
-        OSError: it is not there, or a file of it cannot be deleted.
-        Refusal: it is a symbolic link.
-    """
+    """Deletes a checkpoint, no symbolic link, its marker first: one that is half deleted does not seem complete."""
     if folder.is_symlink():
         raise Refusal(folder, "checkpoint", "is a symbolic link", "remove the link")
     (folder / NAME).unlink(missing_ok=True)

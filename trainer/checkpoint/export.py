@@ -39,16 +39,12 @@ class _Source:
 
 
 def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32") -> int:
-    """Copies the averaged weights of a run to a folder that explains itself.
+    """Copies the averaged weights of a run, with the routers' state, the configuration and a model card, to a folder.
 
     Args:
         run_dir: folder of the run, or one that this verb or the import-weights verb wrote.
-        out: folder for the weights, the routers' state, the configuration and a model card.
-        to: name of the package whose form they take, see :data:`trainer.model.foreign.FOREIGN`; None: the own one.
+        to: a package of :data:`trainer.model.foreign.FOREIGN` whose form they take; None: that of this one.
         dtype: of the values in that form.
-
-    Returns:
-        0.
 
     Raises:
         ValueError: the run has no intact checkpoint, its network has no counterpart there, or the folder cannot be

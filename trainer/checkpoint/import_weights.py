@@ -24,18 +24,7 @@ _PLAIN = ("F32", "BF16", "F16")
 
 
 def run(folder: Path, out: Path) -> int:
-    """Writes the weights of another package's network under the names that they have here.
-
-    Args:
-        folder: with config.json and safetensors.
-        out: folder for the weights in float32, a configuration of a run with the same network, and a model card.
-
-    Returns:
-        0.
-
-    Raises:
-        Refusal: the network is not read here, has a setting without a counterpart, or is not whole.
-    """
+    """Writes another package's weights, in float32 under the names of this one, a configuration and a model card."""
     kind, document, path = found_in(folder)
     try:
         with open_weights(path) as weights:

@@ -28,15 +28,9 @@ ATTEMPTS = 10
 
 
 def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that seems intact: its files have the right length, and the smallest the right content.
+    """The newest checkpoint whose files have the right length, and the smallest, up to `read_bytes`, the right content.
 
-    Args:
-        root: folder of the checkpoints.
-        allow_rng_loss: do without the files of single ranks.
-        read_bytes: how much of a checkpoint may be read; the files of :meth:`Manifest.smallest` are.
-
-    Returns:
-        Its folder, or None if no save has ever ended; and a line for each newer one, which says what is wrong with it.
+    Also a line for each newer one, which says what is wrong with it. None if no save has ever ended.
 
     Raises:
         Refusal: there are complete checkpoints, and none seems intact.
@@ -54,14 +48,7 @@ def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: in
 
 
 def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None:
-    """The newest intact checkpoint, the same on every rank; collective.
-
-    Args:
-        root: folder of the checkpoints, on a file system that all ranks share.
-        allow_rng_loss: do without the files of single ranks.
-
-    Returns:
-        Its folder, or None if no save has ever ended.
+    """The newest intact checkpoint, the same on every rank; None if no save has ever ended; collective.
 
     Raises:
         Refusal: there are complete checkpoints, and none is intact.
@@ -84,15 +71,7 @@ def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None
 
 
 def newest_intact(root: Path, names: Iterable[str]) -> Path:
-    """The newest checkpoint of which some files are intact, as this process alone finds it.
-
-    Args:
-        root: folder of the checkpoints.
-        names: those files, where the checkpoint has them; a file that may be in parts stands for them, too.
-
-    Raises:
-        Refusal: there is none.
-    """
+    """The newest checkpoint of which some files, or their parts, are intact, as this process alone sees it."""
     wanted = [*names]
 
     def fault(folder: Path) -> str | None:
@@ -163,14 +142,7 @@ def _say(skipped: Iterable[str]) -> None:
 
 
 def newest_checkpoint(run_dir: Path) -> Path:
-    """The folder of the newest checkpoint whose averaged weights, and what belongs to them, are as they were written.
-
-    Args:
-        run_dir: folder of the run.
-
-    Raises:
-        Refusal: there is none.
-    """
+    """The newest checkpoint of a run whose averaged weights, and the files beside them, are as they were written."""
     check_possible(run_dir / "checkpoints")
     if not run_dir.is_dir():
         problem = "is a file" if run_dir.exists() else "does not exist"
@@ -187,18 +159,8 @@ def newest_checkpoint(run_dir: Path) -> Path:
 def with_newest(run_dir: Path, use: Callable[[Path], R]) -> R:
     """Reads the newest intact checkpoint of a run that may go on meanwhile.
 
-    A run that keeps few checkpoints deletes the oldest with each save. If it deletes the one that is being read, the
-    next newest is taken.
-
-    Args:
-        run_dir: folder of the run.
-        use: reads a checkpoint; it is called again with another one if the first was deleted.
-
-    Returns:
-        What `use` returned.
-
-    Raises:
-        Refusal: there is no intact checkpoint.
+    A run that keeps few checkpoints deletes the oldest with each save. If it deletes the one that is being read, `use`
+    is called again with the next newest.
     """
     for left in reversed(range(ATTEMPTS)):
         folder = newest_checkpoint(run_dir)
@@ -216,10 +178,6 @@ def weights_file(path: Path) -> Path:
     Args:
         path: an ``ema.safetensors``, its index where it is in parts, the folder of a run, which stands for its newest
             intact checkpoint, or a folder that the export or the import-weights verb wrote.
-
-    Raises:
-        Refusal: the run has no intact checkpoint, the weights have the names of another package, or no file system
-            can hold the path.
     """
     check_possible(path / "checkpoints")
     if (path / "checkpoints").is_dir():

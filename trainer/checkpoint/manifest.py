@@ -20,12 +20,7 @@ REMEDY = "restore it from a copy, or delete the folder"
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must be.
-
-    Attributes:
-        size_bytes: its length.
-        sha256: of its content, in hexadecimal.
-    """
+    """Length of a file, and the SHA-256 of its content in hexadecimal."""
 
     size_bytes: int
     sha256: str
@@ -59,11 +54,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
-        """Reads what :meth:`write` wrote.
-
-        Raises:
-            Refusal: the file is missing, malformed or of another version.
-        """
+        """Reads what :meth:`write` wrote."""
         path = folder / NAME
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
@@ -97,16 +88,7 @@ class Manifest:
         return chosen
 
     def check_files(self, folder: Path, wanted: Callable[[str], bool], *, content: bool) -> None:
-        """Looks for damage.
-
-        Args:
-            folder: the checkpoint.
-            wanted: which files are looked at, by their path in the folder.
-            content: whether checksums are verified, which reads the files; else only their lengths.
-
-        Raises:
-            Refusal: a file is missing, or is not what was written.
-        """
+        """Refuses missing and damaged files among those `wanted`; with `content`, reads them and verifies checksums."""
         for name, record in self.files.items():
             if not wanted(name):
                 continue
@@ -121,15 +103,7 @@ class Manifest:
                 raise Refusal(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
 
     def check_identity(self, folder: Path, identity: dict[str, Any]) -> None:
-        """Refuses to continue a checkpoint as something else.
-
-        Args:
-            folder: the checkpoint.
-            identity: of the run that wants to continue it; a field that the checkpoint says nothing of is let through.
-
-        Raises:
-            Refusal: a field differs.
-        """
+        """Refuses to continue a checkpoint as another run; a field that the checkpoint lacks is let through."""
         for name, value in identity.items():
             if self.identity.get(name, value) != value:
                 raise Refusal(
@@ -141,15 +115,7 @@ class Manifest:
 
 
 def records(folder: Path, paths: Iterable[Path]) -> dict[str, FileRecord]:
-    """What files are, read back from where they were written.
-
-    Args:
-        folder: the checkpoint.
-        paths: files in it.
-
-    Returns:
-        By their path in the folder.
-    """
+    """Records of files, read back from the disk, by their path in the folder."""
     return {path.relative_to(folder).as_posix(): FileRecord(path.stat().st_size, file_digest(path)) for path in paths}
 
 

@@ -31,14 +31,7 @@ from trainer.model.weight_files import WEIGHTS, open_weights
 
 
 def run(run_dir: Path, out: Path) -> int:
-    """Adds the averaged adapters of a run to their base.
-
-    Args:
-        run_dir: folder of the run.
-        out: folder of the run that is written; it holds none.
-
-    Returns:
-        0.
+    """Adds the averaged adapters of a run to their base, and writes the result as the run `out`.
 
     Raises:
         ValueError: the run has no adapters or no intact checkpoint, its base is gone or another one, or the folder

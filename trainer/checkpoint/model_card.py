@@ -17,20 +17,16 @@ def model_card(
     parts: int = 0,
     origin: str | None = None,
 ) -> str:
-    """Describes averaged weights to whoever finds them.
+    """Describes averaged weights to whoever finds them, in Markdown: the same for the same run, wherever it is written.
+
+    Its block of Python computes the same as the network here, from the files beside it, with torch and safetensors.
 
     Args:
-        config: the run.
-        step: optimiser steps done; None: nobody knows.
-        parameters: elements of all of them.
-        routers: whether ``routers.safetensors`` lies beside the weights.
+        step: optimiser steps done; None if unknown.
+        routers: whether ``routers.safetensors`` is beside the weights.
         weights: name of their file, or of their index.
         parts: files that the index names; 0: there is one file and no index.
         origin: the network of another package that they are from; None: they were trained here.
-
-    Returns:
-        Markdown: the same for the same run, wherever and whenever it is written. Its block of Python computes the same
-        as the network here, from the files beside it, with torch and safetensors alone.
     """
     model, moe = config.model, config.moe
     experts = (

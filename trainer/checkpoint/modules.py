@@ -16,11 +16,7 @@ _SAME = ("rank", "alpha", "modules", "heads")
 
 
 def modules_weights(config: RunConfig) -> Path | None:
-    """The averaged weights whose modules a run begins with; None: it draws its own, or has no routed adapters.
-
-    Raises:
-        Refusal: there are none, or others than those that the section names.
-    """
+    """The averaged weights whose modules a run begins with; None: it draws new ones, or has no routed adapters."""
     adapters = config.model.adapters
     if not isinstance(adapters, RoutedAdaptersConfig) or adapters.init_from is None:
         return None
@@ -28,14 +24,7 @@ def modules_weights(config: RunConfig) -> Path | None:
 
 
 def check_modules(config: RunConfig) -> None:
-    """Refuses modules that a run cannot begin with, without reading the values of weights.
-
-    Args:
-        config: the run; one without routed adapters of another run has none.
-
-    Raises:
-        Refusal: there are no such weights, or modules of other sizes, or modules beside another base.
-    """
+    """Refuses modules of other sizes, and modules beside another base, without reading the values of weights."""
     path, adapters = modules_weights(config), config.model.adapters
     if path is None:
         return

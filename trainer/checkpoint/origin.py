@@ -10,14 +10,9 @@ from trainer.config.run import RunConfig
 
 
 def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
-    """The checkpoint that a run goes on from, unless its ranks find damage that was not looked for here.
+    """The checkpoint that a run resumes from, unless its ranks find damage beyond `read_bytes` of a checkpoint.
 
-    Args:
-        config: the run.
-        read_bytes: how much of a checkpoint may be read to find damage; the lengths of its files are always compared.
-
-    Returns:
-        Its folder, None if the run starts; and a line for each newer one that is damaged.
+    The lengths of its files are always compared. None if the run starts; a line for each newer one that is damaged.
 
     Raises:
         ValueError: the run may not resume and there are checkpoints.

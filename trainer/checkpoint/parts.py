@@ -23,17 +23,8 @@ def write_in_parts(
 ) -> list[Path]:
     """Writes weights, of which no more than one part is in memory at a time, and in float32 no more than one tensor.
 
-    Args:
-        path: of the one file; an index and parts are named after it.
-        shapes: of the tensors by name.
-        tensors: in that order; each is asked for when the one before is written.
-        dtype: what they are written as.
-
-    Returns:
-        The file, or the index and the parts.
-
-    Raises:
-        Refusal: a file cannot be written.
+    Returns the one file `path`, or the index and the parts, named after it. Each of `tensors`, in the order of
+    `shapes`, is drawn from the iterable when the one before is written.
     """
     parts = _divided(shapes, dtype.itemsize)
     coming = iter(tensors)

@@ -15,15 +15,11 @@ from trainer.config.run import RunConfig
 
 
 def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: int) -> Placement:
-    """The placement of a run whose experts may have moved.
+    """The placement of a run whose experts may have moved: `start` itself if none has, else one named as the solver's.
 
     Args:
-        start: where the process began.
         slot_to_expert: logical expert of each slot now, [MoE layers, slots].
-        version: migrations of the run so far; named as the solver.
-
-    Returns:
-        `start` itself if no expert has moved; else a placement without a claim to be any good.
+        version: migrations of the run so far.
     """
     layers = slot_to_expert.reshape(start.num_layers, start.num_ranks, -1).tolist()
     rank_experts = tuple(tuple(map(tuple, ranks)) for ranks in layers)
@@ -35,22 +31,11 @@ def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: 
 
 
 def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
-    """Where the experts of a resuming run are.
+    """The layout of a resuming run, with its experts where they are.
 
     A run whose experts migrate finds them where its checkpoint has them: `moe.placement` says only where they start.
     Without `moe.migration`, or where other numbers of ranks share the experts, the configuration decides, and experts
     that were saved elsewhere are moved on loading.
-
-    Args:
-        config: the run.
-        layout: as the configuration has it.
-        folder: the checkpoint to resume from.
-
-    Returns:
-        The layout to resume with.
-
-    Raises:
-        Refusal: the checkpoint's placement is missing, malformed or of other sizes.
     """
     if config.moe is None or config.moe.migration is None:
         return layout

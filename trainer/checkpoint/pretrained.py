@@ -18,13 +18,7 @@ from trainer.model.weights import check_weights, initialise_from
 def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
     """How ranks share a trained network that they use: one holds all of it, several share it as the run's ranks did.
 
-    Args:
-        config: of the checkpoint.
-        folder: a complete checkpoint.
-        world_size: ranks that use it; 1, or a multiple of the ranks that share the network.
-
-    Raises:
-        Refusal: the placement of the experts is missing or malformed.
+    `world_size` is 1, or a multiple of the ranks that share the network.
     """
     if world_size == 1:
         return Layout.single(config)
@@ -43,15 +37,7 @@ def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
 
 
 def check_sharing(config: RunConfig, world_size: int) -> None:
-    """Refuses ranks that cannot share a trained network as the run's ranks did.
-
-    Args:
-        config: of the checkpoint.
-        world_size: ranks that would use it.
-
-    Raises:
-        ValueError: they are several, and no multiple of the ranks that share the network.
-    """
+    """Refuses, with a ValueError, ranks that cannot share a trained network as the run's ranks did."""
     together = config.parallel.expert * config.parallel.tensor
     if world_size > 1 and world_size % together:
         raise ValueError(
@@ -61,28 +47,13 @@ def check_sharing(config: RunConfig, world_size: int) -> None:
 
 
 def check_restorable(config: RunConfig, folder: Path) -> None:
-    """Refuses a checkpoint that :func:`restore` cannot use.
-
-    Args:
-        config: of the checkpoint.
-        folder: the checkpoint.
-
-    Raises:
-        Refusal: its averaged weights, or those that its adapters stand on, are missing, malformed or those of another
-            network.
-    """
+    """Refuses a checkpoint that :func:`restore` cannot use."""
     check_base(config)
     check_weights(folder / WEIGHTS, parameter_shapes(config))
 
 
 def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
-    """Builds this rank's network with the averaged weights and the routers of a checkpoint, in evaluation mode.
-
-    Args:
-        config: of the checkpoint.
-        layout: how the ranks that use it share it.
-        folder: the checkpoint.
-    """
+    """Builds this rank's network with the averaged weights and the routers of a checkpoint, in evaluation mode."""
     model = bare_network(config, layout).eval()
     give_memory(model, lambda parameter: torch.empty(parameter.shape, dtype=parameter.dtype))
     write_base(model, config, torch.device("cpu"), trains=False)

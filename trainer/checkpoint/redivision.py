@@ -16,16 +16,8 @@ from trainer.model.parallel.state import StatePiece
 def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
     """Overwrites the pieces of a state with what was saved.
 
-    A rank whose own file has all of it, as that of a run that is divided as before, reads no other. Else it reads what
-    the other files hold, and of their values only those that it needs.
-
-    Args:
-        folder: of the saved state.
-        rank: of this process.
-        pieces: of this rank.
-
-    Raises:
-        Refusal: a file is missing or malformed, or has other tensors than those of the pieces.
+    A rank whose own file has all of it, as that of a run that is divided as before, reads no other. Else it reads the
+    other files, and of their values only those that it needs.
     """
     saved = SavedState(folder)
     wanted: dict[tuple[str, str], list[_Wanted]] = defaultdict(list)

@@ -34,23 +34,14 @@ def load_checkpoint(
     migration: Migrating | None = None,
     shared: Mapping[str, Resumable] | None = None,
 ) -> None:
-    """Resumes a run from a checkpoint; collective.
+    """Resumes a run from an intact checkpoint of the same identity; collective.
 
     A run that is divided over its ranks as it was saved goes on bit for bit. One that is divided otherwise differs by
     rounding and loses the state of single ranks, such as that of their random numbers; the first rank says so.
 
-    Args:
-        folder: an intact checkpoint of the same identity.
-        config: the run.
-        layout: how it is laid out.
-        engine: receives weights and optimiser state.
-        average: receives the moving average.
-        migration: receives what it knew; if the run moves experts, `engine` must have been built with the layout
-            of :func:`trainer.checkpoint.placement.resumed_layout`.
-        shared: other parts of the loop, as they were given to :class:`trainer.checkpoint.saving.Checkpointer`.
-
-    Raises:
-        Refusal: a file is missing or damaged.
+    If the run moves experts, `engine` has been built with the layout of
+    :func:`trainer.checkpoint.placement.resumed_layout`. `shared` is that of
+    :class:`trainer.checkpoint.saving.Checkpointer`.
     """
     manifest, rank = Manifest.read(folder), dist.get_rank()
     saved, wanted = manifest.division, division_of(config, layout)

@@ -50,18 +50,7 @@ class SaveError(Failure):
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Everything that a checkpoint will hold, as it was after a step.
-
-    Attributes:
-        step: optimiser steps done.
-        updates: those that changed the weights.
-        pieces: of the state of the parameters that this rank writes.
-        average_elements: of the moving averages of all parameters.
-        own: this rank's own file.
-        shared: what every rank knows alike; empty: nothing.
-        routers: what they have learned besides their weights.
-        placement: where the experts live, None for a dense model.
-    """
+    """Everything that a checkpoint will hold, as it was after a step."""
 
     step: int
     updates: int
@@ -91,13 +80,8 @@ class Checkpointer:
 
         Args:
             root: the run's checkpoints folder, on a file system that all ranks share.
-            config: the run.
-            layout: how it is laid out.
-            engine: weights and optimiser state.
-            average: moving average of the weights.
-            migration: what moves experts in the run, if anything does.
-            shared: other parts of the loop that are saved, by name; what they know is the same on every rank.
-            tokenizer: content of the tokenizer.json that makes text of what the network writes; None: there is none.
+            shared: other parts of the loop that are saved, by name; their state is the same on every rank.
+            tokenizer: content of the tokenizer.json that makes text of what the network writes; None if absent.
         """
         self._root, self._config, self._layout = root, config, layout
         self._engine, self._average, self._migration = engine, average, migration
@@ -115,9 +99,6 @@ class Checkpointer:
         In the background, it waits for the checkpoint before this one and returns when the state has been copied to
         the host.
 
-        Args:
-            step: optimiser steps done.
-
         Raises:
             SaveError: this checkpoint could not be written, or the one before it in the background.
         """
@@ -129,11 +110,7 @@ class Checkpointer:
             self._writing = self._background.submit(self._write, snapshot)
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more.
-
-        Raises:
-            SaveError: what was written in the background could not be.
-        """
+        """Returns when nothing is being written any more; raises the SaveError of the background."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()

@@ -46,15 +46,7 @@ Wanted = Callable[[str, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """A part of a tensor in a file.
-
-    Attributes:
-        name: of the parameter.
-        kind: of the tensor, as `StatePiece` has it.
-        offset: of its first element in the tensor.
-        file: that has it.
-        stored: where it is in the file.
-    """
+    """A part of a tensor, which begins at `offset` in it, in a file; `kind` as `StatePiece` has it."""
 
     name: str
     kind: str
@@ -65,15 +57,7 @@ class Rectangle:
     def common(
         self, offset: Sequence[int], sizes: Sequence[int]
     ) -> tuple[tuple[slice, ...], NDArray[np.float32]] | None:
-        """What it has in common with another rectangle of the same tensor.
-
-        Args:
-            offset: of the other one.
-            sizes: of the other one.
-
-        Returns:
-            Where that is in the other one, and the values; None: nowhere.
-        """
+        """Overlap with another rectangle of the same tensor: its place in the other, and its values; None if absent."""
         source, target = [], []
         for own, own_size, other, size in zip(self.offset, self.stored.shape, offset, sizes, strict=True):
             first, end = max(own, other), min(own + own_size, other + size)
@@ -90,13 +74,7 @@ def rank_path(folder: Path, rank: int) -> Path:
 
 
 def write_pieces(folder: Path, rank: int, pieces: Sequence[StatePiece]) -> FileRecord:
-    """Writes the file of one rank, one piece after the other.
-
-    Args:
-        folder: which all ranks share.
-        rank: that writes.
-        pieces: which no other rank writes; may be none.
-    """
+    """Writes the file of one rank, one piece after the other; the pieces, maybe none, are written by no other rank."""
     alike: dict[tuple[object, ...], list[StatePiece]] = defaultdict(list)
     for piece in pieces:
         alike[piece.name, piece.offset, piece.tensor.shape].append(piece)
@@ -114,14 +92,7 @@ def write_index(folder: Path, num_ranks: int) -> None:
 
 @dataclass
 class SavedTensor:
-    """A tensor whose values are in several files.
-
-    Attributes:
-        name: of the parameter.
-        shape: of the tensor.
-        folder: that has the files.
-        rectangles: that make it up.
-    """
+    """A tensor whose values are in several files."""
 
     name: str
     shape: tuple[int, ...]
@@ -129,11 +100,7 @@ class SavedTensor:
     rectangles: list[Rectangle] = field(default_factory=list)
 
     def values(self) -> Tensor:
-        """Puts it together, on the CPU.
-
-        Raises:
-            Refusal: a part of it is missing.
-        """
+        """Puts it together, on the CPU; refuses if a part is missing."""
         whole, found, start = np.empty(self.shape, np.float32), 0, (0,) * len(self.shape)
         for rectangle in self.rectangles:
             common = rectangle.common(start, self.shape)
@@ -147,21 +114,9 @@ class SavedTensor:
 
 
 class SavedState:
-    """What :func:`write_pieces` and :func:`write_index` wrote, or a program that knew the first format.
-
-    Attributes:
-        files: with the rectangles.
-    """
+    """A state that :func:`write_pieces` and :func:`write_index` wrote, or a program that knew the first format."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads the index.
-
-        Args:
-            folder: that has it.
-
-        Raises:
-            Refusal: the index is missing or malformed.
-        """
         self._folder = folder
         path = folder / INDEX
         try:
@@ -183,18 +138,7 @@ class SavedState:
             raise Refusal(path, "index", f"cannot be read ({error})", REMEDY) from error
 
     def read(self, file: Path, wanted: Wanted) -> tuple[dict[str, tuple[int, ...]], list[Rectangle]]:
-        """What one of the files holds.
-
-        Args:
-            file: one of :attr:`files`.
-            wanted: which tensors matter.
-
-        Returns:
-            The shapes of the whole parameters by name, and the rectangles of the tensors that matter.
-
-        Raises:
-            Refusal: the file is missing or malformed.
-        """
+        """Shapes of the whole parameters in one of the files, by name, and the rectangles of the tensors wanted."""
         header, rectangles = read_header(file), []
         try:
             shapes = self._shapes
@@ -218,11 +162,7 @@ class SavedState:
         return shapes, rectangles
 
     def of_kind(self, kind: str) -> dict[str, SavedTensor]:
-        """The tensors of a kind by the names of their parameters; no values are read yet.
-
-        Raises:
-            Refusal: a file is missing or malformed.
-        """
+        """The tensors of a kind by the names of their parameters; no values are read yet."""
         found: dict[str, SavedTensor] = {}
         for shapes, rectangles in self.each(lambda file: self.read(file, lambda _, own: own == kind)):
             for one in rectangles:
@@ -234,11 +174,7 @@ class SavedState:
         return dict(sorted(found.items()))
 
     def each(self, read: Callable[[Path], Read]) -> Iterator[Read]:
-        """Reads every file, several at a time.
-
-        Args:
-            read: returns what comes of a file.
-        """
+        """Reads every file, several at a time."""
         searches = gc.isenabled()
         gc.disable()  # millions of objects are made that all live: to search them for circles costs more than they do
         try:

@@ -31,12 +31,7 @@ _MALFORMED = (OSError, ValueError, TypeError, KeyError, AttributeError, Overflow
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where the values of a tensor are.
-
-    Attributes:
-        shape: of the tensor.
-        first_byte: of its values in the file.
-    """
+    """Shape of a tensor, and offset of its values in the file."""
 
     shape: tuple[int, ...]
     first_byte: int
@@ -48,26 +43,13 @@ class StoredTensor:
 
 
 class MappedFile:
-    """A file whose values are read from the disk as they are used.
-
-    Attributes:
-        path: of the file.
-    """
+    """A file whose values are read from the disk as they are used; opened with the first of them."""
 
     def __init__(self, path: Path) -> None:
-        """Opens nothing yet.
-
-        Args:
-            path: of the file.
-        """
         self.path = path
 
     def values(self, stored: StoredTensor) -> NDArray[np.float32]:
-        """The values of a tensor of the file.
-
-        Raises:
-            Refusal: the file is not there any more, or shorter than it was.
-        """
+        """The values of a tensor; refuses a file that is gone, or shorter than it was."""
         end = stored.first_byte + _ELEMENT_BYTES * math.prod(stored.shape)
         try:
             return self._content[stored.first_byte : end].view(np.float32).reshape(stored.shape)
@@ -83,13 +65,7 @@ class MappedFile:
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of itself.
-
-    Attributes:
-        file: that says it.
-        tensors: by name.
-        metadata: further texts by key.
-    """
+    """Tensors of a file by name, and further texts by key."""
 
     file: MappedFile
     tensors: dict[str, StoredTensor]
@@ -102,17 +78,8 @@ def write_tensors(
     """Writes a file, and computes its checksum on the way.
 
     Args:
-        path: of the file.
-        shapes: of the tensors by name.
         tensors: float32, on any device, in the order of the shapes, whole or in pieces of consecutive elements; each is
-            asked for when the one before is written.
-        metadata: texts by key.
-
-    Returns:
-        Length and checksum of what was written.
-
-    Raises:
-        Refusal: the file cannot be written.
+            drawn from the iterable when the one before is written.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -143,11 +110,7 @@ def write_tensors(
 
 
 def read_header(path: Path) -> Header:
-    """Reads what a file holds, but none of the values.
-
-    Raises:
-        Refusal: the file is missing or malformed, or holds other values than float32.
-    """
+    """Reads the header of a file, but none of the values; refuses other values than float32."""
     try:
         with path.open("rb") as file:
             (length,) = _LENGTH.unpack(file.read(_LENGTH.size))

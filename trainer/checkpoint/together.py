@@ -20,7 +20,7 @@ def together(act: Callable[[], Result], group: dist.ProcessGroup | None = None) 
         group: of the ranks; None: all of them.
 
     Returns:
-        What came of it, by rank.
+        Results by rank.
 
     Raises:
         RankError: it failed somewhere.

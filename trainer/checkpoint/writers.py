@@ -32,24 +32,14 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class Share:
-    """What a rank writes.
-
-    Attributes:
-        pieces: which no other rank writes.
-        average_elements: of the moving averages of all parameters.
-    """
+    """The pieces that a rank, and no other, writes, and the elements of the moving averages of all parameters."""
 
     pieces: list[StatePiece]
     average_elements: int
 
 
 def share(pieces: Iterable[StatePiece], group: dist.ProcessGroup) -> Share:
-    """Divides what several ranks hold among them, by bytes; collective.
-
-    Args:
-        pieces: what this rank holds.
-        group: of all ranks that save, on the CPU.
-    """
+    """Divides pieces that several ranks hold among them, by bytes; `group`, on the CPU, has all ranks; collective."""
     alike: dict[tuple[object, ...], list[StatePiece]] = defaultdict(list)
     for piece in pieces:
         alike[piece.name, piece.shape, piece.offset, tuple(piece.tensor.shape)].append(piece)
@@ -72,13 +62,10 @@ def records_of(rectangles: Iterable[Sequence[StatePiece]]) -> NDArray[np.void]:
 
 
 def writes(records: NDArray[np.void], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether a rank writes the rectangle that it holds: of the ranks that hold the same one, one does.
+    """Whether a rank writes each rectangle that it holds: of the ranks that hold the same one, one does.
 
-    Ranks that hold the same rectangles write equally much of them, but for the size of one rectangle.
-
-    Args:
-        records: of all ranks, [rectangles of all ranks].
-        ranks: that hold them, likewise; none holds a rectangle twice.
+    Ranks that hold the same rectangles write equally much of them, but for the size of one rectangle. `records` and
+    `ranks` are those of all ranks; none holds a rectangle twice.
     """
     order = np.lexsort((ranks, records["rectangle"][:, 1], records["rectangle"][:, 0]))
     sorted_records, sorted_ranks = records[order], ranks[order]
@@ -103,11 +90,7 @@ def writes(records: NDArray[np.void], ranks: NDArray[np.int64]) -> NDArray[np.bo
 
 
 def check_complete(records: NDArray[np.void]) -> int:
-    """Checks that the rectangles of all ranks make up their tensors, each element once.
-
-    Returns:
-        Elements of all moving averages.
-    """
+    """Checks that the rectangles of all ranks cover each element once; returns elements of all moving averages."""
     order = np.lexsort((records["rectangle"][:, 1], records["rectangle"][:, 0], records["tensor"]))
     ordered = records[order]
     once = ordered[_firsts(ordered["rectangle"])]

@@ -30,12 +30,7 @@ Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig, source: AnyConfig | None = None, captions: CaptionsConfig | None = None) -> Dataset:
-    """Opens the data set that `config.kind` or `config.class` names.
-
-    Args:
-        config: which.
-        source: where its source points are to come from, if from a data set of their own.
-        captions: of its examples, if they have some.
+    """Opens the data set of a section, with source points of another data set and captions where these are given.
 
     Raises:
         ValueError: this machine does not have it, too little of it, or it is not what the configuration says.

@@ -27,15 +27,7 @@ Augment = Annotated[AugmentConfig | None, Field(exclude_if=lambda augment: augme
 
 
 def check_augment(augment: AugmentConfig | None, shape: tuple[int, ...]) -> None:
-    """Refuses what cannot be done to examples.
-
-    Args:
-        augment: what is to be done; None: nothing.
-        shape: of an example.
-
-    Raises:
-        ValueError: the examples are no images, or smaller than a crop needs.
-    """
+    """Refuses, with a ValueError, crops that an example's shape is too small for, and examples that are no images."""
     if augment is None:
         return
     if len(shape) != 3:
@@ -47,20 +39,10 @@ def check_augment(augment: AugmentConfig | None, shape: tuple[int, ...]) -> None
 
 
 def augmented(augment: AugmentConfig, images: Tensor, ids: Tensor, positions: Tensor, *, seed: int) -> Tensor:
-    """Flips and crops images.
+    """Flips and crops images [B, C, H, W].
 
-    What is drawn for an image depends on the seed, on the image and on its position in the stream of all epochs alone:
-    neither on the batch that it is in nor on the rank that reads it.
-
-    Args:
-        augment: what is done.
-        images: [B, C, H, W].
-        ids: int64 [B] which examples of the data set these are.
-        positions: int64 [B] where in the stream they stand, 0 or more.
-        seed: of the run.
-
-    Returns:
-        [B, C, H, W].
+    The draws of an image depend on the seed, on its id and on its position in the stream of all epochs alone: neither
+    on the batch that it is in nor on the rank that reads it.
     """
     keys = fold_in(fold_in(torch.tensor(derive_seed(seed, "augment")), ids), positions)
     flipped, down, right = (uniform(fold_in(keys, number))[:, None] for number in range(3))

@@ -13,20 +13,12 @@ from trainer.data.protocol import Batch
 
 
 class BadExampleList:
-    """The bad examples that a run has met, on all ranks: said once, listed in a file, counted.
-
-    Attributes:
-        num_examples: of the training split.
-    """
+    """The bad examples that a run has met, on all ranks: said once, listed in a file, counted."""
 
     def __init__(self, path: Path, *, started: int, num_examples: int, max_bad_share: float) -> None:
-        """Takes up the list of an earlier start.
+        """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out.
 
-        Args:
-            path: the list, written by rank 0; one line an example: step and file.
-            started: optimiser steps done; what was met after them is struck out.
-            num_examples: of the training split.
-            max_bad_share: the share of them that may be bad.
+        `path` is written by rank 0, one line an example: step and file. `max_bad_share` is a share of `num_examples`.
         """
         self.num_examples, self._max_bad_share, self._path = num_examples, max_bad_share, path
         self._met: dict[str, int] = {}
@@ -36,15 +28,7 @@ class BadExampleList:
         self._new: dict[str, int] = {}
 
     def take(self, step: int, batch: Batch) -> Batch:
-        """Notes what was replaced in a batch, and says so at first sight.
-
-        Args:
-            step: optimiser step that the batch is for.
-            batch: any batch of this rank.
-
-        Returns:
-            The batch.
-        """
+        """Notes the replaced examples of a batch of this rank, says so at first sight, and returns the batch."""
         for reason in batch.replaced:
             if reason not in self._met and reason not in self._new:
                 self._new[reason] = step
@@ -52,7 +36,7 @@ class BadExampleList:
         return batch
 
     def count(self) -> int:
-        """How many the run has met so far, on all ranks; collective. Rank 0 then writes the list.
+        """Examples that the run has met so far, on all ranks; collective. Rank 0 then writes the list.
 
         Raises:
             TooManyBadExamples: they are more than the run allows; on all ranks.

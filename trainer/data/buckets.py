@@ -27,14 +27,9 @@ Buckets = Annotated[tuple[Shape, ...] | None, Field(exclude_if=lambda buckets: b
 
 
 def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
-    """Shapes of about as many pixels as a square has, and no more, from upright 1 : 2 to lying 2 : 1.
+    """At most `num` shapes of about as many pixels as a square has, and no more, from upright 1 : 2 to lying 2 : 1.
 
-    Args:
-        num: how many at most, 1 or more.
-        size: pixels a side of a square; sides are multiples of its eighth part.
-
-    Returns:
-        (height, width) of each proportion once, the tallest first.
+    Sides are multiples of an eighth of `size`. Returns (height, width) of each proportion once, the tallest first.
     """
     unit = max(1, size // 8)
     spread = [0.0] if num == 1 else [1 - 2 * number / (num - 1) for number in range(num)]
@@ -48,14 +43,7 @@ def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
 
 
 def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
-    """Refuses shapes between which pictures cannot be divided.
-
-    Args:
-        buckets: (height, width) of each.
-
-    Raises:
-        ValueError: there are none, or two have the same proportions.
-    """
+    """Refuses, with a ValueError, no shapes and two shapes of the same proportions."""
     if not buckets:
         raise ValueError("buckets: there are none; give shapes such as [[32, 32], [24, 40]], or leave them out")
     proportions: dict[tuple[int, int], tuple[int, int]] = {}
@@ -69,11 +57,7 @@ def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
 
 
 def side_of(buckets: Sequence[object]) -> int | None:
-    """Pixels a side of a square that is as large as the largest shape; None: they are no shapes.
-
-    Args:
-        buckets: as they were written; whatever is wrong with them is left for others to say.
-    """
+    """Pixels a side of a square as large as the largest shape; None for a user's input that is no shapes."""
     areas = [
         math.prod(one)
         for one in buckets
@@ -83,16 +67,9 @@ def side_of(buckets: Sequence[object]) -> int | None:
 
 
 def nearest_buckets(files: Sequence[Opening], buckets: Sequence[tuple[int, int]]) -> list[int]:
-    """Finds for each picture the shape whose proportions are nearest, so that least of it is cut away.
+    """For each picture the number of the shape whose proportions are nearest; only heads of files are read.
 
-    Only the heads of the files are read.
-
-    Args:
-        files: the pictures, or what gives the bytes of each.
-        buckets: (height, width) of each shape.
-
-    Returns:
-        The number of a shape for each picture; what is no picture counts as a square, until it is its turn.
+    A file that is no picture counts as a square, until its turn comes.
     """
     with ThreadPoolExecutor(THREADS) as threads:
         found = np.array(list(threads.map(_log_proportion, files)))

@@ -79,14 +79,6 @@ class CaptionsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the index.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the index is missing or malformed.
-        """
         if not isinstance(document.get("path"), str | Path):
             return document
         if all(document.get(name) is not None for name in ("width", "digest")):
@@ -100,11 +92,7 @@ class CaptionsConfig(Section):
 
 
 class Captioned(Dataset):
-    """A data set whose examples have captions.
-
-    Args:
-        data: the examples.
-        config: of the captions; row i is that of example i.
+    """A data set whose examples have captions: row i is that of example i.
 
     Raises:
         Refusal: the captions are no longer what the configuration says, or not as many as there are examples.

@@ -21,12 +21,7 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Files that examples are read from.
-
-    Attributes:
-        folder: of the files.
-        names: their paths in it, in an order that only they decide.
-    """
+    """Files that examples are read from; `names` are paths in `folder`, in an order that only they decide."""
 
     folder: Path
     names: Sequence[str]
@@ -38,12 +33,9 @@ class DataFiles:
         return [self.names[number] for number in sorted(Random(key).sample(range(len(self.names)), FILES))]
 
     def sample(self, key: int) -> list[str]:
-        """A line for each file that is sampled: its name, its length and a digest of what was read of it.
+        """A line for each sampled file: name, length, digest of the blocks read; `key` decides which files and blocks.
 
         Two contents that differ give different lines if a sampled block differs: always where files are read whole.
-
-        Args:
-            key: decides which files and which of their blocks are read.
         """
         names = self.sampled(key)
         share = self.share_bytes(key)
@@ -61,11 +53,7 @@ class DataFiles:
         return [self.names[first : first + length] for first in range(0, len(self.names), length)]
 
     def whole(self, group: Sequence[str]) -> str:
-        """A digest of everything that some files hold.
-
-        Raises:
-            OSError: one cannot be read.
-        """
+        """Digest of everything in some files; raises OSError."""
         return files_digest(self.folder / name for name in group)[:16]
 
 

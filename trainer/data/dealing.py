@@ -27,12 +27,7 @@ UNIT = 10**12
 
 
 class Dealing:
-    """Deals positions out to sources.
-
-    Args:
-        shares: of each source, together 1; each 0, or at least `RAREST`.
-        seed: of the orders within blocks.
-    """
+    """Deals positions out to sources; `shares` sum to 1, and each is 0 or at least `RAREST`."""
 
     def __init__(self, shares: Sequence[float], seed: int) -> None:
         self._bounds = [round(UNIT * bound) for bound in accumulate(shares, initial=0.0)]
@@ -47,15 +42,7 @@ class Dealing:
         return [end - begin for begin, end in pairwise(ends)]
 
     def places(self, first: int, end: int) -> tuple[Tensor, Tensor]:
-        """The sources that a stretch of positions takes.
-
-        Args:
-            first: of the positions, 0 or more.
-            end: behind the last of them, above `first`.
-
-        Returns:
-            int64 [end - first] numbers of sources, and int64 [end - first] how many earlier positions took the same.
-        """
+        """Source of each position in [first, end), and how many earlier ones took the same: int64 [end - first]."""
         blocks = range(first // self.block, (end - 1) // self.block + 1)
         sources, places = (torch.cat(parts) for parts in zip(*map(self._dealt, blocks), strict=True))
         offset = blocks.start * self.block

@@ -64,12 +64,6 @@ class Digits(Dataset):
     `held_out` contains a smaller one.
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.
-
-    Args:
-        held_out: number of images kept out of training, 1 to 1796.
-        size: 8, 16 or 32 pixels a side.
-        augment: what is done to those that are trained on; None: nothing.
-        rotate: degrees that all of them are turned by against the clock: 0, 90, 180 or 270.
     """
 
     num_classes = 10

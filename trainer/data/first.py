@@ -7,19 +7,7 @@ from trainer.data.protocol import Dataset, Split
 
 
 def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
-    """Chooses the examples that stand for a data set.
-
-    Args:
-        dataset: which.
-        split: its part that they are from.
-        num: how many at most.
-
-    Returns:
-        int64 [M] their ids, 1 <= M <= `num`.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Ids of at most `num` examples that stand for a split, int64; raises ValueError if there are none."""
     if split == "train" and (dataset.endless or dataset.keyed_order):
         found = torch.arange(num if dataset.endless else min(num, dataset.count(split)))
     else:

@@ -13,13 +13,7 @@ class Lookup(Protocol):
     """Looks something up, or takes it from whoever has."""
 
     def __call__(self, key: str, find: Callable[[], Any], folder: Path | None, /) -> Any:
-        """Returns what `find` returns somewhere, a value that JSON can hold; raises ValueError where it did.
-
-        Args:
-            key: what is looked up, the same on every rank.
-            find: looks at the files.
-            folder: in which it looks, if it is one.
-        """
+        """Returns the JSON value of `find`, or raises its ValueError, wherever it ran; `key` is equal on all ranks."""
         ...
 
 
@@ -31,15 +25,12 @@ _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
 
 
 def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
-    """Looks something up in the way that :func:`looking_up_by` has set; by default here and every time.
+    """Looks something up as :func:`looking_up_by` has set; by default here and every time.
 
     Args:
-        key: what is looked up, the same on every rank.
-        find: looks at the files; a value that JSON can hold.
+        key: the same on every rank.
+        find: looks at the files; a value that JSON can hold, or a ValueError.
         folder: in which it looks, if it is one: nodes that share it with rank 0 need not look themselves.
-
-    Raises:
-        ValueError: the files are not as they must be.
     """
     return _lookup.get()(key, find, folder)
 

@@ -97,14 +97,6 @@ class ImageFolderConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the names of the folder's pictures.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the folder cannot be read, or all pictures are held out.
-        """
         if not isinstance(document.get("path"), str | Path):
             return document
         path, classes = Path(document["path"]), document.get("classes")
@@ -125,9 +117,6 @@ class ImageFolder(Dataset):
     Transparent parts are white, and turned photographs stand upright. The held-out pictures are the first in an order
     that depends on nothing but their names, so that a larger `held_out` contains a smaller one. Files whose names do
     not end like those of pictures are none.
-
-    Args:
-        config: which folder.
 
     Raises:
         Refusal: the folder is no longer what `config.digest` says, or holds too few pictures.

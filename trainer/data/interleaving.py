@@ -30,16 +30,11 @@ class Alone(Plan):
 
 
 class Interleaved(Plan):
-    """Groups take turns at random, each exactly as often as its size asks.
+    """Groups take turns at random, each exactly as often as its size demands.
 
     A group of n examples is used up n / B times an epoch of all groups by steps of B examples. Its j-th step falls
     somewhere within the j-th of these equal parts of time, and the steps of all groups follow each other in the order
     of their times. So every example of every group is seen equally often, to within a step.
-
-    Args:
-        sizes: examples of each group, 1 or more.
-        batch: examples of a step.
-        seed: of the times.
     """
 
     def __init__(self, sizes: Sequence[int], batch: int, seed: int) -> None:
@@ -85,12 +80,7 @@ class Interleaved(Plan):
 
 
 class OneByOne(Plan):
-    """All of the first group, then all of the second, and so on; then again.
-
-    Args:
-        sizes: examples of each group, 1 or more.
-        batch: examples of a step.
-    """
+    """All of the first group, then all of the second, and so on; then again."""
 
     def __init__(self, sizes: Sequence[int], batch: int) -> None:
         self._steps = [-(-size // batch) for size in sizes]

@@ -18,16 +18,7 @@ SORTED = 1024
 
 
 def keyed_order(positions: Tensor, length: int, *, key: int) -> Tensor:
-    """The numbers that stand at places of a shuffle.
-
-    Args:
-        positions: int64 [B], each at least 0 and below `length`.
-        length: of the shuffle, from 1 to 2**62.
-        key: of the shuffle, an int64.
-
-    Returns:
-        int64 [B], each at least 0 and below `length`; all positions together give every number once.
-    """
+    """The numbers at positions of a shuffle of `length` (1 to 2**62) numbers: int64 [B], computed place by place."""
     if length <= SORTED:
         return fold_in(torch.tensor(key), torch.arange(length)).argsort()[positions]
     half = ((length - 1).bit_length() + 1) // 2

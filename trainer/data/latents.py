@@ -29,14 +29,6 @@ class LatentsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the index.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the index is missing or malformed, or is not one of latents.
-        """
         if not isinstance(document.get("path"), str | Path):
             return document
         if all(document.get(name) is not None for name in ("shape", "image_shape", "digest")):
@@ -50,14 +42,7 @@ class LatentsConfig(Section):
 
 
 def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
-    """Reads the index of a folder of latents.
-
-    Args:
-        folder: that the encode verb wrote.
-
-    Raises:
-        Refusal: it is missing or malformed, or its shards are no latents.
-    """
+    """Reads the index of a folder that the encode verb wrote; refuses shards that are no latents."""
     index = read_index(folder)
     if index.latents is None:
         raise Refusal(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
@@ -71,11 +56,7 @@ def latent_shape(index: ShardIndex) -> tuple[int, int, int]:
 
 
 def latents_of(data: Any) -> dict[str, Any] | None:
-    """What a section ``data`` that names a folder of latents says about states; None: it names no such folder.
-
-    Args:
-        data: the section as it was written; whatever is wrong with it is left for others to say.
-    """
+    """Facts about states from a user's section ``data`` that names a folder of latents; None for others."""
     if not isinstance(data, dict) or data.get("kind") != "shards" or not isinstance(data.get("path"), str | Path):
         return None
     try:

@@ -15,12 +15,7 @@ from trainer.data.stream import Stream, streams_of
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
-    """Returns how many micro batches a rank works through in one optimiser step.
-
-    Args:
-        global_batch: examples of an optimiser step over all ranks.
-        micro_batch: examples of one forward pass on one rank.
-        world_size: ranks that share the data.
+    """Micro batches of a rank in an optimiser step of `global_batch` examples over all ranks.
 
     Raises:
         ValueError: if the global batch does not come out even; names the nearest ones that do.
@@ -37,16 +32,7 @@ def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> 
 
 
 def check_bad_share(bad: Collection[str], num_examples: int, max_bad_share: float) -> None:
-    """Ends a run whose data are worse than it allows.
-
-    Args:
-        bad: what is wrong with each example that cannot be read.
-        num_examples: of the split.
-        max_bad_share: the share of them that may be bad.
-
-    Raises:
-        TooManyBadExamples: more than that are.
-    """
+    """Raises TooManyBadExamples if more than `max_bad_share` of the examples of a split are bad."""
     if len(bad) > max_bad_share * num_examples:
         raise TooManyBadExamples(
             f"data_loading.max_bad_share: {len(bad)} of {num_examples} examples cannot be read, more than "
@@ -75,17 +61,11 @@ class Loader:
     augmented by their positions.
 
     Args:
-        dataset: where the examples are, and its source points.
-        global_batch: examples of an optimiser step over all ranks.
+        global_batch: examples of an optimiser step over all ranks, a multiple of micro_batch * world_size.
         micro_batch: examples of one micro batch on one rank.
-        rank: this process among those that share the data, 0 to world_size - 1.
-        world_size: how many processes share the data.
+        rank: this process among the `world_size` that share the data.
         seed: of the shuffles, 0 or more.
-        split: which part of the data set is dealt.
         max_bad_share: share of the split that may be bad, at least 0 and below 1.
-
-    Raises:
-        ValueError: if the global batch is not a multiple of micro_batch * world_size.
     """
 
     def __init__(
@@ -133,14 +113,7 @@ class Loader:
         return self._rank * self.accumulation + local
 
     def batch(self, step: int, local: int) -> Batch:
-        """Returns one micro batch of this rank.
-
-        Args:
-            step: optimiser step, from 0.
-            local: which of this rank's micro batches, 0 to accumulation - 1.
-
-        Returns:
-            The examples, on the CPU.
+        """Reads micro batch `local`, 0 to accumulation - 1, of this rank in an optimiser step, from 0; on the CPU.
 
         Raises:
             TooManyBadExamples: more examples are bad than may be.
@@ -162,15 +135,8 @@ class Loader:
         return self._pass.steps
 
     def counted(self, step: int, local: int) -> tuple[int, int]:
-        """Which micro batch of a pass through a held-out split one of this rank's is.
-
-        Args:
-            step: of the pass, 0 to steps_of_pass - 1.
-            local: which of this rank's micro batches, 0 to accumulation - 1.
-
-        Returns:
-            Its number in the pass, whatever the number of ranks, and how many of its examples, which stand first, have
-            not been dealt in the pass before.
+        """Number of a micro batch in a pass through a held-out split, whatever the number of ranks, and how many of its
+        examples, which stand first, have not been dealt in the pass before.
         """
         group, number = self._pass.place(step)
         first = number * self._global_batch + self.global_micro(local) * self._micro_batch

@@ -57,14 +57,6 @@ class MixtureConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what its sources leave out taken from their files.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the files of a source are missing or malformed, or hold latents.
-        """
         sources = document.get("sources")
         if not isinstance(sources, dict):
             return document
@@ -179,10 +171,6 @@ class Mixture(Dataset):
 
     The id of an example is its id in its source, with the number of the source from bit `SOURCE_BIT` on.
 
-    Args:
-        config: which sources, and their shares.
-        sources: the data sets by name, opened.
-
     Raises:
         ValueError: a source cannot be dealt with others; names it and the remedy.
     """
@@ -210,7 +198,7 @@ class Mixture(Dataset):
         return sum(source.count(split) for source in self._sources)
 
     def data_points(self, split: Split) -> Tensor:
-        """See `Dataset.data_points`; so ordered that the first of them are a mixture as all of them are.
+        """So ordered that the first of them are a mixture as all of them are.
 
         Of training they are as many as there are in the shares of the mixture without one coming twice; of sources
         that are too large to be listed, the first `LISTED` count.
@@ -263,12 +251,7 @@ class Mixture(Dataset):
 
 
 def id_of(source: int | Tensor, own: Tensor) -> Tensor:
-    """Ids in a mixture, int64.
-
-    Args:
-        source: number of the source.
-        own: int64, ids in it.
-    """
+    """Ids in a mixture, int64."""
     return own | (torch.as_tensor(source) << SOURCE_BIT)
 
 

@@ -34,14 +34,7 @@ class MixtureFile(JsonFile):
 
 
 def check_sum(shares: dict[str, float]) -> None:
-    """Refuses shares that do not make a whole.
-
-    Args:
-        shares: by the names of sources.
-
-    Raises:
-        ValueError: their sum is not 1.
-    """
+    """Refuses, with a ValueError, shares whose sum is not 1."""
     total = sum(shares.values())
     if abs(total - 1) > TOLERANCE:
         scaled = ", ".join(f"{name}: {share / total:.4g}" for name, share in shares.items()) if total else "{NAME: 1}"

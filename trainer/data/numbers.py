@@ -38,10 +38,7 @@ class NumbersConfig(Section):
 class Numbers(Dataset):
     """Examples int64 [1] that are their own ids; training ones from 0, held-out ones from 2**62.
 
-    A task draws what it learns from by keys made of them: the same on any number of ranks and after a resumption.
-
-    Args:
-        config: how many are held out.
+    A task makes keys of its draws from them: the same on any number of ranks and after a resumption.
     """
 
     shape = (1,)

@@ -71,14 +71,6 @@ class PairsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the index.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the index is missing or malformed, or all pairs are held out.
-        """
         if not isinstance(document.get("path"), str | Path):
             return document
         if {"shape", "num_classes", "segments", "digest"} <= document.keys():
@@ -100,10 +92,7 @@ class PairsConfig(Section):
 
 
 class PairsOfPoints(Dataset):
-    """Pairs in the rows of shards; see :class:`ShardRows`.
-
-    Args:
-        config: which folder.
+    """Pairs in the rows of shards.
 
     Raises:
         Refusal: the index is no longer what the configuration says, or a shard is not what the index says.

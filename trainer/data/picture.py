@@ -25,9 +25,6 @@ class BadPicture(ValueError):  # noqa: N818  it is what the file holds
 def opened_picture(file: Path | IO[bytes]) -> Iterator[Image.Image]:
     """A picture whose head is read; whatever its decoder raises inside the block is a bad picture.
 
-    Args:
-        file: the file, or its bytes.
-
     Raises:
         BadPicture: it cannot be read, is of none of :data:`FORMATS`, cut off, damaged or too large, or has more than
             8 bits a colour.
@@ -49,22 +46,10 @@ def opened_picture(file: Path | IO[bytes]) -> Iterator[Image.Image]:
 
 
 def read_picture(file: Path | IO[bytes], channels: int, height: int, width: int) -> NDArray[np.uint8]:
-    """Reads a picture, cuts it to the middle part of the right proportions and resizes that.
+    """Reads a picture, cut to the middle part of the right proportions and resized: uint8 [channels, height, width].
 
     It is resized by bicubic interpolation, filtered where it shrinks. Transparent parts are white, and turned
     photographs stand upright.
-
-    Args:
-        file: the file, or its bytes.
-        channels: 1 for grey, 3 for red, green and blue.
-        height: pixels from top to bottom.
-        width: pixels from left to right.
-
-    Returns:
-        uint8 [channels, height, width].
-
-    Raises:
-        BadPicture: it cannot be read.
     """
     from PIL import Image, ImageOps
 

@@ -13,14 +13,7 @@ ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".
 
 
 def sub_folders(path: Path) -> tuple[str, ...]:
-    """Names of the folders in a folder, in their order; hidden ones are none.
-
-    Args:
-        path: the folder.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
+    """Sorted names of the visible folders in a folder; raises ValueError if it cannot be read."""
     try:
         return tuple(sorted(inner.name for inner in path.iterdir() if inner.is_dir() and inner.name[0] != "."))
     except OSError as error:
@@ -31,15 +24,7 @@ def sub_folders(path: Path) -> tuple[str, ...]:
 
 
 def picture_names(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
-    """Paths of the pictures below a folder, or below its classes, in the order of their names.
-
-    Args:
-        path: the folder.
-        classes: names of its sub-folders; empty: all pictures below it.
-
-    Raises:
-        ValueError: a class is no folder, or there are no pictures in it.
-    """
+    """Sorted paths of the pictures below a folder, or below `classes` in it; raises ValueError without any."""
     if len(set(classes)) < len(classes):
         raise ValueError(f"classes: {', '.join(classes)} name a folder twice; give each once")
     for name in classes or ("",):
@@ -73,9 +58,5 @@ def _below(folder: Path | str, prefix: str) -> Iterator[str]:
 
 
 def names_digest(names: list[str]) -> str:
-    """Of the names of pictures.
-
-    Args:
-        names: in their order.
-    """
+    """Digest of the names of pictures, in their order."""
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]

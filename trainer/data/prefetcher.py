@@ -16,21 +16,14 @@ from trainer.data.protocol import Batch
 class Prefetcher:
     """Hands out the loader's micro batches, read and completed ahead by threads.
 
-    A batch is a function of its place alone, so reading ahead changes nothing but the time. What goes wrong while a
-    batch is read is raised when it is its turn.
+    A batch is a function of its place alone, so reading ahead changes nothing but the time. An error while a batch is
+    read is raised when it is its turn.
     """
 
     def __init__(
         self, loader: Loader, config: DataLoadingConfig, complete: Callable[[int, int, Batch], Batch] | None = None
     ) -> None:
-        """Prepares to read; nothing is read yet.
-
-        Args:
-            loader: deals the batches.
-            config: how far ahead, and by how many threads.
-            complete: adds to a batch what only its place decides, from the arguments of :meth:`batch` and what was
-                read; called by the threads. None: nothing is added.
-        """
+        """`complete` adds to a batch what its place alone decides; it gets :meth:`batch`'s arguments and a batch."""
         self._loader, self._ahead, self._complete = loader, config.prefetch, complete
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="data") if config.prefetch else None
         self._coming: deque[tuple[int, Future[Batch]]] = deque()

@@ -167,13 +167,7 @@ class Dataset(Protocol):
         ...
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """What is learned from training examples where they are dealt: as `augment` says.
-
-        Args:
-            batch: the examples.
-            positions: int64 [B] where in the stream they stand, 0 or more.
-            seed: of the run.
-        """
+        """Training examples changed as `augment` says where they are dealt; int64 [B] positions in the stream."""
         if self.augment is None:
             return batch
         return replace(batch, x_1=augmented(self.augment, batch.x_1, batch.ids, positions, seed=seed))

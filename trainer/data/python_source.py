@@ -80,11 +80,6 @@ class PythonSource(Dataset):
     The files stand in an order that is a function of their names alone. The first ones are held out, so that a larger
     `held_out` contains a smaller one, and training reads the files after them.
 
-    Args:
-        context: bytes of a window that are predicted, 1 or more.
-        held_out: bytes kept out of training, more than `context`.
-        max_bytes: bytes of training at most, more than `context`; None: all.
-
     Raises:
         Refusal: if the library has too few sources.
     """

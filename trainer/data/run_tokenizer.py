@@ -13,15 +13,9 @@ from trainer.data.text_windows import TextConfig
 
 
 def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
-    """Makes tokens of prompts, and text of what a run writes.
+    """Tokenizer of a run's prompts and samples; of bytes where `data` is no `TextConfig` with a tokenizer.
 
-    Args:
-        data: section of the run; what is no `TextConfig` with a tokenizer is of bytes.
-        folder: with the run's tokenizer.json, such as a checkpoint; None: that of the data.
-
-    Raises:
-        Refusal: the file is missing, or is not the one that the text was encoded by.
-        ValueError: the library is missing.
+    `folder` has the run's tokenizer.json, as a checkpoint does; None: the file that `data` names.
     """
     data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:
@@ -32,14 +26,7 @@ def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
 
 
 def tokenizer_file(data: Any) -> bytes | None:
-    """The tokenizer.json that every checkpoint of a run keeps; None: the run learns no tokens of one.
-
-    Args:
-        data: section of the run.
-
-    Raises:
-        Refusal: the file is missing, or is not the one that the text was encoded by.
-    """
+    """The tokenizer.json that every checkpoint of a run keeps; None if the run learns no tokens of one."""
     data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:
         return None

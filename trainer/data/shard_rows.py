@@ -37,17 +37,9 @@ class Shelf(Protocol):
 
 
 class ShardRows:
-    """Finds and reads rows, and keeps some of them out of training.
+    """Finds and reads rows, and keeps `held_out` of them out of training.
 
     The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
-
-    Args:
-        folder: of the shards.
-        index: of the folder.
-        held_out: rows that are kept out of training.
-
-    Raises:
-        Refusal: none would be left to train on.
     """
 
     def __init__(self, folder: Path, index: Shelf, held_out: int) -> None:
@@ -63,14 +55,10 @@ class ShardRows:
         self.splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
 
     def read(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
-        """Reads rows.
+        """Reads rows, in the order of `indices`, int64 [B].
 
         Args:
-            indices: int64 [B], the rows.
             row_of: reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
-
-        Returns:
-            The rows, in the order of their numbers in `indices`.
 
         Raises:
             BadExamples: some cannot be read; names each with its place.
@@ -90,17 +78,7 @@ class ShardRows:
 
 
 def check_same(folder: Path, index: object, config: object, names: tuple[str, ...]) -> None:
-    """Refuses an index that is no longer what a run began with.
-
-    Args:
-        folder: of the index.
-        index: as it is now.
-        config: what the run says of it, under the same names.
-        names: of what is compared.
-
-    Raises:
-        Refusal: names what differs.
-    """
+    """Refuses an index that differs, in one of `names`, from the section that a run began with."""
     for name in names:
         found, wanted = getattr(index, name), getattr(config, name)
         if found != wanted:

@@ -54,14 +54,6 @@ class ShardsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the index.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the index is missing or malformed, or all examples are held out.
-        """
         if not isinstance(document.get("path"), str | Path):
             return document
         if all(document.get(name) is not None for name in ("shape", "num_classes", "digest")):
@@ -95,10 +87,7 @@ class ShardsConfig(Section):
 
 
 class Shards(Dataset):
-    """Examples in the rows of shards; see :class:`ShardRows`.
-
-    Args:
-        config: which folder.
+    """Examples in the rows of shards.
 
     Raises:
         Refusal: the index is no longer what the configuration says, or a shard is not what the index says.

@@ -9,12 +9,7 @@ from trainer.data.protocol import Batch, Dataset, Split
 
 
 class Sourced(Dataset):
-    """A data set beside the one that its source points come from.
-
-    Args:
-        data: the examples.
-        source: examples of the same shape.
-    """
+    """A data set beside the one, of the same shape, that its source points come from."""
 
     def __init__(self, data: Dataset, source: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
@@ -53,17 +48,13 @@ class Sourced(Dataset):
 
 
 def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-    """Examples for paths to begin at.
+    """Starting points of paths, float32 [B, *shape].
 
     Args:
-        source: the data set that they are from.
         numbers: int64 [B], 0 or more, of the paths.
         seed: 0 or more; with it, the number of a path decides where that path begins.
         split: the part of a finite data set that they are from. Endless ones give examples of which no training comes
             as far as the numbers.
-
-    Returns:
-        float32 [B, *shape].
     """
     if source.endless:
         keys = fold_in(torch.tensor(derive_seed(seed, "start")), numbers)
@@ -72,15 +63,8 @@ def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split =
 
 
 def in_shuffled_epochs(ids: Tensor, numbers: Tensor, *, seed: int) -> Tensor:
-    """Deals ids out in shuffled epochs: none comes a second time before all have come once.
-
-    Args:
-        ids: int64 [N], what is dealt.
-        numbers: int64 [B], 0 or more, places in the stream of all epochs.
-        seed: of the orders.
-
-    Returns:
-        int64 [B].
+    """Deals ids out in shuffled epochs, none a second time before all have come once: int64 of the shape of `numbers`,
+    which are places in the stream of all epochs.
     """
     epochs, dealt = numbers // len(ids), torch.empty_like(numbers)
     for epoch in epochs.unique().tolist():

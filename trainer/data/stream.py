@@ -16,11 +16,7 @@ from trainer.data.protocol import Dataset, Mix, Split
 
 
 class Stream(Protocol):
-    """One sequence of examples.
-
-    Attributes:
-        length: examples of an epoch; 0: there are no epochs.
-    """
+    """One sequence of examples; `length` is that of an epoch, 0 if there are no epochs."""
 
     length: int
 
@@ -49,12 +45,7 @@ class Endless(Stream):
 
 
 class Epochs(Stream):
-    """Epochs whose orders are listed.
-
-    Args:
-        members: int64 [N] ids, in the order in which they stand in for each other.
-        order: from the number of an epoch to the ids in its order.
-    """
+    """Epochs whose orders are listed; `members` are in the order in which they stand in for each other."""
 
     def __init__(self, members: Tensor, order: Callable[[int], Tensor]) -> None:
         self.length = len(members)
@@ -78,12 +69,7 @@ class Epochs(Stream):
 
 
 class KeyedEpochs(Stream):
-    """Epochs of the numbers from 0 on, too many to be listed: each place of an order is computed by itself.
-
-    Args:
-        length: examples of an epoch.
-        seed: of the orders.
-    """
+    """Epochs of the numbers from 0 on, too many to be listed: each place of an order is computed by itself."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self._seed = length, seed
@@ -103,13 +89,7 @@ class KeyedEpochs(Stream):
 
 
 class Mixed(Stream):
-    """The streams of several sources, each at its share of the positions and in an order of its own.
-
-    Args:
-        mix: the sources.
-        streams: of each.
-        seed: of who takes which position.
-    """
+    """The streams of several sources, each at its share of the positions and in an order of its own."""
 
     def __init__(self, mix: Mix, streams: Sequence[Stream], seed: int) -> None:
         self.length = sum(stream.length for stream in streams)
@@ -135,14 +115,7 @@ class Mixed(Stream):
 
 
 def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) -> list[Stream]:
-    """The streams of a split: one for each shape of its examples.
-
-    Args:
-        dataset: where the examples are.
-        split: which part of it.
-        seed: of the orders.
-        global_batch: examples of a step over all ranks.
-    """
+    """The streams of a split: one for each shape of its examples."""
     if split == "train" and dataset.mix is not None:
         sources = [
             streams_of(source, split, seed=derive_seed(seed, "source", name), global_batch=global_batch)[0]

@@ -69,14 +69,6 @@ class TextConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the index.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the index is missing or malformed, or a split is too short for a window.
-        """
         if not isinstance(document.get("path"), str | Path):
             return document
         if all(document.get(name) is not None for name in ("vocabulary", "bytes_per_token", "digest")):
@@ -112,11 +104,8 @@ class Text(Dataset):
     """Windows of tokens; each but the first of its split begins with the last token of the one before.
 
     The documents of a split are packed one behind the other, so that a window may hold the ends of some and the
-    beginnings of others, with end tokens between them. Only what is read is brought into memory, by the operating
+    beginnings of others, with end tokens between them. Only the rows read are brought into memory, by the operating
     system; the processes of a machine share it.
-
-    Args:
-        config: which folder.
 
     Raises:
         Refusal: the index is no longer what the configuration says, or a shard is not what the index says.

@@ -70,9 +70,6 @@ class Toy(Dataset):
     """Points that are a function of (name, seed, id): part, place on the part, and Gaussian spread around it.
 
     Training points are numbered from 0, held-out ones from 2**62.
-
-    Args:
-        config: which set.
     """
 
     shape = (2,)

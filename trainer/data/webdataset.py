@@ -72,11 +72,7 @@ class WebDatasetConfig(Section):
         return (self.path,) if isinstance(self.path, str) else self.path
 
     def caution(self, ranks: int) -> str | None:
-        """A line for a person whose ranks fetch the same bytes; None: each byte is fetched about once an epoch.
-
-        Args:
-            ranks: that share the data.
-        """
+        """A line for a person whose `ranks` fetch the same bytes; None: each byte is fetched about once an epoch."""
         if ranks <= self.streams or all(local_path(pattern) is not None for pattern in self.patterns):
             return None
         times = -(-ranks // self.streams)
@@ -96,14 +92,6 @@ class WebDatasetConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the index.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
-
-        Raises:
-            ValueError: the index is missing or malformed, holds no such pictures, or all examples are held out.
-        """
         if isinstance(document.get("image"), str):
             document = {**document, "image": tuple(name.strip(" .").lower() for name in document["image"].split(";"))}
         if isinstance(document.get("class_names"), str | Path):
@@ -130,12 +118,9 @@ class WebDatasetConfig(Section):
 class WebDataset(Dataset):
     """Pictures in tars; the index says where each lies, so that a step reads its examples and no others.
 
-    An example is a row of the index. An epoch comes in an order in which each rank reads a few tars from front to back,
-    see :func:`streamed_order`. The held-out examples are the last of a fixed shuffle, so that a larger `held_out`
-    contains a smaller one; streams pass over them.
-
-    Args:
-        config: which tars.
+    An epoch comes in an order in which each rank reads a few tars from front to back (:func:`streamed_order`). The
+    held-out examples are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one; streams pass
+    over them.
 
     Raises:
         Refusal: the index or a tar is no longer what the configuration says.
@@ -186,16 +171,7 @@ class WebDataset(Dataset):
         return torch.from_numpy(order)
 
     def read(self, indices: Tensor) -> list[Example]:
-        """Reads examples as they lie in their tars, all members of each.
-
-        Args:
-            indices: int64 [B] ids.
-
-        Raises:
-            BadExamples: some of them cannot be read; names each.
-            Refusal: a tar is gone, or is not what the index says.
-            Unreachable: a server does not answer.
-        """
+        """Reads examples by id, all members of each; raises BadExamples, Refusal and Unreachable."""
         examples, reasons = self._reader.read(indices.tolist())
         if reasons:
             raise BadExamples(reasons)

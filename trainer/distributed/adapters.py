@@ -10,13 +10,8 @@ LIBRARY = "libibverbs.so.1"
 def check_adapters(folder: Path = Path("/sys/class/infiniband")) -> None:
     """Refuses a node with RDMA adapters that NCCL would pass over in silence for TCP sockets, many times slower.
 
-    Sockets are asked for by NCCL_IB_DISABLE=1, and NCCL_NET names any network: then nothing is checked.
-
-    Args:
-        folder: where the kernel lists adapters and their ports.
-
-    Raises:
-        ValueError: there are adapters, and NCCL cannot use any of them.
+    NCCL_IB_DISABLE=1 requests sockets, and NCCL_NET names any network: then nothing is checked. `folder` is where the
+    kernel lists adapters and their ports.
     """
     adapters = sorted(path.name for path in folder.glob("*"))
     if not adapters or os.environ.get("NCCL_IB_DISABLE", "0") not in ("", "0") or os.environ.get("NCCL_NET"):

@@ -29,12 +29,9 @@ GRACE_S = 1.0
 
 
 class Subject(NamedTuple):
-    """Something in which all ranks must be equal.
+    """Values, as JSON by name, in which all ranks must be equal, and the remedy where they differ.
 
-    Attributes:
-        values: by name, such as the settings by dotted key; JSON can hold them. None: this rank does not know, and is
-            as the first rank of its node.
-        remedy: what a person can do where they differ.
+    None as values: this rank does not know them, and is as the first rank of its node.
     """
 
     values: Mapping[str, Any] | None
@@ -52,9 +49,8 @@ def compare(
     """Refuses the start on every rank where two ranks differ or one objects; collective.
 
     Args:
-        ranks: their store.
         topic: names this comparison, the same on every rank.
-        subjects: by name, the same on every rank, in the order in which differences are told.
+        subjects: by name, the same on every rank, in the order in which differences are reported.
         objection: why this rank cannot go on, if it cannot.
         patience_s: how long rank 0 waits after the last rank has come.
 
@@ -77,12 +73,7 @@ def compare(
 def told_to_all(ranks: StartStore, problem: str) -> str:
     """Tells the other ranks, wherever they are in the start, why this one cannot go on.
 
-    Args:
-        ranks: their store.
-        problem: in one line.
-
-    Returns:
-        What all ranks say of it; the problem itself where rank 0 has not answered in time.
+    Returns the line that all ranks print; the problem itself where rank 0 has not answered in time.
     """
     if ranks.launch.world_size == 1:
         return problem
@@ -102,13 +93,7 @@ _here: ContextVar[StartStore | None] = ContextVar("ranks", default=None)
 
 
 def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s: float) -> None:
-    """The last comparison of a start, inside :func:`consistent_ranks`; elsewhere there is nothing to compare with.
-
-    Args:
-        topic: see :func:`compare`.
-        subjects: as there.
-        patience_s: as there.
-    """
+    """The last comparison of a start, inside :func:`consistent_ranks`; elsewhere there is nothing to compare with."""
     ranks = _here.get()
     if ranks is not None:
         compare(ranks, topic, subjects, patience_s=patience_s)
@@ -119,12 +104,7 @@ def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s:
 def consistent_ranks(ranks: StartStore, path: Path) -> Iterator[None]:
     """While entered, wrong input on one rank ends all of them, until the last comparison is behind them.
 
-    Args:
-        ranks: their store.
-        path: the configuration.
-
-    Raises:
-        StartRefused: in the place of a ValueError from inside, where a launcher might start the ranks again.
+    A StartRefused takes the place of a ValueError from inside, where a launcher might start the ranks again.
     """
     token = _here.set(ranks)
     try:

@@ -15,13 +15,7 @@ MOST_CHARACTERS = 80
 
 
 class Origin(NamedTuple):
-    """Where a rank is.
-
-    Attributes:
-        node: number of its node.
-        host: name of the machine.
-        leads: whether it is the first rank of its node.
-    """
+    """Node and host of a rank, and whether it is the first rank of its node."""
 
     node: int
     host: str
@@ -30,13 +24,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank tells rank 0.
-
-    Attributes:
-        origin: where it is.
-        digests: of each subject by its name; None: as the first rank of its node.
-        objection: why it cannot go on, if it cannot.
-    """
+    """A rank's message to rank 0: digests by subject (None: as the first rank of its node), and any objection."""
 
     origin: Origin
     digests: Mapping[str, str | None]
@@ -54,15 +42,7 @@ class Report:
 
 
 def differing(reports: Mapping[int, Report], subjects: Collection[str]) -> dict[str, list[list[int]]]:
-    """The ranks that are equal in a subject, for each in which not all are.
-
-    Args:
-        reports: by rank.
-        subjects: their names.
-
-    Returns:
-        By subject, groups of ranks; the first of a group knows the values.
-    """
+    """By subject in which not all ranks are equal, groups of equal ranks; the first of a group knows the values."""
     groups = {}
     for name in subjects:
         leaders = {report.origin.node: report.digests.get(name) for report in reports.values() if report.origin.leads}
@@ -85,13 +65,9 @@ def disagreement(
     values: Mapping[int, Mapping[str, Mapping[str, Any]]] | None = None,
     remedies: Mapping[str, str] | None = None,
 ) -> str:
-    """Why a start is refused: what differs, or else what ranks object.
+    """Why a start is refused: the differences, or else the objections of ranks.
 
-    Args:
-        reports: by rank.
-        groups: from :func:`differing`.
-        values: of the differing subjects, of the first rank of each group.
-        remedies: by subject.
+    `values` are those of the differing subjects, of the first rank of each group.
     """
     groups, values, remedies = groups or {}, values or {}, remedies or {}
     told, more = [], 0

@@ -25,10 +25,8 @@ PART_BYTES = 4 << 20
 def first_rank_looks(ranks: StartStore) -> Iterator[None]:
     """While entered, each thing is looked up once: by rank 0, which tells the others through the launcher's store.
 
-    With 512 ranks on one file system, 512 listings of a million pictures would keep it busy for minutes.
-
-    Args:
-        ranks: which rank this is; a process alone only remembers what it has found.
+    With 512 ranks on one file system, 512 listings of a million pictures would keep it busy for minutes. A process
+    alone only remembers its results.
     """
     found: dict[str, Any] = {}
 
@@ -42,16 +40,11 @@ def first_rank_looks(ranks: StartStore) -> Iterator[None]:
 
 
 def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
-    """Finds something on rank 0 and tells the others.
+    """Looks at files on rank 0 and sends the JSON value to the others.
 
     Args:
-        ranks: which rank this is.
-        key: what is found, the same on every rank.
-        find: looks at the files; a value that JSON can hold.
-        folder: where it looks; a node that has the very folder of rank 0 need not look itself.
-
-    Returns:
-        The value, on every rank.
+        key: the same on every rank.
+        folder: where `find` looks; a node that has the very folder of rank 0 need not look itself.
 
     Raises:
         ValueError: `find` raised it on rank 0, the same words on every rank; or this node has other files.

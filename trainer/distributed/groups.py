@@ -22,14 +22,7 @@ TIMEOUT_S = 600.0
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher said to this process.
-
-    Attributes:
-        rank: number of this process, 0 to world_size - 1.
-        local_rank: its number on this node.
-        world_size: all processes of the run.
-        local_world_size: processes of the run on this node.
-    """
+    """Variables of the launcher: number of this process, in the run and on its node, and of all processes there."""
 
     rank: int
     local_rank: int
@@ -41,7 +34,7 @@ class Launch:
         """Reads torchrun's variables; without them the process is alone.
 
         Raises:
-            ValueError: a variable is no number, or there are other ranks and no way to them.
+            ValueError: a variable is no number, or there are other ranks and no address of rank 0.
         """
         values = []
         for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
@@ -92,17 +85,8 @@ def joined(
     """Joins the run's process groups and leaves them in an order that never aborts a finished run.
 
     The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's. Consecutive ranks form a
-    tensor-parallel group; ranks at that distance see different data.
-
-    Args:
-        launch: what the launcher said.
-        expert_parallel: ranks of an expert-parallel group.
-        tensor_parallel: ranks of a tensor-parallel group.
-        relay_ranks: see :func:`divide_ranks`.
-        timeout_s: seconds after which joining, and a collective, fails.
-
-    Yields:
-        Nothing; inside, ``torch.distributed`` and ``megatron.core.parallel_state`` are initialised.
+    tensor-parallel group; ranks at that distance see different data. Inside, ``torch.distributed`` and
+    ``megatron.core.parallel_state`` are initialised; joining, and a collective, fails after `timeout_s`.
     """
     backend = "nccl" if launch.device.type == "cuda" else "gloo"
     if launch.device.type == "cuda":
@@ -125,10 +109,6 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
     torchrun's store outlives the ranks that it starts again, which would call those that have died. One agent counts
     its starts; those of several differ, so on several nodes the store must not be torchrun's
     (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
-
-    Args:
-        launch: what the launcher said.
-        timeout: of everything that waits for another rank.
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
@@ -136,12 +116,7 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
 
 
 def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
-    """The same store, from which rank 0 does not wait until all ranks have connected: to tell which one is missing.
-
-    Args:
-        launch: what the launcher said.
-        timeout: of everything that waits for another rank, and of connecting to rank 0.
-    """
+    """The same store, from which rank 0 does not wait until all ranks have connected: to tell which one is missing."""
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
     return _of_this_start(_served(launch, timeout, wait_for_workers=False))
@@ -176,11 +151,8 @@ def _of_this_start(store: dist.Store) -> dist.Store:
 def divide_ranks(expert_parallel: int, tensor_parallel: int, relay_ranks: int | None = None) -> None:
     """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
 
-    Args:
-        expert_parallel: ranks of an expert-parallel group.
-        tensor_parallel: ranks of a tensor-parallel group.
-        relay_ranks: consecutive ranks of an expert-parallel group on one node, where tokens cross to
-            a node once (hierarchical dispatch); None: nodes make no difference.
+    `relay_ranks`: consecutive ranks of an expert-parallel group on one node, where tokens cross to a node once
+    (hierarchical dispatch); None: nodes make no difference.
     """
     from megatron.core import parallel_state
 
@@ -216,11 +188,7 @@ def data_ranks() -> dist.ProcessGroup:
 
 
 def limit_collectives(timeout_s: float) -> None:
-    """Gives every process group of this rank the same timeout, whoever created it and with whatever default.
-
-    Args:
-        timeout_s: seconds after which a collective fails.
-    """
+    """Gives every process group of this rank the same timeout, whoever created it and with whatever default."""
     groups = dist.distributed_c10d._world.pg_map  # torch has no public list of them
     for group in groups:
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)

@@ -17,12 +17,7 @@ class RanksMissing(RuntimeError):  # noqa: N818  it is what has happened
 
 
 def located(error: ValueError, path: Path | None) -> str:
-    """What an error says in one line that names a file, or the option of the command line that is wrong.
-
-    Args:
-        error: what is wrong.
-        path: the configuration that it is about where it names neither; None: there is none.
-    """
+    """An error's line, with the name of a file, or of the wrong option of the command line; `path` if neither."""
     text = " ".join(str(error).split())
     named = isinstance(error, Refusal | StartRefused) or text.startswith("--") or path is None
     return text if named else f"{path}: {text}"

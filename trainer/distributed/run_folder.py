@@ -16,14 +16,7 @@ PATIENCE_S = 3.0
 
 
 def check_writable(folder: Path) -> None:
-    """Refuses a folder in which, or in whose nearest parent that is there, no file can be made. Leaves nothing behind.
-
-    Args:
-        folder: of a run.
-
-    Raises:
-        Refusal: it cannot be written.
-    """
+    """Refuses a folder in which, or in whose nearest existing parent, no file can be made. Leaves nothing behind."""
     checkpoints = folder / "checkpoints"
     for place in [_existing(folder), *([checkpoints] if checkpoints.is_dir() else [])]:
         try:
@@ -39,17 +32,8 @@ def check_writable(folder: Path) -> None:
 def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
     """Proves that a folder is the same on all nodes, by a file that rank 0 makes and that is gone afterwards.
 
-    It is made in the nearest parent that is there, so that no folder is made for a run that is refused.
-
-    Args:
-        ranks: which rank this is.
-        folder: of the run.
-
-    Yields:
-        On the first rank of each other node: what is wrong; None: nothing is. Rank 0's file is there while entered.
-
-    Raises:
-        Refusal: rank 0 cannot write there.
+    It is made in the nearest parent that is there, so that no folder is made for a run that is refused. Yields, on the
+    first rank of each other node, what is wrong; None: nothing is. Rank 0's file is there while entered.
     """
     if ranks.nodes == 1 or not ranks.leads:
         yield None

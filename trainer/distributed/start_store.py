@@ -28,21 +28,11 @@ REFUSAL, HEARD = "start/refusal", "start/heard"
 class StartStore:
     """The store as one rank sees it, and which rank that is.
 
-    Attributes:
-        launch: what the launcher said.
-        node: number of its node.
-        nodes: how many there are.
-        prefix: of keys that belong to this stage of the run.
-        agreed: whether all ranks have been found alike; what goes wrong later concerns no other rank.
+    `prefix` is of keys that belong to this stage of the run. `agreed`: all ranks have been compared; later errors
+    concern no other rank.
     """
 
     def __init__(self, launch: Launch, connect: Callable[[], dist.Store] | None = None) -> None:
-        """Connects to nothing yet.
-
-        Args:
-            launch: what the launcher said.
-            connect: opens the store of the ranks; None: the launcher's.
-        """
         self.launch = launch
         self.node = int(os.environ.get("GROUP_RANK", launch.rank // launch.local_world_size))
         self.nodes = int(os.environ.get("GROUP_WORLD_SIZE", launch.world_size // launch.local_world_size))
@@ -64,11 +54,7 @@ class StartStore:
 
     @property
     def store(self) -> dist.Store:
-        """The store itself; kept until the end, for rank 0 may serve it.
-
-        Raises:
-            RanksMissing: rank 0 cannot be reached.
-        """
+        """The store itself; kept until the end, for rank 0 may serve it. RanksMissing if rank 0 cannot be reached."""
         if self._store is None:
             try:
                 self._store = self._connect()
@@ -87,13 +73,9 @@ class StartStore:
         return self.store.get(key) if self.store.check([key]) else None
 
     def read(self, key: str, until: float) -> bytes:
-        """What another rank writes under a key, once it has.
+        """Another rank's value of a key, once it is written, or until `until` on the monotonic clock, in seconds.
 
         It looks again and again, for a store that is made to wait until a time prints a warning when that has come.
-
-        Args:
-            key: of the store.
-            until: when to give up, in seconds of the monotonic clock.
 
         Raises:
             StartRefused: the start has been refused meanwhile.
@@ -114,11 +96,7 @@ class StartStore:
         return content
 
     def refuse(self, line: str) -> None:
-        """Tells all ranks why the start is refused, and stays until each other node has read it; rank 0 alone.
-
-        Args:
-            line: what every rank says.
-        """
+        """Tells all ranks why the start is refused, and stays until each other node has read it; rank 0 alone."""
         self.store.set(REFUSAL, line)
         until = time.monotonic() + LINGER_S
         while self.store.add(HEARD, 0) < self.nodes - 1 and time.monotonic() < until:

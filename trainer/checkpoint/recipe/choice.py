@@ -26,24 +26,14 @@ _SOLVED = ("velocity", "data", "noise")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is rebuilt.
-
-    Attributes:
-        program: a page of Python; empty: there is none.
-        notes: sentences about what it does not do.
-    """
+    """A page of Python that rebuilds a network, empty if absent, and sentences about what it does not do."""
 
     program: str
     notes: tuple[str, ...] = ()
 
 
 def recipe_for(config: RunConfig, weights: str) -> Recipe:
-    """The page for the network of a run.
-
-    Args:
-        config: the run.
-        weights: name of the file of the weights, or of their index, in the folder that the page is run in.
-    """
+    """The page for the network of a run; `weights` names their file, or their index, beside the page."""
     lacking = _lacking(config)
     if lacking is not None:
         return Recipe("", (f"No page of plain PyTorch rebuilds this network: {lacking}.",))

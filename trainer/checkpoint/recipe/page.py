@@ -11,10 +11,9 @@ _NOTE = re.compile(r"  # noqa.*$")
 
 
 def page(modules: Iterable[str]) -> str:
-    """The source of modules as one program, without their docstrings and their imports of each other.
+    """The source of modules of this folder as one program, without their docstrings and their imports of each other.
 
-    Args:
-        modules: names in this folder, those that others use first; no two define the same name.
+    Those that others use come first; no two define the same name.
     """
     imports: set[str] = set()
     definitions = []

@@ -28,16 +28,7 @@ LAYOUTS = "[N, D] vectors, [N, H, W] grey images or [N, C, H, W] images"
 
 
 class ArraySource(Source):
-    """Rows of an array, and their labels.
-
-    Args:
-        path: npz or npy file.
-        reading: how it is read.
-        scratch: folder on a disk with room, where compressed arrays are unpacked to; nothing stays there.
-
-    Raises:
-        ValueError: the file or the reading cannot be used; names field, value and remedy.
-    """
+    """Rows of an npz or npy array, and their labels; compressed arrays are unpacked to `scratch`, then left empty."""
 
     def __init__(self, path: Path, reading: Reading, scratch: Path) -> None:
         if path.suffix == ".npz":

@@ -21,15 +21,7 @@ ELSEWHERE = "give another folder, or delete this one"
 
 
 class ShardFolder:
-    """Shards by number, each with a mark of what decides its examples.
-
-    Args:
-        path: the folder; it is made with its first shard.
-        mark: of what decides the examples.
-
-    Raises:
-        Refusal: it holds something else.
-    """
+    """Shards by number, each with a mark of what decides its examples; the folder is made with its first shard."""
 
     def __init__(self, path: Path, mark: str) -> None:
         self._path, self._mark = path, mark
@@ -63,14 +55,7 @@ class ShardFolder:
     def write(
         self, number: int, data: NDArray[Any], labels: NDArray[np.int64] | None, examples: NDArray[np.int64]
     ) -> None:
-        """Puts a shard into the folder.
-
-        Args:
-            number: of the shard.
-            data: [B, *shape].
-            labels: [B]; None: there are none.
-            examples: [B] the number of each in the source, so that what is known of it there can be found again.
-        """
+        """Writes a shard: `data` [B, *shape], `labels` [B] or None, `examples` [B] the number of each in the source."""
         arrays = {"data": data, "examples": examples} | ({} if labels is None else {"labels": labels})
         with replacing(self._file(number)) as temporary:
             save_file(
@@ -80,12 +65,7 @@ class ShardFolder:
             )
 
     def finish(self, said: Mapping[str, Any], shards: Mapping[int, tuple[int, tuple[int, ...]]]) -> None:
-        """Writes the index.
-
-        Args:
-            said: what it says of the examples.
-            shards: how many examples each has and of which shape, by its number.
-        """
+        """Writes the index; `shards` gives number of examples and shape by number of the shard."""
         entries = [
             {"file": self._file(number).name, "num_examples": count, "shape": shape if shape != said["shape"] else None}
             for number, (count, shape) in shards.items()

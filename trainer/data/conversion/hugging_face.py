@@ -25,16 +25,9 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 class SavedDataset(Source):
-    """Pictures in a column of a saved data set, with the classes of another.
+    """Pictures in a column of a saved data set, with the classes of another column.
 
-    Only its tables are read: nothing that lies in the folder is run, and nothing is fetched.
-
-    Args:
-        path: the folder.
-        reading: how it is read; `size` must be given.
-
-    Raises:
-        ValueError: the folder or the reading cannot be used, or the package `datasets` is missing.
+    Only its tables are read: nothing in the folder is run, and nothing is fetched.
     """
 
     dtype = "uint8"

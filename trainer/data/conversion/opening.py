@@ -15,12 +15,7 @@ KINDS = "an npz or npy file, a folder of pictures, or a folder that save_to_disk
 
 
 def open_source(path: Path, reading: Reading, scratch: Path) -> Source:
-    """Opens a user's examples.
-
-    Args:
-        path: a file or a folder.
-        reading: how it is read.
-        scratch: folder on a disk with room, for what must be unpacked.
+    """Opens a user's examples; `scratch` is on a disk with capacity for unpacked arrays.
 
     Raises:
         ValueError: they cannot be used; names file or option, value and remedy.

@@ -57,12 +57,7 @@ class PictureFolder(Source):
 
 
 def nearest_shapes(files: Sequence[Opening], shapes: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
-    """Which of several shapes each picture gets.
-
-    Args:
-        files: the pictures.
-        shapes: (C, H, W) of each; of one alone no file is looked at.
-    """
+    """The number of the shape for each picture; with a single shape (C, H, W) no file is read."""
     if len(shapes) == 1:
         return np.zeros(len(files), np.int64)
     return np.array(nearest_buckets(files, [(height, width) for _, height, width in shapes]))
@@ -71,16 +66,7 @@ def nearest_shapes(files: Sequence[Opening], shapes: Sequence[tuple[int, ...]]) 
 def picture_shapes(
     reading: Reading, source: Path, first: Callable[[], Path | IO[bytes]]
 ) -> tuple[tuple[int, ...], ...]:
-    """(C, H, W) of pictures, one or several.
-
-    Args:
-        reading: how they are read.
-        source: where they are.
-        first: one of them, whose size is proposed if none is given.
-
-    Raises:
-        ValueError: none is given, or they cannot be told apart.
-    """
+    """(C, H, W) of pictures, one or several; without a size, that of the picture `first` is proposed in the refusal."""
     channels, buckets = reading.channels or 3, reading.buckets
     if isinstance(buckets, int) and reading.size is not None:
         buckets = buckets_around(buckets, math.isqrt(math.prod(reading.size)))
@@ -102,19 +88,7 @@ def picture_shapes(
 
 
 def picture_row(picture: Path | IO[bytes], name: object, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Reads a picture.
-
-    Args:
-        picture: the file.
-        name: what it is called where it cannot be read.
-        shape: (C, H, W).
-
-    Returns:
-        uint8 [C, H, W].
-
-    Raises:
-        Unreadable: it cannot be read.
-    """
+    """Reads a picture as uint8 [C, H, W]; raises Unreadable."""
     channels, height, width = shape
     try:
         return read_picture(picture, channels, height, width)

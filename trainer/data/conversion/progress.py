@@ -17,23 +17,13 @@ class Tell(Protocol):
     """Says that more examples are done."""
 
     def __call__(self, num: int, *, kept: bool = False) -> None:
-        """Adds to what is done.
-
-        Args:
-            num: examples.
-            kept: whether an earlier start has done them, so that they say nothing about how long the others take.
-        """
+        """Adds examples; those `kept` by an earlier start say nothing about how long the others take."""
         ...
 
 
 @contextmanager
 def told(out: Path, num: int) -> Iterator[Tell]:
-    """Shows on a terminal how many examples are done and how long the others will take; elsewhere nothing.
-
-    Args:
-        out: what is written.
-        num: of all examples.
-    """
+    """Shows on a terminal how many of `num` examples are done and the time left; nothing elsewhere."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     shown = Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty())
     task = shown.add_task(str(out), total=num)

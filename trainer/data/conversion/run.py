@@ -35,12 +35,9 @@ MOST_BAD = 0.01
 
 @dataclass(frozen=True)
 class ShardsRequest:
-    """What a person asks for.
+    """Request for shards.
 
     Attributes:
-        source: file or folder with the examples.
-        out: folder to write.
-        reading: how the source is read.
         seed: of the order of the examples, 0 or more.
         shard_examples: examples of each shard but the last; None: as many as 64 MiB hold.
         standardise: whether readers see each channel with mean 0 and variance 1.
@@ -57,14 +54,7 @@ class ShardsRequest:
 
 
 def run(request: ShardsRequest, stopped: Callable[[], bool]) -> bool:
-    """Writes the shards that are not there yet, and the index last.
-
-    Args:
-        request: what is asked for.
-        stopped: whether to stop at the end of the shard at hand.
-
-    Returns:
-        Whether all is written; otherwise the same request goes on from there.
+    """Writes the missing shards, and the index last; returns whether all is written, else the same request resumes.
 
     Raises:
         ValueError: the source or an option cannot be used, or too many examples cannot be read; what was written of

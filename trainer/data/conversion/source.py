@@ -46,16 +46,7 @@ class Reading:
     label_column: str | None = None
 
     def check_only(self, kind: str, path: Path, *used: str) -> None:
-        """Refuses what has no effect on a kind of source.
-
-        Args:
-            kind: of the source, in words.
-            path: of the source.
-            *used: names of what does.
-
-        Raises:
-            ValueError: something else is given.
-        """
+        """Refuses options other than `used`, which have no effect on a kind of source."""
         for field in fields(self):
             if field.name not in used and getattr(self, field.name) is not None:
                 option = f"--{field.name.replace('_', '-')}"
@@ -108,17 +99,7 @@ class Source(Protocol):
 
 
 def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) -> int:
-    """How many classes labels name.
-
-    Args:
-        path: of the file that they are from.
-        field: what they are called there.
-        labels: one for each example.
-        num_examples: how many there are.
-
-    Raises:
-        Refusal: they are not one integer from 0 on for each.
-    """
+    """Number of classes; refuses labels that are not one integer from 0 on for each example."""
     if labels.shape != (num_examples,):
         remedy = "give one integer for each example"
         raise Refusal(path, field, f"has shape {list(labels.shape)} for {num_examples} examples", remedy)
@@ -138,15 +119,7 @@ def classes_of(path: Path, field: str, labels: NDArray[Any], num_examples: int) 
 
 
 def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
-    """The names of classes that a text file holds, one a line.
-
-    Args:
-        path: the file; None: there are none.
-        num_classes: how many classes there are.
-
-    Raises:
-        Refusal: it cannot be read, or does not name each class.
-    """
+    """Names of classes from a text file, one a line; refuses a file that does not name each class."""
     if path is None:
         return ()
     try:

@@ -12,24 +12,12 @@ their digests."""
 
 
 def check_class_names(names: tuple[str, ...], num_classes: int) -> None:
-    """Refuses names that are not one for each class.
-
-    Args:
-        names: of the classes 0, 1, ...; empty: they have none.
-        num_classes: how many there are.
-
-    Raises:
-        ValueError: there are names, and not one for each class.
-    """
+    """Refuses names, unless none are given, that are not one for each class."""
     if len(names) not in (0, num_classes):
         raise ValueError(f"class_names: {len(names)} names do not fit {num_classes} classes; name each class once")
 
 
 def listed(names: tuple[str, ...]) -> str:
-    """How many classes there are, and their names in the order of their numbers; of many, the first and the last.
-
-    Args:
-        names: of the classes 0, 1, ...
-    """
+    """Number of classes and their names in order; of many, the first and the last."""
     shown = names if len(names) <= LISTED else (*names[: LISTED - 1], "...", names[-1])
     return f"{len(names)} ({', '.join(shown)})"

@@ -22,12 +22,7 @@ _NAMES["I8"] = "int8"
 
 
 class Array(Protocol):
-    """An array in a file.
-
-    Attributes:
-        shape: of the whole array.
-        dtype: name of its elements' type, as numpy has it.
-    """
+    """An array in a file: shape of the whole array, and numpy's name of its elements' type."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -71,13 +66,7 @@ class _Mapped(Array):
 
 
 def open_shard(path: Path) -> Mapping[str, Array]:
-    """Reads the header of a shard.
-
-    Args:
-        path: a safetensors file, or an npz file that is not compressed.
-
-    Returns:
-        Its arrays by key.
+    """Arrays by key of a safetensors file, or of an npz file that is not compressed; only the header is read.
 
     Raises:
         Refusal: it is missing, damaged, compressed or holds Python objects.
@@ -90,16 +79,7 @@ def open_shard(path: Path) -> Mapping[str, Array]:
 
 
 def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
-    """Refuses a shard that is not what the index says, without reading its rows.
-
-    Args:
-        folder: of the shards.
-        number: which shard.
-        index: of the folder.
-
-    Raises:
-        Refusal: it cannot be opened, or a key is missing or has another shape or type.
-    """
+    """Refuses a shard that is not what the index says, without reading its rows."""
     entry = index.shards[number]
     path = folder / entry.file
     arrays = open_shard(path)
@@ -120,11 +100,7 @@ def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
-    """Maps an array in numpy's own format into memory; it stays there when the file is closed.
-
-    Args:
-        file: positioned where the array begins.
-        name: of the array, for messages.
+    """Maps an array in numpy's own format, which begins at the file's position, into memory; it outlives the open file.
 
     Raises:
         UnusableError: it holds Python objects.

@@ -133,15 +133,7 @@ Index = TypeVar("Index", bound=Section)
 
 
 def read_index(folder: Path, kind: type[Index] = ShardIndex) -> Index:
-    """Reads the index of a folder.
-
-    Args:
-        folder: with an ``index.json``.
-        kind: what it must be an index of.
-
-    Raises:
-        Refusal: it is missing or malformed; names file, field and remedy.
-    """
+    """Reads the index of a folder; refuses one that is missing or malformed."""
     path = folder / INDEX
     try:
         document = parse_json(path.read_text(encoding="utf-8"))

@@ -10,9 +10,5 @@ S = TypeVar("S", bound=tuple[int, ...])
 
 
 def largest(shapes: Sequence[S]) -> S:
-    """The shape of most values, of equal ones the first.
-
-    Args:
-        shapes: one or more.
-    """
+    """The shape of most values, of equal ones the first."""
     return max(shapes, key=math.prod)

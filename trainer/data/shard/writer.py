@@ -132,14 +132,7 @@ def _save(path: Path, arrays: dict[str, NDArray[Any]], file_type: str) -> None:
 
 
 def moments_of(data: NDArray[Any]) -> NDArray[np.float64]:
-    """Sums over examples, from which :func:`statistics_of` makes a mean and a standard deviation.
-
-    Args:
-        data: [B, C, ...].
-
-    Returns:
-        Count, sum and sum of squares of each channel, [3, C], of what a reader sees before standardising.
-    """
+    """Count, sum and sum of squares of each channel of [B, C, ...]: float64 [3, C], before standardising."""
     values = data.astype(np.float64)
     if data.dtype == np.uint8:
         values = values / 127.5 - 1
@@ -148,11 +141,7 @@ def moments_of(data: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def statistics_of(moments: list[NDArray[np.float64]]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel; 1 in the place of a standard deviation of 0.
-
-    Args:
-        moments: [3, C] of parts of the examples, from :func:`moments_of`.
-    """
+    """Mean and standard deviation of each channel from moments [3, C] of parts; 1 in place of a deviation of 0."""
     count, total, squares = np.sum(moments, axis=0)
     mean = total / count
     spread = np.sqrt((squares / count - mean**2).clip(min=0))

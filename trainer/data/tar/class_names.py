@@ -4,14 +4,7 @@ from pathlib import Path
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
-    """Reads the names of the classes 0, 1, ..., one a line.
-
-    Args:
-        path: a text file.
-
-    Raises:
-        ValueError: it cannot be read, is empty, or names a class twice.
-    """
+    """Names of the classes 0, 1, ..., one a line; raises ValueError on none or the same twice."""
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:

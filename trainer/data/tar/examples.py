@@ -37,10 +37,7 @@ class TarExample(NamedTuple):
 def walk_examples(read: Read, start: int = 0, end: int | None = None, *, verify: bool = True) -> Iterator[TarExample]:
     """The examples of a tar, or of a stretch of one; arguments as of :func:`walk`.
 
-    Folders, links and members without an extension belong to none.
-
-    Raises:
-        TarDamage: the file is no sound tar, or an example has two members of one extension.
+    Folders, links and members without an extension belong to none. Raises TarDamage on two members of one extension.
     """
     key, first, check = None, 0, 0
     members: dict[str, Place] = {}

@@ -87,10 +87,7 @@ class RemoteTar(TarFile):
 
 
 def open_tar(url: str) -> TarFile:
-    """Opens a tar.
-
-    Args:
-        url: a path, or a URL of a protocol that fsspec knows.
+    """Opens a tar at a path or at a URL of a protocol that fsspec knows.
 
     Raises:
         Refusal: it is not there, or nothing installed speaks its protocol.
@@ -114,15 +111,12 @@ def local_path(url: str) -> str | None:
 
 
 def find_tars(patterns: Sequence[str]) -> list[str]:
-    """Spells out where tars are.
+    """Spells out where tars are, in the order of the patterns and, of one pattern, of names.
 
     Args:
         patterns: paths or URLs of tars; braces stand for several (``train-{000..146}.tar``, ``{train,more}.tar``),
             ``*``, ``?`` and ``[...]`` for what is there, and a folder for the tars in it. Several may stand in one,
             parted by ``::``.
-
-    Returns:
-        Paths and URLs, in the order of the patterns; what a pattern finds, in the order of names.
 
     Raises:
         ValueError: there are none, one comes twice, or a folder cannot be listed.
@@ -149,11 +143,7 @@ def names_of(urls: Sequence[str]) -> list[str]:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """What a pattern with braces stands for, as in bash: ``{08..11}``, ``{a,b}``, several, and one in another.
-
-    Args:
-        pattern: any text; braces without a range or a comma stand for themselves.
-    """
+    """Expands a pattern with braces as bash does: ``{08..11}``, ``{a,b}``, several, and one in another."""
     depth, start, cuts = 0, 0, [0]
     for place, letter in enumerate(pattern):
         if letter == "{":
@@ -174,11 +164,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def patiently(url: str, ask: Callable[[], Found]) -> Found:
-    """Asks a server, several times if need be.
-
-    Args:
-        url: what is asked for, as messages name it.
-        ask: makes the request.
+    """Sends the request `ask` to a server, several times if need be.
 
     Raises:
         Refusal: it is not there, or may not be read.

@@ -84,14 +84,7 @@ class TarIndex(Section):
 
 
 def read_tar_index(folder: Path) -> TarIndex:
-    """Reads the index of tars.
-
-    Args:
-        folder: that the index-tars verb wrote.
-
-    Raises:
-        Refusal: it is missing or malformed.
-    """
+    """Reads the index that the index-tars verb wrote."""
     try:
         return read_index(folder, TarIndex)
     except Refusal as error:
@@ -99,16 +92,7 @@ def read_tar_index(folder: Path) -> TarIndex:
 
 
 def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object]) -> TarIndex:
-    """Writes an index; index.json last.
-
-    Args:
-        folder: to write to.
-        rows: :data:`ROW` of each example.
-        said: the fields of :class:`TarIndex` but the sum of the rows.
-
-    Raises:
-        Refusal: the folder cannot be written.
-    """
+    """Writes an index, index.json last: :data:`ROW` rows, and the fields of :class:`TarIndex` but their sum."""
     with replacing(folder / EXAMPLES) as temporary, temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
     index = TarIndex.model_validate({**said, "examples_sha256": file_digest(folder / EXAMPLES)})
@@ -118,18 +102,7 @@ def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object
 
 
 def open_examples(folder: Path, index: TarIndex) -> NDArray[np.void]:
-    """Maps the rows of an index into memory; the ranks of a node share it.
-
-    Args:
-        folder: of the index.
-        index: what is in the folder.
-
-    Returns:
-        :data:`ROW` [N].
-
-    Raises:
-        Refusal: the file is missing or is not what the index says.
-    """
+    """Maps the rows of an index, :data:`ROW` [N], into memory; the ranks of a node share it."""
     path = folder / EXAMPLES
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -143,11 +116,7 @@ def open_examples(folder: Path, index: TarIndex) -> NDArray[np.void]:
 
 
 def check_examples(folder: Path, index: TarIndex) -> None:
-    """Reads all of ``examples.npy`` and compares it with what the index says.
-
-    Raises:
-        Refusal: it is another one.
-    """
+    """Reads all of ``examples.npy`` and refuses one that is not the index's."""
     try:
         found = file_digest(folder / EXAMPLES)
     except OSError as error:

@@ -31,17 +31,12 @@ MOST_KINDS = 1000
 
 
 def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | None, workers: int) -> int:
-    """Writes the index of tars. What was scanned before an interruption is not read again.
+    """Writes the index of tars; scans that ended before an interruption are not repeated. Returns 0.
 
     Args:
-        paths: see :func:`find_tars`.
-        out: folder to write.
-        label: member that tells the class, see :func:`scan`; None: there are no classes.
+        label: member that tells the class, as :func:`scan` takes it; None: there are no classes.
         class_names: file with the name of a class in each line; None: named by the labels, if they are names.
         workers: tars that are read at once.
-
-    Returns:
-        0.
 
     Raises:
         ValueError: there are no tars, one is damaged, or the labels are none.
@@ -82,14 +77,10 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
 
 @dataclass
 class _Contents:
-    """What scans have told, in little memory.
+    """Results of scans, in little memory: rows by tar, names of classes in the order of first sight.
 
-    Attributes:
-        label: member that tells the class.
-        rows: by tar; labels that are names are numbered by `names` until all are known.
-        names: of classes, in the order of first sight.
-        number: the first label that is one.
-        unlabelled: why examples tell no class, of the first in each tar.
+    Labels that are names stay numbered by `names` until all are known; `number` is the first label that is one;
+    `unlabelled` has, for the first example without a label in each tar, the reason.
     """
 
     label: str | None
@@ -113,11 +104,7 @@ class _Contents:
             self.check()
 
     def check(self) -> None:
-        """Refuses labels that nobody has, as soon as the first tar has been read.
-
-        Raises:
-            ValueError: no example tells a class.
-        """
+        """Refuses labels that no example has, as soon as the first tar has been read."""
         if self.label is not None and max(rows["label"].max(initial=-1) for rows in self.rows.values()) < 0:
             remedy = "give another --label (cls, EXTENSION, json:FIELD), or --label none"
             raise ValueError(f"--label: no example tells a class by {self.label} ({self.unlabelled[0]}); {remedy}")
@@ -131,15 +118,7 @@ class _Contents:
         return self.names.setdefault(label, len(self.names))
 
     def finished(self, tars: Sequence[str], given: tuple[str, ...]) -> tuple[NDArray[np.void], dict[str, object]]:
-        """All rows, in the order of the tars, and what the index says besides.
-
-        Args:
-            tars: their names.
-            given: names of the classes; empty: those that the labels are.
-
-        Raises:
-            ValueError: there are no examples, or their labels are no classes.
-        """
+        """All rows, in the order of the tars, and the other fields of the index; given class names decide."""
         rows = np.concatenate([self.rows[tar] for tar in tars])
         if not len(rows):
             raise ValueError(f"path: the {len(tars)} tars hold no examples; name members KEY.EXTENSION")

@@ -52,8 +52,6 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
     """The members of a tar, or of a stretch of one that begins with a header.
 
     Args:
-        read: reads the file.
-        start: offset of the first header.
         end: offset at which the stretch ends; None: the mark of the archive's end does, and must be there.
         verify: whether the checksums of headers are computed.
 
@@ -97,14 +95,9 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
 
 
 def key_and_extension(name: str) -> tuple[str, str] | None:
-    """The key of the example that a member belongs to and what the member is of it, as WebDataset cuts names.
+    """Key and extension of a member's name, as WebDataset cuts names: at the first dot of the last part, in lower case.
 
-    Args:
-        name: path in the tar.
-
-    Returns:
-        The path up to the first dot of its last part, and what follows that dot in lower case; None: the name has no
-        dot or begins with one, or is that of a note about the tar (``__name__``).
+    None: the name has no dot or begins with one, or is that of a note about the tar (``__name__``).
     """
     folder, slash, last = name.rpartition("/")
     stem, dot, extension = last.partition(".")

@@ -28,11 +28,7 @@ def streamed_order(
 
     Args:
         stretches: the ids in each tar, in the order in which they lie there.
-        seed: of the shuffles.
-        epoch: from 0.
-        global_batch: examples of a step over all ranks, G.
-        streams: S, 1 or more; no more than G of them are used.
-        shuffle: neighbours that are shuffled among each other, 1 or more.
+        streams: S, 1 or more; no more than G, `global_batch`, are used.
 
     Returns:
         int64 [N], all ids; example k is number (epoch * N + k) % G of its step.

@@ -55,10 +55,9 @@ class Pieces:
         streams: int,
         run_bytes: int,
     ) -> None:
-        """Prepares to read; nothing is fetched yet.
+        """Fetches nothing yet.
 
         Args:
-            open_tar: gives the tar of a number.
             rows: start and end of each example in its tar.
             ends: number of the first example behind each tar.
             dealt: which examples come in epochs; others are fetched one by one.
@@ -73,13 +72,7 @@ class Pieces:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tars")
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Reads examples; several threads may call it.
-
-        Args:
-            places: number of the tar and id of each example.
-
-        Returns:
-            The bytes of each, in that order.
+        """Reads examples at (number of the tar, id), in that order; several threads may call it.
 
         Raises:
             Refusal: a tar is gone, or is not what it was.

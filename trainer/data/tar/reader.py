@@ -23,12 +23,7 @@ REMEDY = "bring it back, or make the index again and leave data.digest out to st
 
 
 class Example(NamedTuple):
-    """What a tar holds of an example.
-
-    Attributes:
-        key: what the names of its members have in common.
-        members: content of each, by extension.
-    """
+    """Contents by extension of an example in a tar, and the key that the names of its members share."""
 
     key: str
     members: Mapping[str, memoryview]
@@ -58,15 +53,10 @@ class TarReader:
         """Maps the index into memory; no tar is opened yet.
 
         Args:
-            folder: of the index.
-            index: what is in the folder.
             urls: of the tars, in the order of the index.
             dealt: [N] which examples come in epochs.
             streams: places that an epoch is read at side by side.
             shuffle: neighbours that come in any order.
-
-        Raises:
-            Refusal: the rows of the index are missing or malformed.
         """
         self._index, self._urls, self._rows = index, urls, open_examples(folder, index)
         self.labels: NDArray[np.int32] = self._rows["label"]
@@ -79,13 +69,7 @@ class TarReader:
         self._told: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
-        """Reads examples; several threads may call it.
-
-        Args:
-            numbers: ids of the examples.
-
-        Returns:
-            Those that are sound, and where the others lie and what is wrong with them, each by its id.
+        """Sound examples by id, and the place and fault of the others; several threads may call it.
 
         Raises:
             Refusal: a tar is gone, or is not what the index says.
@@ -148,17 +132,7 @@ class TarReader:
 
 
 def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
-    """Compares what lies there with an index: the rows of the index, and the sizes of all tars.
-
-    Args:
-        folder: of the index.
-        index: what is in the folder.
-        urls: of the tars, in the order of the index.
-
-    Raises:
-        Refusal: something is missing or has changed.
-        Unreachable: the network failed several times.
-    """
+    """Refuses tars whose sizes, or an index whose rows, are not as the index says; raises Unreachable, too."""
     check_examples(folder, index)
     with ThreadPoolExecutor(THREADS) as threads:
         for url, entry, size in zip(urls, index.tars, threads.map(_size, urls), strict=True):

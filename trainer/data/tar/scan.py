@@ -48,10 +48,9 @@ class Scan(Section):
 
 
 def scan(url: str, name: str, label: str | None) -> Scan:
-    """Reads the headers of a tar, and of what lies between them the labels alone.
+    """Reads the headers of a tar, and of the contents between them the labels alone.
 
     Args:
-        url: where it is.
         name: of the tar in the index.
         label: member that tells the class: ``EXTENSION`` with a number or a name in it, or ``EXTENSION:FIELD`` of JSON,
             where dots in the field lead into what it holds. None: there are no classes.
@@ -99,11 +98,7 @@ def scan(url: str, name: str, label: str | None) -> Scan:
 
 
 def label_parts(label: str) -> tuple[str, str | None]:
-    """Extension and field of a member that tells the class.
-
-    Raises:
-        ValueError: it is no such member.
-    """
+    """Extension and field of a member that tells the class; raises ValueError if it is no such member."""
     found = _LABEL.fullmatch(label)
     if found is None:
         raise ValueError(f"--label: {label} is not a member; give cls, EXTENSION, json:FIELD or none")

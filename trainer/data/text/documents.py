@@ -19,13 +19,7 @@ from trainer.data.text.tokenizer import Tokenizer
 
 
 class Document(NamedTuple):
-    """A document, or a part of a long one.
-
-    Attributes:
-        text: UTF-8.
-        draw: between 0 and 1; it is held out where this is below the share.
-        ends: whether its end is here.
-    """
+    """A document in UTF-8, or a part of a long one that `ends` here or not; held out if `draw` is below the share."""
 
     text: bytes
     draw: float
@@ -34,13 +28,7 @@ class Document(NamedTuple):
 
 @dataclass
 class SplitPart:
-    """What a chunk adds to a split.
-
-    Attributes:
-        tokens: with the end tokens.
-        num_documents: that end here.
-        num_bytes: of UTF-8.
-    """
+    """A chunk's part of a split: tokens with the end tokens, documents that end here, bytes of UTF-8."""
 
     tokens: NDArray[np.integer[Any]]
     num_documents: int = 0
@@ -49,12 +37,7 @@ class SplitPart:
 
 @dataclass
 class EncodedChunk:
-    """What becomes of a chunk.
-
-    Attributes:
-        splits: what it adds to each.
-        left_out: why each file or line that is no text was left out.
-    """
+    """A chunk's part of each split, and why each file or line that is no text was left out."""
 
     splits: Mapping[Split, SplitPart]
     left_out: list[str] = field(default_factory=list)
@@ -81,16 +64,7 @@ class DocumentReader:
     cut: int | None = None
 
     def encode(self, chunk: Chunk, tokenizer: Tokenizer, end_token: int) -> EncodedChunk:
-        """Reads and encodes a chunk.
-
-        Args:
-            chunk: of the files.
-            tokenizer: makes tokens.
-            end_token: what stands behind every document.
-
-        Raises:
-            Refusal: a file cannot be read, or is no text where it must be.
-        """
+        """Reads and encodes a chunk; refuses a file that cannot be read, or is no text where it must be."""
         left_out: list[str] = []
         documents = [document for piece in chunk.pieces for document in self._documents(piece, left_out)]
         encoded = tokenizer.encode_documents([document.text for document in documents])
@@ -113,11 +87,7 @@ class DocumentReader:
         return "held_out" if draw < self.held_out_share else "train"
 
     def draws(self, chunks: Iterable[Chunk]) -> set[float]:
-        """The draws of the documents of some chunks; reads them.
-
-        Raises:
-            Refusal: a file cannot be read, or is no text where it must be.
-        """
+        """The draws of the documents of some chunks; reads them."""
         return {document.draw for chunk in chunks for piece in chunk.pieces for document in self._documents(piece, [])}
 
     def _documents(self, piece: Piece, left_out: list[str]) -> Iterator[Document]:

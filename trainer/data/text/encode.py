@@ -36,11 +36,9 @@ STOPPED = 75
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeTextRequest:
-    """What is encoded.
+    """Request for tokens.
 
     Attributes:
-        paths: files and folders.
-        out: folder to write.
         tokenizer: a tokenizer.json; None: bytes.
         end_token: text of the token behind every document; None: the tokenizer's usual one.
         field: key of the text in lines of JSON.
@@ -48,7 +46,6 @@ class EncodeTextRequest:
         endings: of the names of files in folders that are read; empty: all that are UTF-8.
         held_out: share of the documents that are kept out of training, or of the only one its end; above 0, below 1.
         shard_tokens: after which a shard ends.
-        skip_bad_lines: whether lines of JSON that hold no text are left out.
         workers: processes that encode; None: one for each core that this process may use.
     """
 
@@ -65,11 +62,6 @@ class EncodeTextRequest:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers out of range.
-
-        Raises:
-            ValueError: names option, value and remedy.
-        """
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out: {self.held_out} is not a share of the documents; use for example 0.01")
         if self.document_end is not None and "\n" in self.document_end:
@@ -81,15 +73,9 @@ class EncodeTextRequest:
 
 
 def run(request: EncodeTextRequest) -> int:
-    """Encodes files, from the beginning or from where an earlier start was broken off.
+    """Encodes files, from the beginning or from where an earlier start was broken off: 0, or 75 if it was interrupted.
 
     The shards are a function of the files and of the options but `workers`.
-
-    Args:
-        request: what is encoded.
-
-    Returns:
-        0, or 75 if it was interrupted: the same command goes on.
 
     Raises:
         ValueError: a file or an option is wrong; names it.

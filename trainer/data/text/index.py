@@ -103,14 +103,7 @@ class TextIndex(Section):
 
 
 def read_text_index(folder: Path) -> TextIndex:
-    """Reads the index of a folder.
-
-    Args:
-        folder: that ``trainer encode-text`` wrote.
-
-    Raises:
-        Refusal: it is missing or malformed; names file, field and remedy.
-    """
+    """Reads the index of a folder that ``trainer encode-text`` wrote."""
     path = folder / INDEX
     try:
         document = parse_json(path.read_text(encoding="utf-8"))

@@ -85,12 +85,7 @@ START = Place(0, 0)
 
 
 class Chunk(NamedTuple):
-    """Work for one process.
-
-    Attributes:
-        pieces: in their order.
-        after: where the next chunk begins.
-    """
+    """Work for one process: pieces in their order, and the place where the next chunk begins."""
 
     pieces: tuple[Piece, ...]
     after: Place
@@ -99,12 +94,8 @@ class Chunk(NamedTuple):
 def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> list[TextFile]:
     """Lists files, and those in folders and the folders in them, in an order that their names alone decide.
 
-    Hidden files and folders are left out, and links to folders are not followed.
-
-    Args:
-        paths: files and folders.
-        endings: of the names of files in folders that are read; empty: all that turn out to be UTF-8.
-        out: folder that will be written.
+    Hidden files and folders are left out, and links to folders are not followed. `endings` of names of files in folders
+    are read; empty: all that turn out to be UTF-8.
 
     Raises:
         Refusal: a path cannot be read, a folder holds no such file, two files have one name, or `out` is among them.
@@ -128,16 +119,11 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
 def chunks(
     files: Sequence[TextFile], start: Place = START, *, document_end: bytes | None = None, size: int = CHUNK_BYTES
 ) -> Iterator[Chunk]:
-    """Cuts files into chunks: the same, however often reading was broken off and taken up again.
+    """Cuts files into chunks of `size` bytes at least: the same, however often reading was broken off and resumed.
 
     Args:
-        files: in their order.
         start: the first byte that is still to be encoded; the `after` of a chunk.
-        document_end: what stands between the documents of a plain file; None: each is one document.
-        size: bytes of a chunk, at least.
-
-    Raises:
-        Refusal: a file cannot be read.
+        document_end: separator of the documents of a plain file; None: each file is one document.
     """
     pieces: list[Piece] = []
     held = 0
@@ -158,11 +144,7 @@ def chunks(
 
 
 def end_of_share(file: TextFile, share: float) -> int:
-    """Where about a share of a plain file is behind: behind a line, or behind a letter where no line ends soon.
-
-    Raises:
-        Refusal: it cannot be read.
-    """
+    """Offset of about a share of a plain file: behind a line, or behind a letter where no line ends soon."""
     begins = round(file.size * (1 - share))
     try:
         with file.path.open("rb") as stream:

@@ -17,12 +17,7 @@ class EncodingProgress:
     """On a terminal: the share of the bytes of the files that are done, tokens a second, time left."""
 
     def __init__(self, sizes: Sequence[int], first: int) -> None:
-        """Describes the work.
-
-        Args:
-            sizes: of all files, in bytes.
-            first: number of the file at which this start goes on.
-        """
+        """Describes the work by sizes of all files, in bytes, and number of the file at which this start resumes."""
         self._before = [0, *itertools.accumulate(sizes)]
         self._tokens, self._begun = 0, time.perf_counter()
         self._progress = Progress(

@@ -67,15 +67,7 @@ class Journal(Section):
 
 
 def read_journal(folder: Path, made_by: str) -> Journal:
-    """What is noted in a folder; where nothing is, the beginning.
-
-    Args:
-        folder: of the shards.
-        made_by: digest of the files and options.
-
-    Raises:
-        Refusal: the note is damaged, or other files or options began the folder.
-    """
+    """Reads the note in a folder, or begins one; refuses a damaged note and one of other files or options."""
     path = folder / JOURNAL
     remedy = f"delete {folder}, or give another --out"
     try:
@@ -91,20 +83,11 @@ def read_journal(folder: Path, made_by: str) -> Journal:
 
 
 class ShardWriter:
-    """Appends tokens to the shards of both splits.
+    """Appends tokens to the shards of both splits; a shard ends with the chunk that reaches `shard_tokens`.
 
     Attributes:
         journal: how far writing has come.
-        noted: whether there is a note from which a later start can go on.
-
-    Args:
-        folder: of the shards.
-        dtype: of the tokens.
-        shard_tokens: after which a shard ends, with the chunk that reaches them.
-        journal: how far writing has come.
-
-    Raises:
-        Refusal: the folder cannot be written.
+        noted: whether there is a note from which a later start can resume.
     """
 
     def __init__(self, folder: Path, dtype: TokenType, shard_tokens: int, journal: Journal) -> None:
@@ -127,12 +110,7 @@ class ShardWriter:
                 path.unlink()
 
     def take(self, chunk: EncodedChunk, after: Place) -> None:
-        """Appends what a chunk became.
-
-        Args:
-            chunk: the next one.
-            after: where the chunk behind it begins.
-        """
+        """Appends a chunk's tokens; the chunk behind it begins at `after`."""
         for split, part in chunk.splits.items():
             self._append(split, part)
         self.journal = self.journal.model_copy(
@@ -213,12 +191,7 @@ class ShardWriter:
 
 
 def discard(folder: Path, made: Sequence[Path]) -> None:
-    """Removes what an encoding has left in a folder that will not be finished.
-
-    Args:
-        folder: that it wrote to.
-        made: the folders that it made, the innermost first.
-    """
+    """Removes what an encoding has left in a folder, and the folders that it made, the innermost first."""
     for path in (*_own_files(folder), folder / JOURNAL):
         path.unlink(missing_ok=True)
     for path in made:

@@ -88,13 +88,9 @@ class ByteTokenizer(Tokenizer):
 class FileTokenizer(Tokenizer):
     """A tokenizer of the library `tokenizers`. What looks like a special token in a text is taken as ordinary text.
 
-    Args:
-        content: of a ``tokenizer.json``.
-        source: the file, for what is said of it.
-
     Raises:
         ValueError: the library is missing.
-        Refusal: the file is no such tokenizer.
+        Refusal: `content`, of a ``tokenizer.json``, is no such tokenizer.
     """
 
     def __init__(self, content: bytes, source: Path) -> None:
@@ -155,21 +151,12 @@ class FileTokenizer(Tokenizer):
 
 @functools.lru_cache(maxsize=4)
 def read_tokenizer(path: Path) -> FileTokenizer:
-    """Reads a tokenizer.json.
-
-    Raises:
-        Refusal: it cannot be read, or is no tokenizer.
-        ValueError: the library is missing.
-    """
+    """Reads a tokenizer.json; raises ValueError if the library is missing."""
     return FileTokenizer(tokenizer_content(path), path)
 
 
 def tokenizer_content(path: Path) -> bytes:
-    """The bytes of a tokenizer.json.
-
-    Raises:
-        Refusal: it cannot be read.
-    """
+    """The bytes of a tokenizer.json."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -13,12 +13,7 @@ from trainer.model.network import Network
 def build_engine(module: Network, config: RunConfig, layout: Layout, device: torch.device) -> Engine:
     """Hands a network to the engine that `engine.kind` names; collective.
 
-    Args:
-        module: the network, float32 on the CPU, or with its parameters on the meta device; then its weights are
-            to be written before it is used.
-        config: the run.
-        layout: how it is laid out.
-        device: where this rank computes.
+    It is float32 on the CPU, or its parameters are on the meta device: then its weights are written before it is used.
     """
     prepare_blocks(module.blocks, config.engine)
     match config.engine:

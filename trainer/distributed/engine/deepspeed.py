@@ -51,14 +51,7 @@ class DeepSpeedEngine:
     """See :class:`trainer.distributed.engine.protocol.Engine`."""
 
     def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
-        """Hands the network to DeepSpeed.
-
-        Args:
-            module: the network, float32 on the CPU, or with its parameters on the meta device.
-            config: the run.
-            layout: how it is laid out.
-            device: where this rank computes.
-        """
+        """The network is float32 on the CPU, or its parameters are on the meta device."""
         assert isinstance(config.engine, DeepSpeedConfig)
         self._stage = config.engine.zero_stage
         bare = is_bare(module)

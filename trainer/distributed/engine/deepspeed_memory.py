@@ -22,14 +22,7 @@ from trainer.model.bare import give_memory
 
 
 def prepare(module: nn.Module, stage: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Gives the parameters of a network memory without ZeRO, and with it a type and a device.
-
-    Args:
-        module: its parameters are on the meta device.
-        stage: of ZeRO.
-        dtype: that the rank computes in.
-        device: where it computes.
-    """
+    """Gives the parameters of a network, on the meta device, memory without ZeRO, and with it a type and a device."""
 
     def memory(parameter: Tensor) -> Tensor:
         if stage == 0:

@@ -15,13 +15,10 @@ from moe.layer import PlacedMoELayer
 
 
 class DeepSpeedMixture(MoE):
-    """What makes DeepSpeed recognise a layer as a mixture of experts; it computes as before.
+    """Attributes by which DeepSpeed recognises a layer as a mixture of experts; it computes as before.
 
-    Attributes:
-        ep_size: ranks that share the experts.
-        num_experts: logical experts of the layer.
-        expert_group_name: DeepSpeed's name of the group of those ranks.
-        enable_expert_tensor_parallelism: whether experts are cut into pieces; they are not.
+    `ep_size` ranks, of the group that DeepSpeed calls `expert_group_name`, share `num_experts` logical experts, none of
+    which is cut into pieces.
     """
 
     ep_size: int
@@ -40,11 +37,8 @@ class DeepSpeedMixture(MoE):
 def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -> None:
     """Makes a network's MoE layers and their experts known to DeepSpeed, in place.
 
-    Args:
-        model: the network.
-        expert_parallel: ranks that share the experts of a layer.
-        accumulation: micro batches of an optimiser step; DeepSpeed divides the loss by them, and the routers' own
-            losses, which enter in the backward pass, must be divided alike.
+    DeepSpeed divides the loss by the `accumulation` micro batches of a step; the routers' own losses, which enter in
+    the backward pass, must be divided alike.
     """
     MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(1.0 / accumulation))
     for module in model.modules():

@@ -18,13 +18,8 @@ def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elem
     """Translates a run to DeepSpeed.
 
     Under bf16 gradients are averaged over the ranks in float32 while the backward pass goes on, and several micro
-    batches add up in float32. A single one is kept as it was computed: nothing is added to it.
-
-    Args:
-        config: the run.
-        engine: its engine.
-        layout: how it is laid out.
-        elements: of all parameters of this rank; a bucket of gradients, which is memory, is never larger.
+    batches add up in float32. A single one is kept as it was computed: nothing is added to it. `elements` are of all
+    parameters of this rank; a bucket of gradients, which is memory, is never larger.
     """
     bf16 = engine.precision == "bf16"
     bucket = engine.bucket_elements

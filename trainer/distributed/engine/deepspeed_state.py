@@ -21,14 +21,9 @@ from trainer.model.parallel.state import Shard, StatePiece
 
 @dataclass(frozen=True)
 class _Held:
-    """This rank's run of one parameter, or of one expert's row of it.
+    """This rank's run of one parameter, or of one expert's row of it: `region`, in the logical tensor `name`.
 
-    Attributes:
-        name: logical name.
-        region: where the run lies in it.
-        owner: the tensor that the optimiser updates.
-        first: number of the run's first element in the owner.
-        count: its elements.
+    `owner` is the tensor that the optimiser updates, from element `first` on.
     """
 
     name: str
@@ -51,14 +46,7 @@ class _Held:
 def state_pieces(
     named: Iterable[NamedParameter], optimizer: Any, stage: int, kinds: Collection[str]
 ) -> list[StatePiece]:
-    """Weights and moments of this rank as rectangles, views of DeepSpeed's memory.
-
-    Args:
-        named: parameters of the network.
-        optimizer: what DeepSpeed made of it.
-        stage: of ZeRO.
-        kinds: which are wanted; moments that are not are not made, either.
-    """
+    """Weights and moments of this rank as rectangles, views of DeepSpeed's memory; unwanted moments are not made."""
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
@@ -69,11 +57,7 @@ def state_pieces(
 
 
 def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
-    """What this rank's network computes with: one shard for each dense parameter and each row of a stack of experts.
-
-    Args:
-        named: parameters of the network.
-    """
+    """What this rank's network computes with: one shard for each dense parameter and each row of a stack of experts."""
     shards = []
     for one in named:
         stored: Any = getattr(one.parameter, "ds_tensor", one.parameter).data
@@ -87,14 +71,9 @@ def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
 
 
 def set_expert_state(named: NamedParameter, name: str, state: Mapping[str, Tensor], optimizer: Any, stage: int) -> None:
-    """Sets weight and moments of one row of a stack of experts, in the optimiser and in the network.
+    """Sets weight and moments, by kind, of the row `name` of a stack of experts, in the optimiser and in the network.
 
-    Args:
-        named: the stack.
-        name: logical name of the row.
-        state: tensors in the row's shape by kind.
-        optimizer: what DeepSpeed made of the network.
-        stage: of ZeRO, 0 to 2.
+    ZeRO stages 0 to 2 alone.
     """
     assert named.stack is not None
     named.parameter.data[named.stack.names.index(name)].copy_(state["weight"])
@@ -110,25 +89,14 @@ def updates_taken(optimizer: Any, stage: int) -> int:
 
 
 def go_on(optimizer: Any, stage: int, updates: int) -> None:
-    """Makes the network compute with the weights that were written, and AdamW count on; collective.
-
-    Args:
-        optimizer: what DeepSpeed made of it.
-        stage: of ZeRO.
-        updates: steps that AdamW had counted.
-    """
+    """Makes the network compute with the weights that were written, and AdamW count on from `updates`; collective."""
     for state in _adam(optimizer, stage).state.values():
         state["step"].fill_(updates)
     use_weights(optimizer, stage)
 
 
 def use_weights(optimizer: Any, stage: int) -> None:
-    """Makes the network compute with the float32 weights that were written; collective.
-
-    Args:
-        optimizer: what DeepSpeed made of it.
-        stage: of ZeRO.
-    """
+    """Makes the network compute with the float32 weights that were written; collective."""
     if stage in (1, 2):
         optimizer.update_lp_params()
     elif stage == 3:

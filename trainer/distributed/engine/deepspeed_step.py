@@ -13,16 +13,11 @@ INFINITE = Tensor([math.inf])[0]
 
 
 def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | None]) -> StepOutcome:
-    """Lets DeepSpeed take a step unless there is an objection.
+    """Lets DeepSpeed take a step, in ZeRO 1 to 3, unless there is an objection to the norm of the gradient.
 
     ZeRO computes the norm once, over all ranks and before it changes anything, and drops the gradients where it is not
-    finite. The answer therefore takes the way of the norm: a refused step is shown an infinite one. No collective is
+    finite. The answer therefore takes the path of the norm: a refused step is shown an infinite one. No collective is
     added, and the optimiser's state stays as it is.
-
-    Args:
-        engine: DeepSpeed's engine.
-        stage: of ZeRO, 1 to 3.
-        objection: called once with the norm of the gradient; see `Engine.step`.
     """
     optimizer = engine.optimizer
     method = "_get_norm_groups" if stage == 3 else "scaled_global_norm"

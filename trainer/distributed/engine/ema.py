@@ -24,23 +24,14 @@ class MovingAverage:
     """
 
     def __init__(self, engine: Engine, decay: float) -> None:
-        """Starts at the engine's present weights.
-
-        Args:
-            engine: whose weights are averaged.
-            decay: largest decay, in [0, 1).
-        """
+        """Starts at the engine's present weights; `decay`, the largest, is in [0, 1)."""
         self._engine, self._decay = engine, decay
         self._weights = _stretches(piece.tensor for piece in engine.state(_WEIGHTS))
         self._averages = {memory: weights.clone() for memory, weights in self._weights.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after an optimiser step, without a copy of them.
-
-        Args:
-            step: optimiser steps done, from 1.
-        """
+        """Takes in the weights after `step` optimiser steps, from 1, without a copy of them."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([*self._averages.values()], [*self._weights.values()], 1 - decay)
 

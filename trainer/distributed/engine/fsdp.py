@@ -28,7 +28,7 @@ from trainer.model.parallel.state import Shard, StatePiece
 
 
 class FSDPEngine:
-    """See :class:`trainer.distributed.engine.protocol.Engine`.
+    """FSDP2.
 
     A block gathers its parameters before its forward pass and, where it let go of them, before its backward pass, and
     scatters the sums of their gradients behind it, each in one collective. What belongs to no block is gathered first,
@@ -40,14 +40,7 @@ class FSDPEngine:
     """
 
     def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
-        """Divides the network over the ranks.
-
-        Args:
-            module: the network without experts, float32 on the CPU, or with its parameters on the meta device.
-            config: the run.
-            layout: how it is laid out.
-            device: where this rank computes.
-        """
+        """The network, without experts, is float32 on the CPU, or its parameters are on the meta device."""
         from megatron.core import parallel_state
 
         assert isinstance(config.engine, FSDPConfig)

@@ -7,14 +7,10 @@ from torch import Tensor
 
 
 def sum_of_squares(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Adds up the squares of all elements, in as many operations for a thousand tensors as for one.
+    """Sum of the squares of all elements, 0 without tensors, in as many operations for a thousand tensors as for one.
 
-    Args:
-        tensors: any shapes, of floating types no wider than that of the sum, on one device; none: the sum is 0.
-        like: says type and device of the sum.
-
-    Returns:
-        []; the squares of each tensor are added up first, in the type of the sum.
+    The tensors are of floating types no wider than that of `like`, which says type and device of the sum; the squares
+    of each are added up first, in the type of the sum.
     """
     if not tensors:
         return torch.zeros_like(like)

@@ -33,12 +33,7 @@ class StepOutcome:
 
     @classmethod
     def judged(cls, norm: float, objection: Callable[[float], str | None]) -> Self:
-        """The outcome of a step whose gradient has a norm.
-
-        Args:
-            norm: of the gradient; a step with one that is not finite is never taken.
-            objection: see `Engine.step`.
-        """
+        """The outcome of a step whose gradient has a norm; one with a norm that is not finite is never taken."""
         reason = objection(norm)
         if reason is None and not math.isfinite(norm):
             reason = "the gradient is not finite"

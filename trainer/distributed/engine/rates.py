@@ -11,12 +11,7 @@ RATE = "rate"
 
 
 def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) -> list[dict[str, Any]]:
-    """The groups, in the order of :func:`trainer.config.optim.in_order`.
-
-    Args:
-        named: all parameters, in the order of the network, which they keep in their group.
-        optim: has the factors.
-    """
+    """The groups, in the order of :func:`trainer.config.optim.in_order`; within one, in the order of the network."""
     rates = [optim.rate_of(one.name if one.stack is None else one.stack.names[0]) for one in named]
     return [
         {"params": [one.parameter for one, own in zip(named, rates, strict=True) if own == rate], RATE: rate}
@@ -25,11 +20,6 @@ def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) ->
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Sets the learning rate of every group by its factor.
-
-    Args:
-        optimizer: torch's, or what DeepSpeed made of it.
-        lr: of a parameter that no factor is for.
-    """
+    """Sets the learning rate of every group by its factor; `lr` is that of a parameter without one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group[RATE]

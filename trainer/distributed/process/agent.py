@@ -35,13 +35,9 @@ LINGER_S = 3.0
 
 
 class _Node:
-    """This node's part of a run.
+    """This node's part of a run; `command` is that of each rank, as torchrun takes it.
 
-    Attributes:
-        options: of the command line.
-        command: of each rank, as torchrun takes it.
-        verdict: file through which the ranks say how the run ended.
-        attendance: at the meeting of the nodes; None: there are no others.
+    `verdict` is the file through which the ranks say how the run ended; `attendance` is None without other nodes.
     """
 
     def __init__(self, options: argparse.Namespace, command: Sequence[str], verdict: Path) -> None:
@@ -53,10 +49,7 @@ class _Node:
         self._ended = threading.Event()
 
     def run(self) -> tuple[int, str]:
-        """Meets the other nodes, starts torchrun, and stays with it.
-
-        Returns:
-            Exit code, and why; empty if there is nothing to say.
+        """Meets the other nodes, starts torchrun, and stays with it; the exit code, and why (may be empty).
 
         Raises:
             Refused: the input is wrong.
@@ -83,12 +76,7 @@ class _Node:
             watching.join()
 
     def leave(self, code: int, line: str) -> None:
-        """Tells the other nodes how this one ended.
-
-        Args:
-            code: its exit code.
-            line: why.
-        """
+        """Tells the other nodes how this one ended."""
         if self.attendance is not None:
             if self.attendance.left is None:
                 self.attendance.leave(code, line)
@@ -99,12 +87,7 @@ class _Node:
             self._host.close()
 
     def stopped(self, words: str, code: int) -> tuple[int, str]:
-        """How this node ends that was told to stop: as its ranks say, or as another node does.
-
-        Args:
-            words: who told it.
-            code: that it ends with where nobody says more.
-        """
+        """How this node ends that was told to stop: as its ranks say, as another node does, or else with `code`."""
         said = read_verdict(self.verdict)
         if said is not None:
             return said
@@ -199,9 +182,6 @@ class _Node:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a node's part of a run.
 
-    Args:
-        arguments: of the command line; None: the process's own.
-
     Returns:
         0 done, 1 failed, 2 wrong input, 75 told to stop and saved, 128 + N told so by signal N with nothing saved.
     """
@@ -262,11 +242,6 @@ class _FirstLine(logging.Formatter):
     """Formats a record as one line, without the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line.
-
-        Args:
-            record: what is said.
-        """
         return super().format(logging.makeLogRecord({**record.__dict__, "exc_info": None})).splitlines()[0]
 
 

@@ -24,13 +24,7 @@ PATIENCE_S = 600.0
 
 
 class Left(NamedTuple):
-    """A node that has left, and with it the run.
-
-    Attributes:
-        node: its number.
-        code: what it ended with.
-        line: why.
-    """
+    """A node that has left, and with it the run: its exit code, and why."""
 
     node: int
     code: int
@@ -42,23 +36,10 @@ class NotMet(Exception):  # noqa: N818  nobody is to blame
 
 
 class Attendance:
-    """This node at the meeting.
-
-    Attributes:
-        absent: the nodes that are not there, as far as is known.
-        left: a node that has ended the run.
-        store_port: of the agents' store on node 0.
-    """
+    """This node at the meeting; a node that has left has ended the run."""
 
     def __init__(self, own: Member, master: str, port: int, remind_s: float = REMIND_S) -> None:
-        """Reaches nobody yet.
-
-        Args:
-            own: this node.
-            master: address of node 0.
-            port: of the meeting there.
-            remind_s: seconds between two lines that say for whom this node waits.
-        """
+        """Reaches nobody yet; `master` and `port` are of the meeting on node 0."""
         self.absent: list[int] = [0]
         self.left: Left | None = None
         self.store_port = 0
@@ -69,12 +50,9 @@ class Attendance:
     def meet(self, patience_s: float = PATIENCE_S) -> None:
         """Waits until all nodes are there.
 
-        Args:
-            patience_s: seconds that it waits at most.
-
         Raises:
             Refused: node 0 does not take this node.
-            NotMet: not all have come.
+            NotMet: not all have come in `patience_s`.
         """
         until = time.monotonic() + patience_s
         while self.absent and self.left is None:
@@ -86,14 +64,7 @@ class Attendance:
             self.remind()
 
     def hear(self, wait_s: float) -> None:
-        """Takes what node 0 says.
-
-        Args:
-            wait_s: seconds that it is waited for at most.
-
-        Raises:
-            Refused: node 0 does not take this node.
-        """
+        """Reads what node 0 sends within `wait_s`; raises Refused if it does not take this node."""
         if self._connection is None:
             time.sleep(wait_s)
             return
@@ -131,12 +102,7 @@ class Attendance:
             print(f"launch.sh: node {self._own.node} waits for {self._missing()}", file=sys.stderr, flush=True)
 
     def leave(self, code: int, line: str) -> None:
-        """Tells the others how this node has ended.
-
-        Args:
-            code: its exit code.
-            line: why.
-        """
+        """Tells the others how this node has ended."""
         if self._connection is None:
             return
         self._send({"leaves": code, "line": line[: LONGEST_LINE // 2]})
@@ -192,14 +158,7 @@ class Attendance:
 
 
 def this_node(node: int, nodes: int, ranks_per_node: int, run_id: str) -> Member:
-    """What this process says about itself.
-
-    Args:
-        node: its number.
-        nodes: of the run.
-        ranks_per_node: processes on each.
-        run_id: name of the run.
-    """
+    """What this process says about itself."""
     return Member(node, nodes, ranks_per_node, run_id, socket.gethostname(), os.getpid())
 
 

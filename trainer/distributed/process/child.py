@@ -23,30 +23,16 @@ class Stopped(Exception):  # noqa: N818  it was asked for
 
 @dataclass
 class _Child:
-    """A process from the moment in which it begins to be started.
-
-    Attributes:
-        process: None until it has been started.
-        early: the signals that it has missed until then.
-    """
+    """A process from the moment in which it begins to be started, and the signals that it has missed until it was."""
 
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = field(default_factory=list)
 
 
 class Supervisor:
-    """Runs processes, several at a time if its caller has several threads, and passes the signals on that arrive here.
-
-    Attributes:
-        received: every signal that has arrived so far.
-    """
+    """Runs processes, several at a time if its caller has several threads, and passes arriving signals on."""
 
     def __init__(self, numbers: Sequence[int] = HANDED_ON) -> None:
-        """Starts nothing.
-
-        Args:
-            numbers: the signals that are passed on.
-        """
         self.received: set[int] = set()
         self._numbers = numbers
         self._children: list[_Child] = []
@@ -70,16 +56,11 @@ class Supervisor:
         output: IO[bytes] | None = None,
         meanwhile: Callable[[], None] | None = None,
     ) -> int:
-        """Runs a process to its end.
+        """Runs a process to its end; its exit code, or the negative number of the signal that ended it.
 
         Args:
-            command: the program and its arguments.
-            environment: its variables.
             output: file for its standard output and error; None: those of this process.
             meanwhile: called again and again while it runs.
-
-        Returns:
-            Its exit code; the negative number of the signal that ended it.
 
         Raises:
             Stopped: this process was told to stop before.
@@ -110,11 +91,7 @@ class Supervisor:
                 self._children.remove(child)
 
     def pass_on(self, number: int, _: FrameType | None = None) -> None:
-        """Sends a signal to every process; no other one is started once that told this one to stop.
-
-        Args:
-            number: of the signal.
-        """
+        """Sends a signal to every process; no other one is started once that told this one to stop."""
         with self._lock:
             self.received.add(number)
             for child in self._children:

@@ -14,17 +14,10 @@ from trainer.distributed.process.waiting import ranks_that_waited, waited_in_vai
 
 
 def dump(folder: Path, rank: int, reason: str, error: BaseException | None = None) -> Path:
-    """Writes what a rank is doing, in place of what an earlier dump of it said.
+    """Writes the stacks of a rank, and torch's flight recorder, to `debug/`, over an earlier dump of it.
 
-    Args:
-        folder: of the run; the files go to its ``debug/``.
-        rank: whose.
-        reason: first line of the stacks; the last collective is the second.
-        error: what went wrong, if something did; its traceback comes before the stacks.
-
-    Returns:
-        The file of the stacks, ``rank_00000_stacks.txt``. Beside it lies ``rank_00000_flights.json``, torch's flight
-        recorder, where torch has one.
+    Returns ``rank_00000_stacks.txt``: `reason` in the first line, the last collective in the second, then the traceback
+    of `error` and the stacks. Beside it is ``rank_00000_flights.json``, where torch has a recorder.
     """
     folder = folder / "debug"
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,14 +36,7 @@ def dump(folder: Path, rank: int, reason: str, error: BaseException | None = Non
 
 
 def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> None:
-    """Writes what a rank was doing when it failed, and for which ranks it waited if that was the reason.
-
-    Args:
-        folder: of the run.
-        rank: this process.
-        world_size: all ranks of the run.
-        error: what went wrong.
-    """
+    """Writes the state of a rank when it failed, and for which ranks it waited if that was the reason."""
     try:
         stacks = dump(folder, rank, "the run failed", error)
     except (Failure, Refusal, OSError):  # perhaps for the same reason; the error itself is what matters
@@ -65,11 +51,6 @@ def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> 
 
 
 def in_vain(collective: str, absent: Collection[int]) -> str:
-    """Why a rank gives up, in words.
-
-    Args:
-        collective: that it waited in, in words.
-        absent: the ranks that it waited for; none: all of them were there.
-    """
+    """Why a rank gives up that waited in `collective` for the ranks `absent`; none: all of them were there."""
     missing = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, sorted(absent)))}, which came too late or not at all"
     return f"waited too long in {collective} for {missing if absent else 'others that waited as well'}"

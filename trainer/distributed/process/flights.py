@@ -29,11 +29,7 @@ def record_flights() -> None:
 
 
 def flights(*, collectives: bool = True) -> bytes | None:
-    """The last collectives as JSON; None: this torch has no recorder.
-
-    Args:
-        collectives: each of them; False: how far each process group has come alone.
-    """
+    """The last collectives as JSON, or only how far each process group has come; None: this torch has no recorder."""
     recorded = None
     for name in _DUMPS:
         if hasattr(_native(), name):
@@ -49,12 +45,7 @@ def last_collective() -> str:
 
 
 def collective(group: str, number: int) -> str:
-    """A collective, in the same words.
-
-    Args:
-        group: torch's name of its process group.
-        number: its place among the collectives of the group, from 1.
-    """
+    """Text for a collective by its number, from 1, in a process group by torch's name."""
     entries = _entries()
     of_group = [entry for entry in entries if entry["process_group"][0] == group]
     return _words([entry for entry in of_group if entry.get("collective_seq_id") == number] or of_group[-1:])
@@ -66,11 +57,7 @@ def group_names() -> dict[str, str]:
 
 
 def ranks_of(group: str) -> list[int]:
-    """Global ranks of a process group.
-
-    Args:
-        group: torch's name of it.
-    """
+    """Global ranks of a process group, by torch's name of it."""
     names = dist.distributed_c10d._world.pg_names  # torch has no public list of them
     return next((dist.get_process_group_ranks(known) for known, name in list(names.items()) if name == group), [])
 

@@ -25,9 +25,6 @@ class _Interrupter:
 
     The main thread is interrupted, so that files are closed and temporary ones deleted. A thread looks after it: Python
     writes the numbers of signals to a pipe even while the main thread is inside a library and cannot run a handler.
-
-    Attributes:
-        by: the signal that interrupted the main thread; None: none did.
     """
 
     def __init__(self, say: Callable[[str, int], None], arrivals: int) -> None:
@@ -89,14 +86,9 @@ class _Interrupter:
 def interruptible(say: Callable[[str, int], None]) -> Iterator[None]:
     """While entered, SIGINT, SIGTERM and SIGUSR2 end what is inside, unless that listens itself.
 
-    A second Ctrl-C ends the process at once, whoever listens. Outside the main thread nothing changes.
-
-    Args:
-        say: prints a line of a few words, such as ``told to stop by Ctrl-C``; gets the signal's number too, and may be
-            called by another thread.
-
-    Raises:
-        SystemExit: with 128 + number of the signal; what is inside has been left by an exception.
+    A second Ctrl-C ends the process at once, whoever listens. Outside the main thread nothing changes. `say` prints a
+    line such as ``told to stop by Ctrl-C``; it gets the signal's number too, and may be called by another thread.
+    Ends by SystemExit 128 + number of the signal; what is inside has been left by an exception.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

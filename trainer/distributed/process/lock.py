@@ -18,13 +18,7 @@ PAUSE_S = 0.1
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps every other run out of a folder; the system releases the lock however the process ends.
-
-    Args:
-        folder: of the run; made if it is not there.
-
-    Yields:
-        Nothing.
+    """Keeps every other run out of a folder, which is made; the system releases the lock however the process ends.
 
     Raises:
         Refusal: it cannot be written, or another run still has it after :data:`PATIENCE_S`.

@@ -37,16 +37,7 @@ class Refused(Exception):  # noqa: N818  the input is refused
 
 @dataclass(frozen=True)
 class Member:
-    """What a node says about itself.
-
-    Attributes:
-        node: its number.
-        nodes: of the run.
-        ranks_per_node: processes on each.
-        run_id: name of the run.
-        host: name of its machine.
-        pid: of the process that stands for it.
-    """
+    """A node's message about itself."""
 
     node: int
     nodes: int
@@ -61,14 +52,7 @@ _MEMBER = TypeAdapter(Member)
 
 @dataclass
 class _Guest:
-    """A connection to a node.
-
-    Attributes:
-        connection: to it.
-        until: when its time to say what it is ends.
-        member: None until it has said what it is.
-        unread: the beginning of a message whose end has not come.
-    """
+    """A connection to a node; `member` is None until it has introduced itself, which it may do until `until`."""
 
     connection: socket.socket
     until: float
@@ -78,13 +62,7 @@ class _Guest:
 
 @dataclass
 class _Rival:
-    """Somebody who says to be a node that is here already.
-
-    Attributes:
-        guest: who.
-        member: what it says.
-        until: when the other one's time to answer is over.
-    """
+    """A connection that claims to be a node that is here already, which may answer until `until`."""
 
     guest: _Guest
     member: Member
@@ -95,10 +73,7 @@ class _Rival:
 class Host:
     """Node 0's side: a thread that serves the others on one address until it is closed.
 
-    Attributes:
-        own: node 0.
-        store_port: of the store through which the agents of torchrun find each other.
-        listening: where the nodes come.
+    `store_port` is of the store through which the agents of torchrun find each other.
     """
 
     own: Member
@@ -119,11 +94,7 @@ class Host:
         self._thread.start()
 
     def linger(self, patience_s: float) -> None:
-        """Waits until all have hung up, and lets nobody in any more.
-
-        Args:
-            patience_s: seconds that it waits at most.
-        """
+        """Waits until all have hung up, at most `patience_s`, and lets nobody in any more."""
         self._over.set()
         until = time.monotonic() + patience_s
         while self._present and time.monotonic() < until:
@@ -275,16 +246,10 @@ class Host:
 
 
 def hosted(own: Member, master: str, port: int, store: socket.socket) -> Host:
-    """Begins to serve the nodes of a run, on one address of this machine.
-
-    Args:
-        own: node 0.
-        master: its address.
-        port: where the others come.
-        store: the listening socket of the agents' store.
+    """Begins to serve the nodes of a run, on one address of this machine; `store` listens for the agents' store.
 
     Raises:
-        Refused: the address or the port is not to be had.
+        Refused: the address or the port is not available.
     """
     try:
         listening = listener(master, port)
@@ -305,15 +270,7 @@ def hosted(own: Member, master: str, port: int, store: socket.socket) -> Host:
 
 
 def listener(address: str, port: int) -> socket.socket:
-    """A socket that others can connect to, at one address and at no other.
-
-    Args:
-        address: IPv4 address or name.
-        port: 0: any free one.
-
-    Raises:
-        OSError: they are not to be had.
-    """
+    """A socket that others can connect to, at one address and at no other; port 0 is any free one. Raises OSError."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -326,11 +283,7 @@ def listener(address: str, port: int) -> socket.socket:
 
 
 def keep_alive(connection: socket.socket) -> None:
-    """Makes the system notice that the other end is gone without a word.
-
-    Args:
-        connection: to it.
-    """
+    """Makes the system notice that the other end has vanished."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in PROBES:
         connection.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -8,13 +8,7 @@ from trainer.distributed.process.flights import flights, group_names, ranks_of
 
 
 class Reached(NamedTuple):
-    """How far a rank has come in a process group.
-
-    Attributes:
-        issued: collectives that it has issued.
-        ended: how many of them have ended.
-        ranks: global ranks of the group; empty if all have ended.
-    """
+    """Collectives of a process group that a rank has issued and that have ended; `ranks` is empty if all have."""
 
     issued: int
     ended: int
@@ -61,17 +55,10 @@ def from_json(text: str | bytes) -> Progress:
 
 
 def awaited(rank: int, told: Callable[[int], Progress]) -> set[int]:
-    """The ranks that keep a rank waiting and wait for no other themselves.
+    """The ranks that keep a rank waiting and wait for no other themselves; `told` gives progress, empty if unknown.
 
     A rank waits for those that have not issued the first of its collectives that has not ended. Those may wait in turn,
     in the same group or in others.
-
-    Args:
-        rank: which waits.
-        told: the progress of a rank; empty if it has told none.
-
-    Returns:
-        Global ranks; none if all have come.
     """
     causes: set[int] = set()
     seen, coming = {rank}, [rank]

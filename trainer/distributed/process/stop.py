@@ -16,12 +16,7 @@ EX_TEMPFAIL = 75
 
 @contextmanager
 def handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """While entered, signals go to a handler; afterwards to whatever they went to before. Main thread only.
-
-    Args:
-        numbers: of the signals.
-        handler: called with the number of a signal and the interrupted frame.
-    """
+    """While entered, signals go to a handler; afterwards to whatever they went to before. Main thread only."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -31,20 +26,12 @@ def handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], N
 
 
 def spoken(number: int) -> str:
-    """A signal as a person knows it, such as ``Ctrl-C``.
-
-    Args:
-        number: of the signal.
-    """
+    """A signal as a person knows it, such as ``Ctrl-C``."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 class StopRequest:
-    """Whether this process was told to stop.
-
-    Attributes:
-        by: the signal that told it; None: none did.
-    """
+    """Whether this process was told to stop, and by which signal."""
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
@@ -74,13 +61,7 @@ class StopRequest:
             self.end()
 
     def farewell(self, folder: Path, saved: str, nodes: int = 1) -> str:
-        """What is said at the end of a run that was told to stop, here or on another rank.
-
-        Args:
-            folder: of the run.
-            saved: what is left for the next start, such as ``saved at step 15``.
-            nodes: of the run.
-        """
+        """Last line of a run that was told to stop, here or on another rank; `saved` such as ``saved at step 15``."""
         by = "on another rank" if self.by is None else f"by {spoken(self.by)}"
         again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
         return f"{folder}: told to stop {by}; {saved}; {again} to go on"

@@ -15,11 +15,7 @@ def tethered(command: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Becomes the command.
-
-    Args:
-        arguments: number of the process to end with, then the command.
-    """
+    """Becomes the command; `arguments` are the number of the process to end with, then the command."""
     parent, command = int(arguments[0]), list(arguments[1:])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives the execve below

@@ -14,24 +14,14 @@ VARIABLE = "FLOWFABRIC_VERDICT"
 
 
 class Verdict(NamedTuple):
-    """How a run ended.
-
-    Attributes:
-        code: exit code of a rank.
-        line: what a person is to know; may be empty.
-    """
+    """How a run ended: the exit code of a rank, and a line for a person, which may be empty."""
 
     code: int
     line: str
 
 
 def conclude(code: int, line: str) -> None:
-    """Tells the launcher how the run ended, or a person where no launcher asks; called by every rank.
-
-    Args:
-        code: exit code of the rank.
-        line: what a person is to know.
-    """
+    """Tells the launcher how the run ended, or a person where no launcher asks; called by every rank."""
     if VARIABLE in os.environ:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             _write(Path(os.environ[VARIABLE]), Verdict(code, line))
@@ -40,11 +30,7 @@ def conclude(code: int, line: str) -> None:
 
 
 def refuse(line: str) -> None:
-    """Tells the launcher that the input is wrong, so that it starts nothing again; whichever rank says so first.
-
-    Args:
-        line: what a person has been told.
-    """
+    """Tells the launcher that the input is wrong, so that it starts nothing again; whichever rank says so first."""
     if VARIABLE in os.environ and read_verdict(Path(os.environ[VARIABLE])) is None:
         _write(Path(os.environ[VARIABLE]), Verdict(2, line))
 
@@ -53,9 +39,6 @@ def reported(code: int) -> int:
     """The code that a rank ends with: 0 in place of 75 where its launcher has been told.
 
     torchrun would take 75 for a failure, end the ranks that are still tidying up, and start all again on other nodes.
-
-    Args:
-        code: of the rank.
     """
     if VARIABLE not in os.environ or STAGE in os.environ:  # a stage's own process tells the code to that of all stages
         return code
@@ -65,11 +48,7 @@ def reported(code: int) -> int:
 
 
 def read_verdict(path: Path) -> Verdict | None:
-    """What the ranks have said; None: nothing.
-
-    Args:
-        path: of the file.
-    """
+    """The verdict of the ranks; None if absent."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     code, _, line = text.partition(" ")
     return Verdict(int(code), line) if text else None

@@ -99,13 +99,8 @@ class _Vigil:
 def vigil(folder: Path, rank: int, store: Any, timeout_s: float) -> Iterator[None]:
     """While entered, ends this process shortly before a collective has taken too long, and says who did not come.
 
-    The launcher then starts the run again, as after a hang. The main thread does nothing for it.
-
-    Args:
-        folder: of the run; dumps go to its ``debug/``.
-        rank: this process.
-        store: through which the ranks find each other.
-        timeout_s: seconds after which the backend would end it.
+    The launcher then starts the run again, as after a hang. The main thread does nothing for it. `store` is the one
+    through which the ranks find each other; the backend would end the process after `timeout_s`.
     """
     if hasattr(store, "clone"):  # since torch 2.7; the main thread may hold the one connection for long
         store = store.clone()
@@ -121,12 +116,7 @@ def vigil(folder: Path, rank: int, store: Any, timeout_s: float) -> Iterator[Non
 def vigil_over_run(folder: Path, rank: int, timeout_s: float) -> AbstractContextManager[None]:
     """The same inside a run's process groups, where the backend would end the process: not with gloo.
 
-    Gloo raises an error in the main thread, see :func:`trainer.distributed.process.debug.dump_failure`.
-
-    Args:
-        folder: of the run.
-        rank: this process.
-        timeout_s: seconds after which the backend would end it.
+    Gloo raises an error in the main thread, which :func:`trainer.distributed.process.debug.dump_failure` takes.
     """
     if dist.get_world_size() == 1 or dist.get_backend() == "gloo":
         return nullcontext()

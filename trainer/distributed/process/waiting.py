@@ -20,12 +20,7 @@ def ranks_that_waited(rank: int) -> set[int] | None:
     """The ranks that ran out of time in a collective, this one included; takes :data:`PATIENCE_S`.
 
     A rank that waits for another keeps others waiting in turn. All ranks that wait call this; the others are the cause.
-
-    Args:
-        rank: this process, which has just given up.
-
-    Returns:
-        None: the store through which the ranks find each other is gone, with its node or the way to it.
+    None: the store through which the ranks find each other is gone, with its node or the connection to it.
     """
     store: Any = dist.distributed_c10d._get_default_store()  # the stubs lack append
     store.set_timeout(timedelta(seconds=PATIENCE_S))

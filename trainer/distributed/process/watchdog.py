@@ -19,16 +19,13 @@ LATE_S = 10.0
 
 
 class Watchdog:
-    """Ends a process that has finished no step for too long; its launcher then starts the run again.
+    """Ends a process that has finished no step for `timeout_s`, so that its launcher starts the run again.
 
     A thread waits, so that it also sees a main thread that is stuck in a collective. It wakes when a signal arrives:
     Python writes the number of the signal to a file descriptor even while the main thread cannot run a handler. A rank
     that was told to stop, as all are when one has failed, and does not end its step soon dumps what it is doing.
 
     Args:
-        folder: of the run, for what is dumped.
-        rank: this process.
-        timeout_s: longest time between two steps; None: no limit.
         waking: end of a pipe that carries the numbers of arriving signals; closed: the end of the watch.
         next_in_line: end of another pipe that gets them as well; -1: there is none.
     """
@@ -88,10 +85,7 @@ class Watchdog:
 def watchdog(folder: Path, rank: int, timeout_s: float | None) -> Iterator[Watchdog]:
     """Watches the process while entered; SIGUSR1 then makes it dump what it is doing. Main thread only.
 
-    Args:
-        folder: of the run; dumps go to its ``debug/``.
-        rank: this process.
-        timeout_s: longest time between two steps, and until the first; None: no limit.
+    `timeout_s` is the longest time between two steps, and until the first; None: no limit.
     """
     with handled([signal.SIGUSR1], lambda _number, _frame: None):  # the thread answers it
         waking, arriving = os.pipe()
