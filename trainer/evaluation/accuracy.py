@@ -8,6 +8,7 @@ from trainer.evaluation.points import as_points
 
 class ClassJudge:
     """A classifier of real examples [M, ...]: multinomial logistic regression on their values (L2, C = 0.1).
+
     On the 8x8 digits it classifies 97 % of held-out images correctly.
     """
 

@@ -28,6 +28,7 @@ Distances = Callable[[NDArray[np.floating], NDArray[np.floating], int], dict[str
 @dataclass(frozen=True, eq=False)
 class TaskFigures:
     """Figures by task, and what the adapters are.
+
     Attributes:
         figures: by the name of a task, distances of its samples to its real examples.
         floors: the same of two sets of its real examples.
@@ -69,6 +70,7 @@ def by_task(
     flow: TrainedFlow, *, num: int, seed: int, distances: Distances, progress: Callable[[str], None]
 ) -> TaskFigures | None:
     """Measures the run's own sampler task by task, at least 2 samples each.
+
     None: the run tells no tasks apart, or draws for contexts of held-out examples.
     """
     names, config = task_names(flow.config), flow.config

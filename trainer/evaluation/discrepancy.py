@@ -12,8 +12,10 @@ MEDIAN_POINTS = 1_000
 def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating], *, paired: bool = False) -> float:
     """Unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|, in units of the points: no point is compared with
     itself.
+
     The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Székely and Rizzo,
     "Energy statistics: a class of statistics based on distances", 2013, equation 2.
+
     Args:
         x: [N, ...] points, flattened to [N, F]; N >= 2.
         y: [M, ...] points with the same F; M >= 2.
@@ -30,8 +32,10 @@ def maximum_mean_discrepancy(
     x: NDArray[np.floating], y: NDArray[np.floating], bandwidths: tuple[float, ...] | None = None
 ) -> float:
     """Squared maximum mean discrepancy under a mean of Gaussian kernels exp(-|x - y|^2 / (2 s^2)).
+
     The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Gretton et al., "A
     kernel two-sample test", 2012, equation 3 (unbiased) and section 8 (median).
+
     Args:
         x: [N, ...] points, flattened to [N, F]; N >= 2.
         y: [M, ...] points with the same F; M >= 2.

@@ -53,6 +53,7 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Measured:
     """Figures of one sampler at one number of function evaluations.
+
     Attributes:
         sampler: kind of the sampler, or :data:`SEARCHED`.
         evaluations: calls of the network for each sample: those of the field, and of the controls that call it too.
@@ -79,6 +80,7 @@ class Measured:
 @dataclass(frozen=True)
 class Evaluation:
     """All figures about a run.
+
     Attributes:
         guidance: scale of the guidance with which the class accuracy was measured.
         floor: the distances between two disjoint sets of real examples of that size, or of half the real examples if
@@ -129,11 +131,13 @@ def evaluate(
     progress: Progress = lambda _: None,
 ) -> Evaluation:
     """Measures a flow on this process alone.
+
     Every sampler and number of evaluations starts from the same noise. A number of evaluations that a sampler cannot
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
     no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity, the
     run's own sampler alone is measured, and no paths. All samples and paths are drawn under the controls of the run;
     the likelihood is that of the flow without them.
+
     Args:
         flow: the run and its network.
         evaluations: function evaluations of a sample, each 1 or more.
@@ -229,6 +233,7 @@ def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condi
 
 def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
     """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler.
+
     A sampler of one step with written times stays what it is, since the network is not trained for more.
     """
     if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):

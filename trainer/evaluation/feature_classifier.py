@@ -41,6 +41,7 @@ def run(source: trainer.data.AnyConfig, hidden: Sequence[int], seed: int, out: P
 
 def trained_classifier(examples: Tensor, labels: Tensor, *, hidden: Sequence[int], seed: int) -> nn.Sequential:
     """A perceptron for classes int64 [N] of examples [N, *D], by scikit-learn's MLPClassifier.
+
     All classes must occur. Flattening, linear layers with ReLU between them, the last to one logit a class; in
     evaluation mode.
     """

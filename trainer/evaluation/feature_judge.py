@@ -27,6 +27,7 @@ def feature_distance(
 ) -> dict[str, float]:
     """Compares features of samples [N, F] with those of real examples [M, F]: ``frechet_distance``, ``precision``,
     ``recall``.
+
     The latter two if both sets have neighbours enough; the first is to `statistics`, or if None to `real`.
     """
     samples, real = as_points("samples", samples), as_points("real", real)

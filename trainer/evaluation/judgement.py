@@ -33,6 +33,7 @@ COMPARED = 2_000
 
 def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) -> dict[str, float]:
     """Distances between two sets of points [N, ...] and [M, ...]; N, M >= 2.
+
     ``sliced_wasserstein`` (order 2, in units of the points), ``mmd`` (squared), ``energy_distance`` and
     ``frechet_distance`` (squared units). ``mmd`` and ``energy_distance`` use the first 2,000 points of each set.
     """
@@ -49,6 +50,7 @@ def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) ->
 
 def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float]:
     """The distances between two disjoint sets of real examples [M, ...], M >= 4: those of perfect samples.
+
     The first set has as many examples as there are samples, at most half of all.
     """
     return distances(*parted(real, num, seed=seed), seed=seed)
@@ -68,6 +70,7 @@ def judge_features(
 ) -> dict[str, float]:
     """Distances of features of samples [N, F], drawn without guidance, to those of real examples [M, F], and their
     floor.
+
     ``frechet_distance_on_features``, ``precision_on_features`` and ``recall_on_features``, each with ``_unguided`` and
     with ``_floor``; precision and recall where every set has neighbours enough. `statistics` take the place of those of
     `real`. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",

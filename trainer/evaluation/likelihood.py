@@ -50,6 +50,7 @@ def log_density(
 
 def random_signs(num: int, x: Tensor, generator: torch.Generator) -> Tensor:
     """Draws [P, B, *D] random values -1 and 1, which give the estimate of the trace of smallest variance.
+
     Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1990.
     """
     drawn = torch.randint(2, (num, *x.shape), generator=generator, device=generator.device)
@@ -58,6 +59,7 @@ def random_signs(num: int, x: Tensor, generator: torch.Generator) -> Tensor:
 
 def bits_per_dimension(log_densities: Tensor, num_values: int) -> float:
     """Mean of -log2 p over examples, divided by their number of values.
+
     The density is in units of the data: scaling the data by s adds log2 s. On quantised data, such as 8-bit images, the
     density has no upper bound.
     """

@@ -63,6 +63,7 @@ class MongeGaps:
 
 def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps | None:
     """Measures the Monge gaps of a flow; None if each example has a context, and with it a map, of its own.
+
     Points of different classes are never paired, since each class has a map of its own. `drawn` draws these examples
     without guidance.
     """

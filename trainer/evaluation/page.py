@@ -39,6 +39,7 @@ LEAST = 1e-6
 
 def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool, picture: bytes | None) -> str:
     """Composes the page, the same for the same figures but for the times.
+
     Args:
         data: what it learned from, in a few words.
         images: whether it draws images, which are judged by the Fréchet distance; points are by W2.

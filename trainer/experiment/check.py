@@ -11,9 +11,11 @@ from trainer.experiment.stage import load_stages, of_stages
 
 def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None, *, whole: bool = False) -> int:
     """Checks a configuration and prints what each of its stages, or its only run, will do.
+
     Args:
         fit: memory of a rank, such as 80GB, for which settings are proposed; None: none are.
         whole: whether every setting and every collective is printed too.
+
     Raises:
         ValueError: every objection: the configuration is wrong, or does not fit that many ranks; the run folder holds
             checkpoints that the run cannot continue; a finished stage was made by other settings; or nothing fits the

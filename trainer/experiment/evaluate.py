@@ -32,6 +32,7 @@ WIDTH = 100
 
 def run(run_dir: Path, spec: MeasurementSpec, data_from: Path | None, out: Path, page: Path | None) -> int:
     """Measures a run on one process, prints a table and writes a JSON, and a page if given.
+
     `data_from` is the folder of the run whose data are the real ones; None: the run itself.
     """
     if data_from is not None:
@@ -59,6 +60,7 @@ def measure_run(
     run_dir: Path, spec: MeasurementSpec, *, picture: Path | None = None, progress: Progress = lambda _: None
 ) -> Measurement:
     """Measures the averaged weights of a run's newest intact checkpoint on this process.
+
     `picture` is a file without its ending, for a picture of what the run has learned.
     """
     if spec.num > MOST_SAMPLES:

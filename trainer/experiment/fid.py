@@ -39,6 +39,7 @@ CONVENTION = 50_000
 @dataclass(frozen=True, kw_only=True)
 class FidRequest:
     """Request for a comparison of two sets.
+
     Attributes:
         samples: folder of a run, which draws, or of pictures.
         features: file of the network whose features are compared.

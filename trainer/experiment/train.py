@@ -20,6 +20,7 @@ _RUN = OutputFolder("run.dir", ("config.yaml", "checkpoints"))
 
 def run(path: Path, overrides: Sequence[str], only: str | None = None, *, overwrite: bool = False) -> int:
     """Trains one rank, or runs all stages of a configuration that has some, or `only` one.
+
     0, or 75 if stopped and saved. ValueError comes before anything is joined or written; RunFailed if the run cannot
     continue, or a rank did not come.
     """

@@ -13,10 +13,12 @@ def crossing_rows(
     probs_TE: Tensor, map_TE: Tensor, ranks_E: Tensor, nodes_N: Tensor, here: int, mode: Mode
 ) -> tuple[Tensor, Tensor]:
     """Rows that one rank's tokens send to other nodes in a layer, and those if every expert were alone on another node.
+
     home: a row a choice; capped: likewise, empty slots left out; copies: a row a rank that holds any of the token's
     experts; hierarchical: a row a node that does; coherent: a row a rank, and the output of each of them but the
     anchor's, sent on to the anchor's rank. The second number, float64 [] as the first, does not depend on the
     placement: one a choice, and in coherent dispatch one more for every choice of a token but its anchor.
+
     Args:
         probs_TE: gate values; the largest chosen one is the anchor's.
         map_TE: bool, the choices that were kept.

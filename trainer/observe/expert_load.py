@@ -49,6 +49,7 @@ class ExpertLoad:
 
     def reduced(self) -> dict[str, float]:
         """Sums over the ranks, in one all-reduce; collective. Empty for a dense network.
+
         ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
         balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
         computed, which replicas level; empty slots of capped dispatch are left out. ``expert_load.layer_<block>.min``,
@@ -162,6 +163,7 @@ class ExpertLoad:
 @dataclass(frozen=True, eq=False, slots=True)
 class _Places:
     """Places of the experts of a layer.
+
     Attributes:
         slot_to_expert: the placement.
         by_slot: whether ranks are those of slots, where experts have replicas, or those of logical experts.

@@ -17,6 +17,7 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class MeasurementSpec:
     """Amount of drawing and measuring.
+
     Attributes:
         evaluations: numbers of function evaluations of a sample, each 1 or more.
         num: samples of each set, 2 or more.

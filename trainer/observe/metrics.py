@@ -33,6 +33,7 @@ class Record:
 
 class MetricsFile(Sink):
     """Appends to metrics.jsonl, in an existing folder, and hands every line to the system before it returns.
+
     A line is a JSON object with sorted keys: `step`, the figures, and the objects `time` and `memory` of those that
     depend on the clock and the machine. Two equal runs therefore write equal lines but for these two. A figure that is
     not finite is written as null. Earlier lines are kept: cut them with `truncate_after` first.
@@ -88,6 +89,7 @@ def last_step(path: Path) -> int:
 
 def truncate_after(path: Path, step: int) -> None:
     """Cuts the file, if there is one, back to the steps up to and including `step`; 0 keeps nothing.
+
     A last line that was cut off while it was written is dropped too. The file is replaced in one move.
     """
     if not path.exists():

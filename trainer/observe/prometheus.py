@@ -24,6 +24,7 @@ from trainer.observe.protocol import ExpertUse, Sink
 
 class Prometheus(Sink):
     """Serves the latest figures over HTTP from a thread, in a custom registry; raises ValueError if it cannot bind.
+
     A gauge appears once its figure has been written; counters begin at 0. Host 127.0.0.1 keeps the page on this
     machine, 0.0.0.0 opens it to the network; port 0 takes any free one.
     """

@@ -20,6 +20,7 @@ class Speed:
     def figures(self, step_s: float) -> dict[str, float]:
         """``time.step_s``, ``time.samples_per_s``, of text ``time.tokens_per_s``, ``time.model_flops_per_s`` over all
         ranks.
+
         With ``observe.peak_flops`` also ``time.mfu``: model FLOP/s over the devices' peak (Chowdhery et al., "PaLM",
         2022, appendix B). A network whose multiply-adds are not known has the first two alone.
         """

@@ -15,6 +15,7 @@ _LATEST = 0.1
 
 class Story:
     """The latest figure of each name, the course of some, and how long the rest will take.
+
     Attributes:
         stepped_at: when the last step ended, in seconds of the clock; None before.
         step_s: running mean of the step time; None before.

@@ -14,6 +14,7 @@ QUIET_S = 600.0
 
 class OwnWork:
     """Measures the local work of a rank in a step: waiting for its data, and the forward passes.
+
     The backward pass is left out: there the ranks wait for each other, so that a slow one makes all of them late. With
     experts, ZeRO 3 or couplings over a whole step they wait for each other in the forward pass too, and the measured
     spread is too small. On a device the time is the device's, and that of the step before: the host need not wait for

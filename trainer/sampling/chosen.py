@@ -36,6 +36,7 @@ class _Asked(Section):
 @dataclass(frozen=True)
 class SamplerChoice:
     """Request for the sampler; each field overrides the run's sampler, None leaves it.
+
     Attributes:
         sampler: a kind, or settings as YAML or JSON.
         steps: number of steps, or a file of searched times for Euler's method.

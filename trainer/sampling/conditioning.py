@@ -87,7 +87,9 @@ def conditioning_for(
 ) -> Conditioning:
     """Conditions of examples: the classes in turn (0 where there are none), each turn of the next task of a run with
     tasks.
+
     Where the network reads a context, those of the first held-out images, perhaps fewer than `num`.
+
     Args:
         config: the run.
         parts: of its flow; its context hides parts of images.

@@ -26,8 +26,10 @@ from trainer.sampling.tasks import with_tasks
 @dataclass(frozen=True)
 class TrainedFlow:
     """A flow and the network that gives its field, ready to draw.
+
     What is drawn for example i, its start and the noise of its path, depends on the seed and on i alone. The controls
     of the section ``sample`` change the field; :meth:`under` takes others or none.
+
     Attributes:
         config: the run, with the data that samples are measured against.
         model: the network, in evaluation mode.

@@ -31,6 +31,7 @@ CHUNK = 256
 
 def run(run_dir: Path, data: Path | None, out: Path) -> int:
     """Encodes a data set with the averaged weights of an autoencoder's run.
+
     Args:
         run_dir: folder of the run.
         data: configuration whose data section names the images; None: those of the run.

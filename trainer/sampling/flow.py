@@ -19,6 +19,7 @@ from trainer.sampling.latent_space import build as build_space
 
 class FlowParts:
     """What drawing needs of a flow besides its network.
+
     Attributes:
         space: from examples to the states of the flow and back.
         context: what of an image the network reads beside the state; None if nothing.

@@ -33,6 +33,7 @@ from trainer.trace.recorder import Recorder
 @dataclass(frozen=True, kw_only=True)
 class GenerateRequest:
     """Request for texts; None leaves what the run has.
+
     Attributes:
         prompts: file with a prompt a line, in place of `prompt`; all are continued at once.
         num_tokens: tokens to write after each.

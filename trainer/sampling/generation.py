@@ -44,7 +44,9 @@ def generate(
     vocabulary: int | None = None,
 ) -> list[list[int]]:
     """Continues prompts; collective over the ranks that share experts, each of which brings its own prompts.
+
     A draw is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
+
     Args:
         model: the network; used as in evaluation.
         prompts: of this rank, possibly none; each of one token or more. Bytes are tokens too.
@@ -52,6 +54,7 @@ def generate(
         temperature: 0 takes the likeliest token; 1 draws from the model.
         generator: where the rank's seed comes from.
         vocabulary: only tokens below it are written; None: any that the network knows.
+
     Returns:
         The continuation of each, without the prompts.
     """
@@ -155,6 +158,7 @@ def _synchronise(
     cache: Cache, made: list[Made], tokens_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
 ) -> tuple[int, ...]:
     """Makes caches and written tokens the same on every rank, and returns how many tokens each rank chose.
+
     Args:
         made: what the blocks made here in this step.
         tokens_S: the step's tokens; those of `sequences_T`, chosen here, are known.

@@ -23,6 +23,7 @@ INK = 34
 
 def headings_above(headings: Sequence[str], width: int, gap: int, total: int) -> NDArray[np.uint8]:
     """Draws a heading above the middle of each column: uint8 [height, total], dark on white.
+
     All have the largest letters with which each fits into two lines; longer ones end in an ellipsis. Underscores, which
     stand for blanks in the names of folders, are shown as blanks.
     """

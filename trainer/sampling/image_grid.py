@@ -16,7 +16,9 @@ HEADING_PIXELS = 44
 
 def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings: Sequence[str] = ()) -> None:
     """Writes images as one PNG, row by row, with a white line between them.
+
     Small images are enlarged by a whole number, to 64 pixels a side, without smoothing.
+
     Args:
         images: [N, C, H, W], C = 1 (grey) or 3 (red, green, blue), N >= 1; -1 is black, 1 is full, beyond is clipped.
         headings: of the columns; empty if none.

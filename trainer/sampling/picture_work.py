@@ -30,13 +30,16 @@ def work_through(
     title: str,
 ) -> int:
     """Does the work on every picture that has no results yet; collective, inside joined process groups.
+
     Pictures pass through the network in batches that depend on their order and `together` alone, so that neither ranks
     nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: one that has no
     batch left repeats another's.
+
     Args:
         results: the folder, which is begun; there is a file for each picture at the end.
         do: computes the results of a batch of rows, int64 [B], and returns what writes them.
         model: the network, at whose calls a process alone is interrupted.
+
     Returns:
         0 if all is done, 75 if a rank was stopped; the batches that are finished are then kept.
     """

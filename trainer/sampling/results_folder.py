@@ -27,6 +27,7 @@ picture has no results."""
 
 class ResultsFolder:
     """Results of a request: a record of it, and a file for each picture, written under another name and renamed.
+
     Args:
         path: the folder, which may be missing.
         record: everything that the results are a function of, as JSON can hold it: the request, the digest of the

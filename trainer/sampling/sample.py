@@ -51,6 +51,7 @@ class Drawing:
 
     def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
         """Draws images or points [N, *shape], which the first rank gets, with progress on a terminal; collective.
+
         `trace` is a folder for what the ranks send meanwhile, and for the experts that their tokens visit.
         """
         num, launch = len(self.conditioning.labels), self.ranks.launch
@@ -85,6 +86,7 @@ class Drawing:
 @dataclass(frozen=True, kw_only=True)
 class DrawingRequest:
     """Request for examples of a run; None leaves what the run has.
+
     Attributes:
         num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in
             all, or 80 where there is one class; as many points as the run's own plots show.

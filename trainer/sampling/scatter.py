@@ -20,6 +20,7 @@ def scatter_plot(
     fitting: Collection[str],
 ) -> None:
     """Writes sets of points side by side, on equal axes, as one PNG.
+
     Args:
         panels: from a title to points [N, D], of which two coordinates are shown, and their classes int [N] or None.
         fitting: titles of the panels whose points all are within the axes; points of others may be cut off.

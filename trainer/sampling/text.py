@@ -43,6 +43,7 @@ def continue_texts(
 ) -> list[bytes]:
     """Continues prompts token by token, collective over the ranks that share experts; temperature 0: the likeliest
     token.
+
     The first rank of each such group brings all prompts, so that the draws do not depend on the number of ranks, and
     gets each prompt with its continuation, decoded together, in UTF-8; the others get nothing.
     """

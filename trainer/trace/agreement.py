@@ -30,6 +30,7 @@ Channel = tuple[str, int, int, int]
 @dataclass
 class _Group:
     """Statements of the ranks of a group so far.
+
     Attributes:
         counts: operations of each member that was heard.
         story: a number for what all members must state alike of each operation; empty once all were heard.
@@ -130,6 +131,7 @@ def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
 
 def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int, first: bool) -> Codes:
     """Bytes that a member gave to each operation minus those that it says it got, modulo 2^64.
+
     Of an all-to-all, each block counts times a number that belongs to its two ends, so that blocks cannot stand in for
     each other. Of the other operations the members got the same, which counts once.
     """

@@ -24,6 +24,7 @@ _FACTOR, _SHIFT = 0x9E3779B97F4A7C15, 29  # 2^64 divided by the golden ratio, od
 @dataclass(frozen=True, eq=False)
 class Splits:
     """Lists of sizes, one for each record; empty where a record has none.
+
     Attributes:
         starts: where in `sizes` each list begins, and the last one ends, [R + 1].
         sizes: bytes, [S].

@@ -50,6 +50,7 @@ def layer(index: int | None) -> Iterator[None]:
 @contextmanager
 def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, the forward and backward passes of each block mark its index as the layer.
+
     The backward pass enters a block when the gradient of its first output tensor is there and leaves it when the
     gradient of its first input tensor is; where that has none, since all before the block is frozen, the block is left
     at the end of the backward pass. What an engine does in hooks of its own around a block, such as gathering its

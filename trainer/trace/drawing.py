@@ -67,6 +67,7 @@ class DrawingTrace:
 
     def write(self) -> None:
         """Writes ``collectives.jsonl`` and, of a network with experts, ``routing.npz``; collective.
+
         ``drawing.json`` beside them distinguishes the folder from that of a run.
         """
         self._collectives.write()

@@ -7,6 +7,7 @@ Ranks = tuple[int, ...]
 
 def canonical_names(groups: Iterable[tuple[str, Ranks]]) -> dict[tuple[str, Ranks], str]:
     """Names for (meaning, ranks), ordered by meaning, then ascending global ranks.
+
     A meaning that stands for one set of ranks keeps its name (data); one that stands for several is numbered in the
     order of their ranks (expert_0, expert_1, ...). Groups of different meaning stay apart even where their ranks are
     the same; groups of the same meaning and ranks are one.

@@ -46,6 +46,7 @@ class Odd(Exception):  # noqa: N818  it may be right
 
 def parse(block: bytes, header: TraceHeader, rank: int, last: int) -> Columns:
     """Reads whole lines behind the header, and checks in them all that :func:`moe.collective_trace.read` checks.
+
     Raises Odd if the lines are wrong or merely unusual. `last` is the `seq` of the record before, -1 if absent.
     """
     text = _Text(block)

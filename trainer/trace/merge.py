@@ -22,6 +22,7 @@ _GROUP = re.compile(rb'(?<="group":)"(?:[^"\\]|\\.)*"')
 
 def merge(folder: Path, world_size: int) -> bool:
     """Merges the ranks' files into ``collectives.jsonl``, in the order of ranks, then of their records.
+
     A group's members must have issued the same operations with sizes that fit, and every send needs its recv. One rank
     is in memory at a time. True if the trace is steady (`is_steady`).
     """

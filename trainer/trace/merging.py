@@ -42,6 +42,7 @@ class Merging:
 
     def finish(self, *, stopped: bool) -> None:
         """Waits until it is done, and prints the result.
+
         If the run is being stopped, a merge that is not done within :data:`PATIENCE_S` is left to its next start.
         Raises Refusal if the files cannot be merged, DiskFull, and RuntimeError if the process ended early.
         """

@@ -50,6 +50,7 @@ _OPERATORS: dict[str, tuple[str, str | None, str | None]] = {
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call as the trace has it.
+
     Attributes:
         fields: op, dtype, bytes, splits, root, peer and tag of the record.
         group_name: torch's name of the process group.
@@ -67,6 +68,7 @@ class Call:
 
 def describe(operator: str, arguments: dict[str, Any], result: Any, rank: int) -> Call | None:
     """The logical operation of a call, by its schema's argument names; None for operators without a process group.
+
     Raises ValueError if the trace has no word for the operator (full name, such as c10d::allreduce_).
     """
     if not arguments.keys() & {"process_group", "group_name"}:

@@ -103,6 +103,7 @@ class Recorder:
 
     def step(self, step: int, micro: int = 0) -> AbstractContextManager[None]:
         """Records what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step.
+
         `micro` is the number in the rank's or in the global batch; records count from the rank's first.
         """
         return self._recording(step, micro) if step in self.steps else nullcontext()
@@ -230,6 +231,7 @@ class Recorder:
 @dataclass(slots=True)
 class _Draft:
     """A collective of the step that is being recorded.
+
     Attributes:
         compute: since the collective before, from when to when.
         beside: the stream that it was issued in, if compute went on in another.

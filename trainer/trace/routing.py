@@ -59,6 +59,7 @@ class RoutingRecorder:
 
     def step(self, step: int, micro: int) -> AbstractContextManager[None]:
         """Records the forward passes that run inside, if `step` is sampled; collective then, where tokens move.
+
         The tokens of several passes follow one another. `micro` is the number of the micro batch in the global batch.
         """
         return self._recording(step, micro) if step in self._steps else nullcontext()

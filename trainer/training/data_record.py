@@ -52,6 +52,7 @@ class DataRecord(JsonFile):
 
 def sampled(config: RunConfig, dataset: Dataset, rank: int, *, resumes: bool) -> tuple[DataRecord, list[str]]:
     """Samples the files of a run's data: the record of the run's beginning, and lines for a person.
+
     Rank 0 looks, and the first rank of each other node that has files of its own. Raises ValueError if a file holds
     something else than at the beginning, or nodes differ.
     """

@@ -24,6 +24,7 @@ from trainer.training.weighting import effective_share
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
     """Results of a step.
+
     Attributes:
         loss: mean of the global batch.
         weighted: the points that the weights of pairs are of.

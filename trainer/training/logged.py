@@ -21,6 +21,7 @@ def logs(step: int, *, steps: int, intervals: Iterable[int | None]) -> bool:
 
 def missing_figures(run_dir: Path, started: int) -> str | None:
     """A line that names steps which the metrics, cut back, lack although a checkpoint of step `started` is intact.
+
     The checkpoint's own configuration says which steps were logged.
     """
     metrics = run_dir / "metrics.jsonl"

@@ -22,6 +22,7 @@ from trainer.training.task import OfSources, Weighted
 
 def train(run: Training, beat: Callable[[], None] = lambda: None) -> int:
     """Takes steps to the last, or until a rank is stopped or the guard gives up; returns the last one; collective.
+
     It is saved unless the guard gave up. `beat` is called after every step.
     """
     config, log, step = run.config, StepLog(run), run.started

@@ -34,6 +34,7 @@ from trainer.training.schedule import changed_schedule
 @dataclass(frozen=True)
 class Preflight:
     """A run without objections.
+
     Attributes:
         config: the run, with the digests of its references.
         newest: the checkpoint that it resumes, unless its ranks find damage; None: it starts.
@@ -52,6 +53,7 @@ def preflight(
     config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
 ) -> Preflight:
     """Checks everything about a run that one process can check before it joins others, the examples left out.
+
     `read_bytes` of a checkpoint may be read to find damage; the lengths of its files are always compared.
     """
     return settled(examined(config, world_size, ranks_per_node=ranks_per_node, read_bytes=read_bytes))

@@ -56,6 +56,7 @@ def mean_terms(
     terms: Sequence[Mapping[str, Tensor]], totals: Sequence[Tensor] = ()
 ) -> tuple[dict[str, float], list[list[float]]]:
     """Means of named scalars over all micro batches of all ranks; collective unless there is nothing to reduce.
+
     Terms have the same names in all micro batches. `totals`, float64 [R, S] of each, are added up in the same
     collective.
     """

@@ -25,6 +25,7 @@ from trainer.training.task import Task
 
 def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]]) -> int:
     """Trains one rank of a run: 0 if done, 75 if stopped and saved.
+
     ValueError comes before any process group is joined: the run, its folder or a port cannot be used, or the ranks were
     not started alike. RunFailed: the run cannot continue.
     """

@@ -37,6 +37,7 @@ def train_joined(
     stop: StopRequest,
 ) -> int:
     """Trains to the last step from the newest whole checkpoint, if any: 0, or 75 if stopped and saved.
+
     `sinks` opens what rank 0 sends figures to, from the step that the run resumes after. Raises Refusal if the run
     cannot resume from the whole checkpoint, RunFailed after too many skipped steps or bad examples, and Unreachable if
     the server of the examples does not answer.

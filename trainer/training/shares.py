@@ -39,6 +39,7 @@ def reading_ahead(
 @dataclass(frozen=True)
 class Share:
     """Examples of a step by micro batch, and for each loss what it is computed from and its weights.
+
     Weights have mean 1 over the global batch; None: all equal.
     """
 

@@ -46,6 +46,7 @@ class Tilt:
 def tilt(points: Sequence[Tensor], weights: Sequence[Tensor], ranks: dist.ProcessGroup | None = None) -> Tilt:
     """Weighted moments of points [B, *D] against plain ones; collective over ranks with different points (None: one
     alone).
+
     Weights [B] are at least 0 and not all 0; the tilt is 0 where all points are the same.
     """
     rows = [part.flatten(1).double() for part in points]

@@ -39,6 +39,7 @@ class HeldOut:
 
     def figures(self, step: int, task: Task[Any], networks: Networks, device: torch.device) -> dict[str, float]:
         """Means of what a task examines, each example once a tensor rank and by its weight; collective.
+
         By the averaged weights; also that of the loss for each source of a mixture.
         """
         examined: dict[str, list[Tensor]] = {}

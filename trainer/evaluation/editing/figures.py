@@ -45,6 +45,7 @@ class Point:
 @dataclass(frozen=True)
 class Level:
     """The edits of one strength, or after one number of corrections.
+
     Attributes:
         classes: means over the edits to each class; None: no edit to that class is counted.
         held_error: error over what a mask holds, each pixel by how much it is held; None without a mask.
@@ -61,7 +62,9 @@ class Level:
 @dataclass(frozen=True)
 class EditFigures:
     """Figures of the edits of N pictures.
+
     An edit to the picture's own class is not counted, unless no others are requested.
+
     Attributes:
         source: the pictures themselves in place of the edits.
         fresh: draws of the classes from fresh noise in their place.

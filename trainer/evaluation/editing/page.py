@@ -113,6 +113,7 @@ def _finding(figures: EditFigures, plan: EditPlan) -> str:
 
 def best_level(figures: EditFigures) -> Level | None:
     """The level furthest from the line between the picture and a fresh draw on the plane of error and editability.
+
     None: no classifier has judged the edits.
     """
     source, fresh = figures.source, figures.fresh

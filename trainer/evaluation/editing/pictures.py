@@ -27,6 +27,7 @@ Image = NDArray[np.floating]
 
 def edit_grid(edits: PictureEdits, name: str, label: int | None, plan: EditPlan, salt: str) -> str:
     """Draws a picture on the left, and its edits: a row for each level, a column for each class; few classes are rows.
+
     `salt` differs between the figures of a page.
     """
     levels, classes = spread(len(plan.levels), MOST_ROWS), spread(len(plan.targets), MOST_COLUMNS)

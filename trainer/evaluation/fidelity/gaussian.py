@@ -23,6 +23,7 @@ class Gaussian:
 
 def gaussian_distance(x: Gaussian, y: Gaussian) -> float:
     """Squared 2-Wasserstein distance between Gaussians, known as the Fréchet distance, in squared units of the points.
+
     |mean_x - mean_y|^2 + tr(C_x + C_y - 2 (C_x^1/2 C_y C_x^1/2)^1/2), with the roots taken by symmetric eigenvalues, so
     that no imaginary part can appear, and covariances without full rank need no correction. Source: Dowson and Landau,
     "The Fréchet distance between multivariate normal distributions", 1982, equation 16.

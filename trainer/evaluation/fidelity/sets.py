@@ -62,6 +62,7 @@ class Block(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
     """The features of a set.
+
     Attributes:
         gaussian: fitted to all examples of all ranks.
         num: examples of all ranks.
@@ -101,6 +102,7 @@ def features_of(
     progress: Callable[[int], None] = lambda _: None,
 ) -> FeatureSet:
     """Reads a set, `size` examples at once on a rank, and computes its F features; collective.
+
     `kept` first examples keep their features; `progress` gets the number of examples that all ranks have read.
     """
     moments, features = Moments(), [torch.empty(0, num_features, device=extractor.device)]

@@ -49,6 +49,7 @@ class _Header(Section):
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """Known statistics of the features of a set of examples.
+
     Attributes:
         gaussian: fitted to all of them.
         num: how many they are; None if unknown.

@@ -14,6 +14,7 @@ Points = NDArray[np.float64]
 
 def front(points: Points) -> NDArray[np.int64]:
     """Numbers of the points [N, K] that no other dominates: none is as good by every reward and better by one.
+
     In falling order of the first reward, then of the second, and so on; of equal points the first alone.
     """
     order = np.lexsort((np.arange(len(points)), *(-points.T[::-1])))
@@ -27,6 +28,7 @@ def front(points: Points) -> NDArray[np.int64]:
 
 def hypervolume(points: Points) -> float:
     """Volume of what points [N, K] dominate above 0 by every reward; exact, for any number of rewards.
+
     The volume is cut into slices by the last reward. The time grows with the points of the front to the power K - 1:
     thousands of them are possible for two rewards, about a thousand for three, a hundred for four. Source: Zitzler and
     Thiele, "Multiobjective Optimization Using Evolutionary Algorithms", 1998 (the indicator).
@@ -54,6 +56,7 @@ def _volume(points: Points) -> float:
 
 def r2(points: Points, weights: Points) -> float:
     """Distance of points [N, K] from the best that each reward can be, 1, over preferences [W, K]; small is good.
+
     The sum over the preferences w of the smallest of max_i w_i |1 - r_i(x)| of all points x. It is divided by the
     Frobenius norm of all weights, as in the published code of the source, and not by their number. Source: Hansen and
     Jaszkiewicz, "Evaluating the Quality of Approximations to the Non-Dominated Set", 1998; Jain et al.,

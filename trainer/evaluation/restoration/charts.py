@@ -39,6 +39,7 @@ def distribution_chart(values: NDArray[np.float64], what: str) -> str:
 
 def spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], samples: int) -> str:
     """Draws the error of the mean of the samples against their unbiased variance, a dot for each picture.
+
     Where the truth could be one of the samples, the error is 1 + 1 / samples times the variance.
     """
     with mpl.rc_context(STYLE):

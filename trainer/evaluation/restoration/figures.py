@@ -92,6 +92,7 @@ class Figures:
     @property
     def variance_share(self) -> float | None:
         """Variance of the samples over the error of their mean, 1 where the truth could be one of them.
+
         None: there is one sample of each, or no truth.
         """
         if self.errors is None or self.samples == 1 or not (error := float(self.errors[:, -1].mean())):

@@ -21,6 +21,7 @@ SHOWN = 8
 @dataclass(frozen=True)
 class Told:
     """Text of a page besides figures and pictures.
+
     Attributes:
         kicker: settings, in a line.
         request: as YAML.

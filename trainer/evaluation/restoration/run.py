@@ -43,6 +43,7 @@ PAGE, RESULTS, RESTORED = "index.html", "results.json", "restored"
 
 def run(run_dir: Path, request: RestoreRequest, out: Path) -> int:
     """Restores pictures with the averaged weights of a run's newest intact checkpoint; 75 if stopped.
+
     The ranks of a launch share the pictures, and the network as those of the run did; the first one writes the page.
     Results of the same request that the folder holds are kept.
     """

@@ -24,6 +24,7 @@ COMPARED = 1_000
 @dataclass(frozen=True)
 class GridFigures:
     """Figures of one grid.
+
     Attributes:
         times: from 0 to 1; those of the uniform grid are equal, as a sampler without a file has them.
         error: mean squared distance of the ends from those of the fine grid, from the same noises, which are fresh; the

@@ -30,6 +30,7 @@ WIDTH = 100
 
 def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
     """Searches grids for the averaged weights of a run's newest intact checkpoint, measures them and writes a file.
+
     Each rank of a launch does all of it on its own, the first one writes, and the others wait for that.
     """
     refuse(of_search(restored_flow(request.run)[1], request))

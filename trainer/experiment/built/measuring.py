@@ -41,6 +41,7 @@ def weights_of(request: MeasureRequest) -> str | None:
 
 def run(request: MeasureRequest, out: Path) -> int:
     """Builds objects, calls the objectives for those that are new, and writes them behind the earlier ones.
+
     The first rank of a launch does it, so that each object costs one call, and the others wait.
     """
     before = _before(request)

@@ -11,6 +11,7 @@ from trainer.observe.units import scaled
 @dataclass(frozen=True)
 class CostAxis:
     """One measure of costs.
+
     Attributes:
         name: in a word or two, in the plural.
         label: of an axis, with the unit.

@@ -35,6 +35,7 @@ def style(number: int) -> tuple[str, str, object]:
 
 def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
     """Draws quality against the cost of a sample: a line for each network, its spread over the seeds, the floor.
+
     Points whose cost on this axis is not above 0 are left out.
     """
     measure = comparison.measure

@@ -9,6 +9,7 @@ from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD
 @dataclass(frozen=True)
 class Fabric:
     """Ranks that draw samples on a fabric.
+
     Attributes:
         scenario: a scenario of netsim: the fabric, the transports and the seeds.
         examples: that each rank draws at once, 1 or more.

@@ -27,6 +27,7 @@ from trainer.training.failure import RunFailed
 @dataclass(frozen=True)
 class NetworkCalls:
     """Calls of a network one after another, a program of the formula.
+
     Samples are not collected behind them, as they are where a file is made of them: a user of samples takes each from
     the rank that drew it.
     """
@@ -43,6 +44,7 @@ class NetworkCalls:
 
 def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
     """The collectives of drawing examples on all ranks of a fabric at once, without guidance.
+
     Experts are spread over as many ranks as divide both their number and the ranks; all else is whole on every rank.
     """
     spread = 1 if config.moe is None else math.gcd(config.moe.num_experts, fabric.ranks)
@@ -59,6 +61,7 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
 
 def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
     """Layout of ranks that share a network to draw, the experts in order.
+
     That the parts of the run go together is not checked: a base of a comparison may lack the flow of its network.
     """
     moe, spread = config.moe, config.parallel.expert

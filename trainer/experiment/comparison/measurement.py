@@ -101,6 +101,7 @@ def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
 
 def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
     """Samples drawn from a network: ``few`` and ``many`` [N, *shape], each in so many ``evaluations``, int [2].
+
     Of points in the plane also :data:`TRAJECTORIES` [T, N, 2], the states of some of them from noise to sample.
     """
     with np.load(run_dir / DRAWN, allow_pickle=False) as arrays:
@@ -109,6 +110,7 @@ def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
 
 def _kept(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
     """Figures of an earlier start by the same request; None if absent.
+
     The request is compared, not the figures: a network may be capable of fewer evaluations than were requested.
     """
     path = run_dir / MEASURED

@@ -29,6 +29,7 @@ TASK = ("latent", "context", "source")
 @dataclass(frozen=True)
 class Base:
     """Settings that all methods of a comparison share.
+
     Attributes:
         document: its sections without `flow` and `stages`.
         task: the settings of its flow that :data:`TASK` names.
@@ -44,6 +45,7 @@ class Base:
 @dataclass(frozen=True)
 class Method:
     """One configuration of a comparison.
+
     Attributes:
         name: of its file, without the ending.
         about: the sentences at the head of the file, before the first command.
@@ -162,6 +164,7 @@ def _check_stage(stage: dict[str, Any]) -> None:
 def _model(own: Any, base: Base) -> dict[str, Any]:
     """The model of the comparison; of an objective that trains no such network, the variant of the same sizes that it
     does.
+
     A network that is a variant of no other has no such counterpart, and comes with its method as it is.
     """
     shared, like = base.document.get("model") or {}, type(base.config.model)

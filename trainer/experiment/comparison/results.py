@@ -25,6 +25,7 @@ QUALITY = {
 @dataclass(frozen=True)
 class Outcome:
     """One trained network.
+
     Attributes:
         training_s: wall time in s of all optimiser steps up to it, those of its teachers included.
         preparing_s: wall time in s of the stages before it that do not train, in which pairs are drawn or a path is
@@ -44,6 +45,7 @@ class Outcome:
 @dataclass(frozen=True)
 class Entry:
     """One network of the comparison with every seed.
+
     Attributes:
         name: of its method, with the stage behind it where the method has several networks.
         about: the method, in the words of its configuration.
@@ -92,6 +94,7 @@ class Entry:
 @dataclass(frozen=True)
 class Comparison:
     """Results of a comparison, the document of compare.json.
+
     Attributes:
         command: behind ``python -m trainer``.
         base: the configuration of data, model and budget.

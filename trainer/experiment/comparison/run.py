@@ -51,6 +51,7 @@ TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
 
 def run(request: CompareRequest) -> int:
     """Trains what is not trained yet, measures it and writes the page.
+
     0; 1 if a run failed, and the page has the others; 75 if stopped. Raises RunFailed if every method failed.
     """
     request.check()

@@ -16,6 +16,7 @@ NAMED = 3
 
 class Column(NamedTuple):
     """A figure of all networks.
+
     Attributes:
         figure: of a network; None where it has none.
         good: figures up to it stand out, as does the least in any case; None: nothing does.

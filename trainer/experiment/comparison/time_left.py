@@ -37,6 +37,7 @@ class _Begun:
 
 class TimeLeft:
     """Time left of pieces of work, several of which are done at a time; safe to call from several threads.
+
     A piece in progress keeps its pace. One that has not begun takes as long as the same stage of other seeds, or else,
     for each of its steps or pairs, as long as stages of its kind. Where neither is known, no time is given.
     """

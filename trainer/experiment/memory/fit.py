@@ -86,6 +86,7 @@ class Proposal:
 
 def fit(config: RunConfig, layout: Layout, limit: int) -> Proposal:
     """Searches the cheapest settings under which no rank exceeds so many bytes.
+
     A step costs its arithmetic, a third more where blocks are computed again, and what a rank sends, at
     `OPERATIONS_PER_BYTE`. Of equal costs the larger micro batch comes first, then fewer ranks that share a block or
     experts, then the lower stage of ZeRO, with FSDP last.

@@ -19,6 +19,7 @@ def engine_memory(
     config: RunConfig, layout: Layout, recording: Recording, *, copies_input: bool = False
 ) -> EngineMemory:
     """Memory of the engine of a run, on the rank that holds most.
+
     `copies_input`: whether a reduction makes a copy of what it sums up, as gloo does under ZeRO 3 and FSDP.
     """
     engine, parameters, ranks = config.engine, recording.parameters, layout.data_parallel

@@ -22,6 +22,7 @@ from trainer.experiment.report.run_files import RunFiles, forked
 @dataclass(frozen=True)
 class Continuations:
     """A run continued twice: with its experts where they were, and under a placement.
+
     Attributes:
         steps: those that both took after they parted.
         traffic: of the expert layers of each in a recorded step, None where not both recorded the same steps.

@@ -79,6 +79,7 @@ def before_after_bars(
     groups: Mapping[str, Mapping[str, float]], units: str | Sequence[str], *, across: bool = False
 ) -> str:
     """Draws pairs of bars, each pair on a scale of its own height, with their values.
+
     `across`: the pairs are side by side, over the whole width of a page, and not below each other on half of it.
     """
     each = [units] * len(groups) if isinstance(units, str) else units

@@ -20,6 +20,7 @@ _PICTURES = (
 
 def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Part:
     """Times, queues and links of a simulation; times are those of one optimiser step.
+
     Traffic of another run is marked as such and claims nothing on top.
     """
     steps = simulation.steps

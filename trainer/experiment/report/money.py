@@ -15,6 +15,7 @@ from trainer.experiment.report.curves import before_after_bars
 @dataclass(frozen=True)
 class Money:
     """Known effects of a placement; the more is recorded, the less is predicted.
+
     Attributes:
         before: traffic of the run's routing under the contiguous placement.
         placed: the same under the placement.

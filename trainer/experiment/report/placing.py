@@ -25,6 +25,7 @@ def placement_part(
     run: RunFiles, path: Path, routing: Path | None, folder: Path | None, continued: Continuations | None
 ) -> Part:
     """Effect of the placement on the traffic and the load of the run, or of a routing trace.
+
     `folder` holds the results of ``moe price``; `continued`: both continuations as recorded.
     """
     source = routing or run.routing

@@ -23,6 +23,7 @@ FOUND = {
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest:
     """Files of a report, and its page; None: the file of the run's folder by the name in `FOUND`, or nothing.
+
     Attributes:
         memory: whether the memory of a rank is computed, by formula.
         quality: judgement that ``sample --quality`` wrote.

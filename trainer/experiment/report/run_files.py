@@ -107,6 +107,7 @@ class RunFiles:
 
 def forked(one: RunFiles, other: RunFiles) -> list[int]:
     """Steps, ascending, that both runs logged after they parted.
+
     A shared history is copied with its clock, so it ends with the first record whose figures, times included, differ.
     """
     ours, theirs = ({record.step: record.values for record in run.records} for run in (one, other))

@@ -187,6 +187,7 @@ class Simulation(BaseModel):
 
     def phase_times_ns(self, transport: str) -> dict[str, float]:
         """Time of each phase of all steps, ns, mean over the seeds of a transport; empty where the folder has none.
+
         A collective takes from the end of the one before it to its own end, with the compute in between, so that the
         phases add up to the end of the last collective.
         """

@@ -31,6 +31,7 @@ READ_BYTES = 1_000_000_000
 
 def describe_run(config: RunConfig, world_size: int) -> None:
     """Checks a run and prints its layout, parameters, memory, collectives of a step and possible exports.
+
     Raises ValueError with every objection before anything is printed.
     """
     checked = settled_whole(examined(config, world_size, read_bytes=READ_BYTES))

@@ -16,6 +16,7 @@ from trainer.experiment.stage.train import TrainStage
 
 def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:
     """Reads the stages of a configuration in their order; one without a name if the file has none.
+
     ``stages.NAME.key=value`` changes one stage, whose own settings win.
     """
     path = Path(path)

@@ -39,6 +39,7 @@ def _of_provenance(stage: Stage, stages: Sequence[Stage]) -> Objections:
 
 def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], launch: Launch) -> int:
     """Runs the stages that are not finished, each as a process of its own on every rank.
+
     0, or the exit code of the first that failed: 75 if stopped. A wrong stage is refused before any has begun, as far
     as is known before those that it reads from are finished.
     """

@@ -26,6 +26,7 @@ ROWS = 64
 @dataclass(frozen=True)
 class Edits:
     """What B pictures became at L levels under K classes.
+
     Attributes:
         edited: [B, L, K, C, H, W] the edits.
         reconstructed: [B, C, H, W] what the class of a picture itself draws from its noise.

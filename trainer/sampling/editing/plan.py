@@ -28,6 +28,7 @@ HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
 @dataclass(frozen=True)
 class EditPlan:
     """Edits of a run's pictures.
+
     Attributes:
         names: of the target classes; where a run has none, one that is empty.
         source: class of every picture; None: each has a class of its own.

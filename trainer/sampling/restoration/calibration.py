@@ -34,7 +34,9 @@ def measured_errors(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Tensor:
     """Means over examples that the run has learned from of `calibration_errors`: float64 [L].
+
     They have so many digits that ranks which round differently agree.
+
     Args:
         labelled: whether the field gets the class of each example, or none.
         together: examples that pass through the network at once.

@@ -28,6 +28,7 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class RestorePlan:
     """A restoration of one run's kind of pictures.
+
     Attributes:
         label: the class of all pictures; None: none, or each picture's own where the request says so.
         image_shape: (C, H, W) of a restored picture.

@@ -13,6 +13,7 @@ from trainer.sampling.steps.fine import Grid, uniform_grid
 def chord_grid(cost: NDArray[np.float64], evaluations: int) -> Grid:
     """The grid of a number of steps, 1 to T - 1, with the least sum of the costs [T, T] of steps from the fine
     solution.
+
     That is not the error at the end, which may be larger than that of equal steps. Source: Nguyen et al., "Bellman
     Optimal Step-size Straightening of Flow-Matching Models", ICLR 2024: Bellman's equation for exactly K steps.
     """

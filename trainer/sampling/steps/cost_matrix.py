@@ -14,6 +14,7 @@ from trainer.sampling.steps.fine import FineSolution
 @torch.no_grad()
 def cost_matrix(solutions: Sequence[FineSolution]) -> NDArray[np.float64]:
     """Computes C[i, j] = mean |x_i + (t_j - t_i) v_i - x_j|^2: the error at node j of one step from node i.
+
     float64 [T, T], summed over the values of a state (of latents, in their units); 0 just above the diagonal, infinite
     on it, below, and where a step would cross an edge between segments. Source: Nguyen et al., "Bellman Optimal
     Step-size Straightening of Flow-Matching Models", ICLR 2024.

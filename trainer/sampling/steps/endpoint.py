@@ -27,6 +27,7 @@ def endpoint_grid(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Found:
     """Moves one node after the other for as long as the ends come nearer to those of the fine solution.
+
     A node moves by a number of places that is halved when no move helps; the states before it are kept. The edges of
     segments stay. The result, the best of the descents from all starts, is no worse on these noises than any start.
     """

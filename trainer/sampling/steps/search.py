@@ -27,6 +27,7 @@ Progress = Callable[[str], None]
 @dataclass(frozen=True)
 class Search:
     """The grids of a flow, by number of evaluations and by kind: ``uniform``, ``chord`` and, if searched, ``endpoint``.
+
     `cost` is float64 [T, T]; `tried` counts the grids that the search for ``endpoint`` has tried.
     """
 

@@ -29,6 +29,7 @@ class RolloutCall:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collecting:
     """Calls in evaluation mode before the first micro step of a cycle.
+
     The run's own network is taken once, and given back behind the last call. What its engine sends for a call comes
     before the place that needs it. Blocks of a frozen network have no number in a trace.
     """

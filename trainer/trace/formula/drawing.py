@@ -28,6 +28,7 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
 
 def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
     """The collectives of one step by which weights get a mean of 1 over the global batch, behind the rollouts.
+
     A task says by an attribute ``weighs`` of its settings, or of a user's class, whether what it collects has weights.
     """
     match _coupling(config):

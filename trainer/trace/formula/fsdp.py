@@ -21,8 +21,10 @@ Shapes = Sequence[tuple[int, ...]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FSDPTraffic:
     """A gathering and a reduction of each block and of what belongs to none.
+
     In the backward pass a block's parameters are gathered while the block behind it computes. The rows of a parameter
     are divided evenly, the last parts filled up. What has no parameters, since they are frozen, sends nothing.
+
     Attributes:
         blocks: shapes of the parameters of each block.
         root: shapes of the parameters that belong to no block.
@@ -77,6 +79,7 @@ class FSDPTraffic:
 
     def _asked_for(self, place: Place) -> Iterator[int]:
         """The blocks that are gathered as the backward pass reaches a place.
+
         That is the one before it that has parameters, or the place's own where nothing behind it has gathered it.
         """
         number = len(self.blocks) if place == "after" else place

@@ -24,6 +24,7 @@ def layers(
     sums: bool = True,
 ) -> Iterator[LayerTraffic]:
     """Traffic of the layers of a network in its passes.
+
     Args:
         tokens: that a rank gives its network in one call.
         precision: element type of tokens, fp32 or bf16.

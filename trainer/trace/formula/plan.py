@@ -55,7 +55,9 @@ def trace_spec(
     config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,), work: bool = False
 ) -> TraceSpec:
     """Collects what the formula needs.
+
     What happens between steps (an expert bias, moving averages, logged figures) is in no trace, recorded or computed.
+
     Args:
         steps: optimiser steps to write; the first of a cycle collects for all of its steps.
         work: whether operations say what is computed before them.
@@ -105,6 +107,7 @@ def rank_groups(layout: Layout) -> dict[str, RankGroups]:
 
 def without_formula(config: RunConfig) -> str | None:
     """Why no formula gives the collectives of a run, with the remedy; None: one may.
+
     Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do not
     run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task may
     call the network any number of times, unless the task says how often.

@@ -17,6 +17,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 @dataclass(frozen=True, slots=True)
 class Collective:
     """A collective as every rank issues it; the sizes of an exchange of tokens depend on the rank.
+
     Attributes:
         group: meaning of its process group.
         op, dtype, bytes_in, bytes_out: as in a trace's record; unused with an exchange.
@@ -63,6 +64,7 @@ def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collect
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A collective and where in a step it is issued.
+
     Attributes:
         micro: number of the micro step, from 0.
         phase: rollout, forward, backward or optimizer.

@@ -20,6 +20,7 @@ _ALIGNMENT = 2
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
     """One parameter group of the optimiser.
+
     Attributes:
         group: process group over which its gradients are reduced and its optimiser state is sharded.
         sizes: elements of each parameter on one rank, in the optimiser's order.
@@ -44,6 +45,7 @@ def optimizer_groups(
 ) -> tuple[ParameterGroup, ...]:
     """The optimiser's parameter groups as DeepSpeed splits them: dense parameters, then experts in groups of limited
     size.
+
     Elements and factors of the learning rate (None: all 1) are in the order of the model, experts those of one rank.
     Each group has parameters of one rate.
     """
@@ -72,6 +74,7 @@ def gradient_reductions(
     overlaps: bool = False,
 ) -> list[tuple[str, int]]:
     """Process group and elements of the all-reduces of one gradient reduction, in order.
+
     Exact while everything fits one bucket, and where reductions wait for the end of the backward pass. Otherwise
     buckets are filled as autograd delivers the gradients, dense and expert ones mixed; here each group comes in the
     reverse order of its parameters, so the pieces may differ while their sum does not. `overlaps`: gradients are

@@ -10,6 +10,7 @@ from trainer.trace.formula.protocol import Collective, Operation
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
     """Calls of a network one after another, a program of the formula.
+
     Each call is a forward pass in evaluation mode, and a micro step of the trace. Weights are where they are used: a
     dense network is whole on every rank, or the ranks share its matrices. A head that is called by itself sends
     nothing. `collected` puts together the samples of all ranks after the last call.

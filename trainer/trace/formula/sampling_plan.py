@@ -29,8 +29,10 @@ def sampling_spec(
     ranks_per_node: int,
 ) -> TraceSpec:
     """Collects what the formula needs for a drawing, as the sample verb draws under torchrun.
+
     The layout is that of `plan_sampling`, and each rank draws examples of its own. The trace has one step, and each
     call of the network is a micro step of it.
+
     Args:
         sampler: what draws, or how often it calls the network.
         guidance: scale of classifier-free guidance. Any but 0 and 1 doubles the rows of each call.

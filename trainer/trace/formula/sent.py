@@ -21,6 +21,7 @@ Bytes = NDArray[np.int64]
 @dataclass(frozen=True, slots=True)
 class SentBytes:
     """Bytes that leave the rank on which they were, if every message went straight to its reader.
+
     A sum over ranks is counted as two such exchanges: each rank adds up an equal share for all, and sends it to all.
     Rings send as much, but cross between nodes less often. `rank` is the rank that sends most; `crossnode` goes to
     other nodes.

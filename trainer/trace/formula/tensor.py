@@ -9,6 +9,7 @@ from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Ph
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorTraffic:
     """Sums over the parts of divided layers.
+
     A pair of divided layers sums its output in the forward pass and the gradient of its input in the backward pass.
     """
 

@@ -11,11 +11,13 @@ from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Ph
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTraffic:
     """The collectives of mixture layers.
+
     Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
     uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
     where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that
     decides itself how many experts a token visits, or that drops choices, is taken at its top_k; in coherent dispatch
     tokens are taken to remain as many on each rank.
+
     Attributes:
         expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
         moe_layers: indices of the model blocks that hold experts.

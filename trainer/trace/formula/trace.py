@@ -25,6 +25,7 @@ class RankGroups:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceSpec:
     """Everything that decides the collectives of a program.
+
     Attributes:
         groups: meaning to how the ranks are cut into such groups.
         program: what every rank does in a step; in the first step of a cycle, where steps share what was collected.

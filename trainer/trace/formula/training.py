@@ -12,6 +12,7 @@ from trainer.trace.formula.work import Computation, Work, events
 @dataclass(frozen=True, slots=True)
 class LossCall:
     """A call of a network in a loss.
+
     Attributes:
         own: whether the network is the run's own, whose backward pass follows; else it is a frozen one, which is called
             without gradient.
@@ -26,6 +27,7 @@ class LossCall:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingStep:
     """Forward and backward passes, then the update.
+
     Attributes:
         calls: of networks in one loss, in their order; the backward passes follow after the last of them, from the last
             call to the first.

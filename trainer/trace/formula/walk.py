@@ -18,6 +18,7 @@ from trainer.trace.formula.protocol import Place
 @dataclass(frozen=True, slots=True)
 class Use:
     """One moment of a pass.
+
     Attributes:
         kind: a module starts ("enter") or has ended its part of the pass ("leave"), ranks add up what they computed in
             a divided layer ("sum"), or the gradient of a parameter is there ("gradient").

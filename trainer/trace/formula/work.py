@@ -35,6 +35,7 @@ class Work:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computation:
     """Computation of a rank; a backward pass is two forward passes, once for each gradient of a product.
+
     Attributes:
         block: forward pass of a block on one rank without its experts.
         experts: forward pass of the experts that a rank holds of a block, for as many tokens as it sends away.

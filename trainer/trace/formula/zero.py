@@ -11,6 +11,7 @@ from trainer.trace.formula.reduction import ParameterGroup, gradient_reductions
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZeroTraffic:
     """All-reduces of gradients and the gathering of new parameters.
+
     Attributes:
         stage: 0, 1 or 2.
         parameters: the optimiser's parameter groups; expert parameters are those of one rank.
@@ -53,6 +54,7 @@ class ZeroTraffic:
 
     def update(self) -> Iterator[Collective]:
         """Overflow check, gradient norm and, where the optimiser is sharded, the new parameters.
+
         The norm is computed whether or not gradients are clipped: by DeepSpeed over each parameter group, or by the
         engine itself in stage 0, where the ranks that share the experts add up their parts.
         """

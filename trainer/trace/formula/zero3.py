@@ -21,11 +21,14 @@ from trainer.trace.formula.walk import Use, Walk
 @dataclass(frozen=True, kw_only=True)
 class Zero3Traffic:
     """Gathers before modules compute and reductions of gradients in buckets.
+
     What a module needs is gathered together when it starts, followed by what the next modules need until that fills a
     bucket. A module's parameters are given up when it ends, unless one of the next modules within a bucket's size, or
     what was fetched ahead, uses them again. Holds from the third step after a start, when DeepSpeed knows the order.
+
     Gradients fill a bucket in the order in which autograd delivers them, whatever module they belong to. One that would
     take the bucket above its size has what is in it reduced first; a gradient larger than a bucket fills one alone.
+
     Attributes:
         sizes: elements of each parameter in the order of the network.
         walk: order in which a pass uses them.

@@ -70,6 +70,7 @@ class LiveMigration:
 
     def figures(self) -> dict[str, float]:
         """``migration_regret`` of the last look, ``migration_moved_experts`` and ``migration_version`` over the run.
+
         ``time.placement_success_s`` is the Unix time at which this process last moved experts.
         """
         figures = {"migration_moved_experts": float(self._moved), "migration_version": float(self.version)}

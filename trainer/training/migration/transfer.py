@@ -30,6 +30,7 @@ def transfer(
     engine: Engine, average: MovingAverage, slot_to_expert: NDArray[np.int64], group: dist.ProcessGroup
 ) -> str | None:
     """Moves experts so that each is in its slot, between two optimiser steps; collective over all ranks.
+
     Only homes have anything to move: replicas appear and vanish with the map, [MoE layers, slots] of logical experts,
     equal everywhere. None, or why nothing moved, and the run may continue as it was; ValueError if the slots hold an
     expert nowhere or twice on a rank, or allow no choice of homes.

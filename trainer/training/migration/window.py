@@ -122,6 +122,7 @@ class SourceWindow(Window):
 
 class TransitionWindow(Window):
     """For context-coherent dispatch: the moves of tokens from the expert of a layer to that of the next.
+
     A token is on the rank of its last expert when the next layer chooses, and no other rank knows where it comes from.
     """
 

@@ -42,6 +42,7 @@ def ranks_of(layout: Layout) -> Iterator[None]:
 @contextmanager
 def even_routing(choices: int, copies: int) -> Iterator[None]:
     """While entered, tokens without values are spread evenly over experts wherever the host reads numbers.
+
     Args:
         choices: of the tokens of a rank in a layer.
         copies: of those tokens, one for each rank that holds any of a token's experts.

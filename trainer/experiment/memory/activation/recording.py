@@ -27,6 +27,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Moment:
     """An event that engines act upon.
+
     Attributes:
         kind: a module starts ("enter") or ends ("leave") its part of a pass, or the gradient of a parameter is there
             ("gradient").

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 class Storages(TorchDispatchMode):
     """Follows the memory of every tensor that an operation makes while the mode is entered, until it is given back.
+
     Operations are seen as PyTorch dispatches them: what a kernel needs inside itself is not, nor what other threads
     make. The memory is followed by weak references to the storages, so that nothing is kept alive. It works alike on
     real tensors and under a `FakeTensorMode` that is entered before.

@@ -35,6 +35,7 @@ class Unit:
 @dataclass(kw_only=True)
 class FSDPMemory:
     """Blocks that are gathered and reduced one by one.
+
     Attributes:
         root: the parameters that belong to no block.
         element_bytes: of a gathered parameter and of its gradient before the ranks' are summed up.

@@ -58,6 +58,7 @@ class Partition:
 @dataclass(kw_only=True)
 class ZeroMemory:
     """Gradients in buckets, and an optimiser on the elements of a rank.
+
     Attributes:
         stage: 0, 1 or 2.
         partitions: of the optimiser's parameter groups; those of experts are over the ranks that hold copies.

@@ -31,6 +31,7 @@ class _Gathering:
 @dataclass(kw_only=True)
 class Zero3Memory:
     """Parameters that are gathered before modules compute, and gradients in a bucket.
+
     Attributes:
         sizes: elements of each parameter in the order of the network.
         events: of a pass forward and back, which the order of the modules is taken from.
