@@ -45,17 +45,9 @@ MaskConfig = Annotated[CentreConfig | BoxesConfig, Field(discriminator="kind")]
 
 
 def draw_holes(config: MaskConfig, num: int, height: int, width: int, *, generator: torch.Generator) -> Tensor:
-    """Draws the pixels that are hidden.
+    """Draws the hidden pixels of `num` images, bool [num, 1, height, width] on the CPU, at least one in each.
 
-    Args:
-        config: the kind of mask.
-        num: number of images.
-        height: of an image, in pixels, at least 2.
-        width: of an image, in pixels, at least 2.
-        generator: of the draws.
-
-    Returns:
-        bool [num, 1, height, width], on the CPU; at least one pixel of each image is hidden.
+    Height and width are 2 or more.
     """
     match config:
         case CentreConfig(share=share):
@@ -134,16 +126,13 @@ class Inpainting(Context):
     The loss covers the whole state. In drawn images the known pixels are put back afterwards.
 
     Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
-
-    Args:
-        config: how pixels are hidden.
     """
 
     def __init__(self, config: InpaintingConfig) -> None:
         self._mask = config.mask
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
-        """See `Context.draw`; the context has one channel more than a state."""
+        """The context has one channel more than a state."""
         num, _, height, width = images.shape
         hole = to_device(draw_holes(self._mask, num, height, width, generator=generator), images.device)
         picture = images.masked_fill(hole, 0)
@@ -168,16 +157,13 @@ class SemanticMap(Context):
 
     Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with levels of brightness in
     place of the parts of a face.
-
-    Args:
-        config: of the map.
     """
 
     def __init__(self, config: SemanticMapConfig) -> None:
         self._config = config
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
-        """See `Context.draw`; the context is no random draw, and all pixels are to be drawn."""
+        """The context is no random draw, and all pixels are to be drawn."""
         levels = block_levels(images, self._config)
         whole = levels.repeat_interleave(self._config.block, 1).repeat_interleave(self._config.block, 2)
         context = functional.one_hot(whole, self._config.levels).movedim(3, 1).to(images.dtype)
@@ -186,15 +172,7 @@ class SemanticMap(Context):
 
 
 def block_levels(images: Tensor, config: SemanticMapConfig) -> Tensor:
-    """The map of images.
-
-    Args:
-        images: [B, C, H, W], values in [-1, 1].
-        config: of the map.
-
-    Returns:
-        int64 [B, H / block, W / block], each 0 (dark) to levels - 1 (bright).
-    """
+    """The map int64 [B, H / block, W / block] of images in [-1, 1], each 0 (dark) to levels - 1 (bright)."""
     brightness = functional.avg_pool2d(images.mean(1, keepdim=True), config.block)[:, 0]
     return (0.5 * (brightness + 1) * config.levels).floor().long().clamp(0, config.levels - 1)
 
@@ -213,13 +191,7 @@ def build(config: AnyConfig) -> Context:
 
 
 def context_shape(config: AnyConfig, *, example: tuple[int, ...], state: tuple[int, ...]) -> tuple[int, int, int]:
-    """Shape of the context of one image.
-
-    Args:
-        config: of the context.
-        example: (C, H, W) of the image.
-        state: (Z, h, w) of its state.
-    """
+    """Shape of the context of an image of shape (C, H, W) whose state has shape (Z, h, w)."""
     _, height, width = example
     channels, rows, columns = state
     match config:

@@ -35,13 +35,7 @@ class RunningCost(Protocol):
 
 
 def differentiable_values(cost: RunningCost, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """Asks a cost for its values [B] at states that have a gradient.
-
-    Args:
-        cost: that is asked.
-        x: [B, *D] states that require a gradient, where gradients are enabled.
-        t: [B] times.
-        condition: of the examples.
+    """Values [B] of a cost at states that require a gradient, where gradients are enabled.
 
     Raises:
         ValueError: the cost returns something else than a value for each example, or one that does not depend on the
@@ -146,10 +140,6 @@ class AttentionCost(RunningCost):
     """`separation_cost` of the attention maps of groups of patches, blurred by 3 x 3 cells of a Gaussian.
 
     The maps are asked of the network by :class:`trainer.flow.question.WithAttention`, so that a cost is a forward pass.
-
-    Args:
-        config: groups of patches and blocks.
-        network: from states, times, conditions and a question to prediction and maps.
     """
 
     def __init__(self, config: AttentionConfig, network: Callable[..., Any]) -> None:
@@ -158,7 +148,7 @@ class AttentionCost(RunningCost):
         self._patches = torch.tensor([patch for subject in config.subjects for patch in subject])
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        """See `RunningCost`; states are images [B, C, height, width]."""
+        """States are images [B, C, height, width]."""
         if self._patches.device != x.device:
             self._patches = self._patches.to(x.device)
         _, attention_BTN = self._network(x, t, condition, WithAttention(self._patches, self._blocks))
@@ -192,15 +182,7 @@ Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig, network: Callable[..., Any]) -> RunningCost:
-    """Returns the cost that `config.kind` or `config.class` names.
-
-    Args:
-        config: its settings.
-        network: of the flow without guidance, which a cost may ask a question of :mod:`trainer.flow.question`.
-
-    Raises:
-        ValueError: a user's class refuses its settings or lacks an attribute.
-    """
+    """The cost that a configuration names; it may ask the network, of the flow without guidance, a question."""
     match config:
         case AttentionConfig():
             return AttentionCost(config, network)

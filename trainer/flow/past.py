@@ -12,19 +12,10 @@ class KeysAndValues:
     """Keys and values of the tokens that one block has read; [B, heads, tokens, width] each."""
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps those of further tokens.
-
-        Args:
-            key: [B, heads, further tokens, width].
-            value: of the same tokens.
-
-        Returns:
-            Keys and values of all tokens so far.
-        """
+        """Keeps those of further tokens, and returns keys and values of all tokens so far."""
         if self._kept is not None:
             key, value = torch.cat([self._kept[0], key], dim=2), torch.cat([self._kept[1], value], dim=2)
         self._kept = key, value
@@ -40,6 +31,5 @@ class Past:
     """
 
     def __init__(self) -> None:
-        """Nothing is read yet."""
         self.length = 0
         self.blocks: defaultdict[int, KeysAndValues] = defaultdict(KeysAndValues)

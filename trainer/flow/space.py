@@ -36,13 +36,11 @@ class Identity(Space):
     """The states are the examples themselves."""
 
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """See `Space.encode`; nothing is drawn."""
+        """Nothing is drawn."""
         return examples
 
     def decode(self, states: Tensor) -> Tensor:
-        """See `Space.decode`."""
         return states
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """See `Space.shown`."""
         return examples

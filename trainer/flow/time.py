@@ -184,15 +184,7 @@ def build(config: Config) -> TimeSampler:
 
 
 def segment_of(t: Tensor, segments: int) -> Tensor:
-    """The segment of each time; a time at an edge belongs to the segment that starts there.
-
-    Args:
-        t: [B] times in [0, 1].
-        segments: M, at least 1.
-
-    Returns:
-        int64 [B], 0 to M - 1.
-    """
+    """The segment of each time [B], int64 0 to segments - 1; a time at an edge is in the segment that starts there."""
     edges = torch.arange(1, segments, dtype=t.dtype, device=t.device) / segments  # not t M, which would be rounded
     return torch.bucketize(t, edges, right=True)
 

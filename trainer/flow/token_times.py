@@ -6,16 +6,9 @@ from torch import Tensor
 
 
 def by_value(s: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Gives each value of a state the time of its token.
+    """The time of its token for each value of a state: [.., 1, H, W] of an image (C, H, W), [.., 1] of a vector.
 
-    The tokens of an image are equal squares that cover it row by row; a vector is one token.
-
-    Args:
-        s: [.., N] times of the tokens.
-        shape: (C, H, W) of an image, or (P,) of a vector.
-
-    Returns:
-        [.., 1, H, W], or [.., 1], which broadcasts with the state.
+    The times are [.., N]; the tokens of an image are equal squares that cover it row by row, a vector is one token.
     """
     if len(shape) == 1:
         return s

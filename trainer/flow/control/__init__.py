@@ -27,11 +27,7 @@ Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig, inputs: ControlInputs) -> Control:
-    """Returns the control that `config.kind` or `config.class` names, for one batch.
-
-    Args:
-        config: of the control.
-        inputs: what it may refer to besides the field.
+    """The control that `config.kind` or `config.class` names, for one batch.
 
     Raises:
         ValueError: it needs a picture and there is none, or it does not suit the path.
@@ -52,11 +48,7 @@ def build(config: AnyConfig, inputs: ControlInputs) -> Control:
 
 
 def needs_picture(config: AnyConfig) -> bool:
-    """Whether a control acts by pictures, so that it has no meaning where examples are drawn from noise alone.
-
-    Args:
-        config: of the control; a class of a user's needs them if its constructor has a `picture` without a default.
-    """
+    """Whether a control acts by pictures, so that it has no meaning where examples are drawn from noise alone."""
     match config:
         case PullConfig() | TransportConfig():
             return True

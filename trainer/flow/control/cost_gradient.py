@@ -45,13 +45,6 @@ class CostGradient(Control):
 
     Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
     Fidelity", arXiv 2510.02315, the control at test time (FOCUS); `memoryless` is the weight of its published code.
-
-    Args:
-        config: strength, weight and limit.
-        inputs: path and condition of the examples, and the network that a cost may ask.
-
-    Raises:
-        ValueError: a user's cost refuses its settings or lacks an attribute.
     """
 
     def __init__(self, config: CostGradientConfig, inputs: ControlInputs) -> None:
@@ -59,7 +52,6 @@ class CostGradient(Control):
         self._cost = cost.build(config.cost, inputs.network)
 
     def over(self, field: Field) -> Field:
-        """See `Control`."""
         if self._config.strength == 0:
             return field
         return AlongCost(field, self._inputs.path, self._config, self._cost, self._inputs.condition)
@@ -67,32 +59,20 @@ class CostGradient(Control):
 
 @dataclass(frozen=True)
 class AlongCost(Controlled):
-    """The field of `CostGradient`.
-
-    Attributes:
-        config: strength, weight and limit.
-        cost: of states.
-        condition: of the examples.
-    """
+    """The field of `CostGradient`."""
 
     config: CostGradientConfig
     cost: RunningCost
     condition: Condition
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """See `Controlled.velocity`.
-
-        Raises:
-            ValueError: the cost returns something else than a value for each example, or one that does not depend on
-                the state.
-        """
         velocity = self.field(x, t)
         weight = self.config.strength * weight_at(t, self.config)
         control = weight.to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) * self._gradient(x, t)
         return velocity - limited(control, velocity, self.config.limit)
 
     def within(self, segment: int, /) -> Self:
-        """See `Field.within`; a cost that asks the network asks the blocks of the segment, too."""
+        """A cost that asks the network asks the blocks of the segment, too."""
         inside = replace(self.condition, segment=segment)
         return replace(self, field=self.field.within(segment), condition=inside)
 

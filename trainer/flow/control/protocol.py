@@ -69,30 +69,18 @@ class Controlled(Field):
         """The changed velocity [B, *D] at states [B, *D] and times [B]."""
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """See `Field`."""
         return self.velocity(x, t)
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
-        """See `Field.estimate`.
-
-        Raises:
-            ValueError: the velocity does not determine a quantity on the path.
-        """
         velocity = self.velocity(x, t)
         return tuple(convert(velocity, x, t, self.path, source="velocity", to=to) for to in quantities)
 
     def within(self, segment: int, /) -> Self:
-        """See `Field.within`."""
         return replace(self, field=self.field.within(segment))
 
 
 def controlled(field: Field, controls: Sequence[Control]) -> Field:
-    """Puts controls over a field.
-
-    Args:
-        field: of the network.
-        controls: the first changes the field, and each of the others what those before it returned.
-    """
+    """Puts controls over a field: the first changes the field, each of the others what those before it returned."""
     for control in controls:
         field = control.over(field)
     return field

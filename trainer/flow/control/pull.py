@@ -52,15 +52,6 @@ class Pull(Control):
 
     Source: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential Equations",
     arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
-
-    Args:
-        config: how strongly, and when.
-        given: [B, *D] the states at the end that it pulls to: pictures at time 1, or noises at time 0.
-        path: of the flow.
-        mask: what the strength is multiplied by at each value, 0 to 1, of a shape that broadcasts to the states.
-
-    Raises:
-        ValueError: the path does not lead from a state through a given end.
     """
 
     def __init__(self, config: PullConfig, given: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -71,7 +62,6 @@ class Pull(Control):
         self.mask = mask
 
     def over(self, field: Field) -> Field:
-        """See `Control.over`."""
         return Pulled(field, self.path, self) if self.config.strength else field
 
     def strength(self, t: Tensor) -> Tensor:
@@ -84,12 +74,11 @@ class Pull(Control):
 
 @dataclass(frozen=True)
 class Pulled(Controlled):
-    """See `Pull`."""
+    """The field of `Pull`."""
 
     pull: Pull
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """See `Controlled.velocity`."""
         velocity, pull = self.field(x, t), self.pull
         towards = velocity_through(pull.given, x, t, self.path, end=pull.config.end)
         share = per_value(pull.strength(t), x, pull.mask)
@@ -97,32 +86,12 @@ class Pulled(Controlled):
 
 
 def velocity_through(given: Tensor, x: Tensor, t: Tensor, path: Path, *, end: End) -> Tensor:
-    """The velocity of the path that passes a state and has one end given.
-
-    Args:
-        given: [B, *D] the end.
-        x: [B, *D] the states.
-        t: [B] their times.
-        path: of the flow.
-        end: which of the two is given.
-
-    Returns:
-        [B, *D] (y - x) / (1 - t) or (x - y) / t for the end y of a straight path.
-    """
+    """The velocity of the path through states and one given end y: (y - x) / (1 - t) or (x - y) / t if straight."""
     return convert(given.to(x), x, t, path, source=_named(end), to="velocity")
 
 
 def check_leads_through(end: End, path: Path, *, kind: str) -> None:
-    """Refuses a path on which a state and one end leave the velocity open.
-
-    Args:
-        end: which of the two ends is given.
-        path: of the flow.
-        kind: of the control.
-
-    Raises:
-        ValueError: the path is such a one.
-    """
+    """Refuses, by a ValueError, a path on which a state and one end leave the velocity open."""
     if not determines(_named(end), "velocity", path):
         raise ValueError(
             f"{kind}: a state and its {end} alone give no velocity on this path, which adds noise of its own; "

@@ -48,15 +48,6 @@ class Transport(Control):
 
     Source: Lupascu and Stupariu, "Transport-Guided Rectified Flow Inversion", arXiv 2508.02363, as its published code
     has it: before the pull of RF-Inversion, see `trainer.flow.control.pull`.
-
-    Args:
-        config: how strongly, and how long.
-        picture: [B, *D] states at time 1.
-        path: of the flow.
-        mask: what the strength is multiplied by at each value, 0 to 1, of a shape that broadcasts to the states.
-
-    Raises:
-        ValueError: the path does not lead from a state through a given picture.
     """
 
     def __init__(self, config: TransportConfig, picture: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -67,7 +58,6 @@ class Transport(Control):
         self.mask = mask
 
     def over(self, field: Field) -> Field:
-        """See `Control.over`."""
         return Transported(field, self.path, self) if self.config.strength else field
 
     def strength(self, t: Tensor) -> Tensor:
@@ -77,13 +67,9 @@ class Transport(Control):
         return config.strength * faded * ((t / config.ramp).clamp(max=1) if config.ramp else 1)
 
     def clip_rate(self, trajectory: Trajectory) -> Tensor:
-        """How often the velocity of the transport was too long, over the places of the states that it acted on.
+        """The share (scalar) of the places of the states that it acted on where the transport's velocity was too long.
 
-        Args:
-            trajectory: of Euler's method, or of another one that asks for velocities at its states alone.
-
-        Returns:
-            A share, scalar, on the device of the states.
+        The trajectory is that of Euler's method, or of another one that asks for velocities at its states alone.
         """
         rates = []
         for x, time in zip(trajectory.x[:-1], trajectory.times[:-1].to(trajectory.x), strict=True):
@@ -106,12 +92,11 @@ class Transport(Control):
 
 @dataclass(frozen=True)
 class Transported(Controlled):
-    """See `Transport`."""
+    """The field of `Transport`."""
 
     transport: Transport
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """See `Controlled.velocity`."""
         velocity, transport = self.field(x, t), self.transport
         towards = transport.velocity(x, t).to(velocity)
         share = per_value(transport.strength(t), x, transport.mask).to(velocity)

@@ -78,15 +78,10 @@ _FLATTEST, _STEEPEST = math.log(1e-3), math.log(1e9)
 
 
 def epsilon_of_share(costs: Tensor, share: float) -> Tensor:
-    """The epsilon at which the weights exp(-cost / epsilon) have an effective share.
+    """The epsilon, float64 above 0, at which the weights exp(-cost / epsilon) of costs [N] have an effective share.
 
-    Args:
-        costs: of the pairs, [N].
-        share: (sum w)^2 / (N sum w^2), which grows with epsilon, between 0 and 1. Where that is less than two of the
-            pairs, two count, or as many as have the same least cost.
-
-    Returns:
-        float64 scalar above 0; near the smallest of numbers where all costs are the same.
+    The share is (sum w)^2 / (N sum w^2), which grows with epsilon. Where that is less than two of the pairs, two count,
+    or as many as have the same least cost. Near the smallest of numbers where all costs are the same.
     """
     above = costs.double() - costs.min()
     scale = above.std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)

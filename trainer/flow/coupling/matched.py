@@ -193,9 +193,6 @@ class Permutation(Matching):
 
     Source: "Immiscible Diffusion", arXiv 2406.12303, with the distance as cost; Tong et al., "Improving and
     Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", arXiv 2302.00482, with its square.
-
-    Args:
-        cost: of a pair.
     """
 
     weighs = False
@@ -204,7 +201,7 @@ class Permutation(Matching):
         self.cost: Cost = cost
 
     def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator) -> Match:  # noqa: ARG002
-        """See `Matching`; nothing is drawn."""
+        """Nothing is drawn."""
         from scipy.optimize import linear_sum_assignment  # a third of a second to import
 
         # |x_0 - x_1|^2 summed over a permutation is a constant less twice the sum of the products.
@@ -250,7 +247,6 @@ class Entropic(Matching):
         self.weighs = math.isfinite(marginal_weight)
 
     def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator) -> Match:
-        """See `Matching`."""
         log_plan = self.log_plan(x_0, x_1)
         drawn = torch.multinomial(log_plan.softmax(0).mT.to(generator.device), 1, generator=generator)[:, 0]
         return Match(to_device(drawn, x_1.device), log_plan.logsumexp(0) if self.weighs else None)

@@ -144,15 +144,7 @@ class Paired(BuiltIn):
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The source points of a batch: `x_0` if there are any, else a standard normal draw for each data point.
-
-    Args:
-        x_1: [B, *D] data.
-        x_0: [B, *D], or None.
-        generator: of the draw.
-
-    Returns:
-        [B, *D] in the type and on the device of `x_1`.
+    """The source points [B, *D] of a batch: `x_0` if there are any, else a standard normal draw for each data point.
 
     Raises:
         ValueError: `x_0` has another shape than `x_1`.
@@ -178,28 +170,12 @@ def cost_matrix(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
 
 
 def gathered(values: Tensor, ranks: dist.ProcessGroup | None = None) -> Tensor:
-    """Puts equally shaped values of ranks together; collective.
-
-    Args:
-        values: [...] of this rank.
-        ranks: the group; None: all ranks.
-
-    Returns:
-        [ranks, ...], by rank.
-    """
+    """Puts equally shaped values [...] of ranks together, [ranks, ...] by rank (None: all ranks); collective."""
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size(ranks))]
     dist.all_gather(parts, values.contiguous(), group=ranks)
     return torch.stack(parts)
 
 
 def gathered_rows(rows: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
-    """The rows of all ranks, by rank; collective.
-
-    Args:
-        rows: [B, ...] of this rank, as many on every rank.
-        ranks: the group; None: this rank is on its own.
-
-    Returns:
-        [ranks B, ...].
-    """
+    """The rows [ranks B, ...] of all ranks, by rank, from as many on each; collective. None: no other rank."""
     return rows if ranks is None else gathered(rows, ranks).flatten(0, 1)

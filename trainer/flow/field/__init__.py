@@ -19,22 +19,15 @@ from trainer.flow.time import share_behind
 
 @dataclass(frozen=True)
 class NetworkField(Field):
-    """A network's prediction, translated into whatever a sampler asks for.
-
-    Attributes:
-        predict: the network, with condition and guidance bound.
-        target: what it was trained to predict.
-    """
+    """A network's prediction, with condition and guidance bound, translated into whatever a sampler asks for."""
 
     predict: Predict
     target: Target
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """See `Field`."""
         return self.target.convert(self.predict(x, t), x, t, "velocity")
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
-        """See `Field.estimate`."""
         prediction = self.predict(x, t)
         return tuple(self.target.convert(prediction, x, t, quantity) for quantity in quantities)
 
@@ -53,15 +46,6 @@ def guided(
     difference which of them the model predicts.
 
     Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022, equation 6 with scale = 1 + w.
-
-    Args:
-        predict: from states [B, *D], times [B] and conditions to predictions.
-        condition: of the B examples.
-        nothing: what stands for no condition, for the same examples.
-        scale: 0 or more.
-
-    Returns:
-        The guided prediction.
     """
     if scale in (0.0, 1.0):
         only = condition if scale else nothing
@@ -87,16 +71,11 @@ SAME_SHARE = 2e-2
 
 @dataclass(frozen=True)
 class SegmentField(NetworkField):
-    """A network's prediction, by the blocks of the segment that each time lies in.
+    """A network's prediction, by the blocks of the segment that each time is in.
 
-    Whoever steps through segments asks for the field :meth:`within` one: its blocks then serve both of its edges.
-
-    Attributes:
-        network: the network alone.
-        bind: adds condition and guidance to it.
-        segments: how many there are.
-        approximates: whether, within a segment, the trunk runs for its first state alone, and the residual network
-            approximates the features of those that follow.
+    Whoever steps through segments asks for the field :meth:`within` one: its blocks then serve both of its edges. If it
+    approximates, the trunk runs for the first state of a segment alone, and the residual network approximates the
+    features of those that follow.
     """
 
     network: Network
@@ -105,7 +84,7 @@ class SegmentField(NetworkField):
     approximates: bool
 
     def within(self, segment: int, /) -> Field:
-        """See `Field.within`; the field of a segment is made anew each time that it is entered."""
+        """The field of a segment is made anew each time that it is entered."""
         walk = SegmentWalk(self.network, segment, self.segments, approximates=self.approximates)
         return NetworkField(self.bind(walk), self.target)
 
@@ -113,14 +92,10 @@ class SegmentField(NetworkField):
 class SegmentWalk:
     """A network on its way through one segment, with guidance still outside: what it keeps is of both halves.
 
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3 (sampling).
+    A walk that does not begin at the segment's first time, such as one back to the source, runs the trunk at each
+    state.
 
-    Args:
-        network: the network.
-        segment: its number.
-        segments: how many there are.
-        approximates: see :class:`SegmentField`; a walk that does not begin at the segment's first time, such as one
-            back to the source, runs the trunk at each state.
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3 (sampling).
     """
 
     def __init__(self, network: Network, segment: int, segments: int, *, approximates: bool) -> None:
@@ -145,15 +120,7 @@ class SegmentWalk:
 
 @dataclass(frozen=True)
 class CausalField(TokenField):
-    """A causal network with condition and guidance bound; the guidance acts on the velocity of the head.
-
-    Attributes:
-        network: from tokens, times, conditions and a question to what :mod:`trainer.flow.question` says.
-        condition: of the examples.
-        nothing: what stands for no condition, for the same examples.
-        guidance: scale of classifier-free guidance, 0 or more; 0 and 1 need one of the two conditions only.
-        chain: the states that the network draws.
-    """
+    """A causal network with condition and guidance bound; the guidance acts on the velocity of the head."""
 
     network: Callable[..., Tensor]
     condition: Condition
@@ -162,15 +129,12 @@ class CausalField(TokenField):
     chain: Chain
 
     def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
-        """See `TokenField.next_features`."""
         if self.guidance in (0.0, 1.0):
             return self.network(tokens, t, self.condition if self.guidance else self.nothing, NextToken(past))
         twice, both = torch.cat([tokens, tokens]), self.condition.beside(self.nothing)
         return self.network(twice, torch.cat([t, t]), both, NextToken(past))
 
     def of_token(self, features: Tensor) -> Predict:
-        """See `TokenField.of_token`."""
-
         def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
             return self.network(y, s, condition, OfToken(features))
 
@@ -181,11 +145,7 @@ class CausalField(TokenField):
 class TransitionField(NetworkField):
     """The mean of what a head draws, which is the velocity of the flow, and the parts that draw.
 
-    Attributes:
-        network: answers `Tokens` and `FromTokens`.
-        condition: of the examples.
-        nothing: what stands for no condition, for the same examples.
-        guidance: scale of classifier-free guidance.
+    The network answers `Tokens` and `FromTokens`.
     """
 
     network: Callable[..., Tensor]
@@ -197,19 +157,19 @@ class TransitionField(NetworkField):
     def bound(
         cls, network: Callable[..., Tensor], target: Target, condition: Condition, nothing: Condition, guidance: float
     ) -> TransitionField:
-        """Binds conditions and guidance to a network; see :class:`TransitionField`."""
+        """Binds conditions and guidance to a network."""
         predict = guided(network, condition, nothing, guidance)
         return cls(predict, target, network, condition, nothing, guidance)
 
     def tokens(self, x: Tensor, t: Tensor) -> Tensor:
-        """See `trainer.flow.sampler.transition.DrawingField.tokens`; with guidance those without a condition follow."""
+        """With guidance the tokens without a condition follow."""
         if self.guidance in (0.0, 1.0):
             return self.network(x, t, self.condition if self.guidance else self.nothing, Tokens())
         both = self.condition.beside(self.nothing)
         return self.network(torch.cat([x, x]), torch.cat([t, t]), both, Tokens())
 
     def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:
-        """See `trainer.flow.sampler.transition.DrawingField.head_velocity`; guidance acts on it."""
+        """Guidance acts on it."""
 
         def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
             return self.network(y, s[:, 0], condition, FromTokens(tokens, y, s))

@@ -36,12 +36,7 @@ Config = FlairConfig
 
 
 def build(config: Config, *, path: Path, errors: Tensor | None = None) -> Flair:
-    """Returns the solver of a configuration.
-
-    Args:
-        config: its section.
-        path: of the flow.
-        errors: [N, 100] see `calibration_errors`; None where the weight is not calibrated.
+    """The solver of a configuration; `errors`, where the weight is calibrated, are of `calibration_errors`.
 
     Raises:
         ValueError: the path adds noise of its own, or the weight is so large that steps diverge.
@@ -56,12 +51,7 @@ def build(config: Config, *, path: Path, errors: Tensor | None = None) -> Flair:
 
 
 def weight_of(config: Config, errors: Tensor | None) -> Weight:
-    """Returns the weight of the prior that a configuration asks for.
-
-    Args:
-        config: its section.
-        errors: [N, 100] see `calibration_errors`; None where the weight is not calibrated.
-    """
+    """The weight of the prior that a configuration asks for."""
     match config.weight:
         case "constant":
             return constant(config.scale)
@@ -81,7 +71,7 @@ def consistency(
     initial: Tensor | None = None,
     scale: float = 1.0,
 ) -> Consistency:
-    """Returns the agreement with observations that a configuration asks for.
+    """The agreement of a batch with its observations that a configuration asks for.
 
     Args:
         config: its section.

@@ -22,42 +22,30 @@ SHRINK = 0.25
 
 
 def agreeing(operator: Operator, observed: Tensor, images: Tensor) -> Tensor:
-    """The nearest images [B, C, H, W] that agree with observations, x + A+ (y - A x).
-
-    Args:
-        operator: A, made for the rows of the images.
-        observed: [B, *S] the observations y.
-        images: [B, C, H, W] x.
-    """
+    """The nearest images [B, C, H, W] that agree with observations [B, *S], x + A+ (y - A x)."""
     return images + operator.pseudo_inverse(observed - operator.apply(images))
 
 
 class ExactConsistency(Consistency):
-    """The nearest states that agree, mu + A+ (y - A mu), where states are the pixels themselves.
+    """The nearest states that agree, mu + A+ (y - A mu), where states are the pixels themselves times `scale`.
 
-    Args:
-        operator: A, made for the rows of the states.
-        observed: [B, *S] the observations y.
-        share: of the way that is gone, above 0 and at most 1. Below 1 the agreement is soft: what is left of the
-            difference depends on the prior.
-        scale: factor between images and states.
+    A share of the way is gone, above 0 and at most 1. Below 1 the agreement is soft: what is left of the difference
+    depends on the prior.
     """
 
     def __init__(self, operator: Operator, observed: Tensor, *, share: float = 1.0, scale: float = 1.0) -> None:
         self._operator, self._observed, self._share, self._scale = operator, observed, share, scale
 
     def initial(self) -> Tensor:
-        """See `Consistency.initial`."""
         return self._scale * self._operator.pseudo_inverse(self._observed)
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
-        """See `Consistency.enforced`; the weight plays no part."""
+        """The weight plays no part."""
         images = states / self._scale
         missing = self._observed - self._operator.apply(images)
         return self._scale * (images + self._share * self._operator.pseudo_inverse(missing))
 
     def residual(self, states: Tensor, /) -> Tensor:
-        """See `Consistency.residual`."""
         return (self._operator.apply(states / self._scale) - self._observed).square().flatten(1).mean(1)
 
 
@@ -69,18 +57,10 @@ class DecodedConsistency(Consistency):
     back and the next one is shorter. So the difference never grows, whatever the scale of the decoder. With a linear
     decoder these are the conjugate gradients of least squares, which end at the nearest states that agree.
 
-    An example rests when its mean squared difference is at most the tolerance.
+    An example rests when its mean squared difference |A D(mu) - y|^2 / numel is at most the tolerance. Each of the
+    iterations is two decodings and one gradient; a share of each step is gone, above 0 and at most 1.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
-
-    Args:
-        operator: A, made for the rows of the states.
-        observed: [B, *S] the observations y.
-        decode: D.
-        initial: [B, *D] states to begin with, those of the pseudo-inverse of the observations.
-        iterations: most steps at a time, each of two decodings and one gradient.
-        tolerance: mean squared difference |A D(mu) - y|^2 / numel that is near enough.
-        share: of each step that is gone, above 0 and at most 1.
     """
 
     def __init__(
@@ -98,11 +78,10 @@ class DecodedConsistency(Consistency):
         self._iterations, self._tolerance, self._share = iterations, tolerance, share
 
     def initial(self) -> Tensor:
-        """See `Consistency.initial`."""
         return self._initial
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
-        """See `Consistency.enforced`; the steps find their lengths themselves, and the weight plays no part."""
+        """The steps find their lengths themselves, and the weight plays no part."""
         states = states.detach()
         missing, downhill = self._difference(states)
         direction, trust = downhill, states.new_ones(())
@@ -126,7 +105,6 @@ class DecodedConsistency(Consistency):
         return states
 
     def residual(self, states: Tensor, /) -> Tensor:
-        """See `Consistency.residual`."""
         with torch.no_grad():
             return _mean(self._missing(states))
 

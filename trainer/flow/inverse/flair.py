@@ -63,23 +63,13 @@ class Flair(InverseSolver):
     The first update is lambda(s) times the difference between the velocity that the field gives on the straight path
     and that from mu to e. Written in this way it holds on every path of noise and data, with states scaled to the path.
     The field is evaluated once a step and not differentiated; guidance, conditions and controls come with it. Its
-    source must be the standard normal.
+    source must be the standard normal. Without trajectory adjustment all of e is fresh noise.
 
     Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680.
 
     Attributes:
         largest_ratio: largest lambda(s) / s of all steps: the share of the way to the expectation that a step goes.
-        vanished: see `Weight.vanished`.
-
-    Args:
-        path: of the flow, without noise of its own.
-        weight: lambda(s).
-        steps: number of steps.
-        last: noise level at which they end, at least 0 and below 1.
-        trajectory_adjustment: whether e' has a part in the noise; without it the noise is fresh.
-
-    Raises:
-        ValueError: the path adds noise of its own, or a ratio is 2 or more.
+        vanished: as `Weight.vanished`.
     """
 
     def __init__(
@@ -102,7 +92,6 @@ class Flair(InverseSolver):
 
     @torch.no_grad()
     def solve(self, field: Field, consistency: Consistency, *, keys: Tensor) -> Solution:
-        """See `InverseSolver.solve`."""
         states = consistency.initial()
         end = keyed_normal(states, keys, 0)
         columns = (self._times, self._levels, self._ratios, self._coefficients.a, self._coefficients.b)

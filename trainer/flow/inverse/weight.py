@@ -17,14 +17,7 @@ HALVINGS = 60
 
 
 def check_path(path: Path) -> None:
-    """Refuses a path that is no sum of noise and data.
-
-    Args:
-        path: of the flow.
-
-    Raises:
-        ValueError: it adds noise of its own to source and data, or is not affine.
-    """
+    """Refuses, by a ValueError, a path that is no sum of noise and data."""
     if not path.affine or path.has_noise:
         raise ValueError(
             "path: inverse problems need states that are a sum of the source and the data alone; use a run whose "
@@ -33,29 +26,13 @@ def check_path(path: Path) -> None:
 
 
 def noise_level(path: Path, times: Tensor) -> Tensor:
-    """The share s = a / (a + b) of the noise in a x_0 + b x_1, which is 1 - t on the straight path.
-
-    Args:
-        path: without noise of its own.
-        times: [T].
-
-    Returns:
-        [T] in 0..1.
-    """
+    """The share s = a / (a + b) of the noise in a x_0 + b x_1, which is 1 - t on the straight path, at times [T]."""
     c = path.coefficients(times)
     return c.a / (c.a + c.b)
 
 
 def time_of(path: Path, levels: Tensor) -> Tensor:
-    """The times at which a path has given noise levels.
-
-    Args:
-        path: without noise of its own; its noise level falls with time.
-        levels: float64 [T].
-
-    Returns:
-        float64 [T] in 0..1; the nearest one where the path never has the level.
-    """
+    """The times, float64 [T], at which a path has noise levels, which fall with time; the nearest where it has none."""
     low, high = torch.zeros_like(levels), torch.ones_like(levels)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -111,15 +88,12 @@ def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -
     Args:
         field: of the flow, under the conditions of the examples.
         states: [B, *D] of examples at time 1.
-        path: of the flow, without noise of its own.
-        keys: int64 [B] keys of the noise, one for each example.
+        path: of the flow, without noise of its own; a ValueError otherwise.
+        keys: int64 [B] keys of the noise.
 
     Returns:
         float64 [B, 100] at :func:`calibration_levels`; 100 evaluations of the field. Errors of several batches are
         joined along dimension 0.
-
-    Raises:
-        ValueError: the path adds noise of its own.
     """
     check_path(path)
     times = time_of(path, calibration_levels())
@@ -133,7 +107,7 @@ def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -
 
 
 def calibrated(errors: Tensor, scale: float) -> Weight:
-    """The weight of the prior: the higher, the better the field knows the data at a noise level.
+    """The weight of the prior, from errors [N, 100]: the higher, the better the field knows the data at a noise level.
 
     It is scale (w(s) - w(0)), and 0 where this is negative; w is 1 / error, divided by its mean over the levels. So it
     depends on the variance of the data: for independent values of variance q it is 0 up to the level 2 q / (1 + q), and
@@ -142,10 +116,6 @@ def calibrated(errors: Tensor, scale: float) -> Weight:
 
     Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight). The
     substitute is this module's own.
-
-    Args:
-        errors: [N, 100] of N examples, see :func:`calibration_errors`.
-        scale: above 0.
 
     Raises:
         ValueError: an error is not finite.

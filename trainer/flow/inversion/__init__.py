@@ -26,12 +26,7 @@ INVERTIBLE = (samplers.EulerConfig, samplers.HeunConfig, samplers.FirstOrderConf
 
 
 def build(config: AnyConfig, *, sampler: samplers.AnyConfig, path: Path) -> Inversion:
-    """Returns the inversion that `config.kind` names.
-
-    Args:
-        config: of the inversion.
-        sampler: that will draw from the noise; its grid, `sampler.times`, is that of the inversion.
-        path: of the flow.
+    """The inversion that `config.kind` names, of the noise that a sampler draws from on its grid.
 
     Raises:
         ValueError: the sampler draws noise on its way or chooses its steps itself, so that an example has no noise that
@@ -50,16 +45,7 @@ def build(config: AnyConfig, *, sampler: samplers.AnyConfig, path: Path) -> Inve
 
 
 def check_invertible(sampler: samplers.AnyConfig) -> None:
-    """Refuses a sampler that no inversion can turn round.
-
-    A class of a user's is taken to be a function of state and grid alone.
-
-    Args:
-        sampler: that draws from noise.
-
-    Raises:
-        ValueError: it is not a deterministic one with fixed steps.
-    """
+    """Refuses, by a ValueError, a sampler that is not deterministic with fixed steps; a user's class is taken to be."""
     within = sampler.within if isinstance(sampler, samplers.SegmentedConfig) else sampler
     if isinstance(within, INVERTIBLE):
         return

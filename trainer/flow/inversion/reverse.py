@@ -39,14 +39,6 @@ class Reverse(Inversion):
 
     Source of the pull: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential
     Equations", arXiv 2410.10792, equation 8.
-
-    Args:
-        sampler: any that follows a velocity without noise of its own, such as the run's Euler, Heun or segmented one.
-        path: of the flow.
-        pull: share of the velocity towards a keyed noise, which is the first draw of the keys of the examples.
-
-    Raises:
-        ValueError: there is a pull, and a noise alone gives no velocity on the path.
     """
 
     def __init__(self, sampler: Sampler, path: Path, pull: float = 0.0) -> None:
@@ -57,7 +49,6 @@ class Reverse(Inversion):
             check_leads_through("source", path, kind="pull")
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
-        """See `Inversion.invert`."""
         if self.pull.strength:
             field = Pull(self.pull, keyed_normal(states, keys, 0), self.path).over(field)
         back = self.sampler.sample(field, states, times.flip(0), keys=keys)
@@ -87,9 +78,6 @@ class EulerInverse(Sampler):
     Source: Jiao et al., "UniEdit-Flow: Unleashing Inversion and Editing in the Era of Flow Models", arXiv 2504.13109,
     algorithm 1 (Uni-Inv, one evaluation); Garibi et al., "ReNoise: Real Image Inversion Through Iterative Noising",
     arXiv 2403.14602 (several, here without its averages).
-
-    Args:
-        evaluations: of the field in each step, 1 or more.
     """
 
     def __init__(self, evaluations: int = 1) -> None:
@@ -103,7 +91,7 @@ class EulerInverse(Sampler):
         *,
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
-        """See `Sampler.sample`; the grid begins where the steps that are undone end."""
+        """The grid begins where the steps that are undone end."""
         check_times(times)
         grid = times.to(x_init.device)
         states, velocity = [x_init], field(x_init, grid[0].expand(len(x_init)))
@@ -116,19 +104,13 @@ class EulerInverse(Sampler):
 
 
 class UniInversion(Inversion):
-    """Goes back to noise from which Euler's method on the same grid comes near the given states.
-
-    Args:
-        segments: of the flow; every one begins with a guess of its own, since no step knows the field of two. None: the
-            flow has none.
-        evaluations: of the field in each step, 1 or more.
-    """
+    """Goes back to noise from which Euler's method on the same grid comes near the given states."""
 
     def __init__(self, segments: int | None = None, evaluations: int = 1) -> None:
         inverse = EulerInverse(evaluations)
         self.sampler = inverse if segments is None else Segmented(inverse, segments)
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:  # noqa: ARG002
-        """See `Inversion.invert`; nothing is drawn."""
+        """Nothing is drawn."""
         back = self.sampler.sample(field, states, times.flip(0))
         return Inverted(back.final, back.calls["network"])

@@ -161,14 +161,7 @@ def zero_order(
 
 
 class ZeroOrder(Inversion):
-    """Zero-order inversion of what a sampler draws, from the noise that another inversion gives.
-
-    Args:
-        sampler: draws; any that is a function of noise and grid alone.
-        initial: gives the first noise.
-        iterations: see :func:`zero_order`.
-        step_size: see :func:`zero_order`.
-    """
+    """Zero-order inversion of what a sampler draws, from the noise that another inversion gives."""
 
     def __init__(self, sampler: Sampler, initial: Inversion, iterations: int, step_size: float | None = None) -> None:
         self.sampler = sampler
@@ -177,7 +170,7 @@ class ZeroOrder(Inversion):
         self.step_size = step_size
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
-        """See `Inversion.invert`; with T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
+        """With T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
         first = self.initial.invert(field, states, times, keys=keys)
         calls = first.calls
 

@@ -61,7 +61,7 @@ def build(
     chain: Chain | None = None,
     tokens: int = 1,
 ) -> Objective:
-    """Returns the objective that `config.kind` or `config.class` names.
+    """The objective that `config.kind` or `config.class` names.
 
     Args:
         config: settings.

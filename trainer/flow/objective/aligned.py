@@ -39,13 +39,10 @@ class AlignedConfig(Section):
 class Aligned(Objective):
     """Mean error - weight x mean over tokens of cos(projected features at x_t, the teacher's features of x_1).
 
+    A single vector of an example is compared with all of its tokens.
+
     Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.2; after Yu et al., "Representation
     Alignment for Generation", arXiv 2410.06940, equation 8.
-
-    Args:
-        target: the quantity that the network predicts.
-        teacher: computes features of the data; a single vector of an example is compared with all of its tokens.
-        config: weight and error.
     """
 
     def __init__(self, target: Target, teacher: Teacher, config: AlignedConfig) -> None:
@@ -53,7 +50,7 @@ class Aligned(Objective):
         self.teacher, self.weight = teacher, config.weight
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the terms are the mean error and the mean cosine."""
+        """The terms are the mean error and the mean cosine."""
         prediction, projected = model(sample.x_t, sample.t, condition, WithProjection())
         regression = self.regression.loss(lambda *_: prediction, sample, condition)
         cosine = alignment(projected, self.teacher(sample.x_1))
@@ -62,15 +59,7 @@ class Aligned(Objective):
 
 
 def alignment(projected: Tensor, taught: Tensor) -> Tensor:
-    """The similarity of features of tokens to those of a teacher.
-
-    Args:
-        projected: [B, N, F] projections of the network's features.
-        taught: [B, F] features of a teacher, or [B, F, rows, columns] with a place for each token.
-
-    Returns:
-        [B] the mean cosine of the tokens, in [-1, 1].
-    """
+    """The mean cosine [B] over tokens of projections [B, N, F] and features [B, F] or [B, F, rows, columns]."""
     by_token = taught.flatten(2).transpose(1, 2) if taught.ndim > 2 else taught[:, None]
     return functional.cosine_similarity(projected, by_token.to(projected.dtype), dim=2).mean(1)
 

@@ -39,10 +39,6 @@ class CausalTransition(Objective):
     reads all of them every transition.
 
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
-
-    Args:
-        chain: the states that the network draws.
-        config: process and draws.
     """
 
     draws = True
@@ -51,7 +47,7 @@ class CausalTransition(Objective):
         self.chain, self.config = chain, config
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; of a point of the path, its ends and its key alone count."""
+        """Of a point of the path, its ends and its key alone count."""
         assert sample.keys is not None
         states, t = self.states(sample.x_0, sample.x_1, sample.keys)
         following = states[1:]
@@ -66,15 +62,9 @@ class CausalTransition(Objective):
         return LossTerms((predicted - velocity).square().movedim(2, 0), {})
 
     def states(self, x_0: Tensor, x_1: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the chain of each example that one pass of the network is about.
+        """States [K + 1, B, *D] of each example's chain that one pass is about, and the time [B] of the first.
 
-        Args:
-            x_0: [B, *D] noise of the first of them.
-            x_1: [B, *D] data.
-            keys: int64 [B], which decide all else that is drawn.
-
-        Returns:
-            [K + 1, B, *D] states, and the time [B] of the first, in [0, 1).
+        `x_0` is the noise of the first of them; the keys int64 [B] decide all else that is drawn.
         """
         total, following = self.chain.transitions, self.chain.read_at_once
         first = torch.zeros_like(keys)

@@ -46,15 +46,7 @@ class TeacherStep:
     def taken(
         cls, teacher: FrozenFlow, beginning: Point, condition: Condition, *, guidance: float, longest: float
     ) -> TeacherStep:
-        """Takes the step.
-
-        Args:
-            teacher: the flow.
-            beginning: states and times where it begins.
-            condition: of the examples.
-            guidance: scale of the teacher's classifier-free guidance.
-            longest: length of the step, in time, where there is so much of it left.
-        """
+        """Takes the step, of the length `longest` where there is so much time left."""
         x, t = beginning
         velocity = teacher.field(condition, guidance, x.device)(x, t).to(x.dtype)
         left = (1 - t).to(x.dtype)
@@ -106,10 +98,6 @@ class VelocityDistillation(Objective):
     D and x' are of the network in evaluation mode: it is called once or twice without gradients, then once with them.
 
     Source: "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
-
-    Args:
-        teacher: the flow that is distilled.
-        config: weight, step, normalisation and guidance.
     """
 
     def __init__(self, teacher: FrozenFlow, config: VelocityDistillationConfig) -> None:
@@ -117,7 +105,7 @@ class VelocityDistillation(Objective):
         self.draws = config.weight_distribution > 0
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the terms are the mean squared residuals."""
+        """The terms are the mean squared residuals."""
         path = sample.x_t, sample.t
         if not self.draws:
             with not_learning(model):
@@ -193,17 +181,13 @@ class ConsistencyDistillation(Objective):
 
     Source: Song et al., "Consistency Models", arXiv 2303.01469, equation 7, whose target network is here the network
     itself.
-
-    Args:
-        teacher: the flow that is distilled.
-        config: step, weight and guidance.
     """
 
     def __init__(self, teacher: FrozenFlow, config: ConsistencyDistillationConfig) -> None:
         self.teacher, self.config = teacher, config
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the term is the mean squared change, whatever the weight."""
+        """The term is the mean squared change, whatever the weight."""
         begin, config = (sample.x_t, sample.t), self.config
         step = TeacherStep.taken(self.teacher, begin, condition, guidance=config.guidance, longest=config.step)
         with not_learning(model):

@@ -26,16 +26,13 @@ class FeatureResidual(Objective):
     s is the first time of the segment of t, and x_s the state of the same pair at s.
 
     Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3.
-
-    Args:
-        path: of the pairs, with coefficients.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the term is the error divided by the mean square of the true features."""
+        """The term is the error divided by the mean square of the true features."""
 
         def states_at(t: Tensor) -> Tensor:
             c = self.path.coefficients(t).broadcast(sample.x_1)

@@ -30,13 +30,7 @@ class MongeGapConfig(Section):
 def one_step(prediction: Tensor, x_0: Tensor, target: Target) -> Tensor:
     """The map of one step, T(x_0) = x_0 + v(x_0, 0): one step of Euler's method over the whole of time.
 
-    Args:
-        prediction: [B, *D] of a network at `x_0` and time 0.
-        x_0: [B, *D] source points.
-        target: what the network predicts; it determines the velocity at time 0.
-
-    Returns:
-        [B, *D] the images of the source points.
+    The prediction is of a network at `x_0` and time 0, where the target determines the velocity.
     """
     return x_0 + target.convert(prediction.to(x_0.dtype), x_0, torch.zeros_like(x_0.flatten(1)[:, 0]), "velocity")
 
@@ -44,16 +38,12 @@ def one_step(prediction: Tensor, x_0: Tensor, target: Target) -> Tensor:
 class Regularised(Objective):
     """A regression plus weight x Monge gap of the map of one step on the source points of the micro batch.
 
-    The gap is E c(x_0, T(x_0)) - W_c(x_0, T(x_0)) with the cost c = |x - y|^2 / 2, see `Transport.gap`. It is 0 if the
-    map is the gradient of a convex function. The network is called once, on twice as many states.
+    The gap is E c(x_0, T(x_0)) - W_c(x_0, T(x_0)) with the cost c = |x - y|^2 / 2. It is 0 if the map is the gradient
+    of a convex function. The network is called once, on twice as many states: the regression calls it at the points
+    alone.
 
     Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953,
     definition 1.
-
-    Args:
-        regression: calls the network once, at the points of the path.
-        target: the quantity that the network predicts.
-        config: weight and plan.
     """
 
     def __init__(self, regression: Objective, target: Target, config: MongeGapConfig) -> None:
@@ -61,7 +51,7 @@ class Regularised(Objective):
         self.transport = Transport(config.plan)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the terms are those of the regression, its mean loss and the mean gap."""
+        """The terms are those of the regression, its mean loss and the mean gap."""
         states = torch.cat([sample.x_t, sample.x_0])
         times = torch.cat([sample.t, torch.zeros_like(sample.t)])
         prediction, at_start = model(states, times, condition.beside(condition)).chunk(2)
@@ -89,10 +79,6 @@ class MongeMap(Objective):
     them form pairs has no effect either. See `Transport` for cost, plans, and micro batches of more than 512 points.
 
     Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953.
-
-    Args:
-        target: the quantity that the network predicts.
-        config: weight and plans.
     """
 
     def __init__(self, target: Target, config: MongeMapConfig) -> None:
@@ -100,7 +86,7 @@ class MongeMap(Objective):
         self.transport = Transport(config.plan)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the terms are the mean fit and the mean gap."""
+        """The terms are the mean fit and the mean gap."""
         prediction = model(sample.x_0, torch.zeros_like(sample.t), condition)
         mapped = one_step(prediction, sample.x_0, self.target)
         fit, gap = self.transport.fit_and_gap(sample.x_0, mapped, sample.x_1, condition.label)

@@ -29,11 +29,7 @@ class LossTerms(NamedTuple):
         return self.values if self.values.ndim == 1 else self.values.flatten(1).mean(1)
 
     def mean(self, weight: Tensor | None = None) -> Tensor:
-        """The mean over the micro batch, in one reduction if there are no weights.
-
-        Args:
-            weight: [B] weights of the examples, 1 on average; None: all are 1.
-        """
+        """The mean over the micro batch, in one reduction if there are no weights [B], which are 1 on average."""
         return self.values.mean() if weight is None else (self.per_example * weight).mean()
 
 

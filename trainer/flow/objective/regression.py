@@ -39,7 +39,7 @@ Config = Annotated[SquaredConfig | PseudoHuberConfig, Field(discriminator="kind"
 
 
 def build(config: Config) -> Error:
-    """Returns the error that `config.kind` names.
+    """The error that `config.kind` names.
 
     Source: the pseudo-Huber error is that of Charbonnier et al., "Deterministic Edge-Preserving Regularization in
     Computed Imaging", 1997; Wang et al., "Rectified Diffusion", arXiv 2410.07303, train with scale 1e-3.
@@ -56,18 +56,10 @@ Point = tuple[Tensor, Tensor]
 
 
 def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tensor, ...]:
-    """Calls a network once at several points of each example.
+    """Calls a network once at several points of each of B examples: the prediction [B, *D] at each of the points.
 
     The points of an example stand next to one another in the batch of the call, so that whoever listens to the network
     meets the examples in their order.
-
-    Args:
-        model: the network.
-        condition: of the B examples.
-        *points: one or more states and times of each example.
-
-    Returns:
-        The prediction [B, *D] at each of the points, in the type of its states.
     """
     if len(points) == 1:
         ((x, t),) = points
@@ -84,9 +76,6 @@ def not_learning(model: Model) -> Iterator[None]:
 
     Each module has its own mode set and set back, whatever engine holds the network, so that no collective is called
     and parts that were in evaluation mode before stay in it.
-
-    Args:
-        model: the network, as an objective gets it.
     """
     learning = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in learning:
@@ -122,10 +111,6 @@ class Regression(Objective):
     data, Wang et al., "Rectified Diffusion", arXiv 2410.07303, algorithm 1, and for parts of paths section 3.4
     (phased); antithetic pairs, Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section
     6.1.
-
-    Args:
-        target: the quantity that the network predicts.
-        config: error, space and antithetic points.
     """
 
     def __init__(self, target: Target, config: RegressionConfig | None = None) -> None:
@@ -134,7 +119,7 @@ class Regression(Objective):
         self.error = build(self.config.error)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; if a prediction has several fields, the terms are their mean errors."""
+        """If a prediction has several fields, the terms are their mean errors."""
         if self.config.antithetic:
             assert sample.mirror is not None, "the rules of composition exclude other paths"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)

@@ -34,10 +34,6 @@ class Transition(Objective):
     of the keys of the pairs.
 
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
-
-    Args:
-        config: how many draws.
-        tokens: of a state; those of an image are squares.
     """
 
     draws = True
@@ -47,7 +43,7 @@ class Transition(Objective):
         self.tokens = tokens
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """See `Objective.loss`; the losses [B, draws, *D] have no terms."""
+        """The losses [B, draws, *D] have no terms."""
         assert sample.keys is not None, "an objective that draws gets keys"
         y, num, keys = sample.velocity, self.config.draws, sample.keys
         y_0 = torch.stack([keyed_normal(y, keys, 2 * number) for number in range(num)])

@@ -36,12 +36,7 @@ Config = Annotated[ExactConfig | EntropicConfig, Field(discriminator="kind")]
 
 
 class Fitted(NamedTuple):
-    """What a map costs.
-
-    Attributes:
-        fit: [B] distance of the images from the data.
-        gap: [B] Monge gap of the map.
-    """
+    """Costs of a map, [B] each: the distance of the images from the data, and the Monge gap."""
 
     fit: Tensor
     gap: Tensor
@@ -60,41 +55,25 @@ class Transport:
     of it. Entropic plans are computed on the device, which is asked once an iteration whether it has converged. They
     cost more than exact ones, so that a gap comes out too small, below 0 for the best map; without enough iterations it
     comes out too large.
-
-    Args:
-        config: exact or entropic plans.
     """
 
     def __init__(self, config: ExactConfig | EntropicConfig) -> None:
         self.config = config
 
     def gap(self, x: Tensor, mapped: Tensor, label: Tensor | None = None) -> Tensor:
-        """The Monge gap: how much more a map moves its points than a plan to the same images does.
+        """The Monge gap [B]: how much more a map moves its points [B, *D] than a plan to the same images does.
 
-        Args:
-            x: [B, *D] points.
-            mapped: [B, *D] their images.
-            label: int64 [B] classes of the points; None: there are none.
-
-        Returns:
-            [B] c(x_i, T(x_i)) - B sum_j P_ij c(x_i, T(x_j)) with the plan P between points and images. The mean is 0 or
-            more for exact plans, and 0 if and only if no plan costs less than the map does.
+        It is c(x_i, T(x_i)) - B sum_j P_ij c(x_i, T(x_j)) with the plan P between points and images. The mean is 0 or
+        more for exact plans, and 0 if and only if no plan costs less than the map does.
         """
         return torch.cat([self._gap(x[rows], mapped[rows], _of(label, rows)) for rows in _parts(len(x))])
 
     def fit_and_gap(self, x: Tensor, mapped: Tensor, data: Tensor, label: Tensor | None = None) -> Fitted:
-        """The distance of images from data, and the Monge gap.
+        """The distance of images from data, and the Monge gap; `label` is of the rows of all three alike.
 
-        Args:
-            x: [B, *D] points.
-            mapped: [B, *D] their images.
-            data: [B, *D].
-            label: int64 [B] classes of the rows of points and data alike; None: there are none.
-
-        Returns:
-            The gap as in :meth:`gap`, and the fit. With exact plans it is B sum_j P_ij c(T(x_i), y_j), in the mean the
-            squared 2-Wasserstein distance over 2. With entropic plans it is that, less half of the same within the
-            images and within the data: it has the gradient of the Sinkhorn divergence, and its value but for entropies.
+        With exact plans the fit is B sum_j P_ij c(T(x_i), y_j), in the mean the squared 2-Wasserstein distance over 2.
+        With entropic plans it is that, less half of the same within the images and within the data: it has the gradient
+        of the Sinkhorn divergence, and its value but for entropies.
         """
         parts = [self._fit_and_gap(x[rows], mapped[rows], data[rows], _of(label, rows)) for rows in _parts(len(x))]
         return Fitted(torch.cat([part.fit for part in parts]), torch.cat([part.gap for part in parts]))

@@ -53,7 +53,7 @@ def build(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Operator:
-    """Returns the operator that `config.kind` or `config.class` names.
+    """The operator that `config.kind` or `config.class` names.
 
     Args:
         config: its section.

@@ -28,15 +28,12 @@ class Identity(Operator):
     """A x = x."""
 
     def apply(self, images: Tensor, /) -> Tensor:
-        """See `Operator.apply`."""
         return images
 
     def adjoint(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.adjoint`."""
         return observed
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.pseudo_inverse`."""
         return observed
 
 
@@ -49,15 +46,7 @@ class AveragePoolConfig(Section):
 
 
 class AveragePool(Operator):
-    """From images [B, C, H, W] to the means of their blocks, [B, C, H / factor, W / factor].
-
-    Args:
-        factor: side of a block in pixels.
-        shape: (C, H, W) of an image.
-
-    Raises:
-        ValueError: the factor does not divide a side.
-    """
+    """From images [B, C, H, W] to the means of their blocks, [B, C, H / factor, W / factor]."""
 
     def __init__(self, factor: int, shape: tuple[int, int, int]) -> None:
         _, height, width = shape
@@ -68,15 +57,13 @@ class AveragePool(Operator):
         self._factor = factor
 
     def apply(self, images: Tensor, /) -> Tensor:
-        """See `Operator.apply`."""
         return functional.avg_pool2d(images, self._factor)
 
     def adjoint(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.adjoint`."""
         return self.pseudo_inverse(observed) / self._factor**2
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.pseudo_inverse`; every pixel of a block has its mean."""
+        """Every pixel of a block has its mean."""
         return functional.interpolate(observed, scale_factor=self._factor, mode="nearest")
 
 
@@ -100,12 +87,6 @@ class Blur(Operator):
 
     Beyond the border the image goes on as its mirror image. One matrix for each axis holds the Gaussian, with singular
     values s_i and s_j; those of the blur are the products s_i s_j, and the small ones count as 0.
-
-    Args:
-        deviation: standard deviation of the Gaussian in pixels.
-        least_singular_value: of those that are kept; the largest one is 1.
-        shape: (C, H, W) of an image.
-        device: of the images.
     """
 
     def __init__(
@@ -124,28 +105,17 @@ class Blur(Operator):
         self._right = rows.Vh.T.float().to(device), columns.Vh.T.float().to(device)
 
     def apply(self, images: Tensor, /) -> Tensor:
-        """See `Operator.apply`."""
         return _through(images, self._right, self._values, self._left)
 
     def adjoint(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.adjoint`."""
         return _through(observed, self._left, self._values, self._right)
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.pseudo_inverse`."""
         return _through(observed, self._left, self._inverse, self._right)
 
 
 def gaussian(length: int, deviation: float) -> Tensor:
-    """The matrix of a Gaussian along one axis.
-
-    Args:
-        length: of the axis in pixels.
-        deviation: standard deviation in pixels.
-
-    Returns:
-        float64 [length, length]; every row sums to 1.
-    """
+    """The matrix of a Gaussian along an axis of so many pixels, float64 [length, length]; every row sums to 1."""
     radius = int(RADIUS * deviation + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     weights = (-0.5 * (offsets / deviation) ** 2).double().softmax(0)
@@ -182,39 +152,26 @@ class MaskConfig(Section):
 
 
 class Mask(Operator):
-    """Hidden pixels are 0 in the observations, which have the shape of the images [B, C, H, W].
-
-    Attributes:
-        hole: bool [B, 1, H, W], or [1, 1, H, W] if all images have the same: the hidden pixels.
-    """
+    """Hidden pixels, bool [B, 1, H, W] or [1, 1, H, W] for all, are 0 in the observations [B, C, H, W]."""
 
     def __init__(self, hole: Tensor) -> None:
         self.hole = hole
 
     def apply(self, images: Tensor, /) -> Tensor:
-        """See `Operator.apply`."""
         return images.masked_fill(self.hole, 0)
 
     def adjoint(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.adjoint`."""
         return observed.masked_fill(self.hole, 0)
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """See `Operator.pseudo_inverse`; hidden pixels are 0, which is grey."""
+        """Hidden pixels are 0, which is grey."""
         return observed.masked_fill(self.hole, 0)
 
 
 def holes(config: MaskConfig, shape: tuple[int, int, int], numbers: Tensor, *, seed: int) -> Tensor:
-    """The hidden pixels of images.
+    """The hidden pixels of images by number, bool [B, 1, H, W], or [1, 1, H, W] if all have the same, on the CPU.
 
-    Args:
-        config: of the mask.
-        shape: (C, H, W) of an image.
-        numbers: int64 [B] of the images. Random boxes are a function of the seed and the number.
-        seed: of the random boxes.
-
-    Returns:
-        bool [B, 1, H, W], or [1, 1, H, W] if all images have the same, on the CPU.
+    Random boxes are a function of the seed and the number.
 
     Raises:
         Refusal: the picture of a mask cannot be read, or hides all pixels or none.

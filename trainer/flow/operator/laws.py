@@ -16,14 +16,7 @@ TOLERANCE = 1e-4
 def check_laws(
     operator: Operator, shape: tuple[int, int, int], num: int, *, name: str, device: torch.device | str = "cpu"
 ) -> None:
-    """Tries an operator on random images.
-
-    Args:
-        operator: what is tried.
-        shape: (C, H, W) of an image.
-        num: images that the operator was made for.
-        name: of its class, for the message.
-        device: of the images.
+    """Tries an operator, made for `num` images, on random images.
 
     Raises:
         ValueError: it fails, or breaks a law; one line names class, law and remedy.

@@ -53,7 +53,7 @@ Config = Annotated[
 
 
 def build(config: Config) -> Path:
-    """Returns the path that `config.kind` or `config.class` names.
+    """The path that `config.kind` or `config.class` names.
 
     Raises:
         Refusal: the file of a tabulated path cannot be used.

@@ -52,11 +52,6 @@ class Affine(Path):
     equation 5 of Liu et al., "Flow Straight and Fast", arXiv 2209.03003, and with sigma_min equation 20 of Lipman et
     al., "Flow Matching for Generative Modeling", arXiv 2210.02747; intervals are those of Wang et al., "Rectified
     Diffusion", arXiv 2410.07303, section 3.4.
-
-    Args:
-        schedule: times [B] to coefficients, with g = 0.
-        preserves_variance: as in `Path`.
-        starts_as: as in `Path`.
     """
 
     def __init__(
@@ -67,7 +62,7 @@ class Affine(Path):
         self.starts_as = starts_as
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
-        """See `Path.sample`; nothing is drawn, and the noise is the source point."""
+        """Nothing is drawn, and the noise is the source point."""
         x_0, x_1, end = self._whole(pairs, t)
         c = self.schedule(t).broadcast(x_1)
         return PathSample(
@@ -81,7 +76,6 @@ class Affine(Path):
         )
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """See `Path.coefficients`."""
         return self.schedule(t)
 
     def _whole(self, pairs: Pairs, t: Tensor) -> tuple[Tensor, Tensor, Coefficients | None]:
@@ -101,9 +95,6 @@ class Linear(Affine):
 
     It equals the affine path with the schedule :func:`linear` up to rounding, and takes two passes over the states in
     place of six.
-
-    Args:
-        sigma_min: weight of the source at t = 1, at least 0 and below 1.
     """
 
     def __init__(self, sigma_min: float = 0.0) -> None:
@@ -112,7 +103,7 @@ class Linear(Affine):
         self._sigma_min = sigma_min
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
-        """See `Path.sample`; nothing is drawn, and the noise is the source point."""
+        """Nothing is drawn, and the noise is the source point."""
         x_0, x_1, end = self._whole(pairs, t)
         last = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
         x_t = torch.lerp(x_0, last, t.to(x_0).view(-1, *[1] * (x_0.ndim - 1)))

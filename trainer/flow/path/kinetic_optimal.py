@@ -158,12 +158,8 @@ def least_energy(separation: Separation, least_price: float = 0.0) -> float:
 def kinetic_energy(schedule: Schedule, separation: Separation, least_price: float = 0.0) -> float:
     """Integral over time of E|u|^2 / d, u the velocity of the flow, of a path without noise of its own.
 
-    The data are centred; a mean other than 0 adds |mean|^2 / d times :func:`mean_energy`.
-
-    Args:
-        schedule: of the path.
-        separation: of the data.
-        least_price: lower bound of G; 0: none.
+    The data are centred; a mean other than 0 adds |mean|^2 / d times :func:`mean_energy`. `least_price` bounds G from
+    below.
     """
     c, scale = schedule(_midpoints()), separation.scale
     signal, dsignal = scale * c.b, scale * c.db

@@ -58,13 +58,9 @@ class Gamma(NamedTuple):
 
 
 def gamma(config: Config, t: Tensor) -> Gamma:
-    """Evaluates a gamma. At t = 0 and t = 1 its value is 0, while its slope need not be, nor the Brownian product.
+    """Evaluates a gamma at times [B]; at both ends it is 0, while its slope need not be, nor the Brownian product.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
-
-    Args:
-        config: which.
-        t: [B] times in [0, 1].
     """
     match config:
         case BrownianConfig(factor=factor):
@@ -141,15 +137,7 @@ Interpolant = Callable[[Tensor], Coefficients]
 
 
 class StochasticInterpolant(Path):
-    """x_t = a x_0 + b x_1 + g z with a fresh z ~ N(0, I) for every point.
-
-    Args:
-        interpolant: times [B] to coefficients, with g > 0 inside (0, 1).
-        has_source: as in `Path`.
-        separable: as in `Path`.
-        starts_as: as in `Path`.
-        noise_scale: as in `Path`.
-    """
+    """x_t = a x_0 + b x_1 + g z with a fresh z ~ N(0, I) for every point, and g > 0 inside (0, 1)."""
 
     has_noise = True
 
@@ -169,11 +157,7 @@ class StochasticInterpolant(Path):
         self.noise_scale = noise_scale
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
-        """See `Path.sample`; the noise is z, and the mirror has -z.
-
-        Raises:
-            ValueError: if the pairs have an interval.
-        """
+        """The noise is z, and the mirror has -z; pairs have no interval."""
         if pairs.interval is not None:
             raise ValueError(
                 "pairs.interval: with noise of its own a path is no curve through two points; use an affine path"
@@ -183,7 +167,6 @@ class StochasticInterpolant(Path):
         return sample._replace(mirror=self._sample(pairs, t, -z))
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """See `Path.coefficients`."""
         return self.interpolant(t)
 
     def _sample(self, pairs: Pairs, t: Tensor, z: Tensor) -> PathSample:

@@ -26,11 +26,9 @@ from trainer.flow.path.protocol import Coefficients
 class UniformSpline:
     """Cubic polynomials between knots that divide [0, 1] evenly; value and slope are continuous.
 
-    Source: the cubic Hermite form, as in Fritsch and Carlson, "Monotone Piecewise Cubic Interpolation", 1980.
+    Values and slopes are [K + 1, F], of F curves at the times k / K.
 
-    Args:
-        values: [K + 1, F] of F curves at the times k / K.
-        slopes: [K + 1, F] their derivatives there.
+    Source: the cubic Hermite form, as in Fritsch and Carlson, "Monotone Piecewise Cubic Interpolation", 1980.
     """
 
     def __init__(self, values: Tensor, slopes: Tensor) -> None:
@@ -46,14 +44,7 @@ class UniformSpline:
         return cls(values, torch.from_numpy(slopes))
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluates the curves.
-
-        Args:
-            t: [B] times in [0, 1].
-
-        Returns:
-            Values and derivatives [B, F] in the type and on the device of `t`, computed in float64.
-        """
+        """Values and derivatives [B, F] at times [B], in their type and on their device, computed in float64."""
         values, slopes = to_device(self.values, t.device), to_device(self.slopes, t.device)
         pieces = len(values) - 1
         place = t.double() * pieces
@@ -97,11 +88,7 @@ class PathTable:
 
 
 def digest(path: Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of a file.
-
-    Raises:
-        Refusal: the file cannot be read.
-    """
+    """The first 16 hexadecimal digits of the SHA-256 of a file; a Refusal if it cannot be read."""
     try:
         return file_digest(path)[:16]
     except OSError as error:
@@ -163,10 +150,7 @@ class TabulatedConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the file.
-
-        Args:
-            document: as it was written; whatever else is wrong with it is left for its validation.
+        """The section with what it leaves out taken from the file; whatever else is wrong is left for its validation.
 
         Raises:
             ValueError: the file is missing or is no table.
@@ -181,11 +165,7 @@ class TabulatedConfig(Section):
 
 
 class Tabulated:
-    """The schedule of a table: its values and slopes at the times k / K, cubic polynomials in between.
-
-    Args:
-        table: weights and slopes of the path.
-    """
+    """The schedule of a table: its values and slopes at the times k / K, cubic polynomials in between."""
 
     def __init__(self, table: PathTable) -> None:
         self._weights = UniformSpline(table.weights, table.slopes)

@@ -67,13 +67,10 @@ def trigonometric(t: Tensor) -> Coefficients:
 def variance_preserving(t: Tensor, beta_min: float, beta_max: float) -> Coefficients:
     """The schedule b = exp(-B / 2), a = sqrt(1 - b^2), with B the integral of the rate from t to 1, at times `t` [B].
 
+    The rate is linear from `beta_max` at t = 0 to `beta_min` at t = 1.
+
     Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv 2011.13456,
     equation 33 with their time 1 - t.
-
-    Args:
-        t: [B] times.
-        beta_min: rate at t = 1.
-        beta_max: rate at t = 0; in between the rate is linear.
     """
     rest = 1 - t
     return _from_summed_rate(
@@ -95,8 +92,7 @@ def cumulative_alphas(config: DiffusionStepsConfig) -> Tensor:
 class DiffusionSteps:
     """The schedule of a discrete diffusion: b^2 is the product of 1 - beta at every step, and smooth in between.
 
-    Args:
-        alphas: [K] products of 1 - beta over the first 1, ..., K steps, between 0 and 1 and decreasing.
+    `alphas` [K] are the products over the first 1, ..., K steps, between 0 and 1 and decreasing.
     """
 
     def __init__(self, alphas: Tensor) -> None:

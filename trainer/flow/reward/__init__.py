@@ -26,11 +26,7 @@ Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig, inputs: RewardInputs) -> CheckedReward:
-    """Returns the reward that `config.kind` or `config.class` names, held to the protocol in every call.
-
-    Args:
-        config: its settings.
-        inputs: what it may be built from.
+    """The reward that `config.kind` or `config.class` names, held to the protocol in every call.
 
     Raises:
         Refusal: a picture cannot be read.
@@ -40,11 +36,7 @@ def build(config: AnyConfig, inputs: RewardInputs) -> CheckedReward:
 
 
 def is_differentiable(config: AnyConfig) -> bool:
-    """Whether a reward has a gradient in the examples; a class of a user's may say ``differentiable = False``.
-
-    Args:
-        config: its settings.
-    """
+    """Whether a reward has a gradient in the examples; a class of a user's may say ``differentiable = False``."""
     return not isinstance(config, OwnReward) or bool(getattr(config.imported(), "differentiable", True))
 
 

@@ -24,23 +24,14 @@ class CheckedReward(Reward):
     """
 
     def __init__(self, reward: Reward, name: str, *, differentiable: bool) -> None:
-        """Wraps a reward.
-
-        Args:
-            reward: that is called.
-            name: its kind or class.
-            differentiable: whether it says to have a gradient.
-        """
         self.name, self.differentiable = name, differentiable
         self._reward = reward
         self._pending: list[tuple[Tensor, int, Any]] = []
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
-        """See `Reward`.
+        """Raises a ValueError for rewards that are no floats [B], not finite, or lack the gradient they say to have.
 
-        Raises:
-            ValueError: the reward is no tensor of floats [B], has no gradient where it was asked for and said to have
-                one, or is not finite, in this call or, on a device, in one before.
+        What is not finite on a device may be refused by a later call.
         """
         self._raise_known()
         rewards = self._reward(examples, condition)
@@ -61,11 +52,7 @@ class CheckedReward(Reward):
         return rewards
 
     def settle(self) -> None:
-        """Waits for the values of every call so far.
-
-        Raises:
-            ValueError: one was not finite.
-        """
+        """Waits for the values of every call so far; a ValueError if one was not finite."""
         for _, _, copied in self._pending:
             copied.synchronize()
         self._raise_known()

@@ -33,32 +33,16 @@ class ClassifierConfig(Section):
 
 
 class Classifier(Reward):
-    """log p(class asked | example) of a multinomial logistic regression.
+    """log p(class asked | example) of a multinomial logistic regression of centred and scaled examples.
 
     Where no class was asked for, it is the log-probability of the likeliest one.
-
-    Attributes:
-        weight_CD: float32 [C, D], for examples that are centred and scaled.
-        bias_C: float32 [C].
     """
 
     def __init__(self, weight_CD: Tensor, bias_C: Tensor, centre_D: Tensor, scale: Tensor) -> None:
-        """Takes a fitted classifier.
-
-        Args:
-            weight_CD: see above.
-            bias_C: see above.
-            centre_D: what examples are centred by.
-            scale: what they are divided by, [].
-        """
         self.weight_CD, self.bias_C, self._centre_D, self._scale = weight_CD, bias_C, centre_D, scale
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
-        """See `Reward`; differentiable.
-
-        Raises:
-            ValueError: the condition holds no classes.
-        """
+        """Differentiable; a ValueError if the condition holds no classes."""
         if condition.label is None:
             raise ValueError("kind: classifier rewards the class that was asked for, and none is; ask for classes")
         log_BC = self.log_probabilities(examples)
@@ -81,10 +65,6 @@ def fitted(config: ClassifierConfig, inputs: RewardInputs) -> Classifier:
 
     The loss is strictly convex. It is minimised in float64 on the CPU far beyond the grid that the weights are rounded
     to, so that every rank, and a resumed run on another machine, has the same classifier.
-
-    Args:
-        config: its settings.
-        inputs: the training examples.
 
     Raises:
         ValueError: there are no classes, a class has no examples, or all examples are equal.

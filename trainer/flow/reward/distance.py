@@ -26,31 +26,20 @@ class DistanceConfig(Section):
 
 
 class Distance(Reward):
-    """Minus the Euclidean distance over all values of an example.
-
-    Args:
-        target: [*shape] of an example.
-    """
+    """Minus the Euclidean distance over all values of an example."""
 
     def __init__(self, target: Tensor) -> None:
         self._target = target
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:  # noqa: ARG002
-        """See `Reward`; differentiable, with gradient 0 at the target itself."""
+        """Differentiable, with gradient 0 at the target itself."""
         if self._target.device != examples.device:
             self._target = to_device(self._target, examples.device)
         return -torch.linalg.vector_norm((examples - self._target).flatten(1), dim=1)
 
 
 def target_of(config: DistanceConfig, inputs: RewardInputs) -> Tensor:
-    """The point or picture that examples should be near to.
-
-    Args:
-        config: names it.
-        inputs: the shape of an example.
-
-    Returns:
-        float32 [*shape] on the CPU; a picture is from -1 to 1.
+    """The point or picture that examples should be near to, float32 [*shape] on the CPU; a picture is from -1 to 1.
 
     Raises:
         Refusal: the picture cannot be read.

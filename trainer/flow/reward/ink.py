@@ -26,17 +26,13 @@ class InkConfig(Section):
 
 
 class Ink(Reward):
-    """The amount of ink in images whose values are from -1 to 1, times a weight.
-
-    Args:
-        config: what is measured.
-    """
+    """The amount of ink in images whose values are from -1 to 1, times a weight."""
 
     def __init__(self, config: InkConfig) -> None:
         self._config = config
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:  # noqa: ARG002
-        """See `Reward`; differentiable."""
+        """Differentiable."""
         values = examples.flatten(1)
         pixels = (values + 1) / 2 if self._config.measure == "brightness" else (values / SOFTNESS).sigmoid()
         return self._config.weight * pixels.mean(1)

@@ -112,14 +112,7 @@ def times(config: AnyConfig) -> Tensor:
 
 
 def calls(config: AnyConfig) -> dict[str, int] | None:
-    """How often each part of a model is called for an example, see `Trajectory.calls`.
-
-    Args:
-        config: any sampler.
-
-    Returns:
-        Calls by part; None if the sampler chooses its steps itself.
-    """
+    """How often each part of a model is called for an example; None if the sampler chooses its steps itself."""
     match config:
         case Dopri5Config():
             return None
@@ -141,24 +134,14 @@ def calls(config: AnyConfig) -> dict[str, int] | None:
 
 
 def follows_velocity(config: AnyConfig) -> bool:
-    """Whether a sampler follows a velocity from source to data, so that solvers of ordinary equations may replace it.
-
-    Args:
-        config: any sampler.
-    """
+    """Whether it follows a velocity from source to data, so that solvers of ordinary equations may replace it."""
     return not isinstance(config, CausalTransitionConfig)
 
 
 def with_evaluations(config: C, evaluations: int) -> C | None:
-    """Changes the number of steps of a sampler to reach a number of evaluations of the field.
+    """The same sampler with the number of steps that comes to a number of evaluations of the field, 1 or more.
 
-    Args:
-        config: any sampler.
-        evaluations: of the field in all, 1 or more.
-
-    Returns:
-        The same sampler with another number of steps; None if no number of steps has so many evaluations, if the file
-        of its grids has none for it, or if the sampler chooses its steps itself.
+    None if no number of steps has so many, if the file of its grids has none for it, or if it chooses its steps itself.
 
     Raises:
         Refusal: the file of the grids cannot be read.
@@ -170,11 +153,7 @@ def with_evaluations(config: C, evaluations: int) -> C | None:
 
 
 def steps_file(config: AnyConfig) -> Path | None:
-    """The file of searched grids that a sampler takes its times from; None: it takes them from none.
-
-    Args:
-        config: any sampler.
-    """
+    """The file of searched grids that a sampler takes its times from; None if absent."""
     within = config.within if isinstance(config, SegmentedConfig) else config
     return within.times if isinstance(within, GridConfig) and isinstance(within.times, Path) else None
 

@@ -45,27 +45,14 @@ class TokenField(Field):
     """A field that tells how the next token of a chain is distributed, with condition and guidance already bound.
 
     It has no quantity at a state, and refuses a sampler that asks for one.
-
-    Attributes:
-        chain: the states that are drawn.
     """
 
     chain: Chain
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
-        """Refuses.
-
-        Raises:
-            ValueError: always.
-        """
         self._refuse("velocity")
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
-        """Refuses.
-
-        Raises:
-            ValueError: always.
-        """
         self._refuse(" or ".join(quantities))
 
     def _refuse(self, quantity: str) -> NoReturn:
@@ -96,21 +83,13 @@ class CausalTransitionSampler(Sampler):
     """X_(t+1) is drawn from X_t, or from all states so far, token after token by the ordinary equation of the head.
 
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
-
-    Args:
-        head: solver of the head's equation.
-        times: [S] its grid from noise (0) to the token (1).
     """
 
     def __init__(self, head: Sampler, times: Tensor) -> None:
         self.head, self.times = head, times
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """See `Sampler.sample`; the trajectory holds the states of the chain, whatever is between the ends of the grid.
-
-        Raises:
-            ValueError: the field draws no tokens, the grid does not lead from 0 to 1, or there are no keys.
-        """
+        """The trajectory holds the states of the chain, whatever is between the ends of the grid, which are 0 and 1."""
         check_times(times)
         if not isinstance(field, TokenField):
             raise ValueError("field: it draws no tokens; sampler causal_transition is for causal_transition networks")

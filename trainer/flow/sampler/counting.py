@@ -13,8 +13,7 @@ from trainer.flow.target import Quantity
 class CountedField(Field):
     """A field that counts its evaluations; several quantities of one call are one evaluation.
 
-    Args:
-        field: the field; a sampler of dx/dt = v needs no more than the velocity.
+    A sampler of dx/dt = v needs no more of the field than the velocity.
     """
 
     def __init__(self, field: VelocityField) -> None:
@@ -23,15 +22,13 @@ class CountedField(Field):
 
     @property
     def calls(self) -> dict[str, int]:
-        """See `Trajectory.calls`: an evaluation of a field is one call of its network."""
+        """Calls by part, as `Trajectory.calls`: an evaluation of a field is one call of its network."""
         return {"network": self._evaluations}
 
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        """See `Field`."""
         self._evaluations += 1
         return self._field(x, t)
 
     def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
-        """See `Field.estimate`."""
         self._evaluations += 1
         return cast(Field, self._field).estimate(x, t, *quantities)

@@ -63,15 +63,7 @@ class GridConfig(Section):
 
 
 def grid_times(config: GridConfig, *, evaluations_per_step: int, segments: int = 1) -> Tensor:
-    """The grid of a sampler.
-
-    Args:
-        config: its settings.
-        evaluations_per_step: of the field.
-        segments: equal segments of time that the sampler is used in.
-
-    Returns:
-        float32 [steps + 1] on the CPU, from 0 to 1.
+    """The grid of a sampler in equal segments of time, float32 [steps + 1] on the CPU, from 0 to 1.
 
     Raises:
         Refusal: the file of the grids is missing or malformed, or has none for this sampler and number of steps.
@@ -100,10 +92,6 @@ def grid_times(config: GridConfig, *, evaluations_per_step: int, segments: int =
 
 def searched_grids(config: GridConfig, segments: int = 1) -> dict[int, tuple[float, ...]]:
     """The grids of the file that a sampler names, by evaluations of the field.
-
-    Args:
-        config: its settings, whose `times` is a file.
-        segments: equal segments of time that the sampler is used in.
 
     Raises:
         Refusal: the file is missing or malformed, or its grids are those of another sampler or of other segments.
@@ -159,14 +147,7 @@ class StepsFile(JsonFile):
 
 
 def check_grid(times: tuple[float, ...]) -> None:
-    """Refuses times that do not lead from source to data.
-
-    Args:
-        times: of a grid.
-
-    Raises:
-        ValueError: there are fewer than two, they do not begin at 0 and end at 1, or one is not above that before it.
-    """
+    """Refuses, by a ValueError, times that do not lead from 0 to 1, each above that before it."""
     if len(times) < 2 or times[0] != 0 or times[-1] != 1:
         raise ValueError(f"{list(times)} does not lead from 0 to 1; begin with 0 and end with 1")
     if any(later <= earlier for earlier, later in pairwise(times)):

@@ -35,7 +35,7 @@ class FixedStep(Sampler):
         return repeat(None, len(times) - 1)
 
     def sample(self, field: VelocityField, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """See `Sampler.sample`; the accuracy is that of the grid."""
+        """The accuracy is that of the grid."""
         check_times(times)
         counted, states = CountedField(field), [x_init]
         steps = zip(pairwise(times.to(x_init.device)), self.noise(x_init, times, keys), strict=True)
@@ -92,7 +92,6 @@ class Euler(FixedStep):
     """
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Follows the velocity at the start of the step."""
         return x + (t_next - t) * field(x, t.expand(len(x)))
 
 
@@ -103,7 +102,6 @@ class Heun(FixedStep):
     """
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Averages the velocities at both ends of an Euler step."""
         h = t_next - t
         first = field(x, t.expand(len(x)))
         second = field(x + h * first, t_next.expand(len(x)))
@@ -114,10 +112,6 @@ class Dopri5(Sampler):
     """Dormand-Prince 5(4) with step-size control over the whole batch, by torchdiffeq.
 
     Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae", 1980, table 2.
-
-    Args:
-        rtol: relative tolerance of a step.
-        atol: absolute tolerance of a step, in units of the state.
     """
 
     def __init__(self, rtol: float, atol: float) -> None:
@@ -132,7 +126,7 @@ class Dopri5(Sampler):
         *,
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
-        """See `Sampler.sample`; every time of the grid is reached, and the tolerance decides the steps in between."""
+        """Every time of the grid is reached, and the tolerance decides the steps in between."""
         from torchdiffeq import odeint  # needed by this method alone
 
         check_times(times)
@@ -180,31 +174,19 @@ class FirstOrder(FixedStep):
 
     Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equation 12 with sigma = 0; Lin et al., "Common
     Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
-
-    Args:
-        path: x_t = a x_0 + b x_1, without noise of its own.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Moves to the next time on the path between the estimates."""
         data, noise = field.estimate(x, t.expand(len(x)), "data", "noise")
         c = self.path.coefficients(t_next.expand(len(x))).broadcast(x)
         return c.a * noise + c.b * data
 
 
 def first_order_times(steps: int, trained_times: int | None) -> Tensor:
-    """The grid of a :class:`FirstOrderConfig`.
-
-    Args:
-        steps: 1 or more, at most `trained_times`.
-        trained_times: how many, or None.
-
-    Returns:
-        float32 [steps + 1] on the CPU, from 0 to 1.
-    """
+    """The grid float32 [steps + 1] from 0 to 1, each time of which is one of the trained times, if they are given."""
     equal = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
     if trained_times is None:
         return equal.float()

@@ -81,14 +81,7 @@ class Sampler(Protocol):
 
 
 def check_times(times: Tensor) -> None:
-    """Refuses a wrong grid of times.
-
-    Args:
-        times: [T] the grid.
-
-    Raises:
-        ValueError: if it has fewer than two times, or is not strictly monotonic and finite.
-    """
+    """Refuses, by a ValueError, a grid of fewer than two times, or one that is not strictly monotonic and finite."""
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(
             f"times: shape {tuple(times.shape)} is not that of a grid; give at least two times in one dimension"

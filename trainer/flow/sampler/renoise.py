@@ -35,17 +35,10 @@ class GaussianStep(Protocol):
 
 
 def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Logarithm of the density of states under normal distributions, divided by the number of their values.
+    """Logarithm [B] of the density of states under normal distributions, divided by the number of their values.
 
-    The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state.
-
-    Args:
-        y: [B, *D] states.
-        mean: [B, *D].
-        std: above 0; scalar or [B].
-
-    Returns:
-        [B], in the type of `y`.
+    The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state. `std` is
+    above 0, a scalar or [B].
     """
     wide = std.reshape(-1, *(1,) * (y.ndim - 1)) if std.ndim else std
     values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
@@ -72,27 +65,18 @@ class Renoise(FixedStep):
     time, if the estimates have that of the data. Where the path ends at the data, one step is Euler's.
 
     Source: Song et al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
-
-    Args:
-        path: x_t = a x_0 + b x_1 + g z from a standard normal x_0 that is independent of the data.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-        """See `FixedStep.noise`; the draws of a step are a function of the keys of the examples and its number.
-
-        Raises:
-            ValueError: there are no keys.
-        """
         if keys is None:
             raise ValueError("keys: None, and this sampler draws noise; give one for each example")
         for number, time in enumerate(times[1:].tolist()):
             yield None if time == 1.0 else keyed_normal(x_init, keys, number)
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Noises the estimate of the data as the path does at the next time."""
         c = self.path.coefficients(t_next.expand(len(x))).broadcast(x)
         return c.b * self.step(field, x, t, t_next) + (c.a.square() + c.g.square()).sqrt() * z
 

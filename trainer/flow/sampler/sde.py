@@ -56,11 +56,7 @@ DiffusionConfig = tuple[Rate, Rate] | FlowGRPODiffusion | MemorylessDiffusion
 
 
 def build_diffusion(config: DiffusionConfig) -> Diffusion:
-    """The diffusion that a configuration names.
-
-    Args:
-        config: two rates, or a section with a kind.
-    """
+    """The diffusion that a configuration names."""
     match config:
         case FlowGRPODiffusion(a=a):
             return flow_grpo_diffusion(a)
@@ -76,7 +72,7 @@ def linear_diffusion(source: float, data: float) -> Diffusion:
 
 
 def flow_grpo_diffusion(a: float) -> Diffusion:
-    """See :class:`FlowGRPODiffusion`."""
+    """e of :class:`FlowGRPODiffusion`."""
 
     def e(t: Tensor, t_next: Tensor) -> Tensor:
         return a**2 / 2 * (1 - t) / torch.where(t > 0, t, t_next)
@@ -85,7 +81,7 @@ def flow_grpo_diffusion(a: float) -> Diffusion:
 
 
 def memoryless_diffusion(floor: float) -> Diffusion:
-    """See :class:`MemorylessDiffusion`."""
+    """e of :class:`MemorylessDiffusion`."""
 
     def e(t: Tensor, t_next: Tensor) -> Tensor:
         return torch.where(t > 0, (1 - t + floor) / (t + floor), (1 - t_next).square() / (2 * t_next))
@@ -132,13 +128,8 @@ class StochasticHeunConfig(GridConfig):
 def noise_of_steps(x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
     """The standard normal draws [B, *D] of each step of a random sampler; None: it ends at t = 0 or t = 1.
 
-    Args:
-        x_init: [B, *D] the first states, whose shape and type the draws have.
-        times: [T] the grid.
-        keys: int64 [B] of the examples; the draws of a step are a function of them and of its number.
-
-    Raises:
-        ValueError: there are no keys.
+    The draws of a step are a function of the keys of the examples, int64 [B], and of its number; without keys a
+    ValueError.
     """
     if keys is None:
         raise ValueError("keys: None, and this sampler draws noise; give one for each example")
@@ -151,9 +142,6 @@ class StochasticStep(FixedStep):
 
     Each has the marginals of dX = v dt for every e(t) of 0 or more. A step that ends at t = 0 or t = 1 has no noise and
     follows the velocity alone.
-
-    Args:
-        diffusion: e.
     """
 
     def __init__(self, diffusion: Diffusion) -> None:
@@ -164,7 +152,6 @@ class StochasticStep(FixedStep):
         """See `FixedStep.noisy_step`."""
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-        """See `FixedStep.noise` and :func:`noise_of_steps`."""
         return noise_of_steps(x_init, times, keys)
 
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
@@ -186,12 +173,10 @@ class EulerMaruyama(StochasticStep):
         return x + h * self.drift(field, x, t, h), (2 * self.diffusion(t, t_next) * h.abs()).sqrt()
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Draws from the normal distribution of :meth:`moments`."""
         mean, std = self.moments(field, x, t, t_next)
         return mean + std * z
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Euler's step."""
         return x + (t_next - t) * field(x, inside(t).expand(len(x)))
 
 
@@ -203,7 +188,7 @@ class StochasticHeun(StochasticStep):
     """
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Averages the drifts at both ends of an Euler-Maruyama step; the noise has the mean diffusion of both."""
+        """The noise has the mean diffusion of both ends."""
         h = t_next - t
         noise = ((self.diffusion(t, t_next) + self.diffusion(t_next, t_next)) * h.abs()).sqrt() * z
         first = self.drift(field, x, t, h)
@@ -211,7 +196,6 @@ class StochasticHeun(StochasticStep):
         return x + h / 2 * (first + second) + noise
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Heun's step."""
         h = t_next - t
         first = field(x, inside(t).expand(len(x)))
         second = field(x + h * first, inside(t_next).expand(len(x)))
@@ -232,9 +216,6 @@ class Memoryless(EulerMaruyama):
     after it tens of times too wide.
 
     Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3.
-
-    Args:
-        floor: keeps kappa and e small near t = 0.
     """
 
     def __init__(self, floor: float) -> None:
@@ -242,7 +223,6 @@ class Memoryless(EulerMaruyama):
         self.floor = floor
 
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
         velocity = field(x, inside(t).expand(len(x)))
         later = velocity + h.sign() * (velocity - self.kappa(t) * x)
         return torch.where(t > 0, later, velocity - (1 - h) / h * x)
@@ -264,13 +244,12 @@ class Ancestral(FixedStep):
     """
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """See `GaussianStep.moments`; the step leads towards the data."""
+        """The step leads towards the data."""
         data = x + (1 - t) * field(x, inside(t).expand(len(x)))
         kept = t / t_next * ((1 - t_next) / (1 - t)).square()
         return t_next * data + kept * (x - t * data), ((1 - t_next).square() - (kept * (1 - t)).square()).sqrt()
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """Draws from the normal distribution of :meth:`moments`."""
         mean, std = self.moments(field, x, t, t_next)
         return mean + std * z
 
@@ -279,11 +258,7 @@ class Ancestral(FixedStep):
         return x + (t_next - t) * field(x, inside(t).expand(len(x)))
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-        """See `FixedStep.noise`.
-
-        Raises:
-            ValueError: there are no keys, or the grid leads towards the source.
-        """
+        """Refuses a grid that leads towards the source."""
         if times[0] > times[-1]:
             raise ValueError(
                 "sampler.diffusion.step: ancestral leads from the source to the data alone; use euler for the way back"

@@ -44,19 +44,14 @@ class SegmentedConfig(Section):
 
 
 class Segmented(Sampler):
-    """Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge.
-
-    Args:
-        within: the sampler of a segment.
-        segments: number of equal segments.
-    """
+    """Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge."""
 
     def __init__(self, within: Sampler, segments: int) -> None:
         self.inner = within
         self.segments = segments
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """See `Sampler.sample`; a step across an edge is divided there into two."""
+        """A step across an edge is divided there into two."""
         check_times(times)
         grid, places = self._with_edges(times)
         numbers = ((grid[1:] + grid[:-1]) / 2 * self.segments).floor().clamp(0, self.segments - 1).int().tolist()

@@ -67,10 +67,6 @@ class Transition(Sampler):
     The draws of a step are a function of the keys of the examples and its number.
 
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
-
-    Args:
-        head: the solver of the head's flow.
-        head_times: its grid.
     """
 
     def __init__(self, head: HeadSampler, head_times: Tensor) -> None:
@@ -78,11 +74,7 @@ class Transition(Sampler):
         self.head_times = head_times
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """See `Sampler.sample`; the field is a :class:`DrawingField`.
-
-        Raises:
-            ValueError: `times` is no grid, or there are no keys.
-        """
+        """The field is a :class:`DrawingField`; without keys a ValueError."""
         check_times(times)
         if keys is None:
             raise ValueError("keys: None, and this sampler draws noise; give one for each example")

@@ -37,11 +37,7 @@ Config = Annotated[
 
 
 def build(config: Config, *, path: Path) -> Target:
-    """Returns the target that `config.kind` or `config.class` names, for states on `path`.
-
-    Raises:
-        ValueError: the target is not defined on the path.
-    """
+    """The target that `config.kind` or `config.class` names; a ValueError if it is not defined on the path."""
     if isinstance(config, OwnTarget):
         return build_own(config, path=path)
     return class_of(config)(path)

@@ -41,7 +41,7 @@ def pair_determines(to: Quantity, path: Path) -> bool:
 
 
 def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quantity, to: Quantity) -> Tensor:
-    """Converts one quantity at x_t into another.
+    """Converts one quantity [B, *D] at x_t into another.
 
     A path of two terms is x_t = n noise + b data. The noise is x_0 with n = a where the path has no noise of its own,
     and z with n = g where the path has no source. The path and the definition of the known quantity are two linear
@@ -55,20 +55,9 @@ def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quanti
     1e-3 of the scale of the weight, so that the result is finite there. Where the weight is larger the result is exact,
     and so it is at every time if b is never 0 (`Path.starts_as`) or if the velocity is converted into data or noise.
 
-    Args:
-        value: [B, *D] the known quantity.
-        x_t: [B, *D] the state.
-        t: [B] times in [0, 1].
-        path: of the state.
-        source: what `value` is.
-        to: the quantity to compute.
-
-    Returns:
-        [B, *D] the other quantity.
-
     Raises:
-        ValueError: if the path has no coefficients, the known quantity does not determine the other one on it (see
-            :func:`determines`), or a name is unknown.
+        ValueError: the path has no coefficients, the known quantity does not determine the other one on it, or a name
+            is unknown.
     """
     _check_names(source=source, to=to)
     if source == to:
@@ -110,28 +99,13 @@ def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quanti
 
 
 def convert_pair(velocity: Tensor, noise: Tensor, x_t: Tensor, t: Tensor, path: Path, *, to: Quantity) -> Tensor:
-    """Converts velocity and noise at x_t = a x_0 + b x_1 + g z into another quantity.
+    """Converts velocity and noise at x_t = a x_0 + b x_1 + g z into another quantity, or raises a ValueError.
 
     The score is -z / g. The divisor is at least 1e-3 of the path's noise scale: where g is 0 the score is open, and the
     result finite. The velocity without the path's own noise is velocity - dg z = velocity + g dg score =
     da x_0 + db x_1. This and x_t - g z = a x_0 + b x_1 are two equations for x_0 and x_1.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, equations 2.11 to 2.14.
-
-    Args:
-        velocity: [B, *D] the velocity.
-        noise: [B, *D] the noise z.
-        x_t: [B, *D] the state.
-        t: [B] times in [0, 1].
-        path: of the state, with noise of its own.
-        to: the quantity to compute.
-
-    Returns:
-        [B, *D] the other quantity.
-
-    Raises:
-        ValueError: if the path has no coefficients, velocity and noise do not determine the quantity on it (see
-            :func:`pair_determines`), or the name is unknown.
     """
     _check_names(to=to)
     if to == "velocity":

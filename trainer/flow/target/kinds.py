@@ -14,23 +14,18 @@ from trainer.flow.target.protocol import Quantity, Target
 
 
 class Single(Target):
-    """One quantity, which is converted into others by the coefficients of the path.
-
-    Args:
-        path: of the states.
-    """
+    """One quantity, which is converted into others by the coefficients of the path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def determines(cls, quantity: Quantity, path: Path) -> bool:
-        """See `Target.determines`."""
         (source,) = cls.quantities
         return determines(source, quantity, path)
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """See `Target.convert`; the predicted quantity itself needs no coefficients."""
+        """The predicted quantity itself needs no coefficients."""
         (source,) = self.quantities
         return convert(prediction, x_t, t, self.path, source=source, to=to)
 
@@ -50,7 +45,6 @@ class Velocity(Single):
     quantities = ("velocity",)
 
     def make(self, sample: PathSample) -> Tensor:
-        """See `Target.make`."""
         return sample.velocity
 
 
@@ -71,7 +65,6 @@ class Data(Single):
     end = "data"
 
     def make(self, sample: PathSample) -> Tensor:
-        """See `Target.make`."""
         return sample.x_1
 
 
@@ -94,7 +87,6 @@ class Noise(Single):
     end = "source"
 
     def make(self, sample: PathSample) -> Tensor:
-        """See `Target.make`."""
         return sample.noise
 
 
@@ -118,7 +110,6 @@ class Score(Single):
     end = "source"
 
     def make(self, sample: PathSample) -> Tensor:
-        """See `Target.make`."""
         return convert(sample.noise, sample.x_t, sample.t, self.path, source="noise", to="score")
 
 
@@ -133,12 +124,6 @@ class VPrediction(Single):
 
     Source: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv 2202.00512,
     appendix D, where alpha is b and sigma is a.
-
-    Args:
-        path: with a^2 + b^2 = 1 at every time.
-
-    Raises:
-        ValueError: if the path does not preserve the variance.
     """
 
     quantities = ("v_prediction",)
@@ -152,7 +137,6 @@ class VPrediction(Single):
             )
 
     def make(self, sample: PathSample) -> Tensor:
-        """See `Target.make`."""
         c = self.path.coefficients(sample.t).broadcast(sample.x_t)
         return c.b * sample.x_0 - c.a * sample.x_1
 
@@ -169,9 +153,6 @@ class VelocityAndNoise(Target):
     They determine the score -eta / g of any source, and with it every diffusion that has the marginals of the flow.
 
     Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, sections 2.2 and 2.4.
-
-    Args:
-        path: with noise of its own.
     """
 
     quantities = ("velocity", "noise")
@@ -182,14 +163,12 @@ class VelocityAndNoise(Target):
 
     @classmethod
     def determines(cls, quantity: Quantity, path: Path) -> bool:
-        """See `Target.determines`."""
         return pair_determines(quantity, path)
 
     def make(self, sample: PathSample) -> Tensor:
-        """See `Target.make`."""
         return torch.cat([sample.velocity, sample.noise], dim=1)
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """See `Target.convert`; velocity and noise themselves need no coefficients."""
+        """Velocity and noise themselves need no coefficients."""
         velocity, noise = prediction.chunk(2, dim=1)
         return convert_pair(velocity, noise, x_t, t, self.path, to=to)
