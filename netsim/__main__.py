@@ -7,14 +7,7 @@ from netsim.command.status import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command, which is loaded here so that an interrupt is answered with one line from the beginning.
-
-    Args:
-        argv: Arguments, those of the process if None.
-
-    Returns:
-        The exit status.
-    """
+    """Runs a command, which is loaded here so that an interrupt is answered with one line from the beginning."""
     try:
         from netsim.command.line import run
 

@@ -16,14 +16,7 @@ Gaps = Literal["shared", "own"]
 
 
 class Pair(NamedTuple):
-    """Two simulations.
-
-    Args:
-        first: Of the scenario.
-        second: Of the other trace, or of the changed scenario.
-        names: What to call both.
-        said: What sets them apart, in a sentence.
-    """
+    """Simulations of a scenario and of its change, with their names; `said`: what sets them apart, in a sentence."""
 
     first: Results
     second: Results
@@ -34,18 +27,7 @@ class Pair(NamedTuple):
 def simulate_change(
     scenario: Path, overrides: Sequence[str], change: str, *, jobs: int = 1, progress: Progress
 ) -> Pair:
-    """Simulates a scenario, and the same with a change.
-
-    Args:
-        scenario: Path of a YAML file.
-        overrides: ``dotted.key=value`` changes to it, in both.
-        change: A further one, in the second.
-        jobs: Cores to use.
-        progress: Called when a run starts and when it ends.
-
-    Raises:
-        Refusal: The scenario or the change is wrong, or the change is of the transports.
-    """
+    """Simulates a scenario, and the same with a change."""
     changed = [*overrides, change]
     both = [read_scenario(scenario, these) for these in (overrides, changed)]
     if both[0] == both[1]:
@@ -69,17 +51,6 @@ def simulate_pair(
 
     The second trace takes the gaps of the first if both have the same structure: two recordings differ in their gaps by
     the noise of the machine, and that noise would be taken for an effect of what was changed between them.
-
-    Args:
-        scenario: Path of a YAML file whose workload is a trace.
-        overrides: ``dotted.key=value`` changes to it.
-        other: The other trace.
-        gaps: own: every trace keeps its gaps.
-        jobs: Cores to use.
-        progress: Called when a run starts and when it ends.
-
-    Raises:
-        Refusal: The scenario or a trace is wrong.
     """
     workload = read_scenario(scenario, overrides).workload
     if not isinstance(workload, TraceConfig):

@@ -221,18 +221,7 @@ def run_one(
     report: Callable[[Pulse], None] | None = None,
     cores: int = 1,
 ) -> Run:
-    """Simulates one transport with one seed.
-
-    Args:
-        prepared: The prepared scenario.
-        transport: One of the scenario's transports.
-        seed: Seed of all draws.
-        report: Called about once a second with how far the run is.
-        cores: How many the run may take.
-
-    Raises:
-        RuntimeError: The run is faster than its lower bound.
-    """
+    """Simulates one transport with one seed; `report` gets the run's state about once a second."""
     started = time.perf_counter()
     run = prepared.scene, transport, seed, prepared.most_paths, report, cores
     if prepared.fast_forward and prepared.engine == "auto":

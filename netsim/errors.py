@@ -24,14 +24,7 @@ class LimitError(Refusal):
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """While entered, an error that says that there is no space left is about a file or folder that is being written.
-
-    Args:
-        path: The file or folder.
-
-    Raises:
-        LimitError: There is no space for it.
-    """
+    """While entered, an error that says that there is no space left is about `path`, which is being written."""
     try:
         yield
     except OSError as error:
@@ -44,15 +37,7 @@ def writing(path: Path) -> Iterator[None]:
 def first_refusal(
     error: ValidationError, file: str | Path, content: object, model: type[BaseModel], place: str = ""
 ) -> Refusal:
-    """Turns what pydantic found into one line about its first finding.
-
-    Args:
-        error: What pydantic found.
-        file: The file that is wrong.
-        content: What was validated.
-        model: What it was validated as.
-        place: What comes before the dotted path, such as ``line 7``.
-    """
+    """Turns pydantic's first finding into one line; `place` comes before the dotted path, such as ``line 7``."""
     findings = error.errors(include_url=False)
     paths = [_path(finding, content) for finding in findings]
     problem, remedy = _explain(findings[0], model)

@@ -25,13 +25,7 @@ def is_compiled(engine: str) -> bool:
 
 
 def is_small(scene: Scene, transports: Sequence[TransportConfig], seeds: int) -> bool:
-    """Whether all runs of a scenario take Python less time than one engine takes to be compiled.
-
-    Args:
-        scene: Tasks and fabric.
-        transports: The transports of the runs.
-        seeds: Seeds of each of them.
-    """
+    """Whether all runs of a scenario take Python less time than one engine takes to be compiled."""
     flow_level = sum(transport.kind == "ideal" for transport in transports)
     packets = seeds * (len(transports) - flow_level)
     sizes = scene.tasks.columns().bytes
@@ -55,11 +49,7 @@ def packet_hops(scene: Scene) -> int:
 
 @contextmanager
 def watching_compilation(report: Callable[[int], None]) -> Iterator[None]:
-    """Reports each function that is compiled in this block.
-
-    Args:
-        report: Called before each of them with their number so far.
-    """
+    """Reports the number so far before each function that is compiled in this block."""
     from numba.core import event
 
     class Listener(event.Listener):

@@ -19,14 +19,6 @@ def run_forward(
 ) -> tuple[Outcome, str, Skipped]:
     """Simulates one transport with one seed, as `netsim.engines.run_engine` with auto does, to the last bit.
 
-    Args:
-        scene: The scene.
-        transport: One of the scenario's transports.
-        seed: Seed of all draws.
-        most_paths: Largest number of paths between two hosts that talk to each other.
-        report: Called about once a second with how far the run is.
-        cores: How many the run may take; the outcome does not depend on it.
-
     Returns:
         The outcome, the name of the engine that a run without skipping takes, and what was skipped.
     """

@@ -12,15 +12,7 @@ _WHOLE = re.compile(r"[0-9]{1,19}")
 
 
 def read_lines(path: Path, content: str) -> list[str]:
-    """The lines of a text file in UTF-8, without their ends.
-
-    Args:
-        path: The file.
-        content: What it should hold, for messages.
-
-    Raises:
-        Refusal: It is missing, empty or no text.
-    """
+    """The lines of a text file in UTF-8, without their ends; messages call it `content`."""
     remedy = f"give {content}"
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -36,17 +28,7 @@ def read_lines(path: Path, content: str) -> list[str]:
 
 
 def whole_number(path: Path, field: str, text: str, least: int = 0) -> int:
-    """A decimal integer in [least, 2**62).
-
-    Args:
-        path: The file, for the message.
-        field: Line and column, for the message.
-        text: The digits.
-        least: Smallest value allowed.
-
-    Raises:
-        Refusal: Sign, fraction, NaN, other characters, too small or too large.
-    """
+    """A decimal integer in [least, 2**62); messages name line and column by `field`."""
     if not _WHOLE.fullmatch(text) or not least <= int(text) < MOST:
         raise Refusal(
             path, field, f"is not a whole number ({text!r:.40})", f"write digits, from {least} to below 2**62"

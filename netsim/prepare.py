@@ -42,15 +42,9 @@ if TYPE_CHECKING:
 
 
 class LaidOut(NamedTuple):
-    """What the workloads of a scenario become.
+    """The tasks and collectives of all workloads, remarks for the user, and their traces in the order of the jobs.
 
-    Args:
-        tasks: Of all workloads.
-        spans: Their collectives.
-        notices: Remarks for the user on how the workloads were read.
-        recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
-        traces: The traces among the workloads, in the order of the jobs.
-        algorithms: How often each algorithm of a collective was used.
+    `recorded_ps` is the duration of each optimiser step if the workload was recorded; `algorithms` counts uses.
     """
 
     tasks: Tasks
@@ -62,15 +56,7 @@ class LaidOut(NamedTuple):
 
 
 class Prepared:
-    """A prepared scenario, shared by all its runs.
-
-    Args:
-        scene: Tasks and fabric.
-        transports: Transports to simulate, for the lower bound.
-        laid_out: The workloads; its fields but the tasks are attributes of this object too.
-        engine: The scenario's choice of engine.
-        fast_forward: Whether runs may skip what repeats.
-    """
+    """A prepared scenario, shared by all its runs; fields of `laid_out` but the tasks are its attributes too."""
 
     def __init__(
         self,
@@ -98,17 +84,7 @@ class Prepared:
 
 
 def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *, checked: bool = False) -> Prepared:
-    """Reads the workloads of a scenario and lays them out on its fabric.
-
-    Args:
-        scenario: What to simulate.
-        source: Name of the scenario in messages.
-        laid_out: The same workloads laid out on the same fabric, which are not read again then.
-        checked: Whether the scenario has been prepared before, so that it fits.
-
-    Raises:
-        Refusal: A workload does not fit the fabric or its ranks.
-    """
+    """Lays the workloads of a scenario out on its fabric, unless `laid_out` has them; `checked`: it is known to fit."""
     topology = build_topology(scenario.topology)
     try:
         rates = Rates(topology, scenario.topology.failures)

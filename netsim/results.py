@@ -45,17 +45,9 @@ _OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "skipped_messages"
 
 
 class Run:
-    """One transport with one seed.
+    """One transport with one seed. Of outcome and spans only what goes into files is kept.
 
-    Args:
-        transport: Name of the transport.
-        seed: Seed of all draws.
-        engine: Name of the engine; fluid is flow level.
-        bound_ps: Lower bound of the completion time of any packet-level run.
-        outcome: Result of the engine; only the parts that go into files are kept.
-        spans: The collectives; the times of each and of its members are kept.
-        wall_s: Seconds it took, preparation included.
-        skipped: What was not simulated because it repeats what was.
+    Engine fluid is flow level; the bound holds for any packet-level run; `wall_s` includes preparation.
     """
 
     def __init__(
@@ -120,13 +112,8 @@ class Run:
 class RunEvent(NamedTuple):
     """Start or end of a run, or its state now and then, for progress displays.
 
-    Args:
-        transport: Name of the transport.
-        seed: Seed of the run.
-        runs: Number of runs in all.
-        run: The finished run, None before.
-        pulse: How far the run is; None when it starts and when it ends.
-        compiling: Functions of its engine that have been compiled so far, while the run waits for that; None otherwise.
+    `run` is None before the end, `pulse` but between start and end; `compiling` counts functions of its engine compiled
+    so far while the run waits for that, else None.
     """
 
     transport: str

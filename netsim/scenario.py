@@ -241,15 +241,7 @@ class Scenario(Section, frozen=True):
 
 
 def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
-    """Reads and checks a scenario.
-
-    Args:
-        source: Path of a YAML file, or its content as a mapping.
-        overrides: ``dotted.key=value``; the value is YAML, list entries are addressed by number.
-
-    Raises:
-        Refusal: The first thing that is wrong.
-    """
+    """Reads and checks a scenario, a file or a mapping; values of overrides are YAML, list entries go by number."""
     name = str(source) if isinstance(source, Path) else "scenario"
     content = load_yaml(source, "a scenario") if isinstance(source, Path) else source
     if not isinstance(content, Mapping):

@@ -11,13 +11,9 @@ from netsim.workload.tasks import Tasks
 
 
 class Seats(NamedTuple):
-    """Hosts of the fabric by rank.
+    """Hosts of the fabric by rank: of its adapter, for traffic to other machines, and of its GPU, for traffic inside.
 
-    Args:
-        hosts: Its adapter's, which takes its traffic to other machines.
-        machines: Number of the machine that it sits on.
-        gpus: The end of its GPU's link, which takes its traffic to ranks of its machine; empty: ranks share their
-            host's link inside.
+    Empty `gpus`: ranks share their host's link inside. `machines` numbers the machine that a rank sits on.
     """
 
     hosts: Sequence[int]
@@ -35,12 +31,7 @@ class Seats(NamedTuple):
 
 
 def seats_of(topology: Topology, places: Sequence[int]) -> Seats:
-    """The seats of ranks.
-
-    Args:
-        topology: The fabric.
-        places: Place of each rank, counted through all hosts.
-    """
+    """The seats of ranks by place, counted through all hosts."""
     hosts = [place // topology.ranks_per_host for place in places]
     gpus = gpu_links(topology)
     if gpus is None:

@@ -28,12 +28,7 @@ _CONNECT_S = 10
 
 
 class Failure(NamedTuple):
-    """A cell that could not be finished.
-
-    Args:
-        cell: Its name.
-        problem: What went wrong, in one line.
-    """
+    """A cell that could not be finished, and its problem in one line."""
 
     cell: str
     problem: str
@@ -47,20 +42,13 @@ def sweep(
     executor: str | None = None,
     watcher: Watcher | None = None,
 ) -> list[Failure]:
-    """Simulates the unfinished cells of a sweep, and writes a summary and a page about all cells.
+    """Simulates the unfinished cells of a sweep into `folder`, and writes a summary and a page about all cells.
 
-    Args:
-        path: A sweep file.
-        folder: Folder of the results (`netsim.grid.folder`), summary.csv and index.html.
-        jobs: Local processes, at least 1; files do not depend on it or on the executor, except wall_s.
-        executor: Address of a Dask scheduler to use in place of local processes, such as tcp://scheduler:8786.
-        watcher: Called with the status at every change.
+    Files depend neither on `jobs` nor on the executor (the address of a Dask scheduler, such as
+    tcp://scheduler:8786, in place of local processes), except wall_s. `watcher` gets the status at every change.
 
     Returns:
         The cells that could not be finished, in the order of the sweep; all others are finished.
-
-    Raises:
-        Refusal: Something is wrong in the sweep or a cell; then nothing was simulated.
     """
     file = read_sweep(path)
     kept = SweepFolder(folder)
@@ -119,11 +107,7 @@ class _Sweep:
         return [Failure(self._cells[position].name, self._failed[position]) for position in sorted(self._failed)]
 
     def check(self, workers: Executor) -> None:
-        """Checks all unfinished cells before any of them runs.
-
-        Raises:
-            Refusal: About the first cell that is wrong.
-        """
+        """Checks all unfinished cells before any of them runs."""
         self._status = self._status._replace(checking=True)
         wrong: dict[int, Refusal] = {}
         for position, _, answer in self._carried_out(workers, {position: [None] for position in sorted(self._left)}):
@@ -236,14 +220,7 @@ def _opened(jobs: int, address: str | None) -> Iterator[Executor]:
 
 
 class Cluster:
-    """An executor (`netsim.grid.executor.Executor`) on Dask: any number of machines with the same files and netsim.
-
-    Args:
-        address: Of the scheduler, such as tcp://scheduler:8786.
-
-    Raises:
-        Refusal: Dask is not installed, or no scheduler with workers answers there.
-    """
+    """An executor (`netsim.grid.executor.Executor`) on Dask: any number of machines with the same files and netsim."""
 
     def __init__(self, address: str) -> None:
         try:

@@ -15,16 +15,7 @@ class _Loader(UniqueKeys):
 
 
 def load_yaml(path: Path, content: str, folder: str | None = None) -> object:
-    """What a YAML file contains.
-
-    Args:
-        path: The file, or the name of one that comes with the package.
-        content: What it should hold, for messages: "a scenario".
-        folder: Of configs where names are looked up; None: the plural of the last word of `content`.
-
-    Raises:
-        Refusal: It is missing, no text or no YAML, or a key occurs twice.
-    """
+    """The content of a YAML file, or of a shipped one by name from `folder`, by default the plural of `content`."""
     folder = folder or f"{content.split()[-1]}s"
     path = located(path, folder)
     try:

@@ -22,13 +22,10 @@ from netsim.results import replacing
 
 
 class Reference(NamedTuple):
-    """A figure of another simulator.
+    """A figure of another simulator at 100 Gbps and 500 ns a link in packets of 4,000 B.
 
-    Args:
-        run: What was simulated, at 100 Gbps and 500 ns a link in packets of 4,000 B.
-        cpu_s: CPU time, construction of the fabric and the flows included.
-        data_hops_per_s: Data packets times their links, a second.
-        hops_per_s: The same with acknowledgements and pulls.
+    CPU time includes construction; data hops are data packets times their links, hops count acknowledgements and pulls
+    too.
     """
 
     run: str
@@ -59,12 +56,7 @@ _HTSIM_NOTE = (
 
 
 class Figures(NamedTuple):
-    """All measurements of a benchmark.
-
-    Args:
-        measured: Measurements, case by case, engines in the order of the case.
-        unmeasured: Engines and cases without a measurement, with the reason.
-    """
+    """Measurements, case by case, engines in the order of the case; and reasons for those without one."""
 
     measured: Sequence[Measurement]
     unmeasured: Sequence[Unmeasured]
@@ -76,12 +68,7 @@ class Figures(NamedTuple):
 
 
 def bench(repeats: int, cases: Sequence[Case] = CASES) -> Figures:
-    """Measures every engine on every case, one after the other.
-
-    Args:
-        repeats: Timed runs of each, at least 1.
-        cases: What to measure.
-    """
+    """Measures every engine on every case, one after the other, `repeats` times."""
     answers = []
     with nothing_compiled():
         for case in cases:

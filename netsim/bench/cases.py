@@ -43,16 +43,9 @@ class Shape(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A scene to be simulated with ecmp and seed 0.
+    """A scene to be simulated with ecmp and seed 0; ratios are to the first engine.
 
-    Args:
-        name: Its name in the table.
-        shape: Fabric.
-        pattern: Makes the messages.
-        packets: Packets of a message.
-        engines: Engines to measure, in order; ratios are to the first.
-        closed_loop: DCTCP, with acknowledgements that stand in the queues like data.
-        pauses: Priority flow control.
+    `closed_loop`: DCTCP, with acknowledgements that stand in the queues like data; `pauses`: priority flow control.
     """
 
     name: str

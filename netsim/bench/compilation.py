@@ -24,11 +24,7 @@ _RUNS: dict[str, dict[str, Any]] = {
 
 
 def compile_engines(tell: Callable[[str], None]) -> None:
-    """Compiles what has not been compiled since netsim was changed.
-
-    Args:
-        tell: Called with the name of each part before it is compiled.
-    """
+    """Compiles what has not been compiled since netsim was changed; `tell` gets the name of each part before."""
     for name, changes in _RUNS.items():
         tell(name)
         document = {

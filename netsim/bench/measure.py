@@ -22,17 +22,8 @@ _FEW = 3
 class Measurement(NamedTuple):
     """Time and memory of one engine on one case. Times are seconds of CPU time of the whole process, all threads.
 
-    Args:
-        case: Name of the case.
-        engine: Name of the engine.
-        data_hops: Data packets times the links they passed.
-        control_hops: Acknowledgements times the links they passed.
-        flows: Flows.
-        completion_ps: When the last message had arrived.
-        first_s: First run, of the case at a small size: compiles the engine or loads its compiled code.
-        cpu_s: One run, without the construction of the scene; median of the repeats.
-        all_cpu_s: Every repeat.
-        resident_bytes: Most memory that the process held, its scene included.
+    `first_s` is that of a small case, which compiles the engine or loads it; `cpu_s` the median of the repeats without
+    the construction of the scene; `resident_bytes` the most that the process held, its scene included.
     """
 
     case: str
@@ -56,13 +47,7 @@ class Unmeasured(NamedTuple):
 
 
 def measure(case: Case, engine: str, repeats: int) -> Measurement | Unmeasured:
-    """Measures one engine on one case.
-
-    Args:
-        case: The case.
-        engine: Name of the engine.
-        repeats: Timed runs, at least 1; fewer for the reference engine.
-    """
+    """Measures one engine on one case `repeats` times, the reference engine fewer."""
     ours, theirs = get_context("spawn").Pipe(duplex=False)
     process = get_context("spawn").Process(target=_measure, args=(theirs, case, engine, repeats), daemon=True)
     with without_interrupts():

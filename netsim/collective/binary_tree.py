@@ -29,10 +29,7 @@ def one_tree(operation: Operation) -> list[Pipeline]:
 
 
 def two_trees(operation: Operation) -> list[Pipeline]:
-    """The trees that carry half of the vector each.
-
-    In the second, participant i has the place of i - 1 in the first: an inner node of one tree is a leaf of the other.
-    """
+    """The trees that carry half of the vector each; inner nodes of one are leaves of the other."""
     size = operation.size
     first = in_order_tree(size)
     second = [((child + 1) % size, (parent + 1) % size) for child, parent in first]

@@ -69,14 +69,7 @@ _QUADRATIC = ("ring", "direct", "pxn")
 
 
 class Use(NamedTuple):
-    """Which algorithm some collectives took.
-
-    Args:
-        op: The collective.
-        ranks: Number of its ranks.
-        bytes: Its size, as `netsim.collective.group.size_of` counts.
-        algorithm: Name of the algorithm.
-    """
+    """The algorithm that collectives of an op, a number of ranks and a size (`size_of`) took."""
 
     op: str
     ranks: int
@@ -88,17 +81,6 @@ class Schedules:
     """Messages of operations, computed once for equal operations.
 
     What is kept refers to no schedules, so that it goes with them: at a thousand ranks it takes most of a gigabyte.
-
-    Args:
-        algorithms: How each collective is carried out.
-        seats: Where each rank sits.
-        source: Name of the scenario in messages.
-        topology: The fabric.
-        payload: Largest payload of a packet, in bytes.
-        header: Bytes added to each packet.
-
-    Raises:
-        Refusal: The table of algorithms is missing or wrong.
     """
 
     def __init__(
@@ -121,15 +103,7 @@ class Schedules:
         """How often each algorithm was taken for operations of one size."""
 
     def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
-        """The messages of an operation.
-
-        Args:
-            operation: What must move.
-            ranks: The scenario's rank of each participant.
-
-        Raises:
-            Refusal: The algorithm cannot serve these ranks.
-        """
+        """The messages of an operation; `ranks` are the scenario's ranks of its participants."""
         name = self.algorithm(operation, ranks)
         if name in _QUADRATIC and operation.op != "broadcast" and operation.size**2 > MOST_MESSAGES:
             problem = f"{name} among {operation.size:,} ranks takes more than {operation.size**2:,} messages"

@@ -34,9 +34,7 @@ CHANNELLED = {
 def orders(seats: Seats, *, ring: bool) -> Orders:
     """A channel for each adapter that the participants of a machine use; none if that is one, or one machine has all.
 
-    Args:
-        seats: Where each participant sits.
-        ring: Whether machines follow each other in a ring.
+    With `ring`, machines follow each other in a ring.
     """
     machines: dict[int, list[int]] = defaultdict(list)
     for participant, machine in enumerate(seats.machines):

@@ -13,14 +13,9 @@ from netsim.collective.protocol import Message, Operation
 
 
 class Shape:
-    """Who sends to whom after what in a schedule, whatever the sizes; message i waits for
-    after[after_begin[i]:after_begin[i + 1]].
+    """Senders, receivers and order of a schedule, whatever the sizes.
 
-    Args:
-        src: Participant that sends each message.
-        dst: Participant that receives it.
-        after_begin: One more entry than there are messages.
-        after: Messages of the schedule that must have arrived before.
+    Message i waits for the messages after[after_begin[i]:after_begin[i + 1]].
     """
 
     def __init__(self, src: np.ndarray, dst: np.ndarray, after_begin: np.ndarray, after: np.ndarray) -> None:
@@ -46,14 +41,9 @@ class Shape:
 
 
 class MessageColumns:
-    """The messages of a schedule as arrays.
+    """The messages of a schedule as arrays. Equal collectives share them, so nothing may change them.
 
-    A schedule is laid out once and used by every collective that equals it, so nothing may change these arrays.
-
-    Args:
-        shape: Who sends to whom after what, which schedules of other sizes may share.
-        bytes: Payload of each message.
-        delay_ps: Picoseconds between the arrival of what a message waits for and its start; None: none.
+    `delay_ps` is the time between the arrival of what a message waits for and its start; None if absent.
     """
 
     def __init__(self, shape: Shape, bytes: np.ndarray, delay_ps: np.ndarray | None = None) -> None:

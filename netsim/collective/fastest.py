@@ -19,13 +19,7 @@ Estimate = Callable[[Group, int], float]
 
 
 def fastest(op: str, group: Group, size_bytes: int) -> str:
-    """The algorithm with the least estimate; the first one among equals.
-
-    Args:
-        op: The collective, not send or barrier.
-        group: Its participants, at least two.
-        size_bytes: As `netsim.collective.group.size_of` counts.
-    """
+    """The algorithm with the least estimate, the first among equals; for at least two, and not for send and barrier."""
     found = estimates(op, group, size_bytes)
     return min(found, key=found.__getitem__)
 

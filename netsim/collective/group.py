@@ -25,14 +25,9 @@ def size_of(operation: Operation) -> int:
 
 
 class Group:
-    """The ranks of a collective.
+    """The ranks of a collective; every link counts at its nominal rate.
 
-    Args:
-        topology: The fabric; every link counts at its nominal rate.
-        seats: Where each participant sits.
-        payload: Largest payload of a packet, in bytes.
-        header: Bytes added to each packet.
-        steps_ps: Time of software before a message to another machine, and before one inside, in picoseconds.
+    `steps_ps` is the time of software before a message to another machine, and before one inside.
     """
 
     def __init__(
@@ -86,13 +81,8 @@ class Group:
     def round_ps(self, src: np.ndarray, dst: np.ndarray, size_bytes: int, *, most: bool = True) -> float:
         """Least time of messages of one size that leave together, in picoseconds.
 
-        The longest passage of one of them through an empty fabric, or the load of the busiest link of a host or leaf.
-
-        Args:
-            src: Participants that send.
-            dst: Participant to which each sends.
-            size_bytes: Of each message.
-            most: The longest passage counts; else the mean, for rounds that overlap along a ring.
+        The longest passage of one of them through an empty fabric (the mean without `most`, for rounds that overlap
+        along a ring), or the load of the busiest link of a host or leaf.
         """
         if not len(src) or not size_bytes:
             return 0.0
@@ -112,7 +102,7 @@ class Group:
     def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int, bool], int]]]:
         """Messages a bit per second of the busiest link, and pairs of hosts that stand for all, each with its number.
 
-        Pairs of equal leaves have equal passages; each says whether it lies within a machine.
+        Pairs of equal leaves have equal passages; each says whether it is within a machine.
         """
         first, second = np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64)
         ends, inside = self._ends(first, second), self.machines[first] == self.machines[second]

@@ -48,11 +48,7 @@ def all_to_all(operation: Operation) -> list[Message]:
 
 
 def _hosts_and_columns(operation: Operation) -> tuple[list[Blocks], list[Blocks]]:
-    """Participants of each host; then, for each local index, the participants with that index.
-
-    Raises:
-        ValueError: Hosts hold different numbers of participants.
-    """
+    """Participants of each host; then, for each local index, the participants with that index."""
     by_host: dict[int, list[int]] = defaultdict(list)
     for participant, host in enumerate(operation.hosts or range(operation.size)):
         by_host[host].append(participant)

@@ -41,13 +41,7 @@ _NAMES = {"tree": "double_tree", "ring": "ring", "pat": "halving_doubling"}
 
 
 class Choice(NamedTuple):
-    """One candidate of NCCL.
-
-    Args:
-        algorithm: Name in a scenario.
-        protocol: LL, LL128 or Simple.
-        time_us: Its estimate.
-    """
+    """A candidate of NCCL; `protocol` is LL, LL128 or Simple, `time_us` its estimate."""
 
     algorithm: str
     protocol: str
@@ -55,26 +49,14 @@ class Choice(NamedTuple):
 
 
 def nccl(op: str, group: Group, size_bytes: int) -> str:
-    """The algorithm that NCCL takes; all-to-alls are direct, since NCCL has no other.
-
-    Args:
-        op: The collective, not send or barrier.
-        group: Its participants.
-        size_bytes: As `netsim.collective.group.size_of` counts.
-    """
+    """The algorithm that NCCL takes; all-to-alls are direct, since NCCL has no other."""
     if op == "all_to_all":
         return "direct"
     return min(candidates(op, group, size_bytes), key=lambda choice: choice.time_us).algorithm
 
 
 def candidates(op: str, group: Group, size_bytes: int) -> list[Choice]:
-    """What NCCL compares.
-
-    Args:
-        op: all_reduce, all_gather, reduce_scatter or broadcast.
-        group: At least two participants.
-        size_bytes: As `netsim.collective.group.size_of` counts.
-    """
+    """Algorithms and protocols that NCCL compares for `op` (not all_to_all) among at least two."""
     hosts, ranks = len(group.by_host), group.ranks
     bus_gb = (group.inside_bps if hosts == 1 else group.adapter_bps) / 8e9
     found = []

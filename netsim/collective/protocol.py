@@ -5,47 +5,31 @@ from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """One collective among `size` participants 0..size-1, without its algorithm.
+    """One collective among `size` participants 0..size-1, without its algorithm."""
 
-    Args:
-        op: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send or barrier.
-        size: Number of participants.
-        blocks: Bytes by block. all_reduce: any cut of the vector into `size` blocks; all_gather and reduce_scatter:
-            block i starts, or ends, at participant i; broadcast and send: one block; barrier: none.
-        matrix: Bytes from row to column, own block included; all_to_all only.
-        root: Participant that broadcasts.
-        hosts: Host of each participant, any numbers; empty: no two participants share a host.
-        rails: Rail of each participant, for algorithms that know rails; empty: its place among those of its host.
-    """
-
-    op: str
-    size: int
+    op: str  # all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send or barrier
+    size: int  # number of participants
+    # Bytes by block. all_reduce: any cut of the vector into `size` blocks; all_gather and reduce_scatter: block i
+    # starts, or ends, at participant i; broadcast and send: one block; barrier: none
     blocks: tuple[int, ...] = ()
-    matrix: tuple[tuple[int, ...], ...] = ()
-    root: int = 0
-    hosts: tuple[int, ...] = ()
+    matrix: tuple[tuple[int, ...], ...] = ()  # bytes from row to column, own block included; all_to_all only
+    root: int = 0  # participant that broadcasts
+    hosts: tuple[int, ...] = ()  # host of each participant, any numbers; empty: no two participants share a host
+    # Rail of each participant, for algorithms that know rails; empty: its place among those of its host
     rails: tuple[int, ...] = ()
 
 
 class Message(NamedTuple):
-    """One message of a schedule.
+    """One message of a schedule."""
 
-    Args:
-        id: Its index in the schedule.
-        src: Participant that sends.
-        dst: Participant that receives; the sender itself for a message that only joins the messages of `after`.
-        bytes: Payload, may be 0.
-        blocks: Which blocks it carries. all_to_all: block j is what the sender holds for participant j; algorithms that
-            cut the whole into pieces (`netsim.collective.pieces`): the piece.
-        after: Ids of messages that must have arrived before this one may leave; all smaller than `id`.
-    """
-
-    id: int
-    src: int
-    dst: int
-    bytes: int
+    id: int  # its index in the schedule
+    src: int  # participant that sends
+    dst: int  # participant that receives; the sender itself for a message that only joins the messages of `after`
+    bytes: int  # payload, may be 0
+    # Which blocks it carries. all_to_all: block j is what the sender holds for participant j; algorithms that cut the
+    # whole into pieces (`netsim.collective.pieces`): the piece
     blocks: tuple[int, ...]
-    after: tuple[int, ...]
+    after: tuple[int, ...]  # ids of messages that must have arrived before this one may leave; all smaller than `id`
 
 
 CollectiveAlgorithm = Callable[[Operation], list[Message]]

@@ -7,11 +7,7 @@ from netsim.collective.protocol import Message
 
 
 class Schedule:
-    """Messages in the order of a program: each waits for all earlier ones that brought its sender one of its blocks.
-
-    Args:
-        blocks: Bytes by block.
-    """
+    """Messages in the order of a program: each waits for all earlier ones that brought its sender one of its blocks."""
 
     def __init__(self, blocks: Sequence[int]) -> None:
         self.messages: list[Message] = []
@@ -30,12 +26,7 @@ class Schedule:
 
 
 def in_rounds(rounds: Iterable[Sequence[tuple[int, int]]], blocks: Sequence[int]) -> list[Message]:
-    """Messages that all carry every block: each waits for those that its sender received in earlier rounds.
-
-    Args:
-        rounds: Sender and receiver of each message of each round.
-        blocks: Bytes by block.
-    """
+    """Messages (sender, receiver) with every block: each waits for those that its sender received in earlier rounds."""
     messages: list[Message] = []
     size_bytes, everything = sum(blocks), tuple(range(len(blocks)))
     heard: dict[int, tuple[int, ...]] = {}

@@ -130,11 +130,7 @@ class Table(Section, frozen=True):
 
 
 def read_table(path: Path) -> Table:
-    """Reads a table, YAML or JSON.
-
-    Raises:
-        Refusal: It is missing or wrong.
-    """
+    """Reads a table, YAML or JSON."""
     content = load_yaml(path, "an algorithm table")
     if not isinstance(content, dict):
         remedy = "write keys and values, format: flowfabric.algorithms/1 first"

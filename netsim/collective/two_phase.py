@@ -19,10 +19,6 @@ def along_rows_and_columns(operation: Operation, rows: Sequence[Sequence[int]]) 
 
     In R rows of C each participant sends C - 1 messages of R blocks, then, having received those of its row, R - 1 of C
     blocks.
-
-    Args:
-        operation: The all-to-all.
-        rows: Participants, as many in each row.
     """
     columns = list(zip(*rows, strict=True))
     matrix = operation.matrix

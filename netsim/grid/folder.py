@@ -29,11 +29,7 @@ RESULTS = "results.json"
 
 
 class SweepFolder:
-    """The finished cells and runs of a sweep.
-
-    Args:
-        path: Where they are.
-    """
+    """The finished cells and runs of a sweep."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,11 +37,7 @@ class SweepFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Locks the folder against other sweeps; the system releases the lock however the process ends.
-
-        Raises:
-            Refusal: Another sweep is writing here, or nothing can be written.
-        """
+        """Locks the folder against other sweeps; the system releases the lock however the process ends."""
         try:
             self._cells.mkdir(parents=True, exist_ok=True)
             self._unfinished.mkdir(exist_ok=True)

@@ -16,24 +16,14 @@ _NO_PART_OF_A_RESULT = {"command", "report", "observe", "bench"}
 
 
 class Input(NamedTuple):
-    """A file that a scenario names.
-
-    Args:
-        path: As it can be opened from the working directory.
-        sha256: Hash of its bytes.
-    """
+    """A file that a scenario names, as it can be opened from the working directory, and the hash of its bytes."""
 
     path: str
     sha256: str
 
 
 class Identity(NamedTuple):
-    """Inputs of a cell besides its scenario.
-
-    Args:
-        inputs: Files that the scenario names, in the order of their paths.
-        simulator: Hash of the simulator's sources.
-    """
+    """Inputs of a cell besides its scenario: files in the order of their paths, and hash of the simulator's sources."""
 
     inputs: tuple[Input, ...]
     simulator: str

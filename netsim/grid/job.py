@@ -22,13 +22,7 @@ Files = dict[str, bytes]
 class Job(NamedTuple):
     """A job, complete with everything that a process on any machine needs for it.
 
-    Args:
-        key: Hash of the cell.
-        source: Name of the cell in messages.
-        scenario: The cell's scenario.
-        identity: Hashes of the other inputs of its results.
-        layout: See `netsim.grid.layouts.layout_key`.
-        run: Positions among the scenario's transports and seeds; None: only check the cell.
+    `run` has positions among the scenario's transports and seeds; None: only check the cell.
     """
 
     key: str
@@ -47,12 +41,7 @@ class Job(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The failure of a job.
-
-    Args:
-        problem: In one line.
-        wrong_input: The same where the user's input is the cause.
-    """
+    """The failure of a job in one line; `wrong_input` is the same where the user's input is the cause."""
 
     problem: str
     wrong_input: Refusal | None = None
@@ -82,15 +71,10 @@ def attempt(job: Job) -> Files | Failed:
 
 
 def attempt_together(job: Job, lent: Handle | None, lends: bool) -> tuple[Files | Failed, Handle | None]:
-    """Carries out a job beside other processes of the machine, with whom it shares layouts.
-
-    Args:
-        job: The job.
-        lent: A layout of another process; None: there is none.
-        lends: Whether others want the layout.
+    """Carries out a job beside other processes of the machine, with the layout that one of them has `lent`.
 
     Returns:
-        The answer, and the layout if it is new.
+        The answer, and the layout if it is new and others want it (`lends`).
     """
     if lent is not None and job.key not in _last:
         _last.clear()

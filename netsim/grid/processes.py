@@ -11,11 +11,7 @@ from netsim.grid.worker import end_with_parent, without_interrupts
 
 
 class Processes:
-    """An executor (`netsim.grid.executor.Executor`) of local processes, which share layouts of workloads.
-
-    Args:
-        count: Processes, at least 1.
-    """
+    """An executor (`netsim.grid.executor.Executor`) of local processes, which share layouts of workloads."""
 
     def __init__(self, count: int) -> None:
         self._idle = [_Process() for _ in range(count)]

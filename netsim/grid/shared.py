@@ -8,13 +8,7 @@ _ALIGNMENT = 64
 
 
 class Handle(NamedTuple):
-    """What another process needs to take part.
-
-    Args:
-        name: Of the shared memory.
-        body: The object without its arrays.
-        places: Begin and end of each array in the shared memory.
-    """
+    """Name of shared memory, the object without its arrays, and begin and end of each array."""
 
     name: str
     body: bytes
@@ -22,11 +16,7 @@ class Handle(NamedTuple):
 
 
 class Shared:
-    """An object in shared memory, until `close`.
-
-    Args:
-        value: Anything that can be pickled; its arrays are copied.
-    """
+    """An object that can be pickled in shared memory, its arrays copied, until `close`."""
 
     def __init__(self, value: object) -> None:
         buffers: list[pickle.PickleBuffer] = []
@@ -58,11 +48,7 @@ _attached: list[SharedMemory] = []
 
 
 def attached(handle: Handle) -> Any:
-    """The object of a handle; its arrays lie in the shared memory.
-
-    Raises:
-        FileNotFoundError: The memory has been freed.
-    """
+    """The object of a handle; its arrays lie in the shared memory."""
     _let_go()
     memory = SharedMemory(handle.name)
     _attached.append(memory)

@@ -37,10 +37,6 @@ _SECONDS_BETWEEN_WRITES = 1.0
 class Summary:
     """summary.csv: a row a run that is over, in the order of the sweep. Columns are `cell`, the folder under cells/,
     the keys that the sweep changes, those of results.json, and `problem`, which only a run that failed has.
-
-    Args:
-        path: Where it is.
-        cells: The sweep.
     """
 
     def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
@@ -50,23 +46,11 @@ class Summary:
         self._written_s = 0.0
 
     def add(self, cell: int, run: tuple[int, int], entry: Mapping[str, Any]) -> None:
-        """Adds a run.
-
-        Args:
-            cell: Position of the cell in the sweep.
-            run: Positions among its transports and seeds.
-            entry: The run as results.json holds it.
-        """
+        """Adds a run as results.json holds it, by position in the sweep and positions among transports and seeds."""
         self._add(cell, run, entry, [*(entry["fct_ns"][quantile] for quantile in _QUANTILES), ""])
 
     def add_failed(self, cell: int, run: tuple[int, int], problem: str) -> None:
-        """Adds a run that failed.
-
-        Args:
-            cell: Position of the cell in the sweep.
-            run: Positions among its transports and seeds.
-            problem: What went wrong, in one line.
-        """
+        """Adds a run that failed."""
         scenario = self._cells[cell].scenario
         entry = {"transport": scenario.transports[run[0]].name, "seed": scenario.seeds[run[1]]}
         self._add(cell, run, entry, ["" for _ in _QUANTILES] + [problem])

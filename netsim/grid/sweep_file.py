@@ -95,16 +95,7 @@ class SweepConfig(Section, frozen=True):
 
 
 class Cell(NamedTuple):
-    """One scenario of a sweep.
-
-    Args:
-        name: What it changes, as text; unique.
-        overrides: The same, by dotted key, values by their names.
-        source: The sweep file and the name, for messages.
-        scenario: What to simulate.
-        identity: Hashes of the other inputs of its results.
-        key: Hash of scenario and identity; unique.
-    """
+    """A scenario of a sweep: `name` and `overrides` say what it changes; `key` is the hash of scenario and identity."""
 
     name: str
     overrides: dict[str, str]
@@ -115,26 +106,14 @@ class Cell(NamedTuple):
 
 
 class SweepFile(NamedTuple):
-    """What a sweep file says.
-
-    Args:
-        cells: In their order: by `cells`, then by `grid`.
-        map: The picture that it asks for.
-    """
+    """Cells in their order, by `cells`, then by `grid`; and the requested picture."""
 
     cells: list[Cell]
     map: SweepMap | None
 
 
 def read_sweep(path: Path) -> SweepFile:
-    """Reads and checks a sweep and the scenario of every cell.
-
-    Args:
-        path: A YAML file.
-
-    Raises:
-        Refusal: The first thing that is wrong; about a cell it names the cell.
-    """
+    """Reads and checks a sweep and the scenario of every cell."""
     content = load_yaml(path, "a sweep")
     if not isinstance(content, Mapping):
         raise Refusal(

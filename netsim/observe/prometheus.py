@@ -11,14 +11,7 @@ HOST = "127.0.0.1"
 
 
 class Gauges:
-    """Serves the progress of a sweep over HTTP on this machine, from a thread, with a metrics registry of its own.
-
-    Args:
-        port: TCP port, 0 to 65535; 0 takes any free one.
-
-    Raises:
-        Refusal: The port is not available.
-    """
+    """Serves the progress of a sweep over HTTP on this machine, from a thread, with a metrics registry of its own."""
 
     def __init__(self, port: int) -> None:
         self.registry = CollectorRegistry()

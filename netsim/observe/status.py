@@ -5,17 +5,9 @@ from typing import NamedTuple
 
 
 class Status(NamedTuple):
-    """Progress of a sweep.
+    """Progress of a sweep; finished cells and runs include earlier ones, packet-hops those of acknowledgements.
 
-    Args:
-        cells: Cells in all.
-        cells_done: Those that are finished, earlier ones included.
-        cells_failed: Those with a failed run.
-        runs: Runs of all cells.
-        runs_done: Those that are finished, earlier ones included.
-        packet_hops: Packet-hops of the runs that this process finished, those of acknowledgements included.
-        running: Cells, transports and seeds of the runs under way, in the order of the sweep.
-        checking: Whether cells are still being checked, before any run.
+    `running` are cells, transports and seeds under way, in the order of the sweep; `checking`: no run has begun.
     """
 
     cells: int

@@ -9,14 +9,7 @@ from netsim.units import format_size
 
 
 class Column(NamedTuple):
-    """A column of the table.
-
-    Args:
-        head: Its heading.
-        cell: Its text for a transport.
-        packets: Whether it concerns packets, so that flow level has no entry.
-        amount: If this is 0 for every transport, the column is left out.
-    """
+    """A column of the table, left out if `amount` is 0 for every transport; with `packets` flow level has no entry."""
 
     head: str
     cell: Callable[[TransportSummary], str]

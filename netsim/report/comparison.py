@@ -39,14 +39,9 @@ PICTURES = (
 
 
 def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = ()) -> None:
-    """Writes report.html, figures/ and trace.json, each file whole or not at all.
+    """Writes report.html with `beside` first, figures/ and trace.json, each file whole or not at all.
 
     figures/ holds the pictures of `PICTURES` that have data; a picture of an earlier report without data is removed.
-
-    Args:
-        results: What is reported.
-        folder: Where the files go.
-        beside: Sections that come first on the page.
     """
     pictures = _pictures(results)
     (folder / "figures").mkdir(parents=True, exist_ok=True)

@@ -72,9 +72,7 @@ def behind(slower: float, faster: float) -> str:
 
 
 def colours(summaries: Sequence[TransportSummary]) -> list[str]:
-    """A colour for each transport: the fastest and the slowest with packets stand out, if they differ; flow level is
-    grey.
-    """
+    """A colour for each transport: the fastest and the slowest with packets stand out; flow level is grey."""
     fastest, slowest = extremes(summaries)
     ends = {fastest.name: _FASTEST, slowest.name: _SLOWEST} if differ(summaries) else {}
     return [_FLOW_LEVEL if summary.flow_level else ends.get(summary.name, _OTHER) for summary in summaries]

@@ -18,27 +18,14 @@ _HOST_ROOM = 0.55
 
 
 class Stroke(NamedTuple):
-    """A line, straight or bent.
-
-    Args:
-        links: Links it stands for, by index: one, or those of several hosts below a switch.
-        points: Both ends, or both ends and the point between them that bends it.
-    """
+    """A line through both ends of a link, perhaps bent between them, which may stand for links of several hosts."""
 
     links: tuple[int, ...]
     points: tuple[Point, ...]
 
 
 class Drawing(NamedTuple):
-    """A fabric, or one direction of it, in a square from 0 to 1.
-
-    Args:
-        title: Which direction; empty for all.
-        switches: Place of each switch.
-        between: Links between switches.
-        hosts: Links between hosts and their switches.
-        rows: Names of rows, and their heights; none unless switches lie in rows.
-    """
+    """A fabric, or one direction of it (`title`), in a square from 0 to 1; rows have names and heights."""
 
     title: str
     switches: Mapping[str, Point]

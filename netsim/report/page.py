@@ -33,24 +33,14 @@ pre { background: #f5f7f9; padding: 1rem; border-radius: 6px; overflow-x: auto; 
 
 
 class Section(NamedTuple):
-    """A part of a page.
-
-    Args:
-        heading: Plain text; no heading if empty.
-        body: HTML.
-    """
+    """A part of a page: plain heading, left out if empty, and HTML."""
 
     heading: str
     body: str
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """The whole document; it needs nothing from the network.
-
-    Args:
-        title: Plain text.
-        sections: From top to bottom.
-    """
+    """The whole document; it needs nothing from the network."""
     parts = [f"<h2>{escape(part.heading)}</h2>\n{part.body}" if part.heading else part.body for part in sections]
     body = "\n".join(f"<section>\n{part}\n</section>" for part in parts)
     return (

@@ -7,13 +7,7 @@ from netsim.results import Results, Run
 
 
 class Step(NamedTuple):
-    """An optimiser step.
-
-    Args:
-        number: Its number.
-        recorded_us: Recorded duration, from its first collective to the end of its last.
-        predicted_us: Simulated duration, mean over the seeds, by transport.
-    """
+    """An optimiser step, from its first collective to the end of its last; predictions by transport, means of seeds."""
 
     number: int
     recorded_us: float

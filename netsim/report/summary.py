@@ -10,23 +10,10 @@ from netsim.results import Results, Run
 
 
 class TransportSummary(NamedTuple):
-    """All seeds of one transport.
+    """All seeds of one transport: means, but the longest queue on any link with any seed, and completions one by one.
 
-    Args:
-        name: Name of the transport.
-        flow_level: Whether it was simulated as flows, without packets and queues.
-        completions_us: Completion time of each seed.
-        bound_us: Mean lower bound.
-        max_queue_bytes: Longest queue on any link with any seed.
-        packets: Mean number of data packets sent.
-        reordered_packets: Mean number of packets that arrived behind a later one of their flow.
-        dropped_packets: Mean number of packets lost.
-        trimmed_packets: Mean number of packets of which switches kept the header only.
-        marked_packets: Mean number of packets marked by a long queue.
-        retransmitted_packets: Mean number of packets sent again.
-        paused_us: Mean time for which links were stopped by flow control, sum over the links.
-        flow_p50_us: Mean over the seeds of the median of flow completion times.
-        flow_p99_us: Mean over the seeds of the 99th percentile of flow completion times.
+    `reordered_packets` arrived behind a later one of their flow; of trimmed ones switches kept the header only; marks
+    come from long queues; `paused_us` is the sum over the links of the time for which flow control stopped them.
     """
 
     name: str
@@ -56,14 +43,7 @@ class TransportSummary(NamedTuple):
 
 
 class CollectivesSummary(NamedTuple):
-    """All collectives of one kind: of an operation (`operations`) or of a phase (`netsim.report.phases`).
-
-    Args:
-        name: The operation or the phase.
-        collectives: Number of them in a run.
-        payload_bytes: Payload that they move in a run.
-        times_us: For each transport, by name, their time with each seed.
-    """
+    """All collectives of an operation or a phase: number and payload of a run, times for each transport and seed."""
 
     name: str
     collectives: int

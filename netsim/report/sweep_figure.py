@@ -23,8 +23,7 @@ _Key = tuple[tuple[str, ...], str]
 
 
 class _Grid(NamedTuple):
-    """A heat map: its name, its rows and columns, a number for each pair of them, NaN where there is none, and which
-    of the numbers stand out."""
+    """A heat map: numbers by row and column, NaN where there is none, and which of them stand out."""
 
     name: str
     rows: Sequence[str]

@@ -23,13 +23,9 @@ _HATCH = "#9aa5b1"
 
 
 class SweepMap(NamedTuple):
-    """What a map compares.
+    """Axes of columns and rows, and two named groups of transports; a group is as fast as its fastest transport.
 
-    Args:
-        across: Axis whose values are the columns.
-        down: Axis whose values are the rows.
-        groups: Two groups of transports, by name; a group's time in a scenario is that of its fastest transport.
-        titles: Words for axes, in place of their keys.
+    `titles` are words for axes, in place of their keys.
     """
 
     across: str
@@ -45,10 +41,9 @@ class SweepMap(NamedTuple):
 class _Field(NamedTuple):
     """A scenario of the map.
 
-    Args:
-        advantage: Of the first group: binary logarithm of the second group's time over its own; NaN: a run is missing.
-        certain: Every seed of the faster group's fastest transport ends before every seed of the other's.
-        lossy: Packets were dropped under the faster group's fastest transport.
+    `advantage` of the first group is the binary logarithm of the second group's time over its own, NaN if a run is
+    missing. It is `certain` if every seed of the faster group's fastest transport ends before every seed of the
+    other's, `lossy` if that transport dropped packets.
     """
 
     advantage: float

@@ -28,12 +28,7 @@ _TABLE = "Click on a heading to sort. Bold: the fastest transport of a scenario 
 
 
 def sweep_page(cells: Sequence[SweepCell], shown: SweepMap | None = None) -> str:
-    """The whole page, which needs nothing from the network.
-
-    Args:
-        cells: For each scenario its values by dotted key, and its results.json; at least one.
-        shown: The map that the sweep asks for.
-    """
+    """The whole page of cells, at least one, each with its values by dotted key and its results.json."""
     sweep = Sweep(cells)
     axes = [f"{axis} ({', '.join(sweep.values[axis])})" for axis in sweep.axes]
     constant = [f"{key}={value}" for key, value in sweep.constant.items()]

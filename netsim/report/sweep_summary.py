@@ -12,17 +12,10 @@ _TIE = 0.005
 
 
 class CellSummary(NamedTuple):
-    """One transport in one cell, over its seeds.
+    """One transport in one cell over its seeds: means, but the longest queue with any seed, and completions one by one.
 
-    Args:
-        place: Value of each axis, in the order of `Sweep.axes`.
-        transport: Name of the transport.
-        flow_level: Whether it was simulated as flows, without packets and queues.
-        completions_us: Completion time of each seed.
-        over_bound: Mean completion over the mean lower bound; 1 where there is nothing to do.
-        flow_p99_us: Mean over the seeds of the 99th percentile of flow completion times.
-        max_queue_bytes: Longest queue with any seed.
-        dropped_packets: Mean number of packets lost.
+    `place` has the value of each axis; `over_bound` is mean completion over mean lower bound, 1 if there is nothing to
+    do.
     """
 
     place: tuple[str, ...]
@@ -41,12 +34,6 @@ class CellSummary(NamedTuple):
 
 
 class Sweep:
-    """All cells.
-
-    Args:
-        cells: In the order in which they are shown.
-    """
-
     def __init__(self, cells: Sequence[SweepCell]) -> None:
         changes = [dict(overrides) for overrides, _ in cells]
         keys = dict.fromkeys(key for change in changes for key in change)

@@ -55,11 +55,7 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
 
 
 class PlainLines:
-    """A line for each run that takes longer than some seconds, and again as often, for logs.
-
-    Args:
-        stream: Stream to write to.
-    """
+    """A line for each run that takes longer than some seconds, and again as often, for logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -44,10 +44,9 @@ def timeline_title(results: Results) -> str:
 
 
 def timeline_svg(results: Results) -> str:
-    """Every collective from its first arrival to its last end, a panel for the fastest and the slowest transport.
+    """Collectives of the first seed from first arrival to last end, a panel for the fastest and the slowest transport.
 
-    Collectives of an operation that overlap lie in lanes; where there are more than fit, the last lane holds the rest.
-    The first seed.
+    Collectives of an operation that overlap are in lanes; where there are more than fit, the last lane holds the rest.
     """
     import matplotlib
 

@@ -9,13 +9,7 @@ from netsim.results import Results, Run
 
 
 class Usage(NamedTuple):
-    """The links of one run.
-
-    Args:
-        shares: For each link of the fabric, the part of the run in which it was busy.
-        fabric: Links between switches, by index, those that carried something.
-        busy_us: For each of these, the time it was busy.
-    """
+    """Part of the run in which each link of the fabric was busy; used links between switches, and their busy time."""
 
     shares: np.ndarray
     fabric: np.ndarray

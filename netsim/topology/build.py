@@ -23,11 +23,7 @@ TopologyConfig = Annotated[
 
 
 def build_topology(config: _Kinds) -> Topology:
-    """The fabric of a section ``topology``.
-
-    Raises:
-        Refusal: The file of a graph is wrong.
-    """
+    """The fabric of a section ``topology``."""
     match config:
         case FatTreeConfig():
             return FatTree(config)

@@ -7,15 +7,7 @@ from netsim.topology.protocol import Link
 
 
 class Cable(NamedTuple):
-    """Two links, one in each direction.
-
-    Args:
-        first: Node at one end; of a host's cable the host.
-        second: Node at the other end.
-        rate_bps: Bits per second, each direction.
-        delay_ps: Propagation delay in picoseconds.
-        suffix: Suffix that makes the names of parallel cables unique, such as ``.1``.
-    """
+    """Two links, one in each direction; a host's cable begins at the host. The suffix of a parallel one is as ``.1``."""
 
     first: str
     second: str
@@ -27,11 +19,7 @@ class Cable(NamedTuple):
 class CabledFabric:
     """Cable c is link c from its first end to its second, and link len(cables) + c back; links inside hosts are last.
 
-    Args:
-        cables: All cables; number h is that of host h.
-        hosts: Number of hosts.
-        ranks_per_host: Ranks on a host.
-        intra_host_rate: Bits per second of the link inside a host, which has no delay.
+    Cable h, for h below `hosts`, is that of host h. The link inside a host has no delay.
     """
 
     def __init__(self, cables: Sequence[Cable], hosts: int, ranks_per_host: int, intra_host_rate: int) -> None:

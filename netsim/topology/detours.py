@@ -12,16 +12,9 @@ Ways = Callable[[int, int], tuple[Path, ...]]
 
 
 class DetouredFabric(CabledFabric):
-    """A fabric whose `between` gives the minimal ways alone; `with_detours` is the same with detours behind them.
+    """A fabric whose `between` gives the minimal paths alone; `with_detours` is the same with detours behind them.
 
     Every switch has the same number of hosts.
-
-    Args:
-        cables: See `CabledFabric`.
-        switches: Names of the switches.
-        hosts_per_switch: Hosts at each.
-        ranks_per_host: Ranks on a host.
-        intra_host_rate: Bits per second of the link inside a host.
     """
 
     def __init__(
@@ -61,13 +54,7 @@ class DetouredFabric(CabledFabric):
 
 
 class WithDetours:
-    """A fabric with detours among its ways.
-
-    Args:
-        fabric: The fabric.
-        minimal: Its minimal ways.
-        detours: Further ways between two distinct switches.
-    """
+    """A fabric with detours, further paths between two distinct switches, behind its minimal paths."""
 
     def __init__(self, fabric: DetouredFabric, minimal: Ways, detours: Ways) -> None:
         self._fabric, self._minimal_ways, self._detours = fabric, minimal, detours

@@ -67,15 +67,7 @@ class FailureConfig(Section, frozen=True):
 
 
 class Rates:
-    """The rate of every link over time. A packet's service time follows the rate at which its service begins.
-
-    Args:
-        topology: The fabric.
-        failures: What fails.
-
-    Raises:
-        ValueError: A failure names what the fabric does not have, or raises a rate.
-    """
+    """The rate of every link over time. A packet's service time follows the rate at which its service begins."""
 
     def __init__(self, topology: Topology, failures: Sequence[FailureConfig]) -> None:
         self.initial = [link.rate_bps for link in topology.links]

@@ -134,10 +134,9 @@ def _hosts_per_edge(values: dict[str, Any]) -> int:
 
 
 class FatTree(CabledFabric):
-    """The fabric of a `FatTreeConfig`.
+    """The fabric of a `FatTreeConfig`: edges and aggregations are numbered through all pods, pod by pod.
 
-    Edges and aggregations are numbered through all pods, pod by pod. Ways are in the order of their links; among
-    parallel cables a way uses the same number up and down. Hosts of several adapters: `netsim.topology.machines`.
+    Paths are in the order of their links; among parallel cables a path uses the same number up and down.
     """
 
     def __init__(self, config: FatTreeConfig) -> None:

@@ -46,13 +46,9 @@ class GraphConfig(Section, frozen=True):
 
 
 class Graph(CabledFabric):
-    """The fabric of a `GraphConfig`.
+    """The fabric of a `GraphConfig`: shortest paths by number of links, in the order of the file's cables.
 
-    Ways between two switches are the shortest by number of links, in the order of the file's cables; parallel cables
-    are different ways.
-
-    Raises:
-        Refusal: The file is wrong.
+    Parallel cables are different paths.
     """
 
     def __init__(self, config: GraphConfig) -> None:

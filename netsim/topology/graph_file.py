@@ -87,11 +87,7 @@ class GraphFile(Section, frozen=True):
 
 
 def read_graph(path: Path) -> GraphFile:
-    """Reads a fabric in which every host has one cable, to a switch, and reaches every other node.
-
-    Raises:
-        Refusal: The first thing that is wrong.
-    """
+    """Reads a fabric in which every host has one cable, to a switch, and reaches every other node."""
     content = _load(path)
     try:
         graph = GraphFile.model_validate(content)

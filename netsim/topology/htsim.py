@@ -18,18 +18,10 @@ _POSITIVE = ("nodes", "tiers", "podsize", "downlink_speed_gbps", "radix_down", "
 
 
 class Tier(NamedTuple):
-    """A tier of switches and the links below it.
+    """A tier of switches and the links below it; rates and delays are those of a link down, each direction.
 
-    Args:
-        radix_down: Ports of a switch that lead down.
-        radix_up: Ports that lead up; 0 in the highest tier.
-        bundle: Parallel links between one of these switches and one of the tier below.
-        rate_bps: Rate of a link down, each direction.
-        link_delay_ps: Propagation delay of a link down.
-        switch_delay_ps: Time a packet takes through the switch itself.
-        queue_down_bytes: Room in front of a link down; None: the file leaves it to htsim's command line.
-        queue_up_bytes: Room in front of a link up; likewise.
-        oversubscription: Rate of all links down over the rate of all links up.
+    `bundle` is the number of parallel links to one switch of the tier below. A queue is None where the file leaves it
+    to htsim's command line. Oversubscription is the rate of all links down over that of all links up.
     """
 
     radix_down: int
@@ -58,17 +50,9 @@ class FatTreeShape(NamedTuple):
     """The fabric that a topology file of htsim describes.
 
     Host h sits on leaf h // tiers[0].radix_down, leaf l in pod l // leaves_per_pod, and all leaves of a pod have
-    `bundle` links to each of its aggregations. The aggregation at position p of its pod has them to the cores
-    p, p + aggregations_per_pod, p + 2 aggregations_per_pod, ...
-
-    Args:
-        path: Where it was read.
-        hosts: Number of hosts.
-        pods: Number of pods; 1 with two tiers.
-        leaves_per_pod: Switches of tier 0 in a pod.
-        aggregations_per_pod: Switches of tier 1 in a pod; with two tiers the spines.
-        cores: Switches of tier 2; 0 with two tiers.
-        tiers: From the leaves up.
+    `bundle` links to each of its aggregations. The aggregation at position p of its pod has them to the cores p, p +
+    aggregations_per_pod, p + 2 aggregations_per_pod, ... With two tiers, one pod has all, its aggregations are the
+    spines, and there are no cores.
     """
 
     path: Path
@@ -84,9 +68,6 @@ def read_topology(path: Path) -> FatTreeShape:
     """Reads and checks a topology as htsim's ``FatTreeTopology::load`` and ``set_custom_params`` do.
 
     Links of unequal rate between the tiers are accepted, where htsim asks for equal ones below the highest tier.
-
-    Raises:
-        Refusal: Missing or malformed, or its numbers of ports and switches do not fit each other.
     """
     header, sections = _sections(path)
     for name in _HEADER:
@@ -200,11 +181,8 @@ def _shape(path: Path, hosts: int, hosts_per_pod: int, tiers: tuple[Tier, ...]) 
 def section(shape: FatTreeShape) -> dict[str, object]:
     """The section ``topology`` of a scenario: leaf_spine for two tiers, fat_tree for three.
 
-    Cores are numbered by their aggregations there, which changes names and nothing else.
-
-    Raises:
-        Refusal: The file has something that the section cannot express: delays that differ by tier, switch latency,
-            queues that differ.
+    Refuses what the section cannot express: delays or queues that differ by tier, switch latency. Cores are numbered by
+    their aggregations, which changes names and nothing else.
     """
     for number, tier in enumerate(shape.tiers):
         if tier.switch_delay_ps:
@@ -249,13 +227,7 @@ def section(shape: FatTreeShape) -> dict[str, object]:
 
 
 def replaced(value: object) -> object:
-    """A validator that replaces a section ``{kind: htsim, path: FILE}`` by the content of the file.
-
-    Other keys of the section, such as failures or ranks_per_host, are kept and override those of the file.
-
-    Raises:
-        ValueError: There is no path, or the file is wrong.
-    """
+    """Replaces a section ``{kind: htsim, path: FILE}`` by the content of the file; further keys override it."""
     if not isinstance(value, Mapping) or value.get("kind") != "htsim":
         return value
     path = value.get("path")

@@ -97,10 +97,9 @@ class LeafSpineConfig(Section, frozen=True):
 
 
 class LeafSpine:
-    """The fabric of a `LeafSpineConfig`.
+    """The fabric of a `LeafSpineConfig`; path k between two leaves goes through spine k // parallel.
 
     Link indices: host to leaf, leaf to host, leaf to spine, spine to leaf, and the link inside each host.
-    Way k between two leaves goes through spine k // parallel. Hosts of several adapters: `netsim.topology.machines`.
     """
 
     def __init__(self, config: LeafSpineConfig) -> None:

@@ -54,16 +54,7 @@ def with_defaults(values: Any) -> Any:
 
 
 def refuse_misfit(config: HasMachines, leaves: int, name: str) -> None:
-    """Refuses adapters that ranks or leaves do not fit.
-
-    Args:
-        config: The section.
-        leaves: Leaves that are divided into groups of rails.
-        name: What they are called.
-
-    Raises:
-        ValueError: They do not fit.
-    """
+    """Refuses adapters that ranks do not fit, or `leaves`, called `name`, that are divided into groups of rails."""
     adapters = config.adapters_per_host
     if config.ranks_per_host % adapters:
         problem = f"{config.ranks_per_host} ranks of a host do not share {adapters} adapters evenly"
@@ -83,16 +74,10 @@ def ends_of(config: HasMachines) -> int:
 
 
 class Machines:
-    """The machines of a fabric.
+    """The machines of a fabric, `per_leaf` on a leaf, or with rails on as many leaves as a machine has adapters.
 
     Adapters are hosts of the protocol, and so are the ends of the links of GPUs, behind all adapters; the switches
     inside machines are leaves behind those of the network.
-
-    Args:
-        config: The section.
-        machines: How many there are.
-        per_leaf: Machines on a leaf, or with rails on as many leaves as a machine has adapters.
-        leaves: Names of the leaves of the network.
     """
 
     def __init__(self, config: HasMachines, machines: int, per_leaf: int, leaves: Sequence[str]) -> None:

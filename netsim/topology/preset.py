@@ -22,13 +22,7 @@ class PresetConfig(Section, frozen=True, extra="allow"):
 
 
 def preset(value: object) -> object:
-    """A validator that replaces a section ``{kind: preset, name: NAME}`` by the section of a file.
-
-    Other keys of the section, such as queue or failures, are kept and override those of the file.
-
-    Raises:
-        ValueError: There is no name, or the file is wrong.
-    """
+    """Replaces a section ``{kind: preset, name: NAME}`` by that of a file; further keys override it."""
     if not isinstance(value, Mapping) or value.get("kind") != "preset":
         return value
     name = value.get("name")

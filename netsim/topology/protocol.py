@@ -7,33 +7,20 @@ Path = tuple[int, ...]
 
 
 class Link(NamedTuple):
-    """One direction of a cable, with the output queue in front of it.
+    """One direction of a cable, with the output queue in front of it."""
 
-    Args:
-        name: Name in reports, unique in the fabric.
-        src: Node whose output it is: a host or a switch.
-        dst: Node it leads to; for the link inside a host the host itself.
-        rate_bps: Bits per second.
-        delay_ps: Propagation delay in picoseconds.
-    """
-
-    name: str
-    src: str
-    dst: str
-    rate_bps: int
-    delay_ps: int
+    name: str  # name in reports, unique in the fabric
+    src: str  # node whose output it is: a host or a switch
+    dst: str  # node it leads to; for the link inside a host the host itself
+    rate_bps: int  # bits per second
+    delay_ps: int  # propagation delay in picoseconds
 
 
 class GpuLinks(NamedTuple):
-    """Links between the GPUs of machines: each rank has one to a switch inside its machine, and no other shares it.
+    """Links between the GPUs of machines: each rank has one to a switch inside its machine, and no other shares it."""
 
-    Args:
-        first: The topology's host that ends the link of the first GPU; the others follow in the order of the places.
-        per_machine: GPUs of a machine, each a rank.
-    """
-
-    first: int
-    per_machine: int
+    first: int  # the topology's host that ends the link of the first GPU; the others follow in the order of the places
+    per_machine: int  # GPUs of a machine, each a rank
 
 
 class Topology(Protocol):

@@ -12,11 +12,7 @@ class Routes:
     """The paths between hosts, and those among them that the routing takes as usable.
 
     Knowledge changes at a few moments, `times`; an interval between two of them is an epoch. If after the beginning all
-    ways between two leaves are known to be down, all of them stay usable, as does a host's own link, and traffic waits.
-
-    Args:
-        topology: The fabric.
-        rates: Rates of its links over time.
+    paths between two leaves are known to be down, all of them stay usable, as does a host's link, and traffic waits.
     """
 
     def __init__(self, topology: Topology, rates: Rates) -> None:

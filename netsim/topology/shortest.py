@@ -23,15 +23,11 @@ def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:
 
 
 class ShortestPaths:
-    """Shortest ways by number of links, in the order in which the nodes' links are given.
+    """Shortest paths by number of links, in the order in which the nodes' links are given.
 
-    Of more than `most` ways, `most` distinct ones are selected: each node splits its share over its links in proportion
-    to the number of ways behind each, rounded up or down. A hash of the two ends decides which links round up, so that
-    different pairs of nodes use different links.
-
-    Args:
-        outgoing: The graph.
-        most: Largest number of ways between two nodes, at least 1.
+    Of more than `most` paths, `most` distinct ones are selected: each node splits its share over its links in
+    proportion to the number of paths behind each, rounded up or down. A hash of the two ends decides which links round
+    up, so that different pairs of nodes use different links.
     """
 
     def __init__(self, outgoing: Outgoing, most: int) -> None:

@@ -9,10 +9,6 @@ RanksPerHost = Annotated[int, Field(gt=0, le=1_024)]
 
 
 def refuse_too_many(links: int) -> None:
-    """Checks a number of directed links.
-
-    Raises:
-        ValueError: It is more than MOST_LINKS.
-    """
+    """Checks a number of directed links."""
     if links > MOST_LINKS:
         raise ValueError(f"these are {links:,} links; take a smaller fabric, {MOST_LINKS:,} are possible")

@@ -44,14 +44,6 @@ class BackgroundConfig(WorkloadSection, frozen=True):
 
 
 class BackgroundWorkload:
-    """Background traffic.
-
-    Args:
-        config: The section.
-        topology: Gives the rates of the hosts' links.
-        hosts: Host of each rank.
-    """
-
     def __init__(self, config: BackgroundConfig, topology: Topology, hosts: Sequence[int]) -> None:
         self._config, self._topology, self._hosts = config, topology, hosts
         self._draws = Draws(config.seed, Purpose.BACKGROUND)

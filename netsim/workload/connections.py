@@ -31,19 +31,10 @@ class _Identity(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """A line ``src->dst``.
+    """A line ``src->dst``. Either `start_ps` or the trigger that starts it is None.
 
-    Args:
-        line: Its number.
-        src: Node that sends.
-        dst: Another node.
-        bytes: Payload, at least 1.
-        start_ps: When it starts, in picoseconds; None if a trigger starts it.
-        trigger: Trigger that starts it; None if it has a start.
-        sent: Trigger that it fires when all its bytes are sent and acknowledged.
-        received: Trigger that it fires when all its bytes have arrived.
-        priority: Whether it has a priority.
-        message: Whether it is a message of a connection that carries several; they share an id.
+    It fires `sent` when all its bytes are acknowledged, `received` when they have arrived. `message`: it is one of
+    several messages of a connection, which share an id.
     """
 
     line: int
@@ -59,13 +50,9 @@ class Connection(NamedTuple):
 
 
 class Trigger(NamedTuple):
-    """A line ``trigger``.
+    """A line ``trigger``. Fired once, a oneshot starts all its connections; a multishot starts one more each time.
 
-    Args:
-        line: Its number.
-        kind: oneshot: starts all its connections when it is fired, once; multishot: starts one more of them each time;
-            barrier: starts all of them when it has been fired `count` times.
-        count: Only of a barrier, at least 1.
+    A barrier starts all of them when it has been fired `count` times.
     """
 
     line: int
@@ -74,14 +61,7 @@ class Trigger(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A whole connection matrix.
-
-    Args:
-        path: Where it was read.
-        nodes: Number of nodes.
-        connections: In the order of the file.
-        triggers: By id.
-    """
+    """A connection matrix, connections in the order of the file, triggers by id."""
 
     path: Path
     nodes: int
@@ -90,11 +70,7 @@ class Matrix(NamedTuple):
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Reads and checks a connection matrix as htsim's ``ConnectionMatrix::load`` does, with picoseconds kept exactly.
-
-    Raises:
-        Refusal: Missing or malformed; the message names line, field and remedy.
-    """
+    """Reads a connection matrix as htsim's ``ConnectionMatrix::load`` does, with picoseconds kept exactly."""
     counts: dict[str, int] = {}
     connections: list[Connection] = []
     triggers: dict[int, Trigger] = {}

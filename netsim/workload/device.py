@@ -32,24 +32,14 @@ class DeviceConfig(Section, frozen=True):
     contention: Annotated[float, Field(ge=1)] = 1.0
 
     def compute_ps(self, flops: int, memory_bytes: int) -> int:
-        """Time of some work that keeps arithmetic and memory busy at once, in picoseconds, rounded up.
-
-        Args:
-            flops: Floating-point operations.
-            memory_bytes: Bytes to and from memory.
-        """
+        """Picoseconds, rounded up, of work that keeps arithmetic and memory busy at once."""
         arithmetic = flops / (self.teraflops * self.efficiency)
         memory = 1000 * memory_bytes / (self.memory_gbps * self.memory_efficiency)
         return -int(-max(arithmetic, memory) // 1)
 
 
 class Peaks(NamedTuple):
-    """Peaks of a device that is named.
-
-    Args:
-        teraflops: Of dense products in bfloat16.
-        memory_gbps: Of its memory.
-    """
+    """Peaks of a device that is named, of dense products in bfloat16 and of its memory."""
 
     teraflops: float
     memory_gbps: float

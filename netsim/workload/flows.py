@@ -29,15 +29,7 @@ class FlowsConfig(WorkloadSection, frozen=True):
 
 
 class Flow(NamedTuple):
-    """A line of the file.
-
-    Args:
-        line: Its number.
-        src: Rank that sends.
-        dst: Another rank.
-        bytes: Payload, at least 1.
-        start_ps: When it starts, in picoseconds.
-    """
+    """A line of the file."""
 
     line: int
     src: int
@@ -47,11 +39,7 @@ class Flow(NamedTuple):
 
 
 def read_flows(path: Path) -> list[Flow]:
-    """Reads and checks a list of flows.
-
-    Raises:
-        Refusal: Missing or malformed; the message names line, column and remedy.
-    """
+    """Reads and checks a list of flows."""
     lines = read_lines(path, f"a CSV file with the header {','.join(COLUMNS)}")
     header = tuple(name.strip() for name in lines[0].split(","))
     for name in COLUMNS:
@@ -100,19 +88,11 @@ class FlowsWorkload:
 
     @cached_property
     def flows(self) -> list[Flow]:
-        """The flows of the file.
-
-        Raises:
-            Refusal: The file is wrong.
-        """
+        """The flows of the file."""
         return read_flows(self._path)
 
     def size(self, available: int) -> int:
-        """All ranks.
-
-        Raises:
-            Refusal: A flow names a rank that does not exist.
-        """
+        """All ranks."""
         for line, column, rank in _ends(self.flows):
             if rank >= available:
                 problem = f"is not a rank ({rank}, of {available})"

@@ -41,11 +41,7 @@ def equal_gaps(one: Trace, other: Trace) -> bool:
 
 
 def with_gaps_of(trace: Trace, other: Trace) -> Trace:
-    """The trace with the gaps of another.
-
-    Raises:
-        Refusal: The two differ in structure.
-    """
+    """The trace with the gaps of another."""
     differs = difference(trace, other)
     if differs is not None:
         problem = f"cannot give its gaps to {trace.path}, which has another structure ({differs})"

@@ -9,17 +9,10 @@ from netsim.workload.tasks import TaskColumns
 
 
 def keys_of(columns: TaskColumns, collectives: Iterable[tuple[int, int]]) -> np.ndarray | None:
-    """Number of the task whose draws each task has: that at its place of the first collective equal to its own.
+    """[tasks] the task whose draws each task has: that at its place of the first equal collective; None if all differ.
 
-    Collectives are equal if they move the same bytes between the same ranks in the same order. A task outside of
-    collectives has its own draws.
-
-    Args:
-        columns: All tasks.
-        collectives: The first message of each collective, and the end of its last.
-
-    Returns:
-        [tasks] numbers; None if all tasks have their own.
+    Collectives (first message, end of the last) are equal if they move the same bytes between the same ranks in the
+    same order. A task outside of collectives has its own draws.
     """
     keys, first_of = np.arange(len(columns.bytes), dtype=np.int64), dict[bytes, int]()
     again = False

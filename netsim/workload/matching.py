@@ -18,15 +18,7 @@ def matching_key(record: Record) -> tuple[str | int, ...]:
 
 
 def check_and_combine(path: Path, lines: Sequence[tuple[int, Record]]) -> Operation:
-    """The operation that the records of one collective describe together.
-
-    Args:
-        path: The trace, for the message.
-        lines: For each member, in the order of the group, its line number and record; for a pair the sender first.
-
-    Raises:
-        Refusal: They contradict each other about the operation or its bytes.
-    """
+    """The operation that the records (line, record) of one collective describe; of a pair the sender comes first."""
     records = [record for _, record in lines]
     for position, field, problem in _disagreements(records):
         number, record = lines[position]

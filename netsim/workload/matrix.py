@@ -51,19 +51,11 @@ class MatrixWorkload:
 
     @cached_property
     def matrix(self) -> Matrix:
-        """The connections of the file.
-
-        Raises:
-            Refusal: The file is wrong.
-        """
+        """The connections of the file."""
         return read_matrix(self._path)
 
     def size(self, available: int) -> int:
-        """Number of nodes, which may be smaller than the fabric.
-
-        Raises:
-            Refusal: There are fewer ranks than nodes of the matrix.
-        """
+        """Number of nodes, which may be smaller than the fabric."""
         nodes = self.matrix.nodes
         if nodes > available:
             problem = f"there are {nodes}, the job has {available} ranks"

@@ -92,14 +92,7 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
 
 
 class Trace(NamedTuple):
-    """A whole trace.
-
-    Args:
-        path: Where it was read.
-        header: First line.
-        programs: For each rank its records in program order, each with its line number.
-        sha256: Of the file.
-    """
+    """A trace: for each rank its records in program order, each with its line number; sha256 of the file."""
 
     path: Path
     header: Header
@@ -160,11 +153,7 @@ def _contradictions(header: Header, steps: frozenset[int], record: Record) -> It
 
 
 def read_trace(path: Path) -> Trace:
-    """Reads and checks a trace, line by line.
-
-    Raises:
-        Refusal: Missing, truncated or malformed; the message names line, field and remedy.
-    """
+    """Reads and checks a trace, line by line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -35,16 +35,7 @@ class SimcclConfig(WorkloadSection, frozen=True):
 
 
 class Flow(NamedTuple):
-    """A line of the file.
-
-    Args:
-        line: Its number.
-        id: Unique in its collective.
-        src: Rank that sends.
-        dst: Another rank.
-        bytes: Payload.
-        parents: Ids of the flows that must have arrived before it leaves.
-    """
+    """A line of the file; `id` is unique in its collective, `parents` must have arrived before it leaves."""
 
     line: int
     id: int
@@ -55,13 +46,7 @@ class Flow(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """The flows of one collective.
-
-    Args:
-        name: Its name in the file: group, layer, pass, operation and bytes.
-        op: What it does.
-        flows: In an order in which each comes after its parents.
-    """
+    """The flows of a collective, each after its parents; its name has group, layer, pass, operation and bytes."""
 
     name: str
     op: str
@@ -72,9 +57,6 @@ def read_flow_models(path: Path) -> list[Collective]:
     """Reads and checks a list of flows.
 
     SimCCL's MockNcclGroup.cc writes it (NetMeasurements-Team/SimCCL, src/mock/v2.30, dumpDetailedFlowModels).
-
-    Raises:
-        Refusal: Missing or malformed; the message names line, column and remedy.
     """
     lines = read_lines(path, "the list of flows that SimCCL writes")
     header = [name.strip() for name in lines[0].split(",")]
@@ -164,19 +146,11 @@ class SimcclWorkload:
 
     @cached_property
     def collectives(self) -> list[Collective]:
-        """The collectives of the file.
-
-        Raises:
-            Refusal: The file is wrong.
-        """
+        """The collectives of the file."""
         return read_flow_models(self._path)
 
     def size(self, available: int) -> int:
-        """Number of ranks that the flows name.
-
-        Raises:
-            Refusal: There are fewer ranks.
-        """
+        """Number of ranks that the flows name."""
         for collective in self.collectives:
             for flow in collective.flows:
                 for column, rank in (("src", flow.src), ("dest", flow.dst)):

@@ -12,12 +12,7 @@ _PACKET = 1460
 
 
 class Sizes(NamedTuple):
-    """A distribution of sizes: the share of flows of at most so many bytes, linear in between.
-
-    Args:
-        bytes: Sizes, ascending.
-        shares: Their shares; the last one is 1.
-    """
+    """A distribution of sizes: the share of flows of at most so many bytes, ascending to 1, linear in between."""
 
     bytes: tuple[float, ...]
     shares: tuple[float, ...]
@@ -30,11 +25,7 @@ class Sizes(NamedTuple):
         return first + sum((b - a) * (x + y) / 2 for (x, a), (y, b) in pairwise(points))
 
     def at(self, share: float) -> int:
-        """The size, at least 1 B, that a share of the flows does not exceed.
-
-        Args:
-            share: From 0 to 1.
-        """
+        """The size, at least 1 B, that a share in [0, 1] of the flows does not exceed."""
         place = bisect_left(self.shares, share)
         if place == 0:
             return max(1, round(self.bytes[0]))
@@ -63,11 +54,7 @@ The points are those of Alizadeh et al., pFabric (SIGCOMM 2013), in packets of 1
 
 
 def read_sizes(path: Path) -> Sizes:
-    """Reads a distribution from a file: lines ``bytes,share``, both ascending, the last share 1.
-
-    Raises:
-        Refusal: Missing or malformed; the message names line and remedy.
-    """
+    """Reads a distribution from a file: lines ``bytes,share``, both ascending, the last share 1."""
     remedy = "write lines bytes,share, such as 10000,0.15, both ascending to 1"
     points: list[tuple[float, float]] = []
     for number, line in enumerate(read_lines(path, "a CSV file of lines bytes,share"), 1):

@@ -7,18 +7,11 @@ import numpy as np
 
 
 class Span(NamedTuple):
-    """A collective, with the tasks that mark its begin and end. None where the workload does not say.
+    """A collective of `ranks` members, with the tasks that mark its begin and end. None where the workload does not
+    say.
 
-    Args:
-        op: Operation; send is a send with its recv.
-        group: Name of the process group.
-        ranks: Number of members.
-        step: Optimiser step.
-        phase: rollout, forward, backward or optimizer.
-        layer: Model block.
-        bytes: Payload of all its messages.
-        come: For each member, the task whose end is its arrival at the collective; empty if all arrive at time 0.
-        over: For each member, the task whose end is the end of the collective at that member.
+    `bytes` is the payload of all its messages. `come` and `over` have for each member the tasks that end its arrival
+    (empty if all arrive at time 0) and the collective at that member.
     """
 
     op: str
@@ -32,24 +25,14 @@ class Span(NamedTuple):
     over: Sequence[int]
 
     def times(self, task_end_ps: Sequence[int] | np.ndarray) -> "Times":
-        """Times of the collective in a run.
-
-        Args:
-            task_end_ps: When each task of the program was done.
-        """
+        """Times of the collective in a run, from the end of each task."""
         over = [int(task_end_ps[task]) for task in self.over]
         come = [int(task_end_ps[task]) for task in self.come] or [0] * len(over)
         return Times(min(come), max(over), (sum(over) - sum(come)) // len(over))
 
 
 class Times(NamedTuple):
-    """Times of a collective, in picoseconds.
-
-    Args:
-        start_ps: Arrival of the first member.
-        end_ps: End at the last member.
-        member_ps: Time from arrival to end of a member, mean over the members, rounded down.
-    """
+    """Arrival of the first member, end at the last, and mean time of a member in between, rounded down."""
 
     start_ps: int
     end_ps: int
@@ -57,13 +40,7 @@ class Times(NamedTuple):
 
 
 class TraceOrigin(NamedTuple):
-    """Which trace a workload replays.
-
-    Args:
-        sha256: Of the file.
-        config_sha256: Of the configuration of the traced run, if the trace names it.
-        steps: Optimiser steps that are replayed, ascending.
-    """
+    """Hash of a trace and, if it names that, of its run's configuration; replayed optimiser steps, ascending."""
 
     sha256: str
     config_sha256: str | None

@@ -62,11 +62,7 @@ def zipf_matrix(splits: ZipfSplits, size: int, bytes_per_rank: int) -> Matrix:
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Reads the file of a `MatrixSplits`.
-
-    Raises:
-        Refusal: It cannot be read, is no square of byte counts, or moves nothing.
-    """
+    """Reads the file of a `MatrixSplits`."""
     lines = read_lines(path, "a file of as many lines as ranks, as many numbers in each")
     while not lines[-1].strip():
         lines.pop()

@@ -64,11 +64,7 @@ class TraceWorkload:
 
     @cached_property
     def trace(self) -> Trace:
-        """The records to replay.
-
-        Raises:
-            Refusal: The file is wrong, or lacks a requested step.
-        """
+        """The records to replay."""
         trace = read_trace(self._path)
         if self._gaps is not None:
             trace = with_gaps_of(trace, read_trace(self._gaps))
@@ -161,11 +157,7 @@ class _Replay:
         self._meetings: dict[tuple[str | int, ...], _Meeting] = {}
 
     def run(self, start_ps: int) -> None:
-        """Adds all tasks.
-
-        Raises:
-            Refusal: Records of one collective contradict each other, or ranks wait for each other for ever.
-        """
+        """Adds all tasks."""
         start = self._program.wait(self._ranks[0], (), start_ps)
         cursors = [_Cursor(lines, start) for lines in self._trace.programs]
         runnable = deque(range(len(cursors)))

@@ -10,12 +10,7 @@ _REMEDY = "convert or record the trace again"
 
 
 class Dependencies(NamedTuple):
-    """The dependencies of a trace; nodes are numbered by their place in the file.
-
-    Args:
-        needs: For each node those that it waits for, in its own order.
-        control: Whether these include all ctrl_deps on nodes of the file.
-    """
+    """Nodes that each node `needs`, by place in the file; `control`: all ctrl_deps on its nodes are among them."""
 
     needs: Sequence[Sequence[int]]
     control: bool
@@ -26,9 +21,6 @@ def dependencies(trace: RankTrace) -> Dependencies:
 
     Traces from a profiler have the caller of a node in ctrl_deps, and sometimes a caller that waits for the node it
     called. If ctrl_deps and data_deps together form a circle in a file, only its data_deps are used.
-
-    Raises:
-        Refusal: A node needs one that is missing, or data dependencies form a circle.
     """
     places = {node.id: place for place, node in enumerate(trace.nodes)}
     data: list[list[int]] = []

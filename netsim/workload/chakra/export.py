@@ -24,14 +24,6 @@ def write_chakra(trace: Trace, folder: Path, name: str = "trace") -> None:
     depend on. Groups have the number of their place in the header, and their names in pg_desc. Groups of one rank
     move nothing: only their gaps are written. Splits, bytes held after a reduce_scatter, the root of a broadcast, step,
     micro, phase, layer and dtype become attributes; measured times are not written.
-
-    Args:
-        trace: What to write.
-        folder: Output folder; created if it does not exist.
-        name: First part of the files' names.
-
-    Raises:
-        Refusal: The folder holds execution traces of that name already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob(f"{name}.*.et")):

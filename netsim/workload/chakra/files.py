@@ -24,13 +24,7 @@ Count = Annotated[int, Field(ge=0, lt=2**64, strict=True)]
 
 
 class RankTrace(NamedTuple):
-    """The execution trace of one rank.
-
-    Args:
-        path: Where it was read.
-        groups: Process groups that the file defines: name and ranks in order.
-        nodes: In the order of the file.
-    """
+    """The execution trace of a rank: nodes in the order of the file, and groups (name, ranks) that the file defines."""
 
     path: Path
     groups: Mapping[str, Sequence[int]]
@@ -53,14 +47,7 @@ class _JsonGraph(BaseModel, frozen=True, extra="ignore"):
 
 
 def find_traces(path: Path) -> list[Path]:
-    """The files of all ranks, in the order of the ranks.
-
-    Args:
-        path: A folder that holds one set of files, or a prefix such that the files are ``PREFIX.RANK.et``.
-
-    Raises:
-        Refusal: There are none, those of several sets, or a rank is missing.
-    """
+    """The files of all ranks, in their order: of a folder with one set, or with the prefix of ``PREFIX.RANK.et``."""
     folder, wanted = (path, None) if path.is_dir() else (path.parent, path.name)
     files_by_prefix: dict[tuple[str, str], dict[int, Path]] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -83,11 +70,7 @@ def find_traces(path: Path) -> list[Path]:
 
 
 def read_rank(path: Path) -> RankTrace:
-    """Reads the trace of one rank, in protocol buffers or JSON.
-
-    Raises:
-        Refusal: Missing, cut off or malformed; the message names the node and the remedy.
-    """
+    """Reads the trace of one rank, in protocol buffers or JSON."""
     trace = _read_json(path) if path.suffix == ".json" else _read_messages(path)
     if not trace.nodes:
         raise Refusal(path, "file", "contains no nodes", _REMEDY)
@@ -157,11 +140,7 @@ def _attribute(value: object) -> Attribute:
 
 
 def read_json(path: Path) -> object:
-    """The content of a JSON file.
-
-    Raises:
-        Refusal: Missing, no text, or no JSON.
-    """
+    """The content of a JSON file."""
     text = "\n".join(read_lines(path, "a JSON file"))
     try:
         return parse_json(text)
@@ -170,11 +149,7 @@ def read_json(path: Path) -> object:
 
 
 def read_groups(path: Path) -> dict[str, Sequence[int]]:
-    """Process groups in a file of their own: a JSON mapping from name to list of ranks, as ASTRA-sim reads it.
-
-    Raises:
-        Refusal: Missing or malformed.
-    """
+    """Process groups in a file of their own: a JSON mapping from name to list of ranks, as ASTRA-sim reads it."""
     content = read_json(path)
     if not isinstance(content, dict):
         raise Refusal(path, "file", "is not a mapping", 'write {"0": [0, 1]}')

@@ -15,7 +15,7 @@ from netsim.workload.spans import Span
 
 
 class _Gathering:
-    """One operation: nodes and tasks of the ranks that have arrived at it, and ranks that wait for its end.
+    """An operation: nodes and tasks of the ranks that have arrived, and ranks that wait for its end.
 
     `moved` is the task of a sent message, which leaves whether or not its receiver has come.
     """
@@ -84,16 +84,7 @@ def _turns(meetings: Sequence[Meeting | None]) -> Iterator[int]:
 class Layout:
     """The tasks of all ranks.
 
-    Args:
-        traces: Execution trace of each rank.
-        needs: For each rank and node the nodes that it waits for, by their place in the file.
-        groups: Members of each process group; "" is all ranks.
-        program: Program to which the tasks are added.
-        ranks: Rank of the scenario for each rank of the traces.
-        schedules: The algorithm of each operation.
-
-    Raises:
-        Refusal: A node is malformed.
+    `needs` has for each rank and node the nodes that it waits for, by their place in the file; group "" is all ranks.
     """
 
     def __init__(
@@ -112,11 +103,7 @@ class Layout:
         self._unreceived: list[_Gathering] = []
 
     def run(self, start_ps: int) -> None:
-        """Adds all tasks.
-
-        Raises:
-            Refusal: Nodes of one operation contradict each other, or ranks wait for each other for ever.
-        """
+        """Adds all tasks."""
         self._start = self._program.wait(self._ranks[0], (), start_ps)
         runnable = deque(range(len(self._states)))
         while runnable:

@@ -47,17 +47,9 @@ _EARLIER_COLLECTIVES = ("all_reduce", "all_to_all", "all_gather", "reduce_scatte
 
 
 class Node(NamedTuple):
-    """A node.
+    """A node; `control` are the nodes that called it, `data` those that must end before it starts.
 
-    Args:
-        id: Unique in the file.
-        name: Name for display.
-        type: Its type.
-        control: Nodes that called it; ids that are not in the file are ignored.
-        data: Nodes that must end before it starts.
-        duration_us: Duration in microseconds; of communication the recorded one.
-        attributes: By name.
-        collective: Name of its collective; None if it has no comm_type, "" for a comm_type that does not exist.
+    The duration of communication is the recorded one. `collective` is None without a comm_type, "" for an unknown one.
     """
 
     id: int
@@ -71,11 +63,7 @@ class Node(NamedTuple):
 
 
 def read_metadata(message: bytes) -> dict[str, Attribute] | None:
-    """Attributes of the first message of a file; None if that is already a node, as early versions have it.
-
-    Raises:
-        WireError: It is malformed.
-    """
+    """Attributes of the first message of a file; None if that is already a node, as early versions have it."""
     fields = list(read_fields(message))
     if any(field.number == 1 and field.wire is Wire.VARINT for field in fields):
         return None
@@ -90,25 +78,13 @@ def read_metadata(message: bytes) -> dict[str, Attribute] | None:
 
 
 def is_earlier(message: bytes) -> bool:
-    """Whether a node can only be of the generation before.
-
-    Raises:
-        WireError: It is malformed.
-    """
+    """Whether a node can only be of the generation before."""
     attributes = (field.content() for field in read_fields(message) if field.number == 11 and field.wire is Wire.LENGTH)
     return any(_is_earlier(list(read_fields(attribute))) for attribute in attributes)
 
 
 def read_node(message: bytes, *, earlier: bool) -> Node:
-    """Reads a node.
-
-    Args:
-        message: Its bytes.
-        earlier: Whether it is of the generation before.
-
-    Raises:
-        WireError: It is malformed.
-    """
+    """Reads a node, `earlier`: of the generation before."""
     identity, name, kind, duration_us = 0, "", 0, 0
     control: list[int] = []
     data: list[int] = []

@@ -21,10 +21,7 @@ _UNSUPPORTED = ("reduce", "gather", "scatter")
 class Meeting(NamedTuple):
     """Key by which nodes of several ranks form one operation: the k-th nodes with equal keys belong together.
 
-    Args:
-        key: The group, or the pair and its tag.
-        members: Ranks that take part, in order; for a pair the sender first.
-        group: Name of the process group; "" is all ranks.
+    `key` is the group, or the pair and its tag; of the members of a pair the sender comes first.
     """
 
     key: tuple[str | int, ...]
@@ -48,11 +45,7 @@ class Member(NamedTuple):
         return Refusal(self.trace.path, f"node {self.node.id}: {field}", problem, remedy)
 
     def integer(self, name: str, most: int = MOST) -> int | None:
-        """An attribute in [0, most), None if it is absent.
-
-        Raises:
-            Refusal: It is no such number.
-        """
+        """An attribute in [0, most), None if it is absent."""
         value = self.node.attributes.get(name)
         if value is None:
             return None
@@ -61,11 +54,7 @@ class Member(NamedTuple):
         return value
 
     def size(self) -> int:
-        """Bytes of the rank's input buffer.
-
-        Raises:
-            Refusal: There are none.
-        """
+        """Bytes of the rank's input buffer."""
         size_bytes = self.integer("comm_size")
         if size_bytes is None:
             raise self.refuse("comm_size", "is missing")
@@ -73,11 +62,7 @@ class Member(NamedTuple):
 
 
 def duration_ps(member: Member) -> int:
-    """Picoseconds that a node of computation takes; nanoseconds, where it has them, are finer than the schema's field.
-
-    Raises:
-        Refusal: It does not fit in 2**62 ps.
-    """
+    """Picoseconds that a node of computation takes; nanoseconds, where it has them, are finer than duration_micros."""
     duration_ns = member.integer(DURATION_NS, MOST // 1000)
     if duration_ns is not None:
         return 1000 * duration_ns
@@ -87,11 +72,7 @@ def duration_ps(member: Member) -> int:
 
 
 def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> Meeting | None:
-    """The key and the members of the operation of a node of `rank`; None if it moves nothing.
-
-    Raises:
-        Refusal: The communication cannot be simulated, or names a rank or group that does not exist.
-    """
+    """The key and the members of the operation of a node of `rank`; None if it moves nothing."""
     node = member.node
     if node.type not in (NodeType.COMM_COLL_NODE, NodeType.COMM_SEND_NODE, NodeType.COMM_RECV_NODE):
         return None
@@ -127,15 +108,7 @@ def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> M
 
 
 def combine(members: Sequence[Member], ranks: Sequence[int]) -> Operation:
-    """The operation that the nodes of all members describe together.
-
-    Args:
-        members: In the order of the group; for a pair the sender first.
-        ranks: Their ranks.
-
-    Raises:
-        Refusal: They contradict each other about the operation or its bytes.
-    """
+    """The operation that the nodes of all members, in the order of the group, describe; a pair's sender comes first."""
     first, size = members[0], len(members)
     if first.node.type is not NodeType.COMM_COLL_NODE:
         sent, received = first.size(), members[1].integer("comm_size")

@@ -29,55 +29,33 @@ _LAYOUTS = frozenset(Wire)
 
 
 class Field(NamedTuple):
-    """A field of a message.
-
-    Args:
-        number: Its number in the schema, at least 1.
-        wire: Its wire type.
-        value: An unsigned integer for VARINT, the bytes for all else.
-    """
+    """A field of a message; its value is an unsigned integer for VARINT, the bytes for all else."""
 
     number: int
     wire: Wire
     value: int | bytes
 
     def integer(self) -> int:
-        """The value of a VARINT, unsigned.
-
-        Raises:
-            WireError: The field is no VARINT.
-        """
+        """The value of a VARINT, unsigned."""
         if not isinstance(self.value, int):
             raise WireError(f"field {self.number} is not an integer")
         return self.value
 
     def content(self) -> bytes:
-        """The bytes of a field with a length: text or a message.
-
-        Raises:
-            WireError: The field has no length.
-        """
+        """The bytes of a field with a length: text or a message."""
         if self.wire is not Wire.LENGTH or isinstance(self.value, int):
             raise WireError(f"field {self.number} is neither text nor a message")
         return self.value
 
     def text(self) -> str:
-        """The content as text.
-
-        Raises:
-            WireError: It is no UTF-8.
-        """
+        """The content as text."""
         try:
             return self.content().decode("utf-8")
         except UnicodeDecodeError:
             raise WireError(f"field {self.number} is not UTF-8 text") from None
 
     def integers(self) -> Iterator[int]:
-        """One VARINT, or as many as are packed into the content.
-
-        Raises:
-            WireError: It is neither.
-        """
+        """One VARINT, or as many as are packed into the content."""
         if self.wire is Wire.VARINT:
             yield self.integer()
             return
@@ -88,11 +66,7 @@ class Field(NamedTuple):
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """The integer at `position`, and the position behind it.
-
-    Raises:
-        WireError: It is cut off, or longer than 64 bits.
-    """
+    """The integer at `position`, and the position behind it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):
@@ -106,11 +80,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def read_fields(data: bytes) -> Iterator[Field]:
-    """The fields of a message, in their order.
-
-    Raises:
-        WireError: It is cut off or malformed.
-    """
+    """The fields of a message, in their order."""
     position = 0
     while position < len(data):
         key, position = read_varint(data, position)
@@ -132,11 +102,7 @@ def read_fields(data: bytes) -> Iterator[Field]:
 
 
 def read_messages(data: bytes) -> Iterator[bytes]:
-    """Messages that follow each other, each behind its length.
-
-    Raises:
-        WireError: The last one is cut off.
-    """
+    """Messages that follow each other, each behind its length."""
     position = 0
     while position < len(data):
         length, position = read_varint(data, position)
@@ -157,15 +123,7 @@ def zigzag(value: int) -> int:
 
 
 def number(field: Field, layout: str) -> float:
-    """A fixed-width number.
-
-    Args:
-        field: Of 4 or 8 bytes.
-        layout: Its format for `struct.unpack`.
-
-    Raises:
-        WireError: It has another width.
-    """
+    """A number of 4 or 8 bytes in the format `layout` of `struct.unpack`."""
     if isinstance(field.value, int) or len(field.value) != struct.calcsize(layout):
         raise WireError(f"field {field.number} has another width")
     return struct.unpack(layout, field.value)[0]

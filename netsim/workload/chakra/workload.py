@@ -48,29 +48,17 @@ class ChakraWorkload:
 
     @cached_property
     def traces(self) -> list[RankTrace]:
-        """Execution trace of each rank.
-
-        Raises:
-            Refusal: A file is wrong or missing.
-        """
+        """Execution trace of each rank."""
         return [read_rank(path) for path in find_traces(self._path)]
 
     @cached_property
     def dependencies(self) -> list[Dependencies]:
-        """Dependencies of the nodes of each rank.
-
-        Raises:
-            Refusal: A node needs one that is missing, or nodes need each other in a circle.
-        """
+        """Dependencies of the nodes of each rank."""
         return [dependencies(trace) for trace in self.traces]
 
     @cached_property
     def groups(self) -> Mapping[str, Sequence[int]]:
-        """Members of each process group, in its order; "" is all ranks.
-
-        Raises:
-            Refusal: A group has ranks without a file, or two files contradict each other about it.
-        """
+        """Members of each process group, in its order; "" is all ranks."""
         world = range(len(self.traces))
         groups: dict[str, Sequence[int]] = {"": world}
         sources = [(trace.path, trace.groups) for trace in self.traces]

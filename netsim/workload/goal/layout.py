@@ -10,17 +10,10 @@ from netsim.workload.program import Program
 
 
 class Layout:
-    """The tasks of a schedule.
+    """The tasks of a schedule; `sends_end_at_start`: ``requires`` a send waits only for its start.
 
     Operation i of all ranks together has two moments: 2 i, when it may start, and 2 i + 1, when it ends; a send ends
     when its message has arrived.
-
-    Args:
-        goal: The schedule.
-        sends_end_at_start: Whether ``requires`` a send waits only for its start.
-
-    Raises:
-        Refusal: A message is sent and not received, or received and not sent, or with another size.
     """
 
     def __init__(self, goal: Goal, sends_end_at_start: bool) -> None:
@@ -72,16 +65,7 @@ class Layout:
         return Refusal(self._goal.path, f"line {line}: {field}", problem, remedy)
 
     def run(self, program: Program, ranks: Sequence[int], start_ps: int) -> None:
-        """Adds all tasks.
-
-        Args:
-            program: Program to which they are added.
-            ranks: Rank of the scenario for each rank of the schedule.
-            start_ps: When it starts.
-
-        Raises:
-            Refusal: Operations wait for each other in a circle.
-        """
+        """Adds all tasks to `program`; `ranks` are the scenario's."""
         begin = program.wait(ranks[0], (), start_ps)
         needs = self._needs
         for index in range(len(self._operations)):

@@ -24,15 +24,7 @@ _REMEDY = "write the schedule again, or complete it"
 
 
 class Operation(NamedTuple):
-    """An operation of a rank.
-
-    Args:
-        line: Its line in the file.
-        kind: What it does.
-        amount: Bytes of a message, nanoseconds of a computation.
-        peer: Rank that a message goes to or comes from; -1 of a computation.
-        tag: Tag of a message.
-    """
+    """An operation of a rank: `amount` is bytes of a message, nanoseconds of a computation, whose peer is -1."""
 
     line: int
     kind: Kind
@@ -42,13 +34,7 @@ class Operation(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """A line ``later requires earlier``; operations by their place in their rank.
-
-    Args:
-        later: Waits.
-        earlier: For its end, or for its start.
-        start: Whether only its start is awaited: ``irequires``.
-    """
+    """A line ``later requires earlier`` or, with `start`, ``irequires``; operations by their place in their rank."""
 
     later: int
     earlier: int
@@ -56,24 +42,12 @@ class Dependency(NamedTuple):
 
 
 class RankSchedule(NamedTuple):
-    """What one rank does.
-
-    Args:
-        operations: In the order of the file.
-        dependencies: Between them.
-    """
-
     operations: list[Operation]
     dependencies: list[Dependency]
 
 
 class Goal(NamedTuple):
-    """A whole schedule.
-
-    Args:
-        path: Where it was read.
-        ranks: Schedule of each rank; empty of one that the file does not name.
-    """
+    """A schedule by rank, empty for one that the file does not name."""
 
     path: Path
     ranks: Sequence[RankSchedule]
@@ -88,11 +62,7 @@ class _Statement(NamedTuple):
 
 
 def read_goal(path: Path) -> Goal:
-    """Reads and checks a schedule.
-
-    Raises:
-        Refusal: Missing or malformed; the message names line, word and remedy.
-    """
+    """Reads and checks a schedule."""
     lines = read_lines(path, "a schedule in GOAL")
     reader = _Reader(path)
     for statement in _statements(path, lines):
@@ -152,11 +122,7 @@ class _Reader:
         self._unresolved: list[tuple[int, str, str, bool]] = []
 
     def read(self, statement: _Statement) -> None:
-        """Takes a statement.
-
-        Raises:
-            Refusal: It is malformed.
-        """
+        """Takes a statement."""
         line, words, end = statement
         if end == "{":
             self._open(line, words)
@@ -169,11 +135,7 @@ class _Reader:
             self._close(line)
 
     def finish(self, lines: int) -> Goal:
-        """The whole schedule, of a file of so many lines.
-
-        Raises:
-            Refusal: It is cut off, or without operations.
-        """
+        """The whole schedule, of a file of so many lines."""
         if self._rank is not None:
             problem = f"rank {self._rank}, opened in line {self._opened}, is not closed"
             raise Refusal(self._path, f"line {lines}", problem, "add }, or complete the file if it is cut off")

@@ -43,19 +43,11 @@ class GoalWorkload:
 
     @cached_property
     def goal(self) -> Goal:
-        """The schedule of the file.
-
-        Raises:
-            Refusal: The file is wrong.
-        """
+        """The schedule of the file."""
         return read_goal(self._path)
 
     def size(self, available: int) -> int:
-        """Number of ranks, which may be smaller than the fabric.
-
-        Raises:
-            Refusal: There are fewer ranks than in the schedule.
-        """
+        """Number of ranks, which may be smaller than the fabric."""
         needed = len(self.goal.ranks)
         if needed > available:
             problem = f"there are {needed}, the job has {available} ranks"

@@ -21,13 +21,7 @@ _REMEDY = "profile all ranks again, over the same steps"
 
 
 class Converted(NamedTuple):
-    """What has been converted.
-
-    Args:
-        ranks: Number of ranks.
-        records: Number of collectives of all ranks.
-        notices: Remarks for the user.
-    """
+    """Numbers of ranks and of collectives of all of them, and remarks for the user."""
 
     ranks: int
     records: int
@@ -35,19 +29,12 @@ class Converted(NamedTuple):
 
 
 def import_kineto(folder: Path, out: Path) -> Converted:
-    """Writes the collective trace of the profiles in a folder.
+    """Writes the collective trace of the profiles in a folder, one file a rank; whole or not at all.
 
     Calls of a rank follow each other by the times of their kernels. The gap before one is the time since the one before
     it ended, or, where that still ran, since it began; one that still ran when the next began is asynchronous, and
     is waited for by the first that begins after its end. Computation that overlaps with a collective is part of the
     collective's time and of no gap.
-
-    Args:
-        folder: Profiles of all ranks, one file each.
-        out: The trace; written whole or not at all.
-
-    Raises:
-        Refusal: A profile is missing or wrong, or profiles contradict each other.
     """
     profiles = _read(folder)
     operations = [[Arguments(profile, call).operation() for call in profile.calls] for profile in profiles]

@@ -38,19 +38,10 @@ _MOST_DIGITS = 18
 
 
 class Operation(NamedTuple):
-    """A call in the terms of a collective trace.
+    """A call in the terms of a collective trace; `root` and `peer` are global ranks.
 
-    Args:
-        op: Its name there.
-        group: Name of its process group.
-        ranks: The group's ranks.
-        dtype: As the profile names it.
-        bytes_in: What the rank contributes.
-        bytes_out: What it holds afterwards.
-        in_splits: Bytes to each member; None but for all_to_all.
-        out_splits: Bytes from each member; likewise.
-        root: Global rank that broadcasts.
-        peer: Global rank of the other side of a pair.
+    The rank contributes `bytes_in` and then holds `bytes_out`. Splits are bytes to and from each member, None but for
+    all_to_all.
     """
 
     op: str
@@ -66,12 +57,7 @@ class Operation(NamedTuple):
 
 
 class Arguments:
-    """The arguments of a call, read one by one.
-
-    Args:
-        profile: The profile it stands in.
-        call: The call.
-    """
+    """The arguments of a call, read one by one."""
 
     def __init__(self, profile: Profile, call: Call) -> None:
         self._profile, self._place = profile, call.place
@@ -82,11 +68,7 @@ class Arguments:
         return Refusal(self._profile.path, f"traceEvents.{self._place}.args.{name}", problem, remedy)
 
     def operation(self) -> Operation:
-        """What the call does.
-
-        Raises:
-            Refusal: An argument is missing or wrong, or the collective cannot be simulated.
-        """
+        """What the call does."""
         name = str(self._args["Collective name"])
         op = _OPERATIONS.get(name.lower())
         if op is None:

@@ -30,15 +30,9 @@ Group = tuple[int, ...] | None
 
 
 class Call(NamedTuple):
-    """A collective as one rank called it.
+    """A collective as one rank called it; `place` is that of its event in the file.
 
-    Args:
-        place: Place of its event in the file, for messages.
-        args: What the profiler noted of it.
-        start_ns: When its kernel began, or its call where there is no kernel; since the first event of the file.
-        end_ns: When that ended.
-        step: Number of the profiled step.
-        phase: forward, backward or optimizer.
+    Times are those of its kernel, or of the call where there is none, since the first event of the file.
     """
 
     place: int
@@ -50,17 +44,9 @@ class Call(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """The profile of a rank.
+    """The profile of a rank; host "" if unknown, calls in the order of their starts.
 
-    Args:
-        path: Where it was read.
-        rank: Its rank.
-        world_size: Number of ranks.
-        host: Name of its machine; "" if unknown.
-        groups: Ranks of each process group that the header of the file names.
-        calls: Its collectives in the order of their starts.
-        begin_ns: When its first step began, on the same clock; that of the first collective if there are no steps.
-        has_kernels: Whether times are those of kernels.
+    `begin_ns` is the begin of its first step, or of the first collective if there are no steps.
     """
 
     path: Path
@@ -86,11 +72,7 @@ class _Event(NamedTuple):
 
 
 def read_profile(path: Path) -> Profile:
-    """Reads the profile of a rank, ``.json`` or ``.json.gz``.
-
-    Raises:
-        Refusal: Missing, malformed, or without collectives; the message names the event and the remedy.
-    """
+    """Reads the profile of a rank, ``.json`` or ``.json.gz``."""
     content = _content(path)
     about = content.get("distributedInfo")
     if not isinstance(about, dict):
