@@ -32,13 +32,8 @@ class Bound:
     ((H-1) P + 3) c + 4 d.
 
     The last packet of a flow may be small, but it leaves its host behind the full ones. So the first packet at the last
-    link is a full one, or a small one behind the full ones of the shortest flow into which the message may be cut.
-
-    Args:
-        scene: Tasks and fabric.
-        parts: Numbers of equal parts into which transports cut messages.
-        anywhere: Whether some transport may cut messages in any way.
-        shares: Whether some transport may cut messages into shares for their paths, as ethereal does.
+    link is a full one, or a small one behind the full ones of the shortest flow into which the message may be cut:
+    into numbers of equal `parts`, `anywhere`, or into `shares` for their paths, as ethereal does.
     """
 
     def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False, shares: bool = True) -> None:
@@ -75,13 +70,7 @@ def _leaves_ps(scene: Scene, crossing: np.ndarray) -> int:
 def _longest_chain(columns, passages, start, end, queues, everything):
     """Earliest end of all tasks; fills in the earliest start and end of each.
 
-    Args:
-        columns: Tasks.
-        passages: Their messages.
-        start: [tasks] is filled in.
-        end: [tasks] is filled in.
-        queues: [3, first and last links] arrival, service and remaining passage; scratch, service 0 on entry.
-        everything: All tasks.
+    `queues` is scratch: [3, first and last links] arrival, service (0 on entry) and remaining passage.
     """
     kinds = passages.kinds
     for task in range(len(columns.delay_ps)):

@@ -49,12 +49,7 @@ def stream(seed: int, purpose: int) -> int:
 
 
 class Draws:
-    """The draws of one seed for one purpose: mix(mix(mix(mix(seed) + purpose) + flow) + sequence).
-
-    Args:
-        seed: Seed of the run.
-        purpose: What the draws decide.
-    """
+    """The draws of one seed for one purpose: mix(mix(mix(mix(seed) + purpose) + flow) + sequence)."""
 
     def __init__(self, seed: int, purpose: Purpose) -> None:
         self._stream = stream(seed, purpose)

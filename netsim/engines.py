@@ -12,11 +12,7 @@ from netsim.transport.protocol import Transport
 def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths: int) -> str | None:
     """Why an engine cannot simulate a run; None if it can, as auto and simpy always do.
 
-    Args:
-        wanted: The engine.
-        scene: The scene.
-        transport: One of the scenario's transports.
-        most_paths: Largest number of paths between two hosts that talk to each other.
+    `most_paths` is the largest number of paths between two hosts that talk to each other.
     """
     if scene.ends_early and (wanted == "fluid" or transport.kind == "ideal"):
         return "the run ends while background traffic goes on"
@@ -53,13 +49,7 @@ def seen_by(scene: Scene, transport: TransportConfig) -> Scene:
 
 
 def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine:
-    """The fastest engine that is exact for a run.
-
-    Args:
-        scene: The scene.
-        transport: One of the scenario's transports, not ideal.
-        most_paths: Largest number of paths between two hosts that talk to each other.
-    """
+    """The fastest engine that is exact for a run; the transport is not ideal."""
     from netsim.engine.windowed.refusal import fills_windows
 
     by_windows: tuple[Engine, ...] = ("windowed",) if fills_windows(scene) else ()
@@ -76,16 +66,7 @@ def run_engine(
     report: Callable[[Pulse], None] | None = None,
     cores: int = 1,
 ) -> tuple[Outcome, str]:
-    """Simulates one transport with one seed.
-
-    Args:
-        wanted: The scenario's choice, which can simulate the run (`refusal` is None).
-        scene: The scene.
-        transport: One of the scenario's transports.
-        seed: Seed of all draws.
-        most_paths: Largest number of paths between two hosts that talk to each other.
-        report: Called about once a second with how far the run is.
-        cores: How many the run may take; the outcome does not depend on it.
+    """Simulates one transport with one seed by an engine that can; the outcome does not depend on `cores`.
 
     Returns:
         The outcome, and the name of the engine.

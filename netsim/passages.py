@@ -18,58 +18,34 @@ forget_if_outdated(Path(__file__).parent)
 
 
 class Ends(NamedTuple):
-    """Links of each rank's host, by rank.
+    """Links of each rank's host, by rank."""
 
-    Args:
-        up: To its leaf.
-        down: From its leaf.
-        inside: Inside the host.
-        host: The host.
-        leaf: Its leaf.
-        alike: Number of the hosts that have this leaf and links of these rates and delays.
-    """
-
-    up: np.ndarray
-    down: np.ndarray
-    inside: np.ndarray
-    host: np.ndarray
-    leaf: np.ndarray
-    alike: np.ndarray
+    up: np.ndarray  # to its leaf
+    down: np.ndarray  # from its leaf
+    inside: np.ndarray  # inside the host
+    host: np.ndarray  # the host
+    leaf: np.ndarray  # its leaf
+    alike: np.ndarray  # number of the hosts that have this leaf and links of these rates and delays
 
 
 class Kinds(NamedTuple):
-    """Kinds of messages. Arrays by kind, times in picoseconds.
+    """Kinds of messages. Arrays by kind, times in picoseconds."""
 
-    Args:
-        within: Whether they stay inside their host.
-        first_ps: Service on the first link.
-        last_ps: Service on the last link.
-        head_ps: Time until the first packet of a message may be at the last link.
-        tail_ps: Time of the smallest packet after its service on the first link.
-        end_ps: Delay of the last link.
-    """
-
-    within: np.ndarray
-    first_ps: np.ndarray
-    last_ps: np.ndarray
-    head_ps: np.ndarray
-    tail_ps: np.ndarray
-    end_ps: np.ndarray
+    within: np.ndarray  # whether they stay inside their host
+    first_ps: np.ndarray  # service on the first link
+    last_ps: np.ndarray  # service on the last link
+    head_ps: np.ndarray  # time until the first packet of a message may be at the last link
+    tail_ps: np.ndarray  # time of the smallest packet after its service on the first link
+    end_ps: np.ndarray  # delay of the last link
 
 
 class Passages(NamedTuple):
-    """Kinds of the messages of all tasks.
+    """Kinds of the messages of all tasks."""
 
-    Args:
-        kind: [tasks] kind of each task's message; -1 for none.
-        kinds: All kinds.
-        ends: Links of hosts.
-        crossing: [2, leaves] bytes on the wire that leave each leaf for another, and that come to it from others.
-    """
-
-    kind: np.ndarray
-    kinds: Kinds
-    ends: Ends
+    kind: np.ndarray  # [tasks] kind of each task's message; -1 for none
+    kinds: Kinds  # all kinds
+    ends: Ends  # links of hosts
+    # [2, leaves] bytes on the wire that leave each leaf for another, and that come to it from others
     crossing: np.ndarray
 
 
@@ -84,14 +60,7 @@ class _Wire(NamedTuple):
 
 
 def passages_of(scene: Scene, parts: Collection[int], anywhere: bool, shares: bool) -> Passages:
-    """The passages of a scene's messages.
-
-    Args:
-        scene: Tasks and fabric.
-        parts: Numbers of equal parts into which transports cut messages.
-        anywhere: Whether some transport may cut messages in any way.
-        shares: Whether some transport may cut messages into shares for their paths.
-    """
+    """The passages of a scene's messages, cut into numbers of equal `parts`, `anywhere`, or into `shares` for paths."""
     fabric, columns, links = fabric_arrays(scene), scene.tasks.columns(), range(len(scene.topology.links))
     rates = np.array([scene.rates.best(link) for link in links], dtype=np.int64)
     ends = _ends(np.asarray(scene.hosts, dtype=np.int64), fabric, rates)

@@ -42,29 +42,17 @@ def _format(value: int, units: dict[str, int]) -> str:
 
 
 def parse_rate(value: object) -> int:
-    """Reads a rate such as ``100Gbps`` as bits per second.
-
-    Raises:
-        ValueError: No string, no known unit, or no whole number of bits per second.
-    """
+    """Reads a rate such as ``100Gbps`` as bits per second."""
     return _parse(value, _RATES, "a rate", "100Gbps")
 
 
 def parse_size(value: object) -> int:
-    """Reads a size such as ``4.096MB`` or ``64KiB`` as bytes; KB = 1000 B, KiB = 1024 B.
-
-    Raises:
-        ValueError: No string, no known unit, or no whole number of bytes.
-    """
+    """Reads a size such as ``4.096MB`` or ``64KiB`` as bytes; KB = 1000 B, KiB = 1024 B."""
     return _parse(value, _SIZES, "a size", "4000B")
 
 
 def parse_time(value: object) -> int:
-    """Reads a duration such as ``500ns`` as picoseconds.
-
-    Raises:
-        ValueError: No string, no known unit, or no whole number of picoseconds.
-    """
+    """Reads a duration such as ``500ns`` as picoseconds."""
     return _parse(value, _TIMES, "a time", "500ns")
 
 

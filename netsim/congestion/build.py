@@ -18,14 +18,6 @@ CongestionKind = (
 
 
 def congestion_of(config: CongestionKind, round_trip: RoundTrip, start_ps: int, trims: bool = False) -> Congestion:
-    """Congestion control of one flow.
-
-    Args:
-        config: Constants.
-        round_trip: The flow's path.
-        start_ps: When it begins.
-        trims: Whether switches trim.
-    """
     match config:
         case NoneConfig():
             return FixedWindow()
@@ -55,13 +47,7 @@ def recovery_of(config: RecoveryConfig, packets: int) -> Recovery:
 
 
 def round_trip(links: list[Link], packet_bytes: int, acknowledgement: AcknowledgementConfig) -> RoundTrip:
-    """The round trip of a flow in an otherwise empty network.
-
-    Args:
-        links: Links of its path, in order, at their nominal rates; the way back has the same rates and delays.
-        packet_bytes: A full packet on the wire.
-        acknowledgement: Size and lane of acknowledgements.
-    """
+    """The round trip of a flow in an otherwise empty network; the way back has the same nominal rates and delays."""
     there = sum(service_ps(packet_bytes, link.rate_bps) + link.delay_ps for link in links)
     back = sum(service_ps(acknowledgement.size, link.rate_bps) + link.delay_ps for link in links)
     slowest = max(service_ps(packet_bytes, link.rate_bps) for link in links)

@@ -64,10 +64,6 @@ class Credited:
     """The sender of one flow.
 
     Packets that count as lost without a header give their credit back: the receiver does not know of them.
-
-    Args:
-        config: Constants.
-        round_trip: The flow's path.
     """
 
     def __init__(self, config: ReceiverCreditConfig | NdpConfig, round_trip: RoundTrip) -> None:
@@ -86,11 +82,7 @@ class Credited:
         return 0
 
     def on_credit(self, granted: int) -> None:
-        """A credit has arrived.
-
-        Args:
-            granted: Packets that the receiver has asked for so far, so that a lost credit is made up for by the next.
-        """
+        """Takes a credit: packets granted so far in all, so that a lost credit is made up for by the next."""
         if granted > self._granted:
             self.credit += granted - self._granted
             self._granted = granted

@@ -55,13 +55,7 @@ class DcqcnConfig(Section, frozen=True):
 
 
 class Dcqcn:
-    """One flow under DCQCN; its timers are brought up to date at every event of the flow.
-
-    Args:
-        config: Constants.
-        round_trip: The flow's path; it starts at the rate of its host's link.
-        start_ps: When the flow begins.
-    """
+    """One flow under DCQCN; its timers are brought up to date at every event of the flow. Starts at its link's rate."""
 
     def __init__(self, config: DcqcnConfig, round_trip: RoundTrip, start_ps: int = 0) -> None:
         self._config = config

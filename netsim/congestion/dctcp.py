@@ -40,10 +40,6 @@ class Dctcp:
     Once a window of acknowledgements the estimate moves to alpha = (1 - g) alpha + g F with F the marked
     share of that window, and the window gains a packet if nothing was marked. The first mark cuts it at once by
     alpha / 2; marks of packets that left before the last cut do not cut again. After a timeout it is one packet.
-
-    Args:
-        config: Constants.
-        round_trip: The flow's path.
     """
 
     def __init__(self, config: DctcpConfig, round_trip: RoundTrip) -> None:

@@ -71,25 +71,14 @@ class NsccConfig(Section, frozen=True):
         return self
 
     def thresholds(self, queue_bytes: int | None) -> tuple[int, int]:
-        """Queues from which some and all packets are marked.
-
-        Args:
-            queue_bytes: Room of a queue; None without limit.
-        """
+        """Bytes from which some and all packets are marked; None without limit of a queue."""
         if self.mark_from != "auto" and self.mark_all != "auto":
             return self.mark_from, self.mark_all
         return (35_000, 140_000) if queue_bytes is None else (queue_bytes // 5, queue_bytes * 4 // 5)
 
 
 class Nscc:
-    """One flow under NSCC.
-
-    Args:
-        config: Constants.
-        round_trip: The flow's path. Its time is the first estimate of the round trip without queues; shorter samples
-            replace it.
-        trims: Whether switches trim.
-    """
+    """One flow under NSCC; `round_trip` is the first estimate without queues, which shorter samples replace."""
 
     def __init__(self, config: NsccConfig, round_trip: RoundTrip, trims: bool = False) -> None:
         self._packet = float(round_trip.packet_bytes)

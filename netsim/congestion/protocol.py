@@ -7,22 +7,14 @@ UNLIMITED = 2**31 - 1
 
 
 class RoundTrip(NamedTuple):
-    """The round trip of a flow when nothing else uses the network.
+    """The round trip of a flow when nothing else uses the network."""
 
-    Args:
-        time_ps: From the first bit of a full packet leaving to its acknowledgement.
-        packets: Full packets that the slowest link of the path serves in that time, rounded up: one bandwidth-delay
-            product.
-        rate_bps: Rate of the host's link.
-        hops: Number of links of the path.
-        packet_bytes: A full packet on the wire.
-    """
-
-    time_ps: int
+    time_ps: int  # from the first bit of a full packet leaving to its acknowledgement
+    # Full packets that the slowest link of the path serves in that time, rounded up: one bandwidth-delay product
     packets: int
-    rate_bps: int
-    hops: int
-    packet_bytes: int
+    rate_bps: int  # rate of the host's link
+    hops: int  # number of links of the path
+    packet_bytes: int  # a full packet on the wire
 
 
 class Congestion(Protocol):

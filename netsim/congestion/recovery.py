@@ -41,12 +41,9 @@ RecoveryConfig = Annotated[NoRecoveryConfig | GoBackNConfig | SelectiveConfig, F
 
 
 class Reply(NamedTuple):
-    """A receiver's answer to a packet.
+    """A receiver's answer to a packet, whether or not it is new; `expected` is the first missing one, go-back-N only.
 
-    Args:
-        accepted: The packet is new, and the receiver keeps it.
-        refusal: The answer is a negative acknowledgement; None: there is no answer.
-        expected: First missing packet, go-back-N only.
+    `refusal`: the answer is a negative acknowledgement; None: there is no answer.
     """
 
     accepted: bool
@@ -90,9 +87,7 @@ class Recovery(Protocol):
 class Selective:
     """Every packet is acknowledged by itself; lost packets are sent again in their order, before new ones.
 
-    Args:
-        packets: Packets of the flow.
-        reordering: See `SelectiveConfig`; None also where nothing is ever lost.
+    `reordering` is None also where nothing is ever lost.
     """
 
     def __init__(self, packets: int, reordering: int | None = None) -> None:
@@ -164,9 +159,6 @@ class GoBackN:
 
     After a timeout packets are sent one at a time until there is progress. If all were sent again at once, a later
     packet that overtakes could push the expected one out of a full queue again and again.
-
-    Args:
-        packets: Packets of the flow.
     """
 
     def __init__(self, packets: int) -> None:

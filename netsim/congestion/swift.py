@@ -59,12 +59,7 @@ class SwiftConfig(Section, frozen=True):
 
 
 class Swift:
-    """One flow under Swift.
-
-    Args:
-        config: Constants.
-        round_trip: The flow's path; its time, its links and `queueing` make the target.
-    """
+    """One flow under Swift; the time of its path, its links and `queueing` make the target."""
 
     def __init__(self, config: SwiftConfig, round_trip: RoundTrip) -> None:
         self._config = config

@@ -67,9 +67,6 @@ class Timeout:
     An acknowledgement names the transmission that it answers. So a packet that was sent twice gives a sample too:
     Karn's rule excludes such samples only where nobody knows which of the two was answered (RFC 6298, section 3).
     Answers to trimmed packets and refusals give none, since they pass queues or come late.
-
-    Args:
-        config: The keys of the scenario.
     """
 
     def __init__(self, config: TimeoutConfig) -> None:

@@ -39,11 +39,7 @@ def initial(window: int | str, round_trip: RoundTrip) -> int:
 
 
 class FixedWindow:
-    """A constant number of packets under way.
-
-    Args:
-        packets: That number.
-    """
+    """A constant number of packets under way."""
 
     def __init__(self, packets: int = UNLIMITED) -> None:
         self._packets = packets

@@ -8,27 +8,16 @@ from netsim.units import PICOSECONDS_PER_SECOND
 
 
 class Limits(NamedTuple):
-    """Limits in bytes, of each link by which packets come into a switch, and of each switch.
+    """Limits in bytes, of each link by which packets come into a switch, and of each switch."""
 
-    Args:
-        news_ps: How long a switch's word takes to the begin of a link that leads to it.
-        headroom: Of each link, what a switch may receive from it in one class after pausing it.
-        source: Number of the node at which each link begins; see `netsim.topology.protocol.sources`.
-        pool: Of each node, shared memory without the headroom of all links that lead to it; empty without a buffer.
-    """
-
-    news_ps: list[int]
-    headroom: list[int]
-    source: list[int]
+    news_ps: list[int]  # how long a switch's word takes to the begin of a link that leads to it
+    headroom: list[int]  # of each link, what a switch may receive from it in one class after pausing it
+    source: list[int]  # number of the node at which each link begins; see `netsim.topology.protocol.sources`
+    # Of each node, shared memory without the headroom of all links that lead to it; empty without a buffer
     pool: list[int]
 
 
 def limits_of(scene: Scene) -> Limits:
-    """The limits of a scene.
-
-    Args:
-        scene: Its fabric, packets and flow control.
-    """
     links, control = scene.topology.links, scene.flow_control
     source = sources(scene.topology)
     news_ps = [links[scene.topology.reverse(index)].delay_ps for index in range(len(links))]

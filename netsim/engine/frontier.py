@@ -6,13 +6,7 @@ from netsim.workload.tasks import Task
 
 
 class Frontier:
-    """Counts for each task how many of the tasks it waits for are not done yet.
-
-    Tasks in the background do not count as undone.
-
-    Args:
-        tasks: All tasks.
-    """
+    """Counts for each task how many of the tasks it waits for are not done yet; background counts as done."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.roots = [index for index, task in enumerate(tasks) if not task.after]

@@ -52,26 +52,15 @@ class LimitsConfig(Section, frozen=True):
 
 
 class Pulse(NamedTuple):
-    """How far a run is.
+    """How far a run is."""
 
-    Args:
-        now_ps: Simulated time.
-        done: Tasks that are done.
-        tasks: All tasks.
-    """
-
-    now_ps: int
-    done: int
-    tasks: int
+    now_ps: int  # simulated time
+    done: int  # tasks that are done
+    tasks: int  # all tasks
 
 
 class Clock:
-    """The wall time of one run, which engines look at now and then.
-
-    Args:
-        limits: The limits of the scenario.
-        report: Called with the state of the run about once a second; None: nobody is told.
-    """
+    """The wall time of one run, which engines look at now and then; `report` gets its state about once a second."""
 
     def __init__(self, limits: LimitsConfig, report: Callable[[Pulse], None] | None = None) -> None:
         now_s = time.monotonic()
@@ -99,19 +88,12 @@ _REMEDIES = {
 
 
 class Waiting(NamedTuple):
-    """The first task that is not done although all those that it waits for are.
+    """The first task that is not done although all those that it waits for are."""
 
-    Args:
-        src: Source rank.
-        dst: Destination rank.
-        bytes: Of its message.
-        why: What it waits for, in words.
-    """
-
-    src: int
-    dst: int
-    bytes: int
-    why: str
+    src: int  # source rank
+    dst: int  # destination rank
+    bytes: int  # of its message
+    why: str  # what it waits for, in words
 
 
 Which = Literal["simulated", "wall", "fruitless", "refused"]
@@ -119,14 +101,7 @@ Which = Literal["simulated", "wall", "fruitless", "refused"]
 
 
 def reached(limits: LimitsConfig, which: Which, pulse: Pulse, waiting: Waiting) -> LimitError:
-    """The error of a run that has reached a limit.
-
-    Args:
-        limits: The limits of the scenario.
-        which: The limit that was reached.
-        pulse: How far the run is.
-        waiting: The first task that waits.
-    """
+    """The error of a run that has reached a limit; `waiting` is the first task that waits."""
     name = "fruitless" if which == "refused" else which
     value = limits.fruitless if name == "fruitless" else format_time(getattr(limits, which))
     when = "" if which == "simulated" else f" at {format_time(pulse.now_ps)} of simulated time"
@@ -138,23 +113,16 @@ def reached(limits: LimitsConfig, which: Which, pulse: Pulse, waiting: Waiting) 
 
 
 def missing(packets: int, timeouts: int) -> str:
-    """Why a message whose packets are under way waits.
+    """Why a message whose packets are under way waits; `timeouts`: the most of one flow in a row without progress.
 
-    Args:
-        packets: All its packets; how many of them have arrived is not said, since engines may know it early.
-        timeouts: The most timeouts of one of its flows in a row without progress.
+    How many packets have arrived is not said, since engines may know it early.
     """
     said = _missing(packets)
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 
 
 def refused(packets: int, rounds: int) -> str:
-    """Why a message waits whose packets are refused.
-
-    Args:
-        packets: All its packets.
-        rounds: Rounds in a row in which none of the run was newly acknowledged.
-    """
+    """Why a message waits whose packets are refused, for so many rounds without a new acknowledgement in the run."""
     return f"{_missing(packets)}, after {rounds} rounds in a row in which packets were refused and none got through"
 
 

@@ -60,46 +60,26 @@ class NicConfig(Section, frozen=True):
 
 
 class Scene(NamedTuple):
-    """Everything that defines a run except its transport and seed.
+    """Everything that defines a run except its transport and seed."""
 
-    Args:
-        topology: The fabric.
-        rates: Rates of its links over time.
-        routes: Its paths, and the routing's knowledge of them.
-        hosts: Host of each rank.
-        tasks: Tasks to carry out.
-        packet: Sizes of packets.
-        nic: Order of injection.
-        queue_bytes: Room in front of each link but the hosts' own; None without limit.
-        congestion: Congestion control of every flow that leaves its host.
-        recovery: Loss recovery.
-        flow_control: What switches do when a queue is full.
-        acknowledgement: Size and lane of acknowledgements.
-        limits: When a run ends although tasks are left.
-        buffer: Memory that the queues of a switch share, in place of `queue_bytes`.
-        classes: Number of classes of traffic; those with smaller numbers go first.
-        watch: What is recorded over time.
-        link_errors: Packets that are corrupted on cables.
-        weights: Weight of each class that takes turns with others, 0 for one that goes first; empty: all go first.
-    """
-
-    topology: Topology
-    rates: Rates
-    routes: Routes
-    hosts: Sequence[int]
-    tasks: Tasks
-    packet: PacketConfig = PacketConfig()
-    nic: NicConfig = NicConfig()
-    queue_bytes: int | None = None
-    congestion: CongestionConfig = NoneConfig()
-    recovery: RecoveryConfig = NoRecoveryConfig()
-    flow_control: FlowControlConfig = NoFlowControlConfig()
-    acknowledgement: AcknowledgementConfig = AcknowledgementConfig()
-    limits: LimitsConfig = LimitsConfig()
-    buffer: SharedBufferConfig | None = None
-    classes: int = 1
-    watch: WatchConfig | None = None
-    link_errors: LinkErrorsConfig | None = None
+    topology: Topology  # the fabric
+    rates: Rates  # rates of its links over time
+    routes: Routes  # its paths, and the routing's knowledge of them
+    hosts: Sequence[int]  # host of each rank
+    tasks: Tasks  # tasks to carry out
+    packet: PacketConfig = PacketConfig()  # sizes of packets
+    nic: NicConfig = NicConfig()  # order of injection
+    queue_bytes: int | None = None  # room in front of each link but the hosts' own; None without limit
+    congestion: CongestionConfig = NoneConfig()  # congestion control of every flow that leaves its host
+    recovery: RecoveryConfig = NoRecoveryConfig()  # loss recovery
+    flow_control: FlowControlConfig = NoFlowControlConfig()  # what switches do when a queue is full
+    acknowledgement: AcknowledgementConfig = AcknowledgementConfig()  # size and lane of acknowledgements
+    limits: LimitsConfig = LimitsConfig()  # when a run ends although tasks are left
+    buffer: SharedBufferConfig | None = None  # memory that the queues of a switch share, in place of `queue_bytes`
+    classes: int = 1  # number of classes of traffic; those with smaller numbers go first
+    watch: WatchConfig | None = None  # what is recorded over time
+    link_errors: LinkErrorsConfig | None = None  # packets that are corrupted on cables
+    # Weight of each class that takes turns with others, 0 for one that goes first; empty: all go first
     weights: tuple[int, ...] = ()
 
     @property
@@ -179,69 +159,42 @@ class Losses(NamedTuple):
 
 
 class QueueSeries(NamedTuple):
-    """Longest queue at any switch over time.
+    """Longest queue at any switch over time."""
 
-    Args:
-        width_ps: Length of an interval.
-        max_queue_ps: For each interval the longest queue that a packet found and joined, as service time.
-    """
-
-    width_ps: int
-    max_queue_ps: np.ndarray
+    width_ps: int  # length of an interval
+    max_queue_ps: np.ndarray  # for each interval the longest queue that a packet found and joined, as service time
 
 
 class Skipped(NamedTuple):
-    """Messages of a run that were not simulated because they repeat others that were.
+    """Messages of a run that were not simulated because they repeat others that were."""
 
-    Args:
-        messages: Their number.
-        bytes: Their payload.
-    """
-
-    messages: int = 0
-    bytes: int = 0
+    messages: int = 0  # their number
+    bytes: int = 0  # their payload
 
 
 class Outcome(NamedTuple):
-    """The result of a run.
+    """The result of a run."""
 
-    Args:
-        completion_ps: When the last task was done, background traffic aside.
-        task_end_ps: When each task was done; the end of the run for background traffic that was not.
-        packets: Data packets sent, each transmission counted.
-        packet_hops: Data packets times the links they passed.
-        control_hops: Acknowledgements and trimmed headers times the links they passed.
-        losses: Losses and other irregularities.
-        flows: Array of `FLOW`, by flow id, without background traffic that had not ended.
-        links: Array of `LINK`, by link index.
-        queues: Queues over time.
-        last_sent: For each link that hosts send on, the remaining passage of its last data packet, without queues, in
-            picoseconds.
-        certified_allocations: Flow level only: number of allocations of rates, each checked to be max-min fair (every
-            flow has a full link on which no flow is faster).
-        watched: What was recorded over time, if the scene asks for it.
-    """
-
-    completion_ps: int
-    task_end_ps: np.ndarray
-    packets: int
-    packet_hops: int
-    control_hops: int
-    losses: Losses
-    flows: np.recarray
-    links: np.recarray
-    queues: QueueSeries
+    completion_ps: int  # when the last task was done, background traffic aside
+    task_end_ps: np.ndarray  # when each task was done; the end of the run for background traffic that was not
+    packets: int  # data packets sent, each transmission counted
+    packet_hops: int  # data packets times the links they passed
+    control_hops: int  # acknowledgements and trimmed headers times the links they passed
+    losses: Losses  # losses and other irregularities
+    flows: np.recarray  # array of `FLOW`, by flow id, without background traffic that had not ended
+    links: np.recarray  # array of `LINK`, by link index
+    queues: QueueSeries  # queues over time
+    # For each link that hosts send on, the remaining passage of its last data packet, without queues, in picoseconds
     last_sent: dict[int, int]
+    # Flow level only: number of allocations of rates, each checked to be max-min fair (every flow has a full link on
+    # which no flow is faster)
     certified_allocations: int = 0
-    watched: Watched | None = None
+    watched: Watched | None = None  # what was recorded over time, if the scene asks for it
 
     def without_rest(self, end_ps: int, left: np.ndarray, in_background: np.ndarray) -> "Outcome":
-        """The outcome of a run that has ended while background traffic went on.
+        """The outcome of a run that has ended at `end_ps` while background traffic went on.
 
-        Args:
-            end_ps: When.
-            left: Of each flow, how many packets had not arrived.
-            in_background: Of each task, whether it belongs to background traffic.
+        `left` are the packets of each flow that had not arrived, `in_background` tells the tasks of background traffic.
         """
         flows = self.flows
         ended = (left == 0) & (flows.end_ps <= end_ps)

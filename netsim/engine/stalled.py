@@ -5,12 +5,7 @@ from netsim.foundation.refusal import Refusal
 
 
 def stalled(scene: Scene, waiting: list[int]) -> Refusal:
-    """The error for tasks that have begun and never end.
-
-    Args:
-        scene: The simulated scene.
-        waiting: Tasks that have begun and wait for no other task.
-    """
+    """The error for tasks that have begun, wait for no other task, and never end."""
     first = scene.tasks[waiting[0]]
     problem = f"{len(waiting)} messages never arrive, among them one of {first.bytes} B from rank {first.src} to rank"
     if scene.flow_control.kind == "pfc":

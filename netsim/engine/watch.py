@@ -42,20 +42,14 @@ class WatchConfig(Section, frozen=True):
 
 
 class Watched(NamedTuple):
-    """What was recorded.
+    """What was recorded."""
 
-    Args:
-        width_ps: Length of an interval; a power of two.
-        bytes: [link, interval] data packets, headers included, whose last bit left in the interval; no rows if links
-            are not watched.
-        tasks: Messages whose first flow is recorded.
-        samples: For each of them an array of `SAMPLE`, by time.
-    """
-
-    width_ps: int
+    width_ps: int  # length of an interval; a power of two
+    # [link, interval] data packets, headers included, whose last bit left in the interval; no rows if links are not
+    # watched
     bytes: np.ndarray
-    tasks: Sequence[int]
-    samples: Sequence[np.ndarray]
+    tasks: Sequence[int]  # messages whose first flow is recorded
+    samples: Sequence[np.ndarray]  # for each of them an array of `SAMPLE`, by time
 
     def equals(self, other: "Watched") -> bool:
         """The same to the last bit."""

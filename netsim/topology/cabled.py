@@ -7,7 +7,7 @@ from netsim.topology.protocol import Link
 
 
 class Cable(NamedTuple):
-    """Two links, one in each direction; a host's cable begins at the host. The suffix of a parallel one is as ``.1``."""
+    """Two links, one in each direction; a host's begins at the host. Parallel ones have a suffix, as ``.1``."""
 
     first: str
     second: str

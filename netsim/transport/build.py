@@ -30,11 +30,7 @@ PACKET_TRANSPORTS: dict[str, type[Transport]] = {
 
 
 def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport:
-    """The transport of one run; None for ideal, which has no packets.
-
-    Raises:
-        ValueError: The user's own class does not exist, or does not take its options.
-    """
+    """The transport of one run; None for ideal, which has no packets."""
     if isinstance(config, OwnConfig):
         transport_class = own_transport(config.path)
         try:

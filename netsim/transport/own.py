@@ -9,12 +9,7 @@ from netsim.transport.protocol import Transport
 
 
 def own_transport(path: str) -> Callable[..., Transport]:
-    """The class that ``module:Class`` names.
-
-    Raises:
-        ValueError: There is no such module or class, the module fails or ends the program, or the class is no
-            `netsim.transport.Transport`.
-    """
+    """The class that ``module:Class`` names."""
     module_name, _, class_name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ValueError(f"{path!r} does not name a class; write module:Class")

@@ -7,35 +7,20 @@ from netsim.topology.protocol import Path
 
 
 class Release(NamedTuple):
-    """A message that its source host may send now.
+    """A message that its source host may send now."""
 
-    Args:
-        task: Index of the task.
-        src: Source rank.
-        dst: Destination rank.
-        dst_leaf: First switch of the destination host.
-        bytes: Payload, at least 1.
-        paths: All paths of the fabric; one if there is no choice.
-        usable: Indices of the paths that the routing takes as usable at this moment.
-        src_leaf: First switch of the source host.
-        src_place: Place of the source host among the hosts of its leaf.
-        dst_place: Place of the destination host among the hosts of its leaf.
-        minimal: Number of minimal paths, which come first; the others are detours.
-        like: Index of the task whose draws the message has; None: its own.
-    """
-
-    task: int
-    src: int
-    dst: int
-    dst_leaf: int
-    bytes: int
-    paths: tuple[Path, ...]
-    usable: tuple[int, ...]
-    src_leaf: int
-    src_place: int
-    dst_place: int
-    minimal: int = 2**31
-    like: int | None = None
+    task: int  # index of the task
+    src: int  # source rank
+    dst: int  # destination rank
+    dst_leaf: int  # first switch of the destination host
+    bytes: int  # payload, at least 1
+    paths: tuple[Path, ...]  # all paths of the fabric; one if there is no choice
+    usable: tuple[int, ...]  # indices of the paths that the routing takes as usable at this moment
+    src_leaf: int  # first switch of the source host
+    src_place: int  # place of the source host among the hosts of its leaf
+    dst_place: int  # place of the destination host among the hosts of its leaf
+    minimal: int = 2**31  # number of minimal paths, which come first; the others are detours
+    like: int | None = None  # index of the task whose draws the message has; None: its own
 
     @property
     def key(self) -> int:
@@ -44,21 +29,13 @@ class Release(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A queue pair's share of a message; its packets leave in order.
+    """A queue pair's share of a message; its packets leave in order."""
 
-    Args:
-        id: task * stride + piece: unique in a run, and the same in every engine.
-        message: The message that it belongs to.
-        bytes: Payload, at least 1.
-        path: Index into the message's paths if all packets share it, otherwise None.
-        delay_ps: Delay between the release and its entry into its host's ring.
-    """
-
-    id: int
-    message: Release
-    bytes: int
-    path: int | None
-    delay_ps: int = 0
+    id: int  # task * stride + piece: unique in a run, and the same in every engine
+    message: Release  # the message that it belongs to
+    bytes: int  # payload, at least 1
+    path: int | None  # index into the message's paths if all packets share it, otherwise None
+    delay_ps: int = 0  # delay between the release and its entry into its host's ring
 
 
 class Transport:

@@ -12,24 +12,15 @@ class Task(NamedTuple):
     """A task waits for `after`, then `delay_ps`, then moves `bytes` from `src` to `dst`; it ends when all have arrived.
 
     A task without bytes ends with its delay; it stands for a gap of computation or a point in a rank's program.
-
-    Args:
-        src: Rank that sends.
-        dst: Rank that receives.
-        bytes: Payload.
-        delay_ps: Picoseconds between the last of `after` and the start.
-        after: Earlier tasks, by index.
-        traffic_class: Class of its packets; those with smaller numbers go first.
-        background: Whether the run may end without it.
     """
 
-    src: int
-    dst: int
-    bytes: int
-    delay_ps: int
-    after: tuple[int, ...]
-    traffic_class: int = 0
-    background: bool = False
+    src: int  # rank that sends
+    dst: int  # rank that receives
+    bytes: int  # payload
+    delay_ps: int  # picoseconds between the last of `after` and the start
+    after: tuple[int, ...]  # earlier tasks, by index
+    traffic_class: int = 0  # class of its packets; those with smaller numbers go first
+    background: bool = False  # whether the run may end without it
 
 
 class TaskColumns(NamedTuple):
@@ -51,11 +42,7 @@ _CODES = ("i", "i", "q", "q", "q", "i")
 
 
 class Tasks(Sequence[Task]):
-    """Many tasks, stored as columns: a million of them, each waiting for four, take fifty megabytes.
-
-    Args:
-        tasks: The first of them.
-    """
+    """Many tasks, stored as columns: a million of them, each waiting for four, take fifty megabytes."""
 
     def __init__(self, tasks: Iterable[Task] = ()) -> None:
         self._parts: tuple[Any, ...] = tuple(array(code) for code in _CODES)

@@ -20,14 +20,7 @@ def _address(target: Any, builder: Any, signature: Any, values: Any) -> Any:
 
 
 def _add(context: Any, array: Any, index: Any, amount: Any) -> Any:  # noqa: ARG001
-    """Adds to an entry, as one step.
-
-    Args:
-        context: Given by numba.
-        array: The array.
-        index: The entry.
-        amount: What is added.
-    """
+    """Adds to an entry, as one step."""
 
     def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
         builder.atomic_rmw("add", _address(target, builder, signature, values), values[2], "acq_rel")
@@ -37,13 +30,7 @@ def _add(context: Any, array: Any, index: Any, amount: Any) -> Any:  # noqa: ARG
 
 
 def _read(context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001
-    """Reads an entry that other threads change.
-
-    Args:
-        context: Given by numba.
-        array: The array.
-        index: The entry.
-    """
+    """Reads an entry that other threads change."""
 
     def generate(target: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.load_atomic(_address(target, builder, signature, values), "acquire", _BYTES)

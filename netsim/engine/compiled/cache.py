@@ -16,11 +16,7 @@ _SOURCES = (
 
 
 def forget_if_outdated(folder: Path) -> None:
-    """Removes the cached functions of a folder if any source that they may be compiled from has changed.
-
-    Args:
-        folder: A folder of the package; call this before its functions are compiled.
-    """
+    """Removes the cached functions of a folder before they are compiled, if any source of theirs has changed."""
     kept = folder / "__pycache__"
     stamp = kept / "compiled_from.sha256"
     if stamp.is_file() and stamp.read_text(encoding="ascii") == _digest():

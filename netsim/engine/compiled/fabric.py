@@ -9,49 +9,27 @@ from netsim.engine.protocol import Scene
 
 
 class FabricArrays(NamedTuple):
-    """Arrays of int64. L links, H hosts, K leaves, P pairs of leaves that talk, W ways of all of them, E epochs.
+    """Arrays of int64. L links, H hosts, K leaves, P pairs of leaves that talk, W ways of all of them, E epochs."""
 
-    Args:
-        delay_ps: [L] propagation delay.
-        change_begin: [L + 1] rows of `change_ps` and `rate_bps` of each link.
-        change_ps: When a link's rate changes, the first entry of each link at 0.
-        rate_bps: Rate from then on; 0 is down.
-        nominal_bps: [L] rate without failures.
-        at_switch: [L] 1 for links that begin at a switch.
-        reverse: [L] the other direction of the same cable.
-        up: [H] link from a host to its leaf.
-        down: [H] link from its leaf to a host.
-        inside: [H] link inside a host.
-        leaf: [H] leaf of a host.
-        pair: [K * K] index of the pair (src leaf * K + dst leaf), -1 if they do not talk.
-        way_begin: [P + 1] rows of `way_links` of each pair, in the order of `Topology.between`.
-        way_links: [W, longest] links of a way, -1 behind its end.
-        way_length: [W] links of a way.
-        minimal: [P] minimal ways of a pair, which come first.
-        epoch_ps: [E] when the routing's knowledge changes, the first at 0.
-        usable_begin: [P * E + 1] rows of `usable` for each pair and epoch (pair * E + epoch).
-        usable: Indices of usable ways within their pair.
-    """
-
-    delay_ps: np.ndarray
-    change_begin: np.ndarray
-    change_ps: np.ndarray
-    rate_bps: np.ndarray
-    nominal_bps: np.ndarray
-    at_switch: np.ndarray
-    reverse: np.ndarray
-    up: np.ndarray
-    down: np.ndarray
-    inside: np.ndarray
-    leaf: np.ndarray
-    pair: np.ndarray
-    way_begin: np.ndarray
-    way_links: np.ndarray
-    way_length: np.ndarray
-    minimal: np.ndarray
-    epoch_ps: np.ndarray
-    usable_begin: np.ndarray
-    usable: np.ndarray
+    delay_ps: np.ndarray  # [L] propagation delay
+    change_begin: np.ndarray  # [L + 1] rows of `change_ps` and `rate_bps` of each link
+    change_ps: np.ndarray  # when a link's rate changes, the first entry of each link at 0
+    rate_bps: np.ndarray  # rate from then on; 0 is down
+    nominal_bps: np.ndarray  # [L] rate without failures
+    at_switch: np.ndarray  # [L] 1 for links that begin at a switch
+    reverse: np.ndarray  # [L] the other direction of the same cable
+    up: np.ndarray  # [H] link from a host to its leaf
+    down: np.ndarray  # [H] link from its leaf to a host
+    inside: np.ndarray  # [H] link inside a host
+    leaf: np.ndarray  # [H] leaf of a host
+    pair: np.ndarray  # [K * K] index of the pair (src leaf * K + dst leaf), -1 if they do not talk
+    way_begin: np.ndarray  # [P + 1] rows of `way_links` of each pair, in the order of `Topology.between`
+    way_links: np.ndarray  # [W, longest] links of a way, -1 behind its end
+    way_length: np.ndarray  # [W] links of a way
+    minimal: np.ndarray  # [P] minimal ways of a pair, which come first
+    epoch_ps: np.ndarray  # [E] when the routing's knowledge changes, the first at 0
+    usable_begin: np.ndarray  # [P * E + 1] rows of `usable` for each pair and epoch (pair * E + epoch)
+    usable: np.ndarray  # indices of usable ways within their pair
 
 
 _last: list[tuple[Scene, FabricArrays]] = []

@@ -28,11 +28,7 @@ def interpreting() -> Iterator[None]:
 
 
 def ready(function: Any) -> Any:
-    """A compiled function as Python calls it: in a block of `interpreting` the one that numba would compile.
-
-    Args:
-        function: Decorated by `njit`.
-    """
+    """A compiled function as Python calls it: in a block of `interpreting` the one that numba would compile."""
     return _interpreted(function) if _interpreting.get() else function
 
 

@@ -12,10 +12,6 @@ def zeros(size: int, dtype: np.dtype) -> np.ndarray:
     """Zeros that begin where a line of the cache begins, in huge pages if they fill half of one.
 
     What is read in no order would otherwise miss the processor's table of pages as often as its cache.
-
-    Args:
-        size: Number of records.
-        dtype: Their type.
     """
     needed = size * dtype.itemsize
     if 2 * needed >= _HUGE_PAGE_BYTES:

@@ -29,14 +29,7 @@ def _hint(array: Any, writes: int) -> Any:
 
 
 def _prefetch(context: Any, array: Any, index: Any, offset: Any) -> Any:  # noqa: ARG001
-    """Fetches a line of the cache that is about to be written; changes nothing else.
-
-    Args:
-        context: Given by numba.
-        array: An array without gaps.
-        index: Index of a record.
-        offset: Bytes from the record's begin to those that will be needed.
-    """
+    """Fetches a line of the cache, `offset` bytes behind a record's begin, before it is written; changes nothing."""
     return _hint(array, 1)
 
 

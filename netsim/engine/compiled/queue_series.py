@@ -11,15 +11,10 @@ from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 
 
 class Longest(NamedTuple):
-    """Longest queue of each interval.
+    """Longest queue of each interval."""
 
-    Args:
-        queue_ps: [INTERVALS] its length.
-        shape: Binary logarithm of an interval's length in picoseconds; intervals in use.
-    """
-
-    queue_ps: np.ndarray
-    shape: np.ndarray
+    queue_ps: np.ndarray  # [INTERVALS] its length
+    shape: np.ndarray  # binary logarithm of an interval's length in picoseconds; intervals in use
 
 
 def no_queues() -> Longest:

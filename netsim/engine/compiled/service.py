@@ -13,12 +13,7 @@ _DIGIT_BITS, _SIZE_BITS = 10, 60
 
 @njit(cache=True)
 def service_ps(size_bytes: Integer, rate_bps: Integer) -> Integer:
-    """See `netsim.units.service_ps`.
-
-    Args:
-        size_bytes: 1 to 2**60.
-        rate_bps: 1 to 2**52.
-    """
+    """The compiled `netsim.units.service_ps`, for 1 to 2**60 bytes and 1 to 2**52 bits per second."""
     if size_bytes <= _SMALL_BYTES:
         return (_BIT_PICOSECONDS_PER_BYTE * size_bytes + (rate_bps - 1)) // rate_bps
     whole, rest = _BIT_PICOSECONDS_PER_BYTE // rate_bps, _BIT_PICOSECONDS_PER_BYTE % rate_bps
@@ -48,16 +43,7 @@ def nominal_ps(
     begin_ps: Integer,
     end_ps: Integer,
 ) -> Integer:
-    """See `netsim.engine.reference.work.Work.nominal_ps`.
-
-    Args:
-        rate_bps: Rates of links over time.
-        since_ps: When the first service at each of them began, -1 if none has.
-        rows: Of the link: the first, and the one behind the last.
-        nominal_bps: Rate of the link without failures.
-        begin_ps: Begin of the service in question.
-        end_ps: Its end.
-    """
+    """The compiled `netsim.engine.reference.work.Work.nominal_ps`; `since_ps`: -1 for rates without a service yet."""
     work_ps = 0.0
     for row in range(rows[1] - 1, rows[0] - 1, -1):
         if since_ps[row] >= 0 and since_ps[row] < end_ps:

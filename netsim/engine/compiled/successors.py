@@ -6,15 +6,7 @@ from numba import njit
 
 @njit(cache=True)
 def successors(after_begin: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tasks that wait for each task, in ascending order.
-
-    Args:
-        after_begin: See `netsim.workload.tasks.TaskColumns`.
-        after: See there.
-
-    Returns:
-        First row of each task, with the end of the last, and the tasks that wait, as int32.
-    """
+    """Tasks that wait for each task, ascending, int32, behind the first row of each task and the end of the last."""
     tasks = len(after_begin) - 1
     begin, waiting = np.zeros(tasks + 2, dtype=np.int64), np.empty(len(after), dtype=np.int32)
     for earlier in after:

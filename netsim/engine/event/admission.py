@@ -20,16 +20,9 @@ _LONG_AGO = np.int64(-(2**62))
 
 @compiled
 def create(state: State, identity: int, task: int, size_bytes: int, path: int, delay_ps: int, turn: int) -> None:
-    """Creates a flow, which waits for `line_up`, or for the end of its delay.
+    """Creates a flow with a path of all its packets, or -1; it waits for `line_up`, or for the end of its delay.
 
-    Args:
-        state: State of the engine.
-        identity: Of the flow.
-        task: Its task.
-        size_bytes: Its payload.
-        path: Of all its packets, or -1.
-        delay_ps: How long after its release it joins its host's ring.
-        turn: Its place among those its host releases together, if the transport orders them.
+    `turn` is its place among those that its host releases together, if the transport orders them.
     """
     network, hosts, program = state.network, state.hosts, state.program
     rules, totals = network.rules[0], network.totals[0]

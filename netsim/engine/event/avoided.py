@@ -11,10 +11,7 @@ _FIRST_SLOTS = 64
 def with_avoided(state: State, way: tuple[int, int, int], until_ps: int) -> State:
     """The state in which a way is avoided; its table doubles before it is half full.
 
-    Args:
-        state: The state.
-        way: First link, destination leaf, and place among the ways between two leaves.
-        until_ps: Until when.
+    `way` is first link, destination leaf, and place among the ways between two leaves.
     """
     table = state.program.avoided
     known = table[table[:, 0] >= 0] if len(table) else table

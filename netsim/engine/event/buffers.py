@@ -14,16 +14,7 @@ _MILLION = np.int64(MILLION)
 
 @compiled
 def takes(rules: Record, queued: Queued, wire: int, source: int, queue: int, switch: int) -> Whole:
-    """Takes a packet into a switch if there is room.
-
-    Args:
-        rules: Constants.
-        queued: Queues and switches.
-        wire: Bytes of the packet.
-        source: The queue that it came from.
-        queue: The queue that it joins.
-        switch: Node where it is.
-    """
+    """Takes a packet into a switch if there is room."""
     from_, to, memory = queued.queues[source], queued.queues[queue], queued.switches[switch]
     if rules.memory_bytes >= 0:
         free = rules.memory_bytes - memory.used

@@ -34,17 +34,7 @@ def is_usable(routing: Routing, begin: int, end: int, path: int) -> bool:
 
 @compiled
 def choose_path(rules: Record, hosts: Hosts, routing: Routing, index: int, serial: int, now: int, epoch: int) -> Whole:
-    """Path of a packet whose flow has none of its own, among the ways of its pair of leaves.
-
-    Args:
-        rules: The transport.
-        hosts: Flows and rings.
-        routing: Ways.
-        index: The flow.
-        serial: The transmission.
-        now: When it leaves.
-        epoch: Epoch of the routing's knowledge.
-    """
+    """Path of a packet whose flow has none of its own, among the ways of its pair of leaves."""
     flow, kind = hosts.flows[index], rules.choice
     begin = routing.usable_begin[flow.pair * rules.epochs + epoch]
     count = routing.usable_begin[flow.pair * rules.epochs + epoch + 1] - begin

@@ -21,17 +21,7 @@ _SECOND = float(PICOSECONDS_PER_SECOND)
 def start(
     rules: Record, hosts: Hosts, index: int, round_trip_ps: int, packets: int, line_bps: int, start_ps: int
 ) -> None:
-    """Sets the state at the start of a flow.
-
-    Args:
-        rules: Constants.
-        hosts: Flows.
-        index: The flow.
-        round_trip_ps: See `netsim.congestion.protocol.RoundTrip`, as for `packets`.
-        packets: One bandwidth-delay product.
-        line_bps: Rate of its host's link.
-        start_ps: When it begins.
-    """
+    """Sets the state at the start of a flow."""
     flow, kind = hosts.flows[index], rules.congestion
     initial = rules.fixed_window if rules.fixed_window > 0 else packets
     flow.window = np.int64(UNLIMITED) if kind == DCQCN else initial

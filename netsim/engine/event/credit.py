@@ -81,11 +81,7 @@ def note(hosts: Hosts, packet: Record, flow: Record, now: int) -> None:
 def pull(state: State, link: int, packet: Record, now: int) -> None:
     """Asks the next flow of the receiver behind a link for packets, and waits as long as they take at the pace.
 
-    Args:
-        state: State of the engine.
-        link: The link.
-        packet: An unused record, which becomes the credit.
-        now: Current time.
+    `packet` is an unused record, which becomes the credit.
     """
     rules, hosts = state.network.rules[0], state.hosts
     pacer = hosts.pacers[link]

@@ -89,17 +89,7 @@ def _kind(network: Network, queued: Queued, at: int) -> Whole:
 
 @compiled
 def depart(state: State, queued: Queued | None, flight: Flight, key: int, what: int, listed: bool, now: int) -> None:
-    """A transmission ends, or a word arrives.
-
-    Args:
-        state: State of the engine.
-        queued: Its links with queues.
-        flight: Calendar and packets in flight.
-        key: Key of the event; words have smaller ones than ends.
-        what: The link, or the queue that the word is about.
-        listed: Whether the event is in a list, and not in the heap.
-        now: Current time.
-    """
+    """A transmission ends, or a pause frame arrives, whose keys are smaller; `listed`: the event is not in the heap."""
     if queued is not None:
         network, link = state.network, what
         if listed:

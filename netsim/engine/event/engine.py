@@ -45,15 +45,7 @@ def arrays_of(state: State) -> Arrays:
 
 
 class EventEngine:
-    """One run; see `netsim.engine.event.refusal` for what it does not simulate.
-
-    Args:
-        scene: What must happen, and where.
-        transport: Path choice.
-        seed: Seed of the run, for the order of destinations and for marks.
-        fabric: The scene's fabric as arrays; None: they are made.
-        report: Called now and then with how far the run is.
-    """
+    """One run; see `netsim.engine.event.refusal` for what it does not simulate."""
 
     def __init__(
         self,
@@ -77,11 +69,7 @@ class EventEngine:
         self._prepare(state)
 
     def run(self) -> Outcome:
-        """Simulates until all tasks are done.
-
-        Raises:
-            Refusal: Some never are, or the run has reached a limit.
-        """
+        """Simulates until all tasks are done."""
         resumed, stops = -1, 0
         while (why := self._go_on(resumed)) != kernel.FINISHED:
             resumed, stops = -1, stops + 1
@@ -173,11 +161,7 @@ class EventEngine:
             self._keep(with_avoided(self._state, way, self._transport.bad_until[way]))
 
     def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
-        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
-
-        Raises:
-            Refusal: The flow has reached the limit of timeouts in a row, and nobody knows why.
-        """
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it."""
         if self._is_cut_off(record, usable, now_ps):
             return True
         if record["fruitless"] < self._scene.limits.fruitless:

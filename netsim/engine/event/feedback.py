@@ -23,14 +23,7 @@ def is_back(packet: Record) -> bool:
 
 @compiled
 def run_out(state: State, index: int, key: int, now: int) -> Whole:
-    """A timer runs out, or a delayed flow starts; returns the flow if Python decides about it, else -1.
-
-    Args:
-        state: State of the engine.
-        index: The flow.
-        key: Key of the timer.
-        now: Current time.
-    """
+    """A timer runs out, or a delayed flow starts; returns the flow if Python decides about it, else -1."""
     hosts = state.hosts
     flow = hosts.flows[index]
     if phase(key) == RELEASE:

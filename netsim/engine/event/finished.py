@@ -16,13 +16,9 @@ def can_forget(state: State) -> bool:
 
 
 def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.ndarray:
-    """Takes the flows that have ended out of a state that can forget them, and returns their figures.
+    """Takes the flows that have ended out of a state, in place, and returns their figures.
 
     All others keep their order and are numbered anew, in the rings of hosts and in packets.
-
-    Args:
-        state: Is changed.
-        flows_of_packets: The flow of each packet, under way or not; are changed.
     """
     hosts, used, program = state.hosts, int(state.network.totals["flows"][0]), state.program
     number, figures = np.zeros(used, dtype=np.int64), np.zeros(used, dtype=FLOW)
@@ -38,17 +34,7 @@ def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.nda
 
 @called
 def _close_up(flows: Array, rings: Array, number: Array, figures: Array) -> Whole:
-    """Moves the flows that go on to the front, in one pass over those that are there.
-
-    Args:
-        flows: Records of `FLOW_STATE`.
-        rings: Records of `HOST_RING`, which name flows by their new numbers afterwards.
-        number: Zeros, one for each flow that is there; afterwards its new number, if it goes on.
-        figures: As many records of `FLOW`, for those that have ended.
-
-    Returns:
-        How many go on.
-    """
+    """Moves the flows that go on to the front in one pass, and returns their number; fills in all its arguments."""
     for place in range(len(rings)):
         if rings[place].last_flow >= 0:
             number[rings[place].last_flow] = 1

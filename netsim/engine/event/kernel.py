@@ -30,10 +30,8 @@ _EVENTS_BETWEEN_PAUSES = 1 << 20
 def run(arrays: tuple[tuple[Array, ...] | None, ...], in_flight: tuple[Array, ...], resumed: int) -> Whole:
     """Simulates until the loop must stop, and returns why; times and flows are in `Totals`.
 
-    Args:
-        arrays: The fields of `State`, as tuples without names, which are quicker to hand over.
-        in_flight: The fields of `Flight`.
-        resumed: A flow that goes on after a timeout, or -1.
+    Fields of `State` and `Flight` come as tuples without names, which are quicker to hand over. `resumed` is a flow
+    that goes on after a timeout, or -1.
     """
     parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
     state = State(*parts, queued_of(arrays[4]))

@@ -41,14 +41,7 @@ _PACKETS = 1024
 
 
 def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int) -> State:
-    """The state at the beginning of a run.
-
-    Args:
-        scene: Tasks and fabric.
-        fabric: The fabric of the scene.
-        transport: Path choice.
-        seed: Seed of the run.
-    """
+    """The state at the beginning of a run."""
     rules = rules_of(scene, transport, seed)
     links, kinds = _links(scene, fabric, rules[0])
     places = np.arange(len(fabric.usable)) - np.repeat(fabric.usable_begin[:-1], np.diff(fabric.usable_begin))

@@ -42,15 +42,7 @@ def last_sent(state: State) -> dict[int, int]:
 
 @called
 def _count_answers(flows: Array, links: Array, way_answers: Array, way_links: Array, answers: Array) -> None:
-    """Counts the answers that went back over each link without stopping.
-
-    Args:
-        flows: Records of `FLOW_STATE`.
-        links: Records of `LINK_STATE`.
-        way_answers: Answers that went back on each way.
-        way_links: Links of each way.
-        answers: Zeros, one for each link.
-    """
+    """Counts the answers that went back over each link without stopping."""
     for index in range(len(flows)):
         flow = flows[index]
         answers[links[flow.up].reverse] += flow.answers
@@ -71,17 +63,7 @@ def _add_rest(
     epochs: int,
     rest_ps: Array,
 ) -> None:
-    """Adds the remaining passage of the last packet of each host's link, at nominal rates; the least of its ways.
-
-    Args:
-        sending: The first ring of each link that has sent a packet.
-        hosts: `rings` and `flows` of `netsim.engine.event.state.Hosts`.
-        network: `links` and `kinds` of `Network`.
-        ways: `way_links`, `usable_begin` and `usable` of `Routing`.
-        classes: Rings of a link.
-        epochs: How often the routing's knowledge changes.
-        rest_ps: Zeros, one for each link that has sent.
-    """
+    """Adds the remaining passage of the last packet of each host's link, at nominal rates; the least of its ways."""
     (rings, flows), (links, kinds), (way_links, usable_begin, usable) = hosts, network, ways
     for place in range(len(sending)):
         ring = rings[sending[place]]

@@ -12,13 +12,7 @@ from netsim.engine.watch import SAMPLE, Watched
 
 
 def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcome:
-    """The outcome of a finished run.
-
-    Args:
-        scene: The simulated scene.
-        state: The state at the end.
-        finished: Figures of flows that are no longer part of the state; is emptied.
-    """
+    """The outcome of a finished run; `finished`, figures of flows that have left the state, is emptied."""
     totals, program = state.network.totals[0], state.program
     flows = by_id([*_emptied(finished), figures_of(state, np.arange(totals["flows"]))])
     outcome = Outcome(

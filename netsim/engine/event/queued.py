@@ -28,18 +28,7 @@ def stand(
     came: int,
     now: int,
 ) -> tuple[Whole, Whole]:
-    """Adds a packet to the queue of its class in front of a link. Returns its fate, and when its last bit leaves.
-
-    Args:
-        network: Links.
-        routing: Says which switch a link belongs to.
-        queued: Queues.
-        packet: The packet that `Queued.notes` names.
-        traffic_class: Its class.
-        at: The link.
-        came: The link that it came from; any if it is at its host.
-        now: Current time.
-    """
+    """Adds a packet to the queue of its class in front of a link. Returns its fate, and when its last bit leaves."""
     rules, totals, link = network.rules[0], network.totals[0], network.links[at]
     kind = network.kinds[link.kind]
     rate = rate_at(network, at, now) if link.varies else kind.rate_bps
@@ -120,10 +109,8 @@ def begin(
 ) -> Whole:
     """Begins the transmission of a packet that came at `came` and found so much work of its class before it.
 
-    If the rate of the link varies, `work` is what it joined at the nominal rate.
-
-    Returns:
-        When it ends, -1 if the packet is corrupted.
+    If the rate of the link varies, `work` is what it joined at the nominal rate. Returns the end, -1 if the packet is
+    corrupted.
     """
     link, served = network.links[at], queued.served[at]
     kind = network.kinds[link.kind]

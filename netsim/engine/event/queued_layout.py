@@ -26,13 +26,7 @@ def add_queues(rules: np.void, scene: Scene) -> None:
 
 
 def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
-    """Empty queues.
-
-    Args:
-        scene: The fabric and its limits.
-        links: Records of `LINK_STATE`.
-        kinds: Records of `LINK_KIND`.
-    """
+    """Empty queues."""
     limits, control = limits_of(scene), scene.flow_control
     queues = zeros(len(links) * scene.classes, QUEUE)
     queues["first"] = queues["last"] = -1

@@ -32,14 +32,7 @@ def flow_id_of(packet: Record) -> Whole:
 
 @compiled
 def join(network: Network, packet: Record, index: int, now: int) -> tuple[Whole, Whole]:
-    """Adds a packet to the queue of a link. Returns its fate, and when its last bit leaves.
-
-    Args:
-        network: Links.
-        packet: Record of the packet.
-        index: The link.
-        now: Current time.
-    """
+    """Adds a packet to the queue of a link. Returns its fate, and when its last bit leaves."""
     rules, totals, link = network.rules[0], network.totals[0], network.links[index]
     kind = network.kinds[link.kind]
     start = max(link.free_ps, now)
@@ -100,17 +93,7 @@ def service_of(rules: Record, link: Record, kind: Record, wire: int, rate: int) 
 
 @compiled
 def count(network: Network, link: Record, packet: Record, service: int, queue: int, work: int, came: int) -> None:
-    """Records that a link carries a packet, and the queue that the packet joined when it came.
-
-    Args:
-        network: Links.
-        link: The link.
-        packet: The packet.
-        service: How long the link serves it.
-        queue: How long the link serves the queue.
-        work: The same at the nominal rate.
-        came: When the packet came.
-    """
+    """Records that a link carries a packet, and the queue that the packet joined when it came."""
     totals = network.totals[0]
     if link.at_switch:
         _note_queue(network.longest, totals, came, queue)

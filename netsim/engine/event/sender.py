@@ -68,13 +68,7 @@ def await_progress_sooner(network: Network, hosts: Hosts, flow: Record, index: i
 
 @compiled
 def look(state: State, place: int, packet: Record, now: int) -> tuple[Whole, Whole]:
-    """Sends the next packet of a ring of a host's link, and notes when the ring looks again.
-
-    Args:
-        state: State of the engine.
-        place: The ring.
-        packet: An unused record for the packet.
-        now: Current time.
+    """Sends the next packet of a ring of a host's link in an unused record, and notes when the ring looks again.
 
     Returns:
         A flow that needs another path first, or -1; when the packet arrives at its next event, see `enter`.

@@ -24,19 +24,12 @@ MOST_CANDIDATES = 192
 
 
 class Tree(NamedTuple):
-    """Choices of all pairs and epochs; node pair * E + epoch is where a packet of theirs begins.
+    """Choices of all pairs and epochs; node pair * E + epoch is where a packet of theirs begins."""
 
-    Args:
-        begin: Rows of the next two of each node.
-        link: Links that lead on.
-        node: Nodes to which they lead.
-        way: Of each node, a way that begins with the links to it.
-    """
-
-    begin: np.ndarray
-    link: np.ndarray
-    node: np.ndarray
-    way: np.ndarray
+    begin: np.ndarray  # rows of the next two of each node
+    link: np.ndarray  # links that lead on
+    node: np.ndarray  # nodes to which they lead
+    way: np.ndarray  # of each node, a way that begins with the links to it
 
 
 def tree(fabric: FabricArrays) -> Tree:

@@ -13,36 +13,20 @@ from netsim.transport.config import EcmpConfig, EtherealConfig, SubflowsConfig, 
 
 
 class Flows(NamedTuple):
-    """Flows by id. Arrays with an entry a flow.
+    """Flows by id. Arrays with an entry a flow."""
 
-    Args:
-        id: As in `netsim.transport.protocol.Flow`.
-        key: As in `netsim.transport.protocol.Transport.key_of`.
-        message: Index of its message.
-        bytes: Payload.
-        way: Way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses.
-        delay_ps: How long after the release it joins the others of its host.
-        turn: Sort key, before the flow's number, among flows that its host releases together; empty: the nic decides.
-    """
-
-    id: np.ndarray
-    key: np.ndarray
-    message: np.ndarray
-    bytes: np.ndarray
-    way: np.ndarray
-    delay_ps: np.ndarray
+    id: np.ndarray  # as in `netsim.transport.protocol.Flow`
+    key: np.ndarray  # as in `netsim.transport.protocol.Transport.key_of`
+    message: np.ndarray  # index of its message
+    bytes: np.ndarray  # payload
+    way: np.ndarray  # way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses
+    delay_ps: np.ndarray  # how long after the release it joins the others of its host
+    # Sort key, before the flow's number, among flows that its host releases together; empty: the nic decides
     turn: np.ndarray
 
 
 def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: int) -> Flows:
-    """The flows of all messages, as `Transport.admit` would make them.
-
-    Args:
-        layout: Fabric and tasks.
-        messages: The messages.
-        transport: The transport.
-        seed: Seed of the run.
-    """
+    """The flows of all messages, as `Transport.admit` would make them."""
     if isinstance(transport, EtherealConfig):
         return Flows(*balance(layout, messages, transport, seed))
     parts = transport.count if isinstance(transport, SubflowsConfig) else 1

@@ -42,17 +42,7 @@ def _cut(
     way: np.ndarray,
     pieces: np.ndarray,
 ) -> None:
-    """Counts the pieces of messages, or fills in a flow for each piece.
-
-    Args:
-        groups: The messages.
-        message_bytes: Payload of each message.
-        equal: Whether pieces are equal; otherwise there are as few as possible.
-        begin: First flow of each message; empty to count only.
-        size_bytes: Payload of each flow.
-        way: Way of each flow, at first the first of its pair of leaves.
-        pieces: Flows of each message.
-    """
+    """Fills in a flow for each piece of messages, as few as possible unless `equal`; without `begin` only counts."""
     for group in range(len(groups.begin) - 1):
         member = groups.member[groups.begin[group] : groups.begin[group + 1]]
         ways = groups.way[groups.way_begin[group] : groups.way_begin[group + 1]]

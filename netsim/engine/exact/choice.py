@@ -22,17 +22,11 @@ KINDS = ("ecmp", "subflows", "ethereal", *_RULES)
 
 
 class Rule(NamedTuple):
-    """Rule by which packets choose their way.
+    """Rule by which packets choose their way."""
 
-    Args:
-        kind: FIXED: packets follow their flow; or one of the other kinds above.
-        state: State of the draws.
-        gap_ps: Shortest pause that begins a flowlet.
-    """
-
-    kind: int
-    state: np.uint64
-    gap_ps: int
+    kind: int  # FIXED: packets follow their flow; or one of the other kinds above
+    state: np.uint64  # state of the draws
+    gap_ps: int  # shortest pause that begins a flowlet
 
 
 def rule_of(transport: TransportConfig, seed: int) -> Rule:
@@ -52,16 +46,9 @@ def choose(
     leaf: Integer,
     sent: tuple[Integer, Integer],
 ) -> Integer:
-    """Index of the chosen way among the usable ones.
+    """Index of the chosen way among the usable ones; not for FIXED, and only for the first packet of a flowlet.
 
-    Args:
-        rule: The rule, not FIXED. Called only for the first packet of a flowlet.
-        choices: Number of usable ways.
-        key: Of the packet's flow.
-        serial: Its place in the flow.
-        link: Its host's link.
-        leaf: Destination leaf.
-        sent: Packets that the link has sent in all, and to that leaf, including this one.
+    `sent` are the packets that the link has sent in all, and to that leaf, this one included.
     """
     ways = np.uint64(choices)
     if rule.kind == _ROUND_ROBIN:

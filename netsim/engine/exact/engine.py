@@ -20,17 +20,7 @@ from netsim.units import format_time
 
 
 class ExactEngine:
-    """One run, equal to that of the reference engine to the last bit.
-
-    Args:
-        scene: Tasks and fabric.
-        transport: Path choice.
-        seed: Seed of the run.
-        report: Called now and then with how far the run is.
-
-    Raises:
-        ValueError: The run is not for this engine (`netsim.engine.exact.refusal`).
-    """
+    """One run, equal to that of the reference engine to the last bit."""
 
     def __init__(
         self,
@@ -46,11 +36,7 @@ class ExactEngine:
         self._clock = Clock(scene.limits, report)
 
     def run(self) -> Outcome:
-        """Simulates until all tasks are done.
-
-        Raises:
-            Refusal: The run has reached a limit. The wall time is looked at between the links' stages.
-        """
+        """Simulates until all tasks are done."""
         layout = layout_of(self._scene)
         assert layout.messages is not None, "refused"
         flows = admit(layout, layout.messages, self._transport, self._seed)

@@ -15,33 +15,16 @@ from netsim.transport.config import EtherealConfig
 
 
 class Groups(NamedTuple):
-    """Groups of messages of one size that a host releases in one instant to one leaf, or that have one way only.
+    """Groups of messages of one size that a host releases in one instant to one leaf, or that have one way only."""
 
-    Args:
-        member: Messages, group by group, by index.
-        begin: Begin of each group in `member`, and the end of the last.
-        way_begin: Begin of each group in `way`, and the end of the last.
-        way: Ways that a group may use, by their place among all of its pair of leaves.
-    """
-
-    member: np.ndarray
-    begin: np.ndarray
-    way_begin: np.ndarray
-    way: np.ndarray
+    member: np.ndarray  # messages, group by group, by index
+    begin: np.ndarray  # begin of each group in `member`, and the end of the last
+    way_begin: np.ndarray  # begin of each group in `way`, and the end of the last
+    way: np.ndarray  # ways that a group may use, by their place among all of its pair of leaves
 
 
 def groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[Groups, np.ndarray]:
-    """The groups, in the order in which they are cut.
-
-    Args:
-        layout: Fabric and tasks.
-        messages: The messages.
-        transport: Its options give the order of a group's messages and ways, and of flows in a host's ring.
-        seed: Seed of the run.
-
-    Returns:
-        The groups; for each message its turn among those that its host releases together, empty if the nic decides.
-    """
+    """The groups as they are cut, and the turn of each message at its host, empty if the nic decides."""
     choice = np.diff(layout.fabric.way_begin)[messages.pair] > 1
     groups = _by_number(layout, messages, choice)
     first = groups.member[groups.begin[:-1]]
@@ -88,13 +71,7 @@ def _sort_members(groups: Groups, turn: np.ndarray) -> None:
 
 @njit(cache=True)
 def _shuffle_ways(groups: Groups, drawn_by: np.ndarray, path_order: np.uint64) -> None:
-    """Orders the ways of each group by draws.
-
-    Args:
-        groups: Are changed.
-        drawn_by: Key of the first message of each group.
-        path_order: State of the draws.
-    """
+    """Orders the ways of each group by draws."""
     room = room_for(groups.way_begin)
     key = np.empty_like(room.key)
     for group in range(len(drawn_by)):
@@ -105,14 +82,7 @@ def _shuffle_ways(groups: Groups, drawn_by: np.ndarray, path_order: np.uint64) -
 
 
 def _leaf_by_leaf(groups: Groups, task: np.ndarray, drawn_by: np.ndarray, seed: int) -> np.ndarray:
-    """Turn of each message where groups come in shuffled order.
-
-    Args:
-        groups: Their messages in order.
-        task: First task of each group.
-        drawn_by: Its key.
-        seed: Seed of the run.
-    """
+    """Turn of each message where groups come in shuffled order."""
     order = np.lexsort((task, draws(seed, Purpose.ETHEREAL_LEAVES, drawn_by, np.zeros_like(task))))
     size = np.diff(groups.begin)
     begin = np.empty_like(size)
@@ -146,16 +116,7 @@ def _take_ways_in_turn(groups: Groups, first: np.ndarray, layout: Layout, messag
 def _sort_ways(
     groups: Groups, base: np.ndarray, up: np.ndarray, links: int, leaf: np.ndarray, place: np.ndarray
 ) -> None:
-    """Orders ways so that consecutive ones use consecutive links up, and repeated links their next way.
-
-    Args:
-        groups: Are changed.
-        base: First of all ways of each group's pair of leaves.
-        up: First link of every way.
-        links: Links of the fabric.
-        leaf: Source leaf of each group; each link begins with the way of that number.
-        place: Place of each group's source; the turn begins with the way of that number.
-    """
+    """Orders ways so that consecutive ones use consecutive links up, and repeated links their next way."""
     room = room_for(groups.way_begin)
     key = np.empty_like(room.key)
     number, nth = np.empty_like(key), np.empty_like(key)

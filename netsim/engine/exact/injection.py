@@ -16,23 +16,14 @@ from netsim.engine.protocol import PacketConfig
 
 
 class Cargo(NamedTuple):
-    """The packets of flows. F flows; packets are numbered by (flow, place in the flow).
+    """The packets of flows. F flows; packets are numbered by (flow, place in the flow)."""
 
-    Args:
-        key: [F] as in `netsim.transport.protocol.Transport.key_of`.
-        pair: [F] pair of leaves.
-        way: [F] way of all packets, -1 if each chooses.
-        first: [F + 1] first packet of each flow, and the number of packets.
-        full_bytes: A full packet on the wire.
-        last_bytes: [F] the last packet of each flow on the wire.
-    """
-
-    key: np.ndarray
-    pair: np.ndarray
-    way: np.ndarray
-    first: np.ndarray
-    full_bytes: int
-    last_bytes: np.ndarray
+    key: np.ndarray  # [F] as in `netsim.transport.protocol.Transport.key_of`
+    pair: np.ndarray  # [F] pair of leaves
+    way: np.ndarray  # [F] way of all packets, -1 if each chooses
+    first: np.ndarray  # [F + 1] first packet of each flow, and the number of packets
+    full_bytes: int  # a full packet on the wire
+    last_bytes: np.ndarray  # [F] the last packet of each flow on the wire
 
 
 def cargo_of(flows: Flows, messages: Messages, config: PacketConfig) -> Cargo:
@@ -49,34 +40,18 @@ def cargo_of(flows: Flows, messages: Messages, config: PacketConfig) -> Cargo:
 
 
 class Departures(NamedTuple):
-    """Packets at the hosts' links.
+    """Packets at the hosts' links."""
 
-    Args:
-        tag: Tags of packets, link by link, in the order of departure: number << bits | way * stride.
-        leave_ps: When each of them begins to leave.
-        by_way: Packets that take each way.
-    """
-
-    tag: np.ndarray
-    leave_ps: np.ndarray
-    by_way: np.ndarray
+    tag: np.ndarray  # tags of packets, link by link, in the order of departure: number << bits | way * stride
+    leave_ps: np.ndarray  # when each of them begins to leave
+    by_way: np.ndarray  # packets that take each way
 
 
 @njit(cache=True)
 def inject(
     fabric: FabricArrays, rule: Rule, rings: Rings, cargo: Cargo, leaf: np.ndarray, bits: int, stride: int
 ) -> Departures:
-    """Serves every host's ring until it is empty.
-
-    Args:
-        fabric: Rates and usable ways.
-        rule: How packets choose.
-        rings: Order of flows, and whether they take turns.
-        cargo: Packets of the flows.
-        leaf: Destination leaf of each pair of leaves.
-        bits: See `Departures`.
-        stride: See `Departures`.
-    """
+    """Serves every host's ring until it is empty."""
     epochs, packets = len(fabric.epoch_ps), cargo.first[-1]
     tag, leave_ps = np.empty(packets, dtype=np.int64), np.empty(packets, dtype=np.int64)
     by_way = np.zeros(len(fabric.way_links), dtype=np.int64)

@@ -13,31 +13,19 @@ from netsim.workload.tasks import TaskColumns
 
 
 class Layout(NamedTuple):
-    """A scene as arrays.
+    """A scene as arrays."""
 
-    Args:
-        fabric: Links and ways.
-        columns: Tasks.
-        keys: See `netsim.workload.tasks.Tasks.keys`.
-        messages: Tasks with bytes; None if one waits for another.
-        inner: Links between switches, every link before those it feeds; None if they feed each other in a circle.
-        leaf: Destination leaf of each pair of leaves.
-        place: Place of each host among the hosts of its leaf.
-        steps: Links of all ways laid end to end, -1 behind each; way w begins at w * `stride`.
-        stride: Entries of a way in `steps`.
-        most_paths: Largest number of paths between two hosts that talk to each other.
-    """
-
-    fabric: FabricArrays
-    columns: TaskColumns
-    keys: np.ndarray | None
-    messages: Messages | None
+    fabric: FabricArrays  # links and ways
+    columns: TaskColumns  # tasks
+    keys: np.ndarray | None  # see `netsim.workload.tasks.Tasks.keys`
+    messages: Messages | None  # tasks with bytes; None if one waits for another
+    # Links between switches, every link before those it feeds; None if they feed each other in a circle
     inner: np.ndarray | None
-    leaf: np.ndarray
-    place: np.ndarray
-    steps: np.ndarray
-    stride: int
-    most_paths: int
+    leaf: np.ndarray  # destination leaf of each pair of leaves
+    place: np.ndarray  # place of each host among the hosts of its leaf
+    steps: np.ndarray  # links of all ways laid end to end, -1 behind each; way w begins at w * `stride`
+    stride: int  # entries of a way in `steps`
+    most_paths: int  # largest number of paths between two hosts that talk to each other
 
 
 _last: list[tuple[Scene, Layout]] = []

@@ -14,48 +14,26 @@ UNKNOWN = -1
 
 
 class Messages(NamedTuple):
-    """Tasks with bytes, by index. Arrays of int64, one entry a message.
+    """Tasks with bytes, by index. Arrays of int64, one entry a message."""
 
-    Args:
-        task: Index of the task.
-        key: What draws take in its place.
-        src: Source rank.
-        dst: Destination rank.
-        src_host: Host of the source.
-        dst_host: Host of the destination.
-        bytes: Payload.
-        release_ps: When the source may send it.
-        link: First link of its paths: the host's own, or the one inside.
-        exit: Last link of its paths.
-        pair: Its pair of leaves in `FabricArrays`.
-        usable: Row of `FabricArrays.usable_begin` at its release.
-    """
-
-    task: np.ndarray
-    key: np.ndarray
-    src: np.ndarray
-    dst: np.ndarray
-    src_host: np.ndarray
-    dst_host: np.ndarray
-    bytes: np.ndarray
-    release_ps: np.ndarray
-    link: np.ndarray
-    exit: np.ndarray
-    pair: np.ndarray
-    usable: np.ndarray
+    task: np.ndarray  # index of the task
+    key: np.ndarray  # what draws take in its place
+    src: np.ndarray  # source rank
+    dst: np.ndarray  # destination rank
+    src_host: np.ndarray  # host of the source
+    dst_host: np.ndarray  # host of the destination
+    bytes: np.ndarray  # payload
+    release_ps: np.ndarray  # when the source may send it
+    link: np.ndarray  # first link of its paths: the host's own, or the one inside
+    exit: np.ndarray  # last link of its paths
+    pair: np.ndarray  # its pair of leaves in `FabricArrays`
+    usable: np.ndarray  # row of `FabricArrays.usable_begin` at its release
 
 
 def messages_of(
     columns: TaskColumns, keys: np.ndarray | None, hosts: np.ndarray, fabric: FabricArrays
 ) -> Messages | None:
-    """The messages of a program, None if one waits for another.
-
-    Args:
-        columns: The program.
-        keys: See `netsim.workload.tasks.Tasks.keys`.
-        hosts: Host of each rank.
-        fabric: The fabric.
-    """
+    """The messages of a program, None if one waits for another."""
     ends = np.full(len(columns.bytes), UNKNOWN, dtype=np.int64)
     release_ps = release_times(columns.delay_ps, columns.bytes, columns.after_begin, columns.after, ends)
     task = np.flatnonzero(columns.bytes)
@@ -72,16 +50,7 @@ def placed(
     hosts: np.ndarray,
     fabric: FabricArrays,
 ) -> Messages:
-    """Messages whose release is known.
-
-    Args:
-        columns: The program.
-        keys: See `netsim.workload.tasks.Tasks.keys`.
-        task: Tasks with bytes.
-        release_ps: When each of them may be sent.
-        hosts: Host of each rank.
-        fabric: The fabric.
-    """
+    """Messages whose release is known."""
     src, dst = (column[task].astype(np.int64) for column in (columns.src, columns.dst))
     src_host, dst_host = hosts[src], hosts[dst]
     inside, leaves = src_host == dst_host, isqrt(len(fabric.pair))
@@ -106,14 +75,7 @@ def placed(
 def numbers_of(
     messages: Messages, message: np.ndarray, piece: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of flows and their keys, which are one array if every message has its own draws.
-
-    Args:
-        messages: Messages.
-        message: That of each flow, by index.
-        piece: Place of each flow in its message.
-        stride: Largest number of flows of a message.
-    """
+    """Ids of flows and their keys, which are one array if every message has its own draws."""
     identity = messages.task[message] * stride + piece
     return identity, identity if messages.key is messages.task else messages.key[message] * stride + piece
 
@@ -122,15 +84,7 @@ def numbers_of(
 def release_times(
     delay_ps: np.ndarray, size_bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray, end_ps: np.ndarray
 ) -> np.ndarray:
-    """Time at which each task may begin, UNKNOWN if it waits for a message whose end is UNKNOWN.
-
-    Args:
-        delay_ps: Of each task.
-        size_bytes: Of each task.
-        after_begin: See `TaskColumns`.
-        after: See `TaskColumns`.
-        end_ps: When messages end; the ends of tasks without bytes are filled in.
-    """
+    """When each task may begin, UNKNOWN if it waits for an UNKNOWN end; fills in the ends of tasks without bytes."""
     release_ps = np.empty(len(delay_ps), dtype=np.int64)
     for task in range(len(delay_ps)):
         latest = np.int64(0)

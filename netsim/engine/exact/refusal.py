@@ -10,12 +10,7 @@ from netsim.transport.config import TransportConfig
 
 
 def refusal(scene: Scene, transport: TransportConfig) -> str | None:
-    """Why the exact engine cannot simulate a run; None if it can.
-
-    Args:
-        scene: The scene.
-        transport: The transport.
-    """
+    """Why the exact engine cannot simulate a run; None if it can."""
     why = refusal_of_fabric(scene, transport)
     if why is None and layout_of(scene).messages is None:
         return "a message waits for another"
@@ -23,12 +18,7 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
 
 
 def refusal_of_fabric(scene: Scene, transport: TransportConfig) -> str | None:
-    """Why it could not simulate a run even if no message waited for another; None if it could.
-
-    Args:
-        scene: The scene.
-        transport: The transport.
-    """
+    """Why it could not simulate a run even if no message waited for another; None if it could."""
     if transport.kind not in KINDS:
         return f"{transport.kind} chooses paths by what it sees in the network"
     if getattr(transport, "entropies", None):

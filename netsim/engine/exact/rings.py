@@ -14,32 +14,16 @@ from netsim.engine.protocol import NicConfig
 
 
 class Rings(NamedTuple):
-    """Rings of the hosts' links. F flows, L links.
+    """Rings of the hosts' links. F flows, L links."""
 
-    Args:
-        order: [F] flows by link and in the order in which they join its ring.
-        begin: [L + 1] begin of each link in `order`, and the end of the last.
-        join_ps: [F] when each of `order` joins.
-        round_robin: Flows take turns.
-    """
-
-    order: np.ndarray
-    begin: np.ndarray
-    join_ps: np.ndarray
-    round_robin: bool
+    order: np.ndarray  # [F] flows by link and in the order in which they join its ring
+    begin: np.ndarray  # [L + 1] begin of each link in `order`, and the end of the last
+    join_ps: np.ndarray  # [F] when each of `order` joins
+    round_robin: bool  # flows take turns
 
 
 def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links: int, seed: int) -> Rings:
-    """The rings of a run.
-
-    Args:
-        flows: All flows.
-        messages: What they belong to.
-        nic: Order of flows released together, unless the transport sets it, and whether they take turns.
-        hosts: Hosts of the fabric.
-        links: Links of the fabric.
-        seed: Seed of the run.
-    """
+    """The rings of a run."""
     if len(flows.turn):
         turn = flows.turn
     elif nic.destinations == "random":

@@ -10,17 +10,11 @@ _CROWD = 32
 
 
 class Room(NamedTuple):
-    """Scratch space for sorting segments up to a length.
+    """Scratch space for sorting segments up to a length."""
 
-    Args:
-        key: Room for the keys.
-        index: Room for the indices.
-        count: Room for one entry more.
-    """
-
-    key: np.ndarray
-    index: np.ndarray
-    count: np.ndarray
+    key: np.ndarray  # room for the keys
+    index: np.ndarray  # room for the indices
+    count: np.ndarray  # room for one entry more
 
 
 @njit(cache=True)
@@ -34,13 +28,7 @@ def room_for(begin: np.ndarray) -> Room:
 
 @njit(cache=True)
 def sort(key: np.ndarray, index: np.ndarray, room: Room) -> None:
-    """Sorts by (key, index) in place; in linear time if keys are spread evenly or are in order already.
-
-    Args:
-        key: First criterion, int64.
-        index: Second criterion, int64.
-        room: As large, or larger.
-    """
+    """Sorts by (key, index) in place; in linear time if keys are spread evenly or are in order already."""
     in_order = True
     least = most = key[0] if len(key) else 0
     for place in range(1, len(key)):

@@ -27,36 +27,22 @@ class Packets(NamedTuple):
     """Packets by their tags: number of the packet << `bits` | entry of `steps` that is its next link.
 
     Packets are numbered by (flow, place in the flow).
-
-    Args:
-        bits: Enough for the entries of `steps`.
-        steps: Links of all ways, see `netsim.engine.exact.layout.Layout`.
-        flow: Flow of each packet.
-        size_bytes: Bytes on the wire of each packet; empty if all have `full_bytes`.
-        full_bytes: A full packet on the wire.
     """
 
-    bits: int
-    steps: np.ndarray
-    flow: np.ndarray
-    size_bytes: np.ndarray
-    full_bytes: int
+    bits: int  # enough for the entries of `steps`
+    steps: np.ndarray  # links of all ways, see `netsim.engine.exact.layout.Layout`
+    flow: np.ndarray  # flow of each packet
+    size_bytes: np.ndarray  # bytes on the wire of each packet; empty if all have `full_bytes`
+    full_bytes: int  # a full packet on the wire
 
 
 class Arrivals(NamedTuple):
-    """Packets at links, link by link; the segment of each link fills up before the link is served.
+    """Packets at links, link by link; the segment of each link fills up before the link is served."""
 
-    Args:
-        begin: Begin of each link, and the end of the last.
-        fill: First free entry of each link.
-        time_ps: When a packet arrives.
-        tag: Its tag.
-    """
-
-    begin: np.ndarray
-    fill: np.ndarray
-    time_ps: np.ndarray
-    tag: np.ndarray
+    begin: np.ndarray  # begin of each link, and the end of the last
+    fill: np.ndarray  # first free entry of each link
+    time_ps: np.ndarray  # when a packet arrives
+    tag: np.ndarray  # its tag
 
 
 @njit(cache=True)
@@ -70,18 +56,7 @@ def serve(
     record: Records,
     longest: Longest,
 ) -> None:
-    """Serves links in the order given.
-
-    Args:
-        fabric: Rates and delays.
-        links: The links to serve; all links that feed one of them come before it or are done.
-        here: Arrivals at these links.
-        there: Arrivals at the links after them; filled in.
-        packets: All packets.
-        receivers: Array of `RECEIVER`, by flow.
-        record: Array of `LINK`; filled in.
-        longest: Longest queue at any switch over time; filled in.
-    """
+    """Serves links in order, all that feed one of them before it; fills in `there`, `record` and `longest`."""
     room = room_for(here.begin)
     entry, uniform = (1 << packets.bits) - 1, not len(packets.size_bytes)
     since_ps = np.full(len(fabric.rate_bps), -1, dtype=np.int64)
@@ -152,16 +127,7 @@ def remaining_ps(
     link: np.ndarray,
     tag: np.ndarray,
 ) -> np.ndarray:
-    """Remaining time of a packet that has left its host, without queues.
-
-    Args:
-        fabric: Delays.
-        rate_bps: Nominal rates.
-        packets: All packets.
-        receivers: Array of `RECEIVER`, by flow.
-        link: Hosts' links.
-        tag: A packet of each, before it has gone anywhere.
-    """
+    """Remaining time of a packet that has left its host, without queues."""
     rest_ps = np.empty(len(link), dtype=np.int64)
     for place in range(len(link)):
         number, step = tag[place] >> packets.bits, tag[place] & ((1 << packets.bits) - 1)

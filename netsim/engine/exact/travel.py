@@ -18,37 +18,22 @@ from netsim.transport.config import TransportConfig
 
 
 class Figures(NamedTuple):
-    """Figures of all packets; see `netsim.engine.protocol.Outcome`.
+    """Figures of all packets; see `netsim.engine.protocol.Outcome`."""
 
-    Args:
-        receivers: Array of `RECEIVER`, by flow.
-        links: Array of `LINK`.
-        longest: Longest queue over time.
-        last_sent: See `Outcome`.
-        hops: Packets times links.
-    """
-
-    receivers: np.ndarray
-    links: np.ndarray
-    longest: Longest
-    last_sent: dict[int, int]
-    hops: int
+    receivers: np.ndarray  # array of `RECEIVER`, by flow
+    links: np.ndarray  # array of `LINK`
+    longest: Longest  # longest queue over time
+    last_sent: dict[int, int]  # see `Outcome`
+    hops: int  # packets times links
 
 
 class Travelled(NamedTuple):
-    """What became of all packets.
+    """What became of all packets."""
 
-    Args:
-        figures: Their figures.
-        packets: The packets.
-        at_hosts: Packets at the hosts' links, each link's in the order of arrival.
-        inside: Packets at all other links, likewise.
-    """
-
-    figures: Figures
-    packets: Packets
-    at_hosts: Arrivals
-    inside: Arrivals
+    figures: Figures  # their figures
+    packets: Packets  # the packets
+    at_hosts: Arrivals  # packets at the hosts' links, each link's in the order of arrival
+    inside: Arrivals  # packets at all other links, likewise
 
 
 def travel(
@@ -61,18 +46,7 @@ def travel(
     seed: int,
     pause: Callable[[], None] = lambda: None,
 ) -> Travelled:
-    """Sends all packets through the fabric.
-
-    Args:
-        scene: Fabric, and the order of injection.
-        layout: The scene as arrays.
-        messages: Messages.
-        flows: Their flows.
-        cargo: Their packets.
-        transport: Path choice.
-        seed: Seed of the run.
-        pause: Called between the stages.
-    """
+    """Sends all packets through the fabric."""
     fabric = layout.fabric
     assert layout.inner is not None, "refused"
     bits, count = len(layout.steps).bit_length(), len(fabric.delay_ps)

@@ -21,34 +21,20 @@ from netsim.workload.tasks import TaskColumns
 
 
 class Admitted(NamedTuple):
-    """New flows, a row each; see `netsim.engine.fluid.flows.Flows`.
+    """New flows, a row each; see `netsim.engine.fluid.flows.Flows`."""
 
-    Args:
-        id: As in `netsim.transport.protocol.Flow`.
-        task: Task whose bytes it carries.
-        bytes: Payload.
-        way: Index of its way between the leaves, or SPREAD.
-        delay_ps: Delay between release and start.
-    """
-
-    id: np.ndarray
-    task: np.ndarray
-    bytes: np.ndarray
-    way: np.ndarray
-    delay_ps: np.ndarray
+    id: np.ndarray  # as in `netsim.transport.protocol.Flow`
+    task: np.ndarray  # task whose bytes it carries
+    bytes: np.ndarray  # payload
+    way: np.ndarray  # index of its way between the leaves, or SPREAD
+    delay_ps: np.ndarray  # delay between release and start
 
 
 class Admission:
     """Cuts messages into flows as the transport says and finds the segments that they pass.
 
     A flow without a path of its own spreads over all usable paths: evenly if the transport sprays, in proportion to
-    their present rates without a transport.
-
-    Args:
-        scene: Tasks and fabric.
-        tasks: Its tasks.
-        transport: Cuts messages and chooses paths; None: every message spreads.
-        segments: Segments so far; new ones are added.
+    their present rates without a transport (None).
     """
 
     def __init__(self, scene: Scene, tasks: TaskColumns, transport: Transport | None, segments: Segments) -> None:
@@ -81,13 +67,7 @@ class Admission:
         return Admitted(released * stride, released, tasks.bytes[released], way, nothing)
 
     def segments_of(self, task: np.ndarray, way: np.ndarray, now_ps: int) -> np.ndarray:
-        """Segments of flows that start now: [flows, 3] indices.
-
-        Args:
-            task: Task of each flow.
-            way: Index of its way between the leaves, or SPREAD.
-            now_ps: Current time, which determines the usable ways.
-        """
+        """Segments of flows that start now: [flows, 3] indices."""
         src, dst = self._host[self._tasks.src[task]], self._host[self._tasks.dst[task]]
         inside = src == dst
         first = np.where(inside, self._inside[src], self._up[src])
@@ -119,14 +99,7 @@ class Admission:
         return self._scene.rates.at(link, now_ps) or self._scene.rates.initial[link]
 
     def rerouted(self, flows: Flows, which: np.ndarray, serial: np.ndarray, now_ps: int) -> np.ndarray:
-        """The ways of some flows after a change of the routing's knowledge: other ones in place of unusable ones.
-
-        Args:
-            flows: All flows.
-            which: Indices of the flows in question.
-            serial: Number of packets that each of them would have begun to send.
-            now_ps: Current time.
-        """
+        """The ways of some flows after a change of the routing's knowledge: other ones in place of unusable ones."""
         routes, way = self._scene.routes, flows.way[which]
         pairs, member = self._pairs(flows.task[which])
         usable = [routes.usable_ways(*pair, routes.epoch(now_ps)) for pair in pairs]
@@ -181,16 +154,7 @@ class Admission:
 def _hashed(
     seed: int, src: np.ndarray, dst: np.ndarray, pair: np.ndarray, begin: np.ndarray, usable: np.ndarray
 ) -> np.ndarray:
-    """The ways that `netsim.transport.ecmp.Ecmp` picks.
-
-    Args:
-        seed: Seed of the run.
-        src: Rank that sends each message.
-        dst: Rank that receives it.
-        pair: Its pair of leaves.
-        begin: Rows of `usable` of each pair.
-        usable: Indices of the usable ways.
-    """
+    """The ways that `netsim.transport.ecmp.Ecmp` picks."""
     state, way = stream(seed, Purpose.ECMP_PATH), np.empty(len(src), dtype=np.int64)
     for place in range(len(src)):
         first, count = begin[pair[place]], begin[pair[place] + 1] - begin[pair[place]]

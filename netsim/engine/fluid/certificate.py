@@ -17,15 +17,7 @@ TOLERANCE = 1e-9
 def violations(
     active: np.ndarray, segments: np.ndarray, rate: np.ndarray, fabric: SegmentArrays, capacity: np.ndarray
 ) -> tuple[int, int]:
-    """Number of links above their capacity, and of flows without a bottleneck.
-
-    Args:
-        active: Flows that share the fabric.
-        segments: [flows, 3] segments of each flow.
-        rate: [flows] their rates.
-        fabric: Segments and links.
-        capacity: [links] capacity of each link, in the unit of the rates.
-    """
+    """Number of links above their capacity, and of flows without a bottleneck; segments [flows, 3]."""
     parts = len(fabric.begin) - 1
     carried, fastest = np.zeros(parts), np.zeros(parts)
     for flow in active:

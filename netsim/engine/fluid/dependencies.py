@@ -11,11 +11,7 @@ _DONE = -1
 
 
 class Dependencies:
-    """Counts for each task how many of the tasks it waits for are not done yet.
-
-    Args:
-        tasks: All tasks.
-    """
+    """Counts for each task how many of the tasks it waits for are not done yet."""
 
     def __init__(self, tasks: TaskColumns) -> None:
         self._waits_for = np.diff(tasks.after_begin)

@@ -25,16 +25,11 @@ _EVENTS_BETWEEN_LOOKS = 64
 
 
 class FluidEngine:
-    """One run. Times are whole picoseconds: a message that would end less than one picosecond from now ends now.
+    """One run; transport None is ideal. Times are whole picoseconds: a message that would end in less than one ends
+    now.
 
     After its last byte has left, a message still takes the propagation delays and, as a packet would, the service of
     its last packet on each link but the first; so a message alone takes exactly its store-and-forward time.
-
-    Args:
-        scene: Tasks and fabric.
-        transport: Cuts messages into flows and chooses their paths, without looking at packets; None: ideal, every
-            message spreads over all usable paths as their rates allow.
-        report: Called now and then with how far the run is.
     """
 
     def __init__(
@@ -61,11 +56,7 @@ class FluidEngine:
         return self._network.allocations
 
     def run(self) -> Outcome:
-        """Simulates until all tasks are done.
-
-        Raises:
-            Refusal: Some never are, or the run has reached a limit.
-        """
+        """Simulates until all tasks are done."""
         now = 0
         rates, routes = self._scene.rates, self._scene.routes
         times = {time for steps in rates.changes.values() for time, _ in steps} | {*routes.times}

@@ -29,15 +29,9 @@ def fill(
     fabric: SegmentArrays,
     capacity: np.ndarray,
 ) -> None:
-    """Settles the rates of some flows while all others keep theirs.
+    """Sets the rates of `rising` flows while all others keep theirs; capacity and rates have the same unit.
 
-    Args:
-        active: All flows that share the fabric.
-        rising: Flows that get a new rate; includes every flow that is at least as fast as the slowest one affected.
-        segments: [flows, 3] segments of each flow.
-        rate: [flows] rates in the unit of `capacity`; those of `rising` are set.
-        fabric: Segments and links.
-        capacity: [links] capacity of each link, 0 or more.
+    `rising` includes every flow that is at least as fast as the slowest one affected.
     """
     parts = len(fabric.begin) - 1
     waiting, used = np.zeros(parts, dtype=np.int64), np.zeros(parts)

@@ -13,33 +13,19 @@ SPREAD = -1
 
 
 class Flows(NamedTuple):
-    """Arrays with a row a flow; integers but for the last three.
+    """Arrays with a row a flow; integers but for the last three."""
 
-    Args:
-        id: As in `netsim.transport.protocol.Flow`.
-        task: Task whose bytes it carries.
-        bytes: Payload.
-        way: Index of its way between the leaves, or SPREAD.
-        start_ps: When its message was released.
-        end_ps: When its last byte arrives.
-        segments: [flows, 3] first link, middle segment, last link, as indices of `Segments`.
-        since_ps: Time from which its present rate holds.
-        left_bytes: Bytes left to send at that time, headers included.
-        rate: Bytes per picosecond.
-        empty_ps: When it has sent everything at this rate, infinite at rate 0.
-    """
-
-    id: np.ndarray
-    task: np.ndarray
-    bytes: np.ndarray
-    way: np.ndarray
-    start_ps: np.ndarray
-    end_ps: np.ndarray
-    segments: np.ndarray
-    since_ps: np.ndarray
-    left_bytes: np.ndarray
-    rate: np.ndarray
-    empty_ps: np.ndarray
+    id: np.ndarray  # as in `netsim.transport.protocol.Flow`
+    task: np.ndarray  # task whose bytes it carries
+    bytes: np.ndarray  # payload
+    way: np.ndarray  # index of its way between the leaves, or SPREAD
+    start_ps: np.ndarray  # when its message was released
+    end_ps: np.ndarray  # when its last byte arrives
+    segments: np.ndarray  # [flows, 3] first link, middle segment, last link, as indices of `Segments`
+    since_ps: np.ndarray  # time from which its present rate holds
+    left_bytes: np.ndarray  # bytes left to send at that time, headers included
+    rate: np.ndarray  # bytes per picosecond
+    empty_ps: np.ndarray  # when it has sent everything at this rate, infinite at rate 0
 
 
 def no_flows() -> Flows:
@@ -60,19 +46,12 @@ def with_room(flows: Flows, used: int, more: int) -> Flows:
 
 
 class Ways(NamedTuple):
-    """Quantities that determine the latency of a flow. L links.
+    """Quantities that determine the latency of a flow. L links."""
 
-    Args:
-        delay_ps: [L] propagation delay.
-        rate_bps: [L] present rate; for links that are down the nominal one.
-        payload_bytes: Largest payload of a packet.
-        header_bytes: Header of a packet.
-    """
-
-    delay_ps: np.ndarray
-    rate_bps: np.ndarray
-    payload_bytes: int
-    header_bytes: int
+    delay_ps: np.ndarray  # [L] propagation delay
+    rate_bps: np.ndarray  # [L] present rate; for links that are down the nominal one
+    payload_bytes: int  # largest payload of a packet
+    header_bytes: int  # header of a packet
 
 
 @njit(cache=True)

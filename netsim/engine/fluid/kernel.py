@@ -30,12 +30,7 @@ The last packet of a message takes this long over the four links between two hos
 
 @called
 def run(arrays: tuple[tuple[Array, ...], ...], of_streams: tuple[Array, ...]) -> Whole:
-    """Simulates until the loop must stop, and returns why.
-
-    Args:
-        arrays: The fields of the event engine's `State`, for tasks and admission.
-        of_streams: The fields of `Streams`.
-    """
+    """Simulates until the loop must stop, and returns why."""
     state = State(Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3]), None)
     streams, counts = Streams(*of_streams), of_streams[-1]
     totals, program, rules = state.network.totals[0], state.program, state.network.rules[0]

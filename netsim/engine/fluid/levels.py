@@ -17,16 +17,7 @@ _EQUAL = 1 + 1e-12
 
 @compiled
 def fill(streams: Streams, known: int, touched: int) -> Whole:
-    """Sets the next rates of the affected flows.
-
-    Args:
-        streams: Flows and links.
-        known: How many of the affected flows were filled before; the first time none.
-        touched: How many links these touch.
-
-    Returns:
-        The number of links that all of them touch.
-    """
+    """Sets the next rates of the affected flows, `known` of them filled before; returns how many links they touch."""
     counts, links = streams.counts, streams.links
     if not known:
         counts[MARK] += 1

@@ -20,12 +20,7 @@ _ROUNDING = 1e-13
 
 
 class Network:
-    """Flows that share links at max-min fair rates. Every allocation is certified.
-
-    Args:
-        scene: The fabric and its failures.
-        segments: Segments that flows pass.
-    """
+    """Flows that share links at max-min fair rates. Every allocation is certified."""
 
     def __init__(self, scene: Scene, segments: Segments) -> None:
         self._scene, self._segments = scene, segments
@@ -75,11 +70,7 @@ class Network:
         return self._queue[self._gone :]
 
     def allocate(self, now_ps: int) -> None:
-        """Brings the rates up to date.
-
-        Raises:
-            RuntimeError: They are not max-min fair.
-        """
+        """Brings the rates up to date."""
         if self._refill_from == inf:
             return
         active, flows, fabric = self.active, self.flows, self._segments.arrays()

@@ -10,25 +10,15 @@ from netsim.topology.protocol import Path
 
 
 class SegmentArrays(NamedTuple):
-    """Segments and links, in both directions. S segments, L links.
+    """Segments and links, in both directions. S segments, L links."""
 
-    Args:
-        begin: [S + 1] rows of `link` and `share` of each segment.
-        link: Links of a segment; those of its first way come first, in order.
-        share: Share of the segment's traffic that the link carries, in (0, 1].
-        first_way: [S] number of links of the first way.
-        link_begin: [L + 1] rows of `segment` and `segment_share` of each link.
-        segment: Segments that a link is part of.
-        segment_share: Share of that segment's traffic that the link carries.
-    """
-
-    begin: np.ndarray
-    link: np.ndarray
-    share: np.ndarray
-    first_way: np.ndarray
-    link_begin: np.ndarray
-    segment: np.ndarray
-    segment_share: np.ndarray
+    begin: np.ndarray  # [S + 1] rows of `link` and `share` of each segment
+    link: np.ndarray  # links of a segment; those of its first way come first, in order
+    share: np.ndarray  # share of the segment's traffic that the link carries, in (0, 1]
+    first_way: np.ndarray  # [S] number of links of the first way
+    link_begin: np.ndarray  # [L + 1] rows of `segment` and `segment_share` of each link
+    segment: np.ndarray  # segments that a link is part of
+    segment_share: np.ndarray  # share of that segment's traffic that the link carries
 
 
 class Segments:
@@ -36,9 +26,6 @@ class Segments:
 
     Every flow passes three: its first link, the ways between, and its last link. A single link is the segment with the
     link's own index.
-
-    Args:
-        links: Number of links of the fabric.
     """
 
     def __init__(self, links: int) -> None:

@@ -32,16 +32,7 @@ def can_stream(scene: Scene, transport: Transport | None) -> bool:
 
 
 def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], None] | None = None) -> Outcome:
-    """Simulates until all tasks are done.
-
-    Args:
-        scene: Tasks and fabric.
-        transport: As for `netsim.engine.fluid.engine.FluidEngine`.
-        report: Called now and then with how far the run is.
-
-    Raises:
-        Refusal: Some never are, or the run has reached a limit.
-    """
+    """Simulates until all tasks are done."""
     clock = Clock(scene.limits, report)
     fabric = fabric_arrays(scene) if transport else fastest_first(fabric_arrays(scene))
     weights = np.ones(len(fabric.usable)) if transport else way_rates(fabric).astype(np.float64)

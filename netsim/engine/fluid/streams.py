@@ -70,47 +70,29 @@ remaining latency of such a byte.
 
 
 class Streams(NamedTuple):
-    """Flows and links, and scratch space.
+    """Flows and links, and scratch space."""
 
-    Args:
-        flows: Records of `STREAM`, in the order of their admission.
-        messages: Records of `MESSAGE` of the same flows.
-        links: Records of `SHARED`.
-        ends: Heap of the active flows, records of `ENDING`.
-        place: Place of each flow there, -1 if it is not.
-        affected: Flows whose rates are settled anew, records of `RISING`.
-        passing: Flows of each host's link, in blocks of which all but the latest are full. The flows of a block are
-            read at the same time; in a chain of flows each read would wait for the one before.
-        touched: Links of the affected flows.
-        heap: Heap of links by the rate at which they are full, records of `FILLING`.
-        segment_begin: Rows of `link` and `share` of each segment: of ways, then of pairs of leaves.
-        link: Links of segments.
-        share: Share of the segment's traffic that each carries.
-        segment_first: First flow of each segment.
-        segment_newest: While rates are filled, place of the latest affected flow of each segment.
-        link_begin: Rows of `segment` of each link between switches.
-        segment: Segments that a link is part of.
-        counts: Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a
-            large allocation; whether flows have started since the last allocation, and whether affected ones have left;
-            blocks of `passing` that have ever been used, and the first of those that are free again, or -1.
-    """
-
-    flows: Array
-    messages: Array
-    links: Array
-    ends: Array
-    place: Array
-    affected: Array
+    flows: Array  # records of `STREAM`, in the order of their admission
+    messages: Array  # records of `MESSAGE` of the same flows
+    links: Array  # records of `SHARED`
+    ends: Array  # heap of the active flows, records of `ENDING`
+    place: Array  # place of each flow there, -1 if it is not
+    affected: Array  # flows whose rates are settled anew, records of `RISING`
+    # Flows of each host's link, in blocks of which all but the latest are full. The flows of a block are read at the
+    # same time; in a chain of flows each read would wait for the one before
     passing: Array
-    touched: Array
-    heap: Array
-    segment_begin: Array
-    link: Array
-    share: Array
-    segment_first: Array
-    segment_newest: Array
-    link_begin: Array
-    segment: Array
+    touched: Array  # links of the affected flows
+    heap: Array  # heap of links by the rate at which they are full, records of `FILLING`
+    segment_begin: Array  # rows of `link` and `share` of each segment: of ways, then of pairs of leaves
+    link: Array  # links of segments
+    share: Array  # share of the segment's traffic that each carries
+    segment_first: Array  # first flow of each segment
+    segment_newest: Array  # while rates are filled, place of the latest affected flow of each segment
+    link_begin: Array  # rows of `segment` of each link between switches
+    segment: Array  # segments that a link is part of
+    # Numbers of flows, of active flows, of affected flows and of allocations; the mark; the latest time of a large
+    # allocation; whether flows have started since the last allocation, and whether affected ones have left; blocks of
+    # `passing` that have ever been used, and the first of those that are free again, or -1
     counts: Array
 
 
@@ -136,12 +118,7 @@ def streams_of(scene: Scene, fabric: FabricArrays, flows: int, weights: np.ndarr
     """No flows yet, with room for so many, on a fabric whose links never change.
 
     The system gives memory to an array where it is first written, so that room for all flows costs nothing at first.
-
-    Args:
-        scene: Rates of links.
-        fabric: Links and ways.
-        flows: Room for so many.
-        weights: By row of `FabricArrays.usable`, the way's part of the traffic that spreads over those of its pair.
+    `weights`: by row of `FabricArrays.usable`, the way's part of the traffic that spreads over those of its pair.
     """
     count = len(fabric.delay_ps)
     links = zeros(count, SHARED)

@@ -29,15 +29,7 @@ _PATIENCE = 256
 
 
 class ForwardEngine:
-    """One run, equal to a plain one to the last bit.
-
-    Args:
-        scene: Tasks and fabric; `netsim.engine.forward.refusal` does not refuse them.
-        transport: Path choice.
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts that talk to each other.
-        report: Called now and then with how far the run is.
-    """
+    """One run, equal to a plain one to the last bit."""
 
     def __init__(
         self,
@@ -66,11 +58,7 @@ class ForwardEngine:
         self._ends = Ends(self._columns.dst, fabric.up[hosts], byte_ps, scene.packet.payload, scene.packet.header)
 
     def run(self) -> Followed:
-        """Simulates as far as units can be told apart.
-
-        Raises:
-            Refusal: The run has reached its wall time.
-        """
+        """Simulates as far as units can be told apart."""
         progress, library = self._progress, self._library
         kernel.start(progress)
         while (why := kernel.run(progress, library.units, self._kinds)) != kernel.FINISHED:

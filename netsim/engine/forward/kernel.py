@@ -49,13 +49,7 @@ def start(progress: Progress) -> None:
 
 @njit(cache=True)
 def run(progress: Progress, units: Units, kinds: Kinds) -> Integer:
-    """Carries out the program until it stops, and returns why.
-
-    Args:
-        progress: State of the program.
-        units: Results of units.
-        kinds: Units of messages that are released alone.
-    """
+    """Carries out the program until it stops, and returns why."""
     totals = progress.totals
     while True:
         following = progress.event_ps[1] if totals[EVENTS] else np.int64(-1)

@@ -16,11 +16,6 @@ class Library:
 
     A message that is released alone is as another by its path if its flows have the same sizes, and links of the same
     rates and delays meet in the same way on their paths: only the links' numbers, its binding, differ.
-
-    Args:
-        simulator: Simulates units.
-        layout: The scene as arrays.
-        likeness: What the results of messages depend on.
     """
 
     def __init__(self, simulator: Simulator, layout: Layout, likeness: Likeness) -> None:
@@ -47,12 +42,7 @@ class Library:
         return Kinds(*(np.array(part, dtype=np.int64) for part in parts))
 
     def kinds_of(self, tasks: np.ndarray, width_ps: int) -> np.ndarray:
-        """Kind of each message, if it is released alone; simulates those that are new.
-
-        Args:
-            tasks: The messages.
-            width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
-        """
+        """Kind of each message, if it is released alone; simulates those that are new."""
         keys = list(zip(*(part.tolist() for part in self._parts(tasks, self._likeness.drawn_alone)), strict=True))
         fresh = {key: task for key, task in zip(keys, tasks.tolist(), strict=True) if key not in self._kinds}
         if self._likeness.by_path:
@@ -91,12 +81,7 @@ class Library:
             self.units = self.units.joined(units.bound(bindings))
 
     def groups_of(self, tasks: np.ndarray, release_ps: np.ndarray) -> tuple[list[list[int]], list[int]]:
-        """Messages by the links that they share: places of those of each group, and of those that share none.
-
-        Args:
-            tasks: The messages, ascending.
-            release_ps: When each is released.
-        """
+        """Messages by the links that they share: places of those of each group, and of those that share none."""
         key = self._key(tasks, release_ps, drawn=self._likeness.drawn_alone)
         if key not in self._parted:
             flows = self._simulator.flows_of(tasks, release_ps)
@@ -105,14 +90,7 @@ class Library:
         return [group for group in groups if len(group) > 1], [group[0] for group in groups if len(group) == 1]
 
     def group(self, tasks: np.ndarray, release_ps: np.ndarray, width_ps: int, *, several: bool) -> tuple[int, int]:
-        """Unit and binding of messages that share links.
-
-        Args:
-            tasks: The messages, ascending.
-            release_ps: When each is released, the earliest at 0.
-            width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
-            several: A host sends more than one of them.
-        """
+        """Unit and binding of messages that share links, the earliest released at 0; `several`: of one host."""
         drawn = self._likeness.drawn_alone or (self._likeness.drawn_together and several)
         key = self._key(tasks, release_ps, drawn=drawn)
         if key not in self._groups:
@@ -123,14 +101,7 @@ class Library:
         return self._groups[key]
 
     def joint(self, tasks: np.ndarray, release_ps: np.ndarray, binding: int, width_ps: int) -> int:
-        """A new unit of messages that meet under way.
-
-        Args:
-            tasks: The messages, ascending.
-            release_ps: Their releases, the first at 0.
-            binding: Their links.
-            width_ps: See `netsim.engine.forward.unit.Simulator.simulate`.
-        """
+        """A new unit of messages that meet under way."""
         units = self._simulator.simulate(tasks, width_ps, release_ps)
         links = self._links[binding : binding + len(units.link)]
         self.units = self.units.joined(units.bound([links]))

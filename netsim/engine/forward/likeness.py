@@ -7,17 +7,12 @@ from netsim.transport.config import EcmpConfig, EtherealConfig, SprayConfig, Sub
 
 
 class Likeness(NamedTuple):
-    """What the result of a message depends on besides its ends and its size.
+    """What the result of a message depends on besides its ends and its size."""
 
-    Args:
-        drawn_alone: On its key, even if its host releases no other at that moment.
-        drawn_together: On its key and those of the others that its host releases at that moment.
-        by_path: If it is released alone, on its ends only by the rates and delays of the links on its flows' paths, so
-            that messages of other hosts may be like it.
-    """
-
-    drawn_alone: bool
-    drawn_together: bool
+    drawn_alone: bool  # on its key, even if its host releases no other at that moment
+    drawn_together: bool  # on its key and those of the others that its host releases at that moment
+    # If it is released alone, on its ends only by the rates and delays of the links on its flows' paths, so that
+    # messages of other hosts may be like it
     by_path: bool
 
     @property

@@ -23,17 +23,7 @@ def place(
     begin_ps: Integer,
     tasks: np.ndarray,
 ) -> bool:
-    """Begins a unit; False, with nothing done, if a link that it uses is still in use.
-
-    Args:
-        progress: State of the program.
-        units: Results of units.
-        links: Links of bindings.
-        unit: The unit.
-        binding: Where its links begin.
-        begin_ps: When its first message is released, now or later.
-        tasks: Its messages.
-    """
+    """Begins a unit; False, with nothing done, if a link that it uses is still in use."""
     for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
         if begin_ps + units.first_ps[row] < progress.free_ps[links[binding + units.link[row]]]:
             return False

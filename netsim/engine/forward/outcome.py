@@ -14,21 +14,13 @@ from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Sce
 
 
 class Occurrences(NamedTuple):
-    """Units that have begun, in the order of their releases.
+    """Units that have begun, in the order of their releases."""
 
-    Args:
-        unit: Of each occurrence; -1 if it is part of a later one.
-        binding: First entry of its links in `Kinds.link`.
-        release_ps: When its first message was released.
-        begin: Its first entry in `tasks`, and the end of the last.
-        tasks: Their messages.
-    """
-
-    unit: np.ndarray
-    binding: np.ndarray
-    release_ps: np.ndarray
-    begin: np.ndarray
-    tasks: np.ndarray
+    unit: np.ndarray  # of each occurrence; -1 if it is part of a later one
+    binding: np.ndarray  # first entry of its links in `Kinds.link`
+    release_ps: np.ndarray  # when its first message was released
+    begin: np.ndarray  # its first entry in `tasks`, and the end of the last
+    tasks: np.ndarray  # their messages
 
     @classmethod
     def of(cls, progress: Progress, units: int) -> "Occurrences":
@@ -40,24 +32,15 @@ class Occurrences(NamedTuple):
 
 
 class Followed(NamedTuple):
-    """How far a program was followed unit by unit.
+    """How far a program was followed unit by unit."""
 
-    Args:
-        outcome: Of the part that was followed; None if there is none.
-        rest: The scene that is left, in which tasks that are done merely wait until their ends; None if nothing is.
-        skipped: What was skipped.
-    """
-
-    outcome: Outcome | None
+    outcome: Outcome | None  # of the part that was followed; None if there is none
+    # The scene that is left, in which tasks that are done merely wait until their ends; None if nothing is
     rest: Scene | None
-    skipped: Skipped
+    skipped: Skipped  # what was skipped
 
     def whole(self, simulate: Callable[[Scene], Outcome]) -> Outcome:
-        """The outcome of the whole program.
-
-        Args:
-            simulate: Simulates a scene plainly.
-        """
+        """The outcome of the whole program."""
         if self.rest is None:
             assert self.outcome is not None
             return self.outcome
@@ -73,16 +56,7 @@ def outcome_of(
     task_end_ps: np.ndarray,
     stride: int,
 ) -> Outcome:
-    """The outcome of all occurrences.
-
-    Args:
-        scene: The simulated scene.
-        units: Results of units.
-        bound_links: See `netsim.engine.forward.state.Kinds.link`.
-        whole: Occurrences of units.
-        task_end_ps: When each task was done.
-        stride: Largest number of flows of a message.
-    """
+    """The outcome of all occurrences."""
     columns = scene.tasks.columns()
     times = np.bincount(whole.unit[whole.unit >= 0], minlength=units.count)
     first_flow = np.zeros(len(task_end_ps) + 1, dtype=np.int64)
@@ -110,12 +84,7 @@ def outcome_of(
 
 
 def _joined(before: Outcome, after: Outcome) -> Outcome:
-    """The outcome of a run of which a part has ended before the other begins, on an idle network.
-
-    Args:
-        before: The first part; tasks that it has not done end at -1.
-        after: The other part, whose times count from the begin of the run.
-    """
+    """The outcome of a part, with ends -1 of all other tasks, and of the rest, which begins on an idle network."""
     flows = np.concatenate([before.flows, after.flows])
     links = np.zeros(len(before.links), dtype=LINK)
     for name in ("bytes", "busy_ps", "paused_ps"):

@@ -13,37 +13,21 @@ from netsim.engine.forward.queues import note
 
 
 class Passages(NamedTuple):
-    """Units at links, and the queues that their packets joined at switches; times count from the unit's release.
+    """Units at links, and the queues that their packets joined at switches; times count from the unit's release."""
 
-    Args:
-        unit: Of each passage.
-        link: Its link.
-        first_ps: When the first packet arrives.
-        last_ps: When the last one has left.
-        packets: Number of packets.
-        bytes: That the link carried.
-        busy_ps: How long it was busy.
-        longest_ps: Longest queue that a packet joined.
-        tag: The last packet.
-        queue_unit: Unit of each queue.
-        queue_time_ps: When a packet joined it.
-        queue_ps: The queue.
-        apart: Whether no link had packets of two units at a time.
-    """
-
-    unit: np.ndarray
-    link: np.ndarray
-    first_ps: np.ndarray
-    last_ps: np.ndarray
-    packets: np.ndarray
-    bytes: np.ndarray
-    busy_ps: np.ndarray
-    longest_ps: np.ndarray
-    tag: np.ndarray
-    queue_unit: np.ndarray
-    queue_time_ps: np.ndarray
-    queue_ps: np.ndarray
-    apart: bool
+    unit: np.ndarray  # of each passage
+    link: np.ndarray  # its link
+    first_ps: np.ndarray  # when the first packet arrives
+    last_ps: np.ndarray  # when the last one has left
+    packets: np.ndarray  # number of packets
+    bytes: np.ndarray  # that the link carried
+    busy_ps: np.ndarray  # how long it was busy
+    longest_ps: np.ndarray  # longest queue that a packet joined
+    tag: np.ndarray  # the last packet
+    queue_unit: np.ndarray  # unit of each queue
+    queue_time_ps: np.ndarray  # when a packet joined it
+    queue_ps: np.ndarray  # the queue
+    apart: bool  # whether no link had packets of two units at a time
 
 
 @njit(cache=True)
@@ -55,16 +39,7 @@ def passages(
     release_ps: np.ndarray,
     width_ps: Integer,
 ) -> Passages:
-    """Follows units through the links of some arrivals.
-
-    Args:
-        fabric: Rates, which never change.
-        arrivals: Packets at links, sorted.
-        packets: All packets.
-        unit_of_flow: Of each flow.
-        release_ps: Of each unit, ascending.
-        width_ps: See `netsim.engine.forward.queues.note`.
-    """
+    """Follows units through the links of some arrivals."""
     links, count = len(arrivals.begin) - 1, len(arrivals.tag)
     most = min(count, links * len(release_ps))
     unit, link_of, tag_of = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)

@@ -12,13 +12,7 @@ _MEETINGS = 1 << 16
 
 
 def progress_of(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) -> Progress:
-    """The state of a program before it begins.
-
-    Args:
-        columns: The program.
-        fabric: The fabric.
-        hosts: Host of each rank.
-    """
+    """The state of a program before it begins."""
     tasks, links = len(columns.bytes), len(fabric.delay_ps)
     next_begin, following = successors(columns.after_begin, columns.after)
     room = 2 * tasks + 2 * MOST_JOINED

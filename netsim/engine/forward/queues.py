@@ -12,13 +12,6 @@ def note(time_ps: np.ndarray, queue_ps: np.ndarray, begin: Integer, end: Integer
 
     A queue between two others at least as long, at most an interval apart, can be dropped: every interval of that
     length that holds it holds one of them.
-
-    Args:
-        time_ps: When packets joined, ascending from `begin` on.
-        queue_ps: The queues that they joined.
-        begin: First entry that may be dropped.
-        end: End of the entries; the last one is new.
-        width_ps: Length of the shortest interval.
     """
     last = end - 1
     newest_ps, newest = time_ps[last], queue_ps[last]
@@ -37,17 +30,7 @@ def note(time_ps: np.ndarray, queue_ps: np.ndarray, begin: Integer, end: Integer
 def thin(
     time_ps: np.ndarray, queue_ps: np.ndarray, begin: np.ndarray, width_ps: Integer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thins the queues of many units.
-
-    Args:
-        time_ps: When packets joined, ascending in each unit.
-        queue_ps: The queues that they joined.
-        begin: First entry of each unit, and the end of the last.
-        width_ps: Length of the shortest interval.
-
-    Returns:
-        The same arrays, with fewer entries.
-    """
+    """Thins the queues of many units, for intervals of at least `width_ps`; the same arrays with fewer entries."""
     kept = begin.copy()
     time, queue = np.empty_like(time_ps), np.empty_like(queue_ps)
     end = 0

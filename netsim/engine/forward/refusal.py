@@ -21,12 +21,7 @@ _FOLLOWED = ("packet", "nic", "acknowledgement", "limits")
 
 
 def refusal(scene: Scene, transport: TransportConfig) -> str | None:
-    """Why nothing of a run can be skipped; None if something might.
-
-    Args:
-        scene: The scene.
-        transport: The transport.
-    """
+    """Why nothing of a run can be skipped; None if something might."""
     why = refusal_of_fabric(scene, transport)
     if why is not None:
         return why

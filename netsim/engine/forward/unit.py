@@ -22,54 +22,31 @@ class Units(NamedTuple):
 
     The columns of a group have an entry for each message, flow, passage over a link, or queue, and `begin` says where
     those of each unit begin, and where the last end.
-
-    Args:
-        message_begin: Messages, in the order of their tasks.
-        start_ps: Release of a message.
-        end_ps: Arrival of its last byte.
-        flow_begin: Flows, in the order of their ids.
-        message: A flow's message, counted within the unit.
-        piece: Its place among the flows of the message.
-        bytes: Its payload.
-        packets: Its packets.
-        flow_end_ps: Arrival of its last byte.
-        reordered: Packets that arrived after one with a higher number.
-        link_begin: Passages.
-        link: The link, by its place in the binding of the occurrence; ascending.
-        first_ps: When the first packet arrives at it.
-        last_ps: When the last one has left it.
-        link_packets: Packets that it carried.
-        link_bytes: Bytes that it carried.
-        busy_ps: How long it was busy.
-        longest_ps: Longest queue that a packet joined at it.
-        rest_ps: Remaining passage of the last packet after this link, without queues; -1 unless a host sends on it.
-        queue_begin: Queues at switches, thinned.
-        queue_time_ps: When a packet joined one.
-        queue_ps: Its length.
     """
 
-    message_begin: np.ndarray
-    start_ps: np.ndarray
-    end_ps: np.ndarray
-    flow_begin: np.ndarray
-    message: np.ndarray
-    piece: np.ndarray
-    bytes: np.ndarray
-    packets: np.ndarray
-    flow_end_ps: np.ndarray
-    reordered: np.ndarray
-    link_begin: np.ndarray
-    link: np.ndarray
-    first_ps: np.ndarray
-    last_ps: np.ndarray
-    link_packets: np.ndarray
-    link_bytes: np.ndarray
-    busy_ps: np.ndarray
-    longest_ps: np.ndarray
+    message_begin: np.ndarray  # messages, in the order of their tasks
+    start_ps: np.ndarray  # release of a message
+    end_ps: np.ndarray  # arrival of its last byte
+    flow_begin: np.ndarray  # flows, in the order of their ids
+    message: np.ndarray  # a flow's message, counted within the unit
+    piece: np.ndarray  # its place among the flows of the message
+    bytes: np.ndarray  # its payload
+    packets: np.ndarray  # its packets
+    flow_end_ps: np.ndarray  # arrival of its last byte
+    reordered: np.ndarray  # packets that arrived after one with a higher number
+    link_begin: np.ndarray  # passages
+    link: np.ndarray  # the link, by its place in the binding of the occurrence; ascending
+    first_ps: np.ndarray  # when the first packet arrives at it
+    last_ps: np.ndarray  # when the last one has left it
+    link_packets: np.ndarray  # packets that it carried
+    link_bytes: np.ndarray  # bytes that it carried
+    busy_ps: np.ndarray  # how long it was busy
+    longest_ps: np.ndarray  # longest queue that a packet joined at it
+    # Remaining passage of the last packet after this link, without queues; -1 unless a host sends on it
     rest_ps: np.ndarray
-    queue_begin: np.ndarray
-    queue_time_ps: np.ndarray
-    queue_ps: np.ndarray
+    queue_begin: np.ndarray  # queues at switches, thinned
+    queue_time_ps: np.ndarray  # when a packet joined one
+    queue_ps: np.ndarray  # its length
 
     @property
     def count(self) -> int:
@@ -105,15 +82,7 @@ class Units(NamedTuple):
 
 
 class Simulator:
-    """Simulates units of a run.
-
-    Args:
-        scene: The run's scene, which `netsim.engine.forward.refusal` does not refuse.
-        layout: The scene as arrays.
-        transport: Path choice.
-        seed: Seed of the run.
-        stride: Largest number of flows of a message.
-    """
+    """Simulates units of a run."""
 
     def __init__(self, scene: Scene, layout: Layout, transport: TransportConfig, seed: int, stride: int) -> None:
         self._scene, self._layout, self._transport, self._seed, self._stride = scene, layout, transport, seed, stride
@@ -130,11 +99,8 @@ class Simulator:
     ) -> Units:
         """Messages as one unit, or each as a unit of its own; `Units.link` are numbers of links, ascending.
 
-        Args:
-            tasks: The messages; those of one unit ascend.
-            width_ps: Intervals of queues in the run are at least that long.
-            release_ps: Release of each message, the earliest at 0; None: all at 0.
-            apart: Each message is a unit. One run serves them all, so far apart in time that they cannot meet.
+        Those of a unit ascend; their releases begin at 0, all at 0 if None. If `apart`, one run serves them all, so far
+        apart in time that they cannot meet.
         """
         layout, fabric = self._layout, self._layout.fabric
         order = np.arange(len(tasks), dtype=np.int64)
@@ -191,12 +157,7 @@ class Simulator:
         )
 
     def flows_of(self, tasks: np.ndarray, release_ps: np.ndarray) -> list[list[tuple[int, tuple[int, ...]]]]:
-        """For each message the payload and the links of its flows, those of all paths if packets choose among them.
-
-        Args:
-            tasks: The messages.
-            release_ps: When each is released.
-        """
+        """For each message the payload and the links of its flows, those of all paths if packets choose among them."""
         layout, fabric = self._layout, self._layout.fabric
         messages = self._messages(tasks, release_ps)
         flows = admit(layout, messages, self._transport, self._seed)

@@ -10,36 +10,21 @@ from netsim.engine.forward.state import EVENTS, NOW, RELEASED, Progress
 
 
 class Ends(NamedTuple):
-    """Where messages leave and arrive, and how fast.
+    """Where messages leave and arrive, and how fast."""
 
-    Args:
-        dst: [tasks] rank that receives.
-        link: [ranks] link on which the host of a rank sends.
-        byte_ps: [links] picoseconds a byte, on the wire.
-        payload: Largest payload of a packet.
-        header: Bytes added to each packet.
-    """
-
-    dst: np.ndarray
-    link: np.ndarray
-    byte_ps: np.ndarray
-    payload: int
-    header: int
+    dst: np.ndarray  # [tasks] rank that receives
+    link: np.ndarray  # [ranks] link on which the host of a rank sends
+    byte_ps: np.ndarray  # [links] picoseconds a byte, on the wire
+    payload: int  # largest payload of a packet
+    header: int  # bytes added to each packet
 
 
 @njit(cache=True)
 def wave(progress: Progress, ends: Ends) -> tuple[np.ndarray, np.ndarray]:
-    """Messages that are released now or while those before them still keep their hosts busy.
+    """Messages, by release, that are released now or while those before them still keep their hosts busy.
 
     Nothing that is under way can change their releases. A host is busy for as long as it sends, or receives, its
-    messages one after the other.
-
-    Args:
-        progress: State of the program, which is as before at the end.
-        ends: Ends of messages.
-
-    Returns:
-        The messages, and when they are released, in the order of their releases.
+    messages one after the other. The progress is as before at the end.
     """
     now, tasks = progress.totals[NOW], len(progress.bytes)
     found, found_ps = np.empty(tasks, np.int64), np.empty(tasks, np.int64)

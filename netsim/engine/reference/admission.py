@@ -10,13 +10,7 @@ from netsim.transport.protocol import Flow, Release, Transport
 
 
 class Admission:
-    """Hands messages to the transport.
-
-    Args:
-        scene: Tasks and fabric.
-        transport: Cuts messages into flows.
-        seed: Seed of the run, for the order of destinations.
-    """
+    """Hands messages to the transport; the seed shuffles destinations."""
 
     def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
         self._scene, self._transport = scene, transport
@@ -24,12 +18,7 @@ class Admission:
         self._order = Draws(seed, Purpose.DESTINATION_ORDER)
 
     def flows(self, released: list[int], now_ps: int) -> dict[int, list[Flow]]:
-        """For each host's link the flows that use it, in the order in which they join its ring.
-
-        Args:
-            released: Tasks whose messages may leave now, in ascending order.
-            now_ps: Current time.
-        """
+        """For each host's link the flows of tasks released now, ascending, in the order in which they join its ring."""
         scene = self._scene
         epoch = scene.routes.epoch(now_ps)
         by_link: dict[int, list[Release]] = defaultdict(list)

@@ -11,11 +11,7 @@ class Buffers:
     """The memory of all switches. Queue link * classes + class holds the packets of a class in front of a link.
 
     A packet counts from its arrival at the switch until its last bit has left. With pauses a switch also counts them by
-    the queue from which they came, and stops or resumes that queue.
-
-    Args:
-        scene: The fabric and its limits.
-        tell: Called with a queue that is told to stop, or to resume.
+    the queue from which they came, and stops or resumes that queue by `tell`.
     """
 
     def __init__(self, scene: Scene, tell: Callable[[int], None]) -> None:

@@ -19,19 +19,12 @@ MOST_REPEATS = 64
 
 
 class Marking(NamedTuple):
-    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability.
+    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
 
-    Args:
-        above: Bytes.
-        all_above: Bytes.
-        at_most: The largest probability up to `all_above`.
-        leaving: Whether the queue counts that a packet leaves behind, and not the one that it finds.
-    """
-
-    above: int
-    all_above: int
-    at_most: float
-    leaving: bool = False
+    above: int  # bytes
+    all_above: int  # bytes
+    at_most: float  # the largest probability up to `all_above`
+    leaving: bool = False  # whether the queue counts that a packet leaves behind, and not the one that it finds
 
 
 def marking(scene: Scene, transport: Transport) -> Marking | None:
@@ -52,11 +45,6 @@ class Conditions:
 
     Room and thresholds are in bytes of unfinished work at that rate. A packet is lost if the link is down when it comes
     or goes down before its last bit has left. Queues of hosts' own links have no limit and do not mark.
-
-    Args:
-        scene: The fabric and its failures.
-        transport: May set a threshold for marks.
-        seed: Seed of the run.
     """
 
     def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:

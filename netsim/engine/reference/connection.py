@@ -11,13 +11,7 @@ from netsim.transport.protocol import Flow
 
 
 class Connection:
-    """A flow without acknowledgements: nothing limits it and none of its packets is lost.
-
-    Args:
-        flow: The flow.
-        packets: Its number of packets.
-        start_ps: When its message was released.
-    """
+    """A flow without acknowledgements: nothing limits it and none of its packets is lost."""
 
     __slots__ = (
         "end_ps",
@@ -58,16 +52,7 @@ class Connection:
 
 
 class Listener(Connection):
-    """A flow whose receiver acknowledges every packet.
-
-    Args:
-        flow: The flow.
-        packets: Its number of packets.
-        start_ps: When its message was released.
-        congestion: Its congestion control.
-        recovery: Its loss recovery.
-        timeout: Its timeout; None: it never times out.
-    """
+    """A flow whose receiver acknowledges every packet; it never times out if `timeout` is None."""
 
     __slots__ = (
         "congestion",
@@ -129,16 +114,9 @@ class Listener(Connection):
 
 
 class Packet(simpy.Event):
-    """A packet, or its acknowledgement on the way back; simpy calls it when it arrives at its next link.
+    """A packet, or its acknowledgement on the way back (`control`); simpy calls it when it arrives at its next link.
 
-    Args:
-        connection: Its flow.
-        sequence: Place in the flow.
-        serial: Number of the transmission.
-        path: Links it takes, as far as they are known.
-        links: Number of links in all.
-        wire_bytes: Its size.
-        control: Whether it is an acknowledgement.
+    `path` has the links as far as they are known, `links` their number in all; `serial` is that of the transmission.
     """
 
     __slots__ = (

@@ -15,12 +15,7 @@ FIRST_GRANT = 1 << 27
 
 
 class Demand:
-    """What a receiver knows of one flow.
-
-    Args:
-        connection: The flow.
-        control: Gives the first window, and how far ahead the receiver asks.
-    """
+    """A receiver's knowledge of one flow; `control` gives the first window, and how far ahead the receiver asks."""
 
     def __init__(self, connection: Listener, control: Credited) -> None:
         self._connection, self._control = connection, control
@@ -36,14 +31,7 @@ class Demand:
 
 
 class Receivers:
-    """All hosts as receivers.
-
-    Args:
-        scene: Gives packets, links and the congestion control.
-        config: The congestion control.
-        calendar: Simulated time.
-        send: Sends a credit for a flow, back along the path of its latest packet.
-    """
+    """All hosts as receivers; `send` sends a credit for a flow, back along the path of its latest packet."""
 
     def __init__(
         self,

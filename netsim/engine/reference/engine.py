@@ -31,14 +31,7 @@ _EVENTS_BETWEEN_LOOKS = 4096
 
 
 class ReferenceEngine:
-    """One run.
-
-    Args:
-        scene: Tasks and fabric.
-        transport: Path choice.
-        seed: Seed of the run, for the order of destinations and for marks.
-        report: Called now and then with how far the run is.
-    """
+    """One run; the seed is that of the order of destinations and of marks."""
 
     def __init__(
         self, scene: Scene, transport: Transport, seed: int, report: Callable[[Pulse], None] | None = None
@@ -62,11 +55,7 @@ class ReferenceEngine:
         self._feedback = Feedback(scene, transport, self._calendar, *told)
 
     def run(self) -> Outcome:
-        """Simulates until all tasks are done.
-
-        Raises:
-            Refusal: Some never are, or the run has reached a limit.
-        """
+        """Simulates until all tasks are done."""
         if self._scene.limits.simulated < NO_LIMIT:
             Event(self._calendar, self._end_in_time).schedule(LAST, self._scene.limits.simulated)
         self._messages.begin()

@@ -28,18 +28,10 @@ PATIENCE = 64
 
 
 class Feedback:
-    """Acknowledgements and timers of all flows.
+    """Acknowledgements and timers of all flows. Traffic inside a host is not acknowledged.
 
-    Traffic inside a host is not acknowledged.
-
-    Args:
-        scene: Gives congestion control, recovery and acknowledgements.
-        transport: Gets acknowledgements and timeouts too.
-        calendar: Simulated time.
-        arrive: Sends a packet onto its next link.
-        delivered: Called when a flow is complete at its receiver.
-        offer: Called when a flow may have something to send.
-        impatient: The error for a flow that has timed out as often in a row as the limits allow.
+    `offer` is called when a flow may have something to send; `impatient` makes the error for a flow that has timed out
+    as often in a row as the limits allow.
     """
 
     def __init__(
@@ -260,11 +252,7 @@ class Feedback:
         self._continue(connection)
 
     def _is_hopeless(self, connection: Listener, timeout: Timeout, usable: tuple[int, ...], now: int) -> bool:
-        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it.
-
-        Raises:
-            Refusal: The flow has reached the limit of timeouts in a row, and nobody knows why.
-        """
+        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it."""
         if self._cut_off(connection, usable, now):
             return True
         if timeout.fruitless < self._scene.limits.fruitless:

@@ -21,16 +21,7 @@ from netsim.units import service_ps
 
 
 class Links:
-    """All links of a fabric.
-
-    Args:
-        scene: The fabric and its failures.
-        calendar: Simulated time.
-        ways: Paths of packets.
-        conditions: Losses, marks, and rates over time.
-        nics: Hosts' rings by queue.
-        ends: Called with a packet whose last bit leaves its last link, and when it arrives.
-    """
+    """All links of a fabric; `ends` gets a packet whose last bit leaves its last link, and when it arrives."""
 
     def __init__(
         self,
@@ -108,15 +99,9 @@ class Links:
             self.marked += 1
 
     def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, work_ps: int, now_ps: int) -> None:
-        """Records the bytes that a link carries, and the queue that a packet has joined.
+        """Records the bytes that a link carries, and the queue in front of a packet that joined it at `now_ps`.
 
-        Args:
-            packet: The packet.
-            link: The link.
-            service_ps: How long the link serves it.
-            queue_ps: How long the link serves the queue.
-            work_ps: The same at the nominal rate.
-            now_ps: When the packet joined.
+        The link takes `service_ps` for the packet, `queue_ps` for the queue, `work_ps` for that at the nominal rate.
         """
         self._busy[link] += service_ps
         self._bytes[link] += packet.wire_bytes

@@ -9,13 +9,7 @@ from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Eve
 
 
 class Messages:
-    """The tasks of a run.
-
-    Args:
-        scene: The tasks.
-        calendar: Simulated time.
-        admit: Called with the messages that are released in an instant, as tasks in ascending order.
-    """
+    """The tasks of a run; `admit` gets those whose messages are released in an instant, ascending."""
 
     def __init__(self, scene: Scene, calendar: Calendar, admit: Callable[[list[int]], None]) -> None:
         self._tasks, self._calendar, self._hand_over = scene.tasks, calendar, admit

@@ -8,14 +8,7 @@ from netsim.engine.reference.connection import Connection
 
 
 class Nic:
-    """The ring of one class at one link. When the link is free, the ring of the first class looks first.
-
-    Args:
-        calendar: Simulated time.
-        link: The link.
-        place: Place of its look for a packet among those of an instant.
-        take_next: Called when the link should look for a packet.
-    """
+    """The ring of one class at one link. When the link is free, the ring of the first class looks first."""
 
     def __init__(self, calendar: Calendar, link: int, place: int, take_next: Callable[["Nic"], None]) -> None:
         self.link = link

@@ -42,13 +42,7 @@ class QueuedLinks:
     """All links of a fabric. Each class has a queue of its own. The first class goes first, packet by packet;
     those with weights take turns behind the others.
 
-    Args:
-        scene: The fabric.
-        calendar: Simulated time.
-        nics: Hosts' rings by queue; they stop and go on with their queues.
-        conditions: Rates over time.
-        work: Work at the nominal rate, of links whose rate varies.
-        engine: Gets a call for everything that happens to packets.
+    `nics`, hosts' rings by queue, stop and go on with their queues; `work` is only of links whose rate varies.
     """
 
     def __init__(

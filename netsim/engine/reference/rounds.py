@@ -7,15 +7,12 @@ NOBODY = 2**62
 
 
 class Rounds:
-    """Whether a run gets anywhere.
+    """Whether a run gets anywhere; one round without end unless packets may be trimmed.
 
     A packet that is refused is sent again at once, and its timer never runs out. If headers and answers fill the links,
     no packet gets through any more, and only this ends the run. Rounds are as long as the first timeout, and follow
     each other from the beginning. One is fruitless if packets are refused in it, and none is newly acknowledged; one in
-    which neither happens neither counts nor ends a row. What becomes of background traffic makes no difference.
-
-    Args:
-        scene: Its packets may be trimmed; otherwise there is one round without end.
+    which neither happens neither counts nor ends a row. Background traffic makes no difference.
     """
 
     def __init__(self, scene: Scene) -> None:

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 class Turns:
     """Whose turn it is at one link. Classes without a quantum go first, in their order; the others take turns.
 
-    A class that gets its turn may send its quantum and what it has left from its last turn. It goes on while that
-    covers its next packet, and keeps the rest. With nothing to send, or paused, it loses the rest.
-
-    Args:
-        quanta: Bytes that each class may send in a turn; 0: it goes first, and not in turn.
+    A class that gets its turn may send its quantum (bytes) and what it has left from its last turn. It goes on while
+    that covers its next packet, and keeps the rest. With nothing to send, or paused, it loses the rest.
     """
 
     def __init__(self, quanta: Sequence[int]) -> None:
@@ -20,11 +17,7 @@ class Turns:
         self._given = False
 
     def next(self, needs: Sequence[int | None]) -> int | None:
-        """The class that sends next; None: no class has a packet.
-
-        Args:
-            needs: Bytes that a class must have left to send its next packet; None: it has none, or is paused.
-        """
+        """The class that sends next, if any; `needs` are bytes of each next packet, None without one, or if paused."""
         ready = [number for number, need in enumerate(needs) if need is not None]
         if not ready or not self._quanta[ready[0]]:
             return ready[0] if ready else None
@@ -42,13 +35,7 @@ class Turns:
             self._pass_on()
 
     def sent(self, number: int, size_bytes: int, more: bool) -> None:
-        """A class has sent a packet.
-
-        Args:
-            number: The class.
-            size_bytes: Of the packet.
-            more: Whether it has another.
-        """
+        """Counts a packet that a class has sent; `more`: it has another."""
         if not self._quanta[number]:
             return
         self._left[number] -= size_bytes

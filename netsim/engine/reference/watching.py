@@ -7,11 +7,7 @@ from netsim.engine.watch import MOST_SAMPLES, SAMPLE
 
 
 class LinkRecorder:
-    """Records bytes of each link over time, in at most `INTERVALS` intervals whatever the run's length.
-
-    Args:
-        links: Their number; 0 records nothing.
-    """
+    """Records bytes of each link over time in at most `INTERVALS` intervals, whatever the run's length."""
 
     def __init__(self, links: int) -> None:
         self._bytes = np.zeros((links, INTERVALS), dtype=np.int64)

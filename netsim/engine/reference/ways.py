@@ -9,12 +9,7 @@ from netsim.transport.protocol import Flow, Transport
 
 
 class Ways:
-    """Asks the transport for the path of each packet.
-
-    Args:
-        scene: The fabric, and what the routing knows of it.
-        transport: Path choice.
-    """
+    """Asks the transport for the path of each packet."""
 
     def __init__(self, scene: Scene, transport: Transport) -> None:
         self._scene, self._transport = scene, transport
@@ -42,13 +37,7 @@ class Ways:
         return packet
 
     def go_on(self, packet: Packet, now_ps: int, backlog_ps: Callable[[int], int]) -> None:
-        """Extends the path of a packet by what the switch chooses where the packet is.
-
-        Args:
-            packet: The packet.
-            now_ps: Current time.
-            backlog_ps: Unfinished work in front of a link.
-        """
+        """Extends the path of a packet by the choice of the switch where it is, by backlogs of links in picoseconds."""
         flow, hop, taken = packet.connection.flow, packet.hop, packet.path
         paths = flow.message.paths
         if self._transport.at_first_switch:

@@ -7,11 +7,7 @@ from netsim.topology.failure import Rates
 
 
 class Work:
-    """Which part of a link's work is served at which rate: a packet keeps the rate at which its service begins.
-
-    Args:
-        rates: Rates of links over time.
-    """
+    """The part of a link's work that is served at each rate: a packet keeps the rate at which its service begins."""
 
     def __init__(self, rates: Rates) -> None:
         self._nominal = rates.initial
@@ -31,12 +27,10 @@ class Work:
             self._since_ps[link][row] = time_ps
 
     def nominal_ps(self, link: int, begin_ps: int, end_ps: int) -> int:
-        """How long a link would take at its nominal rate for what it serves between two moments.
+        """How long a link whose rate varies would take at its nominal rate for what it serves from `begin_ps` to
+        `end_ps`.
 
-        Args:
-            link: A link whose rate varies.
-            begin_ps: The first moment.
-            end_ps: The second one, before which all services that have been noted begin.
+        All services that have been noted begin before `end_ps`.
         """
         work_ps = 0.0
         for (_, rate), since_ps in zip(self._steps[link][::-1], self._since_ps[link][::-1], strict=True):

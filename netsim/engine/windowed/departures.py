@@ -25,16 +25,7 @@ def end_ps(queued: Queued | None, link: int) -> Whole:
 
 @compiled
 def depart(state: State, queued: Queued | None, wheel: Wheel, key: int, link: int, now: int) -> None:
-    """A transmission of a host ends, or a word arrives there.
-
-    Args:
-        state: State of the run.
-        queued: Its links with queues.
-        wheel: Calendar.
-        key: Key of the event; words have smaller ones than ends.
-        link: The host's link.
-        now: Current time.
-    """
+    """A transmission of a host ends, or a pause frame arrives there, whose keys are smaller."""
     if queued is not None:
         if key < END:
             hear_word(state, queued, wheel, key, link, now)

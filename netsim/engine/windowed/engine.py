@@ -22,16 +22,7 @@ from netsim.transport.protocol import Transport
 
 
 class WindowedEngine(EventEngine):
-    """One run; see `netsim.engine.windowed.refusal` for what it does not simulate.
-
-    Args:
-        scene: What must happen, and where.
-        transport: Path choice.
-        seed: Seed of the run, for the order of destinations and for marks.
-        fabric: The scene's fabric as arrays; None: they are made.
-        report: Called now and then with how far the run is.
-        threads: Threads that simulate it, 1 unless `netsim.engine.windowed.refusal.splits`; the outcome is the same.
-    """
+    """One run; outcomes do not depend on `threads`. `netsim.engine.windowed.refusal` says what it does not simulate."""
 
     _impatient: tuple[int, int, Waiting] | None = None
     """When the first flow lost its patience, its id, and what waits; the run ends with the window."""

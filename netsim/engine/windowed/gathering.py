@@ -29,19 +29,7 @@ def gather(state: State, wheels: Wheels, wheel: Wheel) -> None:
 def _empty(
     state: State, wheel: Wheel, bucket: Record, thread: int, found: Whole, touched: Whole
 ) -> tuple[Whole, Whole]:
-    """Empties the bucket of a thread.
-
-    Args:
-        state: State of the run.
-        wheel: Of the thread that deals with the region.
-        bucket: The bucket.
-        thread: Whose it is.
-        found: Arrivals of the region so far.
-        touched: Units with arrivals so far.
-
-    Returns:
-        Both with those of the bucket.
-    """
+    """Empties the bucket of a thread; returns the arrivals of the region, and units with arrivals, so far."""
     window = wheel.window[0]
     left, chunks, first, last = np.int64(bucket.packets), np.int64(0), np.int64(bucket.first), np.int64(bucket.last)
     if not left:

@@ -36,8 +36,7 @@ _NOTHING, _ARRIVAL, _TIMER, _END, _LOOK = range(5)
 def advance(state: State, wheels: Wheels, wheel: Wheel, link: int, until_ps: int, until_key: int) -> Whole:
     """Lets a host's link go through what happens there before a moment and key.
 
-    Returns:
-        Why the loop must stop, in which case this is to be called again; GOES_ON if nothing is left to do.
+    Returns why the loop must stop, in which case this is to be called again; GOES_ON if nothing is left to do.
     """
     rules, unit = state.network.rules[0], wheel.units[link]
     while True:
@@ -114,8 +113,7 @@ def _let_happen(state: State, wheel: Wheel, link: int, what: int, key: int, now:
 def deal_with_hosts(state: State, shares: Shares, wheels: Wheels, wheel: Wheel) -> Whole:
     """Lets tasks begin, and in the last stage the hosts of a thread do what they do in the window.
 
-    Returns:
-        Why the loop must stop, in which case this is to be called again; GOES_ON at the end of either stage.
+    Returns why the loop must stop, in which case this is to be called again; GOES_ON at the end of either stage.
     """
     program, window, totals = state.program, wheel.window[0], state.network.totals[0]
     while True:

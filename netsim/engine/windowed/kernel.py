@@ -35,15 +35,7 @@ def run(
     thread: int,
     resumed: int,
 ) -> Whole:
-    """Simulates until a thread must stop, and returns why this one does; see `netsim.engine.event.kernel`.
-
-    Args:
-        arrays: The fields of `State`, as the thread sees it.
-        of_shares: The fields of `Shares`.
-        of_wheels: The fields of `Wheel`, of all threads.
-        thread: The thread.
-        resumed: A flow that goes on after a timeout, or -1.
-    """
+    """Simulates until a thread must stop, and returns why this one does; see `netsim.engine.event.kernel`."""
     parts = Network(*arrays[0]), Hosts(*arrays[1]), Program(*arrays[2]), Routing(*arrays[3])  # type: ignore[misc]
     state = State(*parts, queued_of(arrays[4]))
     shares, wheels = Shares(*of_shares), Wheel(*of_wheels)
@@ -89,12 +81,6 @@ def _open(state: State, shares: Shares, wheels: Wheels, packets: Whole) -> Whole
     """Sets number and end of the next window in which something happens: GOES_ON, or why there is none.
 
     A window ends at the limit of simulated time; if tasks are left, nothing happens later.
-
-    Args:
-        state: The leader's state.
-        shares: Those of all threads.
-        wheels: Those of all threads.
-        packets: Have gone since Python last looked at the clock.
     """
     window, totals, rules = wheels.window[LEADER, 0], state.network.totals[0], state.network.rules[0]
     if packets >= _PACKETS_BETWEEN_PAUSES:

@@ -21,15 +21,10 @@ def meetings_of(threads: int) -> np.ndarray:
 
 @compiled
 def meet(meetings: Array, threads: int, thread: int, why: int) -> bool:
-    """Waits until all threads are there, and returns whether all go on.
+    """Waits until all threads are there, and returns whether all go on; `why` is this thread's reason to stop, or
+    GOES_ON.
 
     Two reasons in turn: a thread may be at the next meeting before another has read the reasons of this one.
-
-    Args:
-        meetings: Numbers of `meetings_of`.
-        threads: How many there are.
-        thread: Which of them this is.
-        why: Why this one must stop, or GOES_ON.
     """
     if threads == 1:
         return why == GOES_ON

@@ -29,12 +29,6 @@ def region_of_units(state: State, nodes: int, regions: int, threads: int) -> np.
     """Region of each unit: of links by the node at which they begin, then of nodes.
 
     Links inside hosts are the leader's if there are several threads: they take part when tasks begin.
-
-    Args:
-        state: State of the run.
-        nodes: Switches and hosts.
-        regions: Number of regions.
-        threads: Number of threads.
     """
     routing, half = state.routing, regions // 2
     of_node, switches = np.zeros(nodes, dtype=np.int16), np.setdiff1d(routing.source, routing.source[routing.up])

@@ -20,27 +20,17 @@ _COUNTS = ("packets", "hops", "control_hops", "dropped", "trimmed", "marked")
 
 
 class Shares(NamedTuple):
-    """Arrays with a row for each thread; that of the leader is the state's own.
+    """Arrays with a row for each thread; that of the leader is the state's own."""
 
-    Args:
-        totals: See `netsim.engine.event.state.Network`.
-        longest: See there.
-        begins: See `netsim.engine.event.state.Program`: of the others, what the leader has not been told yet.
-        timers: See `netsim.engine.event.state.Hosts`: of the hosts of a thread, and of the leader late starts as well.
-        candidates: See `netsim.engine.event.state.Routing`.
-        notes: See `netsim.engine.event.state.Queued`; no columns where links have no queues.
-        told: See there.
-        needs: See there.
-    """
-
-    totals: Array
-    longest: Array
-    begins: Array
+    totals: Array  # see `netsim.engine.event.state.Network`
+    longest: Array  # see there
+    begins: Array  # see `netsim.engine.event.state.Program`: of the others, what the leader has not been told yet
+    # See `netsim.engine.event.state.Hosts`: of the hosts of a thread, and of the leader late starts as well
     timers: Array
-    candidates: Array
-    notes: Array
-    told: Array
-    needs: Array
+    candidates: Array  # see `netsim.engine.event.state.Routing`
+    notes: Array  # see `netsim.engine.event.state.Queued`; no columns where links have no queues
+    told: Array  # see there
+    needs: Array  # see there
 
 
 def rows(threads: int, size: int, dtype: np.dtype) -> np.ndarray:
@@ -50,12 +40,7 @@ def rows(threads: int, size: int, dtype: np.dtype) -> np.ndarray:
 
 
 def shares_of(state: State, threads: int) -> Shares:
-    """The shares of so many threads at the beginning of a run.
-
-    Args:
-        state: Its own arrays are copied to the leader's rows; `share_of` gives the state with these.
-        threads: How many there are.
-    """
+    """The shares of so many threads at the beginning of a run."""
     queued = state.queued
     nothing = np.zeros(0, dtype=np.int64)
     scratch = (nothing, nothing, nothing) if queued is None else (queued.notes, queued.told, queued.needs)

@@ -12,16 +12,9 @@ PLACES = 1024
 
 @compiled
 def sort(arrivals: Array, scratch: Array, places: Array, begin: int, end: int, first_ps: int, end_ps: int) -> None:
-    """Sorts rows of arrivals: few by insertion, many within parts into which they are dealt by their time.
+    """Sorts rows [begin, end) of arrivals: few by insertion, many within parts into which they are dealt by their time.
 
-    Args:
-        arrivals: Records of `netsim.engine.windowed.wheel.ARRIVAL`.
-        scratch: As many records, which are overwritten.
-        places: `PLACES` whole numbers, which are overwritten.
-        begin: First row.
-        end: The row after the last.
-        first_ps: No arrival is earlier.
-        end_ps: All arrivals are earlier.
+    `scratch` has as many records, `places` `PLACES` numbers; both are overwritten.
     """
     if end - begin <= _RUN:
         _insert(arrivals, begin, end)

@@ -20,66 +20,41 @@ CHUNK = 32
 
 
 class Wheel(NamedTuple):
-    """Calendar, packets and the open window, as a thread sees them; see `wheel_of`.
+    """Calendar, packets and the open window, as a thread sees them; see `wheel_of`."""
 
-    Args:
-        window: One record of `WINDOW`.
-        due: Packets that the thread has put into the buckets of a window; window k has entry k mod their number, a
-            power of two.
-        buckets: Records of `BUCKET`, by entry of `due` and region.
-        used: Records of `USED`: chunks of the thread whose packets it deals with, of hosts until the end of the window,
-            and of the region of switches.
-        returned: Records of `USED`: chunks of other threads of whose packets it is done, by kind of region and thread.
-        found: Records of `ARRIVAL`: those of the window, as they were found, then scratch space.
-        arrivals: The same by unit, and sorted once the unit deals with them.
-        places: Whole numbers for sorting.
-        receipts: Records of `ARRIVAL`, if the run ends while background traffic goes on: data at all receivers, sorted.
-        touched: Units with arrivals in this window and region, and switches where transmissions end; one more than
-            there are units.
-        woken: Switches where transmissions end in this window.
-        active: Hosts' links with something to do in this window.
-        pending: Units that have something to do on their own in a later window.
-        timers: Records of `TIMER`; those that were in use are chained, and behind them are only fresh ones.
-        ends: Heap of ends of transmissions in this window at a switch where their order matters.
-        scratch: A record of `VALUE` for the packet that leaves a host.
-        region: Region of each unit.
-        owners: Thread that deals with each region.
-        packets: Records of `VALUE`, in chunks.
-        next_chunk: The chunk after each, in its bucket or among those that are free.
-        units: Records of `UNIT`: links, then switches.
-        endings: Records of `ENDING` by switch, if links have queues.
-        inside: Heap of what happens at links inside hosts, all of which are the leader's.
-        held: Records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one of a thread.
-        next_held: The free record after each.
-        meetings: See `netsim.engine.windowed.meeting`.
-    """
-
-    window: Array
+    window: Array  # one record of `WINDOW`
+    # Packets that the thread has put into the buckets of a window; window k has entry k mod their number, a power of
+    # two
     due: Array
-    buckets: Array
+    buckets: Array  # records of `BUCKET`, by entry of `due` and region
+    # Records of `USED`: chunks of the thread whose packets it deals with, of hosts until the end of the window, and of
+    # the region of switches
     used: Array
+    # Records of `USED`: chunks of other threads of whose packets it is done, by kind of region and thread
     returned: Array
-    found: Array
-    arrivals: Array
-    places: Array
+    found: Array  # records of `ARRIVAL`: those of the window, as they were found, then scratch space
+    arrivals: Array  # the same by unit, and sorted once the unit deals with them
+    places: Array  # whole numbers for sorting
+    # Records of `ARRIVAL`, if the run ends while background traffic goes on: data at all receivers, sorted
     receipts: Array
+    # Units with arrivals in this window and region, and switches where transmissions end; one more than there are units
     touched: Array
-    woken: Array
-    active: Array
-    pending: Array
-    timers: Array
-    ends: Array
-    scratch: Array
-    region: Array
-    owners: Array
-    packets: Array
-    next_chunk: Array
-    units: Array
-    endings: Array
-    inside: Array
-    held: Array
-    next_held: Array
-    meetings: Array
+    woken: Array  # switches where transmissions end in this window
+    active: Array  # hosts' links with something to do in this window
+    pending: Array  # units that have something to do on their own in a later window
+    timers: Array  # records of `TIMER`; those that were in use are chained, and behind them are only fresh ones
+    ends: Array  # heap of ends of transmissions in this window at a switch where their order matters
+    scratch: Array  # a record of `VALUE` for the packet that leaves a host
+    region: Array  # region of each unit
+    owners: Array  # thread that deals with each region
+    packets: Array  # records of `VALUE`, in chunks
+    next_chunk: Array  # the chunk after each, in its bucket or among those that are free
+    units: Array  # records of `UNIT`: links, then switches
+    endings: Array  # records of `ENDING` by switch, if links have queues
+    inside: Array  # heap of what happens at links inside hosts, all of which are the leader's
+    held: Array  # records of `VALUE`: packets that wait in queues; `NOTES.packet` is the first free one of a thread
+    next_held: Array  # the free record after each
+    meetings: Array  # see `netsim.engine.windowed.meeting`
 
 
 Wheels = Wheel

@@ -19,14 +19,7 @@ _CHUNKS, _ARRIVALS, _HELD, _UNITS_OF_CHUNK = 256, 1024, 1024, 4
 
 
 def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wheels:
-    """Empty wheels.
-
-    Args:
-        state: State of the run.
-        length_ps: Length of a window.
-        by_switch: Units are switches, not their links.
-        threads: Threads of the run.
-    """
+    """Empty wheels."""
     links, switches = len(state.network.links), int(state.routing.source.max()) + 1
     regions = regions_of(state, threads)
     window = rows(threads, 1, WINDOW)
@@ -81,12 +74,7 @@ def _most_chunks(queued: Queued | None, regions: int) -> int:
 
 
 def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
-    """The wheels with room for the arrivals of the next region, and twice as much of what is scarce.
-
-    Args:
-        wheels: All threads' wheels.
-        notes: Those of each thread, see `netsim.engine.windowed.shares.Shares`; None where links have no queues.
-    """
+    """The wheels with room for the arrivals of the next region, and twice as much of what is scarce."""
     window = wheels.window[:, 0]
     arrivals = int((window["arrivals"] + window["awaited"]).max())
     if arrivals > wheels.found.shape[1]:
@@ -128,13 +116,7 @@ def _with_held(wheels: Wheels, notes: Array, more: int) -> Wheels:
 
 
 def with_timers(wheels: Wheels, timers: int, others: int) -> Wheels:
-    """The wheels with room for so many timers of each thread.
-
-    Args:
-        wheels: All threads' wheels.
-        timers: All of them may be those of flows inside hosts.
-        others: Whatever else may happen inside hosts.
-    """
+    """The wheels with room for so many timers of each thread."""
     if timers <= wheels.timers.shape[1]:
         return wheels
     longer = np.zeros((len(wheels.timers), timers), dtype=TIMER)
