@@ -134,7 +134,7 @@ def settings_of(found: type, reserved: tuple[str, ...]) -> type[BaseModel]:
         return own if extra != "ignore" else _forbidding(own)
     parameters = init_parameters(found)
     try:
-        types = get_type_hints(_init(found))
+        types = get_type_hints(found if issubclass(found, BaseModel) else _init(found))
     except Exception:  # a name that only type checkers import
         types = {}
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -159,7 +159,9 @@ def own_config(found: type) -> type[BaseModel] | None:
 
 
 def init_parameters(found: type) -> dict[str, inspect.Parameter]:
-    """The parameters of the `__init__` of a class, without `self`."""
+    """The parameters of the `__init__` of a class, without `self`; of a built-in part's heir its fields but `kind`."""
+    if issubclass(found, BaseModel):
+        return {name: field for name, field in inspect.signature(found).parameters.items() if name != "kind"}
     init = _init(found)
     return {} if init is object.__init__ else dict(list(inspect.signature(init).parameters.items())[1:])
 

@@ -115,8 +115,8 @@ def test_an_own_reward_tilts_a_base(tmp_path: Path) -> None:
 def test_the_control_of_a_brightness_leads_there() -> None:
     """On a field that stands still at any state, the mean of the image in sight goes to the wanted one."""
     program = runpy.run_path(str(EXAMPLES / "own_control.py"))
-    path = flow_path.build(flow_path.LinearConfig())
-    field = NetworkField(lambda x, _t: x, target.build(target.DataConfig(), path=path))
+    path = flow_path.LinearConfig().build()
+    field = NetworkField(lambda x, _t: x, target.Data().build(path))
     wanted = program["Brightness"].Config(mean=0.25, strength=3.0)
     x, t = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.full((5,), 0.5)
     changed = program["Brightness"](wanted, path).over(field)(x, t) - field(x, t)

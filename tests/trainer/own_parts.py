@@ -126,7 +126,7 @@ class Straight(Path):
 
 
 class Draw(Noise):
-    """The noise; its constructor takes the path alone."""
+    """The noise."""
 
 
 class Squared(Objective):

@@ -89,7 +89,7 @@ class Flow(Section):
     """How the times of training examples are drawn."""
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
     """The curve from the source point (t = 0) to the data point (t = 1)."""
-    target: trainer.flow.target.Config = trainer.flow.target.VelocityConfig()
+    target: trainer.flow.target.Config = trainer.flow.target.Velocity()
     """What the network predicts at a state."""
     objective: trainer.flow.objective.Config = trainer.flow.objective.RegressionConfig()
     """The loss that the network is trained with."""

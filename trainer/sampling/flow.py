@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, CausalTransitionConfig
 from trainer.config.run import RunConfig
-from trainer.flow import Condition, context, path, target
+from trainer.flow import Condition, context
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
 from trainer.flow.sampler import Field
 from trainer.model.causal_transition import chain_of
@@ -32,8 +32,8 @@ class FlowParts:
         self.space = build_space(config)
         self.context = config.flow.context and context.build(config.flow.context)
         self.data_scale = config.flow.data_scale
-        self.path = path.build(config.flow.path)
-        self.target = target.build(config.flow.target, path=self.path)
+        self.path = config.flow.path.build()
+        self.target = config.flow.target.build(self.path)
         self.null_label = config.data.num_classes
         self._network = config.model
         model = config.model

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.config.rules.drawing import of_cost
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
-from trainer.flow import Condition, path
+from trainer.flow import Condition
 from trainer.flow.control import AnyConfig, ControlInputs, CostGradientConfig, OwnControl, build
 
 
@@ -18,7 +18,7 @@ def check_requested(controls: Sequence[AnyConfig], config: RunConfig, field: str
     """Builds each built-in control for one picture, so that what does not suit the run is refused at once."""
     assert config.flow is not None
     inputs = ControlInputs(
-        path=path.build(config.flow.path),
+        path=config.flow.path.build(),
         condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
         network=_nothing,
         picture=torch.zeros(1, *config.state_shape),

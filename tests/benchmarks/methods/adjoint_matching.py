@@ -54,7 +54,7 @@ MEAN, DEVIATION = torch.tensor([1.0, -0.5]), 0.6
 SLOPE, CURVATURE = torch.tensor([1.5, -1.0]), torch.tensor([4.0, 1.0])
 PATH_STEPS, NODES, LEARNING_RATE = 40, 10, 3e-3
 GROUP, GRPO_STEPS, PROMPTS = 24, 10, 16
-LINEAR = path.build(path.LinearConfig())
+LINEAR = path.LinearConfig().build()
 WAYS: dict[str, sampler.AnyConfig] = {
     "ODE": sampler.HeunConfig(steps=20),
     "SDE": sampler.EulerMaruyamaConfig(steps=PATH_STEPS, diffusion=sampler.MemorylessDiffusion()),
@@ -150,7 +150,7 @@ def starts(count: int, _generator: torch.Generator) -> Batch:
 @torch.no_grad()
 def drawn(velocity: Velocity, chosen: sampler.AnyConfig, num_values: int = 2, num: int = NUM) -> Tensor:
     """Points [num, D] that a velocity leads to, from the same noises every time."""
-    field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity(LINEAR))
+    field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity().build(LINEAR))
     x_0 = torch.randn(num, num_values, generator=torch.Generator().manual_seed(99))
     keys = fold_in(torch.tensor(99), torch.arange(num))
     return sampler.build(chosen, path=LINEAR).sample(field, x_0, sampler.times(chosen), keys=keys).final
@@ -161,7 +161,7 @@ def path_kl(velocity: Velocity, base: Velocity, num_values: int = 2, num: int = 
     """Divergence of the memoryless paths of a velocity from those of the base, the first step left out."""
     solver, times = sampler.Memoryless(1e-3), torch.linspace(0, 1, PATH_STEPS + 1)
     x_0 = torch.randn(num, num_values, generator=torch.Generator().manual_seed(98))
-    field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity(LINEAR))
+    field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity().build(LINEAR))
     x = solver.sample(field, x_0, times, keys=fold_in(torch.tensor(98), torch.arange(num))).x
     paid = torch.zeros(num)
     for t, state in zip(times[1:-1], x[1:-1], strict=True):

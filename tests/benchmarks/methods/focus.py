@@ -68,7 +68,7 @@ GUIDED: dict[str, Any] = {"weight": "constant"}
 AT = 4.0
 GOALS = ("separate", "gather")
 IMAGES, OF_ATTENTION = 300, (256.0, 1024.0)
-LINEAR = path.build(path.LinearConfig())
+LINEAR = path.LinearConfig().build()
 Figures = dict[str, float]
 
 

@@ -221,6 +221,6 @@ def test_what_follows_a_velocity_is_refused_by_name() -> None:
         drawn_by.sample(field, x, torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"^times: a chain leads from source \(0\) to data \(1\), and these from 0.5"):
         drawn_by.sample(field, x, torch.tensor([0.5, 1.0]), keys=keys(2))
-    velocity = NetworkField(lambda x, _: x, target.Velocity(path.Affine(path.linear)))
+    velocity = NetworkField(lambda x, _: x, target.Velocity().build(path.Affine(path.linear)))
     with pytest.raises(ValueError, match=r"^field: it draws no tokens"):
         drawn_by.sample(velocity, x, torch.tensor([0.0, 1.0]), keys=keys(2))

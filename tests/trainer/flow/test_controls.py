@@ -63,7 +63,7 @@ def network_field(guidance: float = 2.5) -> NetworkField:
     network = PlainNetwork(VALUES, hidden=16, layers=2, seed=0, num_classes=3).double()
     label = torch.tensor([0, 1, 2, 1])
     nothing = Condition(label=torch.full((NUM,), 3))
-    return NetworkField(guided(network, Condition(label=label), nothing, guidance), target.Velocity(STRAIGHT))
+    return NetworkField(guided(network, Condition(label=label), nothing, guidance), target.Velocity().build(STRAIGHT))
 
 
 FIELDS = {"gaussian": known(gaussian(1.0, 0.5)), "network": network_field()}
@@ -131,7 +131,7 @@ def test_all_quantities_follow_from_the_changed_velocity(document):
 
 def test_on_a_quarter_circle_the_pull_follows_the_path():
     """x = cos x_0 + sin x_1: the velocity through x and a given x_1; data and noise by solving linear equations."""
-    circle = path.build(path.TrigonometricConfig())
+    circle = path.TrigonometricConfig().build()
 
     @dataclass(frozen=True)
     class Still(sampler.Field):
@@ -198,7 +198,7 @@ def test_a_field_in_segments_stays_one_under_a_control(document):
             self.asked.append(self.segment)
             return super().__call__(x, t)
 
-    parts = Parts(gaussian(1.0, 0.5), target.Velocity(STRAIGHT))
+    parts = Parts(gaussian(1.0, 0.5), target.Velocity().build(STRAIGHT))
     sampler.Segmented(sampler.Euler(), 3).sample(built(document).over(parts), draws(1), torch.linspace(0, 1, 7))
     assert parts.asked == [0, 0, 1, 1, 2, 2]
 
@@ -236,7 +236,7 @@ def test_who_needs_a_picture_says_so_and_is_refused_without_one():
 
 @pytest.mark.parametrize("document", [PULL, TRANSPORT])
 def test_paths_with_noise_of_their_own_are_refused(document):
-    noisy = path.build(path.StochasticInterpolantConfig())
+    noisy = path.StochasticInterpolantConfig().build()
     with pytest.raises(ValueError, match=r"^(pull|transport): .* noise of its own; use a run"):
         built(document, noisy)
 

@@ -53,7 +53,7 @@ def means(between: path.Path, x: Tensor, t: Tensor) -> dict[str, Tensor]:
 
 @paths
 def test_every_determined_quantity_is_its_conditional_mean(config):
-    between = path.build(config)
+    between = config.build()
     t = torch.tensor([1e-3, 0.04, 0.2, 0.35, 0.47, 0.5, 0.8, 0.96, 0.999], dtype=torch.float64)
     c = coefficients(between, t)
     scale = between.noise_scale
@@ -66,7 +66,7 @@ def test_every_determined_quantity_is_its_conditional_mean(config):
         kind = target.class_of(member())
         if kind is target.VPrediction and not between.preserves_variance:
             continue
-        built = kind(between)
+        built = kind().build(between)
         prediction = torch.cat([exact[quantity] for quantity in kind.quantities], dim=1)
         for to in QUANTITIES:
             if kind.determines(to, between):
@@ -96,20 +96,20 @@ def exact_at(between: path.Path, end: float) -> list[Converted]:
 
 
 @pytest.mark.parametrize("end", [0.0, 1.0])
-@pytest.mark.parametrize("config", [one for one in SMOOTH if exact_at(path.build(one), 0.0)], ids=name)
+@pytest.mark.parametrize("config", [one for one in SMOOTH if exact_at(one.build(), 0.0)], ids=name)
 def test_conversions_are_exact_at_the_ends(config, end):
     """The conditional means there are the limits of those inside."""
-    between, x = path.build(config), torch.tensor([[0.7]], dtype=torch.float64)
+    between, x = config.build(), torch.tensor([[0.7]], dtype=torch.float64)
     exact = means(between, x, torch.tensor([abs(end - 1e-9)], dtype=torch.float64))
     for kind, to in exact_at(between, end):
         prediction = torch.cat([exact[quantity] for quantity in kind.quantities], dim=1)
-        converted = kind(between).convert(prediction, x, torch.tensor([end], dtype=torch.float64), to)
+        converted = kind().build(between).convert(prediction, x, torch.tensor([end], dtype=torch.float64), to)
         torch.testing.assert_close(converted, exact[to], rtol=1e-4, atol=1e-4)
 
 
 @paths
 def test_a_path_with_noise_refuses_at_its_ends_what_it_refuses_inside(config):
-    between, x = path.build(config), torch.ones(3, 1, dtype=torch.float64)
+    between, x = config.build(), torch.ones(3, 1, dtype=torch.float64)
     for member in members(target.Config):
         kind = target.class_of(member())
         if kind is target.VPrediction:
@@ -120,4 +120,4 @@ def test_a_path_with_noise_refuses_at_its_ends_what_it_refuses_inside(config):
                 continue
             for time in (0.0, 0.5, 1.0):
                 with pytest.raises(ValueError, match=r"^path: "):
-                    kind(between).convert(prediction, x, torch.full((3,), time, dtype=torch.float64), to)
+                    kind().build(between).convert(prediction, x, torch.full((3,), time, dtype=torch.float64), to)

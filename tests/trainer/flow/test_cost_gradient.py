@@ -16,7 +16,7 @@ from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
 from trainer.flow.target.conversion import convert
 
-LINEAR = path.build(path.LinearConfig())
+LINEAR = path.LinearConfig().build()
 
 
 class Bowl(RunningCost):

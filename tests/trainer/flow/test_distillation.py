@@ -62,7 +62,7 @@ class Frozen:
     def field(self, condition: Condition, guidance: float, device: torch.device) -> Field:  # noqa: ARG002
         """The field, without gradients."""
         self.asked.append(guidance)
-        return NetworkField(lambda x, t: guidance * self.velocity(x, t), target.Velocity(LINEAR))
+        return NetworkField(lambda x, t: guidance * self.velocity(x, t), target.Velocity().build(LINEAR))
 
 
 def flow_of(network: nn.Module) -> Frozen:

@@ -53,7 +53,7 @@ def test_it_takes_the_steps_of_denoising_diffusion_implicit_models():
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alphas_cumprod = torch.cat([torch.ones(1).double(), (1 - betas).cumprod(0)])  # the first: no noise at all
 
-    built = path.build(published)
+    built = published.build()
     config = sampler.FirstOrderConfig(steps=7, trained_times=1000)
     times = sampler.times(config).double()
     field = NoisePredictor(built.coefficients)

@@ -34,9 +34,9 @@ def test_a_trained_flow_lands_on_the_data():
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     model = Network()
-    straight = path.build(path.LinearConfig())
+    straight = path.LinearConfig().build()
     parts = coupling.build(coupling.Independent()), time.build(time.Uniform())
-    regression = objective.build(objective.RegressionConfig(), target=target.Velocity(straight))
+    regression = objective.build(objective.RegressionConfig(), target=target.Velocity().build(straight))
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(400):
         pairs = parts[0].draw(eight_gaussians(256, generator), UNCONDITIONAL, generator=generator)
@@ -47,7 +47,7 @@ def test_a_trained_flow_lands_on_the_data():
         loss.backward()
         optimiser.step()
     data, other, noise = eight_gaussians(600, generator), eight_gaussians(600, generator), torch.randn(600, 2)
-    field = NetworkField(lambda x, t: model(x, t), target.Velocity(straight))
+    field = NetworkField(lambda x, t: model(x, t), target.Velocity().build(straight))
     with torch.no_grad():
         samples = sampler.build(sampler.EulerConfig(steps=30), path=straight).sample(
             field, noise, sampler.times(sampler.EulerConfig(steps=30))

@@ -88,7 +88,7 @@ def test_the_loss_is_the_weighted_mean_of_squared_errors() -> None:
 
 def test_other_parts_take_their_place() -> None:
     path = Affine(trigonometric)
-    target = Data(path)
+    target = Data().build(path)
     flow = FlowMatching(path=path, target=target, objective=Regression(target, RegressionConfig(space="velocity")))
     x_1 = data()
     drawn = flow.draw(x_1, generator=generator())
@@ -103,7 +103,7 @@ def test_other_parts_take_their_place() -> None:
 
 def test_a_network_that_predicts_the_data_is_followed_to_them() -> None:
     flow, x_1 = FlowMatching(), data()
-    exact = FlowMatching(target=Data(flow.path))
+    exact = FlowMatching(target=Data().build(flow.path))
     field = exact.field(lambda *_: x_1)
     end = Euler().sample(field, torch.randn(B, D, generator=generator()), torch.linspace(0, 1, 5)).final
     torch.testing.assert_close(end, x_1)

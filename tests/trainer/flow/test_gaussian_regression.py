@@ -167,7 +167,7 @@ def test_every_coupling_is_tried():
 @every
 def test_the_regression_finds_the_closed_form(name, along):
     x_0, x_1, weight = drawn(name)
-    built, known = path.build(along), CASES[name].moments
+    built, known = along.build(), CASES[name].moments
     t = torch.full((len(x_0),), T, dtype=torch.float64)
     sample = built.sample(Pairs(x_0, x_1), t, generator=torch.Generator().manual_seed(4))
     exact = asked(built.coefficients(t[:1]), built.has_noise)
@@ -176,7 +176,7 @@ def test_the_regression_finds_the_closed_form(name, along):
         if any(reasons(composed(name, along, predicted))):
             continue
         tried += 1
-        told = target.build(predicted, path=built)
+        told = predicted.build(built)
         columns = torch.cat([sample.x_t, torch.ones_like(sample.x_t)], dim=1)
         rooted = weight.sqrt()[:, None]
         made = told.make(sample)
@@ -194,7 +194,7 @@ def test_the_regression_finds_the_closed_form(name, along):
 @every
 def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
     """Translated into the velocity, the best guess at any target is the best guess at the velocity."""
-    built, known = path.build(along), CASES[name].moments
+    built, known = along.build(), CASES[name].moments
     x = torch.linspace(-2, 4, 7, dtype=torch.float64)[:, None]
     t = torch.full((len(x),), T, dtype=torch.float64)
     exact = asked(built.coefficients(t[:1]), built.has_noise)
@@ -206,7 +206,7 @@ def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
     for predicted in (member() for member in members(target.Config)):
         if any(reasons(composed(name, along, predicted))):
             continue
-        told = target.build(predicted, path=built)
+        told = predicted.build(built)
         prediction = torch.cat([guess(quantity) for quantity in told.quantities], dim=1)
         torch.testing.assert_close(told.convert(prediction, x, t, "velocity"), guess("velocity"), rtol=1e-6, atol=1e-6)
         independent = known.covariance[0, 1] == 0  # a path without noise of its own has the score only of such pairs

@@ -36,7 +36,7 @@ def test_written_times_are_the_grid_and_decide_the_number_of_steps() -> None:
 def test_a_step_along_written_times_is_eulers(tmp_path: Path) -> None:
     config = READ.validate_python({"kind": "euler", "steps": 4, "times": str(searched(tmp_path))})
     linear = path.Linear()
-    field = NetworkField(lambda x, t: x + t[:, None], target.build(target.VelocityConfig(), path=linear))
+    field = NetworkField(lambda x, t: x + t[:, None], target.Velocity().build(linear))
     drawn = sampler.build(config, path=linear).sample(field, torch.ones(1, 1), sampler.times(config))
     x = 1.0
     for t, t_next in zip(GRIDS[4], GRIDS[4][1:], strict=False):

@@ -36,7 +36,6 @@ from trainer.flow.path import (
     VariancePreservingConfig,
 )
 from trainer.flow.path import Path as FlowPath
-from trainer.flow.path import build as build_path
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
 from trainer.sampling.restoration.request import RestoreRequest
@@ -57,7 +56,7 @@ def solved(path: FlowPath, field: Field, agreement: Any, num: int, scale: float 
 
 @pytest.mark.parametrize("config", PATHS, ids=str)
 def test_a_prior_of_one_point_does_not_move_it(config: Any) -> None:
-    path = build_path(config)
+    path = config.build()
     point = drawn(16)
     field = Gaussian(path, point, torch.zeros(16, dtype=torch.float64))
     observed = point.reshape(1, *SHAPE).expand(3, *SHAPE)
@@ -67,7 +66,7 @@ def test_a_prior_of_one_point_does_not_move_it(config: Any) -> None:
 
 
 def test_the_identity_returns_what_was_observed() -> None:
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     field = smooth_prior(path)
     observed = drawn(3, *SHAPE)
     operator = build_operator(IdentityConfig(), SHAPE, torch.arange(3))
@@ -76,7 +75,7 @@ def test_the_identity_returns_what_was_observed() -> None:
 
 @pytest.mark.parametrize("operator", [MaskConfig(), AveragePoolConfig()], ids=str)
 def test_the_posterior_request_has_mean_and_variance_of_the_posterior_and_the_default_has_not(operator: Any) -> None:
-    field = smooth_prior(build_path(LinearConfig()))
+    field = smooth_prior(LinearConfig().build())
     request = load_request(Path("flair_posterior"), [], RestoreRequest).method
 
     def beside(method: FlairConfig) -> Beside:
@@ -93,7 +92,7 @@ def test_the_posterior_request_has_mean_and_variance_of_the_posterior_and_the_de
 
 
 def test_without_adjustment_the_noise_is_fresh_in_every_step() -> None:
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     field = smooth_prior(path)
     operator = build_operator(MaskConfig(), SHAPE, torch.arange(4))
     agreement = ExactConsistency(operator, operator.apply(drawn(4, *SHAPE)))
@@ -114,7 +113,7 @@ def test_without_adjustment_the_noise_is_fresh_in_every_step() -> None:
 
 @pytest.mark.parametrize("config", PATHS[2:], ids=str)
 def test_a_restoration_is_the_same_on_every_path(config: Any) -> None:
-    straight, other = build_path(LinearConfig()), build_path(config)
+    straight, other = LinearConfig().build(), config.build()
     operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
     agreement = ExactConsistency(operator, operator.apply(drawn(5, *SHAPE)))
     one, two = (solved(path, smooth_prior(path), agreement, 5) for path in (straight, other))
@@ -124,7 +123,7 @@ def test_a_restoration_is_the_same_on_every_path(config: Any) -> None:
 @pytest.mark.parametrize("config", [LinearConfig(), VariancePreservingConfig()], ids=str)
 @pytest.mark.parametrize("kind", ["exact", "decoded"])
 def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
-    path, num = build_path(config), 6
+    path, num = config.build(), 6
     field = Gaussian(path, torch.zeros(16), torch.full((16,), 0.3))
     keys, x = torch.arange(num) + 40, drawn(num, *SHAPE).float()
     solver = Flair(path, ramp(0.5))
@@ -146,7 +145,7 @@ def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
 
 
 def test_an_example_follows_its_key() -> None:
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     field = smooth_prior(path)
     operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
     observed = operator.apply(drawn(1, *SHAPE)).expand(2, *SHAPE)
@@ -158,7 +157,7 @@ def test_an_example_follows_its_key() -> None:
 
 @pytest.mark.parametrize(("variance", "largest"), [(0.05, 1.35), (0.3, 0.80)])
 def test_the_calibrated_weight_of_independent_values_is_the_one_in_closed_form(variance: float, largest: float) -> None:
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     field = Gaussian(path, torch.zeros(64, dtype=torch.float64), torch.full((64,), variance, dtype=torch.float64))
     states = math.sqrt(variance) * drawn(256, 64)
     errors = calibration_errors(field, states, path, torch.arange(256))
@@ -177,7 +176,7 @@ def test_calibration_is_the_same_on_every_path_and_in_any_batch() -> None:
     states, keys = drawn(6, 16), torch.arange(6)
     found = []
     for config in (LinearConfig(), VariancePreservingConfig(), TrigonometricConfig()):
-        path = build_path(config)
+        path = config.build()
         field = smooth_prior(path)
         errors = calibration_errors(field, states, path, keys)
         parts = [calibration_errors(field, states[row : row + 1], path, keys[row : row + 1]) for row in range(6)]
@@ -193,13 +192,13 @@ def test_a_weight_that_vanishes_is_replaced_by_one_that_does_not_diverge(varianc
     errors = variance / ((1 - levels) ** 2 * variance + levels**2)
     weight = calibrated(errors[None], 0.5)
     assert weight.vanished
-    solver = Flair(build_path(LinearConfig()), weight)
+    solver = Flair(LinearConfig().build(), weight)
     assert solver.vanished
     assert solver.largest_ratio == pytest.approx(0.5)
 
 
 def test_weights_that_diverge_are_refused_and_the_scale_that_is_named_works() -> None:
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     config = FlairConfig(weight="constant", scale=0.5)
     with pytest.raises(
         ValueError, match=r"scale: 0.5 makes .* 2.55 x the noise level at 0.2, .* below 0.392"
@@ -216,7 +215,7 @@ def test_a_network_that_returns_no_numbers_is_refused() -> None:
 
 def test_two_is_the_border_of_divergence() -> None:
     """With a prior of one point a step multiplies the distance to it by 1 - ratio."""
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     field = Gaussian(path, torch.zeros(16, dtype=torch.float64), torch.zeros(16, dtype=torch.float64))
     operator = build_operator(IdentityConfig(), SHAPE, torch.arange(2))
     agreement = ExactConsistency(operator, drawn(2, *SHAPE), share=1e-12)
@@ -227,7 +226,7 @@ def test_two_is_the_border_of_divergence() -> None:
 
 
 def test_paths_with_noise_of_their_own_are_refused() -> None:
-    path = build_path(OneSidedInterpolantConfig())
+    path = OneSidedInterpolantConfig().build()
     with pytest.raises(ValueError, match="path: inverse problems need"):
         Flair(path, constant(0.1))
 
@@ -256,7 +255,7 @@ def test_with_a_linear_decoder_the_nearest_states_that_agree_are_found(config: A
 
 def test_latents_with_a_linear_decoder_are_restored_like_pixels() -> None:
     """An orthogonal decoder turns the exact agreement of pixels into that of latents."""
-    path = build_path(LinearConfig())
+    path = LinearConfig().build()
     field = smooth_prior(path)
     assert field.directions is not None
     turn = field.directions

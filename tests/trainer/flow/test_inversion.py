@@ -112,7 +112,7 @@ def test_the_pull_is_that_of_the_published_loop(gamma):
 
 
 def test_a_pull_along_a_path_with_noise_of_its_own_is_refused():
-    noisy = path.build(path.StochasticInterpolantConfig())
+    noisy = path.StochasticInterpolantConfig().build()
     with pytest.raises(ValueError, match="adds noise of its own"):
         Reverse(sampler.Euler(), noisy, 0.5)
     Reverse(sampler.Euler(), noisy)
@@ -122,7 +122,7 @@ def test_a_pull_along_a_path_with_noise_of_its_own_is_refused():
     ("config", "a_drawing"), [(sampler.EulerConfig(steps=7), 7), (sampler.HeunConfig(steps=7), 14)]
 )
 def test_calls_are_those_of_the_field(config, a_drawing):
-    flow = Counted(gaussian(2.0, 0.5), target.Velocity(STRAIGHT))
+    flow = Counted(gaussian(2.0, 0.5), target.Velocity().build(STRAIGHT))
     expected: list[tuple[inversion.AnyConfig, int]] = [
         (inversion.ReverseConfig(), a_drawing),
         (inversion.UniInversionConfig(), 7 + 1),
@@ -146,7 +146,7 @@ def test_uni_inversion_undoes_the_steps_of_a_velocity_that_the_state_does_not_ch
 
 @pytest.mark.parametrize("config", [inversion.ReverseConfig(), inversion.UniInversionConfig()])
 def test_each_step_back_asks_the_field_of_its_own_segment(config):
-    flow = SpeedOfSegment(lambda x, _t: x * torch.nan, target.Velocity(STRAIGHT))
+    flow = SpeedOfSegment(lambda x, _t: x * torch.nan, target.Velocity().build(STRAIGHT))
     segmented = sampler.SegmentedConfig(segments=3, within=sampler.EulerConfig(steps=2))
     way = inversion.build(config, sampler=segmented, path=STRAIGHT)
     noise = way.invert(flow, states(), sampler.times(segmented).double(), keys=KEYS).noise

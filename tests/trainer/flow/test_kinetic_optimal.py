@@ -266,10 +266,10 @@ def test_a_run_goes_on_only_along_its_own_path(tmp_path: Path) -> None:
     file = tmp_path / "path.safetensors"
     file.write_bytes(TABLE.read_bytes())
     config = path.TabulatedConfig.model_validate(path.TabulatedConfig.resolved({"path": file}))
-    assert isinstance(path.build(config), path.Affine)
+    assert isinstance(config.build(), path.Affine)
     fit(Separation(FAR_APART, 1.0), knots=10).write(file)
     with pytest.raises(Refusal, match=r"digest: is .* but the file has"):
-        path.build(config)
+        config.build()
 
 
 @sets

@@ -24,7 +24,7 @@ def built(steps: int, **diffusion: object) -> tuple[Any, Tensor]:
     config = sampler.EulerMaruyamaConfig.model_validate(
         {"steps": steps, "diffusion": {"kind": "memoryless", **diffusion}}
     )
-    return sampler.build(config, path=path.build(path.LinearConfig())), sampler.times(config).double()
+    return sampler.build(config, path=path.LinearConfig().build()), sampler.times(config).double()
 
 
 def starts(size: int, values: int) -> tuple[Tensor, Tensor]:

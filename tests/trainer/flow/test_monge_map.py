@@ -14,7 +14,7 @@ from trainer.flow.objective.transport import EntropicConfig, ExactConfig, Transp
 from trainer.flow.path import PathSample
 
 STRAIGHT = path.Linear()
-VELOCITY = target.Velocity(STRAIGHT)
+VELOCITY = target.Velocity().build(STRAIGHT)
 EXACT = Transport(ExactConfig())
 ENTROPIC = EntropicConfig(epsilon=0.05, max_iterations=5000)
 NUM, DIMENSIONS = 24, 3
@@ -191,7 +191,9 @@ def test_pairs_and_times_have_no_part_in_a_map():
 
 def test_predictions_of_the_data_are_the_images():
     drawn, model = sample(), Affine()
-    loss = objective.build(objective.MongeMapConfig(), target=target.Data(STRAIGHT)).loss(model, drawn, UNCONDITIONAL)
+    loss = objective.build(objective.MongeMapConfig(), target=target.Data().build(STRAIGHT)).loss(
+        model, drawn, UNCONDITIONAL
+    )
     fit, gap = EXACT.fit_and_gap(drawn.x_0, drawn.x_0 @ model.matrix, drawn.x_1)
     torch.testing.assert_close(loss.values, fit + gap)
 
@@ -225,7 +227,7 @@ def test_a_map_of_thirty_steps_beats_the_identity():
     torch.nn.init.eye_(network.weight)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(7)
-    built = objective.build(objective.MongeMapConfig(), target=target.Data(STRAIGHT))
+    built = objective.build(objective.MongeMapConfig(), target=target.Data().build(STRAIGHT))
     for _ in range(30):
         x_0, x_1 = (torch.randn(64, DIMENSIONS, generator=generator) for _ in range(2))
         drawn = STRAIGHT.sample(Pairs(x_0, 2 + x_1 * scale), torch.zeros(64), generator=generator)

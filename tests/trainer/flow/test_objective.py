@@ -26,7 +26,7 @@ def sample(size: int = 6, dtype: torch.dtype = torch.float64) -> PathSample:
 def noisy_sample(config: path.Config, size: int = 6, dtype: torch.dtype = torch.float64) -> PathSample:
     point = sample(size, dtype)
     pairs = Pairs(point.x_0, point.x_1)
-    return path.build(config).sample(pairs, point.t, generator=torch.Generator().manual_seed(1))
+    return config.build().sample(pairs, point.t, generator=torch.Generator().manual_seed(1))
 
 
 def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -46,7 +46,7 @@ def test_every_kind_is_tested():
 
 @objectives
 def test_losses_are_one_per_example_and_terms_are_scalars(config):
-    loss = objective.build(config, target=target.Velocity(STRAIGHT)).loss(model, sample(), UNCONDITIONAL)
+    loss = objective.build(config, target=target.Velocity().build(STRAIGHT)).loss(model, sample(), UNCONDITIONAL)
     assert loss.per_example.shape == (6,)
     assert bool((loss.per_example >= 0).all())
     assert all(term.shape == () and not term.requires_grad for term in loss.terms.values())
@@ -65,7 +65,7 @@ def test_the_mean_of_a_micro_batch_counts_each_example_by_its_weight(shape):
 
 @objectives
 def test_gradient_matches_finite_differences(config):
-    built = objective.build(config, target=target.Velocity(STRAIGHT))
+    built = objective.build(config, target=target.Velocity().build(STRAIGHT))
     labels, fixed = torch.arange(6) % 3, sample()
 
     def mean_loss(scale: Tensor, shift: Tensor) -> Tensor:
@@ -81,14 +81,14 @@ def test_gradient_matches_finite_differences(config):
 @objectives
 @pytest.mark.parametrize("kind", [target.Velocity, target.Data, target.Noise], ids=lambda kind: kind.__name__)
 def test_a_perfect_model_costs_nothing(config, kind):
-    point, predicted = sample(), kind(STRAIGHT)
+    point, predicted = sample(), kind().build(STRAIGHT)
     loss = objective.build(config, target=predicted).loss(lambda *_: predicted.make(point), point, UNCONDITIONAL)
     torch.testing.assert_close(loss.per_example, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_regression_is_the_mean_squared_error():
     point, condition = sample(), Condition(torch.arange(6))
-    loss = objective.Regression(target.Velocity(STRAIGHT)).loss(model, point, condition)
+    loss = objective.Regression(target.Velocity().build(STRAIGHT)).loss(model, point, condition)
     error = (model(point.x_t, point.t, condition) - point.velocity).numpy().reshape(6, 9)
     each = (error**2).sum(1) / 9
     np.testing.assert_allclose(loss.per_example, each)
@@ -98,7 +98,7 @@ def test_pseudo_huber_of_noise_in_the_space_of_the_data():
     """The data that a noise stands for, (x_t - (1 - t) noise) / t, is what is compared."""
     point = sample()
     config = objective.RegressionConfig(error=objective.PseudoHuberConfig(scale=0.05), space="data")
-    loss = objective.build(config, target=target.Noise(STRAIGHT)).loss(model, point, UNCONDITIONAL)
+    loss = objective.build(config, target=target.Noise().build(STRAIGHT)).loss(model, point, UNCONDITIONAL)
     t = point.t.numpy().reshape(6, 1, 1, 1)
     data = (point.x_t.numpy() - (1 - t) * model(point.x_t, point.t, UNCONDITIONAL).numpy()) / t
     each = np.sqrt((data - point.x_1.numpy()) ** 2 + 0.05**2) - 0.05
@@ -108,11 +108,11 @@ def test_pseudo_huber_of_noise_in_the_space_of_the_data():
 @pytest.mark.parametrize("config", [path.LinearConfig(), path.TrigonometricConfig()], ids=str)
 def test_the_data_point_of_a_part_of_a_path_is_its_end(config):
     """b_e (x_t / b_t + (n_e - n_t) noise) in noise-to-signal ratios n = a / b, against the end that the pair holds."""
-    built, t = path.build(config), torch.linspace(0.25, 0.5, 6, dtype=torch.float64)
+    built, t = config.build(), torch.linspace(0.25, 0.5, 6, dtype=torch.float64)
     ends = torch.randn(2, 6, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     interval = torch.tensor([[0.25, 0.5]], dtype=torch.float64).expand(6, 2)
     point = built.sample(Pairs(ends[0], ends[1], interval=interval), t, generator=torch.Generator())
-    regression = objective.Regression(target.Noise(built), objective.RegressionConfig(space="data"))
+    regression = objective.Regression(target.Noise().build(built), objective.RegressionConfig(space="data"))
     loss = regression.loss(model, point, UNCONDITIONAL)
     now, end = (built.coefficients(at).broadcast(point.x_t) for at in (t, interval[:, 1]))
     reached = end.b * (point.x_t / now.b + (end.a / end.b - now.a / now.b) * model(point.x_t, t, UNCONDITIONAL))
@@ -123,20 +123,20 @@ def test_the_whole_path_as_its_only_part_changes_nothing():
     whole = sample()
     interval = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(6, 2)
     part = STRAIGHT.sample(Pairs(whole.x_0, whole.x_1, interval=interval), whole.t, generator=torch.Generator())
-    built = objective.Regression(target.Velocity(STRAIGHT), objective.RegressionConfig(space="data"))
+    built = objective.Regression(target.Velocity().build(STRAIGHT), objective.RegressionConfig(space="data"))
     losses = [built.loss(model, point, UNCONDITIONAL).per_example for point in (part, whole)]
     torch.testing.assert_close(*losses)
 
 
 def test_the_target_decides_what_is_compared():
     point = sample()
-    built = objective.build(objective.RegressionConfig(), target=target.Noise(STRAIGHT))
+    built = objective.build(objective.RegressionConfig(), target=target.Noise().build(STRAIGHT))
     assert float(built.loss(lambda *_: point.noise, point, UNCONDITIONAL).per_example.sum()) == 0
 
 
 def test_several_fields_have_a_term_each():
     point = noisy_sample(path.StochasticInterpolantConfig())
-    both = target.VelocityAndNoise(path.build(path.StochasticInterpolantConfig()))
+    both = target.VelocityAndNoise().build(path.StochasticInterpolantConfig().build())
     loss = objective.Regression(both).loss(
         lambda *_: torch.cat([point.velocity + 1, point.noise + 3], dim=1), point, UNCONDITIONAL
     )
@@ -149,7 +149,7 @@ def test_an_antithetic_loss_is_the_mean_over_a_point_and_its_mirror():
     config = path.StochasticInterpolantConfig()
     point, condition = noisy_sample(config), Condition(torch.arange(6))
     assert point.mirror is not None
-    velocity = target.Velocity(path.build(config))
+    velocity = target.Velocity().build(config.build())
     antithetic = objective.Regression(velocity, objective.RegressionConfig(antithetic=True))
     loss = antithetic.loss(model, point, condition)
     each = [objective.Regression(velocity).loss(model, one, condition).per_example for one in (point, point.mirror)]
@@ -161,12 +161,12 @@ def test_antithetic_pairs_take_the_variance_out_of_the_gradient():
     config, size = path.StochasticInterpolantConfig(), 4000
     ends = torch.randn(2, size, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     t = torch.full((size,), 1e-4, dtype=torch.float64)
-    point = path.build(config).sample(Pairs(ends[0], ends[1]), t, generator=torch.Generator().manual_seed(4))
+    point = config.build().sample(Pairs(ends[0], ends[1]), t, generator=torch.Generator().manual_seed(4))
     spread = []
     for antithetic in (False, True):
         weight = torch.zeros(size, 1, dtype=torch.float64, requires_grad=True)
         built = objective.Regression(
-            target.Velocity(path.build(config)), objective.RegressionConfig(antithetic=antithetic)
+            target.Velocity().build(config.build()), objective.RegressionConfig(antithetic=antithetic)
         )
 
         def constant(x_t: Tensor, *_: object, weight: Tensor = weight) -> Tensor:
@@ -180,5 +180,7 @@ def test_antithetic_pairs_take_the_variance_out_of_the_gradient():
 
 def test_the_loss_of_a_half_precision_model_is_single_precision():
     point = sample(dtype=torch.float32)
-    loss = objective.Regression(target.Velocity(STRAIGHT)).loss(lambda x, *_: x.bfloat16(), point, UNCONDITIONAL)
+    loss = objective.Regression(target.Velocity().build(STRAIGHT)).loss(
+        lambda x, *_: x.bfloat16(), point, UNCONDITIONAL
+    )
     assert loss.per_example.dtype == torch.float32

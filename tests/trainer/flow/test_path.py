@@ -25,7 +25,7 @@ def pairs(size: int = 7) -> Pairs:
 
 def at(config: path.Config, t: Tensor, between: Pairs | None = None) -> path.PathSample:
     generator = torch.Generator().manual_seed(1)
-    return path.build(config).sample(between or pairs(len(t)), t, generator=generator)
+    return config.build().sample(between or pairs(len(t)), t, generator=generator)
 
 
 def inside(size: int = 7) -> Tensor:
@@ -58,14 +58,14 @@ def test_velocity_is_the_derivative_of_the_point_with_the_noise_held_fixed(confi
 @paths
 def test_coefficients_rebuild_point_and_velocity(config):
     sample = at(config, inside())
-    c = path.build(config).coefficients(inside()).broadcast(sample.x_t)
+    c = config.build().coefficients(inside()).broadcast(sample.x_t)
     torch.testing.assert_close(c.a * pairs().x_0 + c.b * pairs().x_1 + c.g * sample.noise, sample.x_t)
     torch.testing.assert_close(c.da * pairs().x_0 + c.db * pairs().x_1 + c.dg * sample.noise, sample.velocity)
 
 
 @paths
 def test_coefficient_derivatives_match_finite_differences(config):
-    built = path.build(config)
+    built = config.build()
     lower, c, upper = (built.coefficients(inside() + shift) for shift in (-H, 0.0, H))
     for value, derivative in (("a", "da"), ("b", "db"), ("g", "dg")):
         difference = (getattr(upper, value) - getattr(lower, value)) / (2 * H)
@@ -77,7 +77,7 @@ def test_coefficient_derivatives_match_finite_differences(config):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_everything_stays_finite_up_to_the_ends(config, dtype):
     t = torch.tensor([0.0, 1e-12, 1e-6, 1 - 1e-6, 1.0], dtype=dtype)
-    c = path.build(config).coefficients(t)
+    c = config.build().coefficients(t)
     for field in fields(c):
         value = getattr(c, field.name)
         assert value.dtype == dtype
@@ -98,7 +98,7 @@ def test_the_generator_decides_everything(config):
 def test_a_path_without_noise_of_its_own_draws_nothing(config):
     generator = torch.Generator().manual_seed(1)
     before = generator.get_state()
-    sample = path.build(config).sample(pairs(), inside(), generator=generator)
+    sample = config.build().sample(pairs(), inside(), generator=generator)
     assert torch.equal(before, generator.get_state())
     assert sample.mirror is None
     assert torch.equal(sample.noise, pairs().x_0)
@@ -110,7 +110,7 @@ def test_the_mirror_has_the_noise_reversed(config):
     mirror = sample.mirror
     assert mirror is not None
     assert torch.equal(mirror.noise, -sample.noise)
-    c = path.build(config).coefficients(inside()).broadcast(sample.x_t)
+    c = config.build().coefficients(inside()).broadcast(sample.x_t)
     torch.testing.assert_close((sample.x_t + mirror.x_t) / 2, c.a * pairs().x_0 + c.b * pairs().x_1)
     torch.testing.assert_close((sample.velocity + mirror.velocity) / 2, c.da * pairs().x_0 + c.db * pairs().x_1)
 
@@ -120,14 +120,14 @@ def test_the_noise_is_fresh_and_standard_normal(config):
     nothing = torch.zeros(20_000, 2, dtype=torch.float64)
     t = torch.full((20_000,), 0.3, dtype=torch.float64)
     sample = at(config, t, Pairs(nothing, nothing))
-    strength = float(path.build(config).coefficients(t[:1]).g)
+    strength = float(config.build().coefficients(t[:1]).g)
     assert strength > 0
     assert float(sample.x_t.std()) == pytest.approx(strength, rel=0.02)
 
 
 @affine
 def test_a_pair_with_an_interval_passes_through_both_points_with_constant_noise(config):
-    built = path.build(config)
+    built = config.build()
     start, end = torch.tensor(0.2, dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
     interval = torch.stack([start, end]).expand(7, 2)
     segment = Pairs(at(config, start.expand(7)).x_t, at(config, end.expand(7)).x_t, interval=interval)
@@ -156,7 +156,7 @@ def test_the_linear_path_is_straight():
 
 @pytest.mark.parametrize("config", [config for config in AFFINE if config.kind in ("trigonometric", *REST)], ids=name)
 def test_the_squares_of_the_weights_sum_to_one(config):
-    c = path.build(config).coefficients(torch.linspace(0, 1, 201, dtype=torch.float64))
+    c = config.build().coefficients(torch.linspace(0, 1, 201, dtype=torch.float64))
     torch.testing.assert_close(c.a**2 + c.b**2, torch.ones(201, dtype=torch.float64))
 
 
@@ -164,7 +164,7 @@ def test_diffusion_steps_hit_the_products_of_the_alphas():
     config = path.DiffusionStepsConfig(num_steps=50)
     alphas = 1 - torch.linspace(1e-4, 0.02, 50, dtype=torch.float64)
     t = 1 - torch.arange(1, 51, dtype=torch.float64) / 50
-    torch.testing.assert_close(path.build(config).coefficients(t).b ** 2, alphas.cumprod(0))
+    torch.testing.assert_close(config.build().coefficients(t).b ** 2, alphas.cumprod(0))
 
 
 def test_points_keep_the_precision_of_the_times():

@@ -40,7 +40,7 @@ class OneStepMap(sampler.Field):
 @pytest.mark.parametrize("config", PATHS, ids=lambda one: one.kind)
 def test_a_perfect_map_is_drawn_from_in_any_number_of_steps(config, times):
     """Each state has the distribution of the path at its time; what is left of the start is the data's share there."""
-    along = path.build(config)
+    along = config.build()
     x_0, keys = many(20_000)
     drawn = sampler.Renoise(along).sample(OneStepMap(along), x_0, times, keys=keys)
     for x, t in zip(drawn.x[1:], times[1:], strict=True):

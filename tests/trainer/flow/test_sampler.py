@@ -34,7 +34,7 @@ def built_from(config: type) -> sampler.Sampler:
 
 def known(velocity: sampler.VelocityField) -> NetworkField:
     """A field on the straight path whose velocity is known."""
-    return NetworkField(velocity, target.Velocity(STRAIGHT))
+    return NetworkField(velocity, target.Velocity().build(STRAIGHT))
 
 
 KEYS = fold_in(torch.tensor(0), torch.arange(5))

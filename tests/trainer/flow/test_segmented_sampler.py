@@ -37,7 +37,7 @@ class Recorded(NetworkField):
 
 
 def recorded() -> Recorded:
-    return Recorded(rotation, target.Velocity(STRAIGHT))
+    return Recorded(rotation, target.Velocity().build(STRAIGHT))
 
 
 @inner
@@ -100,7 +100,9 @@ def test_a_jump_at_an_edge_is_not_smeared():
         def within(self, segment: int, /) -> NetworkField:
             return known(lambda x, _: torch.ones_like(x) * (1 - 2 * segment))
 
-    jumping = Jumping(lambda x, t: torch.where(t < 0.5, 1.0, -1.0)[:, None].expand_as(x), target.Velocity(STRAIGHT))
+    jumping = Jumping(
+        lambda x, t: torch.where(t < 0.5, 1.0, -1.0)[:, None].expand_as(x), target.Velocity().build(STRAIGHT)
+    )
     in_segments = sampler.Segmented(sampler.Heun(), 2).sample(jumping, states(), grid(2)).final
     torch.testing.assert_close(in_segments, states())
     across = sampler.Heun().sample(jumping, states(), grid(2)).final

@@ -30,7 +30,7 @@ class Fields:
     """
 
     def __init__(self, config: path.Config, x: Tensor, t: Tensor) -> None:
-        self.c = path.build(config).coefficients(t).broadcast(x)
+        self.c = config.build().coefficients(t).broadcast(x)
         c = self.c
         mean, variance = c.b * MEAN, c.a**2 + c.b**2 * STD**2 + c.g**2
         off = (x - mean) / variance
@@ -57,7 +57,7 @@ def test_velocity_noise_and_score_of_two_gaussians_belong_together(config):
     exact = Fields(config, x, t)
     balance = exact.velocity - exact.velocity_without_noise + exact.c.g_dg * exact.score
     torch.testing.assert_close(balance, torch.zeros_like(balance), rtol=0, atol=1e-12)
-    along = path.build(config)
+    along = config.build()
     found = convert_pair(exact.velocity, exact.noise, x, t, along, to="score")
     torch.testing.assert_close(found, exact.score, rtol=1e-9, atol=1e-9)
     if config.interpolation != "encoding_decoding":  # which leaves one of its ends out
@@ -72,9 +72,9 @@ def test_what_a_regression_on_the_path_finds_are_those_fields(config, time):
     size, generator = 200_000, torch.Generator().manual_seed(1)
     x_0, x_1 = torch.randn(2, size, 1, dtype=torch.float64, generator=generator)
     t = torch.full((size,), time, dtype=torch.float64)
-    along = path.build(config)
+    along = config.build()
     sample = along.sample(Pairs(x_0, MEAN + STD * x_1), t, generator=generator)
-    wanted = VelocityAndNoise(along).make(sample)
+    wanted = VelocityAndNoise().build(along).make(sample)
     features = torch.cat([sample.x_t, torch.ones(size, 1, dtype=torch.float64)], dim=1)
     fitted = torch.linalg.lstsq(features, wanted).solution
     at = torch.tensor([[-1.0], [0.5], [2.0]], dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_the_flow_leads_there_and_back(config):
         return Fields(config, x, t).velocity
 
     times = torch.tensor([0.02, 0.98], dtype=torch.float64)
-    c = path.build(config).coefficients(times)
+    c = config.build().coefficients(times)
     means, deviations = c.b * MEAN, (c.a**2 + c.b**2 * STD**2 + c.g**2).sqrt()
     x = means[0] + deviations[0] * states()
     there = Dopri5(1e-8, 1e-8).sample(field, x, times).final
@@ -133,7 +133,7 @@ def test_points_and_velocities_are_those_of_torchcfms_schrodinger_bridge(sigma):
     """
     x_0, x_1 = torch.randn(2, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     t = torch.linspace(0.05, 0.95, 50, dtype=torch.float64)
-    ours = path.build(path.StochasticInterpolantConfig(gamma=path.BrownianConfig(factor=sigma**2)))
+    ours = path.StochasticInterpolantConfig(gamma=path.BrownianConfig(factor=sigma**2)).build()
     sample = ours.sample(Pairs(x_0, x_1), t, generator=torch.Generator().manual_seed(3))
     theirs = SchrodingerBridgeConditionalFlowMatcher(sigma)
     x_t = theirs.sample_xt(x_0, x_1, t, sample.noise)

@@ -42,8 +42,8 @@ def truth(sample: path.PathSample, c: path.Coefficients) -> dict[target.Quantity
 
 def on(config: target.Config) -> path.Path:
     """A path on which a target is defined."""
-    own = isinstance(config, target.VelocityAndNoiseConfig)
-    return path.build(path.StochasticInterpolantConfig() if own else path.TrigonometricConfig())
+    own = isinstance(config, target.VelocityAndNoise)
+    return (path.StochasticInterpolantConfig() if own else path.TrigonometricConfig()).build()
 
 
 def undefined(schedule: path.Schedule, *quantities: str) -> bool:
@@ -73,7 +73,7 @@ def test_every_quantity_gives_every_other(schedule, source, to):
 def test_a_target_converts_what_it_makes(config, to):
     between, (pairs, _) = on(config()), points(path.linear, inside())
     sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
-    built = target.build(config(), path=between)
+    built = config().build(between)
     made = built.make(sample)
     assert made.shape == (9, 4 * built.num_fields)
     if built.num_fields == 2 and to == "v_prediction":
@@ -86,7 +86,7 @@ def test_a_target_converts_what_it_makes(config, to):
 
 @targets
 def test_a_target_names_its_fields(config):
-    built = target.build(config(), path=on(config()))
+    built = config().build(on(config()))
     assert len(built.quantities) == built.num_fields == target.num_fields(config())
     sample = on(config()).sample(points(path.linear, inside())[0], inside(), generator=torch.Generator().manual_seed(3))
     fields = built.make(sample).chunk(built.num_fields, dim=1)
@@ -147,7 +147,7 @@ def test_a_first_order_step_moves_along_the_path(schedule):
 @pairs_of_quantities
 def test_one_quantity_of_a_noisy_path_gives_all_that_two_linear_equations_determine(config, source, to):
     """State, known and wanted quantity are rows of weights of (x_0, x_1, z); the rank of the first two decides."""
-    between, (pairs, _), t = path.build(config), points(path.linear, inside()), inside()
+    between, (pairs, _), t = config.build(), points(path.linear, inside()), inside()
     sample = between.sample(pairs, t, generator=torch.Generator().manual_seed(3))
     c = between.coefficients(t)
     true = truth(sample, c)
@@ -184,13 +184,13 @@ def in_the_span(row: Tensor, known: Tensor) -> bool:
 @pytest.mark.parametrize("config", NOISY, ids=path_name)
 @pytest.mark.parametrize("to", ["velocity", "data", "noise", "score"])
 def test_velocity_and_noise_give_all_that_three_linear_equations_determine(config, to):
-    between, (pairs, _), t = path.build(config), points(path.linear, inside()), inside()
+    between, (pairs, _), t = config.build(), points(path.linear, inside()), inside()
     sample = between.sample(pairs, t, generator=torch.Generator().manual_seed(3))
     determined = all(
         in_the_span(rows[to], torch.stack([rows["state"], rows["velocity"], rows["noise"]]))
         for rows in weights(between)
     )
-    both = target.VelocityAndNoise(between)
+    both = target.VelocityAndNoise().build(between)
     assert both.determines(to, between) == determined
     if determined:
         converted = both.convert(both.make(sample), sample.x_t, t, to)
@@ -199,7 +199,7 @@ def test_velocity_and_noise_give_all_that_three_linear_equations_determine(confi
 
 @pytest.mark.parametrize("config", ALL, ids=path_name)
 def test_paths_declare_what_their_coefficients_are(config):
-    between = path.build(config)
+    between = config.build()
     t = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
     c, ends = between.coefficients(t), between.coefficients(torch.tensor([0.0, 1.0], dtype=torch.float64))
     assert between.affine
@@ -221,7 +221,7 @@ def test_slope_and_score_follow_the_scale_of_the_noise(factor, kind):
     """gamma = sqrt(factor) gamma_1: slopes are sqrt(factor) times, and scores 1 / sqrt(factor) times, those of 1."""
     times = [0.0, 1e-9, 1e-6, 1e-3, 0.2, 0.5, 0.8, 1.0]
     t = torch.tensor(times, dtype=torch.float64)
-    scaled, one = (path.build(kind(gamma=path.BrownianConfig(factor=each))) for each in (factor, 1.0))
+    scaled, one = (kind(gamma=path.BrownianConfig(factor=each)).build() for each in (factor, 1.0))
     c, c_1 = scaled.coefficients(t), one.coefficients(t)
     torch.testing.assert_close(c.dg, factor**0.5 * c_1.dg, rtol=1e-12, atol=0)
     within = slice(2, 7)
@@ -237,7 +237,7 @@ def test_slope_and_score_follow_the_scale_of_the_noise(factor, kind):
 def test_a_diffusion_that_leaves_little_data_at_the_source_has_the_velocity_of_its_noise():
     """b is 3e-7 at t = 0 but not 0, so the noise determines the velocity: db / b is half the rate of the diffusion."""
     config = path.VariancePreservingConfig(beta_max=60.0)
-    between, t = path.build(config), torch.linspace(0, 0.9, 9, dtype=torch.float64)
+    between, t = config.build(), torch.linspace(0, 0.9, 9, dtype=torch.float64)
     x_0, x_1 = torch.randn(2, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     sample = between.sample(Pairs(x_0, x_1), t, generator=torch.Generator())
     converted = target.convert(sample.noise, sample.x_t, t, between, source="noise", to="velocity")
@@ -246,8 +246,8 @@ def test_a_diffusion_that_leaves_little_data_at_the_source_has_the_velocity_of_i
 
 @pytest.mark.parametrize("config", [*NOISY, path.StochasticInterpolantConfig(gamma=path.QuadraticConfig())])
 def test_the_data_of_velocity_and_noise_are_exact_at_both_ends(config):
-    between, t = path.build(config), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    both = target.VelocityAndNoise(between)
+    between, t = config.build(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    both = target.VelocityAndNoise().build(between)
     if not both.determines("data", between):
         return
     pairs, _ = points(path.linear, t)
@@ -259,9 +259,9 @@ def test_the_data_of_velocity_and_noise_are_exact_at_both_ends(config):
 @pytest.mark.parametrize("config", NOISY, ids=path_name)
 def test_velocity_and_noise_give_score_and_the_velocity_without_noise(config):
     """score = -z / g for any source, and velocity + g dg score = da x_0 + db x_1."""
-    between, (pairs, _) = path.build(config), points(path.linear, inside())
+    between, (pairs, _) = config.build(), points(path.linear, inside())
     sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
-    both = target.VelocityAndNoise(between)
+    both = target.VelocityAndNoise().build(between)
     score = both.convert(both.make(sample), sample.x_t, sample.t, "score")
     c = between.coefficients(inside()).broadcast(sample.x_t)
     torch.testing.assert_close(c.g * score, -sample.noise)
@@ -272,19 +272,19 @@ def test_velocity_and_noise_give_score_and_the_velocity_without_noise(config):
 @pytest.mark.parametrize("to", ["velocity", "noise", "score"])
 def test_the_ends_of_a_noisy_path_stay_finite(config, to):
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    both = target.VelocityAndNoise(path.build(config))
+    both = target.VelocityAndNoise().build(config.build())
     assert bool(both.convert(torch.ones(2, 8), torch.ones(2, 4), t, to).isfinite().all())
 
 
 def test_data_that_a_path_leaves_open_are_refused():
-    both = target.VelocityAndNoise(path.build(path.StochasticInterpolantConfig(interpolation="encoding_decoding")))
+    both = target.VelocityAndNoise().build(path.StochasticInterpolantConfig(interpolation="encoding_decoding").build())
     with pytest.raises(ValueError, match="leave the data open"):
         both.convert(torch.ones(9, 8), torch.ones(9, 4), inside(), "data")
 
 
 def test_v_prediction_refuses_a_path_that_does_not_keep_the_variance():
     with pytest.raises(ValueError, match=r"flow.target.kind: v_prediction .*; use a variance-preserving path"):
-        target.VPrediction(path.Affine(path.linear))
+        target.VPrediction().build(path.Affine(path.linear))
 
 
 def test_v_and_noise_give_the_same_data():
@@ -306,7 +306,7 @@ def test_a_velocity_serves_sampling_on_any_path():
         def coefficients(self, t: Tensor) -> path.Coefficients:
             raise ValueError(f"path: not of the form a x_0 + b x_1 + g z at {t}; predict the velocity")
 
-    built, x = target.Velocity(Bent(path.linear)), torch.ones(2, 1)
+    built, x = target.Velocity().build(Bent(path.linear)), torch.ones(2, 1)
     assert built.convert(x, 2 * x, torch.ones(2), "velocity") is x
     with pytest.raises(ValueError, match="not of the form"):
         built.convert(x, 2 * x, torch.ones(2), "data")
@@ -319,7 +319,7 @@ def test_a_velocity_serves_sampling_on_any_path():
 
 @targets
 def test_an_unknown_quantity_is_refused(config):
-    built = target.build(config(), path=on(config()))
+    built = config().build(on(config()))
     x = torch.ones(2, 2)
     unknown: Any = "energy"
     with pytest.raises(ValueError, match="to: no quantity is called 'energy'; use one of velocity, data"):

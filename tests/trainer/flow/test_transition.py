@@ -59,7 +59,7 @@ class Gaussian:
 
 def field(network: Gaussian, condition: Condition = UNCONDITIONAL, guidance: float = 1.0) -> TransitionField:
     nothing = Condition(None if condition.label is None else torch.zeros_like(condition.label))
-    return TransitionField.bound(network, target.Velocity(STRAIGHT), condition, nothing, guidance)
+    return TransitionField.bound(network, target.Velocity().build(STRAIGHT), condition, nothing, guidance)
 
 
 def keys(num: int, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from trainer.task import FlowTask
 
 SIZES: dict[str, Any] = {"segments": 3, "hidden": 16, "num_heads": 2, "trunk_layers": 2, "segment_layers": 1}
 CLASSES = 4
-STRAIGHT = path.build(path.LinearConfig())
+STRAIGHT = path.LinearConfig().build()
 
 
 def network(**settings: Any) -> Blockwise:

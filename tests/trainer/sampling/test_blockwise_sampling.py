@@ -77,7 +77,7 @@ def test_a_residual_of_zero_leaves_the_features_at_the_start() -> None:
 
 def drawn_points() -> PathSample:
     x, t, _ = points(7)
-    return path.build(path.LinearConfig()).sample(Pairs(x, x.flip(0) + 1), t, generator=torch.Generator())
+    return path.LinearConfig().build().sample(Pairs(x, x.flip(0) + 1), t, generator=torch.Generator())
 
 
 @pytest.mark.parametrize("places", [(), (2, 2)], ids=["an example", "places"])
@@ -89,7 +89,7 @@ def test_an_aligned_loss_is_the_error_less_the_mean_cosine(places: tuple[int, ..
         return (images.flatten(1) @ matrix).view(len(images), 6, *places)
 
     config = objective.AlignedConfig(teacher=Path("unused"), weight=0.3)
-    aligned = objective.build(config, target=target.Velocity(STRAIGHT), teacher=teacher)
+    aligned = objective.build(config, target=target.Velocity().build(STRAIGHT), teacher=teacher)
     found = aligned.loss(trained, sample, condition)
     prediction, projected = trained(sample.x_t, sample.t, condition, WithProjection())
     taught = teacher(sample.x_1)

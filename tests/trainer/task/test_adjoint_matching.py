@@ -24,7 +24,7 @@ from trainer.task.policy.lean_adjoint import LeanAdjoint, lean_adjoint
 from trainer.training.networks import TrainedNetworks
 
 MEAN, STD, SLOPE = torch.tensor([1.0, -0.5]), 0.6, torch.tensor([1.5, -1.0])
-LINEAR, FLOOR = path.build(path.LinearConfig()), 1e-3
+LINEAR, FLOOR = path.LinearConfig().build(), 1e-3
 HERE = __name__
 
 
@@ -120,7 +120,7 @@ def followed(
     velocity: Callable[..., Tensor], x: Tensor, terminal: Tensor, cost: RunningCost | None = None, weight: float = 1.0
 ) -> LeanAdjoint:
     times = torch.linspace(0, 1, len(x), dtype=torch.float64)
-    field = NetworkField(velocity, target.Velocity(LINEAR))
+    field = NetworkField(velocity, target.Velocity().build(LINEAR))
     return lean_adjoint(field, sampler.Memoryless(FLOOR), x, times, terminal, UNCONDITIONAL, cost, weight=weight)
 
 
@@ -152,7 +152,7 @@ def test_the_ordinary_equation_under_the_control_reaches_the_closed_tilt() -> No
     def tilted(x: Tensor, t: Tensor) -> Tensor:
         return gaussian(x, t) + control[(t[0] * steps).round().long().clamp(1, steps - 1) - 1]
 
-    field = NetworkField(tilted, target.Velocity(LINEAR))
+    field = NetworkField(tilted, target.Velocity().build(LINEAR))
     middle, off = sampler.Heun().sample(field, x_0, times).final
     torch.testing.assert_close(middle, (MEAN + STD**2 * SLOPE).double(), rtol=0, atol=0.02)
     torch.testing.assert_close(off - middle, torch.full((2,), STD, dtype=torch.float64), rtol=0.01, atol=0)

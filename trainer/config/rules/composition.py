@@ -75,7 +75,7 @@ def built(config: path.Config) -> path.Path:
 
 @lru_cache(maxsize=64)
 def _built_once(config: Any) -> path.Path:
-    return path.build(path.LinearConfig() if isinstance(config, path.TabulatedConfig) else config)
+    return (path.LinearConfig() if isinstance(config, path.TabulatedConfig) else config).build()
 
 
 def kinds_without_noise() -> list[str]:
@@ -147,7 +147,7 @@ def _of_pairs_and_prediction(parts: Composition) -> Reasons:
     if not isinstance(parts.coupling, coupling.Independent) and not along.has_source:
         yield ("coupling", "path"), "no source point lies on this path, and so none is paired"
     reason = None
-    if isinstance(parts.target, target.VPredictionConfig) and not along.preserves_variance:
+    if isinstance(parts.target, target.VPrediction) and not along.preserves_variance:
         reason = "v_prediction is defined on a path with a^2 + b^2 = 1"
     elif not predicted.determines("velocity", along) and not along.affine:
         reason = "samplers follow the velocity, and without coefficients of the path it cannot be computed from this"
@@ -188,7 +188,7 @@ def _of_losses(parts: Composition) -> Reasons:
         reason = "a step goes along the difference of data and source, which only a straight path has everywhere"
         yield ("objective", "path"), reason
     trains_head = isinstance(learned, objective.TransitionConfig | objective.CausalTransitionConfig)
-    if trains_head and not isinstance(parts.target, target.VelocityConfig):
+    if trains_head and not isinstance(parts.target, target.Velocity):
         yield ("objective", "target"), "the head draws velocities"
 
 
@@ -217,7 +217,7 @@ def _of_distillation(parts: Composition) -> Reasons:
     distils = isinstance(parts.objective, Distillation)
     if distils and not isinstance(parts.path, path.LinearConfig):
         yield ("objective", "path"), "it learns a mean velocity that leads to the data in one straight step"
-    if distils and not isinstance(parts.target, target.VelocityConfig):
+    if distils and not isinstance(parts.target, target.Velocity):
         yield ("objective", "target"), "the network itself is the mean velocity that it learns"
     if isinstance(parts.sampler, sampler.RenoiseConfig) and not is_independent(parts.coupling):
         reason = "it draws fresh noise on the way, and this coupling does not pair noise and data at random"

@@ -46,7 +46,7 @@ def of_composition(config: RunConfig) -> Objections:
     if composition is None:
         return
     if isinstance(composition.path, path.TabulatedConfig):
-        path.build(composition.path)  # the file may have changed since the run began
+        composition.path.build()  # the file may have changed since the run began
     yield from objections(composition)
 
 

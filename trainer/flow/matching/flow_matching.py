@@ -60,7 +60,7 @@ class FlowMatching:
         self.coupling = coupling or Independent()
         self.time = time or Uniform()
         self.path = path or Linear()
-        self.target = target or Velocity(self.path)
+        self.target = target or Velocity().build(self.path)
         self.objective = objective or Regression(self.target)
 
     def draw(

@@ -20,7 +20,7 @@ from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Object
 from trainer.flow.objective.regression import PseudoHuberConfig, Regression, RegressionConfig, SquaredConfig
 from trainer.flow.objective.transition import Transition, TransitionConfig
 from trainer.flow.path.protocol import Path
-from trainer.flow.target.protocol import Target
+from trainer.flow.target import Target
 
 
 class OwnObjective(OwnClass, frozen=True):

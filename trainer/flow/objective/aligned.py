@@ -18,7 +18,7 @@ from trainer.flow.objective.regression import Config as ErrorConfig
 from trainer.flow.objective.regression import Regression, RegressionConfig, SquaredConfig
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.question import WithProjection
-from trainer.flow.target.protocol import Target
+from trainer.flow.target import Target
 
 Teacher = Callable[[Tensor], Tensor]
 """From data [B, *D] to features: [B, F] of an example, or [B, F, rows, columns] of the patches of an image."""

@@ -14,7 +14,7 @@ from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.objective.transport import Config as PlanConfig
 from trainer.flow.objective.transport import ExactConfig, Transport
 from trainer.flow.path.protocol import PathSample
-from trainer.flow.target.protocol import Target
+from trainer.flow.target import Target
 
 
 class MongeGapConfig(Section):

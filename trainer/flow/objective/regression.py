@@ -15,7 +15,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.objective.monge_map import MongeGapConfig
 from trainer.flow.objective.protocol import LossTerms, Model, Objective
 from trainer.flow.path.protocol import PathSample
-from trainer.flow.target.protocol import Quantity, Target
+from trainer.flow.target import Quantity, Target
 
 Error = Callable[[Tensor], Tensor]
 """From differences to errors of the same shape, 0 for a difference of 0."""

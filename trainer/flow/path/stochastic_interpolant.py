@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -12,12 +11,28 @@ from torch import Tensor
 
 from netsim.foundation.settings import Section
 from trainer.flow.coupling.protocol import Pairs, standard_normal
-from trainer.flow.path.affine import linear
+from trainer.flow.path.affine import Affine, Linear, Schedule, linear, trigonometric
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
-from trainer.flow.path.variance_preserving import trigonometric
 
 SMALLEST_VALUE = 1e-3
 """Least gamma, in units of sqrt(factor), that the slope of the Brownian gamma is computed with."""
+
+
+class Gamma(NamedTuple):
+    """gamma at B times, its time derivative, and the product of the two, each [B].
+
+    At t = 0 and t = 1 gamma is 0, while its slope need not be, nor the product of the Brownian one.
+
+    Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
+    """
+
+    value: Tensor
+    slope: Tensor
+    product: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor, slope: Tensor) -> Gamma:
+        return cls(value, slope, value * slope)
 
 
 class BrownianConfig(Section):
@@ -27,57 +42,47 @@ class BrownianConfig(Section):
     factor: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Four times the largest variance, that at t = 1/2."""
 
+    @property
+    def scale(self) -> float:
+        """Proportional to gamma."""
+        return math.sqrt(self.factor)
+
+    def at(self, t: Tensor) -> Gamma:
+        value, product = torch.sqrt(self.factor * t * (1 - t)), self.factor * (1 - 2 * t) / 2
+        return Gamma(value, product / value.clamp(min=SMALLEST_VALUE * self.scale), product)
+
 
 class QuadraticConfig(Section):
     """gamma = t (1 - t); nothing to set."""
 
     kind: Literal["quadratic"] = "quadratic"
+    scale: ClassVar[float] = 1.0
+
+    def at(self, t: Tensor) -> Gamma:
+        return Gamma.of(t * (1 - t), 1 - 2 * t)
 
 
 class SineSquaredConfig(Section):
     """gamma = sin(pi t)^2; nothing to set."""
 
     kind: Literal["sine_squared"] = "sine_squared"
+    scale: ClassVar[float] = 1.0
+
+    def at(self, t: Tensor) -> Gamma:
+        return Gamma.of(torch.sin(math.pi * t) ** 2, math.pi * torch.sin(2 * math.pi * t))
 
 
 class ZeroConfig(Section):
     """gamma = 0, no noise; nothing to set."""
 
     kind: Literal["zero"] = "zero"
+    scale: ClassVar[float] = 1.0
+
+    def at(self, t: Tensor) -> Gamma:
+        return Gamma.of(torch.zeros_like(t), torch.zeros_like(t))
 
 
 Config = Annotated[BrownianConfig | QuadraticConfig | SineSquaredConfig | ZeroConfig, Field(discriminator="kind")]
-
-
-class Gamma(NamedTuple):
-    """gamma at B times, its time derivative, and the product of the two, each [B]."""
-
-    value: Tensor
-    slope: Tensor
-    product: Tensor
-
-
-def gamma(config: Config, t: Tensor) -> Gamma:
-    """Evaluates a gamma at times [B]; at both ends it is 0, while its slope need not be, nor the Brownian product.
-
-    Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
-    """
-    match config:
-        case BrownianConfig(factor=factor):
-            value, product = torch.sqrt(factor * t * (1 - t)), factor * (1 - 2 * t) / 2
-            return Gamma(value, product / value.clamp(min=SMALLEST_VALUE * scale(config)), product)
-        case QuadraticConfig():
-            value, slope = t * (1 - t), 1 - 2 * t
-        case SineSquaredConfig():
-            value, slope = torch.sin(math.pi * t) ** 2, math.pi * torch.sin(2 * math.pi * t)
-        case ZeroConfig():
-            value = slope = torch.zeros_like(t)
-    return Gamma(value, slope, value * slope)
-
-
-def scale(config: Config) -> float:
-    """The number that a gamma is proportional to: sqrt(factor) of the Brownian one, 1 of all others."""
-    return math.sqrt(config.factor) if isinstance(config, BrownianConfig) else 1.0
 
 
 class StochasticInterpolantConfig(Section):
@@ -110,6 +115,32 @@ class StochasticInterpolantConfig(Section):
                 )
         return self
 
+    def build(self) -> Path:
+        if self.gamma.kind != "zero":
+            separable = self.interpolation != "encoding_decoding"
+            return StochasticInterpolant(self.coefficients, separable=separable, noise_scale=self.gamma.scale)
+        if self.interpolation == "linear":
+            return Linear()
+        return Affine(self.coefficients, preserves_variance=True)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        noise = self.gamma.at(t)
+        match self.interpolation:
+            case "linear":
+                ends = linear(t)
+                return _with(noise, ends.a, ends.b, ends.da, ends.db)
+            case "trigonometric":
+                ends, rest = trigonometric(t), torch.sqrt(1 - noise.value**2)
+                slope = -noise.product / rest
+                da, db = ends.da * rest + ends.a * slope, ends.db * rest + ends.b * slope
+                return _with(noise, ends.a * rest, ends.b * rest, da, db)
+            case "encoding_decoding":
+                weight, slope = torch.cos(math.pi * t) ** 2, -math.pi * torch.sin(2 * math.pi * t)
+                zero, encoding = torch.zeros_like(t), t < 0.5
+                a, da = torch.where(encoding, weight, zero), torch.where(encoding, slope, zero)
+                b, db = torch.where(encoding, zero, weight), torch.where(encoding, zero, slope)
+                return _with(noise, a, b, da, db)
+
 
 class MirrorInterpolantConfig(Section):
     """From a data point through noise back to itself: x_t = x_1 + gamma z. Samplers start at data points."""
@@ -124,6 +155,15 @@ class MirrorInterpolantConfig(Section):
             raise ValueError("gamma.kind: zero never moves a state; use one of brownian, quadratic, sine_squared")
         return self
 
+    def build(self) -> Path:
+        return StochasticInterpolant(
+            self.coefficients, has_source=False, separable=False, starts_as="data", noise_scale=self.gamma.scale
+        )
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        zero, one = torch.zeros_like(t), torch.ones_like(t)
+        return _with(self.gamma.at(t), a=zero, b=one, da=zero, db=zero)
+
 
 class OneSidedInterpolantConfig(Section):
     """From noise of the path's own to the data; the source points of the pairs are not used."""
@@ -132,8 +172,13 @@ class OneSidedInterpolantConfig(Section):
     interpolation: Literal["linear", "trigonometric"] = "linear"
     """The weights of noise and data."""
 
+    def build(self) -> Path:
+        return StochasticInterpolant(self.coefficients, has_source=False)
 
-Interpolant = Callable[[Tensor], Coefficients]
+    def coefficients(self, t: Tensor) -> Coefficients:
+        ends = linear(t) if self.interpolation == "linear" else trigonometric(t)
+        zero = torch.zeros_like(t)
+        return _with(Gamma.of(ends.a, ends.da), a=zero, b=ends.b, da=zero, db=ends.db)
 
 
 class StochasticInterpolant(Path):
@@ -143,7 +188,7 @@ class StochasticInterpolant(Path):
 
     def __init__(
         self,
-        interpolant: Interpolant,
+        interpolant: Schedule,
         *,
         has_source: bool = True,
         separable: bool = True,
@@ -179,39 +224,6 @@ class StochasticInterpolant(Path):
             x_0=pairs.x_0,
             x_1=pairs.x_1,
         )
-
-
-def two_sided(config: StochasticInterpolantConfig, t: Tensor) -> Coefficients:
-    """The coefficients of an interpolant from a source to the data, at times `t` [B]."""
-    noise = gamma(config.gamma, t)
-    match config.interpolation:
-        case "linear":
-            ends = linear(t)
-            return _with(noise, ends.a, ends.b, ends.da, ends.db)
-        case "trigonometric":
-            ends, rest = trigonometric(t), torch.sqrt(1 - noise.value**2)
-            slope = -noise.product / rest
-            da, db = ends.da * rest + ends.a * slope, ends.db * rest + ends.b * slope
-            return _with(noise, ends.a * rest, ends.b * rest, da, db)
-        case "encoding_decoding":
-            weight, slope = torch.cos(math.pi * t) ** 2, -math.pi * torch.sin(2 * math.pi * t)
-            zero, encoding = torch.zeros_like(t), t < 0.5
-            a, da = torch.where(encoding, weight, zero), torch.where(encoding, slope, zero)
-            b, db = torch.where(encoding, zero, weight), torch.where(encoding, zero, slope)
-            return _with(noise, a, b, da, db)
-
-
-def mirror(config: MirrorInterpolantConfig, t: Tensor) -> Coefficients:
-    """The coefficients of an interpolant from the data to themselves, at times `t` [B]."""
-    zero, one = torch.zeros_like(t), torch.ones_like(t)
-    return _with(gamma(config.gamma, t), a=zero, b=one, da=zero, db=zero)
-
-
-def one_sided(config: OneSidedInterpolantConfig, t: Tensor) -> Coefficients:
-    """The coefficients of an interpolant from noise to the data, at times `t` [B]."""
-    ends = linear(t) if config.interpolation == "linear" else trigonometric(t)
-    zero = torch.zeros_like(t)
-    return _with(Gamma(ends.a, ends.da, ends.a * ends.da), a=zero, b=ends.b, da=zero, db=ends.db)
 
 
 def _with(noise: Gamma, a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:

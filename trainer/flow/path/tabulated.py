@@ -5,59 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from moe.host_copies import to_device
 from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.flow.path.affine import without_noise
+from trainer.flow.path.affine import Affine, UniformSpline, without_noise
 from trainer.flow.path.protocol import Coefficients
-
-
-class UniformSpline:
-    """Cubic polynomials between knots that divide [0, 1] evenly; value and slope are continuous.
-
-    Values and slopes are [K + 1, F], of F curves at the times k / K.
-
-    Source: the cubic Hermite form, as in Fritsch and Carlson, "Monotone Piecewise Cubic Interpolation", 1980.
-    """
-
-    def __init__(self, values: Tensor, slopes: Tensor) -> None:
-        self.values, self.slopes = values.double(), slopes.double()
-
-    @classmethod
-    def monotone(cls, values: Tensor) -> Self:
-        """The curves through `values` [K + 1, F] that are monotonic wherever the values are."""
-        from scipy.interpolate import PchipInterpolator
-
-        knots = np.linspace(0.0, 1.0, len(values))
-        slopes = PchipInterpolator(knots, values.double().numpy()).derivative()(knots)
-        return cls(values, torch.from_numpy(slopes))
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and derivatives [B, F] at times [B], in their type and on their device, computed in float64."""
-        values, slopes = to_device(self.values, t.device), to_device(self.slopes, t.device)
-        pieces = len(values) - 1
-        place = t.double() * pieces
-        left = place.floor().clamp(0, pieces - 1).long()
-        u = (place - left)[:, None]
-        start, end = values[left], values[left + 1]
-        start_slope, end_slope = slopes[left] / pieces, slopes[left + 1] / pieces
-        value = (1 - u) ** 2 * ((1 + 2 * u) * start + u * start_slope) + u**2 * (
-            (3 - 2 * u) * end + (u - 1) * end_slope
-        )
-        slope = 6 * u * (1 - u) * (end - start) + (1 - u) * (1 - 3 * u) * start_slope + u * (3 * u - 2) * end_slope
-        return value.to(t), (pieces * slope).to(t)
-
+from trainer.flow.path.protocol import Path as FlowPath
 
 FORMAT = "flowfabric.path/1"
 HEADER = "header"
@@ -163,6 +125,18 @@ class TabulatedConfig(Section):
         except Refusal as error:
             raise ValueError(f"path: {error}") from error
 
+    def build(self) -> FlowPath:
+        """The path of the file.
+
+        Raises:
+            Refusal: the file is no table, or its digest is not the configured one.
+        """
+        table, current = read_table(self.path), digest(self.path)
+        if current != self.digest:
+            problem = f"is {self.digest} but the file has {current}"
+            raise Refusal(self.path, "digest", problem, "bring the file back, or leave the field out for another run")
+        return Affine(Tabulated(table))
+
 
 class Tabulated:
     """The schedule of a table: its values and slopes at the times k / K, cubic polynomials in between."""
@@ -171,19 +145,5 @@ class Tabulated:
         self._weights = UniformSpline(table.weights, table.slopes)
 
     def __call__(self, t: Tensor) -> Coefficients:
-        """Returns the coefficients at times `t` [B]."""
         (a, b), (da, db) = (values.unbind(1) for values in self._weights(t))
         return without_noise(a, b, da=da, db=db)
-
-
-def tabulated(config: TabulatedConfig) -> Tabulated:
-    """The schedule of a configured file.
-
-    Raises:
-        Refusal: the file is no table, or its digest is not the configured one.
-    """
-    table, current = read_table(config.path), digest(config.path)
-    if current != config.digest:
-        problem = f"is {config.digest} but the file has {current}"
-        raise Refusal(config.path, "digest", problem, "bring the file back, or leave the field out for another run")
-    return Tabulated(table)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from trainer.flow.path.protocol import Coefficients, Path
-from trainer.flow.target.protocol import Quantity
+
+Quantity = Literal["velocity", "data", "noise", "score", "v_prediction"]
 
 SMALLEST_DIVISOR = 1e-3
 """Least weight of a term that a conversion divides by, in units of the largest weight of that term."""

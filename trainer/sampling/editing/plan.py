@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import ImageSample, RunConfig
-from trainer.flow import inversion, path
+from trainer.flow import inversion
 from trainer.flow.control import PullConfig
 from trainer.flow.control.pull import check_leads_through
 from trainer.flow.sampler import AnyConfig, EulerConfig, calls
@@ -154,7 +154,7 @@ def _check_held(request: EditRequest, config: RunConfig) -> None:
     if request.mask is None:
         return
     try:
-        check_leads_through(HOLD.end, path.build(config.flow.path), kind=HOLD.kind)
+        check_leads_through(HOLD.end, config.flow.path.build(), kind=HOLD.kind)
     except ValueError as error:
         raise ValueError(f"mask: what is black is held by a {error}") from error
 

@@ -14,7 +14,6 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import ImageSample, RunConfig
-from trainer.flow import path
 from trainer.flow.inverse.weight import check_path
 from trainer.sampling.classes import class_number
 from trainer.sampling.requested_controls import check_requested
@@ -70,7 +69,7 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
     check_requested(request.controls, config, "controls")
     if request.method.weight != "calibrated":
         assert config.flow is not None
-        built(request.method, path.build(config.flow.path), None)
+        built(request.method, config.flow.path.build(), None)
     return RestorePlan(request, label, guidance, shape, picture_shape)
 
 
@@ -87,7 +86,7 @@ def _of_run(config: RunConfig) -> Objections:
         problem = f"a {config.model.kind} draws a picture token by token, and not from one noise"
         yield "run_dir", problem, "use another run"
     try:
-        check_path(path.build(config.flow.path))
+        check_path(config.flow.path.build())
     except ValueError as error:
         yield ValueError(f"run_dir: {error}")
 

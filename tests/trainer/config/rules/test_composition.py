@@ -72,7 +72,7 @@ whole = pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest
 DEFAULT = Composition(
     coupling.Independent(),
     path.LinearConfig(),
-    target.VelocityConfig(),
+    target.Velocity(),
     objective.RegressionConfig(),
     sampler.EulerConfig(steps=2),
 )
@@ -214,25 +214,25 @@ def test_settings_are_judged_as_kinds_are(along, predicted):
     parts, t = composition(path=along, target=predicted), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     refusal = complaint(parts)
     x_0, x_1 = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator())
-    built = path.build(along)
+    built = along.build()
     sample = built.sample(Pairs(x_0, x_1), t, generator=generator(1))
     if refusal is None:
-        told = target.build(predicted, path=built)
+        told = predicted.build(built)
         velocity = told.convert(told.make(sample), sample.x_t, t, "velocity")
         torch.testing.assert_close(velocity, sample.velocity, rtol=1e-6, atol=1e-6)
         return
-    if isinstance(predicted, target.VelocityAndNoiseConfig):
+    if isinstance(predicted, target.VelocityAndNoise):
         assert sample.mirror is None
         both = torch.cat([sample.velocity, sample.noise], 1)
         with pytest.raises(ValueError, match="adds no noise of its own"):
-            target.VelocityAndNoise(built).convert(both, sample.x_t, t, "score")
+            target.VelocityAndNoise().build(built).convert(both, sample.x_t, t, "score")
         return
-    if isinstance(predicted, target.VPredictionConfig):
+    if isinstance(predicted, target.VPrediction):
         c = built.coefficients(t).broadcast(x_0)
         v = c.b * sample.x_0 - c.a * sample.x_1
         assert not torch.allclose(c.b * sample.x_t - c.a * v, sample.x_1)
         return
-    told = target.build(predicted, path=built)
+    told = predicted.build(built)
     with pytest.raises(ValueError, match="noise of its own"):
         told.convert(told.make(sample), sample.x_t, t, "velocity")
 
@@ -243,10 +243,10 @@ def test_settings_are_judged_as_kinds_are(along, predicted):
 )
 def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(along, drawn):
     """Perfect predictions of pairs x_1 = x_0 / 2 end where the velocity itself would, or are spoken against."""
-    built, x_0 = path.build(along), torch.tensor([[1.0]], dtype=torch.float64)
+    built, x_0 = along.build(), torch.tensor([[1.0]], dtype=torch.float64)
 
     def end(predicted: target.Config) -> float:
-        told = target.build(predicted, path=built)
+        told = predicted.build(built)
 
         def velocity(x: Tensor, t: Tensor) -> Tensor:
             c = built.coefficients(t).broadcast(x)
@@ -262,9 +262,9 @@ def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(a
         broken = next(reasons(parts), None)
         line = None if broken else next(starmap(message, of_composition(configuration(parts, "plain"))), None)
         if broken is None and line is None:
-            assert end(predicted) == pytest.approx(end(target.VelocityConfig()), abs=1e-6)
-        elif not isinstance(predicted, target.VelocityAndNoiseConfig | target.VPredictionConfig):
-            assert abs(end(predicted) - end(target.VelocityConfig())) > 0.01
+            assert end(predicted) == pytest.approx(end(target.Velocity()), abs=1e-6)
+        elif not isinstance(predicted, target.VelocityAndNoise | target.VPrediction):
+            assert abs(end(predicted) - end(target.Velocity())) > 0.01
             assert line is None or "flow.target.kind velocity" in line.partition("; use ")[2]
 
 
@@ -273,7 +273,7 @@ def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(a
 def test_a_coupling_is_refused_where_no_source_point_is_used(along, coupled):
     x_0, x_1, other = torch.randn(3, 5, 2, generator=generator())
     t = torch.linspace(0.1, 0.9, 5)
-    one, same = (path.build(along).sample(Pairs(start, x_1), t, generator=generator(1)) for start in (x_0, other))
+    one, same = (along.build().sample(Pairs(start, x_1), t, generator=generator(1)) for start in (x_0, other))
     unused = torch.equal(one.x_t, same.x_t) and torch.equal(one.velocity, same.velocity)
     refusal = complaint(composition(path=along, coupling=coupled))
     assert (refusal is not None) == (unused and coupled.kind != "independent")
@@ -302,11 +302,11 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
     else:
         assert wrong > 0.3
         assert "independent of the data" in refusal
-    assert complaint(composition(coupling=coupled, target=target.ScoreConfig())) is None, "its velocity is right"
+    assert complaint(composition(coupling=coupled, target=target.Score())) is None, "its velocity is right"
     without = stochastic.model_copy(update={"diffusion": (0.0, 0.0)})
     noisy = composition(
         path=path.StochasticInterpolantConfig(),
-        target=target.VelocityAndNoiseConfig(),
+        target=target.VelocityAndNoise(),
         coupling=coupled,
         sampler=stochastic,
     )
@@ -351,12 +351,12 @@ def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_wi
 def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
     """An accepted space turns a perfect prediction into no error at all; a refused one cannot be computed."""
     x_0, x_1 = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator())
-    t, built = torch.tensor([0.2, 0.4, 0.5, 0.6, 0.8], dtype=torch.float64), path.build(along)
+    t, built = torch.tensor([0.2, 0.4, 0.5, 0.6, 0.8], dtype=torch.float64), along.build()
     sample = built.sample(Pairs(x_0, x_1), t, generator=generator(1))
     for predicted in ALTERNATIVES["target"]:
         if complaint(composition(path=along, target=predicted)) is not None:
             continue
-        told = target.build(predicted, path=built)
+        told = predicted.build(built)
         minimised = objective.RegressionConfig(space=space)
         regression = objective.build(minimised, target=told)
 
@@ -376,7 +376,7 @@ def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
 def test_antithetic_points_need_noise_to_reverse(along):
     refusal = complaint(composition(path=along, objective=objective.RegressionConfig(antithetic=True)))
     x = torch.randn(2, 4, 2, generator=generator())
-    mirror = path.build(along).sample(Pairs(x[0], x[1]), torch.full((4,), 0.5), generator=generator()).mirror
+    mirror = along.build().sample(Pairs(x[0], x[1]), torch.full((4,), 0.5), generator=generator()).mirror
     assert (refusal is None) == (mirror is not None) == (along in NOISY)
     assert refusal is None or "use flow.objective.kind regression, " in refusal
 
@@ -478,9 +478,9 @@ def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pyte
     plain = composition(coupling=coupling.Assignment(), objective=objective.RegressionConfig(space="velocity"))
     assert complaint(plain) is None
     reasons = {
-        "without coefficients of the path": {"target": target.NoiseConfig()},
-        "v_prediction is defined on": {"target": target.VPredictionConfig()},
-        "no noise of its own": {"target": target.VelocityAndNoiseConfig()},
+        "without coefficients of the path": {"target": target.Noise()},
+        "v_prediction is defined on": {"target": target.VPrediction()},
+        "no noise of its own": {"target": target.VelocityAndNoise()},
         "leaves the data open": {"objective": objective.RegressionConfig(space="data")},
         "needs the coefficients of the path": {"objective": objective.FeatureResidualConfig()},
         "it needs the data": {"sampler": sampler.FirstOrderConfig(steps=2)},
@@ -498,8 +498,8 @@ def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(al
     """The growth of an error near an end, by finite differences of the conversion at 0.012 and 0.12 from it."""
     if complaint(composition(path=along, target=predicted)) is not None:
         return
-    built = path.build(along)
-    told, x = target.build(predicted, path=built), torch.zeros(2, 1, dtype=torch.float64)
+    built = along.build()
+    told, x = predicted.build(built), torch.zeros(2, 1, dtype=torch.float64)
 
     def growth(t: Tensor) -> Tensor:
         value = torch.zeros(2, told.num_fields, dtype=torch.float64)
@@ -518,11 +518,11 @@ CONTROL = control.CostGradientConfig.model_validate({"cost": {"subjects": [[0], 
 @pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
 def test_controls_go_with_samplers_whose_quantities_follow_from_the_velocity(along: path.Config) -> None:
     """What a control changes is the velocity; whether it gives the rest is found by converting one."""
-    built, x, t = path.build(along), torch.randn(4, 2, generator=generator()), torch.linspace(0.2, 0.8, 4)
+    built, x, t = along.build(), torch.randn(4, 2, generator=generator()), torch.linspace(0.2, 0.8, 4)
     for drawn in ALTERNATIVES["sampler"]:
         parts = composition(
             path=along,
-            target=target.VelocityAndNoiseConfig() if built.has_noise else target.VelocityConfig(),
+            target=target.VelocityAndNoise() if built.has_noise else target.Velocity(),
             sampler=drawn,
         )
         if complaint(parts) is not None:

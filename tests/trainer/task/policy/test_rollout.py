@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from trainer.config.task import GRPOConfig
 from trainer.flow.field import NetworkField
 from trainer.flow.path import LinearConfig
-from trainer.flow.path import build as build_path
 from trainer.flow.sampler import Euler, Field
-from trainer.flow.target import VelocityConfig
-from trainer.flow.target import build as build_target
+from trainer.flow.target import Velocity
 from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, to_the_branches
 
 NETWORK = nn.Identity()
@@ -29,7 +27,7 @@ def settings(**changes: Any) -> GRPOConfig:
 
 
 def field(velocity: Callable[[Tensor, Tensor], Tensor]) -> Field:
-    return NetworkField(velocity, build_target(VelocityConfig(), path=build_path(LinearConfig())))
+    return NetworkField(velocity, Velocity().build(LinearConfig().build()))
 
 
 def to_a_gaussian(x: Tensor, t: Tensor) -> Tensor:
