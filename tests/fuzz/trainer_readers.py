@@ -20,8 +20,7 @@ from trainer.__main__ import main
 from trainer.checkpoint.contents import packed, unpacked
 from trainer.checkpoint.redivision import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
-from trainer.config.file import load_config
-from trainer.config.resolution import resolve
+from trainer.config.file import load_config, resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.data.conversion.opening import open_source
 from trainer.data.conversion.source import Reading

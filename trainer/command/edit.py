@@ -46,7 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.config.request_file import load_request
+    from trainer.config.document import load_request
     from trainer.evaluation.editing.run import run
     from trainer.sampling.editing.request import EditRequest
 

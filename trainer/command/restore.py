@@ -48,7 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.config.request_file import load_request
+    from trainer.config.document import load_request
     from trainer.evaluation.restoration.run import run
     from trainer.sampling.requested_pictures import pictures_change
     from trainer.sampling.restoration.request import RestoreRequest

@@ -1,8 +1,14 @@
 """A YAML file of sections, and what the command line changes in it; which keys it may have is not known here."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_yaml, read_yaml
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.shipped import located, nearest
@@ -68,3 +74,50 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
             raise Refusal(path, key, f"{parent} is not a section ({child})", f"write {parent}=VALUE")
         node[section] = node = dict(child)
     node[last] = value
+
+
+R = TypeVar("R", bound=BaseModel)
+
+REQUESTS = "configs/requests"
+"""Where the requests that come with the package are looked up by their names."""
+
+
+def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes: Any) -> R:
+    """Reads and validates a request.
+
+    Args:
+        path: YAML file, or the name of one that comes with the package.
+        overrides: ``dotted.key=value`` with the value in YAML, applied in order.
+        kind: model of the request.
+        **changes: sections that options of the command line make, whose keys replace those of the file; where they
+            name another kind, nothing else of that section is kept. None: not given.
+    """
+    document = read_document(path, REQUESTS)
+    for override in overrides:
+        apply_override(path, document, override)
+    for name, change in changes.items():
+        if change is not None:
+            document[name] = _changed(document.get(name), change)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        complaint = first_complaint(error, document, kind)
+        remedy = complaint.remedy or "correct the value"
+        raise Refusal(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
+
+
+def _changed(section: Any, change: Mapping[str, Any]) -> Any:
+    if not isinstance(section, dict):
+        return dict(change)
+    other = "kind" in change and section.get("kind") != change["kind"]
+    return {**({} if other else section), **change}
+
+
+def merged(document: Any, changes: Any) -> Any:
+    """A document with `changes` written over it key by key; a section of another kind replaces the one before."""
+    if not isinstance(document, dict) or not isinstance(changes, dict):
+        return changes
+    if any(name in changes and changes[name] != document.get(name) for name in ("kind", "class")):
+        return changes
+    changed = {key: merged(document[key], value) if key in document else value for key, value in changes.items()}
+    return {**document, **changed}

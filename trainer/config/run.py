@@ -28,11 +28,8 @@ import trainer.flow.time
 from moe.config import MoEConfig
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.settings import Section, kind_of, sections_in
-from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.controls import Controls
-from trainer.config.ending import Every, counted_from_the_end
-from trainer.config.engine import DeepSpeedConfig, FSDPConfig, ParallelConfig
-from trainer.config.guard import GuardConfig
+from trainer.config.misspelt import OTHER_NAMES
 from trainer.config.model import (
     AnyNetworkConfig,
     CausalTransitionConfig,
@@ -40,11 +37,19 @@ from trainer.config.model import (
     listed_or_own,
     network_settings,
 )
-from trainer.config.observe import ObserveConfig
-from trainer.config.optim import OptimConfig
-from trainer.config.other_names import OTHER_NAMES
+from trainer.config.sections import (
+    CheckpointConfig,
+    DeepSpeedConfig,
+    Every,
+    FSDPConfig,
+    GuardConfig,
+    ObserveConfig,
+    OptimConfig,
+    ParallelConfig,
+    TraceConfig,
+    counted_from_the_end,
+)
 from trainer.config.task import TaskConfig
-from trainer.config.trace import TraceConfig
 from trainer.data.latents import LatentsConfig
 from trainer.data.loading import DataLoadingConfig
 

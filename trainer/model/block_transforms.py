@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from moe.repetition import passes
-from trainer.config.engine import DeepSpeedConfig, FSDPConfig
+from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 
 
 def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) -> None:

@@ -2,8 +2,8 @@
 
 from difflib import get_close_matches
 
-from trainer.config.optim import fits
 from trainer.config.run import RunConfig
+from trainer.config.sections import fits
 from trainer.model.build import parameter_shapes
 
 

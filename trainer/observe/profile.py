@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from netsim.foundation.files import replacing
-from trainer.config.observe import ProfileConfig
+from trainer.config.sections import ProfileConfig
 
 if TYPE_CHECKING:
     from torch.profiler import profile

@@ -10,7 +10,7 @@ from typing import Any
 
 from netsim.foundation.extra import require
 from netsim.foundation.files import replacing
-from trainer.config.observe import WandbConfig
+from trainer.config.sections import WandbConfig
 from trainer.observe.protocol import Sink
 
 

@@ -9,7 +9,7 @@ from statistics import fmean, median
 from typing import Any
 
 from netsim.foundation.files import replacing
-from trainer.config.guard import GuardConfig
+from trainer.config.sections import GuardConfig
 
 
 class Guard:

@@ -2,7 +2,7 @@
 
 import math
 
-from trainer.config.optim import OptimConfig
+from trainer.config.sections import OptimConfig
 
 
 def learning_rate(optim: OptimConfig, step: int) -> float:

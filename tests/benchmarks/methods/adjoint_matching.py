@@ -36,8 +36,8 @@ from torch import Tensor, nn
 from moe.random.keyed import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import train
+from trainer.config.file import resolve
 from trainer.config.model import MLPConfig
-from trainer.config.resolution import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import UNCONDITIONAL, Condition, path, sampler, target

@@ -32,7 +32,7 @@ from tests.benchmarks.methods import focus
 from tests.benchmarks.methods.adjoint_matching import LEARNING_RATE, NODES, PATH_STEPS, WAYS, Beside, drawn, path_kl
 from tests.benchmarks.methods.bars import show
 from tests.benchmarks.methods.plain_loop import train
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, Split
 from trainer.flow import UNCONDITIONAL, Condition, control, sampler

@@ -29,7 +29,7 @@ from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.immiscible import digits
 from tests.trainer.flow.gaussian_prior import Beside, Gaussian, beside_posterior, gaussian, smooth_prior
-from trainer.config.request_file import load_request
+from trainer.config.document import load_request
 from trainer.flow.inverse import FlairConfig
 from trainer.flow.operator import AveragePoolConfig, MaskConfig
 from trainer.flow.path import Linear

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from moe.random.keyed import fold_in
-from trainer.config.optim import OptimConfig
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
+from trainer.config.sections import OptimConfig
 from trainer.data import Batch
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.transport import path_energy, straightness, wasserstein_2

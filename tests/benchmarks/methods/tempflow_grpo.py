@@ -38,7 +38,7 @@ from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.boss import ExactVelocity
 from tests.benchmarks.methods.plain_loop import PlainNetwork, eight_gaussians, train
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.keyed_draws import keyed_normal, random_keys

@@ -14,8 +14,8 @@ from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.pretrained import restore
 from trainer.config.derived import task_names
+from trainer.config.file import resolve
 from trainer.config.layout import Layout
-from trainer.config.resolution import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow.condition import Condition

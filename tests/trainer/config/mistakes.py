@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Any
 
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 
 Document = dict[str, Any]

@@ -8,7 +8,7 @@ import yaml
 
 from netsim.foundation.refusal import Refusal
 from trainer import load_config
-from trainer.config.fine_tuning import with_base
+from trainer.config.file import with_base
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
 from trainer.experiment.stage.reading import load_stages

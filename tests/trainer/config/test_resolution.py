@@ -9,8 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from netsim.foundation.refusal import Refusal
-from trainer.config.file import load_config
-from trainer.config.resolution import resolve
+from trainer.config.file import load_config, resolve
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
 

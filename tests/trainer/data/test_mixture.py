@@ -15,7 +15,7 @@ from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
 from netsim.foundation.refusal import Refusal
 from tests.trainer.data.test_loader import Numbers
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.pairing import of_mixture
 from trainer.config.rules.plan import plan_layout

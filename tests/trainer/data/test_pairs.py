@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from netsim.foundation.refusal import Refusal
 from trainer import data
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.flow.gaussian_prior import Beside, Gaussian, beside_posterior, smooth_prior
-from trainer.config.request_file import load_request
+from trainer.config.document import load_request
 from trainer.flow.context import BoxesConfig
 from trainer.flow.inverse import (
     DecodedConsistency,

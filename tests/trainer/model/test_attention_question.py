@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.trainer.model.test_model import configuration, dense, states, stirred
-from trainer.config.engine import DeepSpeedConfig
 from trainer.config.rules.drawing import of_cost
 from trainer.config.rules.objection import refuse
+from trainer.config.sections import DeepSpeedConfig
 from trainer.flow import Condition, cost, sampler
 from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
 from trainer.flow.control.protocol import ControlInputs

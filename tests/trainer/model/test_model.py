@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tests.ranks import run_ranks
 from trainer.config.model import DiTConfig
-from trainer.config.optim import OptimConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import OptimConfig
 from trainer.data import Batch
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import divide_ranks

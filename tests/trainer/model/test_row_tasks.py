@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from moe.adapters.routed import RoutedLinear
 from moe.adapters.task_router import RowTasks
-from trainer.config.engine import DeepSpeedConfig
 from trainer.config.model import DiTConfig, MLPConfig
+from trainer.config.sections import DeepSpeedConfig
 from trainer.flow.condition import Condition
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.dit import DiT, FeedForward

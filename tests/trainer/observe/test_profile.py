@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 
 from tests.trainer.commands import DIGITS, refused
-from trainer.config.observe import ProfileConfig
+from trainer.config.sections import ProfileConfig
 from trainer.observe.memory import resident_peak_bytes
 from trainer.observe.profile import ProfileWindow
 

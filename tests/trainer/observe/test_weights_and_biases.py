@@ -13,7 +13,7 @@ import pytest
 from netsim.foundation.extra import require
 from tests.imports import Tree
 from tests.trainer.commands import ALONE, DIGITS, refused
-from trainer.config.observe import WandbConfig
+from trainer.config.sections import WandbConfig
 from trainer.observe.weights_and_biases import Wandb
 
 

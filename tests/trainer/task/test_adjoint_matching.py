@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.rules.cautions import of_guidance
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.tasks import of_adjoint_matching, of_tilted

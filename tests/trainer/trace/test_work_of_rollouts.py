@@ -9,8 +9,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.config.file import resolve
 from trainer.config.layout import Layout
-from trainer.config.resolution import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.task import GRPOConfig

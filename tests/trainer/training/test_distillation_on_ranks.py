@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from tests.trainer.training.test_methods_on_ranks import train
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.sampling.reference import pinned
 

@@ -13,7 +13,7 @@ import trainer.task
 from tests.ranks import run_ranks
 from tests.trainer.data.test_pairs import written
 from tests.trainer.parallel_runs import Figures
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 
 STEPS, SAVED = 5, 2

@@ -3,10 +3,10 @@
 import math
 
 from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
-from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 from trainer.config.network.sizes import divisors
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
+from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 
 MOST_EXPERTS = 262_144
 """Of all layers together: each has names and shapes of its own in checkpoints."""

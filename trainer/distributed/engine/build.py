@@ -2,9 +2,9 @@
 
 import torch
 
-from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.model.block_transforms import prepare_blocks
 from trainer.model.network import Network

@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.layer import PlacedMoELayer
-from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
-from trainer.config.optim import OptimConfig
 from trainer.config.run import RunConfig
+from trainer.config.sections import DeepSpeedConfig, OptimConfig
 from trainer.distributed.engine.deepspeed_memory import prepare, without_copies
 from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
 from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage

@@ -7,9 +7,9 @@ from unittest.mock import patch
 
 from deepspeed.runtime import engine as deepspeed_engine
 
-from trainer.config.engine import DeepSpeedConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import DeepSpeedConfig
 
 NO_LIMIT = 10**15
 

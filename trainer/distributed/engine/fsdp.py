@@ -13,9 +13,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import FSDPConfig
 from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
 from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate

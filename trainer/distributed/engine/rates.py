@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.config.optim import OptimConfig, in_order
+from trainer.config.sections import OptimConfig, in_order
 from trainer.model.parallel.parameters import NamedParameter
 
 RATE = "rate"
@@ -11,7 +11,7 @@ RATE = "rate"
 
 
 def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) -> list[dict[str, Any]]:
-    """The groups, in the order of :func:`trainer.config.optim.in_order`; within one, in the order of the network."""
+    """The groups, in the order of :func:`trainer.config.sections.in_order`; within one, in the order of the network."""
     rates = [optim.rate_of(one.name if one.stack is None else one.stack.names[0]) for one in named]
     return [
         {"params": [one.parameter for one, own in zip(named, rates, strict=True) if own == rate], RATE: rate}

@@ -3,9 +3,9 @@
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
-from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import FSDPConfig
 from trainer.experiment.memory.activation.recording import Recording
 from trainer.experiment.memory.engine.fsdp import FSDPMemory, Unit
 from trainer.experiment.memory.engine.protocol import EngineMemory

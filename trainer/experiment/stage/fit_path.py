@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from trainer.config.merging import merged
+from trainer.config.document import merged
 from trainer.config.rules.objection import Objections, attempt
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage

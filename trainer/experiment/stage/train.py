@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from trainer.checkpoint.directory import complete_steps, step_folder
+from trainer.config.document import merged
 from trainer.config.file import load_run
-from trainer.config.merging import merged
 from trainer.config.rules.objection import each, refuse_all
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import OwnEnvironment

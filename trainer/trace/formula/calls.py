@@ -6,9 +6,9 @@ from functools import cache
 
 from trainer.checkpoint.pretrained import restored_layout
 from trainer.config.derived import calls_of, cycle_of, passes_of, replays_of
-from trainer.config.engine import DeepSpeedConfig, FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 from trainer.config.task import Calls
 from trainer.flow.reward import DistanceConfig, InkConfig
 from trainer.model.build import tokens_per_example

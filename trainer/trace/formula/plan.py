@@ -6,11 +6,10 @@ import torch
 
 from trainer.config.derived import cycle_of, several_shapes, task_names
 from trainer.config.digest import config_digest
-from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.network import causal_transition
-from trainer.config.optim import in_order
 from trainer.config.run import Flow, RunConfig
+from trainer.config.sections import FSDPConfig, in_order
 from trainer.config.task import FlowTaskConfig
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling

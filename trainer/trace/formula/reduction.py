@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from trainer.config.optim import in_order
+from trainer.config.sections import in_order
 
 _STAGE_0_ELEMENTS = 500_000_000
 _EXPERT_GROUP_ELEMENTS = 178_956_971

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
-from trainer.config.engine import FSDPConfig
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.config.sections import FSDPConfig
 from trainer.model.build import dense_shapes, expert_parameters, tokens_per_example
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, training_flops
 from trainer.trace.formula.passes import Passage

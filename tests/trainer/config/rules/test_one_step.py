@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 

@@ -8,8 +8,8 @@ import torch
 from tests.ranks import run_ranks
 from tests.trainer.distributed.engine.test_fsdp import Run, assembled, configuration
 from trainer.config.digest import config_digest
-from trainer.config.optim import OptimConfig, in_order
 from trainer.config.run import RunConfig
+from trainer.config.sections import OptimConfig, in_order
 from trainer.model.rates import check_rates
 
 STEPS, DECAY, CLIP = 4, 0.1, 0.5

@@ -20,7 +20,7 @@ from tests.trainer.sampling.pairs.test_pairs import TINY, TOY, read
 from tests.trainer.sampling.pairs.test_pairs_drawing import configuration, drawn
 from trainer import data
 from trainer.__main__ import main
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.config.resolution import resolve
+from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition
