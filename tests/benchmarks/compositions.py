@@ -27,7 +27,8 @@ from trainer.__main__ import main as command
 from trainer.checkpoint.pretrained import restore
 from trainer.config.rules.composition import ALTERNATIVES, Composition, reasons
 from trainer.config.rules.plan import plan_layout
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import objective, sampler
 from trainer.observe.metrics import read_metrics

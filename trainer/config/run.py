@@ -1,16 +1,14 @@
 """The configuration of a run, and the list of every kind of part that exists."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import (
-    AliasChoices,
     Field,
     NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     SerializeAsAny,
     TypeAdapter,
     WrapValidator,
@@ -28,7 +26,6 @@ import trainer.flow.time
 from moe.config import MoEConfig
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.settings import Section, kind_of, sections_in
-from trainer.config.controls import Controls
 from trainer.config.misspelt import OTHER_NAMES
 from trainer.config.model import (
     AnyNetworkConfig,
@@ -37,6 +34,7 @@ from trainer.config.model import (
     listed_or_own,
     network_settings,
 )
+from trainer.config.sample import Sample
 from trainer.config.sections import (
     CheckpointConfig,
     DeepSpeedConfig,
@@ -105,82 +103,6 @@ class Evaluate(Section):
 
     every: Every | None = 100
     """Steps between two evaluations, or such a share of the run as 1/6; null: none."""
-
-
-class ImageSample(Section):
-    """Grids of generated images, from the moving average of the weights and the same noise each time."""
-
-    kind: Literal["images"] = "images"
-    every: Every | None = None
-    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
-    per_class: PositiveInt = 8
-    """Images of each class in a grid."""
-    guidance: float = Field(default=1.5, ge=0)
-    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
-    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
-    controls: Controls = ()
-    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
-    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
-
-
-class TextSample(Section):
-    """Prompts that are continued, with the moving average of the weights and the same draws each time."""
-
-    kind: Literal["text"] = "text"
-    every: Every | None = None
-    """Steps between two texts while training, or such a share of the run as 1/3; null: none."""
-    prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
-    """What the texts begin with."""
-    num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
-    """Tokens written after each prompt; without a tokenizer a token is a byte. Its former name is num_bytes."""
-    temperature: float = Field(default=0.8, ge=0)
-    """What the logits are divided by before a token is drawn; 0: always the likeliest token."""
-
-
-class PointSample(Section):
-    """Scatter plots of generated points, from the moving average of the weights and the same noise each time."""
-
-    kind: Literal["points"] = "points"
-    every: Every | None = None
-    """Steps between two plots while training, or such a share of the run as 1/3; null: none."""
-    num: PositiveInt = 2000
-    """Points of a plot."""
-    guidance: float = Field(default=1.0, ge=0)
-    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
-    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
-    controls: Controls = ()
-    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
-    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
-
-
-class ReconstructionSample(Section):
-    """Held-out images above what the moving average of the weights makes of them."""
-
-    kind: Literal["reconstructions"] = "reconstructions"
-    every: Every | None = None
-    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
-    num: PositiveInt = 16
-    """Images of a grid."""
-
-
-class ObjectSample(Section):
-    """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
-
-    They are written as lines of JSON, and as a picture where the environment is a grid of two coordinates or has more
-    than one objective.
-    """
-
-    kind: Literal["objects"] = "objects"
-    every: Every | None = None
-    """Steps between two such files while training, or such a share of the run as 1/3; null: none."""
-    num: PositiveInt = 100
-    """Objects of each preference."""
-    divisions: PositiveInt = 4
-    """Preferences are all whose weights are multiples of 1 / divisions: of two objectives, divisions + 1."""
-    exponent: PositiveFloat | None = None
-    """Of the reward, where it varies; null: the largest."""
 
 
 FLOWLESS: dict[str | None, str] = {
@@ -258,9 +180,7 @@ class RunConfig(Section):
     """How often the run is saved."""
     evaluate: Evaluate = Evaluate()
     """Loss on held-out examples while training."""
-    sample: Annotated[
-        ImageSample | TextSample | PointSample | ReconstructionSample | ObjectSample, Field(discriminator="kind")
-    ]
+    sample: Sample
     """What is drawn while training, and how the sample verb draws."""
     trace: TraceConfig = TraceConfig()
     """Steps whose collectives and routing are recorded, for simulation and placement."""
@@ -364,6 +284,11 @@ class RunConfig(Section):
         """Whether the examples are the latents of the folder that the states are latents of."""
         latent = self.flow and self.flow.latent
         return bool(latent) and isinstance(self.data, trainer.data.ShardsConfig) and self.data.digest == latent.digest
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that a trace depends on; not of where the run lives."""
+        return hashlib.sha256(self.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()
 
     def to_yaml(self) -> str:
         """The resolved configuration, every default written out, as YAML that can be read back."""

@@ -9,7 +9,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from trainer.config.run import ImageSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page, under_controls
 from trainer.flow.reward import Reward

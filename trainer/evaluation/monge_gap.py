@@ -9,7 +9,8 @@ from torch import Tensor
 from moe.ot import monge_gap as gap_of_points
 from moe.ot import squared_euclidean
 from trainer.config.rules.composition import has_one_step_map
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.evaluation.transport import transport_cost
 from trainer.flow import sampler
 

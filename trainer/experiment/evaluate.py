@@ -14,7 +14,8 @@ from netsim.foundation.terminal import Terminal
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.evaluation.judgement import check_features
 from trainer.experiment.built.objects import builds_objects, opened_policy
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig

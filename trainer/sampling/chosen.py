@@ -14,7 +14,8 @@ from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.settings import Section
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.flow import sampler
 from trainer.flow.sampler import (
     AnyConfig,

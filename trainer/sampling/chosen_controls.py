@@ -11,10 +11,10 @@ from netsim.foundation.complaint import Complaint, first_complaint
 from netsim.foundation.documents import parse_yaml, read_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.config.controls import Controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
+from trainer.config.sample import Controls
 from trainer.flow import sampler
 from trainer.flow.control import AnyConfig
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from trainer.config.run import ImageSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample
 from trainer.flow import Condition
 from trainer.flow.context import Seen
 from trainer.sampling.flow import FlowParts

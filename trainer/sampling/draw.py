@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.config.derived import with_controls
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.data import Split
 from trainer.flow import Condition, control, sampler
 from trainer.flow.control import ControlInputs, controlled

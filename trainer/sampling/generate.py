@@ -14,11 +14,11 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
-from trainer.config.digest import config_digest
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.model import GPTConfig
-from trainer.config.run import RunConfig, TextSample
+from trainer.config.run import RunConfig
+from trainer.config.sample import TextSample
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
@@ -171,7 +171,7 @@ def _recorder(folder: Path, config: RunConfig, model: Network, launch: Launch) -
         rank_path(folder, launch.rank),
         steps=[1],
         ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
-        config_sha256=config_digest(config),
+        config_sha256=config.digest,
         group_names=group_names(),
         blocks=list(model.blocks),
         clock=clock_of(launch.device),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 import trainer.data
 from trainer.config.derived import several_shapes, with_shape
-from trainer.config.run import ImageSample, ReconstructionSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, ReconstructionSample
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.image_grid import image_grid

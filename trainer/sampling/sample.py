@@ -10,7 +10,8 @@ from torch import Tensor
 
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
 from trainer.sampling.captioned import captioned

@@ -7,7 +7,8 @@ from pathlib import Path
 from netsim.foundation.refusal import Refusal
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.flow.sampler import AnyConfig, EulerConfig, SegmentedConfig
 from trainer.flow.sampler.grid import StepsFile
 

@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from moe.random.seed import derive_seed
 from netsim.foundation.files import replacing
-from trainer.config.run import RunConfig, TextSample
+from trainer.config.run import RunConfig
+from trainer.config.sample import TextSample
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import Tokenizer
 from trainer.model.gpt import GPT

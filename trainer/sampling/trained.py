@@ -13,7 +13,8 @@ from trainer.config.layout import Layout
 from trainer.config.rules.drawing import of_drawn_together
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.pairing import of_context
-from trainer.config.run import ImageSample, ObjectSample, PointSample, RunConfig, TextSample
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, ObjectSample, PointSample, TextSample
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import sampler

@@ -11,7 +11,8 @@ from torch import Tensor
 from moe.host_copies import to_device
 from trainer.config.derived import drawable
 from trainer.config.model import AutoencoderConfig, GPTConfig, PolicyMLPConfig
-from trainer.config.run import PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import PointSample
 from trainer.data import Batch
 from trainer.flow import Condition, coupling, objective, time
 from trainer.flow.coupling import Pairs

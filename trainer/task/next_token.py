@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.config.run import RunConfig, TextSample
+from trainer.config.run import RunConfig
+from trainer.config.sample import TextSample
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
 from trainer.sampling.text import preview_texts

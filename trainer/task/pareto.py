@@ -13,7 +13,8 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in
 from moe.random.seed import derive_seed
-from trainer.config.run import ObjectSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ObjectSample
 from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures
 from trainer.evaluation.pareto.indicators import best_distinct, mean_pairwise

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from moe.random.keyed import fold_in, uniform
 from moe.random.seed import derive_seed
-from trainer.config.run import ObjectSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ObjectSample
 from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig
 from trainer.data import Batch
 from trainer.evaluation.pareto.measurement import ParetoMeasurement

@@ -13,7 +13,6 @@ from torch import nn
 
 from moe.collective_trace import rank_path
 from netsim.foundation.files import replacing
-from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, group_names
@@ -46,7 +45,7 @@ class DrawingTrace:
             rank_path(folder, launch.rank),
             steps=[STEP],
             ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
-            config_sha256=config_digest(config),
+            config_sha256=config.digest,
             group_names=group_names(),
             blocks=list(model.blocks),
             clock=clock_of(launch.device),
@@ -75,7 +74,7 @@ class DrawingTrace:
             self._routing.write()
         dist.barrier()
         if self._launch.rank == 0:
-            document = {"format": "flowfabric.drawing/1", "config_sha256": config_digest(self._config)}
+            document = {"format": "flowfabric.drawing/1", "config_sha256": self._config.digest}
             with replacing(self._folder / DRAWING) as temporary:
                 temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
             merge(self._folder, self._launch.world_size)

@@ -7,7 +7,6 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
-from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.model import SegmentNetworkConfig
 from trainer.config.run import RunConfig
@@ -34,7 +33,7 @@ class TraceSession:
             rank_path(self._folder, launch.rank),
             steps=self._steps,
             ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
-            config_sha256=config_digest(config),
+            config_sha256=config.digest,
             group_names=engine.group_names,
             blocks=blocks,
             clock=clock_of(launch.device),
@@ -69,7 +68,7 @@ class TraceSession:
             element_bytes=2 if config.engine.precision == "bf16" else 4,
             moe_layers=tuple(model.segment_blocks),
             expert_parallel=1,
-            config_sha256=config_digest(config),
+            config_sha256=config.digest,
         )
         sizes = {"micro_batch": layout.micro_batch, "tokens": tokens_per_example(config)}
         return SegmentRecorder(self._folder, engine.module, header, steps=self._steps, **sizes)
@@ -136,5 +135,5 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, eva
         due_choices=config.moe.top_k,
         expert_parameters=expert_parameters(config),
         replicas=config.moe.replicas,
-        config_sha256=config_digest(config),
+        config_sha256=config.digest,
     )

@@ -12,7 +12,8 @@ from tests.trainer.data.texts import encoded, stories
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.rules.plan import plan_layout
-from trainer.config.run import ImageSample, RunConfig, TextSample
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, TextSample
 from trainer.data import PythonSourceConfig
 from trainer.flow.sampler import HeunConfig
 

@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config.layout import Layout
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.evaluation import Measured, evaluate
 from trainer.evaluation.page import costs_of

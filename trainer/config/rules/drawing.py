@@ -9,7 +9,8 @@ from trainer.config.rules.composition import advice, open_at_the_data
 from trainer.config.rules.objection import Objections
 from trainer.config.rules.pairing import of_source
 from trainer.config.rules.parts import composition_of, of_blocks, of_causal_network, of_composition, of_distillation
-from trainer.config.run import ImageSample, ObjectSample, PointSample, ReconstructionSample, RunConfig, TextSample
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, ObjectSample, PointSample, ReconstructionSample, TextSample
 from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.data import PairsConfig
 from trainer.data.run_tokenizer import run_tokenizer

@@ -8,7 +8,8 @@ from trainer.config.model import GPTConfig
 from trainer.config.network.sizes import divisors
 from trainer.config.rules.composition import built, follows_score, kinds_without_noise, listed
 from trainer.config.rules.objection import Objections
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.data import (
     MixtureConfig,
     OwnDataset,

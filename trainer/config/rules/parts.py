@@ -14,7 +14,8 @@ from trainer.config.model import (
 )
 from trainer.config.rules.composition import Composition, Distillation, objections
 from trainer.config.rules.objection import Objections
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.data import PairsConfig
 from trainer.flow import objective, path, sampler
 from trainer.flow.sampler.grid import SAME_TIME

@@ -14,7 +14,8 @@ from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
-from trainer.config.run import ObjectSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ObjectSample
 from trainer.config.task.trajectory_balance import SingleConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.model.network import Network

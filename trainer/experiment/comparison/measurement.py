@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import trainer.data
 from netsim.foundation.files import replacing
 from trainer.checkpoint.intact import newest_checkpoint
-from trainer.config.run import PointSample
+from trainer.config.sample import PointSample
 from trainer.evaluation.evaluation import TRANSPORTED, evaluate
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.judgement import parted

@@ -19,7 +19,7 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.document import read_document
-from trainer.config.run import PointSample
+from trainer.config.sample import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluation import Progress

@@ -9,7 +9,6 @@ from moe.routing_trace import RoutingTrace
 from netsim.foundation.digests import file_digest
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
-from trainer.config.digest import config_digest
 from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.experiment.report.simulation import Simulation
@@ -67,7 +66,7 @@ class RunFiles:
     def digests(self) -> set[str]:
         """Hashes of the configurations that the run has had: that of its trace, and the present one."""
         recorded = {self.header.config_sha256} if self.header is not None and self.header.config_sha256 else set()
-        present = {config_digest(self.config)} if (self.folder / "config.yaml").exists() else set()
+        present = {self.config.digest} if (self.folder / "config.yaml").exists() else set()
         return recorded | present
 
     def check_simulation(self, path: Path, simulation: Simulation) -> None:

@@ -10,7 +10,8 @@ from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_run
 from trainer.config.rules.objection import Objections
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from netsim.foundation.settings import Section
-from trainer.config.run import ImageSample, PointSample
+from trainer.config.sample import ImageSample, PointSample
 
 NODES = 100
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, attempt
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.searched import euler_of, segments_of
 from trainer.sampling.steps.chord import chord_grid

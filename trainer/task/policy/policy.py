@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from trainer.config.derived import drawable
-from trainer.config.run import PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import PointSample
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.data import Batch
 from trainer.flow import Condition

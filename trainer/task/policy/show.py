@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import trainer.data
-from trainer.config.run import ImageSample
+from trainer.config.sample import ImageSample
 from trainer.flow.reward import Reward
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow

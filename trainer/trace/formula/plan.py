@@ -5,7 +5,6 @@ from dataclasses import replace
 import torch
 
 from trainer.config.derived import cycle_of, several_shapes, task_names
-from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.network import causal_transition
 from trainer.config.run import Flow, RunConfig
@@ -86,7 +85,7 @@ def trace_spec(
         later=replace(step, drawing=(), collecting=None, weighing=()) if cycle > 1 else None,
         cycle=cycle,
         steps=steps,
-        config_sha256=config_digest(config),
+        config_sha256=config.digest,
     )
 
 

@@ -2,7 +2,6 @@
 
 from math import prod
 
-from trainer.config.digest import config_digest
 from trainer.config.layout import Layout
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
@@ -53,7 +52,7 @@ def sampling_spec(
         ranks_per_node=ranks_per_node,
         groups=rank_groups(layout),
         program=Sampling(passages=tuple(passages[tokens] for tokens in read), collected=collected),
-        config_sha256=config_digest(config),
+        config_sha256=config.digest,
     )
 
 

@@ -12,7 +12,8 @@ from trainer.config.file import load_config
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout, plan_sampling
-from trainer.config.run import ImageSample, PointSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.formula.plan import trace_spec
 from trainer.trace.formula.sampling_plan import sampling_spec

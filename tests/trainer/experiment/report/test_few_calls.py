@@ -30,10 +30,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def of_the_run(run: Path, drawing: Path) -> None:
     """Gives traces of two ranks the hash of the run's own configuration, which has one."""
-    from trainer.config.digest import config_digest
     from trainer.config.file import load_config
 
-    digest = config_digest(load_config(run / "config.yaml"))
+    digest = load_config(run / "config.yaml").digest
     for path in drawing.iterdir():
         first, rest = path.read_text().split("\n", 1)
         path.write_text(json.dumps({**json.loads(first), "config_sha256": digest}) + "\n" + rest)

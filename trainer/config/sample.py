@@ -1,0 +1,133 @@
+"""What is drawn while training, and the controls of what is drawn."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PositiveFloat, PositiveInt
+
+import trainer.flow.sampler
+from netsim.foundation.own_class import KindOrClass, OwnClass
+from netsim.foundation.settings import Section, kind_of, sections_in
+from trainer.config.sections import Every
+from trainer.flow import control
+from trainer.flow.control import CostGradientConfig, OwnControl, needs_picture
+
+SampleControl = CostGradientConfig | OwnControl
+"""What changes the field of samples, which have no picture to lead to."""
+
+_OF_PICTURES = {kind_of(section) for section in sections_in(control.AnyConfig) if not issubclass(section, OwnClass)} - {
+    kind_of(CostGradientConfig)
+}
+
+
+def _kinds_of_samples(listed: Any) -> Any:
+    """Refuses kinds that only pictures give a meaning."""
+    for number, written in enumerate(listed if isinstance(listed, list | tuple) else ()):
+        kind = written.get("kind") if isinstance(written, dict) else getattr(written, "kind", None)
+        if kind in _OF_PICTURES:
+            raise ValueError(_leads_to_a_picture(number, "kind", kind))
+    return listed
+
+
+def _classes_of_samples(listed: tuple[SampleControl, ...]) -> tuple[SampleControl, ...]:
+    """Refuses classes that ask for a picture."""
+    for number, one in enumerate(listed):
+        if needs_picture(one):
+            raise ValueError(_leads_to_a_picture(number, "class", one.kind))
+    return listed
+
+
+def _leads_to_a_picture(number: int, key: str, kind: Any) -> str:
+    return (
+        f"{number}.{key}: {kind} leads to a picture, and samples have none; remove it, or use the edit verb, which has "
+        "pictures"
+    )
+
+
+Controls = Annotated[
+    tuple[Annotated[SampleControl, KindOrClass()], ...],
+    BeforeValidator(_kinds_of_samples),
+    AfterValidator(_classes_of_samples),
+    Field(exclude_if=lambda listed: not listed),
+]
+"""Changes of the field that samples follow; an empty list is not written, so that it changes no digest of a run."""
+
+
+class ImageSample(Section):
+    """Grids of generated images, from the moving average of the weights and the same noise each time."""
+
+    kind: Literal["images"] = "images"
+    every: Every | None = None
+    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
+    per_class: PositiveInt = 8
+    """Images of each class in a grid."""
+    guidance: float = Field(default=1.5, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
+    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
+
+
+class TextSample(Section):
+    """Prompts that are continued, with the moving average of the weights and the same draws each time."""
+
+    kind: Literal["text"] = "text"
+    every: Every | None = None
+    """Steps between two texts while training, or such a share of the run as 1/3; null: none."""
+    prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
+    """What the texts begin with."""
+    num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
+    """Tokens written after each prompt; without a tokenizer a token is a byte. Its former name is num_bytes."""
+    temperature: float = Field(default=0.8, ge=0)
+    """What the logits are divided by before a token is drawn; 0: always the likeliest token."""
+
+
+class PointSample(Section):
+    """Scatter plots of generated points, from the moving average of the weights and the same noise each time."""
+
+    kind: Literal["points"] = "points"
+    every: Every | None = None
+    """Steps between two plots while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 2000
+    """Points of a plot."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
+    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
+
+
+class ReconstructionSample(Section):
+    """Held-out images above what the moving average of the weights makes of them."""
+
+    kind: Literal["reconstructions"] = "reconstructions"
+    every: Every | None = None
+    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 16
+    """Images of a grid."""
+
+
+class ObjectSample(Section):
+    """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
+
+    They are written as lines of JSON, and as a picture where the environment is a grid of two coordinates or has more
+    than one objective.
+    """
+
+    kind: Literal["objects"] = "objects"
+    every: Every | None = None
+    """Steps between two such files while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 100
+    """Objects of each preference."""
+    divisions: PositiveInt = 4
+    """Preferences are all whose weights are multiples of 1 / divisions: of two objectives, divisions + 1."""
+    exponent: PositiveFloat | None = None
+    """Of the reward, where it varies; null: the largest."""
+
+
+Sample = Annotated[
+    ImageSample | TextSample | PointSample | ReconstructionSample | ObjectSample, Field(discriminator="kind")
+]
