@@ -9,7 +9,8 @@ from torch import Tensor
 
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
-from trainer.config.run import ImageSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample
 from trainer.flow import inversion
 from trainer.flow.control import PullConfig
 from trainer.flow.control.pull import check_leads_through

@@ -13,7 +13,8 @@ from netsim.foundation.refusal import Refusal, problem_and_remedy
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
-from trainer.config.run import ImageSample, RunConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample
 from trainer.flow.inverse.weight import check_path
 from trainer.sampling.classes import class_number
 from trainer.sampling.requested_controls import check_requested
