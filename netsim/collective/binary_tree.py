@@ -4,7 +4,7 @@ Sanders, Speck, Träff: Two-tree algorithms for full bandwidth broadcast, reduct
 sections 2 and 3; without the edge colours, which schedule single ports where here messages share links.
 """
 
-from netsim.collective.pieces import pieces
+from netsim.collective.algorithms import pieces
 from netsim.collective.protocol import Message, Operation
 from netsim.units import split_bytes
 
@@ -13,12 +13,12 @@ Pipeline = tuple[Edges, list[int]]
 """A tree, and the bytes of the pieces that go over it one after another."""
 
 
-def all_reduce(operation: Operation) -> list[Message]:
+def binary_tree_all_reduce(operation: Operation) -> list[Message]:
     """One tree of height h = floor(log2(size)): k pieces take 2 h + k - 1 rounds; a small vector goes whole, k = 1."""
     return _up_and_down(one_tree(operation))
 
 
-def double_all_reduce(operation: Operation) -> list[Message]:
+def double_tree_all_reduce(operation: Operation) -> list[Message]:
     """Two trees, each with half of the vector, so that no participant sends or receives more than twice the vector."""
     return _up_and_down(two_trees(operation))
 

@@ -8,18 +8,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.collective import (
+from netsim.collective.algorithms import (
     barrier,
-    binary_tree,
-    direct,
-    halving_doubling,
-    hierarchical,
-    rails,
-    recursive_doubling,
-    ring,
-    tree,
-    two_phase,
+    direct_all_gather,
+    direct_all_reduce,
+    direct_all_to_all,
+    direct_broadcast,
+    direct_reduce_scatter,
+    halving_doubling_all_gather,
+    halving_doubling_all_reduce,
+    halving_doubling_reduce_scatter,
+    recursive_doubling_all_reduce,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_broadcast,
+    ring_reduce_scatter,
+    send,
+    tree_broadcast,
 )
+from netsim.collective.binary_tree import binary_tree_all_reduce, double_tree_all_reduce
 from netsim.collective.channels import CHANNELLED, Orders, orders, share, side_by_side, worthwhile
 from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
 from netsim.collective.config import Algorithms
@@ -28,39 +35,47 @@ from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import nccl
 from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table
+from netsim.collective.two_level import (
+    hierarchical_all_gather,
+    hierarchical_all_reduce,
+    hierarchical_all_to_all,
+    hierarchical_reduce_scatter,
+    rails_all_to_all,
+    two_phase_all_to_all,
+)
 from netsim.foundation.refusal import Refusal
 from netsim.seats import Seats
 from netsim.topology.protocol import Topology, adapters_of
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     "all_reduce": {
-        "ring": ring.all_reduce,
-        "tree": binary_tree.all_reduce,
-        "double_tree": binary_tree.double_all_reduce,
-        "recursive_doubling": recursive_doubling.all_reduce,
-        "halving_doubling": halving_doubling.all_reduce,
-        "direct": direct.all_reduce,
-        "hierarchical": hierarchical.all_reduce,
+        "ring": ring_all_reduce,
+        "tree": binary_tree_all_reduce,
+        "double_tree": double_tree_all_reduce,
+        "recursive_doubling": recursive_doubling_all_reduce,
+        "halving_doubling": halving_doubling_all_reduce,
+        "direct": direct_all_reduce,
+        "hierarchical": hierarchical_all_reduce,
     },
     "all_gather": {
-        "ring": ring.all_gather,
-        "direct": direct.all_gather,
-        "halving_doubling": halving_doubling.all_gather,
-        "hierarchical": hierarchical.all_gather,
+        "ring": ring_all_gather,
+        "direct": direct_all_gather,
+        "halving_doubling": halving_doubling_all_gather,
+        "hierarchical": hierarchical_all_gather,
     },
     "reduce_scatter": {
-        "ring": ring.reduce_scatter,
-        "direct": direct.reduce_scatter,
-        "halving_doubling": halving_doubling.reduce_scatter,
-        "hierarchical": hierarchical.reduce_scatter,
+        "ring": ring_reduce_scatter,
+        "direct": direct_reduce_scatter,
+        "halving_doubling": halving_doubling_reduce_scatter,
+        "hierarchical": hierarchical_reduce_scatter,
     },
     "all_to_all": {
-        "direct": direct.all_to_all,
-        "two_phase": two_phase.all_to_all,
-        "hierarchical": hierarchical.all_to_all,
-        "pxn": rails.all_to_all,
+        "direct": direct_all_to_all,
+        "two_phase": two_phase_all_to_all,
+        "hierarchical": hierarchical_all_to_all,
+        "pxn": rails_all_to_all,
     },
-    "broadcast": {"tree": tree.broadcast, "ring": ring.broadcast, "direct": direct.broadcast},
+    "broadcast": {"tree": tree_broadcast, "ring": ring_broadcast, "direct": direct_broadcast},
 }
 
 
@@ -191,9 +206,9 @@ def _schedule(operation: Operation, name: str, channels: Orders) -> MessageColum
         return side_by_side([_schedule(part, name, ()) for part in parts], channels)
     match operation.op:
         case "send":
-            return message_columns(direct.send(operation))
+            return message_columns(send(operation))
         case "barrier":
-            return message_columns(barrier.barrier(operation))
+            return message_columns(barrier(operation))
         case op:
             in_columns = IN_COLUMNS.get((op, name))
             return in_columns(operation) if in_columns else message_columns(ALGORITHMS[op][name](operation))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from netsim.collective.algorithms import LEAST_PIECE_BYTES
 from netsim.collective.columns import MessageColumns, Shape, joined
-from netsim.collective.pieces import LEAST_PIECE_BYTES
 from netsim.collective.protocol import Operation
 from netsim.seats import Seats
 from netsim.units import split_bytes

@@ -114,7 +114,7 @@ _rings: WeakValueDictionary[tuple[int, int], Shape] = WeakValueDictionary()
 
 
 def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
-    """See `netsim.collective.ring._rounds`."""
+    """See `netsim.collective.algorithms._rounds`."""
     size = operation.size
     turn, src = (part.ravel() for part in np.indices((rounds, size), dtype=np.int32))
     size_bytes = np.array(operation.blocks, dtype=np.int64)[(src + shift - turn) % size]
@@ -127,7 +127,7 @@ def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
 
 
 def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """See `netsim.collective.direct._pairs`."""
+    """See `netsim.collective.algorithms._pairs`."""
     src, ahead = (part.ravel() for part in np.indices((size, size - 1)))
     ahead += src
     ahead += 1
@@ -150,7 +150,7 @@ def _all_at_once(operation: Operation, size_bytes: Callable[[np.ndarray, np.ndar
 
 
 def _direct_all_reduce(operation: Operation) -> MessageColumns:
-    """See `netsim.collective.direct.all_reduce`."""
+    """See `netsim.collective.algorithms.all_reduce`."""
     size = operation.size
     parts = IN_COLUMNS["reduce_scatter", "direct"](operation)
     results = IN_COLUMNS["all_gather", "direct"](operation)

@@ -1,14 +1,21 @@
-"""Section ``algorithms`` of a scenario."""
+"""Section ``algorithms`` of a scenario, and the names of all algorithms, of which the first is the default."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from netsim.collective.names import AllGather, AllReduce, AllToAll, Broadcast, Choice, ReduceScatter
 from netsim.section import Section
 from netsim.units import Duration
 
+Choice = Literal["auto", "nccl", "table"]
+"""auto: the least estimate on this fabric; nccl: NCCL's choice; table: that of a file."""
+
+AllReduce = Literal["ring", "tree", "double_tree", "recursive_doubling", "halving_doubling", "direct", "hierarchical"]
+AllGather = Literal["ring", "direct", "halving_doubling", "hierarchical"]
+ReduceScatter = Literal["ring", "direct", "halving_doubling", "hierarchical"]
+AllToAll = Literal["direct", "two_phase", "hierarchical", "pxn"]
+Broadcast = Literal["tree", "ring", "direct"]
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 
 

@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from netsim.collective.algorithms import pieces, teams
 from netsim.collective.binary_tree import in_order_tree
 from netsim.collective.group import Group
-from netsim.collective.pieces import pieces
-from netsim.collective.recursive_doubling import teams
 
 Estimate = Callable[[Group, int], float]
 """Picoseconds of an algorithm, given a group and the bytes of `netsim.collective.group.size_of`."""

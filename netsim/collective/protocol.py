@@ -27,7 +27,7 @@ class Message(NamedTuple):
     dst: int  # participant that receives; the sender itself for a message that only joins the messages of `after`
     bytes: int  # payload, may be 0
     # Which blocks it carries. all_to_all: block j is what the sender holds for participant j; algorithms that cut the
-    # whole into pieces (`netsim.collective.pieces`): the piece
+    # whole into pieces (`netsim.collective.algorithms`): the piece
     blocks: tuple[int, ...]
     after: tuple[int, ...]  # ids of messages that must have arrived before this one may leave; all smaller than `id`
 

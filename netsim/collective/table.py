@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt, ValidationError, model_validator
 
+from netsim.collective.config import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.collective.group import Group
-from netsim.collective.names import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.errors import first_refusal
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from netsim.collective import barrier, direct, ring, tree
+from netsim.collective.algorithms import (
+    barrier,
+    direct_all_to_all,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_reduce_scatter,
+    send,
+    tree_broadcast,
+)
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome
 from netsim.foundation.refusal import Refusal
@@ -21,13 +29,13 @@ SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
 INSIDE = 2 * DELAY + SERVICE  # what remains of a message below one leaf after its last packet has left
 
 _ALGORITHMS: dict[str, CollectiveAlgorithm] = {
-    "all_reduce": ring.all_reduce,
-    "all_gather": ring.all_gather,
-    "reduce_scatter": ring.reduce_scatter,
-    "all_to_all": direct.all_to_all,
-    "broadcast": tree.broadcast,
-    "send": direct.send,
-    "barrier": barrier.barrier,
+    "all_reduce": ring_all_reduce,
+    "all_gather": ring_all_gather,
+    "reduce_scatter": ring_reduce_scatter,
+    "all_to_all": direct_all_to_all,
+    "broadcast": tree_broadcast,
+    "send": send,
+    "barrier": barrier,
 }
 
 

@@ -4,33 +4,56 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from netsim.collective import binary_tree, direct, halving_doubling, hierarchical, rails, recursive_doubling, ring, tree
-from netsim.collective import two_phase as grid
+from netsim.collective.algorithms import (
+    direct_all_gather,
+    direct_all_reduce,
+    direct_all_to_all,
+    direct_broadcast,
+    direct_reduce_scatter,
+    halving_doubling_all_gather,
+    halving_doubling_all_reduce,
+    halving_doubling_reduce_scatter,
+    recursive_doubling_all_reduce,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_broadcast,
+    ring_reduce_scatter,
+    tree_broadcast,
+)
+from netsim.collective.binary_tree import binary_tree_all_reduce, double_tree_all_reduce
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
+from netsim.collective.two_level import (
+    hierarchical_all_gather,
+    hierarchical_all_reduce,
+    hierarchical_all_to_all,
+    hierarchical_reduce_scatter,
+    rails_all_to_all,
+    two_phase_all_to_all,
+)
 
 ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {
-    ("all_reduce", "ring"): ring.all_reduce,
-    ("all_reduce", "tree"): binary_tree.all_reduce,
-    ("all_reduce", "double_tree"): binary_tree.double_all_reduce,
-    ("all_reduce", "recursive_doubling"): recursive_doubling.all_reduce,
-    ("all_reduce", "halving_doubling"): halving_doubling.all_reduce,
-    ("all_reduce", "direct"): direct.all_reduce,
-    ("all_reduce", "hierarchical"): hierarchical.all_reduce,
-    ("all_gather", "ring"): ring.all_gather,
-    ("all_gather", "direct"): direct.all_gather,
-    ("all_gather", "halving_doubling"): halving_doubling.all_gather,
-    ("all_gather", "hierarchical"): hierarchical.all_gather,
-    ("reduce_scatter", "ring"): ring.reduce_scatter,
-    ("reduce_scatter", "direct"): direct.reduce_scatter,
-    ("reduce_scatter", "halving_doubling"): halving_doubling.reduce_scatter,
-    ("reduce_scatter", "hierarchical"): hierarchical.reduce_scatter,
-    ("all_to_all", "direct"): direct.all_to_all,
-    ("all_to_all", "two_phase"): grid.all_to_all,
-    ("all_to_all", "hierarchical"): hierarchical.all_to_all,
-    ("all_to_all", "pxn"): rails.all_to_all,
-    ("broadcast", "tree"): tree.broadcast,
-    ("broadcast", "ring"): ring.broadcast,
-    ("broadcast", "direct"): direct.broadcast,
+    ("all_reduce", "ring"): ring_all_reduce,
+    ("all_reduce", "tree"): binary_tree_all_reduce,
+    ("all_reduce", "double_tree"): double_tree_all_reduce,
+    ("all_reduce", "recursive_doubling"): recursive_doubling_all_reduce,
+    ("all_reduce", "halving_doubling"): halving_doubling_all_reduce,
+    ("all_reduce", "direct"): direct_all_reduce,
+    ("all_reduce", "hierarchical"): hierarchical_all_reduce,
+    ("all_gather", "ring"): ring_all_gather,
+    ("all_gather", "direct"): direct_all_gather,
+    ("all_gather", "halving_doubling"): halving_doubling_all_gather,
+    ("all_gather", "hierarchical"): hierarchical_all_gather,
+    ("reduce_scatter", "ring"): ring_reduce_scatter,
+    ("reduce_scatter", "direct"): direct_reduce_scatter,
+    ("reduce_scatter", "halving_doubling"): halving_doubling_reduce_scatter,
+    ("reduce_scatter", "hierarchical"): hierarchical_reduce_scatter,
+    ("all_to_all", "direct"): direct_all_to_all,
+    ("all_to_all", "two_phase"): two_phase_all_to_all,
+    ("all_to_all", "hierarchical"): hierarchical_all_to_all,
+    ("all_to_all", "pxn"): rails_all_to_all,
+    ("broadcast", "tree"): tree_broadcast,
+    ("broadcast", "ring"): ring_broadcast,
+    ("broadcast", "direct"): direct_broadcast,
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from netsim.bound import Bound
-from netsim.collective import ring
+from netsim.collective.algorithms import ring_all_reduce
 from netsim.collective.protocol import Operation
 from netsim.units import split_bytes
 from netsim.workload.tasks import Task
@@ -15,7 +15,7 @@ SERVICE, DELAY = 320_000, 500_000
 
 def ring_tasks(size: int, total: int) -> list[Task]:
     """A ring all-reduce of hosts in order."""
-    messages = ring.all_reduce(Operation("all_reduce", size, blocks=tuple(split_bytes(total, size))))
+    messages = ring_all_reduce(Operation("all_reduce", size, blocks=tuple(split_bytes(total, size))))
     return [Task(m.src, m.dst, m.bytes, 0, m.after) for m in messages]
 
 

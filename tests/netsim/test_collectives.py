@@ -2,8 +2,7 @@
 
 import pytest
 
-from netsim.collective import barrier, direct
-from netsim.collective.pieces import LEAST_PIECE_BYTES
+from netsim.collective.algorithms import LEAST_PIECE_BYTES, barrier, send
 from netsim.collective.protocol import Message, Operation
 from tests.netsim.schedules import ALGORITHMS, algorithms, check_form, execute, schedule
 
@@ -101,7 +100,7 @@ def test_broadcast(name, root, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_barrier_lets_nobody_through_before_all_have_come(size):
-    messages = barrier.barrier(Operation("barrier", size))
+    messages = barrier(Operation("barrier", size))
     check_form(messages, size)
     ancestors = [{message.src} for message in messages]
     told = [{rank} for rank in range(size)]
@@ -113,7 +112,7 @@ def test_barrier_lets_nobody_through_before_all_have_come(size):
 
 
 def test_send():
-    assert direct.send(Operation("send", 2, blocks=(5,))) == [Message(0, 0, 1, 5, (0,), ())]
+    assert send(Operation("send", 2, blocks=(5,))) == [Message(0, 0, 1, 5, (0,), ())]
 
 
 @pytest.mark.parametrize("op", [op for op, name in ALGORITHMS if name == "hierarchical"])

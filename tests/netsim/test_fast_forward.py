@@ -10,10 +10,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from netsim import simulate
-from netsim.collective import direct
+from netsim.collective.algorithms import direct_all_to_all
+from netsim.collective.algorithms import ring_all_reduce as all_reduce
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
-from netsim.collective.ring import all_reduce
 from netsim.engine.forward.engine import ForwardEngine
 from netsim.engine.forward.queues import thin
 from netsim.engine.forward.refusal import refusal
@@ -87,7 +87,7 @@ def ring_all_reduce(ranks: int, whole: int) -> Any:
 
 
 def all_to_all(ranks: int, whole: int) -> Any:
-    return direct.all_to_all(Operation("all_to_all", ranks, matrix=((whole // ranks,) * ranks,) * ranks))
+    return direct_all_to_all(Operation("all_to_all", ranks, matrix=((whole // ranks,) * ranks,) * ranks))
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -6,7 +6,7 @@ import pytest
 
 from netsim import simulate
 from netsim.collective.protocol import Operation
-from netsim.collective.rails import all_to_all
+from netsim.collective.two_level import rails_all_to_all
 from netsim.foundation.refusal import Refusal
 from tests.netsim.schedules import execute, schedule
 from tests.netsim.test_adapters import HOSTS, PER_HOST, scenario, sent
@@ -83,7 +83,7 @@ def test_a_host_without_a_rank_on_the_rail_sends_directly():
 
 
 def test_without_hosts_it_is_direct():
-    messages = all_to_all(Operation("all_to_all", 3, matrix=((1, 2, 3),) * 3))
+    messages = rails_all_to_all(Operation("all_to_all", 3, matrix=((1, 2, 3),) * 3))
     assert sorted((one.src, one.dst, one.bytes) for one in messages) == [
         (i, j, j + 1) for i in range(3) for j in range(3) if i != j
     ]

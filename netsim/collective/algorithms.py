@@ -1,0 +1,261 @@
+"""Schedules of single-level algorithms: direct, ring, binomial tree, exchange with partners, and the barrier.
+
+Each message waits for the data that it carries, and for nothing else. Sources: Patarasuk, Yuan: Bandwidth optimal
+all-reduce algorithms for clusters of workstations, JPDC 2009, section 4, for rings; Thakur, Rabenseifner, Gropp:
+Optimization of collective communication operations in MPICH, IJHPCA 2005, sections 4.1, 4.2, 4.4, 4.5, for the tree and
+exchanges at distances that double or halve.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from netsim.collective.protocol import Message, Operation
+from netsim.units import split_bytes
+
+MOST_PIECES = 64
+LEAST_PIECE_BYTES = 64 * 1024
+
+
+def pieces(size_bytes: int) -> list[int]:
+    """Cuts a buffer into up to `MOST_PIECES` of at least `LEAST_PIECE_BYTES`; a buffer below two of those stays whole.
+
+    More pieces fill a pipeline sooner, but each costs a latency: a piece leaves a rank for another only when the piece
+    before it has arrived there. With k pieces a tree of height h takes 2 h + k - 1 such steps.
+    """
+    return split_bytes(size_bytes, min(max(size_bytes // LEAST_PIECE_BYTES, 1), MOST_PIECES))
+
+
+class Schedule:
+    """Messages in the order of a program: each waits for all earlier ones that brought its sender one of its blocks."""
+
+    def __init__(self, blocks: Sequence[int]) -> None:
+        self.messages: list[Message] = []
+        self._blocks = blocks
+        self._brought: dict[int, dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+
+    def send(self, src: int, dst: int, blocks: tuple[int, ...]) -> None:
+        """Adds a message that carries `blocks` from `src` to `dst`."""
+        message, come = len(self.messages), self._brought[src]
+        after = {earlier for block in blocks if block in come for earlier in come[block]}
+        size_bytes = sum(map(self._blocks.__getitem__, blocks))
+        self.messages.append(Message(message, src, dst, size_bytes, blocks, tuple(sorted(after))))
+        brought = self._brought[dst]
+        for block in blocks:
+            brought[block].append(message)
+
+
+def in_rounds(rounds: Iterable[Sequence[tuple[int, int]]], blocks: Sequence[int]) -> list[Message]:
+    """Messages (sender, receiver) with every block: each waits for those that its sender received in earlier rounds."""
+    messages: list[Message] = []
+    size_bytes, everything = sum(blocks), tuple(range(len(blocks)))
+    heard: dict[int, tuple[int, ...]] = {}
+    for pairs in rounds:
+        before = heard.copy()
+        for src, dst in pairs:
+            heard[dst] = (*heard.get(dst, ()), len(messages))
+            messages.append(Message(len(messages), src, dst, size_bytes, everything, before.get(src, ())))
+    return messages
+
+
+def direct_all_to_all(operation: Operation) -> list[Message]:
+    """One message for each ordered pair; none waits for another, and a participant's own block stays."""
+    blocks = [(j,) for j in range(operation.size)]
+    return [Message(n, i, j, operation.matrix[i][j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
+
+
+def direct_reduce_scatter(operation: Operation) -> list[Message]:
+    """Every participant sends its part of block j to participant j, which sums the parts."""
+    sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
+    return [Message(n, i, j, sizes[j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
+
+
+def direct_all_gather(operation: Operation) -> list[Message]:
+    """Every participant sends its block to all others."""
+    sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
+    return [Message(n, i, j, sizes[i], blocks[i], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
+
+
+def direct_all_reduce(operation: Operation) -> list[Message]:
+    """Reduce-scatter, then all-gather; participant j sends block j once it has received all parts of it."""
+    size, sizes, blocks = operation.size, operation.blocks, [(j,) for j in range(operation.size)]
+    if size == 1:
+        return []
+    parts = direct_reduce_scatter(operation)
+    needed: list[list[int]] = [[] for _ in range(size)]
+    for message in parts:
+        needed[message.dst].append(message.id)
+    sums = [Message(len(parts) + j, j, j, 0, (), tuple(needed[j])) for j in range(size)]
+    ready = [(message.id,) for message in sums]
+    results = enumerate(_pairs(size), start=len(parts) + size)
+    return [*parts, *sums, *(Message(n, i, j, sizes[i], blocks[i], ready[i]) for n, (i, j) in results)]
+
+
+def direct_broadcast(operation: Operation) -> list[Message]:
+    """The root sends to all others."""
+    size, root, size_bytes = operation.size, operation.root, operation.blocks[0]
+    return [Message(k - 1, root, (root + k) % size, size_bytes, (0,), ()) for k in range(1, size)]
+
+
+def send(operation: Operation) -> list[Message]:
+    """One message from participant 0 to participant 1."""
+    return [Message(0, 0, 1, operation.blocks[0], (0,), ())]
+
+
+def _pairs(size: int) -> Iterator[tuple[int, int]]:
+    """Each participant with all others, its successor first."""
+    return ((i, j) for i in range(size) for j in (*range(i + 1, size), *range(i)))
+
+
+def ring_reduce_scatter(operation: Operation) -> list[Message]:
+    """size-1 rounds; in round k participant i passes on its partial sum of block i-k-1, block i ends complete at i."""
+    return _rounds(operation, operation.size - 1, shift=-1)
+
+
+def ring_all_gather(operation: Operation) -> list[Message]:
+    """size-1 rounds; in round k participant i passes on block i-k."""
+    return _rounds(operation, operation.size - 1, shift=0)
+
+
+def ring_all_reduce(operation: Operation) -> list[Message]:
+    """Reduce-scatter, then all-gather: 2 (size-1) rounds. Round size-1 sends the block that has just been completed."""
+    return _rounds(operation, 2 * (operation.size - 1), shift=-1)
+
+
+def ring_broadcast(operation: Operation) -> list[Message]:
+    """A chain from the root around the ring: k pieces take size + k - 2 rounds; each follows the one before it."""
+    size, root = operation.size, operation.root
+    messages: list[Message] = []
+    for piece, size_bytes in enumerate(pieces(operation.blocks[0])):
+        for hop in range(size - 1):
+            received = (len(messages) - 1,) if hop else ()
+            ahead = (len(messages) - size + 1,) if piece else ()
+            src, dst = (root + hop) % size, (root + hop + 1) % size
+            messages.append(Message(len(messages), src, dst, size_bytes, (piece,), ahead + received))
+    return messages
+
+
+def _rounds(operation: Operation, rounds: int, shift: int) -> list[Message]:
+    size, blocks = operation.size, [(block,) for block in range(operation.size)]
+    messages: list[Message] = []
+    for k in range(rounds):
+        for i in range(size):
+            block = (i + shift - k) % size
+            after = ((k - 1) * size + (i - 1) % size,) if k else ()
+            messages.append(Message(len(messages), i, (i + 1) % size, operation.blocks[block], blocks[block], after))
+    return messages
+
+
+def tree_broadcast(operation: Operation) -> list[Message]:
+    """ceil(log2(size)) rounds. A participant sends once a round, so its sends wait for one another.
+
+    Thakur, Rabenseifner, Gropp: Optimization of collective communication operations in MPICH, IJHPCA 2005, section 4.2.
+    """
+    size, root = operation.size, operation.root
+    messages: list[Message] = []
+    last: dict[int, int] = {}
+    reach = 1
+    while reach < size:
+        for holder in range(min(reach, size - reach)):
+            after = (last[holder],) if holder in last else ()
+            message = len(messages)
+            src, dst = (root + holder) % size, (root + holder + reach) % size
+            messages.append(Message(message, src, dst, operation.blocks[0], (0,), after))
+            last[holder] = last[holder + reach] = message
+        reach *= 2
+    return messages
+
+
+def recursive_doubling_all_reduce(operation: Operation) -> list[Message]:
+    """log2(size) rounds; for other sizes than powers of two up to two more, to the leaders of teams and back."""
+    leaders = [team[0] for team in teams(operation.size)]
+    pairs = [(team[0], team[1]) for team in teams(operation.size) if len(team) == 2]
+    rounds = [[(second, leader) for leader, second in pairs]]
+    reach = 1
+    while reach < len(leaders):
+        rounds.append([(leader, leaders[i ^ reach]) for i, leader in enumerate(leaders)])
+        reach *= 2
+    return in_rounds([*rounds, pairs], operation.blocks)
+
+
+def teams(size: int) -> list[range]:
+    """Divides participants into teams, a power of two of them: the first ones of two neighbours, the others of one.
+
+    Teams of two act as one: the second member sends its input to the leader and gets the result back, which takes up
+    to two more rounds.
+    """
+    number = 1 << (size.bit_length() - 1)
+    double = size - number
+    return [range(2 * i, 2 * i + 2) for i in range(double)] + [range(i, i + 1) for i in range(2 * double, size)]
+
+
+def halving_doubling_reduce_scatter(operation: Operation) -> list[Message]:
+    """log2(size) rounds; a power of two of participants moves m (size-1)/size bytes each."""
+    schedule = Schedule(operation.blocks)
+    _halve(schedule, operation.size)
+    for leader, second in _pairs_of_teams(operation.size):
+        schedule.send(leader, second, (second,))
+    return schedule.messages
+
+
+def halving_doubling_all_gather(operation: Operation) -> list[Message]:
+    """log2(size) rounds; a power of two of participants moves m (size-1)/size bytes each, m being the result."""
+    schedule = Schedule(operation.blocks)
+    for leader, second in _pairs_of_teams(operation.size):
+        schedule.send(second, leader, (second,))
+    _double(schedule, operation.size)
+    for leader, second in _pairs_of_teams(operation.size):
+        schedule.send(leader, second, tuple(block for block in range(operation.size) if block != second))
+    return schedule.messages
+
+
+def halving_doubling_all_reduce(operation: Operation) -> list[Message]:
+    """Rabenseifner's: 2 log2(size) rounds; a power of two of participants moves 2 m (size-1)/size bytes each."""
+    schedule = Schedule(operation.blocks)
+    _halve(schedule, operation.size)
+    _double(schedule, operation.size)
+    for leader, second in _pairs_of_teams(operation.size):
+        schedule.send(leader, second, tuple(range(operation.size)))
+    return schedule.messages
+
+
+def _halve(schedule: Schedule, size: int) -> None:
+    """Leaves the sum of a team's blocks with its leader."""
+    for leader, second in _pairs_of_teams(size):
+        schedule.send(second, leader, tuple(range(size)))
+    members = teams(size)
+    reach = len(members) // 2
+    while reach:
+        for i, team in enumerate(members):
+            partner = i ^ reach
+            schedule.send(team[0], members[partner][0], _blocks(members, partner // reach * reach, reach))
+        reach //= 2
+
+
+def _double(schedule: Schedule, size: int) -> None:
+    """Gathers all blocks at the leaders, each of which starts with the blocks of its team."""
+    members = teams(size)
+    reach = 1
+    while reach < len(members):
+        for i, team in enumerate(members):
+            schedule.send(team[0], members[i ^ reach][0], _blocks(members, i // reach * reach, reach))
+        reach *= 2
+
+
+def _blocks(members: list[range], first: int, number: int) -> tuple[int, ...]:
+    """Blocks of `number` teams."""
+    return tuple(range(members[first].start, members[first + number - 1].stop))
+
+
+def _pairs_of_teams(size: int) -> list[tuple[int, int]]:
+    """Leader and second of the teams of two."""
+    return [(team[0], team[1]) for team in teams(size) if len(team) == 2]
+
+
+def barrier(operation: Operation) -> list[Message]:
+    """ceil(log2(size)) rounds; in round k participant i signals participant i + 2**k.
+
+    Hensgen, Finkel, Manber: Two algorithms for barrier synchronization, IJPP 1988.
+    """
+    size = operation.size
+    reaches = (2**k for k in range((size - 1).bit_length()))
+    return in_rounds(([(i, (i + reach) % size) for i in range(size)] for reach in reaches), blocks=(0,))
