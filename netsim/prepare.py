@@ -19,9 +19,8 @@ from netsim.refusals import (
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.seats import Seats, room, seats_of, with_gpu_links
 from netsim.topology.build import build_topology
-from netsim.topology.failure import Rates
+from netsim.topology.failure import Rates, Routes
 from netsim.topology.protocol import Topology
-from netsim.topology.routes import Routes
 from netsim.transport.config import SubflowsConfig, TransportConfig
 from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload

@@ -6,9 +6,8 @@ from typing import NamedTuple
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
 from netsim.engine.protocol import Scene
-from netsim.topology.failure import Rates
+from netsim.topology.failure import Rates, Routes
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
-from netsim.topology.routes import Routes
 from netsim.workload.tasks import Tasks
 
 PACKET_BYTES = 4000

@@ -17,11 +17,9 @@ from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.watch import WatchConfig, Watched
 from netsim.section import Section
-from netsim.topology.buffer import SharedBufferConfig
-from netsim.topology.failure import Rates
-from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.failure import Rates, Routes
+from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.topology.protocol import Topology
-from netsim.topology.routes import Routes
 from netsim.units import Size
 from netsim.workload.tasks import Tasks
 

@@ -1,17 +1,48 @@
-"""From the names in a scenario to fabrics."""
+"""From a section ``topology``, or the name or file of a preset, to a fabric."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from netsim.foundation.refusal import Refusal
+from netsim.section import Section
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.htsim import HtsimConfig, replaced
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
-from netsim.topology.preset import PresetConfig, preset
 from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
+from netsim.yaml_file import load_yaml
+
+
+class PresetConfig(Section, frozen=True, extra="allow"):
+    """Section ``topology`` of kind ``preset``. The file replaces it; further keys of the section override the file.
+
+    Args:
+        name: A file in configs/topologies without its ending, such as dgx_h100_32, or the path of your own: a section
+            topology, YAML.
+    """
+
+    kind: Literal["preset"]
+    name: str
+
+
+def preset(value: object) -> object:
+    """Replaces a section ``{kind: preset, name: NAME}`` by that of a file; further keys override it."""
+    if not isinstance(value, Mapping) or value.get("kind") != "preset":
+        return value
+    name = value.get("name")
+    if not isinstance(name, str):
+        raise ValueError("a topology of kind preset needs a name; write name: dgx_h100_32, or the path of a file")
+    content = load_yaml(Path(name), "a topology", "topologies")
+    if not isinstance(content, Mapping) or content.get("kind") in (None, "preset"):
+        remedy = "write the section topology of a scenario, kind first"
+        raise Refusal(name, "kind", "is missing: it holds no topology of its own", remedy)
+    return {**content, **{key: given for key, given in value.items() if key not in ("kind", "name")}}
+
 
 _Kinds = LeafSpineConfig | FatTreeConfig | GraphConfig | DragonflyConfig | TorusConfig
 TopologyConfig = Annotated[

@@ -7,14 +7,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.section import Section
-from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
-from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many
 from netsim.topology.machines import Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.protocol import Path
-from netsim.topology.queue import Queue
-from netsim.topology.size import RanksPerHost, refuse_too_many
 from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]

@@ -9,14 +9,11 @@ from pydantic import Field, PositiveInt
 
 from netsim.foundation.refusal import Refusal
 from netsim.section import Section
-from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph_file import CableEntry, GraphFile, read_graph
-from netsim.topology.link_errors import LinkErrorsConfig
-from netsim.topology.queue import Queue
+from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig
 from netsim.topology.shortest import Outgoing, ShortestPaths, distances
-from netsim.topology.size import RanksPerHost
 from netsim.units import Rate
 
 

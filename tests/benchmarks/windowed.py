@@ -22,9 +22,8 @@ from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.windowed.engine import WindowedEngine
-from netsim.topology.failure import Rates
+from netsim.topology.failure import Rates, Routes
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
-from netsim.topology.routes import Routes
 from netsim.transport.spray import SprayRandom
 from netsim.workload.tasks import Tasks
 

@@ -25,8 +25,8 @@ from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.engine.windowed.refusal import splits
 from netsim.errors import LimitError
 from netsim.foundation.refusal import Refusal
-from netsim.topology.detours import WithDetours
-from netsim.topology.routes import Routes
+from netsim.topology.cabled import WithDetours
+from netsim.topology.failure import Routes
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport

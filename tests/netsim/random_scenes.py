@@ -16,11 +16,10 @@ from netsim.congestion.recovery import GoBackNConfig, NoRecoveryConfig, Selectiv
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 from netsim.engine.protocol import Scene
-from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
-from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import PACKET_TRANSPORTS

@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from netsim.topology.failure import FailureConfig, Rates
+from netsim.topology.failure import FailureConfig, Rates, Routes
 from netsim.topology.protocol import Path, Topology, places
-from netsim.topology.routes import Routes
 from netsim.transport.protocol import Flow, Release
 
 

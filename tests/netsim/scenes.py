@@ -5,10 +5,9 @@ from typing import Any
 
 from netsim.engine.protocol import NicConfig, Outcome, PacketConfig, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import FailureConfig, Rates
+from netsim.topology.failure import FailureConfig, Rates, Routes
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology
-from netsim.topology.routes import Routes
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.spray import SprayRandom, SprayRoundRobin

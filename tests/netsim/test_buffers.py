@@ -10,7 +10,7 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.buffers import Buffers
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
-from netsim.topology.buffer import SharedBufferConfig
+from netsim.topology.keys import SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.tasks import Task, Tasks
 from tests.netsim.closed_loop import (

@@ -14,7 +14,7 @@ from netsim.engines import seen_by
 from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
-from netsim.topology.detours import DetouredFabric
+from netsim.topology.cabled import DetouredFabric
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import build_transport

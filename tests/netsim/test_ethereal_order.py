@@ -9,10 +9,9 @@ import pytest
 
 from netsim.engine.protocol import NicConfig, Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import Rates
+from netsim.topology.failure import Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.protocol import Topology
-from netsim.topology.routes import Routes
 from netsim.transport.ethereal import Ethereal, Pieces
 from netsim.transport.protocol import Flow, Release
 from netsim.workload.tasks import Task, Tasks

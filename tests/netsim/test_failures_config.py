@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from netsim.topology.failure import NEVER, FailureConfig, Rates
+from netsim.topology.failure import NEVER, FailureConfig, Rates, Routes
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology, paths
-from netsim.topology.routes import Routes
 
 FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2, "host_rate": "200bps"}
 TOPOLOGY = LeafSpine(LeafSpineConfig.model_validate(FABRIC | {"fabric_rate": "100bps"}))

@@ -12,9 +12,8 @@ from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.queued import QueuedLinks
 from netsim.foundation.refusal import Refusal
-from netsim.topology.failure import Rates
+from netsim.topology.failure import Rates, Routes
 from netsim.topology.graph import Graph, GraphConfig
-from netsim.topology.routes import Routes
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.switched import JoinShortestQueue
 from netsim.units import service_ps

@@ -8,7 +8,7 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.conditions import LOST, Conditions
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.keys import LinkErrorsConfig
 from netsim.transport.ecmp import Ecmp
 from tests.netsim.closed_loop import controlled
 from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_errors, with_queues

@@ -14,7 +14,7 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
-from netsim.topology.detours import WithDetours
+from netsim.topology.cabled import WithDetours
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Flow
 from netsim.transport.reps import Reps

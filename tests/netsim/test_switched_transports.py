@@ -11,11 +11,10 @@ import pytest
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import FailureConfig, Rates
+from netsim.topology.failure import FailureConfig, Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.protocol import Topology
-from netsim.topology.routes import Routes
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
 from netsim.workload.tasks import Task, Tasks

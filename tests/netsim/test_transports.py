@@ -9,10 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import FailureConfig, Rates
+from netsim.topology.failure import FailureConfig, Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.protocol import Topology
-from netsim.topology.routes import Routes
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import KINDS, TransportConfig
 from netsim.transport.protocol import Transport

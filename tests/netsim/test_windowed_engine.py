@@ -16,9 +16,8 @@ from netsim.engine.windowed.refusal import fills_windows, refusal
 from netsim.engine.windowed.sorting import PLACES, sort
 from netsim.engine.windowed.wheel_layout import WINDOWS
 from netsim.foundation.refusal import Refusal
-from netsim.topology.buffer import SharedBufferConfig
 from netsim.topology.failure import FailureConfig
-from netsim.topology.link_errors import LinkErrorsConfig
+from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.workload.tasks import Task, Tasks

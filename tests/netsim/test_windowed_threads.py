@@ -15,7 +15,7 @@ from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal, splits, threads_for
 from netsim.engine.windowed.regions import owners_of, regions_of
 from netsim.engine.windowed.wheel_layout import WINDOWS
-from netsim.topology.detours import WithDetours
+from netsim.topology.cabled import WithDetours
 from netsim.topology.failure import FailureConfig
 from netsim.transport.spray import SprayRandom
 from netsim.workload.tasks import Task

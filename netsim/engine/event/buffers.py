@@ -4,7 +4,7 @@ import numpy as np
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Queued, Record, Whole
-from netsim.topology.buffer import MILLION
+from netsim.topology.keys import MILLION
 
 REFUSED, TAKEN, TELLS = range(3)
 """What becomes of a packet that comes to a switch; TELLS: it is taken, and its queue is told to stop."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
-from netsim.topology.buffer import MILLION
+from netsim.topology.keys import MILLION
 
 
 class Buffers:
