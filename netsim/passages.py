@@ -136,7 +136,6 @@ def _slot(
 def _crossing(
     src: np.ndarray, dst: np.ndarray, size_bytes: np.ndarray, leaf: np.ndarray, leaves: int, wire: _Wire
 ) -> np.ndarray:
-    """See `Passages.crossing`."""
     crossing = np.zeros((2, leaves), dtype=np.int64)
     for task in range(len(src)):
         size = size_bytes[task]

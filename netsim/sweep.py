@@ -243,12 +243,11 @@ class Cluster:
         self._over: SimpleQueue[Any] = SimpleQueue()
 
     def idle(self) -> Sequence[None]:
-        """See `Executor.idle`: each thread has one job waiting, so that none is idle while an answer travels."""
+        """Each thread has one job waiting, so that none is idle while an answer travels."""
         threads = sum(self._client.nthreads().values())
         return [None] * max(2 * threads - len(self._running), 0 if self._running else 1)
 
     def submit(self, job: Job) -> None:
-        """See `Executor.submit`."""
         future = self._client.submit(attempt, job, pure=False)
         self._running[future] = job
         future.add_done_callback(self._over.put)
@@ -264,7 +263,6 @@ class Cluster:
             yield job, Failed(" ".join(f"{type(error).__name__}: {error}".split()))
 
     def close(self) -> None:
-        """See `Executor.close`."""
         for future in self._running:
             future.cancel()
         self._client.close()

@@ -51,22 +51,18 @@ class MessageColumns:
 
     @property
     def src(self) -> np.ndarray:
-        """See `Shape`."""
         return self.shape.src
 
     @property
     def dst(self) -> np.ndarray:
-        """See `Shape`."""
         return self.shape.dst
 
     @property
     def after_begin(self) -> np.ndarray:
-        """See `Shape`."""
         return self.shape.after_begin
 
     @property
     def after(self) -> np.ndarray:
-        """See `Shape`."""
         return self.shape.after
 
     def delayed(self, delay_ps: np.ndarray) -> "MessageColumns":
@@ -114,7 +110,7 @@ _rings: WeakValueDictionary[tuple[int, int], Shape] = WeakValueDictionary()
 
 
 def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
-    """See `netsim.collective.algorithms._rounds`."""
+    """The columns of `netsim.collective.algorithms._rounds`."""
     size = operation.size
     turn, src = (part.ravel() for part in np.indices((rounds, size), dtype=np.int32))
     size_bytes = np.array(operation.blocks, dtype=np.int64)[(src + shift - turn) % size]
@@ -127,7 +123,7 @@ def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
 
 
 def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """See `netsim.collective.algorithms._pairs`."""
+    """The columns of `netsim.collective.algorithms._pairs`."""
     src, ahead = (part.ravel() for part in np.indices((size, size - 1)))
     ahead += src
     ahead += 1
@@ -150,7 +146,7 @@ def _all_at_once(operation: Operation, size_bytes: Callable[[np.ndarray, np.ndar
 
 
 def _direct_all_reduce(operation: Operation) -> MessageColumns:
-    """See `netsim.collective.algorithms.all_reduce`."""
+    """The columns of `netsim.collective.algorithms.direct_all_reduce`."""
     size = operation.size
     parts = IN_COLUMNS["reduce_scatter", "direct"](operation)
     results = IN_COLUMNS["all_gather", "direct"](operation)
@@ -171,7 +167,7 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
 
 
 def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
-    """See `netsim.collective.binary_tree._up_and_down`: all pieces on a tree go the same ways in the same order."""
+    """The columns of `netsim.collective.binary_tree._up_and_down`: all pieces on a tree go the same ways in the same order."""
     ways = both_ways(tree)
     count, pieces = len(ways), len(cut)
     before = _into_sources(ways)

@@ -19,11 +19,10 @@ class Processes:
         self._lent, self._lends = Lent(), count > 1
 
     def idle(self) -> Sequence[str | None]:
-        """See `Executor.idle`: a process keeps its last cell prepared."""
+        """A process keeps its last cell prepared."""
         return [process.last for process in self._idle]
 
     def submit(self, job: Job) -> None:
-        """See `Executor.submit`."""
         position = next((n for n, process in enumerate(self._idle) if process.last == job.key), 0)
         process = self._idle.pop(position)
         task = job, self._lent.of(job.layout), self._lends
@@ -33,7 +32,6 @@ class Processes:
         self._busy[process.connection] = process
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
-        """See `Executor.finished`."""
         for connection in wait(list(self._busy)):
             assert isinstance(connection, Connection)
             process = self._busy.pop(connection)
@@ -51,7 +49,6 @@ class Processes:
             yield job, answer
 
     def close(self) -> None:
-        """See `Executor.close`."""
         for process in (*self._idle, *self._busy.values()):
             process.end()
         self._lent.close()

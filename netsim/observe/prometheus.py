@@ -46,7 +46,6 @@ class Gauges:
         return f"http://{HOST}:{self._server.server_port}/metrics"
 
     def __call__(self, status: Status) -> None:
-        """See `netsim.observe.status.Watcher`."""
         self._cells.set(status.cells)
         self._cells_done.set(status.cells_done)
         self._cells_failed.set(status.cells_failed)

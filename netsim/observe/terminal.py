@@ -47,7 +47,6 @@ class PlainLines:
         self._next_s = -1.0
 
     def __call__(self, status: Status) -> None:
-        """See `Watcher`."""
         now_s = time.monotonic()
         if not status.checking and now_s >= self._next_s:
             self._next_s = now_s + SECONDS_BETWEEN_LINES

@@ -35,7 +35,6 @@ class CabledFabric:
         )
 
     def up(self, host: int) -> int:
-        """See `netsim.topology.protocol.Topology`, as for all that follows."""
         return host
 
     def down(self, host: int) -> int:
@@ -81,7 +80,6 @@ class DetouredFabric(CabledFabric):
         self.between = cache(self._minimal)
 
     def leaf(self, host: int) -> int:
-        """See `netsim.topology.protocol.Topology`."""
         return host // self._hosts_per_switch
 
     def _minimal(self, src: int, dst: int) -> tuple[Path, ...]:

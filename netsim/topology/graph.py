@@ -64,7 +64,6 @@ class Graph(CabledFabric):
         self.between = cache(ShortestPaths(_outgoing(cables, numbers), config.max_paths))
 
     def leaf(self, host: int) -> int:
-        """See `netsim.topology.protocol.Topology`."""
         return self._leaf[host]
 
 

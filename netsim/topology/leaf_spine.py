@@ -131,7 +131,7 @@ class LeafSpine:
         self.between = cache(self._between)
 
     def up(self, host: int) -> int:
-        """See `netsim.topology.protocol.Topology`, as for all that follows: link of the host's number."""
+        """Link of the host's number."""
         return host
 
     def down(self, host: int) -> int:

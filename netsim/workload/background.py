@@ -50,13 +50,11 @@ class BackgroundWorkload:
         self.notices: list[str] = []
 
     def size(self, available: int) -> int:
-        """See `netsim.workload.protocol.Workload`."""
         if available < 2:
             raise Refusal("scenario", "workload", "background traffic needs two ranks", "give the job more ranks")
         return available
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
-        """See `netsim.workload.protocol.Workload`."""
         config = self._config
         sizes = PUBLISHED.get(config.sizes) or read_sizes(Path(config.sizes))
         sharing, first = Counter(self._hosts[rank] for rank in ranks), len(program.tasks)

@@ -86,7 +86,6 @@ class CollectiveWorkload:
         return 2 if self._config.op == "send" else len(self._matrix) or available
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
-        """See `netsim.workload.protocol.Workload`."""
         come = [program.wait(ranks[0], (), start_ps)] * len(ranks) if start_ps else []
         messages = message_columns(schedules(self._operation(len(ranks)), ranks))
         over = program.carry_out(messages, ranks, come)

@@ -100,7 +100,6 @@ class FlowsWorkload:
         return available
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
-        """See `netsim.workload.protocol.Workload`."""
         for flow in self.flows:
             program.move(ranks[flow.src], ranks[flow.dst], flow.bytes, (), start_ps + flow.start_ps)
 

@@ -64,7 +64,6 @@ class MatrixWorkload:
         return nodes
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
-        """See `netsim.workload.protocol.Workload`."""
         connections = self.matrix.connections
         waits_for = _waits_for(self.matrix)
         missing = {later: len(earlier) for later, earlier in waits_for.items()}

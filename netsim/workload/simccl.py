@@ -162,7 +162,6 @@ class SimcclWorkload:
         return 1 + max(max(flow.src, flow.dst) for flow in flows)
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
-        """See `netsim.workload.protocol.Workload`."""
         begin = program.wait(ranks[0], (), start_ps)
         over = dict.fromkeys(range(len(ranks)), begin)
         for collective in self.collectives:

@@ -82,7 +82,6 @@ class TraceWorkload:
         return self.trace.header.world_size
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
-        """See `netsim.workload.protocol.Workload`."""
         program.recorded_ps |= _recorded_ps(self.trace)
         header = self.trace.header
         steps = header.steps if isinstance(self._steps, str) else self._steps

@@ -80,7 +80,6 @@ class ChakraWorkload:
         return len(self.traces)
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
-        """See `netsim.workload.protocol.Workload`."""
         needs = [trace_dependencies.needs for trace_dependencies in self.dependencies]
         Layout(self.traces, needs, self.groups, program, ranks, schedules).run(start_ps)
 

@@ -56,7 +56,6 @@ class GoalWorkload:
         return needed
 
     def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:  # noqa: ARG002
-        """See `netsim.workload.protocol.Workload`."""
         Layout(self.goal, self._sends_end_at_start).run(program, ranks, start_ps)
 
     def _deviations(self, available: int) -> Iterator[str]:
