@@ -2,26 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from netsim.compare import Progress, simulate
 from netsim.foundation.refusal import Refusal
-from netsim.results import Results
+from netsim.results import Pair
 from netsim.scenario import read_scenario
 from netsim.workload.gaps import difference, equal_gaps
 from netsim.workload.records import read_trace
 from netsim.workload.trace import TraceConfig
 
 Gaps = Literal["shared", "own"]
-
-
-class Pair(NamedTuple):
-    """Simulations of a scenario and of its change, with their names; `said`: what sets them apart, in a sentence."""
-
-    first: Results
-    second: Results
-    names: tuple[str, str]
-    said: str
 
 
 def simulate_change(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from netsim.section import Section
+from netsim.documents import Section
 
 Name = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
 

@@ -11,17 +11,13 @@ from typing import Any
 
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Skipped
-from netsim.engines import fastest, run_engine
-from netsim.first_use import is_compiled, is_small, watching_compilation
-from netsim.forwarding import run_forward, skips
-from netsim.grid.shared import Handle, Shared, attached
-from netsim.grid.worker import end_with_parent, without_interrupts
-from netsim.prepare import Prepared, prepare
+from netsim.engines import fastest, is_compiled, is_small, run_engine, run_forward, skips, watching_compilation
+from netsim.prepare import Prepared, name_ranks, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
-from netsim.seats import name_ranks
 from netsim.transport.config import TransportConfig
 from netsim.units import format_time
+from netsim.workers import Handle, Shared, attached, end_with_parent, without_interrupts
 
 _SECONDS_BETWEEN_PULSES = 0.5
 Work = Sequence[tuple[TransportConfig, int]]
@@ -50,7 +46,7 @@ def simulate(
 
     Raises:
         ValueError: The scenario, or a trace it names, is wrong (`netsim.foundation.refusal.Refusal`), or a run has
-            reached a limit of the scenario (`netsim.errors.LimitError`).
+            reached a limit of the scenario (`netsim.documents.LimitError`).
         RuntimeError: A run is faster than its lower bound, which is a fault of netsim.
     """
     read = read_scenario(scenario, overrides)

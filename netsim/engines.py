@@ -1,9 +1,16 @@
-"""Choice of the engine of a run: the one of the scenario, or with auto the fastest that is exact."""
+"""Choice of the engine of a run, with auto the fastest that is exact; runs that skip what repeats; and compilation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from netsim.engine.compiled.cache import forget_if_outdated, is_kept
 from netsim.engine.limits import Pulse
-from netsim.engine.protocol import Engine, Outcome, Scene
+from netsim.engine.protocol import Engine, Outcome, Scene, Skipped
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
@@ -109,3 +116,95 @@ def _fluid(
 
     chosen = None if transport.kind == "ideal" else build_transport(transport, seed, most_paths)
     return stream(scene, chosen, report) if can_stream(scene, chosen) else FluidEngine(scene, chosen, report).run()
+
+
+def run_forward(
+    scene: Scene,
+    transport: TransportConfig,
+    seed: int,
+    most_paths: int,
+    report: Callable[[Pulse], None] | None = None,
+    cores: int = 1,
+) -> tuple[Outcome, str, Skipped]:
+    """Simulates one transport with one seed, as `netsim.engines.run_engine` with auto does, to the last bit.
+
+    Returns:
+        The outcome, the name of the engine that a run without skipping takes, and what was skipped.
+    """
+    if transport.kind == "ideal":
+        return *run_engine("auto", scene, transport, seed, most_paths, report), Skipped()
+    from netsim.engine.forward.engine import ForwardEngine
+
+    scene = seen_by(scene, transport)
+    engine = fastest(scene, transport, most_paths)
+    plainly = partial(
+        run_engine, engine, transport=transport, seed=seed, most_paths=most_paths, report=report, cores=cores
+    )
+    if skips(scene, transport):
+        followed = ForwardEngine(scene, transport, seed, most_paths, report).run()
+        outcome = followed.whole(lambda rest: plainly(rest)[0])
+        if outcome.completion_ps <= scene.limits.simulated:
+            return outcome, engine, followed.skipped
+    return *plainly(scene), Skipped()
+
+
+def skips(scene: Scene, transport: TransportConfig) -> bool:
+    """Whether a run with a transport, not ideal, might skip something."""
+    from netsim.engine.forward.refusal import refusal
+
+    return refusal(seen_by(scene, transport), transport) is None
+
+
+MOST_WORK = 2_000_000
+"""Packet-hops that simpy simulates in less time than it takes to compile an engine."""
+_WORK_OF_MESSAGE = 1_000
+"""Packet-hops for which simpy takes as long as Python takes for a message of the flow-level engine."""
+_ENGINES = Path(__file__).parent / "engine"
+
+
+def is_compiled(engine: str) -> bool:
+    """Whether an engine has been compiled, so that its first use does not compile it."""
+    forget_if_outdated(_ENGINES / engine)
+    return is_kept(_ENGINES / engine)
+
+
+def is_small(scene: Scene, transports: Sequence[TransportConfig], seeds: int) -> bool:
+    """Whether all runs of a scenario take Python less time than one engine takes to be compiled."""
+    flow_level = sum(transport.kind == "ideal" for transport in transports)
+    packets = seeds * (len(transports) - flow_level)
+    sizes = scene.tasks.columns().bytes
+    work = seeds * flow_level * _WORK_OF_MESSAGE * int(np.count_nonzero(sizes))
+    fewest = packets * int((-(-sizes // scene.packet.payload)).sum())
+    return work + fewest <= MOST_WORK and work + packets * packet_hops(scene) <= MOST_WORK
+
+
+def packet_hops(scene: Scene) -> int:
+    """Packets of all messages, and acknowledgements where they are sent, times the links of their shortest paths."""
+    columns, topology = scene.tasks.columns(), scene.topology
+    sent, hosts, leaves = np.flatnonzero(columns.bytes), np.asarray(scene.hosts), len(scene.topology.tiers[0])
+    leaf = np.array([topology.leaf(host) for host in range(topology.hosts)])
+    src, dst = hosts[columns.src[sent]], hosts[columns.dst[sent]]
+    pairs, pair = np.unique(leaf[src] * leaves + leaf[dst], return_inverse=True)
+    between = np.array([len(topology.between(*divmod(code, leaves))[0]) for code in pairs.tolist()], dtype=np.int64)
+    links = np.where(src == dst, 1, 2 + between[pair])
+    answered = scene.congestion.kind != "none" or scene.recovery.kind != "none"
+    return (1 + answered) * int((-(-columns.bytes[sent] // scene.packet.payload) * links).sum())
+
+
+@contextmanager
+def watching_compilation(report: Callable[[int], None]) -> Iterator[None]:
+    """Reports the number so far before each function that is compiled in this block."""
+    from numba.core import event
+
+    class Listener(event.Listener):
+        functions = 0
+
+        def on_start(self, event: Any) -> None:  # noqa: ARG002
+            self.functions += 1
+            report(self.functions)
+
+        def on_end(self, event: Any) -> None:
+            """Nothing: the next function says that this one is done."""
+
+    with event.install_listener("numba:compile", Listener()):
+        yield

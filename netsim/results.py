@@ -30,9 +30,9 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from netsim.collective.build import Use
+from netsim.documents import writing
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Scene, Skipped
-from netsim.errors import writing
 from netsim.foundation.files import unfinished
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
@@ -243,6 +243,15 @@ def decimal_ns(time_ps: int) -> str:
     """Picoseconds as nanoseconds with exactly three places."""
     whole, rest = divmod(time_ps, 1000)
     return f"{whole}.{rest:03d}"
+
+
+class Pair(NamedTuple):
+    """Simulations of a scenario and of its change, with their names; `said`: what sets them apart, in a sentence."""
+
+    first: Results
+    second: Results
+    names: tuple[str, str]
+    said: str
 
 
 @contextmanager

@@ -11,14 +11,13 @@ from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
+from netsim.documents import Section, first_refusal, load_yaml
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
 from netsim.engine.watch import WatchConfig
-from netsim.errors import first_refusal
 from netsim.foundation.documents import parse_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
-from netsim.section import Section
 from netsim.topology.build import TopologyConfig
 from netsim.transport.config import TransportConfig
 from netsim.units import Duration
@@ -30,7 +29,6 @@ from netsim.workload.goal.workload import GoalConfig
 from netsim.workload.matrix import MatrixConfig
 from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
-from netsim.yaml_file import load_yaml
 
 Rank = Annotated[int, Field(ge=0, strict=True)]
 WorkloadConfig = Annotated[

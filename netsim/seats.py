@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Topology, gpu_links
-from netsim.workload.tasks import Tasks
 
 
 class Seats(NamedTuple):
@@ -43,20 +39,3 @@ def room(topology: Topology) -> int:
     """How many ranks fit on a fabric."""
     gpus = gpu_links(topology)
     return (topology.hosts if gpus is None else gpus.first) * topology.ranks_per_host
-
-
-def with_gpu_links(tasks: Tasks, seats: Seats) -> Tasks:
-    """Tasks whose messages within a machine take the links of GPUs; a rank's GPU has the number rank + ranks."""
-    if not seats.gpus:
-        return tasks
-    columns, machines = tasks.columns(), np.asarray(seats.machines, dtype=np.int64)
-    near = (machines[columns.src] == machines[columns.dst]) & (columns.src != columns.dst) & (columns.bytes > 0)
-    shift = len(machines) * near
-    return tasks.with_columns(columns._replace(src=columns.src + shift, dst=columns.dst + shift))
-
-
-def name_ranks(scene: Scene, outcome: Outcome) -> None:
-    """Names the ranks of flows between GPUs, in place: see `with_gpu_links`."""
-    if gpu_links(scene.topology) is not None:
-        for side in ("src", "dst"):
-            outcome.flows[side] %= len(scene.hosts) // 2

@@ -35,13 +35,15 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__main__",),
     ),
     "netsim": (
-        ("errors", "foundation", "lines", "section", "yaml_file"),
-        ("draws", "topology", "units"),
-        ("classes", "collective", "congestion", "seats", "transport", "workload"),
-        ("bound", "engine", "engines", "first_use", "forwarding", "passages"),
-        ("scenario",),
-        ("compare", "prepare", "refusals", "results"),
-        ("observe", "report"),
+        ("foundation",),
+        ("documents", "draws", "units", "workers"),
+        ("topology",),
+        ("seats", "collective", "congestion", "transport"),
+        ("workload",),
+        ("bound", "engine", "engines", "passages"),
+        ("classes", "scenario"),
+        ("prepare", "results"),
+        ("compare", "observe", "report"),
         ("against", "bench", "grid", "sweep"),
         ("command",),
         ("__main__",),
@@ -49,17 +51,10 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 """The folders and files at the top of each package from the lowest floor to the highest. A room may import what is on
 its own floor or on a lower one."""
-UPWARD = {
-    ("netsim.seats", "netsim.engine.protocol"): "core of netsim: the scene moves below the collectives",
-    ("netsim.compare", "netsim.grid.shared"): "core of netsim: moves below compare",
-    ("netsim.compare", "netsim.grid.worker"): "core of netsim: moves below compare",
-    ("netsim.report.against", "netsim.against"): "pages: the report gets the pair as an argument",
-}
+UPWARD: dict[tuple[str, str], str] = {}
 """Imports that run up, and the step that opens each."""
 CIRCLES = {
     ("trainer", frozenset({"sampling", "trace"})): "forecast: the formula of traces moves above sampling",
-    ("netsim", frozenset({"collective", "engine", "seats", "workload"})): "core of netsim",
-    ("netsim", frozenset({"against", "compare", "grid", "report"})): "pages, then core of netsim",
 }
 """Rooms of a folder that import each other, and the step that opens each circle."""
 

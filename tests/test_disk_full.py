@@ -14,7 +14,7 @@ from moe.__main__ import main as moe
 from moe.collective_trace import TraceHeader, rank_path, write_lines
 from moe.placement.placement import Placement
 from netsim.__main__ import main as netsim
-from netsim.errors import LimitError
+from netsim.documents import LimitError
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import DiskFull
 from netsim.results import replacing as netsim_replacing

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from netsim.bench.cases import Case
 from netsim.engine.protocol import Outcome, Scene
-from netsim.grid.worker import end_with_parent, without_interrupts
 from netsim.transport.config import EcmpConfig
 from netsim.transport.ecmp import Ecmp
+from netsim.workers import end_with_parent, without_interrupts
 
 _FEW = 3
 """Repeats of the slow reference engine."""

@@ -167,7 +167,7 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
 
 
 def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
-    """The columns of `netsim.collective.binary_tree._up_and_down`: all pieces on a tree go the same ways in the same order."""
+    """The columns of `netsim.collective.binary_tree._up_and_down`; all pieces take the same edges in the same order."""
     ways = both_ways(tree)
     count, pieces = len(ways), len(cut)
     before = _into_sources(ways)

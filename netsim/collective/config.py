@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import Duration
 
 Choice = Literal["auto", "nccl", "table"]

@@ -7,12 +7,10 @@ from pydantic import PositiveInt, ValidationError, model_validator
 
 from netsim.collective.config import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.collective.group import Group
-from netsim.errors import first_refusal
+from netsim.documents import Section, first_refusal, load_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
-from netsim.section import Section
 from netsim.units import Size
-from netsim.yaml_file import load_yaml
 
 
 class Row(Section, frozen=True):

@@ -16,7 +16,7 @@ from netsim.command.import_trace import IMPORT_TRACE
 from netsim.command.keys import KEYS
 from netsim.command.status import FAILED, INTERRUPTED, WRONG_INPUT
 from netsim.command.sweep import SWEEP
-from netsim.errors import LimitError
+from netsim.documents import LimitError
 from netsim.foundation.refusal import Refusal, listed, nearest
 
 VERBS = (COMPARE, SWEEP, BENCH, COMPILE, EXPORT, IMPORT_TRACE, KEYS)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from netsim.congestion.protocol import UNLIMITED, RoundTrip
 from netsim.congestion.window import Packets, initial
-from netsim.section import Section
+from netsim.documents import Section
 
 
 class ReceiverCreditConfig(Section, frozen=True):

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import UNLIMITED, RoundTrip
 from netsim.congestion.window import StateOf
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from netsim.congestion.protocol import RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import Size
 
 

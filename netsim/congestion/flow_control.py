@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import Size
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import RoundTrip
 from netsim.congestion.window import Packets, StateOf
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Size
 
 REFERENCE_PS = 12 * 10**6

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import Duration
 
 

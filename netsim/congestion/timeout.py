@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import Duration, format_time, parse_time
 
 AUTO = 0

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from netsim.congestion.protocol import UNLIMITED, RoundTrip
-from netsim.section import Section
+from netsim.documents import Section
 
 Packets = Annotated[int, Field(ge=1, le=2**20)] | Literal["bdp"]
 """A number of packets, or ``bdp``: one bandwidth-delay product of the flow's own path."""

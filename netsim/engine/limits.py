@@ -6,8 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.errors import LimitError
-from netsim.section import Section
+from netsim.documents import LimitError, Section
 from netsim.units import PICOSECONDS_PER_SECOND, format_size, format_time, parse_time
 
 NO_LIMIT = 2**62

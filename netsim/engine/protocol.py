@@ -14,9 +14,9 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.documents import Section
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.watch import WatchConfig, Watched
-from netsim.section import Section
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.topology.protocol import Topology

@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.workload.tasks import TaskColumns
 
 MOST_FLOWS = 64

@@ -19,7 +19,7 @@ from pathlib import Path
 from shutil import copyfileobj, rmtree
 from typing import Any, TextIO
 
-from netsim.errors import writing
+from netsim.documents import writing
 from netsim.foundation.refusal import Refusal
 from netsim.grid.job import Files
 from netsim.grid.sweep_file import Cell

@@ -6,14 +6,14 @@ from threading import Lock
 from typing import NamedTuple
 
 from netsim.compare import run_one
-from netsim.errors import LimitError
+from netsim.documents import LimitError
 from netsim.foundation.refusal import Refusal
 from netsim.grid.identity import Identity, identify
 from netsim.grid.layouts import LastLayout
-from netsim.grid.shared import Handle
 from netsim.prepare import Prepared, prepare
 from netsim.results import Results
 from netsim.scenario import Scenario
+from netsim.workers import Handle
 
 Files = dict[str, bytes]
 """Contents of files by name: what `Results.write` writes for one run."""

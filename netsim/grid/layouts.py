@@ -5,9 +5,9 @@ import json
 from collections import OrderedDict
 
 from netsim.grid.identity import Identity
-from netsim.grid.shared import Handle, Shared, attached, free
 from netsim.prepare import LaidOut
 from netsim.scenario import Scenario
+from netsim.workers import Handle, Shared, attached, free
 
 _OF_RUNS = {
     *("transports", "seeds", "nic", "congestion", "recovery", "flow_control", "acknowledgement"),

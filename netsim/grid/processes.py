@@ -6,8 +6,7 @@ from multiprocessing.connection import Connection, wait
 
 from netsim.grid.job import Failed, Files, Job, attempt_together
 from netsim.grid.layouts import Lent
-from netsim.grid.shared import Handle
-from netsim.grid.worker import end_with_parent, without_interrupts
+from netsim.workers import Handle, end_with_parent, without_interrupts
 
 
 class Processes:

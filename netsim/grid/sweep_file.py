@@ -9,14 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from netsim.errors import first_refusal
+from netsim.documents import Section, first_refusal, load_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 from netsim.grid.identity import Identity, content_hash, identify
 from netsim.report.sweep_map import SweepMap
 from netsim.scenario import Scenario, read_scenario
-from netsim.section import Section
-from netsim.yaml_file import load_yaml
 
 MOST_CELLS = 100_000
 

@@ -8,10 +8,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from netsim.against import Pair
 from netsim.report import algorithms
 from netsim.report.page import Section, table
 from netsim.report.summary import operations, summarise
+from netsim.results import Pair
 
 
 class Change(NamedTuple):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from netsim.documents import Section, load_yaml
 from netsim.foundation.refusal import Refusal
-from netsim.section import Section
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
@@ -15,7 +15,6 @@ from netsim.topology.htsim import HtsimConfig, replaced
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology
 from netsim.topology.torus import Torus, TorusConfig
-from netsim.yaml_file import load_yaml
 
 
 class PresetConfig(Section, frozen=True, extra="allow"):

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
 
+from netsim.documents import Section
 from netsim.foundation.refusal import nearest
-from netsim.section import Section
 from netsim.topology.cabled import WithDetours
 from netsim.topology.protocol import Path, Topology, paths
 from netsim.units import Duration, format_rate, format_time, parse_rate, parse_time

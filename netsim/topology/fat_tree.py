@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
+from netsim.documents import Section
 from netsim.foundation.refusal import Refusal
-from netsim.section import Section
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph_file import CableEntry, GraphFile, read_graph

@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from netsim.errors import first_refusal
+from netsim.documents import Section, first_refusal
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
-from netsim.section import Section
 from netsim.units import Duration, Rate
 
 Identifier = Annotated[

@@ -5,9 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from netsim.documents import Section, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.lines import read_lines, whole_number
-from netsim.section import Section
 from netsim.units import format_rate, format_size, format_time
 
 _HEADER = ("nodes", "tiers", "podsize")

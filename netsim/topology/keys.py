@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.units import Size, format_size, parse_size
 
 MOST_LINKS = 4_000_000

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.topology.cabled import Cable, DetouredFabric, selected
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many

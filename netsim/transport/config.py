@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from netsim.section import Section
+from netsim.documents import Section
 from netsim.transport.ecmp import Hash
 from netsim.transport.ethereal import Order, Pieces
 from netsim.transport.spray import Order as SprayOrder

@@ -6,8 +6,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
+from netsim.documents import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST, read_lines, whole_number
 
 _ARROW = re.compile(r"(.*?)->(.*)")
 _START = re.compile(r"[0-9]{1,19}(\.[0-9]{0,20})?([eE]\+?[0-9]{1,2})?")

@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, Field, PositiveFloat
 
+from netsim.documents import Section
 from netsim.foundation.refusal import nearest
-from netsim.section import Section
 
 Part = Annotated[float, Field(gt=0, le=1)]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from netsim.errors import first_refusal
+from netsim.documents import first_refusal
 from netsim.foundation.refusal import Refusal
 
 MOST_RANKS = 4_000_000

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from netsim.section import Section
+from netsim.documents import Section
 
 
 class WorkloadSection(Section, frozen=True):

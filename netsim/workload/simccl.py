@@ -6,8 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from netsim.documents import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST, read_lines, whole_number
 from netsim.workload.program import Program
 from netsim.workload.protocol import Schedules
 from netsim.workload.records import MOST_RANKS

@@ -5,8 +5,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from netsim.documents import read_lines
 from netsim.foundation.refusal import Refusal
-from netsim.lines import read_lines
 
 _PACKET = 1460
 

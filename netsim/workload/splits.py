@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from netsim.documents import Section, read_lines, whole_number
 from netsim.draws import Draws, Purpose
 from netsim.foundation.refusal import Refusal
-from netsim.lines import read_lines, whole_number
-from netsim.section import Section
 
 Matrix = tuple[tuple[int, ...], ...]
 

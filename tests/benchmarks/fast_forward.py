@@ -19,8 +19,7 @@ from pydantic import TypeAdapter
 
 from netsim.engine.forward.refusal import refusal
 from netsim.engine.protocol import Outcome, Skipped
-from netsim.engines import run_engine
-from netsim.forwarding import run_forward
+from netsim.engines import run_engine, run_forward
 from netsim.prepare import Prepared, prepare
 from netsim.results import Run
 from netsim.scenario import read_scenario

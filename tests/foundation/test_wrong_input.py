@@ -10,12 +10,11 @@ import pytest
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from netsim.errors import first_refusal
+from netsim.documents import first_refusal, load_yaml
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import check_document, parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
-from netsim.yaml_file import load_yaml
 from trainer.config.document import read_document
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
+from netsim.documents import LimitError
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.exact.engine import ExactEngine
@@ -23,7 +24,6 @@ from netsim.engine.watch import WatchConfig
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.engine.windowed.refusal import splits
-from netsim.errors import LimitError
 from netsim.foundation.refusal import Refusal
 from netsim.topology.cabled import WithDetours
 from netsim.topology.failure import Routes

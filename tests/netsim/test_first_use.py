@@ -15,7 +15,7 @@ from numba import njit
 
 import netsim
 from netsim import simulate
-from netsim.first_use import MOST_WORK, is_small, packet_hops, watching_compilation
+from netsim.engines import MOST_WORK, is_small, packet_hops, watching_compilation
 from netsim.prepare import prepare
 from netsim.report.terminal import PlainLines
 from netsim.results import Run, RunEvent

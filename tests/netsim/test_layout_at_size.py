@@ -15,11 +15,11 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event import engine as event
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import can_stream, stream
-from netsim.grid.shared import Handle, Shared, attached
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
+from netsim.workers import Handle, Shared, attached
 from netsim.workload.program import Program
 from netsim.workload.spans import Span
 from netsim.workload.tasks import Task

@@ -10,8 +10,8 @@ from netsim.grid import job as jobs
 from netsim.grid.identity import identify
 from netsim.grid.job import Job, attempt_together
 from netsim.grid.layouts import LastLayout, Lent, layout_key
-from netsim.grid.shared import Handle, Shared, attached
 from netsim.scenario import Scenario, read_scenario
+from netsim.workers import Handle, Shared, attached
 from tests.netsim.test_layout_at_size import SCENARIO
 
 ALIKE = [

@@ -7,10 +7,9 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
-from netsim.errors import first_refusal
+from netsim.documents import first_refusal, read_lines
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
-from netsim.lines import read_lines
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
 from netsim.workload.chakra.wire import WireError, read_messages
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.collective.protocol import Operation
+from netsim.documents import MOST
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST
 from netsim.units import split_bytes
 from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Node, NodeType

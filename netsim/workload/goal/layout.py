@@ -3,8 +3,8 @@
 from collections import defaultdict, deque
 from collections.abc import Sequence
 
+from netsim.documents import MOST
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST
 from netsim.workload.goal.text import Goal, Operation
 from netsim.workload.program import Program
 

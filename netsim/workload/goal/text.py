@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from netsim.documents import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST, read_lines, whole_number
 from netsim.workload.records import MOST_RANKS
 
 Kind = Literal["send", "recv", "calc"]

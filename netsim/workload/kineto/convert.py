@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from netsim.collective.protocol import Message
 from netsim.collective.protocol import Operation as Collective
-from netsim.errors import writing
+from netsim.documents import writing
 from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.operations import Arguments, Operation
 from netsim.workload.kineto.profile import Call, Profile, read_profile

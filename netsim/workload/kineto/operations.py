@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from netsim.documents import MOST
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST
 from netsim.workload.kineto.profile import Call, Group, Profile
 
 _OPERATIONS = {

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from netsim.documents import MOST
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
-from netsim.lines import MOST
 
 RECORD = "record_param_comms"
 _STEP, _OPTIMIZER = "ProfilerStep#", "Optimizer.step#"
