@@ -8,7 +8,7 @@ from netsim.compare import Progress, simulate
 from netsim.foundation.refusal import Refusal
 from netsim.results import Pair
 from netsim.scenario import read_scenario
-from netsim.workload.gaps import difference, equal_gaps
+from netsim.workload.matching import difference, equal_gaps
 from netsim.workload.records import read_trace
 from netsim.workload.trace import TraceConfig
 

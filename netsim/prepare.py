@@ -23,13 +23,11 @@ from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload
-from netsim.workload.goal.workload import GoalConfig, GoalWorkload
-from netsim.workload.keys import keys_of
+from netsim.workload.goal import GoalConfig, GoalWorkload
 from netsim.workload.matrix import MatrixConfig, MatrixWorkload
-from netsim.workload.program import Program
+from netsim.workload.program import Program, Span, TraceOrigin, keys_of
 from netsim.workload.protocol import Workload
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload
-from netsim.workload.spans import Span, TraceOrigin
 from netsim.workload.tasks import Tasks
 from netsim.workload.trace import TraceConfig, TraceWorkload
 

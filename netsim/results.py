@@ -36,7 +36,7 @@ from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.foundation.files import unfinished
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
-from netsim.workload.spans import Span, TraceOrigin
+from netsim.workload.program import Span, TraceOrigin
 
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000

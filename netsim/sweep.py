@@ -13,12 +13,10 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from netsim.foundation.refusal import Refusal
-from netsim.grid.executor import Executor
-from netsim.grid.folder import RESULTS, SweepFolder
-from netsim.grid.job import Failed, Files, Job, attempt
+from netsim.grid.folder import RESULTS, Summary, SweepFolder
+from netsim.grid.job import Executor, Failed, Files, Job, attempt
 from netsim.grid.layouts import layout_key
 from netsim.grid.processes import Processes
-from netsim.grid.summary import Summary
 from netsim.grid.sweep_file import Cell, SweepFile, read_sweep
 from netsim.observe.status import Status, Watcher
 from netsim.report.sweep_page import sweep_page
@@ -220,7 +218,7 @@ def _opened(jobs: int, address: str | None) -> Iterator[Executor]:
 
 
 class Cluster:
-    """An executor (`netsim.grid.executor.Executor`) on Dask: any number of machines with the same files and netsim."""
+    """An executor (`netsim.grid.job.Executor`) on Dask: any number of machines with the same files and netsim."""
 
     def __init__(self, address: str) -> None:
         try:

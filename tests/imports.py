@@ -41,7 +41,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("seats", "collective", "congestion", "transport"),
         ("workload",),
         ("bound", "engine", "engines", "passages"),
-        ("classes", "scenario"),
+        ("scenario",),
         ("prepare", "results"),
         ("compare", "observe", "report"),
         ("against", "bench", "grid", "sweep"),

@@ -1,9 +1,10 @@
-"""The jobs of a sweep: check whether a cell can be simulated, or simulate one run of it."""
+"""The jobs of a sweep: check whether a cell can be simulated, or simulate one run of it; and who carries them out."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from netsim.compare import run_one
 from netsim.documents import LimitError
@@ -115,3 +116,23 @@ def _prepare(job: Job) -> Prepared:
         prepared = _last[job.key] = prepare(job.scenario, job.source, _layout.of(job.layout))
         _layout.keep(job.layout, prepared.laid_out)
     return _last[job.key]
+
+
+class Executor(Protocol):
+    """Carries out jobs, several at once."""
+
+    def idle(self) -> Sequence[str | None]:
+        """An entry for each job that may be submitted now: the key of the cell that is prepared there, or None."""
+        ...
+
+    def submit(self, job: Job) -> None:
+        """Starts a job; `idle` must not be empty."""
+        ...
+
+    def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
+        """Waits until at least one job is finished, and yields the finished ones."""
+        ...
+
+    def close(self) -> None:
+        """Stops everything at once."""
+        ...

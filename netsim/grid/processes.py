@@ -10,7 +10,7 @@ from netsim.workers import Handle, end_with_parent, without_interrupts
 
 
 class Processes:
-    """An executor (`netsim.grid.executor.Executor`) of local processes, which share layouts of workloads."""
+    """An executor (`netsim.grid.job.Executor`) of local processes, which share layouts of workloads."""
 
     def __init__(self, count: int) -> None:
         self._idle = [_Process() for _ in range(count)]

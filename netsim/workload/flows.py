@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 from netsim.documents import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.program import Program
-from netsim.workload.protocol import Schedules
-from netsim.workload.section import WorkloadSection
+from netsim.workload.protocol import Schedules, WorkloadSection
 
 COLUMNS = ("src", "dst", "bytes", "start_ns")
 _START = re.compile(r"[0-9]{1,16}(\.[0-9]{1,3})?")

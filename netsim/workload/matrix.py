@@ -11,8 +11,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.units import Duration
 from netsim.workload.connections import Matrix, read_matrix
 from netsim.workload.program import Program
-from netsim.workload.protocol import Schedules
-from netsim.workload.section import WorkloadSection
+from netsim.workload.protocol import Schedules, WorkloadSection
 
 
 class MatrixConfig(WorkloadSection, frozen=True):

@@ -1,13 +1,55 @@
-"""The program of a scenario: its tasks and collectives, to which every workload adds its own."""
+"""The program of a scenario: its tasks and collectives, to which every workload adds its own; and which draw alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import NamedTuple
 
 import numpy as np
 
 from netsim.collective.columns import MessageColumns, message_columns
 from netsim.collective.protocol import Message
-from netsim.workload.spans import Span, TraceOrigin
 from netsim.workload.tasks import TaskColumns, Tasks
+
+
+class Span(NamedTuple):
+    """A collective of `ranks` members, with the tasks that mark its begin and end. None where the workload does not
+    say.
+
+    `bytes` is the payload of all its messages. `come` and `over` have for each member the tasks that end its arrival
+    (empty if all arrive at time 0) and the collective at that member.
+    """
+
+    op: str
+    group: str | None
+    ranks: int
+    step: int | None
+    phase: str | None
+    layer: int | None
+    bytes: int
+    come: Sequence[int]
+    over: Sequence[int]
+
+    def times(self, task_end_ps: Sequence[int] | np.ndarray) -> "Times":
+        """Times of the collective in a run, from the end of each task."""
+        over = [int(task_end_ps[task]) for task in self.over]
+        come = [int(task_end_ps[task]) for task in self.come] or [0] * len(over)
+        return Times(min(come), max(over), (sum(over) - sum(come)) // len(over))
+
+
+class Times(NamedTuple):
+    """Arrival of the first member, end at the last, and mean time of a member in between, rounded down."""
+
+    start_ps: int
+    end_ps: int
+    member_ps: int
+
+
+class TraceOrigin(NamedTuple):
+    """Hash of a trace and, if it names that, of its run's configuration; replayed optimiser steps, ascending."""
+
+    sha256: str
+    config_sha256: str | None
+    steps: tuple[int, ...]
 
 
 class Program:
@@ -75,3 +117,22 @@ def _joined(columns: MessageColumns, first: int, ranks: np.ndarray, come: np.nda
         with_arrivals[begin[:-1] + np.arange(members)] = come
         after, begin = with_arrivals, begin + np.arange(members + 1)
     return TaskColumns(ranks, ranks, nothing, nothing, begin, after)
+
+
+def keys_of(columns: TaskColumns, collectives: Iterable[tuple[int, int]]) -> np.ndarray | None:
+    """[tasks] the task whose draws each task has: that at its place of the first equal collective; None if all differ.
+
+    Collectives (first message, end of the last) are equal if they move the same bytes between the same ranks in the
+    same order. A task outside of collectives has its own draws.
+    """
+    keys, first_of = np.arange(len(columns.bytes), dtype=np.int64), dict[bytes, int]()
+    again = False
+    for begin, end in collectives:
+        digest = sha256()
+        for column in (columns.src, columns.dst, columns.bytes):
+            digest.update(np.ascontiguousarray(column[begin:end]).data)
+        first = first_of.setdefault(digest.digest(), begin)
+        if first < begin < end:
+            keys[begin:end] = np.arange(first, first + end - begin)
+            again = True
+    return keys if again else None

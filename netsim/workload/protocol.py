@@ -1,11 +1,25 @@
-"""The protocol of workloads: each becomes a directed acyclic graph of tasks."""
+"""The protocol of workloads: each becomes a directed acyclic graph of tasks; and what their sections share."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from pydantic import Field
+
 from netsim.collective.columns import MessageColumns
 from netsim.collective.protocol import Message, Operation
+from netsim.documents import Section
 from netsim.workload.program import Program
+
+
+class WorkloadSection(Section, frozen=True):
+    """Base of every section ``workload``.
+
+    Args:
+        class: Class of its packets, one of `classes`; required if the scenario has classes.
+    """
+
+    traffic_class: str | None = Field(default=None, alias="class")
+
 
 Schedules = Callable[[Operation, Sequence[int]], Sequence[Message] | MessageColumns]
 """Turns an operation, and the scenario's rank of each participant, into messages, by the algorithm named for it."""

@@ -8,11 +8,9 @@ from typing import Literal, NamedTuple
 
 from netsim.documents import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.workload.program import Program
-from netsim.workload.protocol import Schedules
+from netsim.workload.program import Program, Span
+from netsim.workload.protocol import Schedules, WorkloadSection
 from netsim.workload.records import MOST_RANKS
-from netsim.workload.section import WorkloadSection
-from netsim.workload.spans import Span
 
 COLUMNS = ("collective", "op", "flow_id", "src", "dest", "flow_size", "conn_type", "parent_flow_ids")
 """Columns that are read. The others of the file are ignored: data_size, algorithm, protocol, channel_id, chunk_id,

@@ -50,7 +50,7 @@ class Tasks(Sequence[Task]):
         self._columns: TaskColumns | None = None
         self._marks = [(0, 0, False)]
         self.keys: np.ndarray | None = None
-        """[tasks] number of the task whose draws each task has; None: its own. See `netsim.workload.keys`."""
+        """[tasks] number of the task whose draws each task has; None: its own. See `netsim.workload.program`."""
         for task in tasks:
             self.mark(task.traffic_class, task.background)
             self.append(*task[:5])

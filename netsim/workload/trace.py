@@ -12,13 +12,10 @@ from pydantic import Field
 from netsim.collective.columns import message_columns
 from netsim.foundation.refusal import Refusal
 from netsim.workload.device import Device, DeviceConfig
-from netsim.workload.gaps import with_gaps_of
-from netsim.workload.matching import check_and_combine, matching_key
-from netsim.workload.program import Program
-from netsim.workload.protocol import Schedules
+from netsim.workload.matching import check_and_combine, matching_key, with_gaps_of
+from netsim.workload.program import Program, Span, TraceOrigin
+from netsim.workload.protocol import Schedules, WorkloadSection
 from netsim.workload.records import Record, Trace, read_trace
-from netsim.workload.section import WorkloadSection
-from netsim.workload.spans import Span, TraceOrigin
 
 Line = tuple[int, Record]
 

@@ -10,8 +10,7 @@ from netsim.engine.protocol import Scene
 from netsim.topology.build import build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
-from netsim.workload.keys import keys_of
-from netsim.workload.program import Program
+from netsim.workload.program import Program, keys_of
 from tests.netsim.scenes import scene
 
 ROUTINGS: list[Any] = [

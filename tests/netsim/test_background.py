@@ -12,7 +12,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
-from netsim.workload.sizes import PUBLISHED, Sizes, read_sizes
+from netsim.workload.background import PUBLISHED, Sizes, read_sizes
 
 FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 4}
 COLLECTIVE = {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "400KB"}

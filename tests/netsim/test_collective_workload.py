@@ -12,9 +12,8 @@ from netsim.collective.protocol import Message, Operation
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
 from netsim.units import split_bytes
-from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
+from netsim.workload.collective import CollectiveConfig, CollectiveWorkload, ZipfSplits, read_matrix, zipf_matrix
 from netsim.workload.program import Program
-from netsim.workload.splits import ZipfSplits, read_matrix, zipf_matrix
 
 
 def scenario(**workload: object) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.keys import keys_of
-from netsim.workload.program import Program
+from netsim.workload.program import Program, keys_of
 from netsim.workload.tasks import Task, Tasks
 from tests.fuzz.scenes import differ, how
 from tests.netsim.random_scenes import (

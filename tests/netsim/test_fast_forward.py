@@ -22,8 +22,7 @@ from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
-from netsim.workload.keys import keys_of
-from netsim.workload.program import Program
+from netsim.workload.program import Program, keys_of
 from netsim.workload.tasks import Task
 from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene

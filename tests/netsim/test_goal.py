@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from netsim.foundation.refusal import Refusal
-from netsim.workload.goal.text import read_goal
-from netsim.workload.goal.workload import GoalConfig, GoalWorkload
+from netsim.workload.goal import GoalConfig, GoalWorkload
+from netsim.workload.goal_text import read_goal
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, laid_out, refused_or_sound, run
 
 NS = 1000

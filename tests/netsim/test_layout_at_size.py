@@ -20,8 +20,7 @@ from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.workers import Handle, Shared, attached
-from netsim.workload.program import Program
-from netsim.workload.spans import Span
+from netsim.workload.program import Program, Span
 from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene

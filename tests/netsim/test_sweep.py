@@ -25,7 +25,7 @@ from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
 
 
 class Here:
-    """An executor (`netsim.grid.executor.Executor`) that carries out jobs in this process, for what processes are not
+    """An executor (`netsim.grid.job.Executor`) that carries out jobs in this process, for what processes are not
     the matter of."""
 
     def __init__(self, count: int) -> None:  # noqa: ARG002

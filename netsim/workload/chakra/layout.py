@@ -5,13 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 
 from netsim.collective.columns import message_columns
-from netsim.workload.chakra.dependencies import reversed_needs
-from netsim.workload.chakra.files import RankTrace
+from netsim.workload.chakra.files import RankTrace, reversed_needs
 from netsim.workload.chakra.nodes import Attribute
 from netsim.workload.chakra.operations import Meeting, Member, combine, duration_ps, meeting
-from netsim.workload.program import Program
+from netsim.workload.program import Program, Span
 from netsim.workload.protocol import Schedules
-from netsim.workload.spans import Span
 
 
 class _Gathering:

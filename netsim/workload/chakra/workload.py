@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from netsim.foundation.refusal import Refusal
-from netsim.workload.chakra.dependencies import Dependencies, dependencies
-from netsim.workload.chakra.files import RankTrace, find_traces, read_groups, read_rank
+from netsim.workload.chakra.files import (
+    Dependencies,
+    RankTrace,
+    dependencies,
+    find_traces,
+    read_groups,
+    read_rank,
+)
 from netsim.workload.chakra.layout import Layout
 from netsim.workload.chakra.nodes import Node, NodeType
 from netsim.workload.program import Program
-from netsim.workload.protocol import Schedules
-from netsim.workload.section import WorkloadSection
+from netsim.workload.protocol import Schedules, WorkloadSection
 
 
 class ChakraConfig(WorkloadSection, frozen=True):

@@ -1,1 +1,0 @@
-"""Schedules in GOAL, the Group Operation Assembly Language, as a workload."""
