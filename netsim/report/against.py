@@ -8,9 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from netsim.report import algorithms
 from netsim.report.page import Section, table
 from netsim.report.summary import operations, summarise
+from netsim.report.tables import algorithm_sections
 from netsim.results import Pair
 
 
@@ -55,7 +55,7 @@ def sections(pair: Pair) -> list[Section]:
         parts.append(table(_head(pair, "operation"), [change.cells() for change in by_operation]))
     found = [Section(f"Against {other}", "".join(parts) + f'<p class="note">{escape(note)}</p>')]
     for name, results in zip(pair.names, (pair.first, pair.second), strict=True):
-        found += [Section(f"Algorithms: {name}", part.body) for part in algorithms.sections(results)]
+        found += [Section(f"Algorithms: {name}", part.body) for part in algorithm_sections(results)]
     return found if pair.first.algorithms != pair.second.algorithms else found[:1]
 
 

@@ -4,24 +4,24 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from netsim.report import algorithms
 from netsim.report.about import fabric, workload
-from netsim.report.columns import columns, spread, table_rows, transport_name
-from netsim.report.completion import completion_svg
-from netsim.report.fabric import links_svg
-from netsim.report.flows import flows_svg
+from netsim.report.collectives import heads, operations_svg, phases, phases_svg, rollout_sentence, rows
+from netsim.report.completion import completion_svg, flows_svg
 from netsim.report.layout import drawings
-from netsim.report.loads import loads_svg
-from netsim.report.operations import operations_svg
+from netsim.report.links import links_svg, loads_svg, usage
+from netsim.report.over_time import (
+    has_links_over_time,
+    has_queues,
+    has_windows,
+    links_over_time_svg,
+    queues_svg,
+    windows_svg,
+)
 from netsim.report.page import Section, figure, page, table
 from netsim.report.perfetto import write_trace
-from netsim.report.phases import heads, phases, phases_svg, rollout_sentence, rows
-from netsim.report.queues import has_queues, queues_svg
-from netsim.report.recorded import sentence
 from netsim.report.summary import extremes, operations, summarise
+from netsim.report.tables import algorithm_sections, columns, sentence, spread, table_rows, transport_name
 from netsim.report.timeline import has_timeline, timeline_svg
-from netsim.report.usage import usage
-from netsim.report.watching import has_links_over_time, has_windows, links_over_time_svg, windows_svg
 from netsim.results import Results, replacing
 
 PICTURES = (
@@ -95,7 +95,7 @@ def _page(results: Results, pictures: Mapping[str, str], beside: Sequence[Sectio
         ),
         *_phases(results, pictures),
         *_operations(results, pictures),
-        *algorithms.sections(results),
+        *algorithm_sections(results),
         Section("Where the time goes: links", _links(results, pictures)),
         *_pictured("Links over time", pictures.get("links_over_time"), _LINKS_OVER_TIME),
         *_pictured("Windows of flows", pictures.get("windows"), _WINDOWS),

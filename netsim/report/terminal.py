@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from netsim.report.columns import columns, table_rows
-from netsim.report.phases import rollout_sentence
-from netsim.report.recorded import sentence
+from netsim.report.collectives import rollout_sentence
+from netsim.report.tables import columns, sentence, table_rows
 from netsim.results import Results, RunEvent
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -13,7 +13,7 @@ from netsim.collective.config import Algorithms
 from netsim.collective.fastest import estimates, fastest
 from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import candidates, nccl
-from netsim.report.algorithms import sections
+from netsim.report.tables import algorithm_sections
 from netsim.seats import room, seats_of
 from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
@@ -87,7 +87,7 @@ def test_a_table_decides_by_the_last_row_that_holds_and_the_files_say_what_was_t
         results = simulate(scenario(ranks, "all_reduce", size, {"table": str(table)}))
         (used,) = results.to_dict()["algorithms"]
         assert (used["algorithm"], used["ranks"], used["collectives"]) == (taken, ranks, 1)
-        (told,) = sections(results)
+        (told,) = algorithm_sections(results)
         assert f"<td>{taken}</td>" in told.body
 
 

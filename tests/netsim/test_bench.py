@@ -10,9 +10,8 @@ import pytest
 
 from netsim.__main__ import main
 from netsim.bench import bench as benchmark
-from netsim.bench.bench import Figures, bench, print_figures, write_figures
+from netsim.bench.bench import Figures, Measurement, Unmeasured, bench, print_figures, write_figures
 from netsim.bench.cases import CASES, PACKET_BYTES, Case, Shape, all_to_all, permutation
-from netsim.bench.measure import Measurement, Unmeasured
 
 SMALL = Case("all-to-all, 8 hosts", Shape(2, 4, 2), all_to_all, 2, ("simpy", "exact"))
 

@@ -7,7 +7,7 @@ import pytest
 
 from netsim.__main__ import main
 from netsim.compare import simulate
-from netsim.report.phases import phases, rollout_sentence, time_share
+from netsim.report.collectives import phases, rollout_sentence, time_share
 from netsim.results import Results
 from tests.netsim.traces import TraceWriter
 

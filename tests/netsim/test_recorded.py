@@ -4,7 +4,7 @@ import pytest
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.report.recorded import ratios, steps
+from netsim.report.tables import ratios, steps
 from tests.netsim.traces import TraceWriter
 
 

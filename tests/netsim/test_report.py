@@ -9,18 +9,15 @@ import numpy as np
 import pytest
 
 from netsim import Results, simulate
-from netsim.report import about, perfetto, queues
-from netsim.report.columns import columns, spread, table_rows
+from netsim.report import about, over_time, perfetto
 from netsim.report.comparison import PICTURES, write_report
-from netsim.report.completion import completion_svg, completion_title
-from netsim.report.fabric import links_svg, links_title
-from netsim.report.flows import flows_svg, flows_title
+from netsim.report.completion import completion_svg, completion_title, flows_svg, flows_title
 from netsim.report.layout import Stroke, drawings
-from netsim.report.loads import loads_svg, loads_title
+from netsim.report.links import links_svg, links_title, loads_svg, loads_title, usage
+from netsim.report.over_time import queues_svg, queues_title
 from netsim.report.page import Section, page, table
-from netsim.report.queues import queues_svg, queues_title
 from netsim.report.summary import summarise
-from netsim.report.usage import usage
+from netsim.report.tables import columns, spread, table_rows
 from netsim.topology.build import build_topology
 from netsim.topology.fat_tree import FatTreeConfig
 from netsim.topology.graph import GraphConfig
@@ -190,7 +187,7 @@ def test_queues_of_seeds_meet_on_the_widest_intervals():
     for length in (1, 7, 128, 255):
         fine = rng.integers(0, 1000, length)
         for factor in (1, 2, 8):
-            wide = queues._widened(fine, factor)
+            wide = over_time._widened(fine, factor)
             assert wide.tolist() == [fine[at : at + factor].max() for at in range(0, length, factor)]
 
 

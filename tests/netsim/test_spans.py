@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from netsim import Results, simulate
+from netsim.report.collectives import operations_svg, operations_title
 from netsim.report.comparison import write_report
-from netsim.report.operations import operations_svg, operations_title
 from netsim.report.summary import operations
 from tests.netsim.traces import TraceWriter
 

@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from netsim.report.sweep_figure import sweep_svg, sweep_title
 from netsim.report.sweep_map import SweepMap, map_svg, map_title
-from netsim.report.sweep_page import sweep_page
+from netsim.report.sweep_page import sweep_page, sweep_svg, sweep_title
 from netsim.report.sweep_summary import Sweep, SweepCell
 
 

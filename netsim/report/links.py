@@ -1,20 +1,67 @@
-"""The fabric as a drawing, its links coloured by how busy they are: the slowest transport beside the fastest."""
+"""Pictures of how busy the links of the fabric are, and how evenly each transport spreads its work over them."""
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from netsim.report.drawing import FAINT, INK, STYLE, new_figure, to_svg
+from netsim.report.drawing import FAINT, INK, STYLE, colours, name_rows, new_figure, time_unit, to_svg
 from netsim.report.layout import Drawing, Stroke, drawings
 from netsim.report.summary import extremes, summarise
-from netsim.report.usage import Usage, usage
 from netsim.results import Results, Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+class Usage(NamedTuple):
+    """Part of the run in which each link of the fabric was busy; used links between switches, and their busy time."""
+
+    shares: np.ndarray
+    fabric: np.ndarray
+    busy_us: np.ndarray
+
+    @property
+    def busiest(self) -> int | None:
+        """The busiest link between switches; None if none carried anything."""
+        return int(self.fabric[self.busy_us.argmax()]) if len(self.fabric) else None
+
+    @property
+    def most(self) -> float:
+        """Share of the busiest of them."""
+        return float(self.shares[self.fabric].max(initial=0))
+
+    @property
+    def mean(self) -> float:
+        """Their mean share."""
+        return float(self.shares[self.fabric].mean()) if len(self.fabric) else 0.0
+
+    @property
+    def mean_us(self) -> float:
+        """Mean over the links between switches that carried something."""
+        return float(self.busy_us.mean()) if len(self.fabric) else 0.0
+
+    @property
+    def overload(self) -> float:
+        """Time of the busiest link over the mean, less one."""
+        return float(self.busy_us.max()) / self.mean_us - 1 if self.mean_us else 0.0
+
+
+def usage(results: Results, run: Run) -> Usage:
+    """How busy the links of a run were."""
+    busy_ps = run.links["busy_ps"]
+    fabric = _fabric_links(results)
+    used = fabric[run.links["bytes"][fabric] > 0]
+    return Usage(busy_ps / max(1, run.completion_ps), used, busy_ps[used] / 1e6)
+
+
+def _fabric_links(results: Results) -> np.ndarray:
+    switches = {name for tier in results.scene.topology.tiers for name in tier}
+    between: Sequence[int] = [n for n, link in enumerate(results.links) if {link.src, link.dst} <= switches]
+    return np.array(between, dtype=np.int64)
+
 
 _LEVELS = 20
 _MOST_NUMBERED = 16
@@ -160,3 +207,72 @@ def _colour(level: int, full: bool) -> Any:
         return "#d55e00"
     blues = LinearSegmentedColormap.from_list("busy", ["#e3e7ea", "#a9cbe3", "#4f94c9", "#14599b", "#062a54"])
     return blues(((level - 1) / (_LEVELS - 1)) ** 1.7)
+
+
+_MOST_TICKS = 300
+
+
+def loads_title(results: Results) -> str:
+    """The finding of `loads_svg` in one line."""
+    overloads = {run.transport: usage(results, run).overload for run in results.first_runs()}
+    fastest, _ = extremes(summarise(results))
+    worst = max(overloads, key=lambda name: overloads[name])
+    if overloads[worst] < 0.005:
+        return "Every transport loads the fabric evenly"
+    finding = f"{worst} overloads its busiest fabric link by {100 * overloads[worst]:.0f} %"
+    if worst == fastest.name:
+        return finding
+    rival = "evenly" if overloads[fastest.name] < 0.005 else f"to within {100 * overloads[fastest.name]:.0f} %"
+    return f"{finding}; {fastest.name} loads all of them {rival}"
+
+
+def loads_svg(results: Results) -> str:
+    """A row a transport: when each link between switches has done its work if it never waits; of the first seed."""
+    import matplotlib
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    summaries = summarise(results)
+    runs = results.first_runs()
+    uses = [usage(results, run) for run in runs]
+    longest = max((float(used.busy_us.max()) for used in uses if len(used.fabric)), default=0.0) or 1.0
+    ends = [run.completion_ps / 1e6 for run in runs]
+    scale, unit = time_unit(longest)
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(10, 1.25 + 0.42 * len(runs), loads_title(results))
+        axes = figure.subplots()
+        for row, (used, end, colour) in enumerate(zip(uses, ends, colours(summaries), strict=True)):
+            if not len(used.fabric):
+                continue
+            ticks = _thinned(used.busy_us) / scale
+            vertices = [(x, row + side) for x in ticks for side in (-0.3, 0.3)]
+            path = Path(vertices, [Path.MOVETO, Path.LINETO] * len(ticks))
+            axes.add_patch(PathPatch(path, edgecolor=colour, facecolor="none", linewidth=1.1, alpha=0.75))
+            mean, most = used.mean_us / scale, float(used.busy_us.max()) / scale
+            axes.plot(mean, row - 0.38, "v", markersize=5.5, color=INK)
+            if end <= 1.8 * longest:
+                axes.plot(end / scale, row, "|", markersize=17, color=INK, markeredgewidth=2)
+                most = max(most, end / scale)
+            label = f"+{100 * used.overload:.0f} %" if used.overload >= 0.005 else "even"
+            axes.annotate(label, (most, row), (7, 0), textcoords="offset points", va="center", weight="bold")
+        name_rows(axes, summaries)
+        shown = [end for end in ends if end <= 1.8 * longest]
+        axes.set_xlim(0, 1.12 * max(longest, *shown, 0.0) / scale)
+        axes.set_xlabel(f"time that a link between switches is busy ({unit})")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color="#e4e7eb", linewidth=0.8)
+        axes.plot([], [], "v", markersize=5.5, color=INK, label="mean link")
+        if shown:
+            axes.plot([], [], "|", markersize=11, color=INK, markeredgewidth=2, label="completion")
+        legend = figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
+        for text in legend.get_texts():
+            text.set_color(FAINT)
+        return to_svg(figure, "loads")
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    """So many of them at most, the smallest and the largest included."""
+    ordered = np.sort(values)
+    places = np.linspace(0, len(ordered) - 1, min(_MOST_TICKS, len(ordered))).round().astype(np.int64)
+    return ordered[places]

@@ -1,0 +1,170 @@
+"""The comparison as text, for the page and the terminal: its table, recorded times of steps, and algorithms."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+from netsim.report.page import Section, table
+from netsim.report.summary import TransportSummary, summarise
+from netsim.results import Results, Run
+from netsim.units import format_size
+
+
+class Column(NamedTuple):
+    """A column of the table, left out if `amount` is 0 for every transport; with `packets` flow level has no entry."""
+
+    head: str
+    cell: Callable[[TransportSummary], str]
+    packets: bool = False
+    amount: Callable[[TransportSummary], float] = lambda _: 1.0
+
+
+COLUMNS = (
+    Column("transport", lambda s: transport_name(s)),
+    Column("completion, mean [min, max]", lambda s: spread(s.completions_us)),
+    Column("above bound", lambda s: f"{100 * s.above_bound:+.1f} %".replace("-0.0", "+0.0")),
+    Column("flow p99", lambda s: f"{microseconds(s.flow_p99_us)} µs"),
+    Column("longest queue", lambda s: _size(s.max_queue_bytes), True, lambda s: s.packets),
+    Column("reordered", lambda s: _part(s.reordered_packets, s.packets), True, lambda s: s.packets),
+    Column("dropped", lambda s: _part(s.dropped_packets, s.packets), True, lambda s: s.dropped_packets),
+    Column("trimmed", lambda s: _part(s.trimmed_packets, s.packets), True, lambda s: s.trimmed_packets),
+    Column("marked", lambda s: _part(s.marked_packets, s.packets), True, lambda s: s.marked_packets),
+    Column("sent again", lambda s: _part(s.retransmitted_packets, s.packets), True, lambda s: s.retransmitted_packets),
+    Column("paused", lambda s: f"{microseconds(s.paused_us)} µs", True, lambda s: s.paused_us),
+)
+
+
+def columns(results: Results) -> list[Column]:
+    """The columns of `COLUMNS` that are not empty."""
+    return [column for column in COLUMNS if any(column.amount(summary) for summary in summarise(results))]
+
+
+def table_rows(results: Results) -> list[tuple[str, ...]]:
+    """A row of text a transport, under `columns`."""
+    return [
+        tuple("-" if column.packets and summary.flow_level else column.cell(summary) for column in columns(results))
+        for summary in summarise(results)
+    ]
+
+
+def transport_name(summary: TransportSummary) -> str:
+    """Name of the transport, marked if it has no packets."""
+    return f"{summary.name} (flow level)" if summary.flow_level else summary.name
+
+
+def spread(times_us: Sequence[float]) -> str:
+    """Mean, least and most of some times in microseconds; the time itself if there is one."""
+    mean = f"{microseconds(sum(times_us) / len(times_us))} µs"
+    return f"{mean} [{microseconds(min(times_us))}, {microseconds(max(times_us))}]" if len(times_us) > 1 else mean
+
+
+def microseconds(value: float) -> str:
+    """With one place, thousands apart."""
+    return f"{value:,.1f}"
+
+
+def _part(packets: float, all_packets: float) -> str:
+    """Share of all packets, in percent."""
+    return f"{100 * packets / all_packets:.2g} %" if packets else "0"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1000:,.0f} KB" if size_bytes >= 1000 else format_size(size_bytes)
+
+
+class Step(NamedTuple):
+    """An optimiser step, from its first collective to the end of its last; predictions by transport, means of seeds."""
+
+    number: int
+    recorded_us: float
+    predicted_us: Mapping[str, float]
+
+
+def steps(results: Results) -> list[Step]:
+    """Every step whose recorded time is known."""
+    runs: dict[str, list[Run]] = {}
+    for run in results.runs:
+        runs.setdefault(run.transport, []).append(run)
+    recorded_steps = []
+    for number, recorded_ps in results.recorded_ps.items():
+        indices = [index for index, span in enumerate(results.spans) if span.step == number]
+        if indices and recorded_ps:
+            predicted = {
+                name: sum(_duration_ps(run, indices) for run in seeds) / len(seeds) / 1e6
+                for name, seeds in runs.items()
+            }
+            recorded_steps.append(Step(number, recorded_ps / 1e6, predicted))
+    return recorded_steps
+
+
+def ratios(results: Results) -> dict[str, float]:
+    """Predicted over recorded time, all steps together, by transport; empty where nothing was recorded."""
+    known = steps(results)
+    recorded = sum(step.recorded_us for step in known)
+    return {
+        run.transport: sum(step.predicted_us[run.transport] for step in known) / recorded
+        for run in results.runs
+        if known
+    }
+
+
+def sentence(results: Results) -> str:
+    """The comparison in one sentence, empty if nothing was recorded."""
+    known = steps(results)
+    if not known:
+        return ""
+    mean_ms = sum(step.recorded_us for step in known) / len(known) / 1000
+    each = ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios(results).items())
+    plural = "s" if len(known) > 1 else ""
+    return f"predicted / recorded step time, {len(known)} step{plural} of {mean_ms:,.4g} ms: {each}"
+
+
+def _duration_ps(run: Run, indices: list[int]) -> int:
+    times = [run.collectives[index] for index in indices]
+    return max(time.end_ps for time in times) - min(time.start_ps for time in times)
+
+
+_NOTE = (
+    "Size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's whole input, of "
+    "broadcast the buffer, of all_to_all the largest input of a rank. A row stands for neighbouring sizes that "
+    "took the same algorithm."
+)
+_CHOSEN = {
+    "auto": "auto: the least estimate from the rates and delays of this fabric",
+    "nccl": "nccl: the choice of NCCL's model of latencies and bandwidths",
+    "table": "table: the last row of the table that holds",
+}
+
+Row = tuple[str, int, int, int, str, int]
+"""Collective, ranks, least and largest size in bytes, algorithm, number of collectives."""
+
+
+def algorithm_rows(results: Results) -> list[Row]:
+    """Algorithms by collective, number of ranks and size; neighbouring sizes with one algorithm share a row."""
+    found: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for (op, ranks, size, algorithm), count in sorted(results.algorithms.items()):
+        of_op = found[op, ranks]
+        if of_op and of_op[-1][4] == algorithm:
+            of_op[-1] = (op, ranks, of_op[-1][2], size, algorithm, of_op[-1][5] + count)
+        else:
+            of_op.append((op, ranks, size, size, algorithm, count))
+    return [row for of_op in found.values() for row in of_op]
+
+
+def algorithm_sections(results: Results) -> list[Section]:
+    """The section of the page; none for a workload of one collective with an algorithm by name."""
+    chosen = [by for by in _CHOSEN if by in results.scenario["algorithms"].values()]
+    if not results.algorithms or (not chosen and sum(results.algorithms.values()) == 1):
+        return []
+    head = ("collective", "ranks", "size", "algorithm", "collectives")
+    lines = [
+        (op, f"{ranks:,}", _sizes(least, most), algorithm, f"{count:,}")
+        for op, ranks, least, most, algorithm, count in algorithm_rows(results)
+    ]
+    note = " ".join([_NOTE, *(f"{_CHOSEN[by]}." for by in chosen)])
+    return [Section("Algorithms of collectives", table(head, lines) + f'<p class="note">{escape(note)}</p>')]
+
+
+def _sizes(least: int, most: int) -> str:
+    return format_size(least) if least == most else f"{format_size(least)} to {format_size(most)}"
