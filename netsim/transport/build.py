@@ -1,16 +1,43 @@
-"""From the names in a scenario to transports."""
+"""From the names in a scenario, or the class of a user, to transports."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 from netsim.transport.config import OwnConfig, TransportConfig
 from netsim.transport.detouring import Ugal, Valiant
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.flowlet import Flowlet
-from netsim.transport.own import own_transport
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
 from netsim.transport.subflows import Subflows
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
+
+
+def own_transport(path: str) -> Callable[..., Transport]:
+    """The class that ``module:Class`` names."""
+    module_name, _, class_name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
+        raise ValueError(f"{path!r} does not name a class; write module:Class")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # whatever the code of a user's module leads to
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).replace("; ", ", ")
+        raise ValueError(
+            f"{module_name} cannot be imported ({reason}); run from the folder that contains it, or install it"
+        ) from None
+    transport_class = getattr(module, class_name, None)
+    if not isinstance(transport_class, type) or not issubclass(transport_class, Transport):
+        remedy = "name a class that extends netsim.transport.Transport"
+        raise ValueError(f"{class_name} of {module_name} is not a transport; {remedy}")
+    return transport_class
+
 
 PACKET_TRANSPORTS: dict[str, type[Transport]] = {
     "adaptive_flow": AdaptiveFlow,

@@ -7,7 +7,7 @@ import pytest
 from netsim.congestion.flow_control import PfcConfig
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference.buffers import Buffers
+from netsim.engine.reference.conditions import Buffers
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
 from netsim.topology.keys import SharedBufferConfig

@@ -12,7 +12,7 @@ from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.limits import LimitsConfig, Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.engine.reference.rounds import Rounds
+from netsim.engine.reference.watching import Rounds
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.foundation.refusal import Refusal

@@ -6,7 +6,7 @@ import pytest
 
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference.turns import Turns
+from netsim.engine.reference.nic import Turns
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.workload.tasks import Task
 from tests.netsim.closed_loop import WatchedEngine, transport_of

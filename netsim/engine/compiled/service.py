@@ -43,7 +43,7 @@ def nominal_ps(
     begin_ps: Integer,
     end_ps: Integer,
 ) -> Integer:
-    """The compiled `netsim.engine.reference.work.Work.nominal_ps`; `since_ps`: -1 for rates without a service yet."""
+    """The compiled `Work.nominal_ps` of the reference engine; `since_ps` is -1 for rates without a service yet."""
     work_ps = 0.0
     for row in range(rows[1] - 1, rows[0] - 1, -1):
         if since_ps[row] >= 0 and since_ps[row] < end_ps:

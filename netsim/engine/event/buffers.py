@@ -1,4 +1,4 @@
-"""What switches hold, in compiled code: see `netsim.engine.reference.buffers`. Nothing here knows the calendar."""
+"""What switches hold, in compiled code: see `netsim.engine.reference.conditions`. Nothing here knows the calendar."""
 
 import numpy as np
 

@@ -24,9 +24,9 @@ from netsim.engine.event.room import (
     with_room_for_words,
 )
 from netsim.engine.event.state import Array, State
+from netsim.engine.frontier import stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.stalled import stalled
 from netsim.foundation.refusal import Refusal
 from netsim.topology.protocol import places
 from netsim.transport.ethereal import Ethereal

@@ -29,7 +29,7 @@ from netsim.engine.event.switches import MOST_CANDIDATES, Tree, tree
 from netsim.engine.event.watching import STRIDE
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
-from netsim.engine.reference.rounds import NOBODY
+from netsim.engine.reference.watching import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
 from netsim.topology.protocol import places, sources
 from netsim.transport.protocol import Transport

@@ -24,7 +24,7 @@ def begin_service(network: Network, link: int, time_ps: int) -> None:
 
 @compiled
 def work_ps(network: Network, link: int, begin_ps: int, end_ps: int) -> Whole:
-    """See `netsim.engine.reference.work.Work.nominal_ps`."""
+    """See `netsim.engine.reference.conditions.Work.nominal_ps`."""
     rows = network.change_begin[link], network.change_begin[link + 1]
     nominal_bps = network.kinds[network.links[link].kind].rate_bps
     return nominal_ps(network.change_bps, network.change_since_ps, rows, nominal_bps, begin_ps, end_ps)

@@ -1,8 +1,8 @@
-"""Rounds of a run whose packets are trimmed, in compiled code: see `netsim.engine.reference.rounds`."""
+"""Rounds of a run whose packets are trimmed, in compiled code: see `netsim.engine.reference.watching`."""
 
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Record, State
-from netsim.engine.reference.rounds import NOBODY
+from netsim.engine.reference.watching import NOBODY
 
 
 @compiled

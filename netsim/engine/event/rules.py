@@ -49,7 +49,7 @@ RULES = record(
     patience=INDEX,
     reordering=WHOLE,
     # Until when the loop goes on by itself, and the limit of simulated time; rounds as in
-    # `netsim.engine.reference.rounds`.
+    # `netsim.engine.reference.watching`.
     end_ps=WHOLE,
     limit_ps=WHOLE,
     round_ps=WHOLE,
@@ -146,5 +146,5 @@ TOTALS = record(
 """Counts of a run, and what the loop needs when it stops: one record.
 
 `moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
-The last three are what a round of `netsim.engine.reference.rounds` knows.
+The last three are what a round of `netsim.engine.reference.watching` knows.
 """

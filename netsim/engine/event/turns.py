@@ -1,4 +1,4 @@
-"""Deficit round robin among classes in compiled code: see `netsim.engine.reference.turns`.
+"""Deficit round robin among classes in compiled code: see `netsim.engine.reference.nic`.
 
 Row `link` of `Queued.turns` belongs to the queues in front of a link, row `links + link` to the rings of a host's link.
 """

@@ -11,9 +11,9 @@ from netsim.engine.event.room import with_room_for_flows
 from netsim.engine.event.state import State
 from netsim.engine.fluid import kernel
 from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, fastest_first, streams_of, way_rates
+from netsim.engine.frontier import stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
-from netsim.engine.stalled import stalled
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Transport

@@ -1,14 +1,130 @@
-"""Conditions at a link that affect a packet: loss, a full queue, a mark, a changed rate."""
+"""Conditions of links: rates over time, losses, marks, and the memory that queues of a switch share."""
 
+from bisect import bisect_right
+from collections.abc import Callable
+from math import ceil, inf
 from typing import NamedTuple
 
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.draws import Draws, Purpose
+from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
+from netsim.topology.failure import Rates
+from netsim.topology.keys import MILLION
 from netsim.transport.protocol import Transport
 from netsim.units import service_ps
+
+
+class Work:
+    """The part of a link's work that is served at each rate: a packet keeps the rate at which its service begins."""
+
+    def __init__(self, rates: Rates) -> None:
+        self._nominal = rates.initial
+        self._steps = {
+            link: steps for link, steps in rates.changes.items() if len(steps) > 1 or steps[0][1] != rates.initial[link]
+        }
+        self._since_ps = {link: [-1] * len(steps) for link, steps in self._steps.items()}
+
+    def varies(self, link: int) -> bool:
+        """Whether the link ever has another rate than its nominal one."""
+        return link in self._steps
+
+    def begin(self, link: int, time_ps: int) -> None:
+        """Notes that a link whose rate varies begins to serve a packet."""
+        row = bisect_right(self._steps[link], (time_ps, inf)) - 1
+        if self._since_ps[link][row] < 0:
+            self._since_ps[link][row] = time_ps
+
+    def nominal_ps(self, link: int, begin_ps: int, end_ps: int) -> int:
+        """How long a link whose rate varies would take at its nominal rate for what it serves from `begin_ps` to
+        `end_ps`.
+
+        All services that have been noted begin before `end_ps`.
+        """
+        work_ps = 0.0
+        for (_, rate), since_ps in zip(self._steps[link][::-1], self._since_ps[link][::-1], strict=True):
+            if 0 <= since_ps < end_ps:
+                first_ps = max(since_ps, begin_ps)
+                work_ps += (end_ps - first_ps) * (rate / self._nominal[link])
+                end_ps = first_ps
+                if end_ps == begin_ps:
+                    break
+        return ceil(work_ps)
+
+
+class Buffers:
+    """The memory of all switches. Queue link * classes + class holds the packets of a class in front of a link.
+
+    A packet counts from its arrival at the switch until its last bit has left. With pauses a switch also counts them by
+    the queue from which they came, and stops or resumes that queue by `tell`.
+    """
+
+    def __init__(self, scene: Scene, tell: Callable[[int], None]) -> None:
+        self._classes, self._tell = scene.classes, tell
+        limits = limits_of(scene)
+        self._switch, self._pool, self._headroom = limits.source, limits.pool, limits.headroom
+        self._pauses, self._shared = scene.flow_control.kind == "pfc", scene.buffer is not None
+        control = scene.flow_control
+        if control.kind == "pfc":
+            self._dynamic, self._resume_at, self._gap = control.dynamic, control.resume_at, control.resume_below
+            self._pause_above = 0 if control.pause_above == "dynamic" else control.pause_above
+        if scene.buffer is not None:
+            self._size, self._alpha = scene.buffer.size, scene.buffer.millionths
+        queues = len(scene.topology.links) * scene.classes
+        self.used = [0] * (max(limits.source) + 1)
+        self.lengths = [0] * queues
+        self.held = [0] * queues
+        self.told_to_stop = [False] * queues
+
+    def takes(self, size_bytes: int, source: int, queue: int) -> bool:
+        """Takes a packet into a switch if there is room; may pause the queue that it came from."""
+        switch = self._switch[queue // self._classes]
+        if not self._has_room(size_bytes, source, queue, switch):
+            return False
+        self.used[switch] += size_bytes
+        self.lengths[queue] += size_bytes
+        self.held[source] += size_bytes
+        if self._pauses and not self.told_to_stop[source] and self._fills(source, switch):
+            self.told_to_stop[source] = True
+            self._tell(source)
+        return True
+
+    def gives_back(self, size_bytes: int, source: int, queue: int) -> None:
+        """Frees the memory of a packet that has left or is lost; may resume the queue that it came from."""
+        switch = self._switch[queue // self._classes]
+        self.used[switch] -= size_bytes
+        self.lengths[queue] -= size_bytes
+        self.held[source] -= size_bytes
+        if self.told_to_stop[source] and self._may_resume(source, switch):
+            self.told_to_stop[source] = False
+            self._tell(source)
+
+    def _has_room(self, size_bytes: int, source: int, queue: int, switch: int) -> bool:
+        if self._shared and self.used[switch] + size_bytes > self._size:
+            return False
+        if not self._pauses:
+            free = self._size - self.used[switch] if self._shared else 0
+            return not self._shared or self.lengths[queue] * MILLION < self._alpha * free
+        if self._dynamic:
+            return True
+        return self.held[source] + size_bytes <= self._pause_above + self._headroom[source // self._classes]
+
+    def _threshold(self, switch: int) -> int:
+        """Millionths of a byte that a switch may hold from one queue before it pauses that queue."""
+        if self._dynamic:
+            return self._alpha * max(0, self._pool[switch] - self.used[switch])
+        return self._pause_above * MILLION
+
+    def _fills(self, source: int, switch: int) -> bool:
+        return self.held[source] * MILLION > self._threshold(switch)
+
+    def _may_resume(self, source: int, switch: int) -> bool:
+        if self._dynamic:
+            return self.held[source] * MILLION <= max(0, self._threshold(switch) - self._gap * MILLION)
+        return self.held[source] <= self._resume_at
+
 
 LOST, FULL = -1, -2
 """Values in place of a service time: LOST, the link is or goes down; FULL, the queue has no room."""

@@ -9,19 +9,16 @@ from functools import partial
 
 import numpy as np
 
+from netsim.engine.frontier import stalled
 from netsim.engine.limits import NO_LIMIT, Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import FLOW, Losses, Outcome, Scene
-from netsim.engine.reference.admission import Admission
 from netsim.engine.reference.calendar import LAST, Calendar, Event, late_start
 from netsim.engine.reference.conditions import Conditions
-from netsim.engine.reference.connection import Connection, Listener, Packet
+from netsim.engine.reference.connection import Connection, Listener, Packet, Ways
 from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.links import Links
-from netsim.engine.reference.messages import Messages
-from netsim.engine.reference.nic import Nic
-from netsim.engine.reference.turns import Turns
-from netsim.engine.reference.ways import Ways
-from netsim.engine.stalled import stalled
+from netsim.engine.reference.messages import Admission, Messages
+from netsim.engine.reference.nic import Nic, Turns
 from netsim.engine.watch import Watched
 from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport

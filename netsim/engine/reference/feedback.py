@@ -16,8 +16,7 @@ from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
-from netsim.engine.reference.rounds import Rounds
-from netsim.engine.reference.watching import WindowRecorder
+from netsim.engine.reference.watching import Rounds, WindowRecorder
 from netsim.engine.watch import watched_tasks
 from netsim.foundation.refusal import Refusal
 from netsim.topology.protocol import Path

@@ -9,13 +9,11 @@ import simpy
 from netsim.engine.protocol import LINK, QueueSeries, Scene
 from netsim.engine.queue_series import QueueRecorder
 from netsim.engine.reference.calendar import Calendar, Event, end
-from netsim.engine.reference.conditions import FULL, LOST, Conditions
-from netsim.engine.reference.connection import Packet
+from netsim.engine.reference.conditions import FULL, LOST, Conditions, Work
+from netsim.engine.reference.connection import Packet, Ways
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
 from netsim.engine.reference.watching import LinkRecorder
-from netsim.engine.reference.ways import Ways
-from netsim.engine.reference.work import Work
 from netsim.topology.protocol import Path
 from netsim.units import service_ps
 

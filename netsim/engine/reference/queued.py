@@ -7,13 +7,10 @@ from typing import Protocol
 
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
-from netsim.engine.reference.buffers import Buffers
 from netsim.engine.reference.calendar import Calendar, Event, end, word
-from netsim.engine.reference.conditions import LOST, Conditions
+from netsim.engine.reference.conditions import LOST, Buffers, Conditions, Work
 from netsim.engine.reference.connection import Packet
-from netsim.engine.reference.nic import Nic
-from netsim.engine.reference.turns import Turns
-from netsim.engine.reference.work import Work
+from netsim.engine.reference.nic import Nic, Turns
 from netsim.units import service_ps
 
 

@@ -13,7 +13,7 @@ from netsim.engine.event.calendar import empty, heap, push
 from netsim.engine.event.compiled import compiled
 from netsim.engine.event.state import Array, Hosts, Queued, State
 from netsim.engine.queue_series import INTERVALS
-from netsim.engine.reference.rounds import NOBODY
+from netsim.engine.reference.watching import NOBODY
 
 LEADER = 0
 _COUNTS = ("packets", "hops", "control_hops", "dropped", "trimmed", "marked")
