@@ -146,10 +146,7 @@ def _rounds(operation: Operation, rounds: int, shift: int) -> list[Message]:
 
 
 def tree_broadcast(operation: Operation) -> list[Message]:
-    """ceil(log2(size)) rounds. A participant sends once a round, so its sends wait for one another.
-
-    Thakur, Rabenseifner, Gropp: Optimization of collective communication operations in MPICH, IJHPCA 2005, section 4.2.
-    """
+    """Binomial, not pipelined: ceil(log2(size)) rounds; sends of a participant, one a round, wait for each other."""
     size, root = operation.size, operation.root
     messages: list[Message] = []
     last: dict[int, int] = {}
@@ -252,7 +249,7 @@ def _pairs_of_teams(size: int) -> list[tuple[int, int]]:
 
 
 def barrier(operation: Operation) -> list[Message]:
-    """ceil(log2(size)) rounds; in round k participant i signals participant i + 2**k.
+    """ceil(log2(size)) rounds; in round k participant i signals participant i + 2**k, by a message without bytes.
 
     Hensgen, Finkel, Manber: Two algorithms for barrier synchronization, IJPP 1988.
     """
