@@ -33,12 +33,7 @@ class Failure(NamedTuple):
 
 
 def sweep(
-    path: Path,
-    folder: Path,
-    *,
-    jobs: int = 1,
-    executor: str | None = None,
-    watcher: Watcher | None = None,
+    path: Path, folder: Path, *, jobs: int = 1, executor: str | None = None, watcher: Watcher | None = None
 ) -> list[Failure]:
     """Simulates the unfinished cells of a sweep into `folder`, and writes a summary and a page about all cells.
 

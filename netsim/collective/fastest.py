@@ -166,16 +166,8 @@ _ESTIMATES: dict[str, dict[str, Estimate]] = {
         "halving_doubling": _halving_doubling(2),
         "hierarchical": _hierarchical(2, 2),
     },
-    "all_gather": {
-        "ring": _ring(1),
-        "halving_doubling": _halving_doubling(1),
-        "hierarchical": _hierarchical(1, 1),
-    },
-    "reduce_scatter": {
-        "ring": _ring(1),
-        "halving_doubling": _halving_doubling(1),
-        "hierarchical": _hierarchical(1, 1),
-    },
+    "all_gather": {"ring": _ring(1), "halving_doubling": _halving_doubling(1), "hierarchical": _hierarchical(1, 1)},
+    "reduce_scatter": {"ring": _ring(1), "halving_doubling": _halving_doubling(1), "hierarchical": _hierarchical(1, 1)},
     "all_to_all": {"direct": _exchange},
     "broadcast": {"tree": _binomial, "ring": _chain, "direct": _from_root},
 }

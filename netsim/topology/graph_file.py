@@ -14,9 +14,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.units import Duration, Rate
 
 Identifier = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    Field(pattern=r"^[\w.:/+-]{1,64}$"),
+    str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(pattern=r"^[\w.:/+-]{1,64}$")
 ]
 
 

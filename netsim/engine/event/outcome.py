@@ -22,10 +22,7 @@ def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcom
         packet_hops=int(totals["hops"]),
         control_hops=int(totals["control_hops"]),
         losses=Losses(
-            int(totals["dropped"]),
-            int(totals["trimmed"]),
-            int(totals["marked"]),
-            int(flows["retransmitted"].sum()),
+            int(totals["dropped"]), int(totals["trimmed"]), int(totals["marked"]), int(flows["retransmitted"].sum())
         ),
         flows=flows.view(np.recarray),
         links=links_of(state),

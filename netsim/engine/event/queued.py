@@ -19,14 +19,7 @@ from netsim.engine.event.watching import note_carried
 
 @compiled
 def stand(
-    network: Network,
-    routing: Routing,
-    queued: Queued,
-    packet: Record,
-    traffic_class: int,
-    at: int,
-    came: int,
-    now: int,
+    network: Network, routing: Routing, queued: Queued, packet: Record, traffic_class: int, at: int, came: int, now: int
 ) -> tuple[Whole, Whole]:
     """Adds a packet to the queue of its class in front of a link. Returns its fate, and when its last bit leaves."""
     rules, totals, link = network.rules[0], network.totals[0], network.links[at]

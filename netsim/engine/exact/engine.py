@@ -23,11 +23,7 @@ class ExactEngine:
     """One run, equal to that of the reference engine to the last bit."""
 
     def __init__(
-        self,
-        scene: Scene,
-        transport: TransportConfig,
-        seed: int,
-        report: Callable[[Pulse], None] | None = None,
+        self, scene: Scene, transport: TransportConfig, seed: int, report: Callable[[Pulse], None] | None = None
     ) -> None:
         reason = refusal(scene, transport)
         if reason is not None:

@@ -120,12 +120,7 @@ def _receive(receiver: Record, number: Integer, arrives_ps: Integer) -> None:
 
 @njit(cache=True)
 def remaining_ps(
-    fabric: FabricArrays,
-    rate_bps: np.ndarray,
-    packets: Packets,
-    receivers: Records,
-    link: np.ndarray,
-    tag: np.ndarray,
+    fabric: FabricArrays, rate_bps: np.ndarray, packets: Packets, receivers: Records, link: np.ndarray, tag: np.ndarray
 ) -> np.ndarray:
     """Remaining time of a packet that has left its host, without queues."""
     rest_ps = np.empty(len(link), dtype=np.int64)

@@ -49,12 +49,7 @@ class Followed(NamedTuple):
 
 
 def outcome_of(
-    scene: Scene,
-    units: Units,
-    bound_links: np.ndarray,
-    whole: Occurrences,
-    task_end_ps: np.ndarray,
-    stride: int,
+    scene: Scene, units: Units, bound_links: np.ndarray, whole: Occurrences, task_end_ps: np.ndarray, stride: int
 ) -> Outcome:
     """The outcome of all occurrences."""
     columns = scene.tasks.columns()

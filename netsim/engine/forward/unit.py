@@ -90,12 +90,7 @@ class Simulator:
         self._rate_bps = np.array(scene.rates.initial, dtype=np.int64)
 
     def simulate(
-        self,
-        tasks: np.ndarray,
-        width_ps: int,
-        release_ps: np.ndarray | None = None,
-        *,
-        apart: bool = False,
+        self, tasks: np.ndarray, width_ps: int, release_ps: np.ndarray | None = None, *, apart: bool = False
     ) -> Units:
         """Messages as one unit, or each as a unit of its own; `Units.link` are numbers of links, ascending.
 

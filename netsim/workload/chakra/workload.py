@@ -7,14 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from netsim.foundation.refusal import Refusal
-from netsim.workload.chakra.files import (
-    Dependencies,
-    RankTrace,
-    dependencies,
-    find_traces,
-    read_groups,
-    read_rank,
-)
+from netsim.workload.chakra.files import Dependencies, RankTrace, dependencies, find_traces, read_groups, read_rank
 from netsim.workload.chakra.layout import Layout
 from netsim.workload.chakra.nodes import Node, NodeType
 from netsim.workload.program import Program
