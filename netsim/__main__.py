@@ -3,19 +3,19 @@
 import sys
 from collections.abc import Sequence
 
-from netsim.command.status import INTERRUPTED
+from netsim.foundation.command import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, which is loaded here so that an interrupt is answered with one line from the beginning."""
     try:
-        from netsim.command.line import run
+        from netsim.command.program import PROGRAM
 
-        return run(argv)
+        return PROGRAM.main(argv)
     except KeyboardInterrupt:
         print("netsim: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import pytest
 
 import moe.command.line
-import netsim.command.line
 import trainer.__main__
 from moe.command.following import FOLLOWING as OF_MOE
 from moe.command.following import show
-from netsim.command.following import FOLLOWING as OF_NETSIM
+from netsim.command.program import PROGRAM as NETSIM
+from netsim.foundation.command import Parser
 from trainer.command.following import FOLLOWING as OF_TRAINER
 
 PARSERS: dict[str, Callable[[Sequence[str]], argparse.ArgumentParser]] = {
     "trainer": lambda _: trainer.__main__._parser(),
     "moe": lambda words: moe.command.line._parser(words),
-    "netsim": lambda _: netsim.command.line._parser(),
+    "netsim": lambda _: NETSIM.parser(),
 }
 TABLES: dict[str, tuple[Mapping[str, str], Iterable[str]]] = {
     "trainer": (OF_TRAINER, {verb.name for verb in trainer.__main__.VERBS} - {"check"}),
     "moe": (OF_MOE, {verb.name for verb in moe.command.line.VERBS}),
-    "netsim": (OF_NETSIM, {verb.name for verb in netsim.command.line.VERBS}),
+    "netsim": ({verb.name: verb.following or "" for verb in NETSIM.verbs}, {verb.name for verb in NETSIM.verbs}),
 }
 
 
@@ -33,7 +33,8 @@ def options_of(program: str, verb: str) -> set[str]:
     (verbs,) = (
         action for action in PARSERS[program]([verb])._actions if isinstance(action, argparse._SubParsersAction)
     )
-    names = {action.dest for action in verbs.choices[verb]._actions}
+    parser = verbs.choices[verb]
+    names = {action.dest for action in (parser.fill() if isinstance(parser, Parser) else parser)._actions}
     return names | ({"run_dir"} if "config" in names else set())
 
 

@@ -1,11 +1,12 @@
 """A verb of the command line."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from netsim.foundation.outputs import Outputs, add_overwrite, check_outputs
+from netsim.foundation.outputs import Output, add_overwrite, check_outputs
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Verb:
     epilog: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], None]
-    outputs: Outputs
+    outputs: Callable[[argparse.Namespace], Iterable[tuple[Output, Path | None]]]
 
     def add_to(self, verbs: "argparse._SubParsersAction[Any]", *, described: bool) -> None:
         """Add the verb to those of a parser; what is parsed then holds it as ``verb``.
@@ -55,5 +56,5 @@ class Verb:
         Raises:
             ValueError: It would, or the input is wrong.
         """
-        check_outputs(self.outputs, options)
+        check_outputs(self.outputs(options), overwrite=options.overwrite)
         self.run(options)

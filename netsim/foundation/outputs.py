@@ -6,7 +6,7 @@ a file. netsim follows the same rule.
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -101,27 +101,23 @@ def page_mark(verb: str) -> str:
     return f'<meta name="generator" content="flowfabric {verb}">'
 
 
-Outputs = Callable[[argparse.Namespace], Iterable[tuple[Output, Path | None]]]
-"""Outputs of a verb, with their paths as the options say; a path is None where nothing is written."""
-
-
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add the option to a verb that writes."""
     parser.add_argument(OPTION, action="store_true", help="write there even if it holds what another verb wrote")
 
 
-def check_outputs(outputs: Outputs, options: argparse.Namespace) -> None:
+def check_outputs(outputs: Iterable[tuple[Output, Path | None]], *, overwrite: bool) -> None:
     """Refuse what another verb wrote; of several ranks the first one looks, before any has begun to write.
 
     Args:
-        outputs: What the verb writes.
-        options: Of the command line, `overwrite` among them.
+        outputs: What the verb writes, and where; None: it does not.
+        overwrite: Whether the user wants that replaced.
 
     Raises:
         Refusal: A folder or file holds something else than earlier results of the verb.
     """
     if os.environ.get("RANK", "0") != "0":
         return
-    for output, path in outputs(options):
+    for output, path in outputs:
         if path is not None:
-            output.check(path, overwrite=options.overwrite)
+            output.check(path, overwrite=overwrite)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import moe.command.line
-import netsim.command.line
 import trainer.__main__
+from netsim.command.program import PROGRAM as NETSIM
 from tests.forked import ROOT
 from tests.trainer.data.pictures import digit_pictures
 from trainer.config.file import load_config
@@ -24,7 +24,7 @@ PICTURES = ROOT / "configs" / "runs" / "pictures.yaml"
 PARSERS = {
     "trainer": lambda words: trainer.__main__._parser().parse_args(words),
     "moe": lambda words: moe.command.line._parser(words).parse_args(words),
-    "netsim": lambda words: netsim.command.line._parser().parse_args(words),
+    "netsim": lambda words: NETSIM.parser().parse_args(words),
 }
 FEW = ("optim.global_batch=8", "optim.warmup_steps=1", "model.hidden=32", "model.num_layers=2", "sample.per_class=1")
 """Settings that make a run of the tutorial small."""

@@ -136,7 +136,7 @@ def test_an_interrupt_of_all_processes_is_one_line(verb, tmp_path):
 @pytest.mark.parametrize(
     ("words", "loaded"),
     [
-        ("netsim compare s.yaml --out out", "netsim.command.line"),
+        ("netsim compare s.yaml --out out", "netsim.command.program"),
         ("netsim compare s.yaml --out out", "pydantic"),
         ("netsim compare s.yaml --out out", "netsim.scenario"),
         ("netsim compare s.yaml --out out", "numba"),

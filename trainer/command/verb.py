@@ -3,12 +3,12 @@
 import argparse
 import os
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netsim.foundation.outputs import Outputs, add_overwrite, check_outputs
+from netsim.foundation.outputs import Output, add_overwrite, check_outputs
 from trainer.distributed.refusal import StartRefused
 
 
@@ -33,7 +33,7 @@ class Verb:
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
     details: str = ""
-    outputs: Outputs | None = None
+    outputs: Callable[[argparse.Namespace], Iterable[tuple[Output, Path | None]]] | None = None
     reads_runs: bool = True
 
     def add_to(self, verbs: "argparse._SubParsersAction[Any]") -> None:
@@ -68,7 +68,7 @@ class Verb:
             ValueError: it would, or the input is wrong.
         """
         if self.outputs is not None:
-            check_outputs(self.outputs, options)
+            check_outputs(self.outputs(options), overwrite=options.overwrite)
         return self.run(options)
 
 
