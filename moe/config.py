@@ -1,12 +1,17 @@
 """What a run says about its mixture of experts."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from moe.dispatch.seats import seats_of
 from netsim.foundation.settings import Section
+
+
+def seats_of(tokens: int, *, top_k: int, num_experts: int, cap: float) -> int:
+    """Choices of a rank that an expert takes at most: `cap` times its even share, rounded up, of at most all tokens."""
+    return min(tokens, math.ceil(round(cap * tokens * top_k / num_experts, 6)))
 
 
 class TopKRouterConfig(Section):

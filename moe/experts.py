@@ -1,16 +1,207 @@
-"""The experts of a rank: their parameters, and which way of computing them the device takes.
+"""The experts of a rank: their parameters, and gate * W2 gelu(W1 x) for each row x, in two ways with the same results.
+
+A processor takes the rows of one expert at a time, in blocks that its cache holds. A device takes all experts in one
+grouped product, whose groups it reads for itself: the host never waits for the number of rows of an expert, and
+launches as many kernels for many experts as for one.
+
+For the backward pass one tensor of three of the inner layer is kept, the value before the activation. The gate
+multiplies an expert's output, which is narrower.
 
 Shape suffixes: R rows that arrived, by slot; C experts at home on this rank, S slots of this rank; D model width, F
 inner width of an expert.
 """
 
+from typing import Any
+
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from moe.dispatch.borrowing import Loans
-from moe.expert_products import BlockedExperts, GroupedExperts, takes_groups
+from moe.dispatch.serving import Loans
+
+_BLOCK_ROWS = 512
+"""Rows that are computed at once: enough for the matrix products, few enough for a cache to hold their inner layer."""
+_ALIGNMENT_BYTES = 16
+"""Of the rows of each operand of a grouped product."""
+
+
+def takes_groups(rows_RD: Tensor, first_SFD: Tensor) -> bool:
+    """Whether these rows are on a device with a grouped product, and of a type and width that it takes.
+
+    Args:
+        rows_RD: rows of the experts.
+        first_SFD: their first matrices.
+    """
+    if rows_RD.device.type == "cpu" or not hasattr(functional, "grouped_mm"):
+        return False
+    aligned = all(width * rows_RD.element_size() % _ALIGNMENT_BYTES == 0 for width in first_SFD.shape[1:])
+    return aligned and rows_RD.dtype != torch.float64 and len(rows_RD) > 0
+
+
+class BlockedExperts(Function):
+    """Takes the rows of one slot after the other, each block in place; the counts are on the host."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_RD: Tensor, gates_R: Tensor, counts: list[int], first_SFD: Tensor, second_SDF: Tensor
+    ) -> Tensor:
+        """Computes the experts.
+
+        Args:
+            ctx: autograd's context.
+            rows_RD: rows by slot.
+            gates_R: gate values.
+            counts: rows of each slot; rows behind them belong to none.
+            first_SFD: first matrix of each slot.
+            second_SDF: second matrix of each.
+
+        Returns:
+            [R, D], zero for a row of no slot.
+        """
+        inner_RF = rows_RD.new_empty([len(rows_RD), first_SFD.shape[1]])
+        outputs_RD = torch.empty_like(rows_RD)
+        slots, sizes = _blocks(counts, len(rows_RD))
+        scratch = _scratch(inner_RF, sizes)
+        first, second = first_SFD.mT.unbind(), second_SDF.mT.unbind()
+        blocks = (values.split(sizes) for values in (rows_RD, inner_RF, outputs_RD))
+        for slot, rows, inner, outputs in zip(slots, *blocks, strict=True):
+            if slot is None:
+                outputs.zero_()
+                continue
+            active = scratch[: len(rows)]
+            torch.mm(rows, first[slot], out=inner)
+            torch.ops.aten.gelu.out(inner, out=active)
+            torch.mm(active, second[slot], out=outputs)
+        ctx.save_for_backward(rows_RD, gates_R, inner_RF, outputs_RD, first_SFD, second_SDF)
+        ctx.counts = counts
+        return (outputs_RD * gates_R[:, None]).to(rows_RD.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of rows, gates and matrices; zero for a slot without rows."""
+        rows_RD, gates_R, inner_RF, outputs_RD, first_SFD, second_SDF = ctx.saved_tensors
+        gate_gradients_R, gated_RD = _through_gates(gradients[0], gates_R, outputs_RD)
+        row_gradients_RD = torch.empty_like(rows_RD)
+        into_first, into_second = _WeightGradients(first_SFD), _WeightGradients(second_SDF)
+        slots, sizes = _blocks(ctx.counts, len(rows_RD))
+        scratch, other_scratch = _scratch(inner_RF, sizes), _scratch(inner_RF, sizes)
+        first, second = first_SFD.unbind(), second_SDF.unbind()
+        blocks = (values.split(sizes) for values in (rows_RD, inner_RF, gated_RD, row_gradients_RD))
+        for slot, rows, inner, gated, row_gradients in zip(slots, *blocks, strict=True):
+            if slot is None:
+                row_gradients.zero_()
+                continue
+            active, slope = scratch[: len(rows)], other_scratch[: len(rows)]
+            torch.ops.aten.gelu.out(inner, out=active)
+            into_second.add(slot, gated.T, active)
+            torch.mm(gated, second[slot], out=slope)
+            torch.ops.aten.gelu_backward.grad_input(slope, inner, grad_input=slope)
+            into_first.add(slot, slope.T, rows)
+            torch.mm(slope, first[slot], out=row_gradients)
+        return row_gradients_RD, gate_gradients_R, None, into_first.total(), into_second.total()
+
+
+class GroupedExperts(Function):
+    """Takes the rows of all slots at once; the counts stay where they are.
+
+    Gradients of matrices are products whose inner dimension is divided among the groups. A kernel may leave the rows
+    behind the last group unwritten, so that they are zeroed.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_RD: Tensor, gates_R: Tensor, counts_S: Tensor, first_SFD: Tensor, second_SDF: Tensor
+    ) -> Tensor:
+        """Computes the experts.
+
+        Args:
+            ctx: autograd's context.
+            rows_RD: rows by slot.
+            gates_R: gate values.
+            counts_S: rows of each slot, on the device of the rows; rows behind them belong to none.
+            first_SFD: first matrix of each slot.
+            second_SDF: second matrix of each.
+
+        Returns:
+            [R, D], zero for a row of no slot.
+        """
+        rows_RD, first_SFD, second_SDF = _aligned(rows_RD), _aligned(first_SFD), _aligned(second_SDF)
+        ends_S = counts_S.cumsum(0, dtype=torch.int32)
+        beyond_R = torch.arange(len(rows_RD), device=rows_RD.device) >= ends_S[-1]
+        inner_RF = functional.grouped_mm(rows_RD, first_SFD.mT, offs=ends_S)
+        outputs_RD = functional.grouped_mm(functional.gelu(inner_RF), second_SDF.mT, offs=ends_S)
+        outputs_RD.masked_fill_(beyond_R[:, None], 0)
+        ctx.save_for_backward(rows_RD, gates_R, inner_RF, outputs_RD, first_SFD, second_SDF, ends_S, beyond_R)
+        return (outputs_RD * gates_R[:, None]).to(rows_RD.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of rows, gates and matrices; zero for a slot without rows."""
+        rows_RD, gates_R, inner_RF, outputs_RD, first_SFD, second_SDF, ends_S, beyond_R = ctx.saved_tensors
+        gate_gradients_R, gated_RD = _through_gates(gradients[0], gates_R, outputs_RD)
+        into_second_SDF = functional.grouped_mm(gated_RD.mT, functional.gelu(inner_RF), offs=ends_S)
+        slope_RF = functional.grouped_mm(gated_RD, second_SDF, offs=ends_S)
+        torch.ops.aten.gelu_backward.grad_input(slope_RF, inner_RF, grad_input=slope_RF)
+        into_first_SFD = functional.grouped_mm(slope_RF.mT, rows_RD, offs=ends_S)
+        row_gradients_RD = functional.grouped_mm(slope_RF, first_SFD, offs=ends_S)
+        row_gradients_RD.masked_fill_(beyond_R[:, None], 0)
+        return row_gradients_RD, gate_gradients_R, None, into_first_SFD, into_second_SDF
+
+
+def _through_gates(gradient_RD: Tensor, gates_R: Tensor, outputs_RD: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of gates and of outputs before them."""
+    wide = torch.promote_types(gates_R.dtype, outputs_RD.dtype)
+    gate_gradients_R = torch.linalg.vecdot(gradient_RD.to(wide), outputs_RD.to(wide)).to(gates_R.dtype)
+    return gate_gradients_R, (gradient_RD * gates_R[:, None]).to(outputs_RD.dtype)
+
+
+class _WeightGradients:
+    """Sums of matrix products, one for each slot, that begin with the first of them instead of zeros."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self._stack = torch.empty_like(weights)
+        self._sums = self._stack.unbind()
+        self._empty = set(range(len(weights)))
+
+    def add(self, slot: int, left: Tensor, right: Tensor) -> None:
+        if slot in self._empty:
+            torch.mm(left, right, out=self._sums[slot])
+            self._empty.remove(slot)
+        else:
+            self._sums[slot].addmm_(left, right)
+
+    def total(self) -> Tensor:
+        if self._empty:
+            torch._foreach_zero_([self._sums[slot] for slot in self._empty])
+        return self._stack
+
+
+def _scratch(inner_RF: Tensor, sizes: list[int]) -> Tensor:
+    return inner_RF.new_empty([max(sizes[:-1], default=0), inner_RF.shape[1]])
+
+
+def _blocks(counts: list[int], rows: int) -> tuple[list[int | None], list[int]]:
+    """Slot and rows of each block; a slot without rows has none, and the last block is what belongs to no slot."""
+    slots: list[int | None] = []
+    sizes: list[int] = []
+    for slot, count in enumerate(counts):
+        for begin in range(0, count, _BLOCK_ROWS):
+            slots.append(slot)
+            sizes.append(min(_BLOCK_ROWS, count - begin))
+    return [*slots, None], [*sizes, rows - sum(sizes)]
+
+
+def _aligned(values: Tensor) -> Tensor:
+    """The same values where a grouped product can read them; they may be columns of a message or begin in its midst."""
+    if values.is_contiguous() and values.storage_offset() * values.element_size() % _ALIGNMENT_BYTES == 0:
+        return values
+    return values.clone(memory_format=torch.contiguous_format)
 
 
 class Matrices(nn.Module):
@@ -36,7 +227,7 @@ class Matrices(nn.Module):
 
 
 class StackedExperts(nn.Module):
-    """The experts at home on a rank, computed as one operation on one buffer; see :mod:`moe.expert_products`.
+    """The experts at home on a rank, computed as one operation on one buffer; see :mod:`moe.experts`.
 
     Attributes:
         linear_fc1: W1 of every expert, [C, F, D].

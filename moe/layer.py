@@ -22,15 +22,23 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
-import moe.dispatch
 import moe.router
 from moe.config import MoEConfig, TopKRouterConfig
-from moe.dispatch.borrowing import Loans
-from moe.dispatch.serving import Serving
+from moe.dispatch.capped import CappedDispatcher
+from moe.dispatch.home_return import DeduplicatedDispatcher, Dispatcher, HierarchicalDispatcher, HomeReturnDispatcher
+from moe.dispatch.node_groups import node_groups
+from moe.dispatch.serving import Loans, Serving
 from moe.experts import StackedExperts
-from moe.random.seed import derive_seed
 from moe.replica.slots import Slots
 from moe.router.protocol import Router
+from moe.seeds import derive_seed
+
+_DISPATCHERS: dict[str, type[Dispatcher]] = {
+    "home": HomeReturnDispatcher,
+    "capped": CappedDispatcher,
+    "copies": DeduplicatedDispatcher,
+    "hierarchical": HierarchicalDispatcher,
+}
 
 
 class PlacedMoELayer(MoELayer):
@@ -40,7 +48,7 @@ class PlacedMoELayer(MoELayer):
     do not depend on the world size, on the placement or on earlier draws.
 
     An expert may have replicas on other ranks. Its home alone has parameters; the others borrow its weights in every
-    forward pass and bring their gradients back, see :mod:`moe.dispatch.borrowing`.
+    forward pass and bring their gradients back, see :mod:`moe.dispatch.serving`.
 
     Attributes:
         slots: which expert each slot of the group holds, and which ranks are homes.
@@ -190,8 +198,10 @@ class PlacedMoELayer(MoELayer):
             serving = Serving(slots, self.ep_group, self._rule, self.layer, **limits)
             own = slots.slots_per_rank
             first = self.ep_group.rank() * own
-            build = moe.dispatch.DISPATCHERS[self._dispatch]
-            self.token_dispatcher = build(own, [*range(first, first + own)], self.config, self._groups, serving)
+            # On one node, or with one rank a node, there is one level only.
+            one_level = self._dispatch == "hierarchical" and node_groups() is None
+            kind = DeduplicatedDispatcher if one_level else _DISPATCHERS[self._dispatch]
+            self.token_dispatcher = kind(own, [*range(first, first + own)], self.config, self._groups, serving)
         self.experts.loans = Loans.of(slots, self.ep_group) if slots.has_replicas else None
 
     def _seats(self, tokens: int) -> int | None:

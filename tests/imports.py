@@ -26,9 +26,9 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("__main__",),
     ),
     "moe": (
-        ("collective_trace", "host_copies", "ot", "random", "repetition", "replica", "routing_trace", "with_torch"),
+        ("collective_trace", "host_copies", "ot", "repetition", "replica", "routing_trace", "seeds", "with_torch"),
         ("dispatch", "placement"),
-        ("adapters", "config", "expert_groups", "expert_products", "experts", "interchange", "router"),
+        ("adapters", "config", "experts", "interchange", "router"),
         ("coherent_layer", "layer", "migration", "replay", "report"),
         ("price",),
         ("command",),

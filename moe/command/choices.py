@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import get_args
 
-from moe.placement.cost.evaluation import Evaluation
-from moe.placement.cost.prediction import exchange_seconds, expert_seconds
+from moe.placement.cost.evaluation import Evaluation, exchange_seconds, expert_seconds
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
 from moe.report.context import Volume

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from moe.placement.cost.evaluation import Evaluation, evaluate_placement
-from moe.placement.cost.tradeoff_point import TradeoffPoint
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.cost.evaluation import Evaluation, TradeoffPoint, evaluate_placement
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
-from moe.placement.solver.packed_layers import pack
+from moe.placement.solver.replication import pack
 from moe.placement.solver.solve import in_slots
 from moe.placement.topology import Topology
 from moe.report.context import HeldOut

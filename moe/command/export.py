@@ -73,7 +73,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _write_map(placement: "Placement", arguments: argparse.Namespace) -> str:
     """Write the map of SGLang or vLLM; returns its sizes in words."""
-    from moe.interchange.layer_numbers import parse_layers
+    from moe.interchange.documents import parse_layers
     from moe.interchange.physical_map import write_map
 
     dense = parse_layers(arguments.dense_layers) if arguments.dense_layers is not None else None

@@ -10,7 +10,7 @@ from moe.command.verb import Verb
 from netsim.foundation.outputs import OutputFile
 
 if TYPE_CHECKING:
-    from moe.interchange.imported import Imported
+    from moe.interchange.documents import Imported
 
 _DESCRIPTION = """\
 Reads files of another tool and writes a placement (.json) or a routing trace (.npz)
@@ -62,16 +62,15 @@ class _Format:
 
 
 def _read_exflow(arguments: argparse.Namespace) -> "Imported":
+    from moe.interchange.documents import Imported
     from moe.interchange.exflow import read_csv
-    from moe.interchange.imported import Imported
 
     sizes = arguments.num_experts, arguments.nodes, arguments.ranks_per_node
     return Imported(read_csv(arguments.source[0], *sizes))
 
 
 def _read_map(arguments: argparse.Namespace) -> "Imported":
-    from moe.interchange.imported import Imported
-    from moe.interchange.layer_numbers import parse_layers
+    from moe.interchange.documents import Imported, parse_layers
     from moe.interchange.physical_map import read_map
 
     dense = parse_layers(arguments.dense_layers) if arguments.dense_layers is not None else ()

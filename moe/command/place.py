@@ -152,7 +152,7 @@ def _description() -> str:
 
 def _run(arguments: argparse.Namespace) -> None:
     from moe.command.progress import Progress
-    from moe.report.table import print_summary
+    from moe.report.summary import print_summary
 
     report_path, numbers_path = _report_paths(arguments)
     if arguments.out.resolve() in (report_path.resolve(), numbers_path.resolve()):
@@ -176,7 +176,7 @@ def _place(
     from moe.command.choices import USUAL_CAP, choose_objective, parse_cap, parse_flops, quickest_cap
     from moe.command.comparison import compare, hold_out
     from moe.placement.cost.evaluation import evaluate_placement
-    from moe.placement.counts.statistics import RoutingStatistics
+    from moe.placement.counts import RoutingStatistics
     from moe.placement.solver.solve import keep_current, keep_near, solve
     from moe.placement.solver.tradeoff import trade_off, tradeoff_points
     from moe.placement.topology import Topology

@@ -53,7 +53,7 @@ class _Progress:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from moe.interchange.texts import read_texts
+    from moe.interchange.documents import read_texts
 
     if arguments.out.suffix != ".npz":
         raise ValueError(f"out: a routing trace cannot be read by this name ({arguments.out}); name it .npz")

@@ -18,8 +18,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.autograd import Function
 
-from moe.dispatch.all_to_all import HomeReturnDispatcher
-from moe.dispatch.seats import Message
+from moe.dispatch.home_return import HomeReturnDispatcher
+from moe.dispatch.messages import CappedMessage
 from moe.dispatch.serving import Serving
 
 
@@ -44,18 +44,7 @@ class CappedDispatcher(HomeReturnDispatcher):
         pg_collection: ProcessGroupCollection,
         serving: Serving,
     ) -> None:
-        """Sets up the dispatcher of one layer; see :class:`HomeReturnDispatcher`.
-
-        Args:
-            num_local_experts: slots of this rank, S.
-            local_expert_indices: global numbers of those slots.
-            config: Megatron's configuration of the layer.
-            pg_collection: process groups (ep, expt_tp, tp_ep are used).
-            serving: knows the slot of every expert and its seats.
-
-        Raises:
-            ValueError: an expert has replicas.
-        """
+        """Refuses replicas with a ValueError."""
         super().__init__(num_local_experts, local_expert_indices, config, pg_collection, serving)
         if serving.slots.has_replicas:
             raise ValueError(
@@ -68,23 +57,14 @@ class CappedDispatcher(HomeReturnDispatcher):
     def dispatch_preprocess(
         self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Gives every choice a seat.
-
-        Args:
-            hidden_states: tokens [sequence, batch, D].
-            routing_map: bool [T, E], logical experts.
-            probs: gate values [T, E], logical experts.
-
-        Returns:
-            The tokens [T, D] and their gate values [T, E].
-        """
+        """Gives every choice a seat; returns the tokens [T, D] and their gate values [T, E]."""
         self._plan = None
         seats = self.serving.seats(len(routing_map))
         if not seats:
             return super().dispatch_preprocess(hidden_states, routing_map, probs)
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
-        message = Message.of(
+        message = CappedMessage.of(
             slots=self.num_local_experts,
             seats=seats,
             row_bytes=tokens_TD.shape[1] * tokens_TD.element_size(),
@@ -95,29 +75,13 @@ class CappedDispatcher(HomeReturnDispatcher):
         return tokens_TD, probs
 
     def token_dispatch(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Sends all seats to their experts.
-
-        Args:
-            hidden_states: [T, D].
-            probs: [T, E].
-
-        Returns:
-            Rows [R, D] and gate values [R], by slot, source and seat.
-        """
+        """Sends all seats to their experts: rows [R, D] and gate values [R], by slot, source and seat."""
         if self._plan is None:
             return super().token_dispatch(hidden_states, probs)
         return _ToExperts.apply(hidden_states, probs, self._plan, self.ep_group)
 
     def dispatch_postprocess(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tells the rows of each slot, which are as many everywhere.
-
-        Args:
-            hidden_states: [R, D].
-            probs: [R].
-
-        Returns:
-            The rows, rows of each slot int64 [S], the gate values.
-        """
+        """Leaves the rows as they are; every slot has as many."""
         if self._plan is None:
             return super().dispatch_postprocess(hidden_states, probs)
         slots = self.num_local_experts
@@ -125,38 +89,17 @@ class CappedDispatcher(HomeReturnDispatcher):
         return hidden_states, rows_S, probs
 
     def combine_preprocess(self, hidden_states: Tensor) -> Tensor:
-        """Leaves the outputs as they are.
-
-        Args:
-            hidden_states: gated outputs, [R, D].
-
-        Returns:
-            The same.
-        """
+        """Leaves the outputs [R, D] as they are."""
         return super().combine_preprocess(hidden_states) if self._plan is None else hidden_states
 
     def token_combine(self, hidden_states: Tensor) -> Tensor:
-        """Sends all seats home and adds up those of each token.
-
-        Args:
-            hidden_states: [R, D].
-
-        Returns:
-            Outputs [T, D].
-        """
+        """Sends all seats home and adds up those of each token: [T, D]."""
         if self._plan is None:
             return super().token_combine(hidden_states)
         return _ToTokens.apply(hidden_states, self._plan, self.ep_group)
 
     def combine_postprocess(self, hidden_states: Tensor) -> Tensor:
-        """Gives the outputs the shape of the tokens.
-
-        Args:
-            hidden_states: [T, D].
-
-        Returns:
-            [sequence, batch, D]; zero for a token without a choice.
-        """
+        """Gives the outputs the shape of the tokens."""
         if self._plan is None:
             return super().combine_postprocess(hidden_states)
         return hidden_states.view(self.hidden_shape)
@@ -164,10 +107,10 @@ class CappedDispatcher(HomeReturnDispatcher):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Who sits where in one pass.
+    """Seats of all choices of one pass.
 
     Attributes:
-        message: what goes to one rank.
+        message: to one rank.
         num_ranks: N.
         slots: slots of a rank, S.
         choices: the choice token * E + expert in each row of the messages, int64 [M]; T * E where there is none.
@@ -175,7 +118,7 @@ class _Plan:
         rows: rows of the choices of each token in the order of their slots, int64 [T, K]; M where there are fewer.
     """
 
-    message: Message
+    message: CappedMessage
     num_ranks: int
     slots: int
     choices: Tensor
@@ -183,13 +126,13 @@ class _Plan:
     rows: Tensor
 
     @classmethod
-    def of(cls, map_TE: Tensor, slots_E: Tensor, message: Message, slots: int, most_choices: int) -> "_Plan":
+    def of(cls, map_TE: Tensor, slots_E: Tensor, message: CappedMessage, slots: int, most_choices: int) -> "_Plan":
         """Seats the tokens of each expert in their order, from its first seat on.
 
         Args:
             map_TE: the choices, no more in a column than a slot has seats, and no more in a row than most_choices.
             slots_E: slot of each expert.
-            message: what goes to one rank.
+            message: to one rank.
             slots: slots of a rank.
             most_choices: K.
         """

@@ -1,16 +1,16 @@
-"""Collectives of context-coherent dispatch and their sizes; see :mod:`moe.dispatch.context_coherent`.
+"""Collectives of context-coherent dispatch and their sizes, and the expected exchanges of a pass in any mode.
 
 Shape legend: T tokens of a micro batch on one rank, L MoE layers, K choices, E experts, N ranks of the group.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.dispatch.messages import COUNT_BYTES, Counts, Exchange, Sizes, Visits, spread
+from moe.dispatch.messages import COUNT_BYTES, PATTERNS, Borrowing, Counts, Exchange, Sizes, Visits, spread
 
 _LOSS_BYTES = 4
 
@@ -41,15 +41,12 @@ class Moves:
     def of(
         cls, chosen: Sequence[tuple[int, NDArray[np.integer]]], expert_ranks_LE: Counts, num_ranks: int
     ) -> list[Self]:
-        """Follows the tokens of a micro batch through the layers.
+        """Follows the tokens of a micro batch through the layers; the moves of each layer, [L].
 
         Args:
             chosen: for each home rank of the group its tokens' experts [T, L, K], the anchor first, -1 where dropped.
             expert_ranks_LE: rank of each expert.
             num_ranks: ranks N of the group.
-
-        Returns:
-            The moves of each layer, [L].
         """
         at_T = np.concatenate([np.full(len(ids_TLK), home) for home, ids_TLK in chosen])
         ids_TLK = np.concatenate([ids_TLK for _, ids_TLK in chosen])
@@ -74,16 +71,13 @@ class Moves:
 
     @classmethod
     def even(cls, visits: Visits, *, tokens: int, top_k: int, num_layers: int) -> list[Self]:
-        """Expected moves if every expert is equally likely, wherever a token is.
+        """Expected moves of each layer if every expert is equally likely, wherever a token is.
 
         Args:
-            visits: expected visits of home-return dispatch, see :meth:`Visits.even`.
+            visits: expected visits of home-return dispatch.
             tokens: tokens of each rank.
             top_k: choices that a message has room for.
             num_layers: layers that move tokens.
-
-        Returns:
-            The moves of each layer.
         """
         num_ranks = len(visits.tokens)
         copies = spread(int(visits.tokens[0].sum()) - tokens, num_ranks, first=1)
@@ -121,3 +115,56 @@ def end_exchanges(moves: Moves, sizes: Sizes, phase: str) -> list[Exchange]:
         return [Exchange("all_gather", "float32", losses)]
     targets = Exchange("all_gather", "uint8" if sizes.target_bytes == 1 else "int32", each * sizes.target_bytes)
     return [targets, Exchange("reduce_scatter", "float32", losses)]
+
+
+MODES = (*PATTERNS, "coherent")
+
+
+def expected_exchanges(
+    dispatch: str,
+    phase: str,
+    sizes: Sizes,
+    layers: Sequence[int],
+    *,
+    num_ranks: int,
+    num_nodes: int = 1,
+    tokens: int,
+    top_k: int,
+    most_choices: int,
+    borrowings: Sequence[Borrowing | None] = (),
+    seats: int | None = None,
+) -> Iterator[tuple[int | None, Exchange]]:
+    """Exchanges of a micro batch in one pass, in program order, each with its block (None outside the blocks).
+
+    Args:
+        dispatch: one of MODES.
+        phase: forward or backward.
+        sizes: sizes of a row.
+        layers: blocks with experts, ascending.
+        num_ranks: ranks that share the experts; one alone sends nothing.
+        num_nodes: nodes that they are on.
+        tokens: tokens of each rank.
+        top_k: experts of a token.
+        most_choices: choices that a message of coherent dispatch has room for.
+        borrowings: replicas of each layer; empty: there are none.
+        seats: choices that each expert has room for from each rank, for capped dispatch.
+    """
+    if num_ranks == 1 or not layers:
+        return
+    visits = Visits.even(
+        tokens=tokens, top_k=top_k, num_experts=sizes.num_experts, num_ranks=num_ranks, num_nodes=num_nodes
+    )
+    order = slice(None, None, 1 if phase == "forward" else -1)
+    if dispatch != "coherent":
+        for layer, borrowing in list(zip(layers, borrowings or [None] * len(layers), strict=True))[order]:
+            exchanges = PATTERNS[dispatch](replace(visits, borrowing=borrowing, seats=seats), sizes, phase)
+            yield from ((layer, exchange) for exchange in exchanges)
+        return
+    moves = Moves.even(visits, tokens=tokens, top_k=most_choices, num_layers=len(layers))
+    ends = [(None, exchange) for exchange in end_exchanges(moves[-1], sizes, phase)]
+    inside = [
+        (layer, exchange)
+        for layer, move in list(zip(layers, moves, strict=True))[order]
+        for exchange in coherent_exchanges(move, sizes, phase)
+    ]
+    yield from [*inside, *ends] if phase == "forward" else [*ends, *inside]

@@ -50,10 +50,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.dispatch.exchange import ExchangeRows, gather_counts
+from moe.dispatch.exchange import ExchangeRows, MoveRows, Route, exchange_rows, gather_counts, packed, unpacked
 from moe.dispatch.residency import Residency
 from moe.dispatch.row_copies import RowCopies, counts_of, places_of
-from moe.dispatch.row_messages import MoveRows, Route, exchange_rows, packed, unpacked
 
 FIXED_BYTES = 16_384
 """Most bytes that a rank sends to the others without an exchange of sizes. On a link of 1 Gbit/s they take about as
@@ -93,36 +92,25 @@ class CoherentDispatcher:
 
     Source: Yao et al., "Exploiting Inter-Layer Expert Affinity for Accelerating Mixture-of-Experts Model Inference",
     2024 (context-coherent expert parallelism); copies to secondary experts and training are this project's.
-
     """
 
     def __init__(self, group: dist.ProcessGroup, slot_to_expert: np.ndarray) -> None:
-        """Sets up the dispatcher of one layer.
-
-        Args:
-            group: the expert-parallel group.
-            slot_to_expert: logical expert of each slot, int [E], a multiple of the group's size.
-        """
+        """Sets up the dispatcher of one layer; `slot_to_expert` is the logical expert of each slot, int [E]."""
         self.group = group
         self.rank = dist.get_rank(group)
         self.slots_per_rank = len(slot_to_expert) // group.size()
         self.place(slot_to_expert)
 
     def place(self, slot_to_expert: np.ndarray) -> None:
-        """Declares that the slots hold other experts from now on.
-
-        Args:
-            slot_to_expert: logical expert of each slot, int [E].
-        """
+        """Declares that the slots hold other experts from now on."""
         self._slot_of_E = torch.as_tensor(slot_to_expert, dtype=torch.long).argsort()
         self._experts_here = slot_to_expert.reshape(self.group.size(), -1)[self.rank].tolist()
 
     def move(
         self, rows_TD: Tensor, probs_TE: Tensor, map_TE: Tensor, most_choices: int, residency: Residency
     ) -> Arrivals:
-        """Sends each token to its anchor, and copies to the ranks of its other experts.
-
-        A token that visits no expert stays where it is.
+        """Sends each token to its anchor, and copies to the ranks of its other experts; without an expert it stays
+        where it is.
 
         Args:
             rows_TD: the residual stream.
@@ -130,9 +118,6 @@ class CoherentDispatcher:
             map_TE: bool, the choices.
             most_choices: K.
             residency: where the tokens are.
-
-        Returns:
-            The rows on this rank.
         """
         gates_TK, slots_TK = self._choices(probs_TE, map_TE, most_choices)
         labels_TL = torch.cat([residency.ids[:, None], slots_TK], dim=1)
@@ -180,12 +165,8 @@ class CoherentDispatcher:
     def pairs(self, arrivals: Arrivals) -> tuple[Tensor, Tensor, Tensor]:
         """The (row, expert) pairs that the experts of this rank have to compute.
 
-        Args:
-            arrivals: rows on this rank.
-
-        Returns:
-            For each (row, expert) pair, in order of the expert's slot, the row int64 [P] and the gate value [P]; and
-            the number of pairs of each slot, int64 [slots of this rank].
+        Returns, in order of the expert's slot, the row int64 [P] and the gate value [P] of each pair, and the number of
+        pairs of each slot, int64 [slots of this rank].
         """
         local_RK = arrivals.slots - self.rank * self.slots_per_rank
         here = ((local_RK >= 0) & (local_RK < self.slots_per_rank)).view(-1)
@@ -196,14 +177,10 @@ class CoherentDispatcher:
         return place_P // local_RK.shape[1], gates_P, counts_of(local_P, self.slots_per_rank)
 
     def combine(self, fed_RD: Tensor, arrivals: Arrivals) -> Tensor:
-        """Adds up the outputs of all experts of each token, on the rank where the token stays.
+        """Adds up the outputs of all experts of each token on the rank where it stays, [T, D] in the order of the new
+        residency.
 
-        Args:
-            fed_RD: sum over the experts of this rank for each row.
-            arrivals: rows on this rank.
-
-        Returns:
-            Sum over all experts, [T, D], in the order of the new residency.
+        `fed_RD` is the sum over the experts of this rank for each row.
         """
         if arrivals.slots.shape[1] == 1 or self.group.size() == 1:
             return fed_RD[arrivals.residents]
@@ -249,15 +226,8 @@ class CoherentDispatcher:
     ) -> tuple[tuple[Tensor, Tensor, Tensor], list[int]]:
         """Sends every row to every rank, in messages whose sizes both ends know.
 
-        Args:
-            rows_TD: rows of this rank.
-            gates_TK: gate values.
-            labels_TL: token numbers and slots.
-            residency: where the tokens are.
-
-        Returns:
-            The rows that concern this rank with their gate values and labels, in order of their source, and the tokens
-            on each rank.
+        Returns the rows that concern this rank with their gate values and labels, in order of their source, and the
+        tokens on each rank.
         """
         size, own = self.group.size(), len(rows_TD)
         message = packed(rows_TD, gates_TK, labels_TL).repeat(size, 1)

@@ -1,7 +1,7 @@
 """Differentiable all-to-alls of rows, which all dispatchers use.
 
-Shape suffixes: T rows that leave, R rows that arrive, P labels that leave, Q labels that arrive, D width, E experts,
-N ranks of the group.
+Shape suffixes: T rows of this rank, C rows that leave, R rows that arrive, P labels that leave, Q labels that arrive,
+D width of a row, K gate values of a row, L labels (integers) of a row, E experts, N ranks of the group.
 """
 
 from dataclasses import dataclass
@@ -12,63 +12,46 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from moe.dispatch.row_copies import RowCopies
+
 # torch 2.13 deprecates all_gather_into_tensor in favour of a name that older releases lack.
 _all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 
 
-def gather_counts(counts_E: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Gathers each rank's number of rows for each slot.
-
-    Args:
-        counts_E: int64 [E].
-        group: the expert-parallel group.
-
-    Returns:
-        int64 [N, E].
-    """
+def gather_equal(values: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Concatenates the values of all ranks, of one shape, along the first dimension; no gradient flows."""
     if group.size() == 1:
-        return counts_E[None]
-    gathered = counts_E.new_empty(group.size() * counts_E.numel())
-    _all_gather_single(gathered, counts_E, group=group)
-    return gathered.view(group.size(), -1)
+        return values
+    gathered = values.new_empty(group.size() * len(values), *values.shape[1:])
+    _all_gather_single(gathered, values.contiguous(), group=group)
+    return gathered
+
+
+def gather_counts(counts_E: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """Each rank's number of rows for each slot, int64 [N, E]."""
+    return gather_equal(counts_E, group).view(group.size(), -1)
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Numbers of rows and labels that leave for, or arrive from, each rank of the group.
-
-    Attributes:
-        rows: number of rows by rank.
-        labels: number of labels by rank.
-    """
+    """Numbers of rows and labels that leave for, or arrive from, each rank of the group."""
 
     rows: list[int]
     labels: list[int]
 
 
 def exchange_counts(counts_2N: Tensor, group: dist.ProcessGroup) -> tuple[Splits, Splits]:
-    """Tells each rank how many rows and labels it will receive: eight bytes to each.
-
-    Args:
-        counts_2N: rows and labels for each rank, int64.
-        group: the expert-parallel group.
-
-    Returns:
-        Numbers that leave and numbers that arrive, on the host.
+    """Exchanges numbers of rows and labels, [2, N]: eight bytes to each rank. Returns what leaves and what arrives, on
+    the host.
     """
     (sent, received) = exchange_table(counts_2N.T, group).transpose(1, 2).tolist()
     return Splits(*sent), Splits(*received)
 
 
 def exchange_table(numbers_NX: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Tells each rank some numbers: four bytes each.
+    """Sends each rank the numbers of its row, int64 [N, X]: four bytes each.
 
-    Args:
-        numbers_NX: for each rank as many, int64.
-        group: the expert-parallel group.
-
-    Returns:
-        Numbers that left for each rank and numbers that arrived from each, [2, N, X], on the host.
+    Returns those that left for each rank and those that arrived from each, [2, N, X], on the host.
     """
     sent_NX = numbers_NX.to(torch.int32).contiguous()
     if group.size() == 1:
@@ -78,12 +61,13 @@ def exchange_table(numbers_NX: Tensor, group: dist.ProcessGroup) -> Tensor:
     return torch.stack([sent_NX, received_NX]).cpu()
 
 
-def _exchange(rows: Tensor, group: dist.ProcessGroup, output_splits: list[int], input_splits: list[int]) -> Tensor:
+def exchange_rows(rows: Tensor, group: dist.ProcessGroup, received: list[int], sent: list[int]) -> Tensor:
+    """All-to-all of rows in order of their destination; returns them in order of their source. Has no gradient."""
     if group.size() == 1:
         return rows
-    received = rows.new_empty([sum(output_splits), *rows.shape[1:]])
-    dist.all_to_all_single(received, rows.contiguous(), output_splits, input_splits, group=group)
-    return received
+    arrived = rows.new_empty(sum(received), *rows.shape[1:])
+    dist.all_to_all_single(arrived, rows.contiguous(), received, sent, group=group)
+    return arrived
 
 
 class ExchangeRows(Function):
@@ -93,25 +77,13 @@ class ExchangeRows(Function):
     def forward(
         ctx: Any, rows_TD: Tensor, group: dist.ProcessGroup, output_splits: list[int], input_splits: list[int]
     ) -> Tensor:
-        """Exchanges rows.
-
-        Args:
-            ctx: autograd's context.
-            rows_TD: rows in order of their destination.
-            group: the expert-parallel group.
-            output_splits: rows that arrive from each rank.
-            input_splits: rows that leave for each rank.
-
-        Returns:
-            Rows [R, D] in order of their source.
-        """
+        """Rows [R, D] in order of their source, of rows in order of their destination."""
         ctx.route = (group, input_splits, output_splits)
-        return _exchange(rows_TD, group, output_splits, input_splits)
+        return exchange_rows(rows_TD, group, output_splits, input_splits)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Sends the gradient rows [R, D] back to where the rows came from."""
-        return _exchange(gradients[0], *ctx.route), None, None, None
+        return exchange_rows(gradients[0], *ctx.route), None, None, None
 
 
 class ExchangeWeightedRows(Function):
@@ -126,19 +98,7 @@ class ExchangeWeightedRows(Function):
         output_splits: list[int],
         input_splits: list[int],
     ) -> tuple[Tensor, Tensor]:
-        """Exchanges rows and weights.
-
-        Args:
-            ctx: autograd's context.
-            rows_TD: rows in order of their destination.
-            weights_T: one value a row, of an element size that is a multiple of the rows'.
-            group: the expert-parallel group.
-            output_splits: rows that arrive from each rank.
-            input_splits: rows that leave for each rank.
-
-        Returns:
-            Rows [R, D] and weights [R].
-        """
+        """Rows [R, D] and weights [R]; a weight's element size is a multiple of the rows'."""
         ctx.route = (group, input_splits, output_splits)
         return _exchange_weighted(rows_TD, weights_T, group, output_splits, input_splits)
 
@@ -155,7 +115,7 @@ def _exchange_weighted(
     if group.size() == 1:
         return rows, weights
     width = rows.shape[1]
-    received = _exchange(torch.cat([rows, _columns(weights, rows)], dim=1), group, output_splits, input_splits)
+    received = exchange_rows(torch.cat([rows, _columns(weights, rows)], dim=1), group, output_splits, input_splits)
     return received[:, :width], _values(received[:, width:], weights.dtype)
 
 
@@ -172,19 +132,10 @@ class ExchangeLabelledRows(Function):
         received: Splits,
         sent: Splits,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Exchanges rows, weights and labels.
+        """Rows [R, D], weights [Q] and labels int64 [Q] in order of their source, of ones in order of their
+        destination.
 
-        Args:
-            ctx: autograd's context.
-            rows_TD: rows in order of their destination.
-            weights_P: one value a label, of an element size that is a multiple of the rows'.
-            labels_P: integers in order of their destination; they must fit the integer of the rows' element size.
-            group: the expert-parallel group.
-            received: what arrives from each rank.
-            sent: what leaves for each rank.
-
-        Returns:
-            Rows [R, D], weights [Q] and labels int64 [Q] in order of their source.
+        A weight's element size is a multiple of the rows'; labels must fit the integer of the rows' element size.
         """
         ctx.route = (group, sent, received)
         if group.size() == 1:
@@ -229,7 +180,7 @@ def _exchange_behind(
     parts = zip(rows.split(sent.rows), columns.split(sent.labels), strict=True)
     message = torch.cat([part.reshape(-1) for pair in parts for part in pair])
     lengths = [_lengths(splits, rows.shape[1], columns.shape[1]) for splits in (received, sent)]
-    arrived = _exchange(message, group, *([sum(pair) for pair in pairs] for pairs in lengths))
+    arrived = exchange_rows(message, group, *([sum(pair) for pair in pairs] for pairs in lengths))
     blocks = arrived.split([length for pair in lengths[0] for length in pair])
     return torch.cat(blocks[::2]).view(-1, rows.shape[1]), torch.cat(blocks[1::2]).view(-1, columns.shape[1])
 
@@ -237,3 +188,86 @@ def _exchange_behind(
 def _lengths(splits: Splits, row: int, label: int) -> list[tuple[int, int]]:
     """Elements of rows and of labels for each rank."""
     return [(rows * row, labels * label) for rows, labels in zip(splits.rows, splits.labels, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """All-to-all of rows: so many to and from each rank of a group."""
+
+    group: dist.ProcessGroup
+    sent: list[int]
+    received: list[int]
+
+
+class MoveRows(Function):
+    """All-to-all of rows, each with its gate values and labels inside the same message, bit by bit."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor, order_C: Tensor, route: Route
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Moves rows; returns rows [R, D], gate values [R, K] and labels int64 [R, L] in order of their source.
+
+        Args:
+            ctx: autograd's context.
+            rows_TD: rows of this rank.
+            gates_TK: gate values of each, of an element size that is a multiple of the rows'.
+            labels_TL: integers of each, of less than 31 bits.
+            order_C: which row is sent, in order of destination; a row may go to several.
+            route: sizes of the messages.
+        """
+        ctx.route = route
+        ctx.save_for_backward(order_C)
+        ctx.num_rows = len(rows_TD)
+        message = packed(rows_TD[order_C], gates_TK[order_C], labels_TL[order_C])
+        message = exchange_rows(message, route.group, route.received, route.sent)
+        rows_RD, gates_RK, labels_RL = unpacked(
+            message, rows_TD.shape[1], gates_TK.shape[1], gates_TK.dtype, labels_TL.shape[1]
+        )
+        ctx.mark_non_differentiable(labels_RL)
+        return rows_RD, gates_RK, labels_RL
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Sends the gradients of rows [R, D] and gates [R, K] back and adds up those of one row."""
+        rows_RD, gates_RK, _ = gradients
+        no_labels = torch.empty(len(rows_RD), 0, dtype=torch.int64, device=rows_RD.device)
+        message = packed(rows_RD, gates_RK, no_labels)
+        message = exchange_rows(message, ctx.route.group, ctx.route.sent, ctx.route.received)
+        rows_CD, gates_CK, _ = unpacked(message, rows_RD.shape[1], gates_RK.shape[1], gates_RK.dtype, 0)
+        (order_C,) = ctx.saved_tensors
+        copies = RowCopies.of(order_C, ctx.num_rows)
+        return copies.add(rows_CD), copies.add(gates_CK), None, None, None
+
+
+def packed(rows_TD: Tensor, gates_TK: Tensor, labels_TL: Tensor) -> Tensor:
+    """One row a token: its values, then gate values and labels (4 bytes each, 8 beside float64) viewed as its type."""
+    labels_TL = labels_TL.to(_label_type(rows_TD.dtype))
+    columns = [values.contiguous().view(rows_TD.dtype) for values in (gates_TK, labels_TL) if values.shape[1]]
+    return torch.cat([rows_TD, *columns], dim=1)
+
+
+def unpacked(
+    message: Tensor, width: int, num_gates: int, gate_type: torch.dtype, num_labels: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The inverse of :func:`packed`; labels come back as int64."""
+    end = width + num_gates * gate_type.itemsize // message.element_size()
+    gates_TK = _read(message[:, width:end], gate_type, num_gates)
+    labels_TL = _read(message[:, end:], _label_type(message.dtype), num_labels)
+    return message[:, :width].contiguous(), gates_TK, labels_TL.long()
+
+
+def _read(columns: Tensor, dtype: torch.dtype, number: int) -> Tensor:
+    """Columns viewed as `number` values of another type for each row; also for no columns, which torch cannot view."""
+    if not number:
+        return columns.new_empty(len(columns), 0, dtype=dtype)
+    return aligned(columns).view(dtype).view(len(columns), number)
+
+
+def aligned(columns: Tensor) -> Tensor:
+    """A copy that can be viewed as a larger type, where a slice of one row counts as contiguous and starts anywhere."""
+    return columns.clone(memory_format=torch.contiguous_format)
+
+
+def _label_type(dtype: torch.dtype) -> torch.dtype:
+    return torch.int64 if dtype.itemsize == 8 else torch.int32

@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.dispatch.seats import Message
 from moe.replica.slots import Slots
 
 Counts = NDArray[np.int64]
@@ -54,9 +53,36 @@ class Sizes:
         return self.hidden * self.element_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class CappedMessage:
+    """Message of capped dispatch from rank to rank, in rows as wide as a token: one a seat, then some full of gate
+    values.
+
+    Gate values behind the rows leave every row where a matrix product can read it. Rows on the way home have no gate
+    values, but the same places, so that one index finds a row in every message.
+
+    Attributes:
+        seats: seats of all slots of the receiver, or of the sender on the way home.
+        gate_rows: rows that hold the gate values of so many seats.
+    """
+
+    seats: int
+    gate_rows: int
+
+    @classmethod
+    def of(cls, *, slots: int, seats: int, row_bytes: int, gate_bytes: int) -> Self:
+        """Measures a message to a rank with so many slots, and so many seats at each of them."""
+        return cls(slots * seats, -(-slots * seats * gate_bytes // row_bytes))
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self.seats + self.gate_rows
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Borrowing:
-    """What replicas of a layer add to every pass.
+    """Replicas of a layer, and what they add to every pass.
 
     Attributes:
         experts: replicas by the rank of their home and the rank that borrows their weights, int64 [N, N].
@@ -68,15 +94,7 @@ class Borrowing:
 
     @classmethod
     def of(cls, slots: Slots, rule: str) -> Self | None:
-        """Reads it off the slots of a layer.
-
-        Args:
-            slots: the slots.
-            rule: how the choices of an expert are split over its replicas, even or least_loaded.
-
-        Returns:
-            What they add; None without replicas.
-        """
+        """Reads it off the slots of a layer; None without replicas. `rule` is even or least_loaded."""
         return cls(slots.copies, rule == "least_loaded") if slots.has_replicas else None
 
 
@@ -130,13 +148,8 @@ class Visits:
         num_nodes: int = 1,
         borrowing: Borrowing | None = None,
     ) -> Self:
-        """Counts the choices of a micro batch by the slots that serve them.
-
-        Args:
-            served: for each home rank of the group whether a slot serves a token, [T, P].
-            num_ranks: ranks N of the group.
-            num_nodes: nodes M of the group.
-            borrowing: replicas of the layer.
+        """Counts the choices of a micro batch by the slots that serve them: of each home rank, whether a slot serves a
+        token, [T, P].
         """
         visited = [(home, map_TP.reshape(len(map_TP), num_ranks, -1).sum(axis=2)) for home, map_TP in served]
         return replace(cls._counted(visited, num_ranks, num_nodes), borrowing=borrowing)
@@ -160,14 +173,7 @@ class Visits:
         A token has an expert on a rank of S slots with probability 1 - C(E - S, k) / C(E, k), so that the expected
         number of visits to ranks is a whole number only in special cases (k = 1, k > E - S, S = 1); it is rounded.
         Visits to nodes are counted alike, with the slots of a node in place of S. Replicas change the choices of ranks
-        but not their number; the copies that they save are not counted.
-
-        Args:
-            tokens: tokens of each rank.
-            top_k: experts of a token.
-            num_experts: experts of the layer, a multiple of num_ranks.
-            num_ranks: ranks N of the group.
-            num_nodes: nodes M of the group.
+        but not their number; the copies that they save are not counted. The ranks have `tokens` tokens each.
         """
         sets = comb(num_experts, top_k)
 
@@ -180,15 +186,9 @@ class Visits:
 
 
 def spread(rows: int, num_ranks: int, *, first: int = 0) -> Counts:
-    """Spreads the rows of every rank evenly over the ranks, beginning with the `first`-th one after it.
+    """Spreads the rows of every rank evenly over the ranks, int64 [N, N]; what does not divide goes to the first ones.
 
-    Args:
-        rows: rows of each rank.
-        num_ranks: ranks N of the group.
-        first: 0 begins with the sender, 1 leaves it out.
-
-    Returns:
-        Rows from each rank to each, int64 [N, N]; what does not divide goes to the first ones.
+    The first one is the sender itself, or with `first` 1 the rank after it, and the sender gets none.
     """
     each, left = divmod(rows, num_ranks - first)
     ranks = np.arange(num_ranks, dtype=np.int64)
@@ -203,7 +203,7 @@ class Exchange:
     Attributes:
         op: all_to_all, all_gather or reduce_scatter.
         dtype: type of its elements.
-        volume: bytes from each rank of the expert-parallel group to each, own block included, int64 [N, N].
+        volume: bytes from each rank of the expert-parallel group to each, the local block included, int64 [N, N].
         group: meaning of the process group: expert, or of its parts expert_rail and expert_node.
         parts: number of the part that each rank is in, int64 [N]; None: the group is whole.
     """
@@ -220,14 +220,7 @@ class Exchange:
         return np.flatnonzero(parts == parts[member])
 
     def fields(self, member: int) -> dict[str, Any]:
-        """Fields of a rank's record of it in a collective trace.
-
-        Args:
-            member: place of the rank in the expert-parallel group.
-
-        Returns:
-            The record's op, dtype, bytes and splits by name.
-        """
+        """Op, dtype, bytes and splits of the record of a member of the group in a collective trace."""
         together = self.members(member)
         sent, received = self.volume[member, together], self.volume[together, member]
         own = {"op": self.op, "dtype": self.dtype, "bytes_out": int(received.sum())}
@@ -273,15 +266,11 @@ def home_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
 
 
 def capped_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:  # noqa: ARG001
-    """Capped dispatch: all seats with their gate values, all seats home; backward the same.
-
-    Raises:
-        ValueError: the number of seats is unknown.
-    """
+    """Capped dispatch: all seats with their gate values, all seats home; backward the same. Needs `visits.seats`."""
     if visits.seats is None:
         raise ValueError("seats: are unknown, and capped dispatch needs their number; give a router with a limit")
     num_ranks = len(visits.choices)
-    message = Message.of(
+    message = CappedMessage.of(
         slots=sizes.num_experts // num_ranks,
         seats=visits.seats,
         row_bytes=sizes.row_bytes,

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class NodeGroups:
-    """What one rank needs to send a token to a node once and to pass it on there.
+    """Process groups by which a token crosses to a node once and is passed on there.
 
     Attributes:
         rail: the ranks with this rank's place on their node, one of each node of the expert-parallel group.

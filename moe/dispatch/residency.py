@@ -17,18 +17,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-from moe.dispatch.exchange import gather_counts
+from moe.dispatch.exchange import MoveRows, Route, gather_counts, gather_equal, packed, unpacked
 from moe.dispatch.row_copies import counts_of
-from moe.dispatch.row_messages import MoveRows, Route, packed, unpacked
 
-# torch 2.13 deprecates the *_tensor names in favour of names that older releases lack.
-_all_gather_single = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+# torch 2.13 deprecates reduce_scatter_tensor in favour of a name that older releases lack.
 _reduce_scatter_single = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
 @dataclass(frozen=True, eq=False)
 class Residency:
-    """Which tokens a rank holds at some depth of a network.
+    """Tokens that a rank holds at some depth of a network.
 
     Attributes:
         ids: numbers of the tokens on this rank, int64 [T], ascending.
@@ -62,9 +60,6 @@ class Residency:
             device: where the rows are.
             rows_N: tokens of each rank; None: as many on each.
             per_rank: numbers of a home rank; None: as many as rows.
-
-        Returns:
-            The residency.
         """
         per_rank = rows if per_rank is None else per_rank
         rank, size = (0, 1) if group is None else (dist.get_rank(group), group.size())
@@ -82,27 +77,14 @@ class Residency:
         return len(self.rows)
 
     def moved(self, ids_T: Tensor, rows_N: Sequence[int]) -> "Residency":
-        """The same tokens elsewhere.
-
-        Args:
-            ids_T: numbers of the tokens that are here now, ascending.
-            rows_N: rows on each rank.
-
-        Returns:
-            The new residency.
-        """
+        """The same tokens elsewhere: the numbers that are here now, ascending, and the rows on each rank."""
         return Residency(ids_T, tuple(rows_N), self.per_rank, self.group, whole=self.num_ranks == 1)
 
 
 def return_home(rows_TD: Tensor, residency: Residency) -> Tensor:
     """Sends every row to its home rank: one all-gather of counts, one all-to-all, one more backward.
 
-    Args:
-        rows_TD: rows in the order of the residency.
-        residency: where they are.
-
-    Returns:
-        Rows [H, D] in the order in which they began.
+    Returns rows [H, D] in the order in which they began.
     """
     if residency.group is None or residency.whole:
         return rows_TD
@@ -119,12 +101,7 @@ def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
     """Gathers the rows of all tokens: one all-gather, of as many rows as the fullest rank has; backward one
     reduce-scatter of the same rows. The token's number travels behind each row and has no gradient.
 
-    Args:
-        rows_TD: rows in the order of the residency.
-        residency: where they are.
-
-    Returns:
-        Rows [A, D] in order of the tokens' numbers; a row whose number is not in use is arbitrary.
+    Returns rows [A, D] in order of the tokens' numbers; a row whose number is not in use is arbitrary.
     """
     if residency.group is None or residency.num_ranks == 1:
         return rows_TD
@@ -136,47 +113,17 @@ def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
 
 
 def share_values(values_H: Tensor, residency: Residency) -> Tensor:
-    """Sends a value of each token to the rank where the token is: one all-gather of every home rank's values.
+    """Sends a value of each token from its home rank to where it is, [T]: one all-gather of every home rank's values.
 
-    Args:
-        values_H: values of this home rank's tokens, as many on each rank.
-        residency: where the tokens are.
-
-    Returns:
-        Values [T] in the order of the residency; no gradient flows.
+    Every home rank has as many. No gradient flows.
     """
     if residency.group is None or residency.whole:
         return values_H
     return gather_equal(values_H, residency.group)[residency.ids]
 
 
-def gather_equal(values: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Concatenates the values of all ranks of a group along the first dimension; no gradient flows.
-
-    Args:
-        values: of the same shape on every rank.
-        group: the ranks.
-
-    Returns:
-        The values of all ranks in their order.
-    """
-    if group.size() == 1:
-        return values
-    gathered = values.new_empty(group.size() * len(values), *values.shape[1:])
-    _all_gather_single(gathered, values.contiguous(), group=group)
-    return gathered
-
-
 def collect_values(values_T: Tensor, residency: Residency) -> Tensor:
-    """Sends a value of each token home: one reduce-scatter; backward one all-gather.
-
-    Args:
-        values_T: values in the order of the residency.
-        residency: where the tokens are; every home rank has equally many.
-
-    Returns:
-        Values [H] in the order in which the tokens began.
-    """
+    """Sends a value of each token home, [H]: one reduce-scatter; backward one all-gather. All homes have as many."""
     if residency.group is None or residency.whole:
         return values_T
     values_A = values_T.new_zeros(residency.num_ranks * residency.per_rank)

@@ -14,32 +14,14 @@ from torch.autograd import Function
 
 
 def places_of(flags: Tensor, number: int) -> Tensor:
-    """Places of the true flags, in ascending order.
-
-    It is ``flags.nonzero()`` for a number that is known.
-
-    Args:
-        flags: bool, of one dimension.
-        number: how many of them are true.
-
-    Returns:
-        int64 [number].
-    """
+    """Places of the true flags, int64 [number], ascending: ``flags.nonzero()`` for a number that is known."""
     turns = flags.cumsum(0) * flags
     places = turns.new_empty(number + 1)  # the first one takes all that are false
     return places.scatter_(0, turns, torch.arange(len(flags), device=flags.device))[1:]
 
 
 def counts_of(sorted_keys: Tensor, number: int) -> Tensor:
-    """How often each key occurs.
-
-    Args:
-        sorted_keys: int64, ascending, at least 0.
-        number: keys that are counted, from 0 on.
-
-    Returns:
-        int64 [number].
-    """
+    """How often each key from 0 to `number` - 1 occurs among ascending ones, int64 [number]."""
     keys = torch.arange(number, device=sorted_keys.device)
     return torch.searchsorted(sorted_keys, keys, right=True) - torch.searchsorted(sorted_keys, keys)
 
@@ -60,35 +42,16 @@ class RowCopies:
 
     @classmethod
     def of(cls, source_C: Tensor, num_rows: int) -> "RowCopies":
-        """Sorts copies by their row.
-
-        Args:
-            source_C: row of each copy, int64.
-            num_rows: number of rows R; rows without a copy are allowed.
-        """
+        """Sorts copies by their row; rows without a copy are allowed."""
         by_row_C, order_C = source_C.sort(stable=True)
         return cls(source_C, order_C, torch.searchsorted(by_row_C, torch.arange(num_rows, device=source_C.device)))
 
     def spread(self, rows_RD: Tensor) -> Tensor:
-        """Copies rows.
-
-        Args:
-            rows_RD: the rows.
-
-        Returns:
-            The copies, [C, D]; their gradients are added up.
-        """
+        """Copies of rows [R, D], [C, D]; their gradients are added up."""
         return _Spread.apply(rows_RD, self)
 
     def add(self, copies_CD: Tensor) -> Tensor:
-        """Adds up the copies of each row, always in the same order.
-
-        Args:
-            copies_CD: the copies.
-
-        Returns:
-            The sums, [R, D]; zero for a row without copies.
-        """
+        """Sums of the copies of each row, [R, D], always in the same order; zero for a row without copies."""
         return _Add.apply(copies_CD, self)
 
 
@@ -106,11 +69,9 @@ class RowOrder:
 
     @classmethod
     def by_column(cls, counts_XY: Tensor, num_rows: int) -> "RowOrder":
-        """From chunks that follow one another row by row of a table to chunks column by column.
+        """From chunks of so many rows that follow one another row by row of a table to chunks column by column.
 
-        Args:
-            counts_XY: rows of each chunk, int64, on the rows' device.
-            num_rows: their sum R.
+        The counts, int64, are on the rows' device; `num_rows` is their sum R.
         """
         ends_XY = counts_XY.reshape(-1).cumsum(0).view(counts_XY.shape)
         ends_YX = counts_XY.T.reshape(-1).cumsum(0)
@@ -125,14 +86,7 @@ class RowOrder:
         return RowOrder(self.target, self.source)
 
     def of(self, rows: Tensor) -> Tensor:
-        """Rows in this order.
-
-        Args:
-            rows: [R, ...], in whatever memory layout.
-
-        Returns:
-            The rows, contiguous.
-        """
+        """Rows [R, ...], in whatever memory layout, in this order, contiguous."""
         return _Reorder.apply(rows, self)
 
 

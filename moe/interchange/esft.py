@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.interchange.imported import Imported, deal, import_trace
+from moe.interchange.documents import Imported, deal, import_trace
 from netsim.foundation.refusal import Refusal
 
 _NAME = re.compile(r"expert_weights_([0-9]{1,6})\.txt")

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.interchange.document import section, whole_numbers
-from moe.interchange.imported import Imported, import_trace
+from moe.interchange.documents import Imported, import_trace, section, whole_numbers
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
 

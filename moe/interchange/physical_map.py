@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.interchange.document import read_document, whole_numbers
+from moe.interchange.documents import read_document, whole_numbers
 from moe.placement.placement import Placement, SolverRecord
 from moe.placement.topology import Topology
 from netsim.foundation.files import replacing

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.interchange.document import read_document, section, whole_numbers
-from moe.interchange.imported import MOST_EXPERTS, Imported, deal, import_trace
+from moe.interchange.documents import MOST_EXPERTS, Imported, deal, import_trace, read_document, section, whole_numbers
 from moe.placement.placement import Placement, SolverRecord, slots_per_rank
 from moe.placement.solver.packing import busiest, pack_layer
 from moe.placement.topology import Topology

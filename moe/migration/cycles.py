@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.objective import OBJECTIVES
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.counts.tally import Tally
+from moe.placement.counts import RoutingStatistics, Tally
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from moe.migration.cycles import Gains, best_state, cut_into_cycles
 from moe.placement.cost.objective import OBJECTIVES
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.relabel import relabel
+from moe.placement.ranks import relabel
 from moe.placement.topology import Topology
 
 

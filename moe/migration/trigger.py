@@ -1,18 +1,80 @@
-"""The decision when experts should move.
+"""The decision when experts should move: whether the placement still fits the traffic, and what moves would save.
 
 Shape legend: L MoE layers, E experts per layer.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.config import MigrationConfig
 from moe.migration.plan import MigrationPlan, plan_migration, priced_plan, ranks_of
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.cost.objective import OBJECTIVES
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.solver.descent import Descent
-from moe.placement.solver.drift import measure_drift
+from moe.placement.solver.solve import SOLVERS
+from moe.placement.solver.swaps import search_layers
 from moe.placement.topology import Topology
+
+_FAST_SOLVERS: dict[Dispatch, str] = {"coherent": "sweep", "home": "assignment"}
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """A placement compared with a fresh one on a window of traffic.
+
+    Attributes:
+        current_cost: Cost per token of the placement on the window.
+        fresh_cost: Cost per token of a placement made for the window, or of this one where that is cheaper.
+        fresh_ranks: That placement as rank of each expert, [L, E].
+    """
+
+    current_cost: float
+    fresh_cost: float
+    fresh_ranks: NDArray[np.int64]
+
+    @property
+    def regret(self) -> float:
+        """current_cost / fresh_cost - 1, the relative excess cost; infinite if the fresh placement costs nothing."""
+        if not self.fresh_cost:
+            return 0.0 if not self.current_cost else float("inf")
+        return self.current_cost / self.fresh_cost - 1
+
+
+def measure_drift(
+    window: RoutingStatistics,
+    topology: Topology,
+    current_ranks: NDArray[np.int64],
+    objective: Dispatch,
+    *,
+    seed: int = 0,
+) -> Drift:
+    """Compare a placement with a fresh one on new traffic.
+
+    Args:
+        window: Counts of the new traffic.
+        topology: Ranks and what a move between them costs.
+        current_ranks: The placement in use, rank of each expert, [L, E].
+        objective: Dispatch mode that moves the tokens.
+        seed: Seed of the fast solver.
+
+    Returns:
+        Both costs and the fresh placement; the regret is at least 0.
+    """
+    cost = OBJECTIVES[objective]
+    if objective in ("copies", "hierarchical"):
+        fresh = search_layers(window, topology, objective, seed=seed)
+    else:
+        fresh = SOLVERS[objective][_FAST_SOLVERS[objective]](window, topology, seed=seed).expert_ranks
+    current_total, fresh_total = (
+        float(cost(window, ranks, topology.cost, topology.num_nodes).sum()) for ranks in (current_ranks, fresh)
+    )
+    if fresh_total >= current_total:
+        fresh, fresh_total = current_ranks, current_total
+    return Drift(current_total / window.num_tokens, fresh_total / window.num_tokens, fresh)
+
 
 _KEPT = 0.5  # of what a plan promised: chance keeps next to nothing of it, and drift nearly all
 

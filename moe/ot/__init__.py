@@ -4,18 +4,14 @@ import moe.with_torch  # noqa: F401
 
 # isort: split
 
-from moe.ot.conjugate import Projection, project_rows
-from moe.ot.continuation import Balance, balancing_potentials, summed_elements
+from moe.ot.ascent import Balance, balancing_potentials, summed_elements
 from moe.ot.costs import cosine, euclidean, negative_log_probabilities, negative_logits, spread, squared_euclidean
-from moe.ot.divergence import monge_gap, sinkhorn_divergence
-from moe.ot.exact import exact, partial
+from moe.ot.divergence import monge_gap, sinkhorn_divergence, sliced_wasserstein, wasserstein_1d
+from moe.ot.dual import Projection, project_rows, quadratic
+from moe.ot.exact import Problem, capacity_problem, dropping_problem, exact, partial, partial_problem, without_slack
 from moe.ot.problem import Plan
-from moe.ot.quadratic import quadratic
 from moe.ot.sinkhorn import sinkhorn
-from moe.ot.slack import Problem, capacity_problem, dropping_problem, partial_problem, without_slack
-from moe.ot.sliced import sliced_wasserstein, wasserstein_1d
-from moe.ot.sparsity_constrained import sparsity_constrained
-from moe.ot.two_stage import expert_potentials, fill_capacity
+from moe.ot.sparsity_constrained import expert_potentials, fill_capacity, sparsity_constrained
 
 __all__ = [
     "Balance",

@@ -1,16 +1,18 @@
-"""Exact transport by the network simplex of POT, on the CPU in float64.
+"""Exact transport by the network simplex of POT, on the CPU in float64; and the dummy row and column, which transport a
+part of the mass, obey capacities, and drop mass at a price.
 
 Shape suffixes: N rows, M columns.
 """
 
 import warnings
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from moe.ot.problem import Plan, check_balance, check_masses, relative_error
-from moe.ot.slack import partial_problem, without_slack
 
 _MAX_PIVOTS = 10_000_000
 
@@ -99,3 +101,122 @@ def _solve(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, 
     if (plan[forbidden] > 1e-9 * a.sum()).any():
         raise ValueError("cost: no plan avoids the infinite costs; allow more pairs")
     return plan, log["u"], log["v"], log["warning"] is None
+
+
+class Problem(NamedTuple):
+    """What a solver takes.
+
+    Attributes:
+        cost: [..., N, M].
+        a: mass of each row, [..., N].
+        b: mass of each column, [..., M].
+    """
+
+    cost: Tensor
+    a: Tensor
+    b: Tensor
+
+
+def partial_problem(cost: Tensor, a: Tensor, b: Tensor, *, mass: float | Tensor) -> Problem:
+    """Transport just a part: rows send at most a, columns take at most b, `mass` moves in all.
+
+    Args:
+        cost: [..., N, M].
+        a: [..., N].
+        b: [..., M].
+        mass: 0 to the sums of a and of b, one for all or [...].
+
+    Returns:
+        A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; see `without_slack`.
+
+    Raises:
+        ValueError: a mass below 0, or more than a or b hold.
+
+    Source: Chapel, Alaya, Gasso, "Partial optimal transport with applications on positive-unlabeled learning", 2020,
+    proposition 1.
+    """
+    a, b = check_masses(cost, a, b)
+    mass = torch.as_tensor(mass, dtype=cost.dtype, device=cost.device)
+    if not (mass >= 0).all():
+        raise ValueError(f"mass: not at least 0 ({float(mass.min()):.6g}); give a part of what the rows hold")
+    left_a, left_b = a.sum(-1) - mass, b.sum(-1) - mass
+    _require("mass", torch.minimum(left_a, left_b), a.sum(-1), "more than the rows or the columns hold; lower it")
+    return _pad(cost, a, b, row=left_b, column=left_a, drop=0.0, corner=torch.inf)
+
+
+def capacity_problem(cost: Tensor, a: Tensor, capacity: Tensor) -> Problem:
+    """Rows send exactly a, columns take at most their capacity.
+
+    Args:
+        cost: [..., N, M].
+        a: [..., N].
+        capacity: [..., M], summing to at least the sum of a.
+
+    Returns:
+        A balanced problem with a dummy row, [..., N + 1, M]; see `without_slack`.
+
+    Raises:
+        ValueError: too little capacity.
+    """
+    a, capacity = check_masses(cost, a, capacity)
+    room = capacity.sum(-1) - a.sum(-1)
+    _require("capacity", room, a.sum(-1), "less than the rows send; raise it or drop with a price")
+    return _pad(cost, a, capacity, row=room, column=None, drop=0.0, corner=0.0)
+
+
+def dropping_problem(cost: Tensor, a: Tensor, capacity: Tensor, *, price: float) -> Problem:
+    """Rows send at most a, columns take at most their capacity, and what a row keeps costs `price` per mass.
+
+    Args:
+        cost: [..., N, M].
+        a: [..., N].
+        capacity: [..., M], of any sum.
+        price: in units of cost.
+
+    Returns:
+        A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; see `without_slack`.
+    """
+    a, capacity = check_masses(cost, a, capacity)
+    return _pad(cost, a, capacity, row=capacity.sum(-1), column=a.sum(-1), drop=price, corner=0.0)
+
+
+def without_slack(plan: Plan, shape: torch.Size | tuple[int, ...]) -> Plan:
+    """The plan between the real rows and columns.
+
+    Args:
+        plan: of a problem with dummies.
+        shape: of the cost without them; the last two entries count.
+
+    Returns:
+        The plan without the dummies. Its `value` still counts what the regulariser says about them.
+    """
+    num_rows, num_columns = shape[-2:]
+    values, indices = plan.values, plan.indices
+    if indices is None:
+        values = values[..., :num_rows, :num_columns]
+    else:
+        lines, entries = (num_rows, num_columns) if plan.axis == "rows" else (num_columns, num_rows)
+        values, indices = values[..., :lines, :], indices[..., :lines, :]
+        real = indices < entries
+        values, indices = values * real, indices * real
+    f, g = plan.potentials
+    potentials = (f[..., :num_rows], g[..., :num_columns])
+    return replace(plan, values=values, indices=indices, potentials=potentials, shape=(num_rows, num_columns))
+
+
+def _pad(
+    cost: Tensor, a: Tensor, b: Tensor, *, row: Tensor, column: Tensor | None, drop: float, corner: float
+) -> Problem:
+    if column is not None:
+        cost = torch.cat([cost, cost.new_full([*cost.shape[:-1], 1], drop)], dim=-1)
+        b = torch.cat([b, column[..., None]], dim=-1)
+    dummy = cost.new_zeros([*cost.shape[:-2], 1, cost.shape[-1]])
+    if column is not None:
+        dummy[..., -1] = corner
+    return Problem(torch.cat([cost, dummy], dim=-2), torch.cat([a, row[..., None]], dim=-1), b)
+
+
+def _require(field: str, left: Tensor, mass: Tensor, problem: str) -> None:
+    rounding = 8 * torch.finfo(mass.dtype).eps * mass.shape[-1] if mass.ndim else 8 * torch.finfo(mass.dtype).eps
+    if (left < -rounding * mass).any():
+        raise ValueError(f"{field}: {problem} ({float(left.min()):.6g} left)")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader
-from moe.placement.cost.prediction import exchange_seconds
+from moe.placement.cost.evaluation import exchange_seconds
 from moe.placement.topology import LinkRates, Topology
 
 _EXPERT_GROUP = re.compile(r"(expert|expert_rail|expert_node)(_\d+)?")

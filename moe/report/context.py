@@ -10,9 +10,8 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.cost.evaluation import Evaluation
-from moe.placement.cost.tradeoff_point import TradeoffPoint
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.cost.evaluation import Evaluation, TradeoffPoint
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace

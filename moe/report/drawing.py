@@ -1,11 +1,19 @@
-"""A picture as SVG markup, written shape by shape: hundreds of shapes take milliseconds, and equal ones equal bytes.
+"""Pictures as SVG markup, written shape by shape: hundreds of shapes take milliseconds, and equal ones equal bytes.
 
-Lengths are in units of the picture, which a page shows at about one pixel each.
+Lengths are in units of the picture, which a page shows at about one pixel each. A cell of a heat map is one pixel of a
+small PNG, which a page stretches without smoothing.
 """
 
 import base64
-from collections.abc import Iterable, Sequence
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+from math import ceil, floor, log10
+
+import numpy as np
+from numpy.typing import NDArray
 
 INK, SOFT, RULE, PAPER = "#1c2733", "#5b6875", "#dde3e9", "#ffffff"
 BEFORE, PLACED, BOUND, ALARM = "#9aa5b1", "#0072b2", "#e69f00", "#d55e00"
@@ -123,3 +131,170 @@ def _n(value: float) -> str:
     """A number with one decimal at most."""
     text = f"{value:.1f}"
     return text[:-2] if text.endswith(".0") else text
+
+
+def plain(value: float) -> str:
+    """A number in as few digits as tell marks apart."""
+    return f"{value:,.6g}"
+
+
+def percent(value: float) -> str:
+    """A share as a percentage."""
+    return f"{100 * value:.6g} %"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A straight map from values to places along an axis.
+
+    Attributes:
+        low: Value at the start.
+        high: Value at the end, above `low`.
+        start: Place of `low`.
+        end: Place of `high`; below `start` for an axis that points up.
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Place of a value."""
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def marks(self, most: int = 5, *, whole: bool = False) -> list[float]:
+        """Round values along the axis: multiples of 1, 2 or 5 times a power of ten.
+
+        Args:
+            most: Marks at most, 1 or more.
+            whole: Whether only whole numbers may be marked.
+
+        Returns:
+            The values, ascending.
+        """
+        step = 10.0 ** floor(log10((self.high - self.low) / most))
+        factors = (1, 2, 5, 10, 20, 50)
+        step = max(step, 1.0) if whole else step
+        step *= next(factor for factor in factors if (self.high - self.low) / (step * factor) <= most)
+        first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A rectangle with an axis below and one at its left.
+
+    Attributes:
+        drawing: The picture that it is a part of.
+        x: Scale to the right.
+        y: Scale up.
+    """
+
+    drawing: Drawing
+    x: Scale
+    y: Scale
+
+    def mark_y(self, label: str, *, form: Callable[[float], str] = plain, most: int = 5, whole: bool = False) -> None:
+        """Draw the marks of the left axis as thin lines across the panel, and its name above it."""
+        for value in self.y.marks(most, whole=whole):
+            place = self.y(value)
+            self.drawing.segments([(self.x.start, place, self.x.end, place)], RULE)
+            self.drawing.text(self.x.start - 7, place + 4.5, form(value), anchor="end", size=12, colour=SOFT)
+        self.drawing.text(self.x.start, self.y.end - 9, label, size=13, colour=SOFT)
+
+    def mark_x(self, label: str, *, form: Callable[[float], str] = plain, whole: bool = False) -> None:
+        """Draw the marks of the axis below, and its name under them."""
+        bottom = self.y.start
+        most = max(int((self.x.end - self.x.start) / 70), 2)
+        values = self.x.marks(most, whole=whole)
+        self.drawing.segments([(self.x(value), bottom, self.x(value), bottom + 4) for value in values], SOFT)
+        self.drawing.segments([(self.x.start, bottom, self.x.end, bottom)], SOFT)
+        for value in values:
+            self.drawing.text(self.x(value), bottom + 18, form(value), anchor="middle", size=12, colour=SOFT)
+        if label:
+            middle = (self.x.start + self.x.end) / 2
+            self.drawing.text(middle, bottom + 36, label, anchor="middle", size=13, colour=SOFT)
+
+
+def name_column(names: Sequence[str]) -> float:
+    """Width of a column of names beside a panel."""
+    return max(text_width(name) for name in names) + 12
+
+
+_SHADES = 64  # few enough that maps stay small, enough that no step is seen
+_Colours = NDArray[np.uint8]
+
+
+def _palette(*stops: tuple[int, int, int]) -> _Colours:
+    places = np.linspace(0, 1, len(stops))
+    shades = np.linspace(0, 1, _SHADES)
+    return np.stack([np.interp(shades, places, channel) for channel in zip(*stops, strict=True)], axis=1).astype(
+        np.uint8
+    )
+
+
+AMOUNTS = _palette((255, 255, 255), (198, 219, 239), (107, 174, 214), (33, 113, 181), (8, 48, 107))
+"""White for nothing, dark blue for the most."""
+DEVIATIONS = _palette((33, 102, 172), (146, 197, 222), (248, 248, 248), (244, 165, 130), (178, 24, 43))
+"""Blue below the middle, red above it."""
+
+
+def png(shares: NDArray[np.float64], colours: NDArray[np.uint8]) -> bytes:
+    """Make a PNG file with one pixel a cell (PNG specification, 8-bit palette).
+
+    Args:
+        shares: Place of each cell on the palette, 0 to 1 (what is outside is clipped), [rows, columns].
+        colours: The palette, [shades, 3].
+
+    Returns:
+        The file.
+    """
+    indices = np.clip(np.round(shares * (len(colours) - 1)), 0, len(colours) - 1).astype(np.uint8)
+    rows = np.concatenate([np.zeros((len(indices), 1), np.uint8), indices], axis=1)  # each row starts with its filter
+    height, width = indices.shape
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
+        (b"PLTE", colours.tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def draw_scale(
+    drawing: Drawing,
+    x: float,
+    y: float,
+    height: float,
+    colours: NDArray[np.uint8],
+    labels: list[tuple[float, str]],
+    title: str,
+    spread: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda shares: shares,
+) -> None:
+    """Draw the key of a heat map as an upright strip.
+
+    Args:
+        drawing: The picture.
+        x: Left edge of the strip.
+        y: Top edge.
+        height: Its height.
+        colours: The palette.
+        labels: Places on the strip, 0 at the bottom to 1, and their texts.
+        title: What the colours mean, written above.
+        spread: Map from places on the strip to places on the palette, where colours are not spread evenly.
+    """
+    steps = np.linspace(1, 0, 2 * _SHADES)[:, None]
+    drawing.image(x, y, 12, height, png(spread(steps), colours))
+    for place, text in labels:
+        drawing.text(x + 17, y + height * (1 - place) + 4.5, text, size=12, colour=SOFT)
+    drawing.text(x, y - 9, title, size=12, colour=SOFT)
+
+
+def is_dark(colours: NDArray[np.uint8], share: float) -> bool:
+    """Whether text on a place of the palette has to be light."""
+    red, green, blue = colours[int(np.clip(round(share * (len(colours) - 1)), 0, len(colours) - 1))].tolist()
+    return 0.299 * red + 0.587 * green + 0.114 * blue < 140

@@ -1,15 +1,32 @@
-"""The section of the report that goes through the layers: cost, moves and busiest rank, and where most is saved.
+"""The sections of the report that go through the layers: cost, moves and busiest rank of each, and all loads.
 
-Shape legend: L MoE layers.
+Shape legend: L MoE layers, G ranks of one expert-parallel group.
 """
+
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.evaluation import Evaluation
-from moe.report.drawing import BEFORE, FULL_WIDTH, PLACED, Drawing
+from moe.report.drawing import (
+    ALARM,
+    BEFORE,
+    DEVIATIONS,
+    FULL_WIDTH,
+    INK,
+    PAPER,
+    PLACED,
+    SOFT,
+    Drawing,
+    Panel,
+    Scale,
+    draw_scale,
+    is_dark,
+    percent,
+    png,
+)
 from moe.report.page import Block, Figure, Section, Table
-from moe.report.plot import Panel, Scale
 
 _STRIP, _GAP = 118, 44
 _FEW, _LISTED = 8, 3
@@ -125,3 +142,138 @@ def _cost_is_moves(*both: Evaluation) -> bool:
 
 def _share(value: float) -> str:
     return f"{value:.0%}".replace("-0%", "0%")
+
+
+_BINS = 40
+_MOST_NUMBERED = 128
+_ROUNDING = 1e-6
+
+
+def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int, cap: float | None = None) -> Section:
+    """Compose the section.
+
+    Args:
+        before: Traffic under the placement in use.
+        placed: Traffic under the new placement.
+        name: Name of the placement in use.
+        idle: Experts of all layers that no token chose.
+        cap: Cap on the busiest rank that the placement was made under, as a multiple of the mean; None for no cap.
+
+    Returns:
+        How the loads of all ranks and layers are spread, and the load of every rank in every layer.
+    """
+    worst = placed.imbalance.max()
+    text = (
+        f"That is the worst layer; {name} {before.imbalance.max():.2f}. The mean over the layers is "
+        f"{placed.imbalance.mean():.2f}; {name} {before.imbalance.mean():.2f}."
+    )
+    against = "" if cap is None else f", {against_cap(worst, cap)}"
+    if cap is not None and against_cap(worst, cap).startswith("above"):
+        text += f" {(placed.imbalance > cap).sum()} of {len(placed.imbalance)} layers are above the cap."
+    if idle:
+        text += f" {idle} experts of all layers are chosen by no token."
+    spread = Figure(
+        load_histogram(before.rank_loads, placed.rank_loads, name=name, cap=cap),
+        "Loads of all ranks in all layers, relative to the mean of their layer: a narrow hill at 1 is good, and a tail "
+        "to the right are the ranks that others wait for.",
+    )
+    maps = Figure(
+        load_maps(before.rank_loads, placed.rank_loads, name=name),
+        "Choices that each rank computes in each layer, relative to the mean of the layer: red ranks are waited for.",
+    )
+    return Section(f"The busiest rank computes {worst:.2f} times the mean{against}", (spread, maps), text)
+
+
+def against_cap(worst: float, cap: float) -> str:
+    """Say on which side of the cap the busiest rank of the worst layer is."""
+    return f"{'above' if worst > cap * (1 + _ROUNDING) else 'within'} the cap of {cap:.4g}"
+
+
+def load_histogram(
+    before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous", cap: float | None = None
+) -> str:
+    """Draw how often ranks have which load.
+
+    Args:
+        before: Choices that each rank computes under the placement in use, [L, G].
+        placed: The same under the new placement, [L, G].
+        name: Name of the placement in use.
+        cap: Cap on the busiest rank, drawn as a line.
+
+    Returns:
+        SVG markup.
+    """
+    relative = [_relative(loads).reshape(-1) for loads in (before, placed)]
+    reach = max(float(max(loads.max() for loads in relative)), 1.2)
+    edges = np.linspace(0, reach, _BINS + 1)
+    shares = [np.histogram(loads, edges)[0] / len(loads) for loads in relative]
+    drawing = Drawing(FULL_WIDTH, 250)
+    highest = max(float(max(share.max() for share in shares)), 1e-9)
+    panel = Panel(drawing, Scale(0, reach, 56, FULL_WIDTH - 20), Scale(0, 1.05 * highest, 196, 42))
+    panel.mark_y("share of the ranks", form=percent, most=4)
+    places = [panel.x(float(edge)) for edge in edges]
+    for (begin, end), share in zip(pairwise(places), shares[0], strict=True):
+        drawing.rect(begin + 0.5, panel.y(share), end - begin - 1, panel.y(0) - panel.y(share), BEFORE)
+    steps = [(places[0], panel.y(0))]
+    for (begin, end), share in zip(pairwise(places), shares[1], strict=True):
+        steps += [(begin, panel.y(share)), (end, panel.y(share))]
+    drawing.line([*steps, (places[-1], panel.y(0))], PLACED, width=2)
+    drawing.line([(panel.x(1), panel.y.start), (panel.x(1), panel.y.end)], INK, dash="2 3")
+    if cap is not None and cap <= reach:
+        drawing.line([(panel.x(cap), panel.y.start), (panel.x(cap), panel.y.end)], ALARM, width=1.4)
+        drawing.text(panel.x(cap) + 5, panel.y.end + 4, f"cap {cap:.4g}", size=12, colour=ALARM)
+    panel.mark_x("load of a rank / mean of its layer")
+    drawing.legend(FULL_WIDTH - 20, 16, [(name, BEFORE), ("placed", PLACED)])
+    return drawing.markup()
+
+
+def load_maps(before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous") -> str:
+    """Draw the load of every rank in every layer, relative to the mean of the layer, before and after.
+
+    Args:
+        before: Choices that each rank computes under the placement in use, [L, G].
+        placed: The same under the new placement, [L, G].
+        name: Name of the placement in use.
+
+    Returns:
+        SVG markup.
+    """
+    relative = [_relative(loads) for loads in (before, placed)]
+    reach = max(float(max(np.abs(ratio - 1).max() for ratio in relative)), 0.25)
+    layers, ranks = placed.shape
+    width, height, top = 430, min(max(20 * layers, 60), 440), 36
+    drawing = Drawing(FULL_WIDTH, top + height + 46)
+    for index, (ratio, label) in enumerate(zip(relative, (name, "placed"), strict=True)):
+        left = 46 + index * (width + 36)
+        drawing.text(left, 22, f"{label}: at most {ratio.max():.2f} of the mean", size=13)
+        drawing.image(left, top, width, height, png((ratio - 1 + reach) / (2 * reach), DEVIATIONS))
+        if layers * ranks <= _MOST_NUMBERED:
+            _number(drawing, ratio, left, top, width / ranks, height / layers, reach)
+        for rank in range(0, ranks, -(-ranks // 16)):
+            x = left + (rank + 0.5) * width / ranks
+            drawing.text(x, top + height + 16, str(rank), anchor="middle", size=11, colour=SOFT)
+        drawing.text(left + width / 2, top + height + 36, "rank of the group", anchor="middle", colour=SOFT)
+        for layer in range(0, layers, -(-layers // 16)):
+            y = top + (layer + 0.5) * height / layers + 4
+            drawing.text(left - 5, y, str(layer), anchor="end", size=11, colour=SOFT)
+    drawing.text(14, top + height / 2, "MoE layer", anchor="middle", colour=SOFT, turned=True)
+    least = max(1 - reach, 0.0)  # no load is below 0, although the colours go on
+    lowest, span = (least - 1 + reach) / (2 * reach), 1 + reach - least
+    labels = [(0.0, f"{least:.2g}"), ((1 - least) / span, "1"), (1.0, f"{1 + reach:.2g}")]
+    draw_scale(
+        drawing, FULL_WIDTH - 50, top, min(height, 160), DEVIATIONS, labels, "load", lambda s: lowest + s * (1 - lowest)
+    )
+    return drawing.markup()
+
+
+def _relative(loads: NDArray[np.float64]) -> NDArray[np.float64]:
+    return loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9)
+
+
+def _number(
+    drawing: Drawing, ratio: NDArray[np.float64], left: float, top: float, width: float, height: float, reach: float
+) -> None:
+    for (layer, rank), value in np.ndenumerate(ratio):
+        colour = PAPER if is_dark(DEVIATIONS, float((value - 1 + reach) / (2 * reach))) else INK
+        x, y = left + (rank + 0.5) * width, top + (layer + 0.5) * height + 4
+        drawing.text(x, y, f"{value:.2f}", anchor="middle", size=11, colour=colour)

@@ -1,24 +1,51 @@
-"""The report of a placement: saving and dispatch mode, volume in bytes, and the experts that have to move."""
+"""The report of a placement: saving and dispatch mode, bytes, held-out tokens, and the experts that have to move."""
 
 from typing import Any
 
-from moe.placement.cost.evaluation import Evaluation
-from moe.placement.cost.tradeoff_point import TradeoffPoint
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.cost.evaluation import Evaluation, TradeoffPoint
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.topology import Topology
-from moe.report.affinity_section import affinity_section
-from moe.report.context import Context
-from moe.report.held_out_section import held_out_section
-from moe.report.layer_section import layer_section
-from moe.report.load_section import against_cap, load_section
-from moe.report.moving_section import moving_section
-from moe.report.page import Block, Facts, Figure, Note, Section, page
-from moe.report.sharing_section import sharing_section
+from moe.report.context import Context, HeldOut
+from moe.report.experts_section import affinity_section, sharing_section
+from moe.report.layer_section import against_cap, layer_section, load_section
+from moe.report.page import Block, Facts, Figure, Note, Section, Table, page
 from moe.report.summary import DISPATCH_NAMES, byte_unit, share_saved, summarise
 from moe.report.tradeoff_section import tradeoff_section
-from moe.report.traffic_figures import cost_bars
-from moe.report.volume_section import volume_section
+from moe.report.traffic_section import cost_bars, moving_section, volume_section
+
+
+def held_out_section(before: Evaluation, placed: Evaluation, held_out: HeldOut, unit: str, name: str) -> Section:
+    """Compose the section.
+
+    Args:
+        before: Traffic of the solver's tokens under the placement in use.
+        placed: The same under the new placement.
+        held_out: Traffic of the other tokens.
+        unit: Unit of cost.
+        name: Name of the placement in use.
+
+    Returns:
+        A table of both sets of tokens; the title says what of the saving remains.
+    """
+    pairs = ((before, placed), (held_out.before, held_out.placed))
+    seen, unseen = (share_saved(*pair) for pair in pairs)
+    every = [traffic for pair in pairs for traffic in pair]
+    rows = [
+        ("tokens", *(f"{traffic.num_tokens:,}" for traffic in every)),
+        (f"cost per token [{unit}]", *(f"{traffic.cost:.4g}" for traffic in every)),
+        ("moves of a token to other ranks", *(f"{traffic.crossings:.4g}" for traffic in every)),
+        ("busiest rank, mean over the layers", *(f"{traffic.imbalance.mean():.3f}" for traffic in every)),
+        ("busiest rank, worst layer", *(f"{traffic.imbalance.max():.3f}" for traffic in every)),
+    ]
+    columns = ["", f"solved on: {name}", "placed", f"held out: {name}", "placed"]
+    text = (
+        f"The placement was made from other tokens than those of {held_out.source}, which tell what to expect: it "
+        f"saves {unseen:.1%} there, {seen:.1%} on its own trace."
+    )
+    table = Table(columns, rows, best=[(1, 4), (3, 4)])
+    change = f"{unseen:.0%} is saved" if unseen > -0.005 else f"the cost rises by {-unseen:.0%}"
+    return Section(f"On tokens that the solver did not see, {change}", (table,), text)
 
 
 def placement_report(

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.report.drawing import FULL_WIDTH, PAPER, RULE, SOFT, Drawing, text_width
-from moe.report.heat_map import AMOUNTS, draw_scale, png
+from moe.report.drawing import AMOUNTS, FULL_WIDTH, PAPER, RULE, SOFT, Drawing, draw_scale, png, text_width
 
 _KEY, _GAP, _ROW, _PER_ROW = 70, 24, 14, 3
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from moe.placement.cost.tradeoff_point import TradeoffPoint
-from moe.report.drawing import ALARM, BEFORE, FULL_WIDTH, INK, PLACED, SOFT, Drawing, text_width
+from moe.placement.cost.evaluation import TradeoffPoint
+from moe.report.drawing import ALARM, BEFORE, FULL_WIDTH, INK, PLACED, SOFT, Drawing, Panel, Scale, text_width
 from moe.report.page import Figure, Section
-from moe.report.plot import Panel, Scale
 
 
 def tradeoff_section(

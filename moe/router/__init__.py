@@ -15,11 +15,9 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
-from moe.router.base_assignment import BaseAssignmentRouter
-from moe.router.expert_choice import ExpertChoiceRouter
+from moe.router.balanced import BaseAssignmentRouter, ExpertChoiceRouter, SinkhornRouter
 from moe.router.portable import PortableRouter
 from moe.router.protocol import Router
-from moe.router.sinkhorn import SinkhornRouter
 from moe.router.sparse_ot import SparseOTRouter
 from moe.router.top_k import PortableTopKRouter
 

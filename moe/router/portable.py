@@ -14,7 +14,7 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.dispatch.seats import seats_of
+from moe.config import seats_of
 from moe.repetition import notes, repeats
 from moe.router.capacity import slots_of_tokens
 

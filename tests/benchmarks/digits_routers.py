@@ -30,7 +30,7 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.files import replacing
 from trainer.distributed.groups import Launch, joined
 

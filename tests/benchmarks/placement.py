@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import coherent_cost
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.solver.milp import solve_milp
-from moe.placement.solver.pair_moves import solve_pair
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import contiguous_ranks
+from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
+from moe.placement.solver.enumeration import solve_viterbi
+from moe.placement.solver.programmes import solve_milp
 from moe.placement.solver.protocol import Assignment, PlacementSolver
 from moe.placement.solver.solve import SOLVERS, choose_solver
-from moe.placement.solver.staged import solve_staged
-from moe.placement.solver.sweep import solve_sweep
-from moe.placement.solver.viterbi import solve_viterbi
 from moe.placement.topology import Topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import coherent_cost, coherent_moves, copies_moves
 from moe.placement.cost.replicas import replicated_moves
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace

@@ -64,7 +64,7 @@ def _transformer(peak: float) -> Iterator[Measure]:
 
 def _experts(peak: float) -> Iterator[Measure]:
     """Both matrix products of 64 experts, forward and backward, by groups and block by block."""
-    from moe.expert_products import BlockedExperts, GroupedExperts
+    from moe.experts import BlockedExperts, GroupedExperts
 
     rows = torch.randn(ROWS, WIDTH, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
     gates = torch.rand(ROWS, device=DEVICE, requires_grad=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.objective import OBJECTIVES
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
 

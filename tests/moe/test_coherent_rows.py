@@ -76,7 +76,7 @@ def test_a_token_without_an_expert_stays_and_copies_to_one_rank_are_sent_once() 
 @pytest.mark.parametrize("rows", [0, 1, 3])
 @pytest.mark.parametrize("labels", [0, 3])
 def test_a_message_row_keeps_every_bit(dtype: torch.dtype, rows: int, labels: int) -> None:
-    from moe.dispatch.row_messages import packed, unpacked
+    from moe.dispatch.exchange import packed, unpacked
 
     gate_type = torch.float64 if dtype == torch.float64 else torch.float32
     generator = torch.Generator().manual_seed(0)

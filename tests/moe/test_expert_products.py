@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from moe.expert_products import BlockedExperts, GroupedExperts, takes_groups
+from moe.experts import BlockedExperts, GroupedExperts, takes_groups
 from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 

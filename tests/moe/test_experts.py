@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-import moe.expert_products
+import moe.experts
 from tests.ranks import run_ranks
 
 WIDTH, INNER = 6, 10
@@ -49,7 +49,7 @@ def sequential_and_stacked(_rank: int, _world_size: int, dtype: torch.dtype) -> 
     from moe.config import MoEConfig
     from moe.layer import PlacedMoELayer, transformer_config
 
-    moe.expert_products._BLOCK_ROWS = 4
+    moe.experts._BLOCK_ROWS = 4
     parallel_state.initialize_model_parallel()
     config = MoEConfig(num_experts=3, expert_hidden=INNER)
     megatron = transformer_config(config, hidden=WIDTH, num_layers=1, num_heads=1, expert_parallel=1, dtype=dtype)
@@ -73,7 +73,7 @@ def sequential_and_stacked(_rank: int, _world_size: int, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.bfloat16, 3e-2)])
 def test_equals_the_sequential_experts(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float) -> None:
-    monkeypatch.setattr(moe.expert_products, "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(moe.experts, "_BLOCK_ROWS", 4)
     results = run_ranks(sequential_and_stacked, 1, dtype)[0]
     for sequential, stacked in zip(results[::2], results[1::2], strict=True):
         torch.testing.assert_close(stacked, sequential, rtol=tolerance, atol=tolerance)
@@ -81,14 +81,14 @@ def test_equals_the_sequential_experts(monkeypatch: pytest.MonkeyPatch, dtype: t
 
 @pytest.mark.parametrize("block_rows", [1, 2, 512])
 def test_gradients_are_exact_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch, block_rows: int) -> None:
-    monkeypatch.setattr(moe.expert_products, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(moe.experts, "_BLOCK_ROWS", block_rows)
     generator = torch.Generator().manual_seed(2)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     def experts(rows_RD: Tensor, gates_R: Tensor, first_SFD: Tensor, second_SDF: Tensor) -> Tensor:
-        return moe.expert_products.BlockedExperts.apply(rows_RD, gates_R, [2, 0, 3], first_SFD, second_SDF)
+        return moe.experts.BlockedExperts.apply(rows_RD, gates_R, [2, 0, 3], first_SFD, second_SDF)
 
     assert gradcheck(experts, (draw(7, 3), draw(7), draw(3, 4, 3), draw(3, 3, 4)))  # two rows are of no expert
 
@@ -100,5 +100,5 @@ def test_keeps_one_inner_layer_for_the_backward_pass() -> None:
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: kept.append(tensor.shape[-1]), lambda _: torch.empty(0)
     ):
-        moe.expert_products.BlockedExperts.apply(torch.randn(7, 4), torch.rand(7), [7], *weights)
+        moe.experts.BlockedExperts.apply(torch.randn(7, 4), torch.rand(7), [7], *weights)
     assert kept.count(50) - 1 == 1  # the second weight is as wide

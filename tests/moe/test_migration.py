@@ -12,7 +12,7 @@ from moe.migration import MigrationPlan, MigrationTrigger, moves_between, plan_m
 from moe.migration.cycles import Cycle, Gains
 from moe.migration.plan import ranks_of, settle
 from moe.placement.cost.objective import OBJECTIVES
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
 from tests.moe.traces import dropping_trace, markov_trace, trace

@@ -9,8 +9,7 @@ import pytest
 from moe.__main__ import main
 from moe.command.choices import choose_objective, parse_cap, parse_flops, quickest_cap
 from moe.placement import Placement
-from moe.placement.cost.evaluation import Evaluation
-from moe.placement.cost.prediction import expert_seconds
+from moe.placement.cost.evaluation import Evaluation, expert_seconds
 from moe.placement.topology import Topology
 from moe.report.context import Volume
 from moe.routing_trace import RoutingTrace

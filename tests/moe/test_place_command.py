@@ -13,7 +13,7 @@ import pytest
 from moe.__main__ import main
 from moe.command.progress import Progress
 from moe.placement import Placement
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.solver.solve import SOLVERS
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import coherent_walk, markov_trace
@@ -477,7 +477,7 @@ def test_the_torch_free_part_imports_no_torch() -> None:
     program = (
         "import sys, moe.__main__, moe.placement, moe.routing_trace\n"
         "assert not {'torch', 'matplotlib', 'scipy', 'numba', 'trainer'} & set(sys.modules)\n"
-        "import moe.report.report, moe.report.table, moe.interchange.exflow, moe.placement.solver.drift\n"
+        "import moe.report.report, moe.report.summary, moe.interchange.exflow, moe.migration.trigger\n"
         "assert not {'torch', 'trainer'} & set(sys.modules)\n"
         "assert {name.split('.')[1] for name in sys.modules if name.startswith('netsim.')} == {'foundation'}\n"
     )

@@ -10,7 +10,7 @@ from tests.netsim.traces import TraceWriter
 
 _PRICED = """
 from pathlib import Path
-from moe.price.simulation import simulate
+from moe.price.price import simulate
 
 simulate(Path("trace.jsonl"), Path("s.yaml"), Path("out"))
 """

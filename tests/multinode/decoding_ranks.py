@@ -194,9 +194,9 @@ def placement(home: Any, prompts: list[bytes], case: Case, world_size: int) -> t
     Returns:
         Logical expert of each slot, [layers, experts], and the share of moves between ranks, contiguous and placed.
     """
-    from moe.placement.contiguous import contiguous_ranks
     from moe.placement.cost.evaluation import evaluate
-    from moe.placement.counts.statistics import RoutingStatistics
+    from moe.placement.counts import RoutingStatistics
+    from moe.placement.ranks import contiguous_ranks
     from moe.placement.solver.solve import solve
     from moe.placement.topology import Topology
     from moe.routing_trace import RoutingHeader, RoutingTrace

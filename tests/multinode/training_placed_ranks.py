@@ -102,7 +102,7 @@ def halves(case: Case, traces: Sequence[RoutingTrace], nodes: int, ranks_per_nod
 
 def place(case: Case, half: Half, num_experts: int, topology: Topology, folder: Path) -> None:
     """Writes a placement for each mode, made from one half of the texts."""
-    from moe.placement.counts.statistics import RoutingStatistics
+    from moe.placement.counts import RoutingStatistics
     from moe.placement.solver.solve import solve
     from moe.routing_trace import RoutingHeader
 

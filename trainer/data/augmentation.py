@@ -8,8 +8,7 @@ import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
-from moe.random.keyed import fold_in, uniform
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.settings import Section
 
 

@@ -15,8 +15,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in
 
 BLOCK = 100
 """Positions of a block, so that shares in whole percents are exact in each; rarer sources have longer blocks."""

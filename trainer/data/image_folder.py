@@ -10,7 +10,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.augmentation import Augment, check_augment

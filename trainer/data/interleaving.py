@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in, uniform
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in, uniform
 
 
 class Plan(Protocol):

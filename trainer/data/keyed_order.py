@@ -10,7 +10,7 @@ Source: Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, sectio
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 
 ROUNDS = 6
 SORTED = 1024

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from trainer.data.interleaving import Alone, Interleaved, OneByOne, Plan
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 from trainer.data.stream import Stream, streams_of

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in
 from trainer.data.protocol import Batch, Dataset, Split
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from trainer.data.dealing import Dealing
 from trainer.data.keyed_order import keyed_order
 from trainer.data.protocol import Dataset, Mix, Split

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 import trainer.data
-from moe.adapters.routed import RoutedLinear
-from moe.random.seed import derive_seed
+from moe.adapters import RoutedLinear
 from moe.report.page import Facts, Figure, Section, Table
 from moe.report.task_maps import task_maps
+from moe.seeds import derive_seed
 from trainer.config.derived import task_names
 from trainer.evaluation.judgement import parted
 from trainer.evaluation.real import JUDGED

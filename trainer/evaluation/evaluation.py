@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 import trainer.data
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.by_task import TaskFigures, by_task
 from trainer.evaluation.feature_judge import FeatureJudge

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.ot.sliced import sliced_wasserstein
+from moe.ot.divergence import sliced_wasserstein
 from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from trainer.checkpoint.contents import identity_digest

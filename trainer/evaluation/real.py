@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from trainer.config.run import RunConfig
 from trainer.flow.space import Space
 

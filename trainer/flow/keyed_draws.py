@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in, normal, uniform
+from moe.seeds import fold_in, normal, uniform
 
 UNIFORM = 1
 """Keeps uniform draws of a number independent of the normal draws of that number."""

@@ -9,9 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from moe.adapters.low_rank import LowRankLinear, merged
-from moe.adapters.routed import RoutedLinear, module_bound
-from moe.adapters.task_router import ROUTING_BOUND, RowTasks
+from moe.adapters import ROUTING_BOUND, LowRankLinear, RoutedLinear, RowTasks, merged, module_bound
 from trainer.config.network.adapters import AdaptersConfig, RoutedAdaptersConfig
 from trainer.model.frozen import freeze, freeze_some, frozen_tensors, put_frozen
 from trainer.model.layer.initial import Constant, Initial, Uniform, by_inputs

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from moe.config import MoEConfig
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from trainer.config.derived import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import (

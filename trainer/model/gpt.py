@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe.dispatch.residency import Residency, collect_values, gather_equal, return_home, share_values
+from moe.dispatch.exchange import gather_equal
+from moe.dispatch.residency import Residency, collect_values, return_home, share_values
 from moe.host_copies import to_device
-from moe.random.keyed import fold_in, keyed_dropout
+from moe.seeds import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.model.layer.attention import Attention, Context
 from trainer.model.layer.initial import Constant, Initial, Normal

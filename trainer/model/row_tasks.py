@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from moe.adapters.task_router import RowTasks
+from moe.adapters import RowTasks
 from trainer.flow.condition import Condition
 from trainer.model.network import Network
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from moe.adapters.routed import mean_module
+from moe.adapters import mean_module
 from trainer.model.parallel.state import StatePiece
 from trainer.model.values import Values
 from trainer.model.weight_files import Weights

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from trainer.model.layer.initial import StatesInitial
 from trainer.model.parallel.parameters import held_pieces
 from trainer.model.parallel.state import Shard, StatePiece

@@ -23,9 +23,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.dispatch.residency import Residency, gather_equal
-from moe.dispatch.row_messages import aligned
-from moe.random.keyed import fold_in, uniform
+from moe.dispatch.exchange import aligned, gather_equal
+from moe.dispatch.residency import Residency
+from moe.seeds import fold_in, uniform
 from trainer.model.gpt import GPT
 from trainer.model.layer.kv_cache import Cache, Made, NextToken, Prompt
 

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 import trainer.data
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.settings import Section
 from trainer.config.run import RunConfig
 from trainer.data.picture import read_picture

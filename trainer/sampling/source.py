@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.random.keyed import fold_in, normal
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in, normal
 from trainer.config.run import RunConfig
 from trainer.data import Split
 

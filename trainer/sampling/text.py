@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
 from trainer.config.sample import TextSample

@@ -11,8 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in
 from trainer.config.run import RunConfig
 from trainer.config.sample import ObjectSample
 from trainer.config.task import TrajectoryBalanceTaskConfig

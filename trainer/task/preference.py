@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in, normal, uniform
+from moe.seeds import fold_in, normal, uniform
 
 _PROPOSALS = 12
 """Of which one is accepted but for a probability below 1e-12: each is with a probability of 0.95 or more."""

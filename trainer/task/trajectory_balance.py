@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.random.keyed import fold_in, uniform
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in, uniform
 from trainer.config.run import RunConfig
 from trainer.config.sample import ObjectSample
 from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig

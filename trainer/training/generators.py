@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 
 
 def micro_batch_generator(run_seed: int, purpose: str, step: int, micro: int) -> torch.Generator:

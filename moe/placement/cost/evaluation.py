@@ -1,18 +1,66 @@
-"""Traffic under a placement, in the numbers that tables and reports show.
+"""Traffic under a placement, in the numbers that tables and reports show, and predicted times.
+
+Exchanges of tokens are predicted by the alpha-beta model (a latency per message, and bytes over the rate), experts by
+the choices of the busiest rank.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, X exchanges of a layer.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.objective import TRAFFIC, Moves, price
 from moe.placement.cost.replicas import replicated_moves
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
+
+
+def exchange_seconds(sent: NDArray[np.float64], topology: Topology) -> NDArray[np.float64]:
+    """Predict the exchanges of tokens, each as one all-to-all whose messages go straight to their ranks.
+
+    Every rank has a link of its own to its node and one to the other nodes, in both directions; it starts its G - 1
+    messages one after another, and the busiest link of any rank sets the pace. Contention inside the network is
+    ignored; netsim simulates it.
+
+    Args:
+        sent: Bytes from rank to rank in each exchange, [X, L, G, G]; the diagonal does not travel.
+        topology: Ranks, with the rates of their links.
+
+    Returns:
+        Seconds, [X, L].
+
+    Raises:
+        ValueError: The topology has no rates.
+    """
+    rates = topology.rates
+    if rates is None:
+        raise ValueError("cost: has no rates, which a prediction of times needs; give intra=900Gbps,inter=100Gbps")
+    inside = topology.off_rank - topology.off_node
+    busiest = np.zeros(sent.shape[:2])
+    for kind, rate in ((inside, rates.intra_bps), (topology.off_node, rates.inter_bps)):
+        for direction in (2, 3):
+            busiest = np.maximum(busiest, 8 * (sent * kind).sum(axis=direction).max(axis=2) / rate)
+    return busiest + rates.latency_s * (topology.num_ranks - 1)
+
+
+def expert_seconds(choices: NDArray[np.float64], expert_parameters: int, flops: float) -> NDArray[np.float64]:
+    """Predict the computation of the experts forward and backward, which ends when the busiest rank does.
+
+    Every parameter takes two floating-point operations of a choice forward and four backward.
+
+    Args:
+        choices: Choices that each rank computes, [L, G].
+        expert_parameters: Parameters of one expert.
+        flops: Floating-point operations of a rank in a second.
+
+    Returns:
+        Seconds, [L].
+    """
+    return 6 * expert_parameters * choices.max(axis=1) / flops
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,3 +179,33 @@ def _evaluation(
         moves,
         topology.off_node,
     )
+
+
+@dataclass(frozen=True)
+class TradeoffPoint:
+    """Traffic and load of the placement that was found under one cap.
+
+    Attributes:
+        max_load: Cap on the busiest rank of every layer, as a multiple of the mean load; None for no cap.
+        cost: Cost per token, in units of the cost matrix.
+        cross_rank: Moves of one token to other ranks in the forward pass, over all layers and exchanges.
+        busiest: Load of the busiest rank over the mean load in the worst layer, which is what a cap is about.
+    """
+
+    max_load: float | None
+    cost: float
+    cross_rank: float
+    busiest: float
+
+    @classmethod
+    def of(cls, max_load: float | None, traffic: Evaluation) -> Self:
+        """Read a point off the traffic under a placement.
+
+        Args:
+            max_load: Cap that the placement was made under, None for no cap.
+            traffic: Its traffic.
+
+        Returns:
+            The point.
+        """
+        return cls(max_load, traffic.cost, traffic.crossings, float(traffic.imbalance.max()))

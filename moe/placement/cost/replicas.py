@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.objective import Moves, require_sets, require_sources
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
-from moe.replica.dealing import served_choices
-from moe.replica.quotas import QUOTAS
+from moe.replica.quotas import QUOTAS, served_choices
 from moe.replica.slots import Slots
 from moe.routing_trace import DROPPED
 

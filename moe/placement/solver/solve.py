@@ -4,29 +4,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.bound.coherent import best_bound
-from moe.placement.bound.copies import copies_bound
-from moe.placement.bound.hierarchical import hierarchical_bound
-from moe.placement.contiguous import contiguous_ranks
+from moe.placement.bound.copies import copies_bound, hierarchical_bound
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.cost.objective import OBJECTIVES, price
 from moe.placement.cost.replicas import replicated_moves
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, LoadRecord, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
-from moe.placement.relabel import relabel
-from moe.placement.solver.assignment import solve_assignment
-from moe.placement.solver.capped_replicas import replicate_within
-from moe.placement.solver.enumeration import Enumeration
+from moe.placement.ranks import contiguous_ranks, relabel
+from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
+from moe.placement.solver.enumeration import MOST_STATES, Enumeration, num_states, solve_viterbi
 from moe.placement.solver.load_limits import load_limits
-from moe.placement.solver.milp import solve_milp
-from moe.placement.solver.packed_layers import pack
 from moe.placement.solver.packing import busiest
-from moe.placement.solver.pair_moves import solve_pair
+from moe.placement.solver.programmes import solve_assignment, solve_milp
 from moe.placement.solver.protocol import PlacementSolver
-from moe.placement.solver.replication import replicate, replicated_home_bound
-from moe.placement.solver.staged import solve_staged
+from moe.placement.solver.replication import pack, replicate, replicate_within, replicated_home_bound
 from moe.placement.solver.swaps import search_layers, solve_node_swaps, solve_swaps
-from moe.placement.solver.sweep import solve_sweep
-from moe.placement.solver.viterbi import MOST_STATES, num_states, solve_viterbi
 from moe.placement.topology import Topology
 
 SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {

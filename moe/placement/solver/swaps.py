@@ -1,24 +1,226 @@
-"""Home-return dispatch with one copy a rank or a node: groups experts that tokens choose together.
+"""The search in dispatch modes whose layers are independent: exchanges of two experts group those that tokens choose
+together.
 
-Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
+A layer begins from several assignments, and exchanges of two experts lower its cost, within a limit on the busiest
+rank. Whole groups then change their ranks, which leaves the loads of the groups as they are.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N nodes or distinct choice sets
+of a layer, K choices, V levels of places, P most places of a level.
 """
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.bound.copies import copies_bound
-from moe.placement.bound.hierarchical import hierarchical_bound
-from moe.placement.contiguous import contiguous_ranks
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.bound.copies import copies_bound, hierarchical_bound
+from moe.placement.cost.objective import require_sets, require_sources
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.slots import cheapest_ranks
-from moe.placement.solver.feasible import start_within
-from moe.placement.solver.layer_search import LayerProblem, layer_problems
+from moe.placement.ranks import cheapest_ranks, contiguous_ranks
+from moe.placement.solver.load_limits import start_within
 from moe.placement.solver.packing import pack_layer
 from moe.placement.solver.protocol import Assignment
 from moe.placement.topology import Topology
+from moe.routing_trace import DROPPED
+
+if TYPE_CHECKING:
+    from moe.placement.solver.swap_kernels import Layer
+
+
+_STEPS_PER_EXPERT = 4
+_LEAST_STEPS, _MOST_STEPS = 100, 512
+_EVENNESS = 0.65  # price of load above the mean under a cap, in mean prices of a choice: tokens not seen are less even
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProblem:
+    """The choice sets of one layer and what they cost.
+
+    Attributes:
+        experts: Experts of each set, -1 where there is no choice, int64 [N, K].
+        homes: Rank of the tokens of each set, int64 [N].
+        tokens: Tokens of each set, float64 [N].
+        places: Place of each rank by level, int64 [V, G]: ranks, and nodes in hierarchical dispatch.
+        prices: Price of a token's visit by level, home and place, float64 [V, G, P].
+        base: Cost of an expert by rank, whatever the others do, float64 [G, E].
+        loads: Choices of each expert, float64 [E].
+        limit: Most choices of one rank; infinite for no limit.
+    """
+
+    experts: NDArray[np.int64]
+    homes: NDArray[np.int64]
+    tokens: NDArray[np.float64]
+    places: NDArray[np.int64]
+    prices: NDArray[np.float64]
+    base: NDArray[np.float64]
+    loads: NDArray[np.float64]
+    limit: float
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks G."""
+        return len(self.base)
+
+    @cached_property
+    def compiled(self) -> "Layer":
+        """The problem as arrays for compiled code."""
+        from moe.placement.solver.swap_kernels import Layer
+
+        row, choice = np.nonzero(self.experts != DROPPED)
+        chosen = self.experts[row, choice]
+        order = np.argsort(chosen, kind="stable")
+        begins = np.searchsorted(chosen[order], np.arange(len(self.loads) + 1))
+        return Layer(
+            self.experts, self.homes, self.tokens, self.places, self.prices, self.base, begins, row[order], self.loads
+        )
+
+    def price(self, ranks: NDArray[np.int64]) -> float:
+        """Cost of an assignment [E]."""
+        return float(self.base[ranks, np.arange(len(ranks))].sum() + (self.visits(ranks) * self.prices).sum())
+
+    def visits(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Tokens of each home that visit each place under an assignment [E], by level, [V, G, P]."""
+        from moe.placement.solver.swap_kernels import count_visits
+
+        return count_visits(self.compiled, ranks)
+
+    def keeps_limit(self, ranks: NDArray[np.int64]) -> bool:
+        """Whether no rank computes more than the limit under an assignment [E]."""
+        return bool(np.bincount(ranks, weights=self.loads, minlength=self.num_ranks).max() <= self.limit)
+
+    def packed(self) -> NDArray[np.int64]:
+        """The assignment that balances the loads, [E]."""
+        loads = np.rint(self.loads).astype(np.int64)
+        return pack_layer(loads, self.num_ranks, len(loads) // self.num_ranks).argmax(axis=1)
+
+    def search(self, starts: list[NDArray[np.int64]], seed: int, steps: int | None = None) -> NDArray[np.int64]:
+        """Search for an assignment of low cost that keeps the limit.
+
+        Args:
+            starts: Assignments to begin from, [E] each; one of them keeps the limit.
+            seed: Seed of the draws.
+            steps: Exchanges from the best start; a quarter of them is made from each. By default enough for the size.
+
+        Returns:
+            Rank of each expert, [E]; never of higher cost than a start that keeps the limit.
+        """
+        steps = steps or min(max(_STEPS_PER_EXPERT * len(self.loads), _LEAST_STEPS), _MOST_STEPS)
+        best = min((start for start in starts if self.keeps_limit(start)), key=self.price)
+        if not 1 < self.num_ranks <= len(self.loads):
+            return best
+        if len(starts) > 1:
+            distinct = list({start.tobytes(): start for start in starts}.values())
+            best = self._cheapest([best, *(self._exchanged(start, seed, steps // 4 + 1) for start in distinct)])
+        best = self._cheapest([best, self._exchanged(self.settled(best), seed + 1, steps)])
+        return self._cheapest([best, self.settled(best)])
+
+    def settled(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give every group of experts the rank where it costs least: nodes as a whole, and ranks inside each node.
+
+        Args:
+            ranks: Rank of each expert, [E].
+
+        Returns:
+            Rank of each expert with the same groups, [E].
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        nodes = int(self.places[-1].max()) + 1 if len(self.places) > 1 else 1
+        width = self.num_ranks // nodes
+        groups = np.zeros((self.num_ranks, self.num_ranks))
+        np.add.at(groups, ranks, self.base.T)
+        between = np.zeros((nodes, nodes))
+        if len(self.places):
+            visits = self.visits(ranks)
+            groups += visits[0].T @ self.prices[0]
+            if nodes > 1:
+                between += visits[1].T[:nodes] @ self.prices[1][:, :nodes]
+        inside = np.empty((nodes, nodes, width), np.int64)
+        for old, new in np.ndindex(nodes, nodes):
+            block = groups[old * width : (old + 1) * width, new * width : (new + 1) * width]
+            inside[old, new] = linear_sum_assignment(block)[1]
+            between[old, new] += block[np.arange(width), inside[old, new]].sum()
+        targets = linear_sum_assignment(between)[1]
+        names = (targets[:, None] * width + inside[np.arange(nodes), targets]).ravel()
+        return names[ranks]
+
+    def _exchanged(self, ranks: NDArray[np.int64], seed: int, steps: int) -> NDArray[np.int64]:
+        """Ranks after a number of exchanges; those given where no assignment on the way kept the limit."""
+        from moe.placement.solver.swap_kernels import search
+
+        evenness = 0.0
+        if np.isfinite(self.limit):
+            evenness = _EVENNESS * self.price(ranks) / max(self.loads.sum(), 1.0)
+        found = ranks.copy()
+        search(self.compiled, self.limit, evenness, found, steps, seed)
+        return found
+
+    def _cheapest(self, choices: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        return min((ranks for ranks in choices if self.keeps_limit(ranks)), key=self.price)
+
+
+def layer_problems(
+    statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, limits: NDArray[np.float64] | None
+) -> Iterator[LayerProblem]:
+    """Set up the problem of every layer.
+
+    Args:
+        statistics: Counts of the routing trace.
+        topology: Ranks and what a move between them costs.
+        dispatch: home, copies or hierarchical.
+        limits: Most choices of one rank by layer, [L], or None.
+
+    Yields:
+        The problems in the order of the layers.
+
+    Raises:
+        ValueError: The counts lack what the dispatch mode needs.
+    """
+    there_and_back = topology.cost + topology.cost.T
+    places, prices = _levels(topology, dispatch, there_and_back)
+    sources = require_sources(statistics)
+    none = np.zeros((0, 1), np.int64)
+    rows, tokens = none, none[:, 0]
+    if dispatch != "home":
+        sets = require_sets(statistics)
+        rows, tokens = sets.rows, sets.tokens
+    ends = np.searchsorted(rows[:, 0], np.arange(statistics.num_layers + 1))
+    for layer, loads in enumerate(statistics.loads):
+        part = slice(ends[layer], ends[layer + 1])
+        base = np.zeros((topology.num_ranks, statistics.num_experts))
+        if dispatch == "home":
+            base = np.ascontiguousarray(there_and_back.T @ sources[layer])
+        yield LayerProblem(
+            experts=np.ascontiguousarray(rows[part, 2:]),
+            homes=np.ascontiguousarray(rows[part, min(1, rows.shape[1] - 1)]),
+            tokens=tokens[part].astype(np.float64),
+            places=places,
+            prices=prices,
+            base=base,
+            loads=loads.astype(np.float64),
+            limit=np.inf if limits is None else float(limits[layer]),
+        )
+
+
+def _levels(
+    topology: Topology, dispatch: Dispatch, there_and_back: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Places of the ranks by level, [V, G], and the price of a visit by level, home and place, [V, G, P]."""
+    ranks, width = np.arange(topology.num_ranks), topology.ranks_per_node
+    if dispatch == "home":
+        return np.zeros((0, len(ranks)), np.int64), np.zeros((0, len(ranks), 1))
+    if dispatch == "copies" or 1 in (topology.num_nodes, width):
+        return ranks[None], there_and_back[None]
+    relays = ranks // width * width + ranks[:, None] % width
+    inside = there_and_back[relays, ranks]
+    between = np.zeros_like(inside)
+    between[:, : topology.num_nodes] = there_and_back[ranks[:, None], relays[:, ::width]]
+    return np.stack([ranks, ranks // width]), np.stack([inside, between])
+
 
 _NODE_STEPS = 128
 

@@ -9,17 +9,14 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.cost.evaluation import Evaluation, evaluate
-from moe.placement.cost.tradeoff_point import TradeoffPoint
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.cost.evaluation import Evaluation, TradeoffPoint, evaluate
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
-from moe.placement.solver.annealing import Annealing
-from moe.placement.solver.enumeration import cheapest_within
-from moe.placement.solver.feasible import keeps, start_within
-from moe.placement.solver.load_limits import load_limits
+from moe.placement.solver.descent import Annealing
+from moe.placement.solver.enumeration import cheapest_paths, cheapest_within
+from moe.placement.solver.load_limits import keeps, load_limits, start_within
 from moe.placement.solver.solve import choose_solver
 from moe.placement.solver.swaps import search_layers
-from moe.placement.solver.viterbi import cheapest_paths
 from moe.placement.topology import Topology
 
 CAPS = (None, 1.3, 1.2, 1.1, 1.05)

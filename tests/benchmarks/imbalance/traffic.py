@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from moe.collective_trace import CollectiveRecord, TraceHeader, write
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges
 from moe.dispatch.messages import PATTERNS, Exchange, Sizes, Visits
-from moe.placement.contiguous import contiguous_ranks
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingHeader, RoutingTrace

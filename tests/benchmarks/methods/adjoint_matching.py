@@ -33,7 +33,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import train
 from trainer.config.file import resolve

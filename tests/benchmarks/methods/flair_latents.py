@@ -33,7 +33,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.inverse_rivals import replacement, replacement_in_latents
 from tests.benchmarks.methods.latent_flow_matching import (

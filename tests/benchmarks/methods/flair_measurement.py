@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.immiscible import digits
 from tests.benchmarks.methods.inverse_rivals import guided, replacement
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, rows, train

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from trainer.evaluation.frechet import frechet_distance
 from trainer.flow import Condition

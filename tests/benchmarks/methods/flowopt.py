@@ -40,7 +40,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.boss import WithWaves, field_of

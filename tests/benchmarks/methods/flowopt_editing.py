@@ -25,7 +25,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, rows, train
 from trainer.data import DigitsConfig

@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe.adapters.routed import RoutedLinear
-from moe.adapters.task_router import RowTasks
+from moe.adapters import RoutedLinear, RowTasks
 from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 

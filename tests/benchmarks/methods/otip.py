@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, rows, train
 from trainer.data import SPLITS, Digits

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.config.sections import OptimConfig

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, flow_task, follow, train, wasserstein_2
 from trainer.data import Batch, Dataset, ToyConfig, build

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe.adapters.routed import RoutedLinear
-from moe.adapters.task_router import RowTasks
+from moe.adapters import RoutedLinear, RowTasks
 
 TASKS, INPUTS, OUTPUTS = 5, 24, 12
 

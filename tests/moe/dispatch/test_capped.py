@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from moe.config import MoEConfig
+from moe.config import MoEConfig, seats_of
 from moe.dispatch.messages import Sizes, Visits, capped_exchanges
-from moe.dispatch.seats import seats_of
 from tests.ranks import run_ranks
 from tests.selected import selected
 

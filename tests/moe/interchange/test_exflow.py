@@ -9,7 +9,7 @@ import pytest
 from moe.interchange.exflow import read_csv, write_csv, write_npy
 from moe.placement import Placement
 from moe.placement.cost.evaluation import evaluate
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import dropping_trace, markov_trace

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe.interchange.layer_numbers import parse_layers
+from moe.interchange.documents import parse_layers
 from moe.interchange.physical_map import read_map
 from moe.placement.placement import Placement, SolverRecord
 from tests.moe.interchange.commands import printed, refusal

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from moe.interchange.documents import read_texts
 from moe.interchange.hugging_face import record_routing
-from moe.interchange.texts import read_texts
 from moe.routing_trace import RoutingTrace
 from tests.moe.interchange.commands import printed, refusal
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from moe.ot import project_rows
-from moe.ot.conjugate import RowSpread
+from moe.ot.dual import RowSpread
 
 
 def scores_of(*shape: int, seed: int = 0) -> Tensor:

@@ -3,14 +3,10 @@ import pytest
 from scipy.optimize import linprog
 
 from moe.placement.bound import eigenvalue
-from moe.placement.bound.coherent import best_bound, degree_bound, heaviest_pairs
-from moe.placement.bound.copies import copies_bound
-from moe.placement.bound.eigenvalue import eigenvalue_bound, most_staying
-from moe.placement.bound.hierarchical import hierarchical_bound
-from moe.placement.counts import layer_counts
-from moe.placement.counts.layer_counts import jump_pairs, layer_blocks, layer_pairs
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.solver.viterbi import cheapest_path
+from moe.placement.bound.coherent import best_bound, degree_bound, eigenvalue_bound, heaviest_pairs, most_staying
+from moe.placement.bound.copies import copies_bound, hierarchical_bound
+from moe.placement.counts import RoutingStatistics, jump_pairs, layer_blocks, layer_counts, layer_pairs
+from moe.placement.solver.enumeration import cheapest_path
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import optimum, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace

@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 
 from moe.placement.bound.coherent import best_bound
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import coherent_cost, coherent_moves, coherent_traffic
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.solver.annealing import Annealing, anchor_visits
-from moe.placement.solver.feasible import keeps, start_within
-from moe.placement.solver.milp import solve_milp
-from moe.placement.solver.pair_moves import solve_pair
+from moe.placement.ranks import contiguous_ranks
+from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
+from moe.placement.solver.descent import Annealing, anchor_visits
+from moe.placement.solver.enumeration import cheapest_path, solve_viterbi
+from moe.placement.solver.load_limits import keeps, start_within
+from moe.placement.solver.programmes import solve_milp
 from moe.placement.solver.protocol import PlacementSolver
-from moe.placement.solver.staged import solve_staged
-from moe.placement.solver.sweep import solve_sweep
-from moe.placement.solver.viterbi import cheapest_path, solve_viterbi
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from tests.moe.exhaustive import balanced_layers, is_balanced, random_ranks, uneven_topology

@@ -9,12 +9,12 @@ import pytest
 
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import OBJECTIVES
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
-from moe.placement.solver.assignment import solve_assignment
 from moe.placement.solver.enumeration import Enumeration, balanced_assignments
 from moe.placement.solver.load_limits import least_load, load_limits
 from moe.placement.solver.packing import busiest
+from moe.placement.solver.programmes import solve_assignment
 from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.solver.swaps import search_layers
 from moe.placement.solver.tradeoff import trade_off, tradeoff_points

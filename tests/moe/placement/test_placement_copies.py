@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from moe.placement.bound.copies import copies_bound
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import coherent_copies, coherent_cost, copies_cost, home_cost, price
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.solver.layer_search import layer_problems
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.solve import solve
+from moe.placement.solver.swaps import layer_problems
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace, trace

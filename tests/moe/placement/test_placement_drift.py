@@ -3,12 +3,12 @@ from itertools import permutations
 import numpy as np
 import pytest
 
+from moe.migration.trigger import measure_drift
 from moe.placement import Placement
 from moe.placement.cost.objective import OBJECTIVES
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.relabel import relabel
-from moe.placement.solver.drift import load_distance, measure_drift, routing_distance
+from moe.placement.ranks import relabel
 from moe.placement.solver.solve import keep_near, solve
 from moe.placement.topology import Topology
 from tests.moe.traces import dropping_trace, markov_trace, trace
@@ -50,23 +50,6 @@ def test_traffic_that_could_be_free_makes_any_cost_an_infinite_regret() -> None:
     assert measure_drift(statistics, TOPOLOGY, contiguous, "coherent").regret == 0
     assert measure_drift(statistics, TOPOLOGY, np.stack([contiguous[0], contiguous[0][::-1], contiguous[0]]),
                          "coherent").regret == float("inf")  # fmt: skip
-
-
-def test_distances_are_zero_for_the_same_counts_and_one_for_nothing_in_common() -> None:
-    even, odd = (np.tile((np.arange(4) * 2 + odd)[:, None, None], (6, 3, 1)) for odd in (0, 1))
-    one, other = (RoutingStatistics.collect(trace(ids, ids[:, 0, 0] * 0, 8, 1), 1) for ids in (even, odd))
-    assert routing_distance(one, one).tolist() == [0, 0]
-    assert routing_distance(one, other).tolist() == [1, 1]
-    assert load_distance(one, other).tolist() == [1, 1, 1]
-    assert load_distance(one, one + other).tolist() == [0.5] * 3
-
-
-def test_two_windows_of_one_routing_lie_as_far_apart_as_chance_puts_them() -> None:
-    tokens = 20_000
-    distance = routing_distance(window(0, 0, tokens, 0.0), window(0, 1, tokens, 0.0))
-    assert distance == pytest.approx(np.sqrt(64 / (np.pi * tokens)), rel=0.25)
-    far = routing_distance(window(0, 0, tokens), window(1, 1, tokens))
-    assert far.min() > 10 * distance.max()
 
 
 def test_a_placement_under_other_names_is_given_the_names_in_use() -> None:

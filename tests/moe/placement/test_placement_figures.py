@@ -10,20 +10,15 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from moe.placement.contiguous import contiguous_ranks
-from moe.placement.cost.evaluation import Evaluation, evaluate
-from moe.placement.cost.tradeoff_point import TradeoffPoint
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.cost.evaluation import Evaluation, TradeoffPoint, evaluate
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.topology import Topology
-from moe.report.drawing import ALARM, BEFORE, PLACED, Drawing
-from moe.report.expert_maps import BlockMap, block_maps
-from moe.report.heat_map import AMOUNTS, DEVIATIONS, png
-from moe.report.layer_section import layer_strips
-from moe.report.load_section import load_histogram, load_maps
-from moe.report.plot import Scale
-from moe.report.rank_map import rank_maps
+from moe.report.drawing import ALARM, AMOUNTS, BEFORE, DEVIATIONS, PLACED, Drawing, Scale, png
+from moe.report.experts_section import BlockMap, block_maps
+from moe.report.layer_section import layer_strips, load_histogram, load_maps
 from moe.report.tradeoff_section import price_of_balance, tradeoff_curve, tradeoff_section
-from moe.report.traffic_figures import arrivals_by_layer, cost_bars, link_bars
+from moe.report.traffic_section import arrivals_by_layer, cost_bars, link_bars, rank_maps
 from tests.moe.traces import markov_trace
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moe.placement import Placement
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace

@@ -5,7 +5,7 @@ import pytest
 
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import copies_moves, hierarchical_cost, hierarchical_moves
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from tests.moe.exhaustive import random_ranks, uneven_topology

@@ -5,7 +5,7 @@ import pytest
 
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import coherent_cost, home_cost
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.solver.solve import choose_solver, solve
 from moe.placement.topology import Topology

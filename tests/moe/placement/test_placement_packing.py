@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 from moe.placement import Placement
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
 from moe.placement.cost.objective import OBJECTIVES, TRAFFIC
 from moe.placement.cost.replicas import replicated_moves, shares
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
-from moe.placement.solver.capped_replicas import replicate_within
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.packing import busiest, count_copies, pack_layer
-from moe.placement.solver.replication import replicated_home_bound
+from moe.placement.solver.replication import replicate_within, replicated_home_bound
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.replica.quotas import QUOTAS

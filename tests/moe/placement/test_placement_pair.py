@@ -7,18 +7,15 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import coherent_cost
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.solver.annealing import Annealing
-from moe.placement.solver.chains import best_sweep
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import contiguous_ranks
+from moe.placement.solver.coherent import best_sweep, solve_pair
 from moe.placement.solver.compiled import forget_if_outdated
-from moe.placement.solver.compiled.layers import cheapest_ranks, total_cost
+from moe.placement.solver.compiled.layers import Traffic, cheapest_ranks, total_cost
 from moe.placement.solver.compiled.pairs import resplit
-from moe.placement.solver.compiled.traffic import Traffic
-from moe.placement.solver.descent import Descent, kicked
-from moe.placement.solver.pair_moves import solve_pair
-from moe.placement.solver.viterbi import solve_viterbi
+from moe.placement.solver.descent import Annealing, Descent, kicked
+from moe.placement.solver.enumeration import solve_viterbi
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import is_balanced, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
@@ -160,13 +157,11 @@ def test_pair_moves_beat_the_sweep_they_begin_with_where_a_rank_has_many_experts
 
 def test_numba_and_scipy_wait_until_a_solver_needs_them() -> None:
     modules = (
-        "solver.pair_moves",
-        "solver.staged",
-        "solver.sweep",
-        "solver.viterbi",
-        "solver.milp",
+        "solver.coherent",
+        "solver.enumeration",
+        "solver.programmes",
         "bound.coherent",
-        "relabel",
+        "ranks",
         "solver.solve",
     )
     program = "import sys; " + "; ".join(f"import moe.placement.{module}" for module in modules)

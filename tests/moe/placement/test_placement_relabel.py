@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moe.placement.cost.objective import coherent_cost
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.relabel import relabel
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import relabel
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import random_ranks, uneven_topology
 from tests.moe.traces import markov_trace

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure as Drawing
 
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Mode, Placement
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.report.context import Context, Volume, find_moving, read_current, read_simulations

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from moe.placement.bound.coherent import degree_bound
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import OBJECTIVES, coherent_cost, home_cost
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.descent import Descent
 from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.topology import Topology

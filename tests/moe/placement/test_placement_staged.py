@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.objective import coherent_cost
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.solver.staged import solve_staged
-from moe.placement.solver.sweep import solve_sweep
-from moe.placement.solver.viterbi import solve_viterbi
+from moe.placement.counts import RoutingStatistics
+from moe.placement.ranks import contiguous_ranks
+from moe.placement.solver.coherent import solve_staged, solve_sweep
+from moe.placement.solver.enumeration import solve_viterbi
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import is_balanced, uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace, trace

@@ -5,8 +5,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.counts.tally import Tally
+from moe.placement.counts import RoutingStatistics, Tally
 from moe.routing_trace import RoutingTrace
 from tests.moe.traces import dropping_trace, markov_trace, trace
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moe.placement.cost.prediction import exchange_seconds
+from moe.placement.cost.evaluation import exchange_seconds
 from moe.placement.topology import LinkRates, Topology
 
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 from moe.placement.bound.copies import copies_bound
-from moe.placement.bound.distinct import fewest_parts
-from moe.placement.bound.together import Divisions, Multipliers, Relaxation
+from moe.placement.bound.distinct import Divisions, Multipliers, Relaxation, fewest_parts
 from moe.placement.cost.objective import copies_cost
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import balanced_layers, random_ranks, uneven_topology
 from tests.moe.traces import dropping_trace

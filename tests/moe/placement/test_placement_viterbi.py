@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from moe.placement.cost.objective import coherent_cost
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.solver.viterbi import MOST_STATES, num_states, solve_viterbi
+from moe.placement.counts import RoutingStatistics
+from moe.placement.solver.enumeration import MOST_STATES, num_states, solve_viterbi
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import balanced_layers, is_balanced, optimum, uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace

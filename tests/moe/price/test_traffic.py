@@ -4,7 +4,7 @@ import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader
 from moe.placement.topology import LinkRates
-from moe.price.simulation import rates_of
+from moe.price.price import rates_of
 from moe.price.traffic import Traffic
 from netsim.foundation.refusal import Refusal
 

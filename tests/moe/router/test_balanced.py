@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from moe.config import BaseAssignmentRouterConfig, ExpertChoiceRouterConfig, SinkhornRouterConfig
-from moe.router.base_assignment import balanced_assignment
+from moe.router.balanced import balanced_assignment
 from tests.moe.router.routers import EXPERTS, build_router, logits_of, skewed_tokens
 
 

@@ -113,7 +113,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
     """The loop's own arithmetic without its surroundings."""
     import torch.distributed as dist
 
-    from moe.random.seed import derive_seed
+    from moe.seeds import derive_seed
     from trainer.checkpoint.directory import step_folder
     from trainer.checkpoint.resuming import load_checkpoint
     from trainer.checkpoint.saving import Checkpointer

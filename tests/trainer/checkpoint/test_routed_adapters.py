@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from moe.adapters.routed import RoutedLinear
+from moe.adapters import RoutedLinear
 from tests.trainer.untrained import save_untrained
 from trainer.checkpoint.base import with_digest
 from trainer.checkpoint.modules import check_modules

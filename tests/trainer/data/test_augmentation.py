@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from trainer import data
 from trainer.data import Batch, Dataset, Digits, DigitsConfig, Loader, Sourced, Split, write_shards

@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from moe.random.keyed import fold_in, uniform
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in, uniform
 from tests.trainer.data.pictures import picture
 from trainer import data
 from trainer.config.derived import with_shape

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from moe.random.keyed import fold_in
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in
 from netsim.foundation.refusal import Refusal
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.file import resolve

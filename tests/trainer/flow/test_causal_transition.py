@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, sampler, target

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.benchmarks.methods.plain_loop import PlainNetwork
 from tests.trainer.flow.own_controls import NeedsPicture, Shifted, TakesPicture, Wind
 from tests.trainer.flow.test_sampler import STRAIGHT, gaussian, known

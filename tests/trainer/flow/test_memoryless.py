@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.trainer.flow.test_sampler import gaussian, grid, known
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.parts import of_composition

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from moe.random.keyed import fold_in, normal
+from moe.seeds import fold_in, normal
 from tests.trainer.flow.test_sampler import KEYS, gaussian, grid, growth, known, states
 from trainer.flow import sampler
 from trainer.flow.target import Quantity

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField

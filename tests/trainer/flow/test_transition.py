@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from trainer.flow import UNCONDITIONAL, Condition, path, sampler, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import TransitionField

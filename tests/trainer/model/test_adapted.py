@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe.adapters.low_rank import LowRankLinear
+from moe.adapters import LowRankLinear
 from tests.forked import ROOT
 from tests.trainer.model.test_networks import KINDS, arguments, configuration, small
 from trainer.config.file import load_config

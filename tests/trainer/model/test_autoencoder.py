@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from tests.forked import ROOT
 from tests.trainer.commands import DIGITS, contents, refused, trained
 from trainer import data, load_config

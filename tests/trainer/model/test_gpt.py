@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from moe.random.keyed import fold_in, keyed_dropout, uniform
+from moe.seeds import fold_in, keyed_dropout, uniform
 from tests.trainer.model.language_models import SIZES, dense, window
 from trainer.config.model import GPTConfig
 from trainer.model.gpt import GPT, FeedForward

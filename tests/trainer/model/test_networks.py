@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, SegmentNetworkConfig
 from trainer.config.rules.plan import plan_layout

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moe.adapters.routed import RoutedLinear
-from moe.adapters.task_router import RowTasks
+from moe.adapters import RoutedLinear, RowTasks
 from trainer.config.model import DiTConfig, MLPConfig
 from trainer.config.sections import DeepSpeedConfig
 from trainer.flow.condition import Condition

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from configs.examples.own_environment import Coins
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from trainer.config.task.environment import HyperGridConfig, NGramConfig
 from trainer.task.environment import Environment, HyperGrid, NGram, check_laws

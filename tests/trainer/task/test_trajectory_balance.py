@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from tests.trainer.commands import refused
 from tests.trainer.runs import timeless, torchrun
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from trainer.data.text.index import SPLITS, Split, token_type
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 
 JSON_LINES = (".jsonl", ".jsonl.gz")

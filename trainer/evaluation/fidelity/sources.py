@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import trainer.data
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
 from trainer.data.picture import BadPicture, opened_picture

@@ -14,8 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.random.keyed import fold_in
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.task.environment import OwnEnvironment

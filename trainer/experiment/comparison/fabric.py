@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from moe import collective_trace
 from moe.placement.placement import Placement, objective_of
-from moe.price.simulation import simulate
+from moe.price.price import simulate
 from moe.report.context import read_simulations
 from netsim.foundation.refusal import Refusal
 from trainer.config.document import read_document

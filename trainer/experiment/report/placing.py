@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from moe.placement.contiguous import contiguous_ranks
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
+from moe.placement.ranks import contiguous_ranks
 from moe.placement.topology import Topology
 from moe.price.price import Price
-from moe.report.load_section import load_section
+from moe.report.experts_section import sharing_section
+from moe.report.layer_section import load_section
 from moe.report.page import Note, Section
-from moe.report.sharing_section import sharing_section
 from moe.report.summary import DISPATCH_NAMES
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.digests import file_digest

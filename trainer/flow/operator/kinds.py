@@ -10,7 +10,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.nn import functional
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.picture import BadPicture, read_picture

@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from pydantic import field_validator
 from torch import Tensor
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from netsim.foundation.settings import Section
 from trainer.flow.sampler.grid import SAME_TIME
 from trainer.flow.sampler.ode import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe.dispatch.residency import Residency, gather_rows
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from trainer.model.layer.attention import Context, attend_last, attend_scattered, attend_whole
 
 

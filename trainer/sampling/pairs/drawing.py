@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import trainer.data
-from moe.random.keyed import fold_in, normal
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed, fold_in, normal
 from trainer.data import Dataset
 from trainer.flow import Condition, sampler
 from trainer.sampling.draw import TrainedFlow

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import trainer.flow.control
 import trainer.flow.operator
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from trainer.flow import Condition
 from trainer.flow.inverse import Consistency, InverseSolver, agreeing, consistency
 from trainer.flow.keyed_draws import keyed_normal

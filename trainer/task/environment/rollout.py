@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
-from moe.random.keyed import fold_in, uniform
+from moe.seeds import fold_in, uniform
 from trainer.task.environment.protocol import Environment
 
 _CHOICE, _EXPLORATION = range(2)

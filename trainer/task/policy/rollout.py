@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from moe.random.keyed import fold_in
+from moe.seeds import fold_in
 from trainer.config.task import GRPOConfig
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.sampler import EulerMaruyama, Field, build_diffusion, mean_log_density

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from moe.dispatch.expected import MODES, expected_exchanges
+from moe.dispatch.coherent_messages import MODES, expected_exchanges
 from moe.dispatch.messages import Borrowing, Exchange, Sizes
 from trainer.trace.formula.protocol import DTYPES, ELEMENT_BYTES, Collective, Phase, Place, all_gather, all_reduce
 

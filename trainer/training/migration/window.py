@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from moe.dispatch.context_coherent import Arrivals
 from moe.layer import PlacedMoELayer
-from moe.placement.counts.statistics import RoutingStatistics
-from moe.placement.counts.tally import Tally
+from moe.placement.counts import RoutingStatistics, Tally
 from moe.placement.placement import Dispatch
 from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 import trainer.data
-from moe.random.seed import derive_seed
+from moe.seeds import derive_seed
 from netsim.foundation.terminal import Terminal
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples

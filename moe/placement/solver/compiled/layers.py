@@ -1,13 +1,79 @@
-"""Prices of a layer and its best response to the others, compiled by numba.
+"""Prices of a layer and its best response to the others, over counts as arrays; compiled by numba.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """
+
+from typing import NamedTuple, Self
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moe.placement.solver.compiled.traffic import Traffic
+
+class Traffic(NamedTuple):
+    """Counts of a routing trace and the price of a move.
+
+    Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump.
+
+    Attributes:
+        forward: Tokens from expert i of layer l to expert j of layer l + 1, float [L-1, E, E].
+        backward: The same, from j of layer l + 1 to i of layer l, [L-1, E, E].
+        departures: Jumps as in `RoutingStatistics` by the layer that they leave, int64 [J, 5].
+        departures_begin: First row of `departures` of each layer, int64 [L+1].
+        arrivals: The same jumps by the layer that they reach, int64 [J, 5].
+        arrivals_begin: First row of `arrivals` of each layer, int64 [L+1].
+        cost: Cost of moving one token between ranks, float [G, G].
+        loads: Choices that each expert computes, float [L, E].
+        limits: Most choices that a rank may compute, float [L]; infinite where there is no limit.
+    """
+
+    forward: NDArray[np.float64]
+    backward: NDArray[np.float64]
+    departures: NDArray[np.int64]
+    departures_begin: NDArray[np.int64]
+    arrivals: NDArray[np.int64]
+    arrivals_begin: NDArray[np.int64]
+    cost: NDArray[np.float64]
+    loads: NDArray[np.float64]
+    limits: NDArray[np.float64]
+
+    @classmethod
+    def collect(
+        cls,
+        transitions: NDArray[np.int64],
+        jumps: NDArray[np.int64],
+        cost: NDArray[np.float64],
+        loads: NDArray[np.integer] | None = None,
+        limits: NDArray[np.float64] | None = None,
+    ) -> Self:
+        """Lay out counts for compiled code.
+
+        Args:
+            transitions: Tokens between experts of consecutive layers, [L-1, E, E].
+            jumps: From layer, to layer, from expert, to expert, tokens, [J, 5].
+            cost: Cost of moving one token between ranks, [G, G].
+            loads: Choices that each expert computes, [L, E]; needed with limits.
+            limits: Most choices that a rank may compute, [L]; None for no limit.
+
+        Returns:
+            The arrays.
+        """
+        layers = np.arange(len(transitions) + 2)
+        free = loads is None or limits is None
+        shape = len(transitions) + 1, transitions.shape[1]
+        departures, arrivals = (np.ascontiguousarray(jumps[np.argsort(jumps[:, end], kind="stable")]) for end in (0, 1))
+        return cls(
+            np.ascontiguousarray(transitions, dtype=np.float64),
+            np.ascontiguousarray(transitions.transpose(0, 2, 1), dtype=np.float64),
+            departures,
+            np.searchsorted(departures[:, 0], layers),
+            arrivals,
+            np.searchsorted(arrivals[:, 1], layers),
+            np.ascontiguousarray(cost, dtype=np.float64),
+            np.zeros(shape) if free else np.ascontiguousarray(loads, dtype=np.float64),
+            np.full(shape[0], np.inf) if free else np.ascontiguousarray(limits, dtype=np.float64),
+        )
+
 
 LEAST_GAIN = 1e-12  # of the price: below that a gain is rounding
 

@@ -8,8 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moe.placement.solver.compiled.layers import LEAST_GAIN, mark_neighbours, sweep
-from moe.placement.solver.compiled.traffic import Traffic
+from moe.placement.solver.compiled.layers import LEAST_GAIN, Traffic, mark_neighbours, sweep
 
 _TRIES = 2  # draws of movable experts for a pair of ranks that have more than can move
 

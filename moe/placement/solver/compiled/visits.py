@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from moe.placement.counts.tally import Tally
+from moe.placement.counts import Tally
 from moe.placement.solver.compiled.layers import cheapest_ranks
 from moe.routing_trace import DROPPED
 

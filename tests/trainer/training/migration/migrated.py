@@ -91,7 +91,7 @@ class Run:
         """Takes an optimiser step on data that depend on the step and the micro batch alone; returns its loss."""
         import torch.distributed as dist
 
-        from moe.random.seed import derive_seed
+        from moe.seeds import derive_seed
 
         total = 0.0
         for local in range(self.layout.accumulation):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.multiprocessing import ProcessExitedException
 
-from moe.placement.counts.statistics import RoutingStatistics
+from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from tests.ranks import run_ranks

@@ -13,7 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from moe.dispatch.messages import Visits
 from moe.placement.placement import Placement
-from moe.replica.dealing import served_choices
+from moe.replica.quotas import served_choices
 from moe.replica.slots import Slots
 from tests.ranks import run_ranks
 from tests.selected import selected

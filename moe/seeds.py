@@ -1,11 +1,30 @@
-"""Draws that are a function of a key, so that they do not depend on which rank makes them or in what order.
+"""Seeds that are a function of names, and draws that are a function of a key: neither depends on what was drawn before,
+on which rank, or in what order.
 
 Counters are hashed with the finaliser of splitmix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number
 Generators", 2014, section 5), in int64 whose products wrap around.
 """
 
+import hashlib
+
 import torch
 from torch import Tensor
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hashes its arguments to a seed.
+
+    The same arguments give the same seed on every machine, in every process and at every world size.
+
+    Args:
+        *parts: purpose of the draw, for example ``(run_seed, "expert", layer, expert)``.
+
+    Returns:
+        A seed in [0, 2**63).
+    """
+    digest = hashlib.sha256(repr(parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
 
 _INCREMENT = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)

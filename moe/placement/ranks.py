@@ -1,4 +1,4 @@
-"""Renaming of the ranks of a placement, so that a migration moves as few experts as possible.
+"""Ranks of experts: in ascending order, at least price in one layer, and renamed so that a migration moves few experts.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, N nodes, R ranks per node.
 """
@@ -6,7 +6,43 @@ Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel 
 import numpy as np
 from numpy.typing import NDArray
 
+from moe.placement.placement import slots_per_rank
 from moe.placement.topology import Topology
+
+
+def contiguous_ranks(num_layers: int, num_experts: int, num_ranks: int) -> NDArray[np.int64]:
+    """Rank of each expert where experts 0 to S - 1 sit on rank 0, the next S on rank 1, and so on.
+
+    Args:
+        num_layers: MoE layers L.
+        num_experts: Experts E per layer, a multiple of num_ranks.
+        num_ranks: Ranks of one expert-parallel group.
+
+    Returns:
+        Ranks, int64 [L, E].
+
+    Raises:
+        ValueError: The experts do not divide among the ranks.
+    """
+    ranks = np.arange(num_experts) // slots_per_rank(num_experts, num_ranks)
+    return np.tile(ranks, (num_layers, 1))
+
+
+def cheapest_ranks(prices: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Assign the experts of one layer to ranks at least cost, exactly.
+
+    Args:
+        prices: Cost of putting each expert on each rank, [E, G]; E is a multiple of G.
+
+    Returns:
+        Rank of each expert, int64 [E]; E / G experts on every rank.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    num_experts, num_ranks = prices.shape
+    slots = num_experts // num_ranks
+    _, slot = linear_sum_assignment(np.repeat(prices, slots, axis=1))
+    return slot // slots
 
 
 def relabel(old_ranks: NDArray[np.int64], new_ranks: NDArray[np.int64], topology: Topology) -> NDArray[np.int64]:

@@ -1,7 +1,9 @@
-"""Statistics of a routing trace for placement: counts whose size does not grow with the number of tokens.
+"""Counts of a routing trace for placement, whose size does not grow with the number of tokens.
+
+What is too sparse for an array is a tally: distinct rows of integers, each with its number of tokens.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump, T tokens,
-K choices per token and layer.
+K choices per token and layer; N distinct rows, C columns.
 """
 
 from dataclasses import dataclass
@@ -11,8 +13,71 @@ from typing import Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.placement.counts.tally import Tally
 from moe.routing_trace import DROPPED, RoutingTrace
+
+_LARGEST_KEY = 1 << 62
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """A table of counts; those of two parts of a trace add up to that of the whole, in any order.
+
+    Attributes:
+        rows: Distinct rows of numbers from -1 up, ascending, int64 [N, C].
+        tokens: Tokens of each row, at least 1, int64 [N].
+    """
+
+    rows: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+    @classmethod
+    def count(cls, rows: NDArray[np.int64], tokens: NDArray[np.int64] | None = None) -> Self:
+        """Add up equal rows.
+
+        Args:
+            rows: Numbers from -1 up, [any, C].
+            tokens: Tokens of each row, [any]; 1 each by default.
+
+        Returns:
+            The table.
+        """
+        if not len(rows):
+            return cls(rows, np.zeros(0, np.int64))
+        keys = _keys(rows)
+        order = np.argsort(keys)
+        starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        if tokens is None:
+            return cls(rows[order[starts]], np.diff(starts, append=len(rows)))
+        return cls(rows[order[starts]], np.add.reduceat(tokens[order], starts))
+
+    def __add__(self, other: Self) -> Self:
+        """Counts of both."""
+        return self.count(np.concatenate([self.rows, other.rows]), np.concatenate([self.tokens, other.tokens]))
+
+
+def _keys(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One number a row, from 0 up, in the order of the rows: a sort of numbers is several times as fast as of rows."""
+    keys = np.zeros(len(rows), np.int64)
+    reach = 1
+    for column in rows.T:
+        lowest = int(column.min())
+        digits, span = column - lowest, int(column.max()) - lowest + 1
+        if reach * span > _LARGEST_KEY:
+            keys, reach = _ranked(keys)
+        if reach * span > _LARGEST_KEY:
+            digits, span = _ranked(digits)
+        keys = keys * span + digits
+        reach *= span
+    return keys
+
+
+def _ranked(numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Numbers replaced by their ranks among the distinct ones, and how many distinct ones there are."""
+    order = np.argsort(numbers)
+    ranks = np.empty(len(numbers), np.int64)
+    ranks[order] = np.cumsum(np.diff(numbers[order], prepend=numbers[order[0]]) != 0)
+    return ranks, int(ranks.max()) + 1
+
 
 Counts = NDArray[np.int64]
 _Table = TypeVar("_Table", NDArray[np.int64], Tally)
@@ -278,3 +343,58 @@ def _count_visits(trace: RoutingTrace, anchors: NDArray[np.integer], arrivals: C
         rows = (np.full(kept.sum(), layer), arrivals[kept, layer], here[kept], _distinct(others)[:, 1:])
         tallies.append(Tally.count(np.column_stack(rows).astype(np.int64)))
     return Tally(np.concatenate([t.rows for t in tallies]), np.concatenate([t.tokens for t in tallies]))
+
+
+_MOST_JUMP_COUNTS = 2**23
+
+
+def layer_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
+    """Tokens between every two layers with direct moves, so that each pair can be bounded separately.
+
+    Args:
+        statistics: Counts of the routing trace.
+
+    Returns:
+        Counts, [pairs, E, E]: the transitions, then those of `jump_pairs`.
+    """
+    return np.concatenate([statistics.transitions, jump_pairs(statistics)])
+
+
+def jump_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
+    """Tokens that jump between every two layers.
+
+    Args:
+        statistics: Counts of the routing trace.
+
+    Returns:
+        Counts, [pairs, E, E]; no pairs if they would take too much memory.
+    """
+    num_layers, num_experts = statistics.num_layers, statistics.num_experts
+    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps.T
+    kinds, pair = np.unique(from_layer * num_layers + to_layer, return_inverse=True)
+    if len(kinds) * num_experts**2 > _MOST_JUMP_COUNTS:
+        return np.zeros((0, num_experts, num_experts), np.int64)
+    counts = np.zeros((len(kinds), num_experts, num_experts), np.int64)
+    counts[pair, from_expert, to_expert] = tokens
+    return counts
+
+
+def layer_blocks(statistics: RoutingStatistics, begin: int, end: int) -> NDArray[np.float64]:
+    """Tokens between the experts of all layers in a window, jumps inside it included.
+
+    Args:
+        statistics: Counts of the routing trace.
+        begin: First layer of the window.
+        end: Layer after its last.
+
+    Returns:
+        Counts from layer and expert to later layer and expert, [end - begin, E, end - begin, E].
+    """
+    num_layers, num_experts = end - begin, statistics.num_experts
+    blocks = np.zeros((num_layers, num_experts, num_layers, num_experts))
+    for layer in range(num_layers - 1):
+        blocks[layer, :, layer + 1] = statistics.transitions[begin + layer]
+    inside = (statistics.jumps[:, 0] >= begin) & (statistics.jumps[:, 1] < end)
+    from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps[inside].T
+    blocks[from_layer - begin, from_expert, to_layer - begin, to_expert] = tokens
+    return blocks

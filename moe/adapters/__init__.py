@@ -1,1 +1,0 @@
-"""Small trained matrices beside the frozen ones of a network."""

@@ -1,1 +1,0 @@
-"""Counts of a routing trace: what solvers, costs and bounds read instead of tokens."""

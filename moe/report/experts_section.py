@@ -1,0 +1,311 @@
+"""The sections of the report that show the experts: what those of one rank have in common, before and after, and the
+affinity between consecutive layers, which coherent dispatch can use.
+
+Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moe.placement.cost.evaluation import Evaluation
+from moe.placement.counts import RoutingStatistics
+from moe.placement.placement import Dispatch, Placement
+from moe.report.drawing import (
+    ALARM,
+    AMOUNTS,
+    FULL_WIDTH,
+    INK,
+    PAPER,
+    SOFT,
+    Drawing,
+    draw_scale,
+    is_dark,
+    name_column,
+    percent,
+    png,
+)
+from moe.report.page import Block, Figure, Section
+
+MOST_ROWS = 64
+"""Experts of a layer that still have a row each; more are added up by rank."""
+_EXPONENT = 0.6  # brings out the small shares, which are many
+_LEFT, _KEY = 30, 60
+
+
+@dataclass(frozen=True, eq=False)
+class BlockMap:
+    """A matrix of tokens whose rows and columns belong to ranks.
+
+    Attributes:
+        tokens: Counts, [rows, columns].
+        row_ranks: Rank of each row.
+        column_ranks: Rank of each column.
+    """
+
+    tokens: NDArray[np.int64]
+    row_ranks: NDArray[np.int64]
+    column_ranks: NDArray[np.int64]
+
+    @property
+    def staying(self) -> float:
+        """Share of the tokens whose row and column are on one rank."""
+        on_rank = self.row_ranks[:, None] == self.column_ranks
+        return float((self.tokens * on_rank).sum() / max(self.tokens.sum(), 1))
+
+    def ordered_shares(self) -> NDArray[np.float64]:
+        """Rows and columns in order of their ranks; every row as shares of its sum."""
+        rows = np.argsort(self.row_ranks, kind="stable")
+        columns = np.argsort(self.column_ranks, kind="stable")
+        tokens = self.tokens[np.ix_(rows, columns)]
+        return tokens / np.maximum(tokens.sum(axis=1, keepdims=True), 1)
+
+    def by_rank(self) -> Self:
+        """The same tokens with one row and one column a rank."""
+        ranks = np.arange(int(max(self.row_ranks.max(), self.column_ranks.max())) + 1)
+        rows, columns = ((of[:, None] == ranks).astype(np.int64) for of in (self.row_ranks, self.column_ranks))
+        return type(self)(rows.T @ self.tokens @ columns, ranks, ranks)
+
+
+def block_maps(
+    titles: Sequence[str],
+    before: Sequence[BlockMap],
+    after: Sequence[BlockMap],
+    row_name: str,
+    column_name: str,
+    *,
+    name: str = "contiguous",
+    kept: str = "stays",
+) -> str:
+    """Draw a pair of heat maps for each title: rows and columns in rank order, the blocks of a rank framed.
+
+    Args:
+        titles: One title a pair, at least one.
+        before: Matrices in the order of the placement in use.
+        after: The same matrices in the placed order.
+        row_name: Label of the rows.
+        column_name: Label of the columns.
+        name: Name of the placement in use.
+        kept: What the tokens in the frames do.
+
+    Returns:
+        SVG markup.
+    """
+    shares = [[block_map.ordered_shares() for block_map in maps] for maps in (before, after)]
+    chance = 1 / shares[0][0].shape[1]  # below four times that, shades would make much of noise
+    usual = [np.quantile(share, 0.998) for share in shares[0]]
+    reach = max(float(max(usual)), min(4 * chance, 1.0))
+    per_row = min(2, len(titles))
+    gap = 14
+    side = min((FULL_WIDTH - _LEFT - _KEY) / per_row / 2 - gap - 8, 300)
+    pair_width, pair_height = 2 * (side + gap) + 16, side + 64
+    drawing = Drawing(FULL_WIDTH, -(-len(titles) // per_row) * pair_height + 16)
+    for index, title in enumerate(titles):
+        left, top = _LEFT + index % per_row * pair_width, index // per_row * pair_height + 48
+        drawing.text(left, top - 28, title, bold=True)
+        for half, (label, block_map) in enumerate(((name, before[index]), ("placed", after[index]))):
+            x = left + half * (side + gap)
+            drawing.text(x, top - 8, f"{label}: {block_map.staying:.0%} {kept}", size=12, colour=SOFT)
+            drawing.image(x, top, side, side, png((shares[half][index] / reach) ** _EXPONENT, AMOUNTS))
+            drawing.rect(x, top, side, side, "none", stroke="#c5ced6")
+            _frame_blocks(drawing, x, top, side, block_map)
+    drawing.text(16, drawing.height / 2, f"{row_name}, by rank", anchor="middle", colour=SOFT, turned=True)
+    drawing.text(_LEFT, drawing.height - 4, f"{column_name}, by rank", colour=SOFT)
+    labels = [(place, percent(float(f"{reach * place:.2g}"))) for place in (0.0, 0.5, 1.0)]
+    draw_scale(drawing, FULL_WIDTH - 58, 48, min(side, 160), AMOUNTS, labels, "share", lambda s: s**_EXPONENT)
+    return drawing.markup()
+
+
+def _frame_blocks(drawing: Drawing, x: float, y: float, side: float, block_map: BlockMap) -> None:
+    rows, columns = np.sort(block_map.row_ranks), np.sort(block_map.column_ranks)
+    width = 1.4 if len(np.unique(rows)) <= 8 else 0.7
+    pieces = []
+    for rank in np.unique(rows):
+        top, bottom = y + np.searchsorted(rows, [rank, rank + 1]) * side / len(rows)
+        left, right = x + np.searchsorted(columns, [rank, rank + 1]) * side / len(columns)
+        pieces += [(left, top, right, top), (right, top, right, bottom)]
+        pieces += [(right, bottom, left, bottom), (left, bottom, left, top)]
+    drawing.segments(pieces, ALARM, width=width)
+
+
+_MOST_MAPS = 6
+
+
+def sharing_section(
+    statistics: RoutingStatistics, dispatch: Dispatch, before: Evaluation, placed: Evaluation, name: str, replicas: bool
+) -> Section | None:
+    """Compose the section.
+
+    Args:
+        statistics: Counts of the routing trace.
+        dispatch: Dispatch mode; it decides what experts should have in common.
+        before: Traffic under the placement in use.
+        placed: Traffic under the new placement.
+        name: Name of the placement in use.
+        replicas: Whether experts are on several ranks.
+
+    Returns:
+        Maps of all layers where they are few, else of those where the placement saves most and least; None where
+        nothing can be shown.
+    """
+    saved = before.cost_by_layer - placed.cost_by_layer
+    ranks = before.rank_loads.shape[1]
+    title, row, column, kept = "Experts that follow each other share a rank", "expert", "expert", "stays"
+    if dispatch == "coherent":
+        if statistics.num_layers < 2:
+            return None
+        layers = np.arange(1, statistics.num_layers)
+        row, column = "expert of the layer", "expert of the next layer"
+        explained = (
+            "Each row: where the tokens of one expert go in the next layer. Orange frames: moves that stay on a rank."
+        )
+    elif dispatch == "home" or not statistics.coactivation.any():
+        if statistics.source_counts is None:
+            return None
+        layers = np.arange(statistics.num_layers)
+        title, column = "Where the tokens of each expert come from", "rank of the token"
+        explained = (
+            "Each row: from which ranks the tokens of one expert come. Orange frames: tokens that are there already."
+        )
+    else:
+        layers = np.arange(statistics.num_layers)
+        title, column, kept = "Experts that are chosen together share a rank", "chosen with it", "together"
+        explained = (
+            "Each row: with which experts one expert is chosen. Orange frames: pairs on one rank, which share a copy."
+        )
+    chosen, remarks = _choose(layers, saved)
+    pairs = [_maps(statistics, dispatch, layer, before, placed, ranks) for layer in chosen]
+    if statistics.num_experts > MOST_ROWS:
+        pairs = [(one.by_rank(), other.by_rank()) for one, other in pairs]
+        row, column = row.replace("expert", "experts"), column.replace("expert", "experts")
+        explained = explained.replace("one expert", "the experts of one rank")
+    labels = [_label(dispatch, layer) + remark for layer, remark in zip(chosen, remarks, strict=True)]
+    if replicas:
+        explained += " A replicated expert is shown on the first of its ranks."
+    one, other = zip(*pairs, strict=True)
+    picture = block_maps(labels, one, other, row, column, name=name, kept=kept)
+    blocks: list[Block] = [Figure(picture, f"{explained} Experts are sorted by the rank that holds them.")]
+    return Section(title if saved.sum() > 0 else "What the experts of a rank have in common", blocks)
+
+
+def _choose(layers: NDArray[np.int64], saved: NDArray[np.float64]) -> tuple[list[int], list[str]]:
+    if len(layers) <= _MOST_MAPS:
+        return layers.tolist(), [""] * len(layers)
+    order = layers[np.argsort(-saved[layers], kind="stable")]
+    return [int(order[0]), int(order[-1])], [" saves most", " saves least"]
+
+
+def _label(dispatch: Dispatch, layer: int) -> str:
+    return f"layer {layer - 1} to {layer}" if dispatch == "coherent" else f"layer {layer}"
+
+
+def _maps(
+    statistics: RoutingStatistics,
+    dispatch: Dispatch,
+    layer: int,
+    before: Evaluation,
+    placed: Evaluation,
+    num_ranks: int,
+) -> tuple[BlockMap, BlockMap]:
+    maps = []
+    for traffic in (before, placed):
+        ranks = traffic.expert_ranks
+        if dispatch == "coherent":
+            maps.append(BlockMap(statistics.transitions[layer - 1], ranks[layer - 1], ranks[layer]))
+        elif dispatch == "home" or not statistics.coactivation.any():
+            assert statistics.source_counts is not None
+            maps.append(BlockMap(statistics.source_counts[layer].T, ranks[layer], np.arange(num_ranks)))
+        else:
+            maps.append(BlockMap(statistics.coactivation[layer], ranks[layer], ranks[layer]))
+    return maps[0], maps[1]
+
+
+_ROW = 30
+
+
+def affinity_section(
+    placement: Placement,
+    statistics: RoutingStatistics,
+    before: Evaluation,
+    placed: Evaluation,
+    name: str,
+    numbers: dict[str, Any],
+) -> Section:
+    """Compose the section.
+
+    Args:
+        placement: The placement.
+        statistics: Counts of the trace, of two layers at least.
+        before: Traffic under the placement in use.
+        placed: Traffic under the new placement.
+        name: Name of the placement in use.
+        numbers: What `moe.report.summary.summarise` returned.
+
+    Returns:
+        A strip over the gaps between layers: how far an expert tells the next one, and what stays on its rank.
+    """
+    slots, affinity = placement.slots_per_rank, numbers["affinity"]
+    rows = {"mutual information": affinity["mutual_information"], f"top {slots} successors": affinity["top_mass"]}
+    explained = (
+        f"Mutual information as a share of log E: 0 no affinity, 1 fully determined. The top {slots} successors of "
+        "each expert are what one rank could keep if experts did not compete for it. "
+        f"Chance to stay is {affinity['chance_to_stay']:.1%}."
+    )
+    if placement.dispatch != "coherent":
+        text = "For information: affinity does not change home-return traffic; context-coherent dispatch could use it."
+        return Section("Affinity between consecutive layers", (Figure(affinity_strip(rows, 0), explained),), text)
+    stays = [_staying(statistics, traffic) for traffic in (before, placed)]
+    rows |= {f"stays, {name}": stays[0], "stays, placed": stays[1]}
+    then, now = (float(np.mean(shares)) for shares in stays)
+    text = (
+        f"{now:.0%} of the first choices are on the rank of the one before; with the {name} placement {then:.0%} are."
+    )
+    return Section("Affinity between consecutive layers", (Figure(affinity_strip(rows, 0), explained),), text)
+
+
+def _staying(statistics: RoutingStatistics, traffic: Evaluation) -> list[float]:
+    """Share of the anchors' moves to the next layer that stay on their rank, by gap."""
+    if len(traffic.moves) == 1:  # no copies among them, so that replicas count as they are used
+        return [float(np.trace(moves) / max(moves.sum(), 1e-300)) for moves in traffic.moves[0, 1:]]
+    ranks = traffic.expert_ranks
+    return [
+        float((tokens * (here[:, None] == there)).sum() / max(tokens.sum(), 1))
+        for tokens, here, there in zip(statistics.transitions, ranks, ranks[1:], strict=False)
+    ]
+
+
+def affinity_strip(rows: Mapping[str, Sequence[float]], first_layer: int) -> str:
+    """Draw shares by gap between layers as a strip: a row for each quantity, a column for each gap.
+
+    Args:
+        rows: Quantities between 0 and 1 by name, one value a gap.
+        first_layer: Layer before the first gap.
+
+    Returns:
+        SVG markup; the darkest shade is the largest share, and the mean of a row stands at its end.
+    """
+    shares = np.array(list(rows.values()))
+    shades = 0.85 * shares / max(float(shares.max()), 1e-9)
+    gaps = shares.shape[1]
+    left, right = name_column(list(rows)), FULL_WIDTH - 84
+    cell = (right - left) / gaps
+    drawing = Drawing(FULL_WIDTH, len(rows) * (_ROW + 4) + 44)
+    for row, (name, values) in enumerate(rows.items()):
+        top = row * (_ROW + 4)
+        drawing.text(left - 10, top + 19, name, anchor="end")
+        drawing.image(left, top, right - left, _ROW, png(shades[row : row + 1], AMOUNTS))
+        drawing.text(right + 10, top + 19, f"mean {shares[row].mean():.0%}", colour=SOFT)
+        for gap, value in enumerate(values):
+            if cell >= 26:
+                colour = PAPER if is_dark(AMOUNTS, float(shades[row, gap])) else INK
+                text = f"{value:.0%}" if cell < 60 else f"{value:.1%}"
+                drawing.text(left + (gap + 0.5) * cell, top + 19, text, anchor="middle", size=11, colour=colour)
+    bottom = len(rows) * (_ROW + 4) + 12
+    for gap in range(0, gaps, -(-gaps // max(int((right - left) / 70), 1))):
+        label = f"{first_layer + gap}→{first_layer + gap + 1}"
+        drawing.text(left + (gap + 0.5) * cell, bottom, label, anchor="middle", size=12, colour=SOFT)
+    drawing.text((left + right) / 2, bottom + 24, "MoE layer → next MoE layer", anchor="middle", colour=SOFT)
+    return drawing.markup()
