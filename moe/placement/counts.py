@@ -32,15 +32,7 @@ class Tally:
 
     @classmethod
     def count(cls, rows: NDArray[np.int64], tokens: NDArray[np.int64] | None = None) -> Self:
-        """Add up equal rows.
-
-        Args:
-            rows: Numbers from -1 up, [any, C].
-            tokens: Tokens of each row, [any]; 1 each by default.
-
-        Returns:
-            The table.
-        """
+        """Add up equal rows of numbers from -1 up, [any, C], which have 1 token each by default."""
         if not len(rows):
             return cls(rows, np.zeros(0, np.int64))
         keys = _keys(rows)
@@ -117,15 +109,7 @@ class RoutingStatistics:
 
     @classmethod
     def collect(cls, trace: RoutingTrace, num_ranks: int) -> Self:
-        """Count a trace.
-
-        Args:
-            trace: The routing trace.
-            num_ranks: Ranks G of one expert-parallel group. World rank r is rank r % G of its group.
-
-        Returns:
-            The counts.
-        """
+        """Count a trace; world rank r is rank r % `num_ranks` of its expert-parallel group."""
         num_experts, top_k = trace.header.num_experts, trace.header.top_k
         anchors = trace.anchors()
         transitions, jumps, arrivals = _follow(anchors, num_experts)
@@ -161,13 +145,11 @@ class RoutingStatistics:
         )
 
     def to_vector(self) -> Counts:
-        """Flatten the counts whose size is fixed, so that one all-reduce merges the statistics of all ranks.
+        """Flatten the counts whose size is fixed (by L, E and, if source counts are known, G), to merge ranks by an
+        all-reduce.
 
         Jumps, choice sets and visits have no fixed size and are left out: tokens that skip a layer then count as if
         they had ended before it, and the copies objective cannot be priced.
-
-        Returns:
-            One vector; its length depends on L, E and, if source counts are known, G.
         """
         totals = np.array([self.num_tokens, self.dropped])
         parts = [totals, self.transitions, self.anchors, self.loads, self.coactivation]
@@ -177,19 +159,8 @@ class RoutingStatistics:
 
     @classmethod
     def from_vector(cls, vector: Counts, num_layers: int, num_experts: int, num_ranks: int | None) -> Self:
-        """Read what `to_vector` wrote, or the sum of several such vectors.
-
-        Args:
-            vector: The vector.
-            num_layers: MoE layers L.
-            num_experts: Experts E per layer.
-            num_ranks: Ranks G of one expert-parallel group, or None if the vector was made without source counts.
-
-        Returns:
-            The counts.
-
-        Raises:
-            ValueError: The vector has another length.
+        """Read what `to_vector` wrote, or the sum of several such vectors; no ranks if it was made without source
+        counts.
         """
         gap, layer = (num_layers - 1, num_experts, num_experts), (num_layers, num_experts)
         shapes: list[tuple[int, ...]] = [(2,), gap, layer, layer, (*layer, num_experts)]
@@ -235,10 +206,9 @@ class RoutingStatistics:
         return int(self.transitions.sum()) + self.skipped
 
     def normalised_mutual_information(self) -> NDArray[np.float64]:
-        """Normalised mutual information of the experts of consecutive layers: I(e_l; e_{l+1}) / log E.
+        """Normalised mutual information of the experts of consecutive layers, [L-1]: I(e_l; e_{l+1}) / log E.
 
-        Returns:
-            One number a gap, [L-1]: 0 for no affinity, 1 if the next expert is certain and all are used equally.
+        It is 0 for no affinity, 1 if the next expert is certain and all are used equally.
         """
         joint = self.transitions / np.maximum(self.transitions.sum(axis=(1, 2), keepdims=True), 1)
         independent = joint.sum(axis=2, keepdims=True) * joint.sum(axis=1, keepdims=True)
@@ -246,13 +216,10 @@ class RoutingStatistics:
         return (joint * np.log(ratio)).sum(axis=(1, 2)) / np.log(max(self.num_experts, 2))
 
     def top_mass(self, count: int) -> NDArray[np.float64]:
-        """Share of an expert's tokens that its most frequent successors take, averaged over the experts in use.
+        """Share of an expert's tokens that its `count` most frequent successors take, averaged over the experts in use,
+        [L-1].
 
-        Args:
-            count: Successors per expert, 1 to E; with the experts of a rank, the share that one rank could keep.
-
-        Returns:
-            One share a gap, [L-1], in [0, 1]; chance is count / E.
+        With the experts of a rank it is the share that one rank could keep; chance is count / E.
         """
         totals = self.transitions.sum(axis=2)
         heaviest = np.sort(self.transitions, axis=2)[:, :, -count:].sum(axis=2)
@@ -349,26 +316,12 @@ _MOST_JUMP_COUNTS = 2**23
 
 
 def layer_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Tokens between every two layers with direct moves, so that each pair can be bounded separately.
-
-    Args:
-        statistics: Counts of the routing trace.
-
-    Returns:
-        Counts, [pairs, E, E]: the transitions, then those of `jump_pairs`.
-    """
+    """Tokens between every two layers with direct moves, [pairs, E, E]: the transitions, then those of `jump_pairs`."""
     return np.concatenate([statistics.transitions, jump_pairs(statistics)])
 
 
 def jump_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Tokens that jump between every two layers.
-
-    Args:
-        statistics: Counts of the routing trace.
-
-    Returns:
-        Counts, [pairs, E, E]; no pairs if they would take too much memory.
-    """
+    """Tokens that jump between every two layers, [pairs, E, E]; no pairs if they would take too much memory."""
     num_layers, num_experts = statistics.num_layers, statistics.num_experts
     from_layer, to_layer, from_expert, to_expert, tokens = statistics.jumps.T
     kinds, pair = np.unique(from_layer * num_layers + to_layer, return_inverse=True)
@@ -380,15 +333,9 @@ def jump_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:
 
 
 def layer_blocks(statistics: RoutingStatistics, begin: int, end: int) -> NDArray[np.float64]:
-    """Tokens between the experts of all layers in a window, jumps inside it included.
+    """Tokens between the experts of layers `begin` to `end` - 1, jumps inside included.
 
-    Args:
-        statistics: Counts of the routing trace.
-        begin: First layer of the window.
-        end: Layer after its last.
-
-    Returns:
-        Counts from layer and expert to later layer and expert, [end - begin, E, end - begin, E].
+    From layer and expert to later layer and expert: [end - begin, E, end - begin, E].
     """
     num_layers, num_experts = end - begin, statistics.num_experts
     blocks = np.zeros((num_layers, num_experts, num_layers, num_experts))

@@ -169,32 +169,17 @@ class Placement(_Record):
         return self.slots_per_rank * self.num_ranks > self.num_experts
 
     def relay_ranks(self, dispatch: Mode) -> int | None:
-        """Ranks of a node, where nodes make a difference to the dispatch.
-
-        Args:
-            dispatch: dispatch mode of a run.
-
-        Returns:
-            `ranks_per_node` in hierarchical dispatch on several nodes of several ranks, else None.
+        """`ranks_per_node` in hierarchical dispatch on several nodes of several ranks, where nodes make a difference;
+        else None.
         """
         return self.ranks_per_node if dispatch == "hierarchical" and 1 < self.ranks_per_node < self.num_ranks else None
 
     def slot_to_expert(self, layer: int) -> NDArray[np.int64]:
-        """Logical expert in each slot of a layer.
-
-        Args:
-            layer: MoE layer, 0 to L - 1.
-
-        Returns:
-            Logical ids, int64 [G * S]; slot s of rank g is entry g * S + s.
-        """
+        """Logical expert in each slot of a layer, int64 [G * S]; slot s of rank g is entry g * S + s."""
         return np.array(self.rank_experts[layer], dtype=np.int64).reshape(-1)
 
     def expert_ranks(self) -> NDArray[np.int64]:
-        """Rank that holds each expert.
-
-        Returns:
-            Ranks, int64 [L, E].
+        """Rank that holds each expert, int64 [L, E].
 
         Raises:
             ValueError: Some expert is on several ranks; `holders` says on which.
@@ -208,11 +193,7 @@ class Placement(_Record):
         return np.argsort(slots, axis=1) // self.slots_per_rank
 
     def holders(self) -> NDArray[np.bool_]:
-        """Ranks that hold each expert, replicas included.
-
-        Returns:
-            True where the rank holds the expert, bool [L, E, G].
-        """
+        """True where the rank holds the expert, replicas included, bool [L, E, G]."""
         holders = np.zeros((self.num_layers, self.num_experts, self.num_ranks), dtype=bool)
         ranks = np.arange(self.num_ranks * self.slots_per_rank) // self.slots_per_rank
         for layer in range(self.num_layers):
@@ -229,17 +210,8 @@ class Placement(_Record):
         *,
         dispatch: Dispatch = "home",
     ) -> Self:
-        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on, as in runs without a placement.
-
-        Args:
-            num_layers: MoE layers L, at least 1.
-            num_experts: Experts E per layer, a multiple of the number of ranks.
-            num_nodes: Nodes of the expert-parallel group.
-            ranks_per_node: Ranks of the group on each node.
-            dispatch: Dispatch mode that the placement is for.
-
-        Returns:
-            The placement, with hops as its cost matrix.
+        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on, as in runs without a placement; cost in
+        hops.
 
         Raises:
             ValueError: The experts do not divide among the ranks.
@@ -260,11 +232,7 @@ class Placement(_Record):
         )
 
     def write(self, path: Path | str) -> None:
-        """Write the placement; equal placements become equal bytes.
-
-        Args:
-            path: The `.json` file to write.
-        """
+        """Write the placement; equal placements become equal bytes."""
         with replacing(path) as temporary:
             unknown = {"dense_layers"} if self.dense_layers is None else None
             document = self.model_dump(mode="json", exclude=unknown)
@@ -274,12 +242,6 @@ class Placement(_Record):
     @classmethod
     def read(cls, path: Path | str) -> Self:
         """Read and check a placement.
-
-        Args:
-            path: The `.json` file.
-
-        Returns:
-            The placement.
 
         Raises:
             Refusal: The file cannot be read or its content contradicts itself.
@@ -302,30 +264,15 @@ class Placement(_Record):
 
 
 def objective_of(mode: Mode) -> Dispatch:
-    """Name the dispatch mode that a placement is made for.
+    """Name the dispatch mode that a placement is made for in a run.
 
-    Args:
-        mode: Dispatch mode of a run.
-
-    Returns:
-        The same; home for capped dispatch, which sends as much under any placement and in which no placement is better.
+    That is home for capped dispatch, which sends as much under any placement and in which no placement is better.
     """
     return "home" if mode == "capped" else mode
 
 
 def slots_per_rank(num_experts: int, num_ranks: int) -> int:
-    """Slots that each rank needs to hold every expert once.
-
-    Args:
-        num_experts: Experts per layer.
-        num_ranks: Ranks of the expert-parallel group.
-
-    Returns:
-        num_experts / num_ranks.
-
-    Raises:
-        ValueError: It is no whole number.
-    """
+    """Slots that each rank needs to hold every expert once; ValueError if experts do not divide among the ranks."""
     if num_ranks < 1 or num_experts % num_ranks:
         raise ValueError(
             f"num_experts: {num_experts} experts do not divide among {num_ranks} ranks; "

@@ -11,31 +11,14 @@ from moe.placement.topology import Topology
 
 
 def contiguous_ranks(num_layers: int, num_experts: int, num_ranks: int) -> NDArray[np.int64]:
-    """Rank of each expert where experts 0 to S - 1 sit on rank 0, the next S on rank 1, and so on.
-
-    Args:
-        num_layers: MoE layers L.
-        num_experts: Experts E per layer, a multiple of num_ranks.
-        num_ranks: Ranks of one expert-parallel group.
-
-    Returns:
-        Ranks, int64 [L, E].
-
-    Raises:
-        ValueError: The experts do not divide among the ranks.
-    """
+    """Rank of each expert, int64 [L, E], where experts 0 to S - 1 are on rank 0, the next S on rank 1, and so on."""
     ranks = np.arange(num_experts) // slots_per_rank(num_experts, num_ranks)
     return np.tile(ranks, (num_layers, 1))
 
 
 def cheapest_ranks(prices: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Assign the experts of one layer to ranks at least cost, exactly.
-
-    Args:
-        prices: Cost of putting each expert on each rank, [E, G]; E is a multiple of G.
-
-    Returns:
-        Rank of each expert, int64 [E]; E / G experts on every rank.
+    """Assign the experts of one layer to ranks at least cost, exactly: prices [E, G] give ranks int64 [E], E / G on
+    each.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -50,15 +33,8 @@ def relabel(old_ranks: NDArray[np.int64], new_ranks: NDArray[np.int64], topology
 
     Both levels are assignment problems, the outer one over the values of the inner ones, so no other renaming that
     keeps nodes together keeps more experts. A renaming is taken only if it leaves the cost matrix as it is, and with
-    it the cost of every placement: first nodes and ranks are tried, then ranks inside their nodes.
-
-    Args:
-        old_ranks: Rank of each expert now, [L, E].
-        new_ranks: Rank of each expert in the new placement, [L, E].
-        topology: Ranks and what a move between them costs.
-
-    Returns:
-        Rank of each expert after the renaming, int64 [L, E]; unchanged if no renaming keeps more experts.
+    it the cost of every placement: first nodes and ranks are tried, then ranks inside their nodes. Takes and returns
+    the rank of each expert, [L, E]; unchanged if no renaming keeps more experts.
     """
     stays = np.zeros((topology.num_ranks, topology.num_ranks), np.int64)
     np.add.at(stays, (new_ranks, old_ranks), 1)

@@ -55,11 +55,6 @@ class Topology:
     rates: LinkRates | None = None
 
     def __post_init__(self) -> None:
-        """Check sizes and costs.
-
-        Raises:
-            ValueError: A count is not positive or the matrix is no cost matrix of these ranks.
-        """
         for name in ("num_nodes", "ranks_per_node"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be at least 1 ({getattr(self, name)}); give a positive number")
@@ -98,18 +93,7 @@ class Topology:
 
     @classmethod
     def two_level(cls, num_nodes: int, ranks_per_node: int, *, intra: float, inter: float, unit: str) -> Self:
-        """Build a topology with one cost inside a node and one between nodes.
-
-        Args:
-            num_nodes: Nodes of the group, at least 1.
-            ranks_per_node: Ranks on each node, at least 1.
-            intra: Cost between two ranks of one node.
-            inter: Cost between ranks of two nodes.
-            unit: What one unit of cost is.
-
-        Returns:
-            The topology.
-        """
+        """Build a topology with one cost inside a node and one between nodes, in units of `unit`."""
         node = np.arange(max(num_nodes * ranks_per_node, 0)) // max(ranks_per_node, 1)
         cost = np.where(node[:, None] == node, float(intra), float(inter))
         np.fill_diagonal(cost, 0.0)

@@ -8,8 +8,8 @@ import numpy as np
 
 from moe.__main__ import main
 from moe.collective_trace import read
+from moe.interchange.documents import read_texts
 from moe.interchange.exflow import write_csv, write_npy
-from moe.interchange.hugging_face import read_texts
 from tests.fuzz import sound_files
 from tests.fuzz.reader import Reader, all_of, copied, reading, written
 

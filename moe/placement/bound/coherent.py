@@ -24,13 +24,6 @@ def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float
     share nodes, and a + b the least between nodes; each part is bounded for itself by `most_staying`. A long chain of
     layers is cut into windows that share their border layers, and jumps out of a window are not counted: they cost at
     least nothing. Problems that would take many seconds get the bound 0.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-
-    Returns:
-        The bound over all tokens.
     """
     num_layers, num_experts = statistics.num_layers, statistics.num_experts
     prices = {count: price for count, price in levels(topology) if price > 0}
@@ -55,13 +48,8 @@ def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float
 
 
 def levels(topology: Topology) -> list[tuple[int, float]]:
-    """Split a cost matrix into costs between ranks and between nodes that it is at least.
-
-    Args:
-        topology: Ranks and what a move between them costs.
-
-    Returns:
-        Numbers of parts of each layer by level, and the least cost of a move between parts beyond the level before.
+    """Parts of each layer by level (ranks, nodes), and the least cost of a move between parts beyond the level
+    before.
     """
     inter = topology.cost[topology.off_node > 0].min(initial=np.inf)
     intra = topology.cost[(topology.off_rank > 0) & (topology.off_node == 0)].min(initial=np.inf)
@@ -79,9 +67,6 @@ def most_staying(traffic: NDArray[np.float64], num_experts: int, parts: int, rou
         num_experts: Experts E per layer.
         parts: Parts of each layer, a divisor of E.
         rounds: Rounds of the relaxation, whose prices a third as many sets of eigenvalues then improve.
-
-    Returns:
-        The bound, at most all tokens.
     """
     total = float(traffic.sum() / 2)
     if parts == 1 or total == 0:
@@ -97,15 +82,7 @@ _ROUNDS = 10
 
 
 def quick_bound(statistics: RoutingStatistics, topology: Topology) -> float:
-    """Bound the coherent cost by the degrees of each pair of layers, in milliseconds.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-
-    Returns:
-        The bound over all tokens.
-    """
+    """Bound the coherent cost by the degrees of each pair of layers, in milliseconds."""
     return degree_bound(layer_pairs(statistics), topology.cost)
 
 
@@ -117,14 +94,7 @@ def best_bound(
 ) -> float:
     """Bound the coherent cost by the best of the bounds that are fast enough for the size of the problem.
 
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        limits: Most choices that a rank may compute, [L], which raise the bound of copies; None for no limit.
-        rounds: Rounds of the bound of copies; by default as many as take some seconds.
-
-    Returns:
-        The bound over all tokens.
+    `limits` [L] raise the bound of copies, which takes so many `rounds`; by default as many as take some seconds.
     """
     quick = quick_bound(statistics, topology)
     if statistics.visits is None:
@@ -143,15 +113,6 @@ def visits_bound(
     A token that comes from rank s, ends on rank h and visits the ranks V, h among them, pays cost[s, r] + cost[r, h]
     for each r in V. With a cost of 1 between any two ranks that is 2 (|V| - 1), and 1 more if s is not in V. The
     latter is left out. The same holds for nodes.
-
-    Args:
-        statistics: Counts of the routing trace, with visits.
-        topology: Ranks and what a move between them costs.
-        limits: Most choices that a rank may compute, [L]; None for no limit.
-        rounds: Rounds of `fewest_parts`; by default as many as take some seconds.
-
-    Returns:
-        The bound over all tokens.
     """
     assert statistics.visits is not None
     rows, tokens = statistics.visits.rows, statistics.visits.tokens
@@ -174,7 +135,7 @@ def visits_bound(
 
 
 def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
-    """Bound the coherent cost of each pair of layers separately, for any cost matrix.
+    """Bound the coherent cost of each pair of layers, [gaps, E, E], separately, for any cost matrix.
 
     Let D[i, j] be the cost between the ranks of expert i and of expert j one layer on. Row i of D holds the costs
     from one rank to every rank, S times each; a column likewise. Let delta_1 <= ... <= delta_E be, place by place,
@@ -183,13 +144,6 @@ def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
     delta_{t+1} are at most the heaviest set of pairs with t pairs a row and a column, so
     cost >= sum_t (delta_{t+1} - delta_t) (tokens - heaviest(t)). With one expert a rank and one level of cost this
     is the optimum of each gap, an assignment problem.
-
-    Args:
-        pairs: Tokens between experts of two layers, [gaps, E, E].
-        cost: Cost of moving one token between ranks, non-negative, zero on the diagonal, [G, G].
-
-    Returns:
-        The bound over all tokens.
     """
     slots = pairs.shape[2] // len(cost)
     nearest = np.minimum(np.sort(cost, axis=1).min(axis=0), np.sort(cost, axis=0).min(axis=1))
@@ -202,17 +156,10 @@ def degree_bound(pairs: NDArray[np.int64], cost: NDArray[np.float64]) -> float:
 
 
 def heaviest_pairs(tokens: NDArray[np.int64], degree: int) -> float:
-    """Bound from above the tokens on a set of pairs that has at most `degree` pairs in every row and column.
+    """Bound from above the tokens, [E, E], on a set of pairs that has at most `degree` pairs in every row and column.
 
     Exact for degree 1 (an assignment). Otherwise the dual of the linear programme, which bounds it for any
     multipliers of at least 0, is lowered by turns over rows and columns.
-
-    Args:
-        tokens: Non-negative counts, [E, E].
-        degree: Pairs allowed per row and column, 1 to E.
-
-    Returns:
-        The bound, at most the sum of all counts.
     """
     if degree >= len(tokens):
         return float(tokens.sum())

@@ -37,17 +37,7 @@ def copies_bound(
     Third: `fewest_parts` relaxes the division of all experts, but not that of the choices of a token. It is the best
     where ranks hold many experts. What it misses most is how often a token finds a choice at home.
 
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        limits: Most choices that a rank may compute, [L], which raise the third bound; None for no limit.
-        rounds: Rounds of `fewest_parts`; by default as many as take some seconds.
-
-    Returns:
-        The bound over all tokens.
-
-    Raises:
-        ValueError: The counts lack what the objective needs, or the experts do not divide among the ranks.
+    `limits` [L] raise the third bound, which takes so many `rounds`; by default as many as take some seconds.
     """
     sets = require_sets(statistics)
     slots = slots_per_rank(statistics.num_experts, topology.num_ranks)
@@ -134,18 +124,7 @@ def choices_by_place(
     num_places: int,
     num_experts: int,
 ) -> NDArray[np.float64]:
-    """Tokens that chose each expert, by the place of the token.
-
-    Args:
-        experts: Experts of each set, -1 where there is no choice, [N, K].
-        homes: Rank or node of the tokens of each set, [N].
-        tokens: Tokens of each set, [N].
-        num_places: Ranks or nodes.
-        num_experts: Experts E.
-
-    Returns:
-        Tokens, [places, E].
-    """
+    """Tokens that chose each expert, by the rank or node `homes` [N] of the token, [places, E]."""
     row, choice = np.nonzero(experts != DROPPED)
     index = homes[row] * num_experts + experts[row, choice]
     counts = np.bincount(index, weights=tokens[row], minlength=num_places * num_experts)
@@ -160,17 +139,6 @@ def hierarchical_bound(
     Between nodes it sends what de-duplicated dispatch would send if every node were one rank, over the cheapest of the
     links that join ranks of equal place. What is passed on inside nodes is left out, so that the bound is weak where
     that costs as much. On one node hierarchical dispatch is de-duplicated dispatch.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        limits: Most choices that a rank may compute, [L]; None for no limit.
-
-    Returns:
-        The bound over all tokens.
-
-    Raises:
-        ValueError: The counts lack what the objective needs, or the experts do not divide among the ranks.
     """
     if topology.num_nodes == 1:
         return copies_bound(statistics, topology, limits)

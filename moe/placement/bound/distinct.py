@@ -42,13 +42,7 @@ class Divisions:
     """
 
     def __init__(self, num_layers: int, num_experts: int, parts: int) -> None:
-        """Sets up the basis of what is left without the means of the layers.
-
-        Args:
-            num_layers: Layers L.
-            num_experts: Experts E per layer.
-            parts: Parts P of a layer, a divisor of E.
-        """
+        """Sets up the basis of what is left without the means of the layers; `parts` P divides E."""
         from scipy.linalg import helmert
 
         self.parts, self.size, self._num_experts = parts, num_layers * num_experts, num_experts
@@ -64,13 +58,8 @@ class Divisions:
         return mean
 
     def nearest(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Project a symmetric matrix on those with the eigenvalues of the relaxation.
-
-        Args:
-            matrix: Any symmetric matrix, [n, n].
-
-        Returns:
-            The nearest matrix of the relaxation, its diagonal and signs left aside, [n, n].
+        """Project a symmetric matrix [n, n] on those with the eigenvalues of the relaxation, diagonal and signs left
+        aside.
         """
         from scipy.linalg import eigh
 
@@ -89,19 +78,12 @@ class Divisions:
         return 1 / self.parts + self._length * (directions * shares[kept]) @ directions.T
 
     def most(self, weights: NDArray[np.float64], multipliers: Multipliers, evaluations: int) -> float:
-        """Bound the weight of the pairs that share a part, from above.
+        """Bound the weight [n, n] of the ordered pairs that share a part, from above.
 
         For any u and any N >= 0, <W, Z> <= <W + N + diag u, Z> - sum(u) for all divisions, and the right side is at
-        most the sum of W + N + diag u over P, plus L E / P times its P - 1 largest eigenvalues without the means of
-        the layers, less sum(u). L-BFGS lowers it from the given multipliers; whatever it finds is valid.
-
-        Args:
-            weights: Weight of each ordered pair, symmetric, [n, n].
-            multipliers: Where to begin.
-            evaluations: Sets of eigenvalues to compute, at least 1.
-
-        Returns:
-            The bound.
+        most the sum of W + N + diag u over P, plus L E / P times its P - 1 largest eigenvalues without the means of the
+        layers, less sum(u). L-BFGS lowers it from the given multipliers, by at least one set of eigenvalues; whatever
+        it finds is valid.
         """
         from scipy.linalg import eigh
         from scipy.optimize import minimize
@@ -145,12 +127,7 @@ class Relaxation:
     """
 
     def __init__(self, divisions: Divisions, start: NDArray[np.float64]) -> None:
-        """Begins at a division.
-
-        Args:
-            divisions: The divisions.
-            start: A matrix of the relaxation, [n, n].
-        """
+        """Begins at a matrix of the relaxation, [n, n]."""
         self._divisions = divisions
         self.shared = start
         self._difference = np.zeros_like(start)
@@ -217,9 +194,6 @@ def fewest_parts(
         rounds: Rounds of the prices.
         homes: Part of the tokens of each set, which does not count, [N]; None to count all parts.
         shares: Load of each expert in units of the limit of a part, [E]; None for no limit.
-
-    Returns:
-        The bound on the sum over all tokens.
     """
     counts = (experts != DROPPED).sum(axis=1)
     least = float(tokens[counts > 0].sum()) if homes is None else 0.0
@@ -258,17 +232,7 @@ def fewest_parts(
 
 
 def affordable_rounds(num_sets: int, num_choices: int, num_layers: int, num_experts: int) -> int:
-    """Rounds of `fewest_parts` that take some seconds for all layers.
-
-    Args:
-        num_sets: Choice sets of all layers.
-        num_choices: Choices K of a set.
-        num_layers: MoE layers L.
-        num_experts: Experts E per layer.
-
-    Returns:
-        Rounds; 0 if too few are possible to be of use.
-    """
+    """Rounds of `fewest_parts` that take some seconds for all layers; 0 if too few are possible to be of use."""
     pairs = num_choices * (num_choices - 1) // 2
     ways = len(_partitions(num_choices)) if num_choices <= _MOST_CHOICES else 16 * num_choices
     work = max(num_sets * ways * pairs + 10 * num_layers * num_experts**3, 1)
@@ -324,10 +288,10 @@ class _Group:
         return group
 
     def reprice(self, shared: NDArray[np.float64], places: int | None, step: np.float32, heat: np.float32) -> None:
-        """Raise the prices of what the tokens' own divisions have more often than that of all experts.
+        """Raise the prices of what the tokens' own divisions have more often than that of all experts, `shared` [E, E].
 
         Args:
-            shared: How often experts share a part, [E, E].
+            shared: How often experts share a part.
             places: Number of parts, one of which is at home and does not count; None if all count.
             step: Change of a price for each unit of difference.
             heat: How soft the minimum over the ways to part is.

@@ -20,21 +20,11 @@ from moe.placement.topology import Topology
 
 
 def exchange_seconds(sent: NDArray[np.float64], topology: Topology) -> NDArray[np.float64]:
-    """Predict the exchanges of tokens, each as one all-to-all whose messages go straight to their ranks.
+    """Predict exchanges of bytes from rank to rank, [X, L, G, G], each as one all-to-all straight to the ranks: [X, L].
 
     Every rank has a link of its own to its node and one to the other nodes, in both directions; it starts its G - 1
     messages one after another, and the busiest link of any rank sets the pace. Contention inside the network is
-    ignored; netsim simulates it.
-
-    Args:
-        sent: Bytes from rank to rank in each exchange, [X, L, G, G]; the diagonal does not travel.
-        topology: Ranks, with the rates of their links.
-
-    Returns:
-        Seconds, [X, L].
-
-    Raises:
-        ValueError: The topology has no rates.
+    ignored; netsim simulates it. Needs a topology with rates.
     """
     rates = topology.rates
     if rates is None:
@@ -48,17 +38,10 @@ def exchange_seconds(sent: NDArray[np.float64], topology: Topology) -> NDArray[n
 
 
 def expert_seconds(choices: NDArray[np.float64], expert_parameters: int, flops: float) -> NDArray[np.float64]:
-    """Predict the computation of the experts forward and backward, which ends when the busiest rank does.
+    """Predict the computation of the experts forward and backward, [L], which ends when the busiest rank does.
 
-    Every parameter takes two floating-point operations of a choice forward and four backward.
-
-    Args:
-        choices: Choices that each rank computes, [L, G].
-        expert_parameters: Parameters of one expert.
-        flops: Floating-point operations of a rank in a second.
-
-    Returns:
-        Seconds, [L].
+    Every parameter takes two floating-point operations of a choice forward and four backward; a rank makes `flops` a
+    second.
     """
     return 6 * expert_parameters * choices.max(axis=1) / flops
 
@@ -115,17 +98,7 @@ class Evaluation:
 def evaluate(
     statistics: RoutingStatistics, topology: Topology, expert_ranks: NDArray[np.int64], dispatch: Dispatch
 ) -> Evaluation:
-    """Measure a placement without replicas on the counts of a trace, its own or another.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        expert_ranks: Rank of each expert, [L, E].
-        dispatch: Dispatch mode that moves the tokens.
-
-    Returns:
-        The traffic.
-    """
+    """Measure a placement without replicas, ranks of experts [L, E], on the counts of a trace, its own or another."""
     moves = TRAFFIC[dispatch](statistics, expert_ranks, topology.num_ranks, topology.num_nodes)
     loads = [
         np.bincount(ranks, weights=loads, minlength=topology.num_ranks)
@@ -141,17 +114,10 @@ def evaluate_placement(
     dispatch: Dispatch | None = None,
     rule: str = "even",
 ) -> Evaluation:
-    """Measure a placement, with replicas or without.
+    """Measure a placement, with replicas or without; with replicas in coherent dispatch the expected traffic.
 
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        placement: The placement.
-        dispatch: Dispatch mode that moves the tokens; the one that the placement is made for by default.
-        rule: How a home-return run splits choices over replicas: even or least_loaded.
-
-    Returns:
-        The traffic; with replicas in coherent dispatch its expectation.
+    The dispatch mode is by default the one that the placement is made for. `rule`, even or least_loaded, splits the
+    choices of a home-return run over replicas.
     """
     dispatch = dispatch or placement.dispatch
     if not placement.has_replicas:
@@ -199,13 +165,5 @@ class TradeoffPoint:
 
     @classmethod
     def of(cls, max_load: float | None, traffic: Evaluation) -> Self:
-        """Read a point off the traffic under a placement.
-
-        Args:
-            max_load: Cap that the placement was made under, None for no cap.
-            traffic: Its traffic.
-
-        Returns:
-            The point.
-        """
+        """Read a point off the traffic under a placement that was made under a cap, None for no cap."""
         return cls(max_load, traffic.cost, traffic.crossings, float(traffic.imbalance.max()))

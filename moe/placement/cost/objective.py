@@ -86,9 +86,6 @@ def coherent_copies(statistics: RoutingStatistics, expert_ranks: NDArray[np.int6
 
     One copy goes from the token's previous rank to each further rank that holds one of its choices, and returns to the
     rank of the new anchor. Before its first layer a token is on the rank of its first anchor.
-
-    Raises:
-        ValueError: Tokens have several choices and the counts lack the sets of choices.
     """
     moves = np.zeros((2, statistics.num_layers, num_ranks, num_ranks))
     if statistics.visits is None:
@@ -172,15 +169,7 @@ def hierarchical_moves(
 
 
 def price(moves: Moves, cost: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Price the moves of every layer.
-
-    Args:
-        moves: Tokens between ranks by exchange and layer, [X, L, G, G].
-        cost: Cost of moving one token between ranks, [G, G].
-
-    Returns:
-        Cost of all tokens by layer, [L].
-    """
+    """Price the moves by exchange and layer, [X, L, G, G]: cost of all tokens by layer, [L]."""
     return (moves * cost).sum(axis=(0, 2, 3))
 
 
@@ -217,16 +206,7 @@ def hierarchical_cost(
 
 
 def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
-    """Source counts, if the trace has them.
-
-    Args:
-        statistics: Counts of the routing trace.
-
-    Returns:
-        Source counts, [L, G, E].
-
-    Raises:
-        ValueError: The trace does not say on which rank of the group a token was."""
+    """Source counts, [L, G, E]; ValueError if the trace does not say on which rank of the group a token was."""
     if statistics.source_counts is None:
         raise ValueError(
             "source_rank: the ranks that recorded the trace do not form complete expert-parallel groups; "
@@ -236,17 +216,7 @@ def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
 
 
 def require_sets(statistics: RoutingStatistics) -> Tally:
-    """Choice sets, if the counts have them.
-
-    Args:
-        statistics: Counts of the routing trace.
-
-    Returns:
-        Choice sets by layer and rank of the group.
-
-    Raises:
-        ValueError: The trace does not say on which rank of the group a token was, or the counts hold no sets.
-    """
+    """Choice sets by layer and rank of the group; ValueError if ranks are unknown or the counts hold no sets."""
     require_sources(statistics)
     if statistics.choice_sets is None:
         raise ValueError(

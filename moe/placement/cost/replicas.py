@@ -16,14 +16,8 @@ from moe.routing_trace import DROPPED
 
 
 def shares(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the tokens at each rank that each replica of their expert serves.
-
-    Args:
-        holders: Ranks that hold each expert of a layer, [E, G].
-        cost: Cost of moving one token between ranks, [G, G].
-
-    Returns:
-        Shares by rank of the token, expert and rank of the replica, [G, E, G]; they add up to 1 over the last axis.
+    """Share of the tokens at each rank that each replica of their expert serves, [G, E, G]; 1 in all over the last
+    axis.
     """
     distance = np.where(holders, cost[:, None, :], np.inf)
     nearest = distance == distance.min(axis=2, keepdims=True)
@@ -37,7 +31,7 @@ def replicated_moves(
     dispatch: Dispatch,
     rule: str = "even",
 ) -> tuple[Moves, NDArray[np.float64]]:
-    """Count the moves and loads of a placement with replicas.
+    """Count the moves, [X, L, G, G], and the choices that each rank computes, [L, G], of a placement with replicas.
 
     In the home-return modes the counts are dealt to the replicas as a run deals them, all tokens of the trace as one
     micro batch. In coherent dispatch a token takes the nearest replica, and replicas at equal distance count by their
@@ -45,17 +39,11 @@ def replicated_moves(
     served it, and that further choices take the replica nearest to where the token comes from.
 
     Args:
-        statistics: Counts of the routing trace.
+        statistics: Counts of the routing trace; ValueError if they lack what the dispatch mode needs.
         topology: Ranks and what a move between them costs.
         holders: Ranks that hold each expert, as many experts on every rank, [L, E, G].
         dispatch: Dispatch mode that moves the tokens.
         rule: How a home-return run splits choices over replicas: even or least_loaded.
-
-    Returns:
-        Moves by exchange and layer, [X, L, G, G], and the choices that each rank computes, [L, G].
-
-    Raises:
-        ValueError: The counts lack what the dispatch mode needs.
     """
     if dispatch == "coherent":
         moves, at = _coherent(statistics, topology.cost, holders)
@@ -78,16 +66,9 @@ def replicated_moves(
 def arrivals(
     statistics: RoutingStatistics, layer: int, located: NDArray[np.float64], num_ranks: int
 ) -> NDArray[np.float64]:
-    """Tokens that arrive at each expert of a layer from each rank.
+    """Tokens that arrive at each expert of a layer from each rank, [G, E].
 
-    Args:
-        statistics: Counts of the routing trace.
-        layer: MoE layer, 0 to L - 1.
-        located: Share of an expert's tokens on each rank for the layers before, [at least layer, E, G].
-        num_ranks: Ranks G of the group.
-
-    Returns:
-        Tokens by rank and expert, [G, E].
+    `located` is the share of an expert's tokens on each rank for the layers before, [at least layer, E, G].
     """
     tokens = np.zeros((num_ranks, statistics.num_experts))
     if layer:
@@ -100,16 +81,9 @@ def arrivals(
 def settle(
     statistics: RoutingStatistics, layer: int, arriving: NDArray[np.float64], served: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Share of the tokens of each expert that each of its replicas holds; tokens start from all ranks alike.
+    """Share of the tokens of each expert that each of its replicas holds, [E, G]; tokens start from all ranks alike.
 
-    Args:
-        statistics: Counts of the routing trace.
-        layer: MoE layer, 0 to L - 1.
-        arriving: Tokens that come from each rank to each expert, [G, E].
-        served: Share of the tokens at a rank that each replica serves, [G, E, G].
-
-    Returns:
-        Shares, [E, G].
+    `arriving` [G, E] come from each rank, and of those at a rank each replica serves the share `served` [G, E, G].
     """
     anchors = statistics.anchors[layer].astype(np.float64)
     starting = np.maximum(anchors - arriving.sum(axis=0), 0) / len(served)

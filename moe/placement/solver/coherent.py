@@ -25,13 +25,8 @@ def best_sweep(
 ) -> NDArray[np.int64]:
     """Sweep from one assignment and from chains that begin with its first layer, its ranks and experts drawn anew.
 
-    Args:
-        descent: The cost to be lowered.
-        generator: Draws the first layers of the chains.
-        start: An assignment within the limits of the descent, [L, E]; by default the contiguous one.
-
-    Returns:
-        The cheapest assignment, [L, E]; never of higher cost than the start.
+    The start, [L, E], keeps the limits of the descent; by default it is the contiguous one. The result is the cheapest
+    assignment, never of higher cost than the start.
     """
     if start is None:
         start = contiguous_ranks(descent.num_layers, descent.num_experts, descent.num_ranks)
@@ -69,15 +64,8 @@ def solve_sweep(
 def descent_within(
     statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None
 ) -> tuple[Descent, NDArray[np.int64]]:
-    """Prepare the descent of first choices.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        limits: Most choices that a rank may compute, [L]; None for no limit.
-
-    Returns:
-        The descent, and an assignment within the limits, [L, E]: the contiguous one where it keeps them.
+    """Prepare the descent of first choices, and an assignment within the limits, [L, E]: contiguous where that keeps
+    them.
     """
     start = start_within(statistics.loads, topology.num_ranks, limits)
     return Descent(statistics.transitions, statistics.jumps, topology.cost, statistics.loads, limits), start

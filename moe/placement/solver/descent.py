@@ -51,27 +51,16 @@ class Descent:
         return self._layers.total_cost(self._traffic, ranks)
 
     def chain(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Assign each layer but the first at least cost given the layers before it.
+        """Assign each layer but the first at least cost given the layers before it; takes and returns ranks [L, E].
 
-        Args:
-            ranks: A balanced assignment, [L, E]; a layer whose best one breaks the limit is improved from there.
-
-        Returns:
-            Rank of each expert, [L, E].
+        A layer whose best assignment breaks the limit is improved from the given one.
         """
         ranks = ranks.copy()
         self._layers.chain(self._traffic, ranks)
         return ranks
 
     def sweep(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Assign layer after layer at least cost given all others, to and fro, until no layer gains.
-
-        Args:
-            ranks: A balanced assignment to start from, [L, E].
-
-        Returns:
-            Rank of each expert, [L, E]; never of higher cost than the start.
-        """
+        """Assign layer after layer at least cost given all others, to and fro, until no layer gains; ranks [L, E]."""
         ranks = ranks.copy()
         self._layers.sweep(self._traffic, ranks, np.ones(self.num_layers, np.bool_))
         return ranks
@@ -79,16 +68,11 @@ class Descent:
     def search(
         self, ranks: NDArray[np.int64], *, kicks: int, work: int, generator: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Sweep and re-split until nothing gains, then kick and do so again, as long as the limits allow.
+        """Sweep and re-split until nothing gains, then kick and do so again, as long as `kicks` and `work` allow; ranks
+        [L, E].
 
-        Args:
-            ranks: A balanced assignment to start from, [L, E].
-            kicks: Most kicks.
-            work: Most work, about the additions of re-splits.
-            generator: Draws the kicks, and the movable experts where a rank has more than can move.
-
-        Returns:
-            Rank of each expert, [L, E]; never of higher cost than the start.
+        Work counts about the additions of re-splits. The generator draws the kicks, and the movable experts where a
+        rank has more than can move. The cost never rises.
         """
         best = ranks.copy()
         if self.num_ranks == 1 or self.num_layers == 1:
@@ -106,15 +90,7 @@ class Descent:
         return best
 
     def within_limits(self, ranks: NDArray[np.int64], fallback: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Undo what breaks a limit.
-
-        Args:
-            ranks: A balanced assignment, [L, E].
-            fallback: Another one, within the limits, [L, E].
-
-        Returns:
-            Layers of the first assignment that keep their limit, and other layers as in the second one, [L, E].
-        """
+        """The first assignment [L, E] where its layers keep their limit; elsewhere the fallback, which keeps all."""
         ranks = ranks.copy()
         for layer, (loads, limit) in enumerate(zip(self._traffic.loads, self._traffic.limits, strict=True)):
             if not self._layers.keeps_limit(ranks[layer], loads, self.num_ranks, limit):
@@ -123,17 +99,10 @@ class Descent:
 
 
 def kicked(ranks: NDArray[np.int64], num_ranks: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Disturb an assignment in a way that sweeps and re-splits do not undo at once.
+    """Disturb a balanced assignment [L, E], of two layers and ranks or more, so that sweeps and re-splits do not undo
+    it.
 
     Either a few ranks exchange names from some layer on, or they shuffle their experts in a few layers.
-
-    Args:
-        ranks: A balanced assignment of at least two layers to at least two ranks, [L, E].
-        num_ranks: Ranks G.
-        generator: Draws the kick.
-
-    Returns:
-        Rank of each expert, [L, E]; balanced.
     """
     ranks = ranks.copy()
     chosen = generator.permutation(num_ranks)[:_SCRAMBLED_RANKS]
@@ -174,13 +143,7 @@ class Annealing:
     def __init__(
         self, statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None = None
     ) -> None:
-        """Lays out the visits of a trace.
-
-        Args:
-            statistics: Counts of the routing trace; without visits only first choices are priced.
-            topology: Ranks and what a move between them costs.
-            limits: Most choices that a rank may compute, [L]; None for no limit.
-        """
+        """Lays out the visits of a trace; without visits only first choices are priced."""
         from moe.placement.solver.compiled import exchanges, visits
 
         self._exchanges, self._compiled = exchanges, visits
@@ -198,28 +161,15 @@ class Annealing:
         return self._compiled.visits_cost(self._visits, ranks)
 
     def descend(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Exchange experts until no exchange gains.
-
-        Args:
-            ranks: A balanced assignment within the limits, [L, E].
-
-        Returns:
-            Rank of each expert, [L, E]; never of higher cost than the start.
-        """
+        """Exchange experts until no exchange gains; takes and returns balanced ranks [L, E] within the limits."""
         ranks = ranks.copy()
         self._exchanges.descend(self._visits, ranks, self._loads, self._limits)
         return ranks
 
     def search(self, ranks: NDArray[np.int64], *, work: int, generator: np.random.Generator) -> NDArray[np.int64]:
-        """Anneal, then exchange experts until no exchange gains; small problems several times.
+        """Anneal, then exchange experts until no exchange gains; small problems several times. The cost never rises.
 
-        Args:
-            ranks: A balanced assignment within the limits, [L, E].
-            work: Most work, about the additions of pricing all experts again and again.
-            generator: Draws the proposals.
-
-        Returns:
-            Rank of each expert, [L, E]; never of higher cost than the start.
+        `work` counts about the additions of pricing all experts again and again.
         """
         if len(self._visits.cost) == 1:
             return ranks
@@ -245,14 +195,7 @@ class Annealing:
 
 
 def anchor_visits(statistics: RoutingStatistics) -> Tally:
-    """Visits of first choices alone.
-
-    Args:
-        statistics: Counts of the routing trace.
-
-    Returns:
-        Rows as in `RoutingStatistics.visits`, with no other choices.
-    """
+    """Visits of first choices alone: rows as in `RoutingStatistics.visits`, with no other choices."""
     gap, one, two = np.nonzero(statistics.transitions)
     near = np.column_stack([gap + 1, gap, one, two])
     far = statistics.jumps[:, [1, 0, 2, 3]]

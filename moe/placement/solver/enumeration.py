@@ -24,11 +24,7 @@ class Enumeration:
     """Tries every balanced assignment of every layer; a `PlacementSolver` that draws nothing."""
 
     def __init__(self, dispatch: Dispatch) -> None:
-        """Sets up the solver.
-
-        Args:
-            dispatch: Dispatch mode whose cost is minimised: home, copies or hierarchical.
-        """
+        """Sets up the solver for home, copies or hierarchical dispatch."""
         self._dispatch: Dispatch = dispatch
 
     def __call__(
@@ -39,11 +35,7 @@ class Enumeration:
         seed: int,
         limits: NDArray[np.float64] | None = None,
     ) -> Assignment:
-        """Find the least cost of all balanced assignments within the limits.
-
-        Raises:
-            ValueError: A layer has more balanced assignments than can be tried, or the experts do not divide.
-        """
+        """Find the least cost of all balanced assignments within the limits; ValueError if they are too many."""
         del seed
         count = num_states(statistics.num_experts, topology.num_ranks)
         if count > MOST_STATES:
@@ -61,16 +53,9 @@ def cheapest_within(
     dispatch: Dispatch,
     limits: Sequence[NDArray[np.float64] | None],
 ) -> list[tuple[NDArray[np.int64], float]]:
-    """Find the cheapest balanced assignments under several limits, for which all are priced once.
+    """Find the cheapest balanced assignments, int64 [L, E], and their costs under several limits; all are priced once.
 
-    Args:
-        statistics: Counts of the routing trace, of few experts and ranks.
-        topology: Ranks and what a move between them costs.
-        dispatch: home, copies or hierarchical.
-        limits: Most choices of one rank by layer, [L], or None; each can be kept.
-
-    Returns:
-        Rank of each expert, int64 [L, E], and the cost, for each of the limits.
+    Each limit [L] can be kept; None for no limit. Dispatch is home, copies or hierarchical.
     """
     states = balanced_assignments(statistics.num_experts, topology.num_ranks)
     best = np.zeros((len(limits), statistics.num_layers), np.int64)
@@ -85,14 +70,9 @@ def cheapest_within(
 
 
 def balanced_assignments(num_experts: int, num_ranks: int) -> NDArray[np.int64]:
-    """List every assignment of the experts of a layer with as many on every rank.
+    """List every assignment of the experts of a layer with as many on every rank, int64 [S, E], in ascending order.
 
-    Args:
-        num_experts: Experts E, a multiple of the ranks.
-        num_ranks: Ranks G.
-
-    Returns:
-        Rank of each expert, int64 [S, E], in ascending order: the first is the contiguous assignment.
+    The first is the contiguous assignment.
     """
     found = np.zeros((1, 0), np.int64)
     for _ in range(num_experts):
@@ -105,15 +85,7 @@ def balanced_assignments(num_experts: int, num_ranks: int) -> NDArray[np.int64]:
 
 
 def prices_of_all(problem: LayerProblem, states: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Price many assignments of a layer.
-
-    Args:
-        problem: The layer.
-        states: Rank of each expert, [S, E].
-
-    Returns:
-        Costs, [S].
-    """
+    """Price many assignments of a layer, [S, E]."""
     total = problem.base[states, np.arange(states.shape[1])].sum(axis=1)
     for places, prices in zip(problem.places, problem.prices, strict=True):
         bits = 1 << places[states]
@@ -144,10 +116,6 @@ def solve_viterbi(
     Assignments of a layer that break its limit drop out. Jumps over dropped layers link layers that do not touch. With
     them the optimum without jumps, plus a bound on what jumps cost, is only a lower bound, and the assignment is
     searched from there by exchanges.
-
-    Raises:
-        ValueError: A layer has more balanced assignments than can be tried, none within the limits, or the experts do
-            not divide.
     """
     states = num_states(statistics.num_experts, topology.num_ranks)
     if states > MOST_STATES:
@@ -171,36 +139,16 @@ def solve_viterbi(
 
 
 def num_states(num_experts: int, num_ranks: int) -> int:
-    """Balanced assignments of one layer: E! / (S!)^G.
-
-    Args:
-        num_experts: Experts E per layer, a multiple of num_ranks.
-        num_ranks: Ranks G.
-
-    Returns:
-        Their number.
-
-    Raises:
-        ValueError: The experts do not divide among the ranks.
-    """
+    """Balanced assignments of one layer: E! / (S!)^G."""
     return factorial(num_experts) // factorial(slots_per_rank(num_experts, num_ranks)) ** num_ranks
 
 
 def cheapest_path(
     statistics: RoutingStatistics, cost: NDArray[np.float64], limits: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.int64], float]:
-    """Assign all layers at the least cost of moves between consecutive layers, and of copies.
+    """Assign all layers, [L, E], at the least cost of moves between consecutive layers, and of copies; returns it too.
 
-    Args:
-        statistics: Counts of the routing trace. Of tokens that jump over layers the way there is not priced.
-        cost: Cost of moving one token between ranks, [G, G].
-        limits: Most choices that a rank may compute, [L]; None for no limit.
-
-    Returns:
-        Rank of each expert, int64 [L, E]; and the cost.
-
-    Raises:
-        ValueError: No balanced assignment keeps the limit of some layer.
+    Of tokens that jump over layers the way there is not priced.
     """
     return cheapest_paths(statistics, cost, [limits])[0]
 
@@ -265,16 +213,9 @@ def _prices(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Cost of the visits of a layer under every state of it.
 
-    Args:
-        visits: Previous layer and anchor there, anchor, other choices, [N, 2 + K].
-        tokens: Tokens of each visit, [N].
-        layer: Which layer.
-        states: Balanced assignments, [S, E].
-        cost: Cost of moving one token between ranks, [G, G].
-
-    Returns:
-        What arrives costs for each rank of each anchor of the layer before, [S, E * G]; and what does not depend on
-        it, the copies back and the copies of tokens that start here, [S].
+    The visits are previous layer and anchor there, anchor, other choices, [N, 2 + K]. Returns what arrives for each
+    rank of each anchor of the layer before, [S, E * G], and what does not depend on it, the copies back and the copies
+    of tokens that start here, [S].
     """
     num_states, num_experts = states.shape
     from_layer, origin, experts = visits[:, 0], visits[:, 1], visits[:, 2:]

@@ -20,15 +20,8 @@ _MOST_NODES = 20_000  # of the tree of an integer programme
 
 
 def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """The contiguous assignment where it keeps the limits; in other layers one that balances the loads.
-
-    Args:
-        loads: Choices that each expert computes, [L, E].
-        num_ranks: Ranks G, a divisor of E.
-        limits: Most choices that a rank may compute, [L]; None for no limit.
-
-    Returns:
-        Rank of each expert, int64 [L, E].
+    """The contiguous assignment, int64 [L, E], where it keeps the limits [L]; in other layers one that balances the
+    loads.
 
     Raises:
         ValueError: The experts do not divide among the ranks, or no assignment is found for some layer.
@@ -52,17 +45,7 @@ def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.fl
 
 
 def keeps(ranks: NDArray[np.int64], loads: NDArray[np.int64], limit: float, num_ranks: int) -> bool:
-    """Whether no rank of a layer computes more than the limit.
-
-    Args:
-        ranks: Rank of each expert, [E].
-        loads: Choices that each expert computes, [E].
-        limit: Most choices that a rank may compute.
-        num_ranks: Ranks G.
-
-    Returns:
-        True if the busiest rank is within the limit.
-    """
+    """Whether no rank of a layer computes more than the limit."""
     return bool(np.bincount(ranks, weights=loads, minlength=num_ranks).max() <= limit)
 
 
@@ -108,16 +91,13 @@ class LeastLoad:
 def load_limits(
     statistics: RoutingStatistics, num_ranks: int, max_load: float, *, strict: bool = True
 ) -> NDArray[np.float64]:
-    """Most choices that any rank may compute under a cap.
+    """Most choices that any rank may compute under a cap, float64 [L]; a balanced assignment that keeps them exists.
 
     Args:
         statistics: Counts of the routing trace.
         num_ranks: Ranks G of the group.
         max_load: The cap, as a multiple of the mean load of a rank; at least 1.
         strict: Refuse a cap that some layer cannot keep; otherwise the limit of such a layer is the least load found.
-
-    Returns:
-        Limits by layer, float64 [L]; a balanced assignment that keeps them exists.
 
     Raises:
         ValueError: The cap is below 1, no assignment is known that keeps it (the message says the least one), or the
@@ -144,12 +124,7 @@ def load_limits(
 def least_load(loads: NDArray[np.integer], num_ranks: int) -> LeastLoad:
     """Balance the loads of a layer as well as possible, and bound what is possible.
 
-    Args:
-        loads: Choices of each expert, [E].
-        num_ranks: Ranks G, which divide the experts.
-
-    Returns:
-        What was found and what is proven; equal for few experts and ranks, which an integer programme settles.
+    Both are equal for few experts and ranks, which an integer programme settles.
     """
     found = busiest(loads, pack_layer(loads, num_ranks, len(loads) // num_ranks))
     proven = _simple_bound(loads, num_ranks)

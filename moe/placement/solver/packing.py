@@ -12,16 +12,7 @@ _REMEMBERED = 512  # packed layers
 
 
 def pack_layer(loads: NDArray[np.integer], num_ranks: int, slots_per_rank: int) -> NDArray[np.bool_]:
-    """Pack the experts of one layer.
-
-    Args:
-        loads: Tokens of each expert, [E].
-        num_ranks: Ranks G.
-        slots_per_rank: Slots of one rank, E / G to E.
-
-    Returns:
-        Ranks that hold each expert, bool [E, G]; as many experts on every rank, no expert twice on one.
-    """
+    """Pack the experts of one layer: holders, bool [E, G], as many experts on every rank, no expert twice on one."""
     return _packed(tuple(loads.tolist()), num_ranks, slots_per_rank).copy()
 
 
@@ -44,16 +35,7 @@ def _packed(loads_of_experts: tuple[int, ...], num_ranks: int, slots_per_rank: i
 
 
 def count_copies(loads: NDArray[np.integer], num_ranks: int, num_slots: int) -> NDArray[np.int64]:
-    """Share the slots among the experts: one each, then one more to the largest load per copy, again and again.
-
-    Args:
-        loads: Tokens of each expert, [E].
-        num_ranks: Most copies of one expert.
-        num_slots: Slots P in all, E to E * G.
-
-    Returns:
-        Copies of each expert, int64 [E].
-    """
+    """Share the slots among the experts: one each, then one more to the largest load per copy, again and again."""
     copies = np.ones(len(loads), np.int64)
     for _ in range(num_slots - len(loads)):
         copies[np.where(copies < num_ranks, loads / copies, -1).argmax()] += 1
@@ -61,15 +43,7 @@ def count_copies(loads: NDArray[np.integer], num_ranks: int, num_slots: int) -> 
 
 
 def busiest(loads: NDArray[np.integer], holders: NDArray[np.bool_]) -> float:
-    """Load of the busiest rank of a layer where the copies of an expert share its load evenly.
-
-    Args:
-        loads: Tokens of each expert, [E].
-        holders: Ranks that hold each expert, [E, G].
-
-    Returns:
-        Tokens.
-    """
+    """Load of the busiest rank of a layer where the copies of an expert share its load evenly."""
     return float(((loads / holders.sum(axis=1)) @ holders).max())
 
 

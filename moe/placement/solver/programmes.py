@@ -56,14 +56,8 @@ def _relax(
 ) -> tuple[list[NDArray[np.int64]], float]:
     """Price the load of each rank until the limit is kept.
 
-    Args:
-        prices: Cost of putting each expert on each rank, [E, G].
-        loads: Choices of each expert, [E].
-        limit: Most choices of one rank.
-
-    Returns:
-        The assignments met whose busiest rank computes least and that cost least together, [E] each; and a lower
-        bound on the cost of every assignment within the limit.
+    Returns the assignments met whose busiest rank computes least and that cost least together, [E] each; and a lower
+    bound on the cost of every assignment within the limit. Prices are [E, G].
     """
     num_ranks = prices.shape[1]
     rates = np.zeros(num_ranks)
@@ -107,11 +101,8 @@ def solve_milp(
 
         min sum t   with   t >= payment(x) - high (1 - x),   t >= low x,   every expert on a rank, S experts a rank
 
-    is exact, for any cost matrix and with jumps. Limits add the choices that each rank computes; for several choices a
-    token see `visits_programme`. The search ends after a number of nodes, not of seconds.
-
-    Raises:
-        ValueError: The programme is too large, or no assignment within the limits is found.
+    is exact, for any cost matrix and with jumps. Limits add the choices that each rank computes; several choices a
+    token add `visits_programme`. The search ends after a number of nodes, not of seconds.
     """
     del seed
     num_ranks = topology.num_ranks
@@ -198,17 +189,10 @@ def visits_programme(
 
     z[s, r] >= x[l, i, r] says for each expert i of a set s of choices that rank r is visited. Visits V that leave an
     expert on rank g pay at least the sum over V and r of z cost[g, r], those that end at an anchor on rank g that of
-    z cost[r, g], and both ways if they start there; t is the payment if the expert is on g, else 0.
+    z cost[r, g], and both ways if they start there; t is the payment if the expert is on g, else 0. Tokens times cost
+    count in `unit`.
 
-    Args:
-        visits: Rows as in `RoutingStatistics.visits`.
-        cost: Cost of moving one token between ranks, [G, G].
-        num_layers: MoE layers L.
-        num_experts: Experts E per layer.
-        unit: Tokens times cost that count as 1.
-
-    Returns:
-        Costs of all variables, rows of constraints, and the least value of each row. The first variables are x.
+    Returns the costs of all variables, x first, rows of constraints, and the least value of each row.
     """
     from scipy.sparse import csr_array
 

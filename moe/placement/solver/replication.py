@@ -32,22 +32,13 @@ from moe.routing_trace import DROPPED
 def pack(
     statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, slots_per_rank: int, *, seed: int
 ) -> NDArray[np.bool_]:
-    """Balance the loads of the ranks, layer by layer, and then permute whole ranks to save moves.
+    """Balance the loads of the ranks, layer by layer, and then permute whole ranks to save moves: holders, bool [L, E,
+    G].
 
     Spare slots go to the experts with the largest load per copy (as in EPLB). Copies go to ranks in order of their
     load, each to the least loaded rank that still has a slot and no copy of the expert; exchanges between the busiest
     rank and the others follow. A layer stays contiguous if that is as balanced. The assignment of whole groups to ranks
     does not change the balance: it is chosen by the dispatch mode's cost.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        dispatch: Dispatch mode whose moves the order of ranks saves.
-        slots_per_rank: Slots of one rank and layer, at least E / G and at most E.
-        seed: Seed of the search for that order.
-
-    Returns:
-        Ranks that hold each expert, bool [L, E, G].
     """
     contiguous = contiguous_ranks(1, statistics.num_experts, topology.num_ranks)[0]
     layers = []
@@ -100,19 +91,10 @@ def _order_ranks(
 def replicate(
     statistics: RoutingStatistics, topology: Topology, expert_ranks: NDArray[np.int64], slots_per_rank: int
 ) -> NDArray[np.bool_]:
-    """Fill the spare slots of a placement greedily with the copies that save most.
+    """Fill the spare slots of a placement [L, E] greedily with the copies that save most: holders, bool [L, E, G].
 
     A copy also changes the rank from which tokens leave: both moves are counted, with the layers before as filled
     already and the layers after as they are. Slots are filled even if nothing more can be saved.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        expert_ranks: Rank of each expert, [L, E].
-        slots_per_rank: Slots of one rank and layer, E / G to E.
-
-    Returns:
-        Ranks that hold each expert, bool [L, E, G].
     """
     holders = expert_ranks[:, :, None] == np.arange(topology.num_ranks)
     located = holders.astype(np.float64)
@@ -126,16 +108,9 @@ def replicate(
 
 
 def replicated_home_bound(statistics: RoutingStatistics, topology: Topology, slots_per_rank: int) -> float:
-    """Bound the home-return cost of any placement with replicas: a rank or node keeps at most the experts it has
-    slots for, and every other choice leaves it.
+    """Bound the home-return cost of any placement with replicas.
 
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        slots_per_rank: Slots of one rank and layer.
-
-    Returns:
-        The bound over all tokens.
+    A rank or node keeps at most the experts it has slots for, and every other choice leaves it.
     """
     sources = require_sources(statistics)
     near, step = topology.levels()
@@ -172,10 +147,10 @@ def _fill_for_moves(
     onward: NDArray[np.float64],
     slots_per_rank: int,
 ) -> None:
-    """Add copies to one layer until its slots are full.
+    """Add copies to one layer until its slots are full: changes holders [E, G].
 
     Args:
-        holders: Ranks that hold each expert, [E, G]; changed in place.
+        holders: Ranks that hold each expert.
         tokens: Tokens that come from each rank to each expert, [G, E].
         priced: Those of them whose move counts, [G, E].
         cost: Cost of their moves between ranks, [G, G].
@@ -225,23 +200,12 @@ def replicate_within(
     limits: NDArray[np.float64] | None,
     rule: str,
 ) -> NDArray[np.bool_]:
-    """Fill the spare slots of a placement in a home-return dispatch mode.
+    """Fill the spare slots of a placement [L, E] in a home-return dispatch mode: holders, bool [L, E, G].
 
     A replica saves the visit of a token that chose its expert, visits the replica's rank anyway and needs no other
     expert of the rank where it is at home. Slots are filled by that, and then each is tried with other experts, as long
     as the loads on the whole trace and on two halves of the source ranks come nearer to the limit or more is saved.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        dispatch: home, copies or hierarchical.
-        expert_ranks: Rank of each expert, [L, E].
-        slots_per_rank: Slots of one rank and layer, E / G to E.
-        limits: Most choices of one rank by layer, [L]; None for no limit.
-        rule: How a run splits choices over replicas: even or least_loaded.
-
-    Returns:
-        Ranks that hold each expert, bool [L, E, G].
+    `rule`, even or least_loaded, splits the choices of a run over replicas.
     """
     sources = require_sources(statistics)
     layers = []

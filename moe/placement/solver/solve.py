@@ -132,18 +132,9 @@ def choose_solver(
 ) -> str:
     """Name the solver that auto stands for: the best one that takes seconds only.
 
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        objective: Dispatch mode whose traffic is minimised.
-        capped: Whether the load of the busiest rank is capped.
-
-    Returns:
-        For coherent dispatch viterbi where it is exact, else pair. For home-return dispatch without a cap assignment,
-        which is exact; else enumeration where balanced assignments are few, and the search of the mode where not.
-
-    Raises:
-        ValueError: The experts do not divide among the ranks.
+    For coherent dispatch it is viterbi where that is exact, else pair. For home-return dispatch without a cap it is
+    assignment, which is exact; else enumeration where balanced assignments are few, and the search of the mode where
+    not.
     """
     few = num_states(statistics.num_experts, topology.num_ranks) <= MOST_STATES
     if objective == "coherent":
@@ -154,16 +145,10 @@ def choose_solver(
 
 
 def keep_near(placement: Placement, current: Placement, statistics: RoutingStatistics, topology: Topology) -> Placement:
-    """Rename the ranks of a placement so that most experts stay where they are, if that changes no cost.
+    """Rename the ranks of a new placement so that most experts stay where they are in the one in use, if that changes
+    no cost.
 
-    Args:
-        placement: A new placement.
-        current: The one in use, of the same model and group.
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-
-    Returns:
-        The placement, renamed if that costs nothing; a placement with replicas is returned unchanged.
+    A placement with replicas is returned unchanged.
     """
     if placement.has_replicas or current.has_replicas:
         return placement
@@ -176,17 +161,11 @@ def keep_near(placement: Placement, current: Placement, statistics: RoutingStati
 
 
 def keep_current(placement: Placement, current: Placement, now: Evaluation, new: Evaluation) -> Placement | None:
-    """Keep the placement in use where a new one saves nothing.
+    """Keep the placement in use where a new one saves nothing; `now` and `new` are the traffic of the same tokens under
+    both.
 
-    Args:
-        placement: A new placement.
-        current: The one in use, of the same model and group.
-        now: Traffic under the one in use.
-        new: Traffic under the new one, of the same tokens.
-
-    Returns:
-        The placement in use, with its figures; None if the new one costs less, if the one in use loads a rank beyond
-        both the cap and the new one (with packing: beyond the new one in any layer), or if their slots differ.
+    Returns the placement in use, with its figures; None if the new one costs less, if the one in use loads a rank
+    beyond both the cap and the new one (with packing: beyond the new one in any layer), or if their slots differ.
     """
     if current.slots_per_rank != placement.slots_per_rank or placement.solver.name == "contiguous":
         return None
@@ -212,14 +191,7 @@ def keep_current(placement: Placement, current: Placement, now: Evaluation, new:
 
 
 def in_slots(holders: NDArray[np.bool_]) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Experts of each rank in ascending order, as a placement file lists them.
-
-    Args:
-        holders: Ranks that hold each expert, [L, E, G].
-
-    Returns:
-        Logical ids, [L][G][S].
-    """
+    """Experts of each rank in ascending order, [L][G][S], as a placement file lists them."""
     return tuple(tuple(tuple(np.flatnonzero(rank).tolist()) for rank in layer.T) for layer in holders)
 
 

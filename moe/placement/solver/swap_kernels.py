@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class Layer(NamedTuple):
-    """What the tokens of a layer choose, and what that costs, as arrays for compiled code.
+    """Choices of the tokens of a layer, and what they cost, as arrays for compiled code.
 
     Attributes:
         experts: Choice sets, -1 where there is no choice, int64 [N, K].
@@ -46,7 +46,8 @@ def search(layer, limit, evenness, ranks, steps, seed):
     """Exchange experts for a number of steps, and keep the cheapest assignment that respects the limit.
 
     Each step makes the best exchange of experts that have not moved lately, even if it loses. Load above the limit is
-    charged at a rate that rises while the limit is broken, and falls while it is kept.
+    charged at a rate that rises while the limit is broken, and falls while it is kept. Returns whether an assignment
+    within the limit was met; if not, `ranks` is as it was.
 
     Args:
         layer: The layer, a `Layer`.
@@ -55,9 +56,6 @@ def search(layer, limit, evenness, ranks, steps, seed):
         ranks: Rank of each expert, int64 [E]; changed in place to the best assignment within the limit that was met.
         steps: Exchanges to be made.
         seed: Seed of the draws that say for how long an expert stays.
-
-    Returns:
-        Whether an assignment within the limit was met; if not, `ranks` is as it was.
     """
     num_ranks, num_experts = layer.base.shape
     num_levels, num_places = layer.prices.shape[0], layer.prices.shape[2]
@@ -148,15 +146,7 @@ def search(layer, limit, evenness, ranks, steps, seed):
 
 @njit(cache=True)
 def count_visits(layer, ranks):
-    """Count the tokens that visit each place.
-
-    Args:
-        layer: The layer, a `Layer`.
-        ranks: Rank of each expert, int64 [E].
-
-    Returns:
-        Tokens by level, home and place, float64 [V, G, P].
-    """
+    """Count the tokens of a `Layer` that visit each place, by level, home and place, float64 [V, G, P]."""
     visits = np.zeros(layer.prices.shape)
     for level in range(len(layer.places)):
         seen = np.full(layer.prices.shape[2], -1)

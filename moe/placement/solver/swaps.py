@@ -98,15 +98,10 @@ class LayerProblem:
         return pack_layer(loads, self.num_ranks, len(loads) // self.num_ranks).argmax(axis=1)
 
     def search(self, starts: list[NDArray[np.int64]], seed: int, steps: int | None = None) -> NDArray[np.int64]:
-        """Search for an assignment of low cost that keeps the limit.
+        """Search for an assignment [E] of low cost that keeps the limit.
 
-        Args:
-            starts: Assignments to begin from, [E] each; one of them keeps the limit.
-            seed: Seed of the draws.
-            steps: Exchanges from the best start; a quarter of them is made from each. By default enough for the size.
-
-        Returns:
-            Rank of each expert, [E]; never of higher cost than a start that keeps the limit.
+        The starts are assignments [E], of which one keeps the limit; no such start costs less than the result. So many
+        exchanges are made from the best start, a quarter of them from each; by default enough for the size.
         """
         steps = steps or min(max(_STEPS_PER_EXPERT * len(self.loads), _LEAST_STEPS), _MOST_STEPS)
         best = min((start for start in starts if self.keeps_limit(start)), key=self.price)
@@ -119,13 +114,8 @@ class LayerProblem:
         return self._cheapest([best, self.settled(best)])
 
     def settled(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give every group of experts the rank where it costs least: nodes as a whole, and ranks inside each node.
-
-        Args:
-            ranks: Rank of each expert, [E].
-
-        Returns:
-            Rank of each expert with the same groups, [E].
+        """Give every group of experts the rank where it costs least: nodes as a whole, and ranks inside each node;
+        ranks [E].
         """
         from scipy.optimize import linear_sum_assignment
 
@@ -166,19 +156,8 @@ class LayerProblem:
 def layer_problems(
     statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, limits: NDArray[np.float64] | None
 ) -> Iterator[LayerProblem]:
-    """Set up the problem of every layer.
-
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        dispatch: home, copies or hierarchical.
-        limits: Most choices of one rank by layer, [L], or None.
-
-    Yields:
-        The problems in the order of the layers.
-
-    Raises:
-        ValueError: The counts lack what the dispatch mode needs.
+    """Problems of all layers in home, copies or hierarchical dispatch; ValueError if the counts lack what the mode
+    needs.
     """
     there_and_back = topology.cost + topology.cost.T
     places, prices = _levels(topology, dispatch, there_and_back)
@@ -262,6 +241,8 @@ def search_layers(
 ) -> NDArray[np.int64]:
     """Search every layer of a dispatch mode whose layers are independent.
 
+    The result, [L, E], keeps the limits, and no layer costs more than with contiguous experts if those keep them too.
+
     Args:
         statistics: Counts of the routing trace.
         topology: Ranks and what a move between them costs.
@@ -270,10 +251,6 @@ def search_layers(
         limits: Most choices of one rank by layer, [L], or None.
         start: An assignment to begin from in place of those that the search makes itself, [L, E].
         steps: Exchanges of a layer; by default enough for its size.
-
-    Returns:
-        Rank of each expert, [L, E]; it keeps the limits, and no layer costs more than with contiguous experts if those
-        keep them too.
     """
     contiguous = contiguous_ranks(1, statistics.num_experts, topology.num_ranks)[0]
     kept = start_within(statistics.loads, topology.num_ranks, limits)

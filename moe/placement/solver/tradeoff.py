@@ -35,19 +35,12 @@ def trade_off(
 ) -> list[tuple[float | None, Evaluation]]:
     """Place under every cap: exactly where balanced assignments are few, else by a search from cap to cap.
 
-    The search begins with the placement. What is found under one cap also stands for looser ones where nothing cheaper
-    is found, so that the cost never rises with the cap. A cap that a layer cannot keep is raised in that layer alone.
-    In coherent dispatch, whose layers hang together, large traces would take minutes: for them there are no points.
+    The search begins with the placement, which has no replicas and whose cap is one of the points. What is found under
+    one cap also stands for looser ones where nothing cheaper is found, so that the cost never rises with the cap. A cap
+    that a layer cannot keep is raised in that layer alone. In coherent dispatch, whose layers hang together, large
+    traces would take minutes: for them there are no points.
 
-    Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
-        placement: A placement of these counts without replicas; its cap is one of the points.
-        seed: Seed of the searches.
-        caps: Caps on the busiest rank, as multiples of the mean; None for no cap.
-
-    Returns:
-        Cap and traffic of each placement, from no cap to the tightest; none in the case above.
+    Returns cap and traffic of each placement, from no cap to the tightest.
     """
     visits = 0 if statistics.visits is None else len(statistics.visits.rows)
     if placement.dispatch == "coherent" and visits * statistics.num_experts > _MOST_COHERENT:
@@ -71,14 +64,7 @@ def trade_off(
 
 
 def tradeoff_points(placements: Sequence[tuple[float | None, Evaluation]]) -> tuple[TradeoffPoint, ...]:
-    """Read the points of the curve off the traffic under each cap.
-
-    Args:
-        placements: What `trade_off` returned.
-
-    Returns:
-        The points.
-    """
+    """Read the points of the curve off the result of `trade_off`."""
     return tuple(TradeoffPoint.of(cap, traffic) for cap, traffic in placements)
 
 

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from moe.placement.bound import eigenvalue
+from moe.placement import counts
+from moe.placement.bound import coherent
 from moe.placement.bound.coherent import best_bound, degree_bound, eigenvalue_bound, heaviest_pairs, most_staying
 from moe.placement.bound.copies import copies_bound, hierarchical_bound
-from moe.placement.counts import RoutingStatistics, jump_pairs, layer_blocks, layer_counts, layer_pairs
+from moe.placement.counts import RoutingStatistics, jump_pairs, layer_blocks, layer_pairs
 from moe.placement.solver.enumeration import cheapest_path
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import optimum, random_ranks, uneven_topology
@@ -58,14 +59,14 @@ def test_a_chain_cut_into_windows_is_bounded_lower_but_soundly(monkeypatch: pyte
     statistics = RoutingStatistics.collect(markov_trace(8, 7, 0.7, 2_000, seed=0), 4)
     best = cheapest_path(statistics, topology.cost)[1]
     whole = eigenvalue_bound(statistics, topology)
-    monkeypatch.setattr(eigenvalue, "_LARGEST", 24)
+    monkeypatch.setattr(coherent, "_LARGEST", 24)
     cut = eigenvalue_bound(statistics, topology)
     assert 0.9 * whole < cut < whole < best
 
 
 def test_a_problem_that_is_too_large_gets_no_eigenvalues(monkeypatch: pytest.MonkeyPatch) -> None:
     statistics = RoutingStatistics.collect(markov_trace(8, 5, 0.7, 500, seed=0), 4)
-    monkeypatch.setattr(eigenvalue, "_OPERATIONS", 1e3)
+    monkeypatch.setattr(coherent, "_OPERATIONS", 1e3)
     assert eigenvalue_bound(statistics, Topology.hops(2, 2)) == 0
     assert best_bound(statistics, Topology.hops(2, 2)) == degree_bound(statistics.transitions, Topology.hops(2, 2).cost)
 
@@ -102,7 +103,7 @@ def test_jumps_are_counted_by_the_layers_that_they_link(monkeypatch: pytest.Monk
     from_layer, to_layer = statistics.jumps[:, 0], statistics.jumps[:, 1]
     skipped = statistics.jumps[(from_layer >= 1) & (to_layer < 4), 4].sum()
     assert inside.sum() == statistics.transitions[1:3].sum() + skipped
-    monkeypatch.setattr(layer_counts, "_MOST_JUMP_COUNTS", 100)
+    monkeypatch.setattr(counts, "_MOST_JUMP_COUNTS", 100)
     assert layer_pairs(statistics).sum() == statistics.transitions.sum()
 
 

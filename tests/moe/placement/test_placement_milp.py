@@ -4,7 +4,7 @@ import pytest
 from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
-from moe.placement.solver import milp
+from moe.placement.solver import programmes
 from moe.placement.solver.enumeration import solve_viterbi
 from moe.placement.solver.programmes import solve_milp
 from moe.placement.topology import Topology
@@ -28,7 +28,7 @@ def test_the_programme_has_the_optimum_found_by_trying_all(topology: Topology, d
 
 @pytest.mark.parametrize("topology", [Topology.hops(2, 1), Topology.hops(2, 2), uneven_topology(2, 2, 1)])
 def test_a_programme_cut_short_encloses_the_optimum(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milp, "_NODES", 0)
+    monkeypatch.setattr(programmes, "_NODES", 0)
     statistics = RoutingStatistics.collect(markov_trace(8, 3, 0.8, 500, seed=1), topology.num_ranks)
     one, same = (solve_milp(statistics, topology, seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(one.expert_ranks, same.expert_ranks)

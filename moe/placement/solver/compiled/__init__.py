@@ -9,11 +9,7 @@ from pathlib import Path
 
 
 def forget_if_outdated(folder: Path) -> None:
-    """Delete the cached functions of a folder if any of its sources has changed.
-
-    Args:
-        folder: A folder of compiled functions; call this before they are used.
-    """
+    """Delete the cached functions of a folder if any of its sources has changed; call this before they are used."""
     kept = folder / "__pycache__"
     stamp = kept / "compiled_from.sha256"
     digest = sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()

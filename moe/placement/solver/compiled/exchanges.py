@@ -45,16 +45,10 @@ def anneal(
     tries: int,
     seed: int,
 ) -> None:
-    """Propose exchanges in every layer, and take those that cost little.
+    """Propose `tries` exchanges in every layer, and take those that cost little: changes ranks [L, E] within the
+    limits.
 
-    Args:
-        visits: The visits.
-        ranks: Rank of each expert, [L, E]; changed.
-        loads: Choices that each expert computes, [L, E].
-        limits: Most choices that a rank may compute, [L]; `ranks` keep them before and after.
-        heat: Temperature in the acceptance rule of Metropolis, in units of cost.
-        tries: Proposals for each layer.
-        seed: Seed of the proposals.
+    `heat` is the temperature in the acceptance rule of Metropolis, in units of cost.
     """
     np.random.seed(seed)  # noqa: NPY002  (numba's own state)
     num_experts = ranks.shape[1]

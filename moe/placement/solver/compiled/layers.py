@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 class Traffic(NamedTuple):
     """Counts of a routing trace and the price of a move.
 
-    Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, J kinds of jump.
-
     Attributes:
         forward: Tokens from expert i of layer l to expert j of layer l + 1, float [L-1, E, E].
         backward: The same, from j of layer l + 1 to i of layer l, [L-1, E, E].
@@ -46,18 +44,7 @@ class Traffic(NamedTuple):
         loads: NDArray[np.integer] | None = None,
         limits: NDArray[np.float64] | None = None,
     ) -> Self:
-        """Lay out counts for compiled code.
-
-        Args:
-            transitions: Tokens between experts of consecutive layers, [L-1, E, E].
-            jumps: From layer, to layer, from expert, to expert, tokens, [J, 5].
-            cost: Cost of moving one token between ranks, [G, G].
-            loads: Choices that each expert computes, [L, E]; needed with limits.
-            limits: Most choices that a rank may compute, [L]; None for no limit.
-
-        Returns:
-            The arrays.
-        """
+        """Lay out transitions [L-1, E, E] and jumps [J, 5]; loads [L, E] are needed with limits [L]."""
         layers = np.arange(len(transitions) + 2)
         free = loads is None or limits is None
         shape = len(transitions) + 1, transitions.shape[1]
@@ -143,11 +130,7 @@ def _priced(tokens: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[n
 def cheapest_ranks(prices: NDArray[np.float64]) -> NDArray[np.int64]:
     """Assign the experts of one layer to ranks at least cost, exactly, by successive shortest paths over ranks.
 
-    Args:
-        prices: Cost of putting each expert on each rank, [G, E]; E is a multiple of G.
-
-    Returns:
-        Rank of each expert, int64 [E]; E / G experts on every rank.
+    Prices [G, E] give ranks int64 [E], E / G experts on each rank.
     """
     num_ranks, num_experts = prices.shape
     slots = num_experts // num_ranks
@@ -214,14 +197,7 @@ def keeps_limit(ranks: NDArray[np.int64], loads: NDArray[np.float64], num_ranks:
 def exchange_within_limit(
     prices: NDArray[np.float64], ranks: NDArray[np.int64], loads: NDArray[np.float64], limit: float
 ) -> None:
-    """Exchange two experts of a layer as long as that gains, within the limit of the loads.
-
-    Args:
-        prices: Cost of putting each expert on each rank, [G, E].
-        ranks: Rank of each expert, [E]; changed, keeps the limit before and after.
-        loads: Choices that each expert computes, [E].
-        limit: Most choices that a rank may compute.
-    """
+    """Exchange two experts of a layer as long as that gains: changes ranks [E], which keep the limit all along."""
     num_ranks, num_experts = prices.shape
     totals = np.zeros(num_ranks)
     for expert in range(num_experts):
@@ -252,14 +228,7 @@ def exchange_within_limit(
 def respond(traffic: Traffic, prices: NDArray[np.float64], ranks: NDArray[np.int64], layer: int) -> NDArray[np.int64]:
     """Assign the experts of a layer at least cost; where that breaks the limit, by exchanges from the present ranks.
 
-    Args:
-        traffic: Supplies the loads and the limit.
-        prices: Cost of putting each expert on each rank, [G, E].
-        ranks: Rank of each expert, [L, E]; keeps the limit.
-        layer: MoE layer.
-
-    Returns:
-        Rank of each expert of the layer, int64 [E]; keeps the limit.
+    Prices are [G, E]; ranks [L, E] keep the limit, and so does the result, int64 [E].
     """
     loads, limit = traffic.loads[layer], traffic.limits[layer]
     best = cheapest_ranks(prices)
@@ -281,10 +250,7 @@ def chain(traffic: Traffic, ranks: NDArray[np.int64]) -> None:
 def sweep(traffic: Traffic, ranks: NDArray[np.int64], stale_layers: NDArray[np.bool_]) -> None:
     """Assign layers at least cost given all others, to and fro, until no layer gains.
 
-    Args:
-        traffic: Counts and cost.
-        ranks: Rank of each expert, [L, E]; changed, never to an assignment of higher cost.
-        stale_layers: Layers that may gain, [L]; none is left.
+    Changes ranks [L, E], never to an assignment of higher cost; begins with the stale layers, [L], and leaves none.
     """
     num_layers, num_experts = ranks.shape
     while stale_layers.any():

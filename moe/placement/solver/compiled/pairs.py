@@ -22,18 +22,16 @@ def descend(
     seed: int,
     budget: int,
 ) -> int:
-    """Sweep layers and re-split pairs of ranks until neither gains.
+    """Sweep layers and re-split pairs of ranks until neither gains; returns the work done, about the additions of
+    re-splits.
 
     Args:
         traffic: Counts and cost.
         settled: A local optimum, [L, E]; the search begins where `ranks` differs from it.
         ranks: Rank of each expert, [L, E]; changed, never to an assignment of higher cost.
-        states: Ways to divide the movable experts of two ranks, see `resplit`, [S, M / 2].
+        states: Ways to divide the M movable experts of two ranks, as in `resplit`, [S, M / 2].
         seed: Seed of the draws of movable experts where two ranks have more than M.
         budget: Work after which it stops early.
-
-    Returns:
-        The work done, about the additions of all re-splits.
     """
     num_layers, num_experts = ranks.shape
     num_ranks = len(traffic.cost)
@@ -161,7 +159,7 @@ def resplit(
     With y = 1 on the first rank and 0 on the second, tokens W between two movable experts cost
     W (there y (1 - y') + back (1 - y) y') = there W y + back W y' - (there + back) W y y', so a layer's own terms are
     linear and only the last one links layers. Jumps are priced as if their other end stayed; where that is wrong the
-    true cost decides, and a division that does not lower it is not taken.
+    true cost decides, and a division that does not lower it is not taken. Returns what the division saves, else 0.
 
     Args:
         traffic: Counts and cost.
@@ -171,9 +169,6 @@ def resplit(
         movable: Experts to be divided in each layer, those now on the first rank before those on the second, [L, M].
         states: Which of the movable experts a state puts on the first rank, in lexicographic order; the first state
             is the present one, [S, M / 2].
-
-    Returns:
-        What the division saves, 0 if it is not taken.
     """
     num_layers, count = movable.shape
     num_states = len(states)

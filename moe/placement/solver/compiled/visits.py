@@ -48,17 +48,7 @@ class Visits(NamedTuple):
 
     @classmethod
     def collect(cls, visits: Tally, num_layers: int, num_experts: int, cost: NDArray[np.float64]) -> Self:
-        """Lay out visits for compiled code.
-
-        Args:
-            visits: Rows as in `RoutingStatistics.visits`.
-            num_layers: MoE layers L.
-            num_experts: Experts E per layer.
-            cost: Cost of moving one token between ranks, [G, G].
-
-        Returns:
-            The arrays.
-        """
+        """Lay out rows as in `RoutingStatistics.visits` for compiled code."""
         order = np.argsort(visits.rows[:, 0], kind="stable")
         rows = visits.rows[order]
         layer, origin_layer, origin, experts = rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3:]
@@ -92,15 +82,9 @@ def _grouped(rows: NDArray[np.int64], keys: NDArray[np.int64], num_keys: int) ->
 
 @njit(cache=True)
 def visit_cost(visits: Visits, held: NDArray[np.int16], start: int) -> float:
-    """Cost of one token of a visit.
+    """Cost of the move and the copies of one token, whose choices are on the ranks `held` [K] (-1 where there is none).
 
-    Args:
-        visits: Supplies the cost matrix.
-        held: Rank of each choice, the anchor's first, -1 where there is none, [K].
-        start: Rank where the token comes from, -1 for that of its anchor.
-
-    Returns:
-        The cost of its move and its copies.
+    It comes from rank `start`, -1 for that of its anchor.
     """
     end = held[0]
     out, back = visits.cost[end if start < 0 else start], visits.back[end]
@@ -122,14 +106,10 @@ def visit_cost(visits: Visits, held: NDArray[np.int16], start: int) -> float:
 def locate(
     visits: Visits, ranks: NDArray[np.int64], layer: int, held: NDArray[np.int16], start: NDArray[np.int64]
 ) -> None:
-    """Look up the ranks of all visits of a layer.
+    """Fill in the ranks of all visits of a layer: those of choices, [visits, K], and where the tokens come from,
+    [visits].
 
-    Args:
-        visits: The visits.
-        ranks: Rank of each expert, [L, E].
-        layer: MoE layer.
-        held: Filled with the rank of each choice, -1 where there is none, [visits of the layer, K].
-        start: Filled with the rank where the tokens come from, -1 for that of their anchor, [visits of the layer].
+    -1 where there is no choice, and for the anchor's own rank.
     """
     first = visits.begin[layer]
     for row in range(first, visits.begin[layer + 1]):
