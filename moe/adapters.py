@@ -13,15 +13,7 @@ from torch.nn import functional
 
 
 def check_rank(base: nn.Linear, rank: int) -> None:
-    """Refuses a rank that a layer does not have.
-
-    Args:
-        base: the layer.
-        rank: of what is added to it.
-
-    Raises:
-        ValueError: it is below 1 or above the smaller of the layer's inputs and outputs.
-    """
+    """Refuses a rank below 1 or above the smaller of the layer's inputs and outputs with a ValueError."""
     most = min(base.in_features, base.out_features)
     if not 1 <= rank <= most:
         raise ValueError(
@@ -47,17 +39,10 @@ class LowRankLinear(nn.Module):
     def __init__(
         self, base: nn.Linear, rank: int, scale: float = 1.0, generator: torch.Generator | None = None
     ) -> None:
-        """Wraps a layer, whose own parameters have no gradient from now on.
+        """Wraps a linear layer, whose own parameters have no gradient from now on.
 
-        Args:
-            base: any linear layer.
-            rank: R, from 1 to the smaller of its inputs and outputs.
-            scale: what B A x is multiplied by.
-            generator: draws A, uniform in +-1 / sqrt(I) as torch draws linear layers; None: A is left open, for values
-                that are written to it.
-
-        Raises:
-            ValueError: the rank is larger than that of the layer.
+        The generator draws A, uniform in +-1 / sqrt(I) as torch draws linear layers; None: A is left open, for values
+        that are written to it.
         """
         super().__init__()
         check_rank(base, rank)
@@ -78,13 +63,7 @@ class LowRankLinear(nn.Module):
 
 
 def merged(weight_OI: Tensor, A_RI: Tensor, B_OR: Tensor, scale: float) -> Tensor:
-    """The matrix of the linear layer that computes what an adapted one does, W + scale B A, [O, I].
-
-    Args:
-        weight_OI: W.
-        A_RI, B_OR: the trained matrices.
-        scale: what B A x is multiplied by.
-    """
+    """The matrix of the linear layer that computes what an adapted one does, W + scale B A, [O, I]."""
     added = scale * (B_OR.double() @ A_RI.double())
     return (weight_OI.double() + added).to(weight_OI.dtype)
 
@@ -94,7 +73,7 @@ ROUTING_BOUND = 1e-3
 
 
 class RowTasks:
-    """Which task each row of a pass belongs to: one object that all routed layers of a network look at.
+    """Task of each row of a pass: one object that all routed layers of a network look at.
 
     Attributes:
         now: int64 [B] tasks of the rows of the pass that is being computed; None: no pass is, or it has no tasks.
@@ -104,14 +83,7 @@ class RowTasks:
         self.now: Tensor | None = None
 
     def of(self, num_rows: int) -> Tensor:
-        """The tasks of the rows, int64 [B].
-
-        Args:
-            num_rows: rows that a layer was called with.
-
-        Raises:
-            ValueError: the tasks are not known, or are those of another number of rows.
-        """
+        """The tasks of so many rows, int64 [B]; ValueError if they are unknown or as many others."""
         if self.now is None:
             raise ValueError("task: None, and routed adapters read the task of each row; give the condition its tasks")
         if len(self.now) != num_rows:
@@ -131,15 +103,8 @@ class TaskRouter(nn.Module):
     def __init__(
         self, num_tasks: int, num_heads: int, num_modules: int, generator: torch.Generator | None = None, **like: Any
     ) -> None:
-        """Builds the router.
-
-        Args:
-            num_tasks: T.
-            num_heads: H.
-            num_modules: M.
-            generator: draws the logits, uniform in +- `ROUTING_BOUND`; None: they are left open, for values that are
-                written to them.
-            **like: device and type of the logits.
+        """Draws the logits, uniform in +- `ROUTING_BOUND`; without a generator they are left open, for values to be
+        written.
         """
         super().__init__()
         self.logits = nn.Parameter(torch.empty(num_tasks, num_heads, num_modules, **like))
@@ -151,14 +116,7 @@ class TaskRouter(nn.Module):
         return _normalised(self.logits)
 
     def forward(self, tasks_B: Tensor) -> Tensor:
-        """Weights of the tasks of some rows.
-
-        Args:
-            tasks_B: int64 [B], each in 0 to T - 1.
-
-        Returns:
-            [B, H, M] in float32 or better, of which each head's sum to 1.
-        """
+        """Weights [B, H, M] of tasks int64 [B] in float32 or better, of which each head's sum to 1."""
         return _normalised(functional.embedding(tasks_B, self.logits.flatten(1)).unflatten(1, self.logits.shape[1:]))
 
 
@@ -238,14 +196,7 @@ class RoutedLinear(nn.Module):
         return mean_module(self.A_HMIR, self.B_HMRO)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Applies the layer.
-
-        Args:
-            input: [B, D], or [B, *N, D] where the rows have tokens.
-
-        Returns:
-            [B, *N, P].
-        """
+        """Maps [B, D], or [B, *N, D] where the rows have tokens, to [B, *N, P]."""
         given = self.base(input)
         if not self.active:
             return given
@@ -269,19 +220,10 @@ def module_bound(num_inputs: int, num_heads: int) -> float:
 
 
 def weighted_product(x_BND: Tensor, A_HMIR: Tensor, B_HMRO: Tensor, weights_BHM: Tensor) -> Tensor:
-    """Multiplies each row by its own means of the modules.
+    """Multiplies each row by its own means of the modules, of A and of B: [B, N, P].
 
     Rows with many tokens get their matrices, which are smaller than the rows then. Rows with few tokens, of which there
     may be many, go through the modules of all tasks at once and weigh what comes out.
-
-    Args:
-        x_BND: the rows.
-        A_HMIR: the modules' shares of A.
-        B_HMRO: the modules' shares of B.
-        weights_BHM: of the modules.
-
-    Returns:
-        [B, N, P], the product with A and with B.
     """
     (_, tokens, _), rank = x_BND.shape, A_HMIR.shape[-1]
     if tokens > rank:

@@ -24,7 +24,7 @@ from moe.router import PortableRouter
 
 
 class CoherentMoELayer(PlacedMoELayer):
-    """A mixture of experts in context-coherent dispatch, see :mod:`moe.dispatch.context_coherent`.
+    """A mixture of experts in context-coherent dispatch (:mod:`moe.dispatch.context_coherent`).
 
     The load-balancing loss is that of all tokens of the group: tokens on one rank come from the same experts, and
     balancing each rank alone would undo the affinity that keeps them there. (Routers that balance by a plan do so over
@@ -47,15 +47,7 @@ class CoherentMoELayer(PlacedMoELayer):
         slot_to_expert: np.ndarray,
         hops: np.ndarray | None = None,
     ) -> None:
-        """Builds the layer; see :class:`moe.layer.PlacedMoELayer`.
-
-        Args:
-            config: the mixture of experts.
-            megatron: the same as Megatron's configuration.
-            layer: index of the block in its model, from 0.
-            seed: seed of the initial weights.
-            slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [E].
-            hops: distance of every two ranks of that group, [ranks, ranks]; None: 1 between any two.
+        """Builds the layer as its base does.
 
         Raises:
             ValueError: the router drops tokens, so that what a token becomes depends on which others share its rank; or

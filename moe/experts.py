@@ -30,12 +30,7 @@ _ALIGNMENT_BYTES = 16
 
 
 def takes_groups(rows_RD: Tensor, first_SFD: Tensor) -> bool:
-    """Whether these rows are on a device with a grouped product, and of a type and width that it takes.
-
-    Args:
-        rows_RD: rows of the experts.
-        first_SFD: their first matrices.
-    """
+    """Whether these rows are on a device with a grouped product, and of a type and width that it takes."""
     if rows_RD.device.type == "cpu" or not hasattr(functional, "grouped_mm"):
         return False
     aligned = all(width * rows_RD.element_size() % _ALIGNMENT_BYTES == 0 for width in first_SFD.shape[1:])
@@ -49,19 +44,7 @@ class BlockedExperts(Function):
     def forward(
         ctx: Any, rows_RD: Tensor, gates_R: Tensor, counts: list[int], first_SFD: Tensor, second_SDF: Tensor
     ) -> Tensor:
-        """Computes the experts.
-
-        Args:
-            ctx: autograd's context.
-            rows_RD: rows by slot.
-            gates_R: gate values.
-            counts: rows of each slot; rows behind them belong to none.
-            first_SFD: first matrix of each slot.
-            second_SDF: second matrix of each.
-
-        Returns:
-            [R, D], zero for a row of no slot.
-        """
+        """Outputs [R, D] of rows by slot, zero for a row behind those of the slots, whose numbers are on the host."""
         inner_RF = rows_RD.new_empty([len(rows_RD), first_SFD.shape[1]])
         outputs_RD = torch.empty_like(rows_RD)
         slots, sizes = _blocks(counts, len(rows_RD))
@@ -117,19 +100,7 @@ class GroupedExperts(Function):
     def forward(
         ctx: Any, rows_RD: Tensor, gates_R: Tensor, counts_S: Tensor, first_SFD: Tensor, second_SDF: Tensor
     ) -> Tensor:
-        """Computes the experts.
-
-        Args:
-            ctx: autograd's context.
-            rows_RD: rows by slot.
-            gates_R: gate values.
-            counts_S: rows of each slot, on the device of the rows; rows behind them belong to none.
-            first_SFD: first matrix of each slot.
-            second_SDF: second matrix of each.
-
-        Returns:
-            [R, D], zero for a row of no slot.
-        """
+        """Outputs [R, D] of rows by slot, zero for a row behind those of the slots, whose numbers are on the device."""
         rows_RD, first_SFD, second_SDF = _aligned(rows_RD), _aligned(first_SFD), _aligned(second_SDF)
         ends_S = counts_S.cumsum(0, dtype=torch.int32)
         beyond_R = torch.arange(len(rows_RD), device=rows_RD.device) >= ends_S[-1]
@@ -214,20 +185,13 @@ class Matrices(nn.Module):
     """
 
     def __init__(self, experts: int, outputs: int, inputs: int, dtype: torch.dtype) -> None:
-        """Reserves memory and leaves the values to the caller.
-
-        Args:
-            experts: number of matrices.
-            outputs: rows of each.
-            inputs: columns of each.
-            dtype: type of the elements.
-        """
+        """Reserves memory and leaves the values to the caller."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, outputs, inputs, dtype=dtype))
 
 
 class StackedExperts(nn.Module):
-    """The experts at home on a rank, computed as one operation on one buffer; see :mod:`moe.experts`.
+    """The experts at home on a rank, computed as one operation on one buffer.
 
     Attributes:
         linear_fc1: W1 of every expert, [C, F, D].
@@ -244,13 +208,8 @@ class StackedExperts(nn.Module):
         pg_collection: ProcessGroupCollection | None = None,  # noqa: ARG002
         name: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Reserves memory for the experts; Megatron-Core's layer calls this.
-
-        Args:
-            num_local_experts: experts at home on this rank, C.
-            config: Megatron's configuration; plain GELU experts without biases.
-            pg_collection: process groups, of which none are needed.
-            name: of the module, which is not needed; passed from Megatron-Core 0.18 on.
+        """Reserves memory for plain GELU experts without biases; Megatron-Core's layer calls this, from 0.18 on with a
+        name.
         """
         super().__init__()
         assert config.activation_func is nn.functional.gelu
@@ -262,16 +221,13 @@ class StackedExperts(nn.Module):
         self.linear_fc2 = Matrices(num_local_experts, width, inner, config.params_dtype)
 
     def forward(self, rows_RD: Tensor, tokens_per_slot_S: Tensor, gates_R: Tensor) -> tuple[Tensor, None]:
-        """Computes the experts.
+        """Outputs times their gate values, [R, D], zero for a row of no slot; and no bias.
 
         Args:
             rows_RD: rows by slot.
             tokens_per_slot_S: rows of each slot, int64, on the host or the device of the rows; rows behind the last
                 slot's belong to none. A processor reads them, a device with a grouped product does not.
             gates_R: gate values.
-
-        Returns:
-            The outputs times their gate values, [R, D], zero for a row of no slot; and no bias.
         """
         first_SFD, second_SDF = self.linear_fc1.weight, self.linear_fc2.weight
         if self.loans is not None:

@@ -5,17 +5,10 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """Brings values to where a rank computes.
+    """Brings values to where a rank computes; returns the same tensor if it is there already.
 
     A plain copy to a GPU ends when the GPU has done all that was queued before. From pinned memory it is queued as
     well, and the host goes on.
-
-    Args:
-        values: on any device.
-        device: where they are needed.
-
-    Returns:
-        The values on the device; the same tensor if it is there already.
     """
     device = torch.device(device)
     if values.device.type != "cpu" or device.type == "cpu":

@@ -48,10 +48,10 @@ class PlacedMoELayer(MoELayer):
     do not depend on the world size, on the placement or on earlier draws.
 
     An expert may have replicas on other ranks. Its home alone has parameters; the others borrow its weights in every
-    forward pass and bring their gradients back, see :mod:`moe.dispatch.serving`.
+    forward pass and bring their gradients back (:class:`moe.dispatch.serving.Loans`).
 
     Attributes:
-        slots: which expert each slot of the group holds, and which ranks are homes.
+        slots: the expert that each slot of the group holds, and which ranks are homes.
     """
 
     router: Router
@@ -133,30 +133,21 @@ class PlacedMoELayer(MoELayer):
     def expert_stacks(self) -> dict[str, nn.Parameter]:
         """The parameters of the experts at home on this rank, whose rows are those of :attr:`local_experts`.
 
-        Returns:
-            ``linear_fc1.weight`` [C, F, D] and ``linear_fc2.weight`` [C, D, F] of C experts of inner width F.
+        ``linear_fc1.weight`` [C, F, D] and ``linear_fc2.weight`` [C, D, F] of C experts of inner width F.
         """
         return dict(self.experts.named_parameters())
 
     def expert_parameters(self) -> dict[int, dict[str, Tensor]]:
-        """The same row by row.
-
-        Returns:
-            For each logical expert id, views of its rows by name (``linear_fc1.weight``, ``linear_fc2.weight``).
-        """
+        """Views of their rows by logical expert and name (``linear_fc1.weight``, ``linear_fc2.weight``)."""
         return {
             expert: {name: stack[row] for name, stack in self.expert_stacks().items()}
             for row, expert in enumerate(self.local_experts)
         }
 
     def initial_values(self, part: str) -> dict[str, Tensor]:
-        """What parameters begin with, drawn whole by a generator of their own.
+        """Values that parameters begin with, by name and on the CPU, drawn whole by a generator of their own.
 
-        Args:
-            part: ``router``, ``shared_experts``, or ``experts.`` with a logical id, wherever that expert lives.
-
-        Returns:
-            By their names in the part, on the CPU.
+        The part is ``router``, ``shared_experts``, or ``experts.`` with a logical id, wherever that expert lives.
         """
         config, (kind, _, expert) = self.config, part.partition(".")
         if kind == "router":
@@ -177,14 +168,7 @@ class PlacedMoELayer(MoELayer):
         }
 
     def forward(self, hidden_states: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Routes, dispatches, computes and combines.
-
-        Args:
-            hidden_states: [S, B, D].
-
-        Returns:
-            The gate-weighted sum of the chosen experts' outputs, [S, B, D].
-        """
+        """The gate-weighted sum of the chosen experts' outputs, [S, B, D]."""
         return super().forward(hidden_states)[0]
 
     def _follow(self, slots: Slots) -> None:
@@ -232,19 +216,7 @@ class PlacedMoELayer(MoELayer):
 def transformer_config(
     config: MoEConfig, *, hidden: int, num_layers: int, num_heads: int, expert_parallel: int, dtype: torch.dtype
 ) -> TransformerConfig:
-    """Translates a run's configuration to Megatron's.
-
-    Args:
-        config: the mixture of experts.
-        hidden: model width D.
-        num_layers: blocks of the model.
-        num_heads: attention heads of the model.
-        expert_parallel: ranks that share the experts of a layer.
-        dtype: type of the parameters.
-
-    Returns:
-        Megatron's configuration of the MoE layers.
-    """
+    """Translates a run's mixture of experts to Megatron's configuration."""
     router = config.router
     top_k = router if isinstance(router, TopKRouterConfig) else TopKRouterConfig(aux_loss=0.0, z_loss=router.z_loss)
     return TransformerConfig(

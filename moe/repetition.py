@@ -31,11 +31,7 @@ def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]
 
 @contextmanager
 def repetition(left: dict[Any, Any] | None = None) -> Iterator[None]:
-    """A context for code that repeats an earlier forward pass.
-
-    Args:
-        left: the notes of that pass.
-    """
+    """A context for code that repeats an earlier forward pass, with the notes that the pass left."""
     outer = _REPEATS.set(True)
     try:
         with _noted({} if left is None else left):

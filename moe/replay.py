@@ -46,12 +46,9 @@ class ExpertGroups:
     """
 
     def __init__(self, groups: Groups, num_ranks: int, relay_ranks: int | None) -> None:
-        """Adds to the groups of a trace what a mode needs.
+        """Adds the groups between and inside nodes to those of a trace, if so many ranks on a node relay tokens.
 
-        Args:
-            groups: name to global ranks, as the header of a trace has them.
-            num_ranks: ranks of an expert-parallel group, which are consecutive.
-            relay_ranks: those on one node, for hierarchical dispatch on several nodes; None: nodes make no difference.
+        The ranks of a group are consecutive. `relay_ranks` is None where nodes make no difference.
         """
         self.num_ranks = num_ranks
         kept = {(meaning(name), ranks): name for name, ranks in groups.items() if meaning(name) not in PARTS}
@@ -118,11 +115,7 @@ def replay(
 
 
 def kept_rollouts(header: TraceHeader) -> str | None:
-    """A line for a person about rollouts, which a replay does not rewrite; None: the trace has none.
-
-    Args:
-        header: of the trace.
-    """
+    """A line for a person about rollouts, which a replay does not rewrite; None: the trace has none."""
     if ROLLOUT not in header.phases:
         return None
     return "rollouts keep the messages of the recorded placement: their routes are not recorded"
@@ -294,11 +287,7 @@ def _sizes(
     placement: Placement,
     mode: Mode,
 ) -> Sizes:
-    """Checks that everything belongs together.
-
-    Returns:
-        Sizes of a row.
-    """
+    """Sizes of a row, after checks that everything belongs together."""
     own = routing.header
     needed = {"step": routing.step, "micro": routing.micro, "header.hidden": own.hidden}
     needed |= {"header.element_bytes": own.element_bytes, "header.moe_layers": own.moe_layers}

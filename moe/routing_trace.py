@@ -104,11 +104,6 @@ class RoutingTrace:
     position: NDArray[np.integer] | None = None
 
     def __post_init__(self) -> None:
-        """Check that arrays and header agree.
-
-        Raises:
-            ValueError: A shape, an id, a rank or a weight does not fit; the message names the field.
-        """
         header, ids = self.header, self.expert_ids
         expected = (header.num_layers, header.top_k)
         _require_integers("expert_ids", ids)
@@ -143,28 +138,14 @@ class RoutingTrace:
         return len(self.expert_ids)
 
     def anchors(self) -> NDArray[np.integer]:
-        """First kept choice of each token and layer.
-
-        Returns:
-            Expert ids, int [T, L]; -1 where every choice was dropped.
-        """
+        """First kept choice of each token and layer, int [T, L]; -1 where every choice was dropped."""
         kept = self.expert_ids != DROPPED
         first = kept.argmax(axis=2, keepdims=True)
         return np.take_along_axis(self.expert_ids, first, axis=2)[:, :, 0]
 
     @classmethod
     def concatenate(cls, traces: Sequence[Self]) -> Self:
-        """Join the tokens of several traces of one model, in the given order.
-
-        Args:
-            traces: At least one trace; all with the same header and the same optional arrays.
-
-        Returns:
-            One trace with the tokens of all.
-
-        Raises:
-            ValueError: The traces differ in header or in the arrays that they carry.
-        """
+        """Join the tokens of several traces of one model; ValueError if header or optional arrays differ."""
         if not traces:
             raise ValueError("traces: none were given; pass at least one")
         first = traces[0]
@@ -177,11 +158,7 @@ class RoutingTrace:
         return replace(first, **{name: np.concatenate([getattr(trace, name) for trace in traces]) for name in names})
 
     def write(self, path: Path | str) -> None:
-        """Write the trace; equal traces become equal bytes (stored members, no time stamps).
-
-        Args:
-            path: The `.npz` file to write.
-        """
+        """Write the trace; equal traces become equal bytes (stored members, no time stamps)."""
         arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
         header = self.header.model_dump(mode="json", exclude_none=True)
         with replacing(path) as temporary, temporary.open("wb") as stream:

@@ -12,15 +12,9 @@ from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Hashes its arguments to a seed.
+    """Hashes its arguments, such as ``(run_seed, "expert", layer, expert)``, to a seed in [0, 2**63).
 
     The same arguments give the same seed on every machine, in every process and at every world size.
-
-    Args:
-        *parts: purpose of the draw, for example ``(run_seed, "expert", layer, expert)``.
-
-    Returns:
-        A seed in [0, 2**63).
     """
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
@@ -32,14 +26,8 @@ _DROPOUT_BITS = 24
 
 
 def fold_in(keys: Tensor, counters: Tensor | int) -> Tensor:
-    """Derives a key from each key and a counter.
-
-    Args:
-        keys: int64.
-        counters: int64, of a shape that broadcasts with the keys'.
-
-    Returns:
-        int64; all 64 bits look drawn.
+    """Derives an int64 key, all of whose 64 bits look drawn, from each key and a counter, int64 of shapes that
+    broadcast.
     """
     x = keys + (torch.as_tensor(counters) + 1) * _INCREMENT
     x = (x ^ ((x >> 30) & (2**34 - 1))) * _FACTORS[0]
@@ -58,15 +46,8 @@ def normal(keys: Tensor) -> Tensor:
 
 
 def keyed_dropout(values: Tensor, keys: Tensor, share: float) -> Tensor:
-    """Drops a share of the values and scales the others up.
-
-    Args:
-        values: [T, D].
-        keys: int64 [T]; the same key drops the same columns.
-        share: in [0, 1).
-
-    Returns:
-        [T, D].
+    """Drops a share, in [0, 1), of values [T, D] and scales the others up; equal keys, int64 [T], drop the same
+    columns.
     """
     columns = torch.arange(values.shape[1], device=values.device)
     drawn = fold_in(keys[:, None], columns) & (2**_DROPOUT_BITS - 1)

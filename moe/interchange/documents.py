@@ -21,18 +21,7 @@ from netsim.foundation.refusal import Refusal
 
 
 def read_document(path: Path, remedy: str) -> Any:
-    """Read a file by its name: `.pt` as `torch.save` wrote it, any other as JSON.
-
-    Args:
-        path: The file.
-        remedy: What the user can do about a malformed one.
-
-    Returns:
-        Mappings, lists, values and, from a `.pt`, tensors.
-
-    Raises:
-        Refusal: The file cannot be read, or holds anything that would run code.
-    """
+    """Read a file by its name: `.pt` as `torch.save` wrote it, without code, any other as JSON."""
     try:
         if path.suffix == ".pt":
             return _read_pt(path, remedy)
@@ -46,20 +35,14 @@ def read_document(path: Path, remedy: str) -> Any:
 
 
 def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], remedy: str) -> NDArray[np.int64]:
-    """Take a rectangular array of whole numbers out of a document.
+    """Take a rectangular array of whole numbers, int64 with at least one entry, out of a document or refuse it.
 
     Args:
         path: The file, for errors.
-        field: Where the value stands in it.
+        field: Place of the value in it.
         value: Nested lists or a tensor.
         shape: What each axis counts; the first may be `...` for any number of axes.
-        remedy: What the user can do about another value.
-
-    Returns:
-        The array, int64, at least one entry.
-
-    Raises:
-        Refusal: It is ragged, empty, has other axes or other values.
+        remedy: Advice to the user about another value.
     """
     wanted = f"whole numbers [{', '.join(shape)}]"
     try:
@@ -73,17 +56,7 @@ def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], re
 
 
 def section(path: Path, field: str, value: Any, remedy: str) -> Mapping[str, Any]:
-    """Take a mapping out of a document.
-
-    Args:
-        path: The file, for errors.
-        field: Where the value stands in it.
-        value: What stands there.
-        remedy: What the user can do about another value.
-
-    Raises:
-        Refusal: It is no mapping.
-    """
+    """Take a mapping out of a document or refuse it."""
     if not isinstance(value, Mapping):
         raise Refusal(path, field, f"is not a mapping of names to values ({_shown(value)})", remedy)
     return value
@@ -113,12 +86,7 @@ MOST_EXPERTS = 2**16
 
 
 class Imported(NamedTuple):
-    """A file of another tool in this project's terms.
-
-    Attributes:
-        result: The trace or the placement.
-        remarks: What the user must know of it, a few words each.
-    """
+    """A file of another tool as a trace or a placement, with remarks that the user must know, a few words each."""
 
     result: RoutingTrace | Placement
     remarks: tuple[str, ...] = ()
@@ -149,7 +117,8 @@ def import_trace(
     remedy: str,
     **arrays: NDArray | None,
 ) -> Imported:
-    """Make a routing trace of arrays that another tool's file holds.
+    """Make a routing trace of arrays that another tool's file holds; a remark says if choices have no order of
+    strength.
 
     Args:
         path: The file, which errors name and the trace is called by.
@@ -158,15 +127,9 @@ def import_trace(
         world_size: Ranks in all.
         num_experts: Experts per layer; None: as many as the largest id needs, which a remark says.
         moe_layers: Block index of each layer, or None.
-        remarks: What the user must know besides.
-        remedy: What the user can do about a malformed file.
+        remarks: Further remarks for the user.
+        remedy: Advice to the user about a malformed file.
         **arrays: Optional arrays of a routing trace by name.
-
-    Returns:
-        The trace, of which a remark says if its choices have no order of strength.
-
-    Raises:
-        Refusal: The arrays contradict themselves.
     """
     told = list(remarks)
     if num_experts is None:
@@ -199,18 +162,7 @@ def import_trace(
 
 
 def deal(sequence: NDArray[np.integer], ranks: int) -> NDArray[np.int32]:
-    """Source rank of each token where a file knows none: sequences go to the ranks in turn.
-
-    Args:
-        sequence: Sequence of each token, int [T].
-        ranks: Ranks in all.
-
-    Returns:
-        Ranks, int32 [T].
-
-    Raises:
-        ValueError: There are fewer ranks than one.
-    """
+    """Source rank of each token, int32 [T], where a file knows none: sequences [T] go to the ranks in turn."""
     if ranks < 1:
         raise ValueError(f"ranks: must be at least 1 ({ranks}); give the ranks that sequences are dealt to")
     return (sequence % ranks).astype(np.int32)
@@ -220,17 +172,7 @@ _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """Read numbers and ranges, such as `0-2,5`.
-
-    Args:
-        text: Numbers from 0 on, and ranges with both ends, separated by commas.
-
-    Returns:
-        The numbers in ascending order.
-
-    Raises:
-        ValueError: The text is no such list.
-    """
+    """Read numbers from 0 on and ranges with both ends, such as `0-2,5`, in ascending order."""
     found: set[int] = set()
     for part in text.split(","):
         matched = _RANGE.fullmatch(part.strip())
@@ -244,16 +186,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Read the texts of a file, by its name: `.jsonl` as JSON lines, any other as lines of text.
+    """Read the texts of a UTF-8 file, by its name: `.jsonl` as JSON lines with a field `text`, any other line by line.
 
-    Args:
-        path: The file, in UTF-8. Blank lines are skipped.
-
-    Returns:
-        At least one text.
-
-    Raises:
-        Refusal: The file cannot be read, has no texts, or a line of JSON has no `text`.
+    Blank lines are skipped. Refuses a file without texts.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")

@@ -44,14 +44,7 @@ class ExpertChoices:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Attach to every MoE layer.
-
-        Args:
-            model: A causal model of `transformers`.
-
-        Raises:
-            ValueError: None of its modules are experts.
-        """
+        """Attaches to every MoE layer of a causal model; ValueError if none of its modules are experts."""
         self._handed: list[_Choice] = []
         self._overheard: list[_Choice] = []
         self.num_experts = 0
@@ -66,17 +59,11 @@ class ExpertChoices:
             raise ValueError("has no layers with experts")
 
     def take(self, tokens: int) -> tuple[list[Tensor], list[Tensor]]:
-        """What the layers chose since the last call.
+        """Ids, int64 [T, K], and weights, float32 [T, K], that each layer chose since the last call, in the order of
+        the pass.
 
-        Args:
-            tokens: Tokens T of the pass, padding included.
-
-        Returns:
-            Ids, int64 [T, K], and weights, float32 [T, K], of each layer in the order of the pass. The strongest choice
-            comes first; -1 and weight 0 where an id stands for no expert.
-
-        Raises:
-            ValueError: The experts were given no ids, or not one row a token.
+        The strongest choice comes first; -1 and weight 0 where an id stands for no expert. ValueError if the experts
+        were given no ids, or not one row for each of the tokens of the pass, padding included.
         """
         choices = self._handed or self._overheard
         self._handed, self._overheard = [], []

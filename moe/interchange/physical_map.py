@@ -115,17 +115,8 @@ def write_map(
 
 
 def mixture_rows(total: int, dense_layers: Sequence[int]) -> NDArray[np.int64]:
-    """Rows of a table of all hidden layers that belong to layers with experts.
-
-    Args:
-        total: Rows of the table.
-        dense_layers: Rows of the others.
-
-    Returns:
-        Ascending row numbers.
-
-    Raises:
-        ValueError: A dense layer is none of the rows, or no row is left.
+    """Rows of a table of all hidden layers that belong to layers with experts, ascending; ValueError if none is
+    left.
     """
     outside = next((layer for layer in dense_layers if not 0 <= layer < total), None)
     if outside is not None:

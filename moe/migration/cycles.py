@@ -18,13 +18,7 @@ from moe.routing_trace import DROPPED
 
 @dataclass(frozen=True)
 class Cycle:
-    """Experts of one layer that each take the place of the next one.
-
-    Attributes:
-        layer: MoE layer.
-        experts: Logical experts.
-        ranks: Where each of them goes.
-    """
+    """Experts of one layer that each take the place of the next one; `ranks` is where each of them goes."""
 
     layer: int
     experts: tuple[int, ...]
@@ -46,27 +40,12 @@ class Gains:
     def __init__(
         self, statistics: RoutingStatistics, topology: Topology, objective: Dispatch, expert_tokens: float
     ) -> None:
-        """Sorts the counts by layer.
-
-        Args:
-            statistics: Counts of the traffic.
-            topology: Ranks and what a move between them costs.
-            objective: Dispatch mode.
-            expert_tokens: Number of tokens whose transfer costs as much as that of an expert.
-        """
+        """Sorts the counts by layer; moving an expert costs as much as moving `expert_tokens` tokens."""
         self._price, self._topology, self._expert_tokens = OBJECTIVES[objective], topology, expert_tokens
         self._near = [_near(statistics, layer) for layer in range(statistics.num_layers)]
 
     def __call__(self, cycle: Cycle, expert_ranks: NDArray[np.int64]) -> float:
-        """Saving of an exchange.
-
-        Args:
-            cycle: The exchange; a single expert may leave its layer out of balance.
-            expert_ranks: Ranks before it, [L, E].
-
-        Returns:
-            Token costs saved.
-        """
+        """Token costs that an exchange saves from ranks [L, E]; a single expert may leave its layer out of balance."""
         first = max(cycle.layer - 1, 0)
         before = expert_ranks[first : cycle.layer + 2]
         after = cycle.applied(expert_ranks)[first : cycle.layer + 2]
@@ -78,15 +57,9 @@ class Gains:
 
 
 def cut_into_cycles(present: NDArray[np.int64], goal: NDArray[np.int64], gains: Gains) -> list[Cycle]:
-    """Cuts the difference of two balanced placements into short exchanges, the experts that save most together.
+    """Cuts the difference of two balanced placements [L, E] into short exchanges, the experts that save most together.
 
-    Args:
-        present: Rank of each expert, [L, E].
-        goal: Rank of each expert in the other placement, [L, E].
-        gains: Judges a move.
-
-    Returns:
-        Exchanges that share no expert; all of them together lead to the goal.
+    The exchanges share no expert; all of them together lead to the goal.
     """
     cycles = []
     for layer in range(len(present)):
@@ -103,16 +76,8 @@ def cut_into_cycles(present: NDArray[np.int64], goal: NDArray[np.int64], gains: 
 def best_state(present: NDArray[np.int64], cycles: list[Cycle], gains: Gains, most_moves: int) -> NDArray[np.int64]:
     """Takes exchanges one by one, the best saving per move first, as long as the budget lasts.
 
-    Exchanges that lose are taken too: a layer may have to wait for its neighbours. The best state on the way counts.
-
-    Args:
-        present: Rank of each expert, [L, E].
-        cycles: Exchanges that share no expert.
-        gains: Judges them.
-        most_moves: Experts that may move.
-
-    Returns:
-        Ranks, [L, E]; `present` if nothing saves.
+    Exchanges that lose are taken too: a layer may have to wait for its neighbours. The best state on the way counts:
+    ranks [L, E], those at present if nothing saves.
     """
     best = ranks = present
     best_saving = saving = 0.0

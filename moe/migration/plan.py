@@ -51,13 +51,8 @@ class MigrationPlan:
     effort: float
 
     def worth(self, expert_tokens: float) -> float:
-        """Saving less the cost of the moves.
-
-        Args:
-            expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
-
-        Returns:
-            Token costs; positive if the plan pays.
+        """Token costs saved less those of the moves, positive if the plan pays; an expert's costs as many tokens'
+        transfer.
         """
         return self.saving - expert_tokens * self.effort
 
@@ -111,18 +106,7 @@ def priced_plan(
     planned: NDArray[np.int64],
     objective: Dispatch,
 ) -> MigrationPlan:
-    """Computes the saving and the effort of the moves from one map to another.
-
-    Args:
-        statistics: Counts of the traffic.
-        topology: Ranks of one expert-parallel group and the cost of a move between them.
-        slot_to_expert: Present logical expert of each slot, [L, E].
-        planned: The same afterwards, [L, E].
-        objective: Dispatch mode.
-
-    Returns:
-        The plan.
-    """
+    """Saving and effort of the moves from one map of slots [L, E] to another."""
     before, after = (ranks_of(slots, topology.num_ranks) for slots in (slot_to_expert, planned))
     costs = [_traffic(statistics, topology, ranks, objective) for ranks in (before, after)]
     effort = float(topology.cost[before, after].sum())
@@ -130,28 +114,14 @@ def priced_plan(
 
 
 def ranks_of(slot_to_expert: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
-    """Rank of each expert.
-
-    Args:
-        slot_to_expert: Logical expert of each slot, [L, E].
-        num_ranks: Ranks G with the same number of slots each.
-
-    Returns:
-        Ranks, int64 [L, E].
-    """
+    """Rank of each expert, int64 [L, E], from the expert of each slot; ranks have the same number of slots."""
     return np.argsort(slot_to_expert, axis=1) // (slot_to_expert.shape[1] // num_ranks)
 
 
 def settle(slot_to_expert: NDArray[np.int64], expert_ranks: NDArray[np.int64], num_ranks: int) -> NDArray[np.int64]:
-    """Gives every expert a slot on its rank: the one that it has if it stays there.
+    """Gives every expert a slot on its balanced rank [L, E]: the one that it has if it stays there.
 
-    Args:
-        slot_to_expert: Present logical expert of each slot, [L, E].
-        expert_ranks: Balanced ranks to settle on, [L, E].
-        num_ranks: Ranks G.
-
-    Returns:
-        Logical expert of each slot, int64 [L, E]; arrivals take the freed slots in ascending order.
+    Arrivals take the freed slots in ascending order. Returns the logical expert of each slot, int64 [L, E].
     """
     num_layers, num_experts = slot_to_expert.shape
     slot_ranks = np.arange(num_experts) // (num_experts // num_ranks)
@@ -164,15 +134,7 @@ def settle(slot_to_expert: NDArray[np.int64], expert_ranks: NDArray[np.int64], n
 
 
 def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterator[Move]:
-    """Lists the experts that change their slot.
-
-    Args:
-        before: Logical expert of each slot, [L, E].
-        after: The same later, [L, E].
-
-    Yields:
-        Moves in the order of layers and targets.
-    """
+    """Lists the experts that change their slot between two maps [L, E], in the order of layers and targets."""
     sources = np.argsort(before, axis=1)
     for layer, target in np.argwhere(before != after).tolist():
         expert = int(after[layer, target])

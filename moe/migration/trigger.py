@@ -51,18 +51,7 @@ def measure_drift(
     *,
     seed: int = 0,
 ) -> Drift:
-    """Compare a placement with a fresh one on new traffic.
-
-    Args:
-        window: Counts of the new traffic.
-        topology: Ranks and what a move between them costs.
-        current_ranks: The placement in use, rank of each expert, [L, E].
-        objective: Dispatch mode that moves the tokens.
-        seed: Seed of the fast solver.
-
-    Returns:
-        Both costs and the fresh placement; the regret is at least 0.
-    """
+    """Compare a placement, rank of each expert [L, E], with a fresh one on new traffic; the regret is at least 0."""
     cost = OBJECTIVES[objective]
     if objective in ("copies", "hierarchical"):
         fresh = search_layers(window, topology, objective, seed=seed)

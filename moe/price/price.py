@@ -42,7 +42,7 @@ class Simulated:
 
     Attributes:
         times_ms: For each transport the completion of both traces, ms, mean over the seeds.
-        gaps: Whose gaps of computation the second trace had, in netsim's words.
+        gaps: Source of the gaps of computation of the second trace, in netsim's words.
         rates: Rates of a rank's links on the fabric, None where it is not made of hosts with one link each.
     """
 
@@ -52,13 +52,7 @@ class Simulated:
 
 
 def simulate_pair(before: Path, after: Path, scenario: Path, out: Path) -> Simulated:
-    """Run `python -m netsim compare` on both traces.
-
-    Args:
-        before: A collective trace.
-        after: Another.
-        scenario: The fabric; its own workload is replaced.
-        out: Folder for what netsim writes.
+    """Run `python -m netsim compare` on both traces over the fabric of a scenario, whose workload is replaced.
 
     Raises:
         ValueError: netsim refuses its input; the message is netsim's.
@@ -76,16 +70,7 @@ def simulate_pair(before: Path, after: Path, scenario: Path, out: Path) -> Simul
 
 
 def simulate(trace: Path, scenario: Path, out: Path, *options: str) -> str:
-    """Run `python -m netsim compare` on a trace.
-
-    Args:
-        trace: A collective trace.
-        scenario: The fabric; its own workload is replaced.
-        out: Folder for what netsim writes.
-        options: More words of its command line.
-
-    Returns:
-        What it printed.
+    """Run `python -m netsim compare` on a trace over the fabric of a scenario; returns what it printed.
 
     Raises:
         ValueError: netsim refuses its input; the message is netsim's.
@@ -109,15 +94,9 @@ def _end_with_parent() -> None:
 
 
 def rates_of(path: Path, topology: dict[str, Any]) -> LinkRates | None:
-    """Rates of a rank's links on a fabric of hosts.
+    """Rates of a rank's links on a fabric of hosts, whose section has its defaults written out; None for other kinds.
 
-    Args:
-        path: Where the topology stands, for messages.
-        topology: The section of a scenario with its defaults written out.
-
-    Returns:
-        To its node as inside a host, to other nodes its share of the host's link, and two links of delay; None for
-        fabrics of other kinds.
+    They are those inside a host to its node, its share of the host's link to other nodes, and two links of delay.
     """
     if not {"host_rate", "intra_host_rate", "link_delay"} <= topology.keys():
         return None
@@ -216,7 +195,7 @@ class Price(_Record):
 
 @dataclass(frozen=True, kw_only=True)
 class PriceRequest:
-    """What is priced.
+    """Request for a price.
 
     Attributes:
         trace: Recorded collective trace.
@@ -298,11 +277,7 @@ def price(request: PriceRequest) -> Price:
 
 
 def check_same_run(trace: Path, header: TraceHeader, path: Path, routing: RoutingTrace) -> None:
-    """Refuse a routing trace of another run.
-
-    Raises:
-        Refusal: Both name the configuration of their run, and it is not the same.
-    """
+    """Refuse a routing trace of another run, where both name the configuration of their run."""
     own = routing.header.config_sha256
     if None not in (own, header.config_sha256) and own != header.config_sha256:
         raise Refusal(

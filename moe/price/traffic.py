@@ -44,14 +44,7 @@ class Traffic:
         ranks_per_node: int,
         rates: LinkRates | None = None,
     ) -> "Traffic":
-        """Measure a trace.
-
-        Args:
-            header: Of a collective trace.
-            records: Its records.
-            ranks_per_node: Consecutive ranks on one node.
-            rates: Rates of a rank's links, to predict times; groups of one kind exchange side by side.
-        """
+        """Measure a trace; with rates it also predicts times, in which groups of one kind exchange side by side."""
         rank_bytes = node_bytes = exchanged = moved = 0
         longest: dict[tuple[str, int], float] = defaultdict(float)
         for kind, turn, op, ranks, sent_GG in _exchanges(header, records):

@@ -22,19 +22,10 @@ Holders = NDArray[np.bool_]
 
 
 def even_quotas(counts_RE: Counts, holders_EG: Holders, layer: int, *, first_source: int = 0) -> Counts:
-    """Split the choices of every source rank evenly over the replicas.
+    """Split the choices of every source rank evenly over the replicas: int64 [R, E, G].
 
     What does not divide goes to one replica after the other, beginning at one that source rank, expert and layer
-    decide. So a source needs its own counts only.
-
-    Args:
-        counts_RE: Choices of each source rank and expert, not negative.
-        holders_EG: Whether the rank holds the expert; every expert is held.
-        layer: MoE layer.
-        first_source: Source rank of the first row of the counts.
-
-    Returns:
-        Choices that each source sends to each rank, by expert, int64 [R, E, G].
+    decide. So a source needs its own counts only; the first row of the counts is of `first_source`.
     """
     holders = np.asarray(holders_EG, dtype=bool)
     number_E = holders.sum(axis=1)
@@ -47,17 +38,10 @@ def even_quotas(counts_RE: Counts, holders_EG: Holders, layer: int, *, first_sou
 
 
 def least_loaded_quotas(counts_RE: Counts, holders_EG: Holders, layer: int) -> Counts:
-    """Split the choices so that the busiest rank computes as few as possible.
+    """Split the choices so that the busiest rank computes as few as possible: int64 [R, E, G].
 
-    A source uses the replica on its own rank first, as far as that serves; source r is rank r of the group.
-
-    Args:
-        counts_RE: Choices of each source rank and expert, not negative.
-        holders_EG: Whether the rank holds the expert; every expert is held.
-        layer: MoE layer; decides which of equal ranks takes a choice that does not divide.
-
-    Returns:
-        Choices that each source sends to each rank, by expert, int64 [R, E, G].
+    A source uses the replica on its own rank first, as far as that serves; source r is rank r of the group. The layer
+    decides which of equal ranks takes a choice that does not divide.
     """
     counts = np.asarray(counts_RE, dtype=np.int64)
     served_EG = least_loaded_shares(counts.sum(axis=0), holders_EG, layer)
@@ -68,19 +52,11 @@ def least_loaded_quotas(counts_RE: Counts, holders_EG: Holders, layer: int) -> C
 
 
 def least_loaded_shares(counts_E: Counts, holders_EG: Holders, layer: int) -> Counts:
-    """Choices that each rank serves if the busiest rank is to serve as few as possible.
+    """Choices that each rank serves if the busiest rank is to serve as few as possible, int64 [E, G].
 
     Experts with several holders are levelled in turn; then choices move along chains of replicas away from the busiest
     ranks. Once no chain leaves them, the ranks within reach serve only choices that no other rank can serve, and the
     busiest is at most one above their mean: no split is better.
-
-    Args:
-        counts_E: Choices of each expert.
-        holders_EG: Whether the rank holds the expert.
-        layer: MoE layer; decides which of equal ranks takes a choice that does not divide.
-
-    Returns:
-        Choices by expert and rank, int64 [E, G].
     """
     holders = np.asarray(holders_EG, dtype=bool)
     number_E = holders.sum(axis=1)
@@ -111,12 +87,10 @@ def _levelled(loads_H: Counts, choices: int) -> Counts:
 
 
 def _relieve_the_busiest(served_EG: Counts, loads_G: Counts, holders_EG: Holders) -> bool:
-    """Moves choices from a busiest rank along a shortest chain of replicas to a rank with two or more fewer.
+    """Moves choices from a busiest rank along a shortest chain of replicas to a rank with two or more fewer, if there
+    is one.
 
-    Both arrays change in place.
-
-    Returns:
-        Whether there was such a chain.
+    Choices and loads change in place.
     """
     most = int(loads_G.max(initial=0))
     reached = loads_G == most
@@ -147,15 +121,7 @@ def _relieve_the_busiest(served_EG: Counts, loads_G: Counts, holders_EG: Holders
 
 
 def _overlaps(rows_RE: Counts, columns_EG: Counts) -> Counts:
-    """Fills the ranks of each expert in order with the choices of its sources in order.
-
-    Args:
-        rows_RE: Choices of each source.
-        columns_EG: Choices that each rank serves; for every expert as many in all.
-
-    Returns:
-        Choices of each source that go to each rank, [R, E, G].
-    """
+    """Fills the ranks of each expert in order with the choices of its sources in order, [R, E, G]; as many of both."""
     row_ends_RE, column_ends_EG = rows_RE.cumsum(axis=0), columns_EG.cumsum(axis=1)
     ends = np.minimum(row_ends_RE[:, :, None], column_ends_EG)
     starts = np.maximum((row_ends_RE - rows_RE)[:, :, None], column_ends_EG - columns_EG)
@@ -208,16 +174,9 @@ def deal(map_TP: Any, quotas_EG: NDArray[np.int64], slots: Slots) -> None:
 def served_choices(
     chosen: Sequence[tuple[int, NDArray[np.integer]]], slots: Slots, rule: str, layer: int
 ) -> list[tuple[int, NDArray[np.bool_]]]:
-    """What every rank of a group would send in a layer and micro batch.
+    """Whether a token is served by a slot, bool [T, P], for each source rank of a group in a layer and micro batch.
 
-    Args:
-        chosen: For each source rank of the group its tokens' experts [T, K], -1 where dropped.
-        slots: The slots.
-        rule: How quotas are made, one of `QUOTAS`.
-        layer: Block of the layer.
-
-    Returns:
-        For each source rank, whether a token is served by a slot, bool [T, P].
+    `chosen` are the experts of each source rank's tokens, [T, K], -1 where dropped; `rule` is one of `QUOTAS`.
     """
     maps = [(source, _map_of(ids_TK, slots.num_experts)) for source, ids_TK in chosen]
     counts_RE = np.zeros((slots.num_ranks, slots.num_experts), dtype=np.int64)

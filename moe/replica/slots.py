@@ -29,18 +29,10 @@ class Slots:
 
     @classmethod
     def of(cls, slot_to_expert: NDArray[np.integer], num_experts: int, num_ranks: int) -> Self:
-        """Finds the homes.
+        """Finds the homes; within a rank, homes and replicas keep their order.
 
         Each expert prefers the holder that has it in the earliest slot, then the lowest rank, and experts choose in
         order of their ids. So if the first E / G slots of all ranks hold every expert once, these are the homes.
-
-        Args:
-            slot_to_expert: Logical expert of each slot, rank after rank, int [P].
-            num_experts: Experts E, a multiple of the ranks.
-            num_ranks: Ranks G.
-
-        Returns:
-            The slots; within a rank, homes and replicas keep their order.
 
         Raises:
             ValueError: The slots do not divide among the ranks, an expert is twice on a rank or nowhere, or no choice
@@ -111,39 +103,18 @@ class Slots:
         return copies
 
     def with_homes(self, homes_E: Ints) -> Ints:
-        """Slots with the same replicas and other homes.
-
-        Args:
-            homes_E: Logical expert of each home, rank after rank.
-
-        Returns:
-            Logical expert of each slot, [P].
-        """
+        """Slots [P] with the same replicas and other homes, rank after rank."""
         return np.hstack([homes_E.reshape(self.num_ranks, -1), self.replicas]).reshape(-1)
 
     def of_quotas(self, quotas_REG: Ints) -> Ints:
-        """Quotas by slot.
-
-        Args:
-            quotas_REG: Choices of each source and expert that go to each rank.
-
-        Returns:
-            Choices of each source that go to each slot, [R, P].
-        """
+        """Quotas by slot, [R, P]."""
         ranks = np.repeat(np.arange(self.num_ranks), self.slots_per_rank)
         return quotas_REG[:, self.experts.reshape(-1), ranks]
 
 
 def home_slots(slot_to_expert: NDArray[np.integer], num_experts: int, num_ranks: int) -> Ints:
-    """Experts of all layers at their homes.
-
-    Args:
-        slot_to_expert: Logical expert of each slot, [L, P].
-        num_experts: Experts E.
-        num_ranks: Ranks G.
-
-    Returns:
-        Logical expert of each parameter slot, [L, E]; the argument itself where there are no replicas.
+    """Experts of all layers at their homes, [L, E], out of slots [L, P]; the argument itself where there are no
+    replicas.
     """
     layers = [Slots.of(slots, num_experts, num_ranks).homes.reshape(-1) for slots in slot_to_expert]
     return np.stack(layers) if layers else np.zeros((0, num_experts), dtype=np.int64)

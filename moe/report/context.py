@@ -40,15 +40,7 @@ class Volume:
 
     @classmethod
     def of(cls, trace: RoutingTrace, num_ranks: int) -> "Volume":
-        """Read the sizes from a trace.
-
-        Args:
-            trace: The routing trace.
-            num_ranks: Ranks of one expert-parallel group.
-
-        Returns:
-            The sizes, as far as the trace has them.
-        """
+        """Read the sizes from a trace, as far as it has them; groups have so many ranks."""
         header = trace.header
         known = header.hidden is not None and header.element_bytes is not None
         tokens = None
@@ -96,17 +88,9 @@ def find_moving(
     element_bytes: int | None,
     expert_parameters: int | None,
 ) -> Moving:
-    """Compare a placement with the one in use.
+    """Compare a placement with the ranks that hold each expert now, [L, E, G].
 
-    Args:
-        placement: The new placement.
-        current: Ranks that hold each expert now, [L, E, G].
-        against: Name of the placement in use.
-        element_bytes: Bytes of one weight; 2 is taken if None. Weights of 4 bytes are their own master copy.
-        expert_parameters: Parameters of one expert, or None if unknown.
-
-    Returns:
-        The moving experts and their size.
+    Weights have 2 bytes if `element_bytes` is None; those of 4 bytes are their own master copy.
     """
     holders = placement.holders()
     element_bytes = element_bytes or 2
@@ -122,15 +106,7 @@ def find_moving(
 
 @dataclass(frozen=True)
 class Simulation:
-    """Results of netsim for one transport.
-
-    Attributes:
-        source: Name of the results file, without suffix.
-        transport: Name of the transport.
-        seeds: Number of runs.
-        completion_ms: Mean completion over the seeds, in milliseconds.
-        bound_ms: Lower bound of the completion of packet-level runs, in milliseconds.
-    """
+    """Results of netsim for one transport, means over the seeds; the bound is that of packet-level runs."""
 
     source: str
     transport: str
@@ -140,13 +116,7 @@ class Simulation:
 
 
 def read_simulations(path: Path) -> list[Simulation]:
-    """Read the runs of a results.json of netsim.
-
-    Args:
-        path: The file.
-
-    Returns:
-        One entry a transport, in the order of the file.
+    """Read the runs of a results.json of netsim: one entry a transport, in the order of the file.
 
     Raises:
         Refusal: The file cannot be read or holds no such results.
@@ -184,15 +154,7 @@ def _is_time(value: object) -> bool:
 
 
 def read_current(path: Path | None, statistics: RoutingStatistics, topology: Topology) -> tuple[Placement, str]:
-    """Read the placement in use and check that it is one of the same model and group.
-
-    Args:
-        path: Its file, or None for the contiguous one.
-        statistics: Counts of the routing trace.
-        topology: Ranks of the group.
-
-    Returns:
-        The placement in use and its name.
+    """Read the placement in use (contiguous without a path), check that it is of the same model and group, and name it.
 
     Raises:
         Refusal: The file cannot be read or is of another model or group.
@@ -211,13 +173,7 @@ def read_current(path: Path | None, statistics: RoutingStatistics, topology: Top
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Traffic of tokens that the solver did not see.
-
-    Attributes:
-        source: Name of their trace.
-        before: Their traffic under the placement in use.
-        placed: Their traffic under the new placement.
-    """
+    """Traffic of tokens that the solver did not see, before and under the new placement; source names their trace."""
 
     source: str
     before: Evaluation

@@ -27,12 +27,7 @@ HATCH = "url(#hatch)"
 
 
 class Drawing:
-    """Shapes in the order in which they are drawn.
-
-    Args:
-        width: Width of the picture.
-        height: Height of the picture.
-    """
+    """Shapes in the order in which they are drawn."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -164,15 +159,7 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def marks(self, most: int = 5, *, whole: bool = False) -> list[float]:
-        """Round values along the axis: multiples of 1, 2 or 5 times a power of ten.
-
-        Args:
-            most: Marks at most, 1 or more.
-            whole: Whether only whole numbers may be marked.
-
-        Returns:
-            The values, ascending.
-        """
+        """Round values along the axis, ascending: at most so many multiples of 1, 2 or 5 times a power of ten."""
         step = 10.0 ** floor(log10((self.high - self.low) / most))
         factors = (1, 2, 5, 10, 20, 50)
         step = max(step, 1.0) if whole else step
@@ -183,13 +170,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Panel:
-    """A rectangle with an axis below and one at its left.
-
-    Attributes:
-        drawing: The picture that it is a part of.
-        x: Scale to the right.
-        y: Scale up.
-    """
+    """A rectangle with an axis below (`x`, to the right) and one at its left (`y`, up)."""
 
     drawing: Drawing
     x: Scale
@@ -243,12 +224,7 @@ DEVIATIONS = _palette((33, 102, 172), (146, 197, 222), (248, 248, 248), (244, 16
 def png(shares: NDArray[np.float64], colours: NDArray[np.uint8]) -> bytes:
     """Make a PNG file with one pixel a cell (PNG specification, 8-bit palette).
 
-    Args:
-        shares: Place of each cell on the palette, 0 to 1 (what is outside is clipped), [rows, columns].
-        colours: The palette, [shades, 3].
-
-    Returns:
-        The file.
+    `shares` [rows, columns] are places on the palette [shades, 3], 0 to 1; what is outside is clipped.
     """
     indices = np.clip(np.round(shares * (len(colours) - 1)), 0, len(colours) - 1).astype(np.uint8)
     rows = np.concatenate([np.zeros((len(indices), 1), np.uint8), indices], axis=1)  # each row starts with its filter
@@ -275,7 +251,7 @@ def draw_scale(
     title: str,
     spread: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda shares: shares,
 ) -> None:
-    """Draw the key of a heat map as an upright strip.
+    """Draw the key of a heat map as an upright strip whose top left corner is at (x, y).
 
     Args:
         drawing: The picture.
@@ -284,7 +260,7 @@ def draw_scale(
         height: Its height.
         colours: The palette.
         labels: Places on the strip, 0 at the bottom to 1, and their texts.
-        title: What the colours mean, written above.
+        title: Meaning of the colours, written above.
         spread: Map from places on the strip to places on the palette, where colours are not spread evenly.
     """
     steps = np.linspace(1, 0, 2 * _SHADES)[:, None]

@@ -38,13 +38,7 @@ _LEFT, _KEY = 30, 60
 
 @dataclass(frozen=True, eq=False)
 class BlockMap:
-    """A matrix of tokens whose rows and columns belong to ranks.
-
-    Attributes:
-        tokens: Counts, [rows, columns].
-        row_ranks: Rank of each row.
-        column_ranks: Rank of each column.
-    """
+    """Tokens [rows, columns] whose rows and columns belong to ranks."""
 
     tokens: NDArray[np.int64]
     row_ranks: NDArray[np.int64]
@@ -80,19 +74,10 @@ def block_maps(
     name: str = "contiguous",
     kept: str = "stays",
 ) -> str:
-    """Draw a pair of heat maps for each title: rows and columns in rank order, the blocks of a rank framed.
+    """Draw a pair of heat maps for each title, before and after: rows and columns in rank order, the blocks of a rank
+    framed.
 
-    Args:
-        titles: One title a pair, at least one.
-        before: Matrices in the order of the placement in use.
-        after: The same matrices in the placed order.
-        row_name: Label of the rows.
-        column_name: Label of the columns.
-        name: Name of the placement in use.
-        kept: What the tokens in the frames do.
-
-    Returns:
-        SVG markup.
+    `name` is that of the placement in use; `kept` says what the tokens in the frames do.
     """
     shares = [[block_map.ordered_shares() for block_map in maps] for maps in (before, after)]
     chance = 1 / shares[0][0].shape[1]  # below four times that, shades would make much of noise
@@ -137,19 +122,8 @@ _MOST_MAPS = 6
 def sharing_section(
     statistics: RoutingStatistics, dispatch: Dispatch, before: Evaluation, placed: Evaluation, name: str, replicas: bool
 ) -> Section | None:
-    """Compose the section.
-
-    Args:
-        statistics: Counts of the routing trace.
-        dispatch: Dispatch mode; it decides what experts should have in common.
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        name: Name of the placement in use.
-        replicas: Whether experts are on several ranks.
-
-    Returns:
-        Maps of all layers where they are few, else of those where the placement saves most and least; None where
-        nothing can be shown.
+    """Maps of all layers where they are few, else of those where the placement saves most and least; None without
+    any.
     """
     saved = before.cost_by_layer - placed.cost_by_layer
     ranks = before.rank_loads.shape[1]
@@ -234,19 +208,7 @@ def affinity_section(
     name: str,
     numbers: dict[str, Any],
 ) -> Section:
-    """Compose the section.
-
-    Args:
-        placement: The placement.
-        statistics: Counts of the trace, of two layers at least.
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        name: Name of the placement in use.
-        numbers: What `moe.report.summary.summarise` returned.
-
-    Returns:
-        A strip over the gaps between layers: how far an expert tells the next one, and what stays on its rank.
-    """
+    """A strip over the gaps between layers: how far an expert tells the next one, and what stays on its rank."""
     slots, affinity = placement.slots_per_rank, numbers["affinity"]
     rows = {"mutual information": affinity["mutual_information"], f"top {slots} successors": affinity["top_mass"]}
     explained = (
@@ -280,12 +242,7 @@ def _staying(statistics: RoutingStatistics, traffic: Evaluation) -> list[float]:
 def affinity_strip(rows: Mapping[str, Sequence[float]], first_layer: int) -> str:
     """Draw shares by gap between layers as a strip: a row for each quantity, a column for each gap.
 
-    Args:
-        rows: Quantities between 0 and 1 by name, one value a gap.
-        first_layer: Layer before the first gap.
-
-    Returns:
-        SVG markup; the darkest shade is the largest share, and the mean of a row stands at its end.
+    The darkest shade is the largest share, and the mean of a row is at its end.
     """
     shares = np.array(list(rows.values()))
     shades = 0.85 * shares / max(float(shares.max()), 1e-9)

@@ -23,15 +23,10 @@ STYLE: dict[Any, Any] = {
 
 
 def to_svg(figure: Figure, salt: str = "flowfabric") -> str:
-    """Render a figure as SVG markup to stand inside a page.
+    """Render a figure as SVG markup inside a page: without date, the same bytes for the same figure.
 
-    Args:
-        figure: A matplotlib figure.
-        salt: Decides the names inside the markup. Pictures of which a page hides one need different ones, because
-            what is hidden defines no name for the others.
-
-    Returns:
-        Markup without date, the same bytes for the same figure.
+    `salt` decides the names inside the markup. Pictures of which a page hides one need different ones, because what is
+    hidden defines no name for the others.
     """
     stream = io.StringIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": salt}):

@@ -33,18 +33,7 @@ _FEW, _LISTED = 8, 3
 
 
 def layer_section(before: Evaluation, placed: Evaluation, unit: str, name: str, first: int) -> Section:
-    """Compose the section.
-
-    Args:
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        unit: Unit of cost.
-        name: Name of the placement in use.
-        first: First layer that has a cost.
-
-    Returns:
-        A strip over the layers, and a table of those where most and least is saved (of all where they are few).
-    """
+    """A strip over the layers from `first` on, which has a cost, and a table of those where most and least is saved."""
     saved = before.cost_by_layer - placed.cost_by_layer
     blocks: list[Block] = [
         Figure(
@@ -70,18 +59,7 @@ def layer_section(before: Evaluation, placed: Evaluation, unit: str, name: str, 
 
 
 def layer_strips(before: Evaluation, placed: Evaluation, unit: str, *, name: str, first: int) -> str:
-    """Draw cost, moves and busiest rank over the layers.
-
-    Args:
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        unit: Unit of cost.
-        name: Name of the placement in use.
-        first: First layer that has a cost.
-
-    Returns:
-        SVG markup.
-    """
+    """Draw cost, moves and busiest rank over the layers."""
     pair = before, placed
     rows = [(f"cost per token [{unit}]", first, *(traffic.cost_by_layer for traffic in pair), 0.0)]
     if not _cost_is_moves(*pair):
@@ -150,17 +128,9 @@ _ROUNDING = 1e-6
 
 
 def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int, cap: float | None = None) -> Section:
-    """Compose the section.
+    """How the loads of all ranks and layers are spread, and the load of every rank in every layer.
 
-    Args:
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        name: Name of the placement in use.
-        idle: Experts of all layers that no token chose.
-        cap: Cap on the busiest rank that the placement was made under, as a multiple of the mean; None for no cap.
-
-    Returns:
-        How the loads of all ranks and layers are spread, and the load of every rank in every layer.
+    `idle` experts of all layers are chosen by no token; `cap` is that of the placement, as a multiple of the mean.
     """
     worst = placed.imbalance.max()
     text = (
@@ -192,17 +162,7 @@ def against_cap(worst: float, cap: float) -> str:
 def load_histogram(
     before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous", cap: float | None = None
 ) -> str:
-    """Draw how often ranks have which load.
-
-    Args:
-        before: Choices that each rank computes under the placement in use, [L, G].
-        placed: The same under the new placement, [L, G].
-        name: Name of the placement in use.
-        cap: Cap on the busiest rank, drawn as a line.
-
-    Returns:
-        SVG markup.
-    """
+    """Draw how often ranks have which load, [L, G], before and after; the cap is a line."""
     relative = [_relative(loads).reshape(-1) for loads in (before, placed)]
     reach = max(float(max(loads.max() for loads in relative)), 1.2)
     edges = np.linspace(0, reach, _BINS + 1)
@@ -228,16 +188,7 @@ def load_histogram(
 
 
 def load_maps(before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous") -> str:
-    """Draw the load of every rank in every layer, relative to the mean of the layer, before and after.
-
-    Args:
-        before: Choices that each rank computes under the placement in use, [L, G].
-        placed: The same under the new placement, [L, G].
-        name: Name of the placement in use.
-
-    Returns:
-        SVG markup.
-    """
+    """Draw the load of every rank in every layer, [L, G], relative to the mean of the layer, before and after."""
     relative = [_relative(loads) for loads in (before, placed)]
     reach = max(float(max(np.abs(ratio - 1).max() for ratio in relative)), 0.25)
     layers, ranks = placed.shape

@@ -76,13 +76,7 @@ _CHOSEN = "".join(
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption.
-
-    Attributes:
-        image: SVG markup, or the bytes of a PNG file.
-        caption: What the picture shows and how to read it.
-        half: Whether it shares a row with another half; otherwise it takes the whole width.
-    """
+    """A picture, as SVG markup or the bytes of a PNG file, with its caption; `half` shares a row with another half."""
 
     image: str | bytes
     caption: str
@@ -140,11 +134,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Facts:
-    """A row of large numbers.
-
-    Attributes:
-        facts: Name, value and a short remark (may be empty) of each.
-    """
+    """A row of large numbers: name, value and a short remark (may be empty) of each."""
 
     facts: Sequence[tuple[str, str, str]]
 
@@ -161,11 +151,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Note:
-    """A remark that a reader must not miss.
-
-    Attributes:
-        text: The remark.
-    """
+    """A remark that a reader must not miss."""
 
     text: str
 
@@ -176,13 +162,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Listing:
-    """Text as it was written, line by line.
-
-    Attributes:
-        text: The text.
-        caption: What it is.
-        half: Whether it shares a row with another half.
-    """
+    """Text as it was written, line by line."""
 
     text: str
     caption: str
@@ -196,12 +176,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Link:
-    """A way to another page.
-
-    Attributes:
-        href: Where it is, relative to this page.
-        text: What it is.
-    """
+    """A way to another page, relative to this one."""
 
     href: str
     text: str
@@ -241,13 +216,7 @@ Block = Choice | Figure | Table | Facts | Note | Listing | Link
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with its blocks.
-
-    Attributes:
-        title: The heading; best a statement.
-        blocks: What stands under it, in order.
-        text: A paragraph before the blocks, may be empty.
-    """
+    """A heading, best a statement, with a paragraph (may be empty) and its blocks in order."""
 
     title: str
     blocks: Sequence[Block]

@@ -16,18 +16,7 @@ from moe.report.traffic_section import cost_bars, moving_section, volume_section
 
 
 def held_out_section(before: Evaluation, placed: Evaluation, held_out: HeldOut, unit: str, name: str) -> Section:
-    """Compose the section.
-
-    Args:
-        before: Traffic of the solver's tokens under the placement in use.
-        placed: The same under the new placement.
-        held_out: Traffic of the other tokens.
-        unit: Unit of cost.
-        name: Name of the placement in use.
-
-    Returns:
-        A table of both sets of tokens; the title says what of the saving remains.
-    """
+    """A table of the solver's tokens and of held-out ones; the title says what of the saving remains."""
     pairs = ((before, placed), (held_out.before, held_out.placed))
     seen, unseen = (share_saved(*pair) for pair in pairs)
     every = [traffic for pair in pairs for traffic in pair]
@@ -56,18 +45,8 @@ def placement_report(
     placed: Evaluation,
     context: Context | None = None,
 ) -> str:
-    """Compose the report page.
-
-    Args:
-        placement: The placement with its objective.
-        statistics: Counts of the trace on which both are measured.
-        topology: Ranks and costs.
-        before: Traffic under the placement in use.
-        placed: Traffic under this placement.
-        context: Further information; by default that the placement in use is the contiguous one.
-
-    Returns:
-        A self-contained HTML document.
+    """Compose the report: a self-contained HTML document. Without a context the placement in use is the contiguous
+    one.
     """
     context = context or Context()
     mode = DISPATCH_NAMES[placement.dispatch]
@@ -91,19 +70,7 @@ def placement_sections(
     placed: Evaluation,
     context: Context | None = None,
 ) -> list[Section]:
-    """Compose the sections of the report, for a page of their own or as part of another.
-
-    Args:
-        placement: The placement with its objective.
-        statistics: Counts of the trace on which both are measured.
-        topology: Ranks and costs.
-        before: Traffic under the placement in use.
-        placed: Traffic under this placement.
-        context: What else is known.
-
-    Returns:
-        Sections on cost, bytes, traffic, load and moving experts.
-    """
+    """Compose the sections of the report, for a page of their own or as part of another."""
     context = context or Context()
     name = context.before
     cap = None if placement.load is None else placement.load.max_load
@@ -133,17 +100,8 @@ def placement_sections(
 def finding(
     placement: Placement, topology: Topology, before: Evaluation, placed: Evaluation, context: Context | None = None
 ) -> str:
-    """Say in one sentence what the placement achieves: on held-out tokens where there are some.
-
-    Args:
-        placement: The placement.
-        topology: Ranks and costs.
-        before: Traffic under the placement in use.
-        placed: Traffic under this placement.
-        context: Further information.
-
-    Returns:
-        The sentence, and one on slots where they differ.
+    """Say in one sentence what the placement achieves, on held-out tokens where there are some; a second one on
+    slots.
     """
     context = context or Context()
     where = f"{DISPATCH_NAMES[placement.dispatch]} on {placement.num_nodes} x {placement.ranks_per_node} ranks"

@@ -47,27 +47,12 @@ DISPATCH_LAWS = {
 
 
 def share_saved(before: Evaluation, placed: Evaluation) -> float:
-    """Share of the cost that a placement saves; negative where it costs more.
-
-    Args:
-        before: Traffic before.
-        placed: Traffic under the placement.
-
-    Returns:
-        1 - placed / before; 0 where there was no cost.
-    """
+    """Share of the cost that a placement saves; negative where it costs more, 0 where there was no cost."""
     return 1 - placed.cost / before.cost if before.cost else 0.0
 
 
 def byte_unit(numbers: dict[str, Any]) -> tuple[str, float]:
-    """Choose the unit of all bytes of a report: that of the largest figure.
-
-    Args:
-        numbers: What `summarise` returned.
-
-    Returns:
-        Its name, and its size in bytes.
-    """
+    """Choose the unit of all bytes of a report, that of the largest figure: its name and its size in bytes."""
     figures = [numbers["moving"]["total_bytes"] or 0.0] if numbers["moving"] else [0.0]
     for traffic in numbers["traffic"].values():
         figures += (traffic["bytes_per_step"] or traffic["bytes_per_token"] or {}).values()
@@ -75,15 +60,7 @@ def byte_unit(numbers: dict[str, Any]) -> tuple[str, float]:
 
 
 def law(placement: Placement, statistics: RoutingStatistics) -> str:
-    """Say for which dispatch mode the numbers hold.
-
-    Args:
-        placement: The placement.
-        statistics: Counts of the trace.
-
-    Returns:
-        One paragraph.
-    """
+    """Say in a paragraph for which dispatch mode the numbers hold."""
     text = DISPATCH_LAWS[placement.dispatch]
     if placement.dispatch == "coherent" and statistics.coactivation.any():
         if statistics.visits is None:
@@ -98,14 +75,9 @@ def law(placement: Placement, statistics: RoutingStatistics) -> str:
 
 
 def sends_copies(dispatch: Dispatch, statistics: RoutingStatistics) -> bool:
-    """Whether a placement can lower the number of moves in all, so that a share of them would hide what it saves.
+    """Whether one copy of a token may serve several of its experts.
 
-    Args:
-        dispatch: Dispatch mode.
-        statistics: Counts of the trace.
-
-    Returns:
-        True where one copy of a token may serve several of its experts.
+    A placement can then lower the number of moves in all, so that a share of them would hide what it saves.
     """
     return dispatch != "home" and (dispatch != "coherent" or bool(statistics.coactivation.any()))
 
@@ -118,19 +90,7 @@ def summarise(
     placed: Evaluation,
     context: Context,
 ) -> dict[str, Any]:
-    """Gather the numbers of a report.
-
-    Args:
-        placement: The placement with its objective.
-        statistics: Counts of the trace on which both are measured.
-        topology: Ranks and costs.
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        context: What else is known.
-
-    Returns:
-        Plain dictionaries, lists, strings, numbers and None.
-    """
+    """Gather the numbers of a report: plain dictionaries, lists, strings, numbers and None."""
     objective = placement.objective
     assert objective is not None
     known = not placement.has_replicas or objective.lower_bound > 0
@@ -187,13 +147,8 @@ def summarise(
 
 
 def load_percentiles(loads: NDArray[np.integer] | NDArray[np.floating]) -> dict[str, list[float]]:
-    """Spread of the loads of each layer.
-
-    Args:
-        loads: Loads of the experts or ranks of each layer, [L, any].
-
-    Returns:
-        Median, 90th and 99th percentile and maximum by layer, as multiples of the layer's mean; 0 without load.
+    """Median, 90th and 99th percentile and maximum of loads [L, any] by layer, over the layer's mean; 0 without
+    load.
     """
     relative = loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-300)
     percentiles = np.percentile(relative, [50, 90, 99, 100], axis=1)
@@ -201,12 +156,7 @@ def load_percentiles(loads: NDArray[np.integer] | NDArray[np.floating]) -> dict[
 
 
 def write_summary(document: dict[str, Any], path: Path) -> None:
-    """Write the numbers; equal ones become equal bytes.
-
-    Args:
-        document: What `summarise` returned.
-        path: The `.json` file to write.
-    """
+    """Write the numbers; equal ones become equal bytes."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -277,11 +227,7 @@ def _moving(moving: Moving | None, traffic: dict[str, Any]) -> dict[str, Any] | 
 
 
 def print_summary(numbers: dict[str, Any]) -> None:
-    """Print cost, moves and loads before and after, and the dispatch mode that they hold for.
-
-    Args:
-        numbers: What `moe.report.summary.summarise` returned.
-    """
+    """Print cost, moves and loads before and after, and the dispatch mode that they hold for."""
     cost, trace, moving = numbers["cost_per_token"], numbers["trace"], numbers["moving"]
     shape = f"{numbers['num_nodes']} x {numbers['ranks_per_node']} ranks"
     title = f"{numbers['num_experts']} experts x {numbers['num_layers']} layers on {shape}"

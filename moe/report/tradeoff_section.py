@@ -10,16 +10,8 @@ from moe.report.page import Figure, Section
 def tradeoff_section(
     points: Sequence[TradeoffPoint], chosen: TradeoffPoint, compared: Mapping[str, TradeoffPoint], unit: str
 ) -> Section:
-    """Compose the section.
-
-    Args:
-        points: Placements under several caps on the busiest rank; there may be none.
-        chosen: The placement of the report.
-        compared: Other placements by name, such as the contiguous one.
-        unit: Unit of cost.
-
-    Returns:
-        The curve, and what it says in a sentence.
+    """The curve of placements under several caps (maybe none) beside the chosen and other ones, and a sentence on
+    it.
     """
     curve = tradeoff_curve(points, chosen, compared, unit)
     caption = (
@@ -35,17 +27,7 @@ def tradeoff_section(
 def price_of_balance(
     points: Sequence[TradeoffPoint], chosen: TradeoffPoint, compared: Mapping[str, TradeoffPoint], unit: str
 ) -> str:
-    """Say what the chosen balance costs in traffic.
-
-    Args:
-        points: Placements under several caps; there may be none.
-        chosen: The placement of the report.
-        compared: Other placements by name.
-        unit: Unit of cost.
-
-    Returns:
-        A sentence, and a second one that names the other placements.
-    """
+    """Say what the chosen balance costs in traffic, and name the other placements."""
     cheapest = min((*points, chosen), key=lambda point: point.cost)
     extra = chosen.cost / cheapest.cost - 1 if cheapest.cost else 0.0
     if extra >= 0.0005:
@@ -65,17 +47,7 @@ def price_of_balance(
 def tradeoff_curve(
     points: Sequence[TradeoffPoint], chosen: TradeoffPoint, compared: Mapping[str, TradeoffPoint], unit: str
 ) -> str:
-    """Draw cost against the load of the busiest rank.
-
-    Args:
-        points: Placements under several caps.
-        chosen: The placement of the report, marked.
-        compared: Other placements by name.
-        unit: Unit of cost.
-
-    Returns:
-        SVG markup.
-    """
+    """Draw cost against the load of the busiest rank, the chosen placement marked."""
     drawing = Drawing(FULL_WIDTH, 400)
     every = [*points, chosen, *compared.values()]
     costs, loads = [point.cost for point in every], [point.busiest for point in every]

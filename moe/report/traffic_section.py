@@ -40,14 +40,9 @@ _SIDE, _TOP = 420, 42
 
 
 def rank_maps(traffic: Mapping[str, Evaluation], ranks_per_node: int) -> str:
-    """Draw for each placement the moves of a token from rank to rank, all layers and exchanges together.
+    """Draw for each of two placements the moves of a token from rank to rank, all layers and exchanges together.
 
-    Args:
-        traffic: Traffic by name of the placement, two of them.
-        ranks_per_node: Ranks on each node; nodes are framed.
-
-    Returns:
-        SVG markup. All maps share one scale; the diagonal, what stays on its rank, is left blank.
+    All maps share one scale; the diagonal, what stays on its rank, is left blank; nodes are framed.
     """
     sent = {name: _sent(evaluation) for name, evaluation in traffic.items()}
     reach = max(float(max(moves.max() for moves in sent.values())), 1e-30)
@@ -104,14 +99,8 @@ _MOST_NUMBERS = 64
 
 
 def cost_bars(costs: Mapping[str, float], unit: str) -> str:
-    """Compare costs per token; a lower bound is hatched.
-
-    Args:
-        costs: Cost per token by name, from top to bottom; `placed` and `lower bound` have looks of their own.
-        unit: Unit of cost.
-
-    Returns:
-        SVG markup.
+    """Compare costs per token, from top to bottom; `placed` and `lower bound` have looks of their own, the latter
+    hatched.
     """
     looks = {"placed": PLACED, "lower bound": HATCH}
     height = 14 + _PITCH * len(costs)
@@ -129,15 +118,7 @@ def cost_bars(costs: Mapping[str, float], unit: str) -> str:
 
 
 def link_bars(volumes: Mapping[str, Mapping[str, float]], unit: str) -> str:
-    """Stack what stays, what goes inside a node and what goes between nodes.
-
-    Args:
-        volumes: For each placement, from top to bottom, the volume by class of link.
-        unit: Name and unit of the volumes.
-
-    Returns:
-        SVG markup.
-    """
+    """Stack what stays, what goes inside a node and what goes between nodes: volumes by placement and class of link."""
     height = 30 + _PITCH * len(volumes)
     drawing = Drawing(FULL_WIDTH, height + 46)
     left = name_column(list(volumes))
@@ -163,15 +144,7 @@ def link_bars(volumes: Mapping[str, Mapping[str, float]], unit: str) -> str:
 
 
 def arrivals_by_layer(arrivals: NDArray[np.int64], experts: int) -> str:
-    """Draw by layer the number of experts that move to a rank which does not hold them yet.
-
-    Args:
-        arrivals: Experts that move, by layer.
-        experts: Experts of a layer, replicas included.
-
-    Returns:
-        SVG markup.
-    """
+    """Draw by layer the number of experts that move to a rank which does not hold them yet."""
     drawing = Drawing(FULL_WIDTH, 240)
     layers = len(arrivals)
     panel = Panel(drawing, Scale(-0.5, layers - 0.5, 50, FULL_WIDTH - 20), Scale(0, experts, 196, 40))
@@ -205,17 +178,7 @@ _MAP_CAPTION = (
 
 
 def volume_section(numbers: dict[str, Any], before: Evaluation, placed: Evaluation, context: Context) -> Section:
-    """Compose the section.
-
-    Args:
-        numbers: What `moe.report.summary.summarise` returned.
-        before: Traffic under the placement in use.
-        placed: Traffic under the new placement.
-        context: Information besides the placement.
-
-    Returns:
-        Bytes by class of link and moves between ranks, then predicted and simulated times where they are known.
-    """
+    """Bytes by class of link and moves between ranks, then predicted and simulated times where they are known."""
     name = context.before
     now, then = numbers["traffic"]["before"], numbers["traffic"]["placed"]
     kind = next(k for k in ("bytes_per_step", "bytes_per_token", "moves_per_token") if now[k] is not None)
@@ -323,16 +286,9 @@ _MOST_LISTED = 400
 
 
 def moving_section(num_layers: int, moving: Moving, unit: tuple[str, float], steps: float | None) -> Section:
-    """Compose the section.
+    """Numbers of experts and bytes that move, and the new rank of each moving expert.
 
-    Args:
-        num_layers: MoE layers.
-        moving: Experts that move.
-        unit: Unit of bytes, and its size in bytes.
-        steps: Training steps whose saved bytes are as many as the move sends; None if unknown or never.
-
-    Returns:
-        Numbers of experts and bytes, and the new rank of each moving expert.
+    `steps` save as many bytes as the move sends; None if unknown or never. The unit of bytes comes with its size.
     """
     counts = np.bincount([layer for layer, _, _ in moving.arrivals], minlength=num_layers)
     share = len(moving.arrivals) / moving.experts
