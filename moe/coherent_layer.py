@@ -14,7 +14,7 @@ from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
+from moe.config import MoEConfig, TopKRouterConfig
 from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
 from moe.dispatch.residency import Residency
 from moe.dispatch.row_copies import RowCopies
@@ -122,16 +122,10 @@ class CoherentMoELayer(PlacedMoELayer):
 
 
 def _refuse_dropping(config: MoEConfig) -> None:
-    match config.router:
-        case ExpertChoiceRouterConfig(kind=kind):
-            culprit = f"router.kind: {kind}"
-        case TopKRouterConfig(capacity_factor=float() as factor):
-            culprit = f"router.capacity_factor: {factor}"
-        case SparseOTRouterConfig(inference_capacity_factor=float() as factor):
-            culprit = f"router.inference_capacity_factor: {factor}"
-        case _:
-            return
+    if config.router.dropping is None:
+        return
+    field, value = config.router.dropping
     raise ValueError(
-        f"{culprit} drops tokens at inference by which others share their rank, which coherent dispatch changes; "
-        "use router top_k without capacity_factor, or dispatch home"
+        f"router.{field}: {value} drops tokens at inference by which others share their rank, which coherent dispatch "
+        "changes; use router top_k without capacity_factor, or dispatch home"
     )

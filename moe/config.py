@@ -14,7 +14,28 @@ def seats_of(tokens: int, *, top_k: int, num_experts: int, cap: float) -> int:
     return min(tokens, math.ceil(round(cap * tokens * top_k / num_experts, 6)))
 
 
-class TopKRouterConfig(Section):
+class _RouterSection(Section):
+    """Settings of a router, and what follows from them for the layers, the messages and the traces of a run."""
+
+    @property
+    def cap(self) -> float | None:
+        """Most that an expert takes of a rank's choices in training, over its even share; None: no limit."""
+        return None
+
+    @property
+    def dropping(self) -> tuple[str, object] | None:
+        """The setting, and its value, that drops tokens at inference by which others share their rank; None: none."""
+        return None
+
+    def most_choices(self, top_k: int, num_experts: int) -> int:  # noqa: ARG002
+        """Experts that one token can visit in a layer at most."""
+        return top_k
+
+    def check_top_k(self, top_k: int) -> None:
+        """Raises a ValueError if a token cannot visit so many experts."""
+
+
+class TopKRouterConfig(_RouterSection):
     """Each token goes to the experts with the largest gate value (Shazeer et al. 2017; Fedus et al. 2021)."""
 
     kind: Literal["top_k"] = "top_k"
@@ -34,8 +55,28 @@ class TopKRouterConfig(Section):
     """Step of the bias that nudges overloaded experts down after every optimiser step (Wang et al. 2024, loss-free
     balancing); 0: no bias. Needs score sigmoid."""
 
+    @property
+    def cap(self) -> float | None:
+        return self.capacity_factor
 
-class SinkhornRouterConfig(Section):
+    @property
+    def dropping(self) -> tuple[str, object] | None:
+        return None if self.capacity_factor is None else ("capacity_factor", self.capacity_factor)
+
+    def check_top_k(self, top_k: int) -> None:
+        if top_k == 1 and self.score == "softmax" and self.normalise_over == "selected":
+            raise ValueError(
+                "router.normalise_over: selected with top_k 1 makes every gate value 1, and the router never learns; "
+                "choose all"
+            )
+        if self.bias_rate and self.score != "sigmoid":
+            raise ValueError(
+                f"router.bias_rate: {self.bias_rate} with score softmax would make every gate depend on the bias; "
+                "choose score sigmoid"
+            )
+
+
+class SinkhornRouterConfig(_RouterSection):
     """The best experts of the balanced entropic plan (Clark et al. 2022, S-BASE)."""
 
     kind: Literal["sinkhorn"] = "sinkhorn"
@@ -47,23 +88,42 @@ class SinkhornRouterConfig(Section):
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
 
-class BaseAssignmentRouterConfig(Section):
+class BaseAssignmentRouterConfig(_RouterSection):
     """The exact balanced assignment of tokens to experts (Lewis et al. 2021, BASE layers); solved on the host."""
 
     kind: Literal["base"] = "base"
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
+    @property
+    def cap(self) -> float | None:
+        return 1.0
 
-class ExpertChoiceRouterConfig(Section):
+    def check_top_k(self, top_k: int) -> None:
+        if top_k > 1:
+            raise ValueError(f"top_k: {top_k} with router base, which assigns one expert to a token; choose 1")
+
+
+class ExpertChoiceRouterConfig(_RouterSection):
     """Each expert takes the tokens with the largest gate values (Zhou et al. 2022)."""
 
     kind: Literal["expert_choice"] = "expert_choice"
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
+    @property
+    def cap(self) -> float | None:
+        return 1.0
 
-class SparseOTRouterConfig(Section):
+    @property
+    def dropping(self) -> tuple[str, object] | None:
+        return "kind", self.kind
+
+    def most_choices(self, top_k: int, num_experts: int) -> int:  # noqa: ARG002
+        return num_experts
+
+
+class SparseOTRouterConfig(_RouterSection):
     """Sparsity-constrained optimal transport: balanced, capped and sparse (Liu, Puigcerver, Blondel, ICLR 2023)."""
 
     kind: Literal["sparse_ot"] = "sparse_ot"
@@ -94,6 +154,18 @@ class SparseOTRouterConfig(Section):
     """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
+
+    @property
+    def cap(self) -> float | None:
+        return self.capacity_factor if self.potentials == "rank" else None
+
+    @property
+    def dropping(self) -> tuple[str, object] | None:
+        factor = self.inference_capacity_factor
+        return None if factor is None else ("inference_capacity_factor", factor)
+
+    def most_choices(self, top_k: int, num_experts: int) -> int:
+        return min(max(self.candidates, top_k), num_experts)
 
     @model_validator(mode="after")
     def _has_an_effect(self) -> "SparseOTRouterConfig":
@@ -164,52 +236,20 @@ class MoEConfig(Section):
     migration: MigrationConfig | None = None
     """Experts that move in the run; null: they stay where they are."""
 
-    @property
-    def cap(self) -> float | None:
-        """Most that an expert takes of a rank's choices in training, over its even share; None: there is no limit."""
-        match self.router:
-            case TopKRouterConfig():
-                return self.router.capacity_factor
-            case SparseOTRouterConfig(potentials="rank"):
-                return self.router.capacity_factor
-            case BaseAssignmentRouterConfig() | ExpertChoiceRouterConfig():
-                return 1.0
-        return None
-
     def seats(self, tokens: int) -> int | None:
         """Most choices that an expert takes of so many tokens of a rank in training; None: there is no limit."""
-        if self.cap is None:
+        if self.router.cap is None:
             return None
-        return seats_of(tokens, top_k=self.top_k, num_experts=self.num_experts, cap=self.cap)
+        return seats_of(tokens, top_k=self.top_k, num_experts=self.num_experts, cap=self.router.cap)
 
     @property
     def most_choices(self) -> int:
         """Experts that one token can visit in a layer at most: the width of a routing trace."""
-        match self.router:
-            case SparseOTRouterConfig():
-                return min(max(self.router.candidates, self.top_k), self.num_experts)
-            case ExpertChoiceRouterConfig():
-                return self.num_experts
-        return self.top_k
+        return self.router.most_choices(self.top_k, self.num_experts)
 
     @model_validator(mode="after")
     def _selection_is_possible(self) -> "MoEConfig":
         if self.top_k > self.num_experts:
             raise ValueError(f"top_k: {self.top_k} exceeds num_experts {self.num_experts}; choose at most that many")
-        if isinstance(self.router, TopKRouterConfig):
-            self._check_top_k(self.router)
-        if isinstance(self.router, BaseAssignmentRouterConfig) and self.top_k > 1:
-            raise ValueError(f"top_k: {self.top_k} with router base, which assigns one expert to a token; choose 1")
+        self.router.check_top_k(self.top_k)
         return self
-
-    def _check_top_k(self, router: TopKRouterConfig) -> None:
-        if self.top_k == 1 and router.score == "softmax" and router.normalise_over == "selected":
-            raise ValueError(
-                "router.normalise_over: selected with top_k 1 makes every gate value 1, and the router never learns; "
-                "choose all"
-            )
-        if router.bias_rate and router.score != "sigmoid":
-            raise ValueError(
-                f"router.bias_rate: {router.bias_rate} with score softmax would make every gate depend on the bias; "
-                "choose score sigmoid"
-            )

@@ -24,7 +24,7 @@ Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Ascent:
-    """Where the climb ended.
+    """End of the climb.
 
     Attributes:
         point: the last accepted point of each problem, or its accepted point of least error, [P, D].
@@ -69,9 +69,6 @@ def ascend(
         error: of a gradient [P, D], [P]. Where the peak is a kink, gradients grow again on the way to it: a climb that
             does not converge then ends, of the accepted points that are within 1e-4 of its whole rise of the last, at
             the one of least error. None: at the last.
-
-    Returns:
-        The end points.
 
     Source: Liu and Nocedal, "On the limited memory BFGS method for large scale optimization", 1989, algorithm 2.1.
     """
@@ -284,25 +281,13 @@ def balancing_potentials(
 
 
 def summed_elements(columns: int, evaluations: int) -> tuple[int, ...]:
-    """Elements of each tensor that :func:`balancing_potentials` sums over ranks, in order.
-
-    Args:
-        columns: M.
-        evaluations: as there.
-
-    Returns:
-        One number an evaluation.
-    """
+    """Elements of each tensor that :func:`balancing_potentials` sums over ranks, one number an evaluation."""
     last = _corrections(evaluations)
     return (columns * columns,) * (evaluations - last) + (columns,) * last
 
 
 class _Loads:
-    """Sums over the rows of all ranks, in units of an even load.
-
-    Attributes:
-        unit: what a sum of :meth:`of_columns` is to be multiplied by.
-    """
+    """Sums over the rows of all ranks, in units of an even load; a sum of :meth:`of_columns` counts in `unit`."""
 
     def __init__(
         self,

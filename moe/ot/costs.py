@@ -8,82 +8,43 @@ from torch import Tensor
 
 
 def squared_euclidean(x_ND: Tensor, y_MD: Tensor) -> Tensor:
-    """Squared distances.
-
-    Args:
-        x_ND: points, [..., N, D].
-        y_MD: points, [..., M, D].
-
-    Returns:
-        Costs [..., N, M].
-    """
+    """Squared distances [..., N, M] of points [..., N, D] and [..., M, D]."""
     x, y = _centred(x_ND, y_MD)
     return (x.square().sum(-1)[..., :, None] + y.square().sum(-1)[..., None, :] - 2 * x @ y.mT).clamp_min(0)
 
 
 def euclidean(x_ND: Tensor, y_MD: Tensor) -> Tensor:
-    """Distances.
-
-    Args:
-        x_ND: points, [..., N, D].
-        y_MD: points, [..., M, D].
-
-    Returns:
-        Costs [..., N, M].
-    """
+    """Distances [..., N, M] of points [..., N, D] and [..., M, D]."""
     return torch.cdist(*_centred(x_ND, y_MD))
 
 
 def cosine(x_ND: Tensor, y_MD: Tensor) -> Tensor:
-    """One minus the cosine of the angle.
-
-    Args:
-        x_ND: points, [..., N, D].
-        y_MD: points, [..., M, D].
-
-    Returns:
-        Costs [..., N, M], 0 to 2.
-    """
+    """One minus the cosine of the angle, 0 to 2, [..., N, M], between points [..., N, D] and [..., M, D]."""
     x, y = (torch.nn.functional.normalize(points, dim=-1) for points in (x_ND, y_MD))
     return 1 - x @ y.mT
 
 
 def negative_log_probabilities(logits_NM: Tensor) -> Tensor:
-    """Minus the logarithm of the softmax over columns.
-
-    Args:
-        logits_NM: [..., N, M].
-
-    Returns:
-        Costs [..., N, M], at least 0.
-    """
+    """Minus the logarithm of the softmax over columns, at least 0, [..., N, M]."""
     return -logits_NM.log_softmax(-1)
 
 
 def spread(cost_NM: Tensor) -> Tensor:
-    """The scale of a cost that a plan between fixed sums can feel.
+    """The scale of a cost that a plan between fixed sums can feel, at least 0, [...].
 
     What is added to all costs of a row or of a column does not change such a plan, so that neither the mean of the
-    costs nor points of different lengths count: only the differences that are left without both.
-
-    Args:
-        cost_NM: [..., N, M].
-
-    Returns:
-        Standard deviation of the costs less the means of their rows and columns, at least 0, [...].
+    costs nor points of different lengths count: it is the standard deviation of the costs less the means of their rows
+    and columns.
     """
     rest = cost_NM - cost_NM.mean(-1, keepdim=True)
     return (rest - rest.mean(-2, keepdim=True)).square().mean((-2, -1)).sqrt()
 
 
 def negative_logits(logits_NM: Tensor) -> Tensor:
-    """Minus the logits over their standard deviation, so that one gamma or epsilon serves a whole training.
+    """Minus the logits over their standard deviation, so that one gamma or epsilon serves a whole training; [..., N,
+    M].
 
-    Args:
-        logits_NM: [..., N, M].
-
-    Returns:
-        Costs [..., N, M]; the deviation is a constant to autograd, and logits that are all equal stay as they are.
+    The deviation is a constant to autograd, and logits that are all equal stay as they are.
     """
     deviation = logits_NM.detach().std((-2, -1), correction=0, keepdim=True)
     return -logits_NM / torch.where(deviation > 0, deviation, torch.ones_like(deviation))

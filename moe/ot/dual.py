@@ -76,14 +76,9 @@ class RowSpread:
     def __init__(
         self, cost_PNM: Tensor, mass_PN: Tensor, *, k: int, gamma: float, columns_PNW: Tensor | None = None
     ) -> None:
-        """Takes the problem; its buffers are as large as the cost three times.
+        """Takes costs and the masses of rows; its buffers are as large as the cost three times.
 
-        Args:
-            cost_PNM: subtracted from the potentials.
-            mass_PN: mass of each row.
-            k: entries kept of each row.
-            gamma: strength of the quadratic term.
-            columns_PNW: the columns that each row looks at, int64, filled up with -1; all if None.
+        `columns_PNW` are those that each row looks at, int64, filled up with -1; all if None.
         """
         self._columns = None
         if columns_PNW is not None:
@@ -98,13 +93,8 @@ class RowSpread:
         self._threshold: Tensor | None = None
 
     def __call__(self, potentials_PM: Tensor) -> tuple[Tensor, Tensor]:
-        """Projects all rows.
-
-        Args:
-            potentials_PM: of the columns.
-
-        Returns:
-            The mass that enters each column, [P, M], and the sum of the rows' maxima, [P].
+        """Projects all rows at potentials of the columns: mass of each column, [P, M], and the sum of the rows' maxima,
+        [P].
         """
         potentials = potentials_PM[:, None]
         if self._columns is not None:
@@ -166,8 +156,8 @@ def semi_dual(
 ) -> Plan:
     """Maximise be.b - sum_i max_t (<t, be - c_i> - gamma/2 |t|^2), t on the a_i-simplex with at most k entries.
 
-    Rows are exact by construction. The gradient is b - load. The optimal be are constants to autograd: the gradient
-    of `value` is exact by the envelope theorem, that of `values` is the one at fixed potentials.
+    Rows of the plan are exact by construction. The gradient is b - load. The optimal be are constants to autograd: the
+    gradient of `value` is exact by the envelope theorem, that of `values` is the one at fixed potentials.
 
     Args:
         cost: [..., N, M].
@@ -183,12 +173,6 @@ def semi_dual(
         columns: the columns that each row looks at during the ascent, [P, N, W], filled up with -1; all if None.
             The plan that ends it looks at all.
         keep_least_error: where the tolerance is not reached, end with the prices of least error, not with the last.
-
-    Returns:
-        A plan by rows.
-
-    Raises:
-        ValueError: shapes that do not fit, k or gamma out of range, or masses of unequal sums.
 
     Source: Liu, Puigcerver, Blondel, "Sparsity-constrained optimal transport", 2023, equation 10.
     """
@@ -259,23 +243,10 @@ def dual(
     tolerance: float = 1e-2,
     max_evaluations: int = 100,
 ) -> Plan:
-    """Maximise al.a + be.b - 1/(2 gamma) sum over rows of the k largest [al_i + be_j - c_ij]_+^2.
+    """Maximise al.a + be.b - 1/(2 gamma) sum over rows of the k largest [al_i + be_j - c_ij]_+^2; a plan by rows.
 
-    Args:
-        cost: [..., N, M].
-        a: mass of each row, [..., N].
-        b: mass of each column, [..., M].
-        k: entries of each row at most.
-        gamma: strength of the quadratic term, in units of cost over mass.
-        start: row and column potentials to begin with.
-        tolerance: largest violation of a row or column sum, over the side's mean mass, to stop at.
-        max_evaluations: evaluations at most.
-
-    Returns:
-        A plan by rows; potentials are constants to autograd as in `semi_dual`.
-
-    Raises:
-        ValueError: shapes that do not fit, k or gamma out of range, or masses of unequal sums.
+    The tolerance is the largest violation of a row or column sum, over the side's mean mass. Potentials are constants
+    to autograd as in `semi_dual`.
 
     Source: Liu, Puigcerver, Blondel, "Sparsity-constrained optimal transport", 2023, equation 9.
     """

@@ -104,13 +104,7 @@ def _solve(cost: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, 
 
 
 class Problem(NamedTuple):
-    """What a solver takes.
-
-    Attributes:
-        cost: [..., N, M].
-        a: mass of each row, [..., N].
-        b: mass of each column, [..., M].
-    """
+    """Problem of a solver: cost [..., N, M], mass of each row [..., N] and of each column [..., M]."""
 
     cost: Tensor
     a: Tensor
@@ -181,14 +175,9 @@ def dropping_problem(cost: Tensor, a: Tensor, capacity: Tensor, *, price: float)
 
 
 def without_slack(plan: Plan, shape: torch.Size | tuple[int, ...]) -> Plan:
-    """The plan between the real rows and columns.
+    """The plan between the real rows and columns, of which the cost of that shape has no dummies.
 
-    Args:
-        plan: of a problem with dummies.
-        shape: of the cost without them; the last two entries count.
-
-    Returns:
-        The plan without the dummies. Its `value` still counts what the regulariser says about them.
+    Its `value` still counts what the regulariser says about the dummies.
     """
     num_rows, num_columns = shape[-2:]
     values, indices = plan.values, plan.indices

@@ -69,13 +69,8 @@ class Plan:
         return self._sums("columns", (self.values > 0).long())
 
     def barycentric_projection(self, points: Tensor) -> Tensor:
-        """Where each row's mass goes on average.
-
-        Args:
-            points: of the columns, [..., M, D].
-
-        Returns:
-            [..., N, D]; zeros for rows without mass.
+        """Mean place, [..., N, D], of each row's mass on points of the columns, [..., M, D]; zeros for rows without
+        mass.
         """
         plan = self.dense()
         return plan @ points / plan.sum(-1, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
@@ -107,18 +102,9 @@ def scatter_sum(values: Tensor, indices: Tensor, length: int) -> Tensor:
 
 
 def check_masses(cost: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Masses of the rows and columns of a cost, expanded to its leading dimensions.
+    """Masses of the rows [..., N] and columns [..., M] of a cost, expanded to its leading dimensions and in its type.
 
-    Args:
-        cost: floating point, [..., N, M].
-        a: mass of each row, at least 0, broadcastable to [..., N].
-        b: mass of each column, at least 0, broadcastable to [..., M].
-
-    Returns:
-        a [..., N] and b [..., M] in the cost's type.
-
-    Raises:
-        ValueError: no matrix, no floating point, or shapes that do not fit.
+    Refuses negative masses, shapes that do not fit, and what is no matrix of floating point.
     """
     if cost.ndim < 2 or not cost.is_floating_point():
         raise ValueError(f"cost: no matrix of floats ({cost.dtype}, {list(cost.shape)}); give [..., rows, columns]")
@@ -135,15 +121,7 @@ def check_masses(cost: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_balance(rows: Tensor, columns: Tensor) -> None:
-    """Refuse rows and columns of unequal mass.
-
-    Args:
-        rows: mass of all rows, [...].
-        columns: mass of all columns, [...].
-
-    Raises:
-        ValueError: they differ by more than a thousandth, or are not finite.
-    """
+    """Refuse rows and columns whose mass differs by more than a thousandth, or is not finite."""
     share = columns / rows
     if not ((share - 1).abs() <= 1e-3).all():
         wrong = float(share.flatten()[(share - 1).abs().argmax()])
@@ -153,15 +131,7 @@ def check_balance(rows: Tensor, columns: Tensor) -> None:
 
 
 def check_sparsity(k: int, gamma: float) -> None:
-    """Refuse a cardinality or a strength that is out of range.
-
-    Args:
-        k: entries of a line, at least 1.
-        gamma: strength of the quadratic term, positive.
-
-    Raises:
-        ValueError: one of them is not.
-    """
+    """Refuse a cardinality below 1 or a strength that is not positive."""
     if k < 1:
         raise ValueError(f"k: no entries ({k}); give at least 1")
     if not gamma > 0:

@@ -192,18 +192,11 @@ def _jitter(cost: Tensor, gamma: float) -> Tensor:
 
 
 def _candidates(cost: Tensor, plan: Plan, chosen: Tensor, k: int) -> Tensor | None:
-    """The tokens that each expert looks at while they compete: those that use it or have it among their best.
+    """The tokens that each expert looks at while they compete: those that use it or have it among their best, [P, M,
+    W].
 
     Every token has some experts to go to, so none is lost from sight, and the lists are a small share of all tokens.
-
-    Args:
-        cost: of the chosen problems, [P, N, M].
-        plan: of all problems, by rows.
-        chosen: the problems.
-        k: slots of each expert.
-
-    Returns:
-        [P, M, W], filled up with -1; None (look at all) where an expert had fewer candidates than slots.
+    They are of the chosen problems and filled up with -1; None (look at all) where an expert had fewer than slots.
     """
     num_columns = cost.shape[-1]
     be = plan.potentials[1].detach().reshape(-1, num_columns)[chosen]

@@ -4,6 +4,8 @@ import moe.with_torch  # noqa: F401
 
 # isort: split
 
+from typing import Any
+
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.transformer_config import TransformerConfig
 
@@ -20,6 +22,15 @@ from moe.router.portable import PortableRouter
 from moe.router.protocol import Router
 from moe.router.sparse_ot import SparseOTRouter
 from moe.router.top_k import PortableTopKRouter
+from netsim.foundation.settings import Section
+
+_ROUTERS: dict[type[Section], type[PortableRouter[Any]]] = {
+    TopKRouterConfig: PortableTopKRouter,
+    SinkhornRouterConfig: SinkhornRouter,
+    BaseAssignmentRouterConfig: BaseAssignmentRouter,
+    ExpertChoiceRouterConfig: ExpertChoiceRouter,
+    SparseOTRouterConfig: SparseOTRouter,
+}
 
 
 def build(
@@ -28,29 +39,16 @@ def build(
     config: TransformerConfig,
     pg_collection: ProcessGroupCollection | None = None,
     is_mtp_layer: bool = False,  # noqa: ARG001
-) -> PortableRouter:
-    """Builds the router that a configuration names; Megatron-Core's layer calls this.
+) -> PortableRouter[Any]:
+    """Builds the router of the mixture of experts; Megatron-Core's layer calls this.
 
     Args:
         moe: the mixture of experts.
         config: the same as Megatron's configuration.
         pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
         is_mtp_layer: whether the layer predicts a later token, which none does; passed from Megatron-Core 0.17 on.
-
-    Returns:
-        The router.
     """
-    match moe.router:
-        case TopKRouterConfig():
-            return PortableTopKRouter(moe.router, config, pg_collection)
-        case SinkhornRouterConfig():
-            return SinkhornRouter(moe.router, config, pg_collection)
-        case BaseAssignmentRouterConfig():
-            return BaseAssignmentRouter(config, pg_collection)
-        case ExpertChoiceRouterConfig():
-            return ExpertChoiceRouter(config, pg_collection)
-        case SparseOTRouterConfig():
-            return SparseOTRouter(moe.router, config, pg_collection)
+    return _ROUTERS[type(moe.router)](moe.router, config, pg_collection)
 
 
 __all__ = ["PortableRouter", "Router", "build"]

@@ -6,18 +6,16 @@ Shape suffixes: T tokens, E experts.
 import math
 
 import torch
-from megatron.core.process_groups_config import ProcessGroupCollection
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.config import SinkhornRouterConfig
+from moe.config import BaseAssignmentRouterConfig, ExpertChoiceRouterConfig, SinkhornRouterConfig
 from moe.host_copies import to_device
 from moe.ot import exact
 from moe.router.capacity import keep_largest, map_of, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
 
 
-class ExpertChoiceRouter(PortableRouter):
+class ExpertChoiceRouter(PortableRouter[ExpertChoiceRouterConfig]):
     """Each expert takes top_k * T / E tokens, rounded up: balanced always, and a token may visit many experts or none.
 
     The experts of a token depend on the other tokens of its micro batch, at inference as in training. It is therefore
@@ -26,10 +24,7 @@ class ExpertChoiceRouter(PortableRouter):
     Source: Zhou et al., "Mixture-of-Experts with Expert Choice Routing", 2022, section 3.2.
     """
 
-    cap = 1.0
-
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`."""
         probs_TE = logits_TE.softmax(dim=1)
         if counted_T is None:
             slots = slots_per_expert(len(probs_TE) * self.topk, self.num_experts, 1.0)
@@ -40,7 +35,7 @@ class ExpertChoiceRouter(PortableRouter):
         return Selection(probs_TE * map_TE, map_TE, self.unserved(map_TE, counted_T))
 
 
-class BaseAssignmentRouter(PortableRouter):
+class BaseAssignmentRouter(PortableRouter[BaseAssignmentRouterConfig]):
     """Every token visits one expert, the experts' loads differ by one at most, and the sum of the logits is largest.
 
     Solved on the host in float64, which stalls a GPU for the milliseconds that the exact solution takes. In training a
@@ -49,24 +44,8 @@ class BaseAssignmentRouter(PortableRouter):
     Source: Lewis et al., "BASE Layers: Simplifying Training of Large, Sparse Models", 2021, equation 2.
     """
 
-    cap = 1.0
-
-    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
-        """Builds the gate.
-
-        Args:
-            config: Megatron's configuration of the layer.
-            pg_collection: process groups.
-
-        Raises:
-            ValueError: top_k is not 1.
-        """
-        super().__init__(config, pg_collection)
-        if self.topk > 1:
-            raise ValueError(f"top_k: {self.topk} with router base, which assigns one expert to a token; choose 1")
-
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`; in training the host waits, and then solves."""
+        """Chooses experts; in training the host waits, and then solves."""
         affinity_TE = logits_TE.detach()
         expert_T = affinity_TE.argmax(dim=1)
         if self.training and counted_T is not None:
@@ -80,16 +59,11 @@ class BaseAssignmentRouter(PortableRouter):
 
 
 def balanced_assignment(affinity_TE: Tensor) -> Tensor:
-    """Assigns each token to one expert, each expert T / E tokens, rounded down or up.
+    """Assigns each token to one expert, each expert T / E tokens, rounded down or up, at the largest affinity: int64
+    [T].
 
     Every expert has floor(T / E) seats that must be filled and, unless T / E is whole, one optional seat. A phantom
-    token takes the mass of all empty seats and may use optional seats only.
-
-    Args:
-        affinity_TE: affinity of each token to each expert, finite; T may be 0.
-
-    Returns:
-        The assignment of largest total affinity, int64 [T].
+    token takes the mass of all empty seats and may use optional seats only. Affinities are finite; T may be 0.
     """
     tokens, experts = affinity_TE.shape
     if not tokens:
@@ -109,7 +83,7 @@ _NO_MASS = -1e4
 """Logarithm of an entry that counts nowhere; finite, so that nothing becomes NaN where all tokens are padding."""
 
 
-class SinkhornRouter(PortableRouter):
+class SinkhornRouter(PortableRouter[SinkhornRouterConfig]):
     """Each token visits the top_k largest entries of its row of a plan whose columns are balanced.
 
     The plan is balanced, the selection only nearly so; no token is dropped. In training a token's experts depend on the
@@ -118,24 +92,7 @@ class SinkhornRouter(PortableRouter):
     Source: Clark et al., "Unified Scaling Laws for Routed Language Models", 2022, section 3.1 (S-BASE).
     """
 
-    def __init__(
-        self,
-        router: SinkhornRouterConfig,
-        config: TransformerConfig,
-        pg_collection: ProcessGroupCollection | None = None,
-    ) -> None:
-        """Builds the gate.
-
-        Args:
-            router: settings of the entropic problem.
-            config: Megatron's configuration of the layer.
-            pg_collection: process groups.
-        """
-        super().__init__(config, pg_collection)
-        self._router = router
-
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`."""
         scores_TE, figures = logits_TE.detach(), {}
         if self.training and len(logits_TE):
             scores_TE, residual = self._balanced(scores_TE, counted_T)

@@ -13,44 +13,19 @@ _APART = 1.0
 
 
 def slots_per_expert(choices: int, num_experts: int, factor: float) -> int:
-    """Largest number of choices that an expert takes.
-
-    Args:
-        choices: choices of all tokens, tokens times experts a token.
-        num_experts: experts that share them.
-        factor: multiple of the mean load.
-
-    Returns:
-        The multiple, rounded up to whole choices.
-    """
+    """Largest number of choices that an expert takes: `factor` times the mean load, rounded up to whole choices."""
     return math.ceil(round(factor * choices / num_experts, 6))
 
 
 def slots_of_tokens(tokens: Tensor, *, top_k: int, num_experts: int, factor: float) -> Tensor:
-    """:func:`slots_per_expert` where a device alone knows how many tokens there are.
-
-    Args:
-        tokens: number of tokens, [].
-        top_k: choices of a token.
-        num_experts: experts that share them.
-        factor: multiple of the mean load.
-
-    Returns:
-        The multiple, rounded up to whole choices, int64 [].
-    """
+    """:func:`slots_per_expert` where a device alone knows how many tokens there are; both are int64 []."""
     return (factor * (tokens.double() * top_k) / num_experts).round(decimals=6).ceil().long()
 
 
 def keep_largest(values_TE: Tensor, map_TE: Tensor, slots_E: Tensor | int) -> Tensor:
     """Cuts every column of a routing map to its largest values; among equal ones the earlier token stays.
 
-    Args:
-        values_TE: value of each choice to its expert.
-        map_TE: bool, the choices.
-        slots_E: choices that each column keeps, at least 0; one for all, or int64 [E].
-
-    Returns:
-        bool [T, E].
+    A column keeps so many choices, at least 0; one number for all, or int64 [E].
     """
     order_TE = values_TE.masked_fill(~map_TE, -torch.inf).argsort(dim=0, descending=True, stable=True)
     places_TE = torch.arange(len(map_TE), device=map_TE.device)[:, None].expand_as(order_TE)
@@ -58,15 +33,7 @@ def keep_largest(values_TE: Tensor, map_TE: Tensor, slots_E: Tensor | int) -> Te
 
 
 def keep_first(map_TE: Tensor, slots: Tensor | int) -> Tensor:
-    """Cuts every column of a routing map to its first tokens.
-
-    Args:
-        map_TE: bool, the choices.
-        slots: choices that each column keeps.
-
-    Returns:
-        bool [T, E].
-    """
+    """Cuts every column of a routing map to its first tokens."""
     return map_TE & (map_TE.cumsum(dim=0) <= slots)
 
 
@@ -99,17 +66,7 @@ def cut_by_margin(
 
 
 def cut_best(scores_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | None = None) -> Tensor:
-    """:func:`cut_by_margin` of each token's `due` best experts, in fewer operations.
-
-    Args:
-        scores_TE: as there.
-        slots_E: as there.
-        due: as there.
-        counted_T: as there.
-
-    Returns:
-        bool [T, E].
-    """
+    """:func:`cut_by_margin` of each token's `due` best experts, in fewer operations."""
     if len(scores_TE) == 0:
         return torch.zeros_like(scores_TE, dtype=torch.bool)
     best = scores_TE.topk(min(due + 1, scores_TE.shape[1]), dim=1)
@@ -152,15 +109,7 @@ def serve(keys_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | 
 
 
 def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:
-    """Turns lists of experts into a routing map.
-
-    Args:
-        indices_TK: experts of each token, int64.
-        num_experts: columns of the map.
-
-    Returns:
-        bool [T, E].
-    """
+    """Turns lists of experts, int64, into a routing map, bool [T, E]."""
     return indices_TK.new_zeros([len(indices_TK), num_experts], dtype=torch.bool).scatter_(1, indices_TK, True)
 
 

@@ -6,7 +6,7 @@ Shape suffixes: T tokens, E experts.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -14,14 +14,16 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.config import seats_of
+from moe.config import RouterConfig, seats_of
 from moe.repetition import notes, repeats
 from moe.router.capacity import slots_of_tokens
+
+RouterSettings = TypeVar("RouterSettings", bound=RouterConfig)
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The result of a router.
+    """Result of a router.
 
     Attributes:
         probs: gate values [T, E], zero outside the map and differentiable inside it.
@@ -29,7 +31,7 @@ class Selection:
         dropped: due choices that no expert took, int64 [].
         figures: further entries of the report.
         distribution: probabilities of the experts by the gate alone, [T, E]; None: they have yet to be computed.
-        constants: what :meth:`PortableRouter.gates` takes besides logits and map; without gradient.
+        constants: arguments of :meth:`PortableRouter.gates` besides logits and map; without gradient.
     """
 
     probs: Tensor
@@ -42,12 +44,12 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """The choices of one pass, without the gate values, which are computed anew where they are taken again.
+    """Choices of one pass, without the gate values, which are computed anew where they are taken again.
 
     Attributes:
         map: bool [T, E].
         dropped: due choices that no expert took, int64 [].
-        constants: what :meth:`PortableRouter.gates` takes besides logits and map.
+        constants: arguments of :meth:`PortableRouter.gates` besides logits and map.
     """
 
     map: Tensor
@@ -55,7 +57,7 @@ class Route:
     constants: Mapping[str, Tensor]
 
 
-class PortableRouter(TopKRouter):
+class PortableRouter(TopKRouter, Generic[RouterSettings]):
     """Megatron-Core's router without its demand for CUDA and TransformerEngine; a kind of router adds :meth:`select`.
 
     Replaced is the gate's product (Megatron 0.16 calls TransformerEngine even where that is absent, and moves the
@@ -67,19 +69,19 @@ class PortableRouter(TopKRouter):
         cap: most that an expert takes of a rank's choices in training, as a multiple of its even share; None: no limit.
     """
 
-    cap: float | None = None
-
-    def __init__(self, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None) -> None:
-        """Builds the gate.
-
-        Args:
-            config: Megatron's configuration of the layer.
-            pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
-        """
+    def __init__(
+        self,
+        router: RouterSettings,
+        config: TransformerConfig,
+        pg_collection: ProcessGroupCollection | None = None,
+    ) -> None:
+        """Builds the gate on the process groups tp, cp, tp_cp and tp_dp_cp."""
         without_bias = copy.copy(config)
         without_bias.moe_router_enable_expert_bias = False
         super().__init__(config=without_bias, pg_collection=pg_collection)
         self.config = config
+        self._router = router
+        self.cap = router.cap
         assert config.num_moe_experts is not None
         self.num_experts: int = config.num_moe_experts
         self._last: tuple[Tensor, Tensor | None, Selection] | None = None
@@ -93,64 +95,37 @@ class PortableRouter(TopKRouter):
 
         Args:
             logits_TE: the gate's logits; T may be 0.
-            counted_T: bool, false for padding, whose logits are 0 and whose gate values and choices must be; None:
-                there is none.
-
-        Returns:
-            The choices.
+            counted_T: bool, false for padding, whose logits are 0 and whose gate values and choices must be; None if
+                absent.
         """
         raise NotImplementedError
 
     def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002
-        """Gate values of choices, by which a selection is made and taken again.
-
-        Args:
-            logits_TE: the gate's logits.
-            map_TE: bool, the choices.
-            constants: of the selection.
-
-        Returns:
-            [T, E], zero outside the map and differentiable inside it.
+        """Gate values of choices, [T, E], zero outside the map, by which a selection is made and taken again with its
+        constants.
         """
         return logits_TE.softmax(dim=1) * map_TE
 
     def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:  # noqa: ARG002
         """Takes part in balancing where choices are taken again: counts them, and attaches what balances the gate.
 
-        Args:
-            selection: the choices that are taken again.
-            logits_TE: the gate's logits.
-            counted_T: bool, false for padding; None: there is none.
-
-        Returns:
-            The selection with the same gate values and choices.
+        Returns the selection with the same gate values and choices.
         """
         return selection
 
     def record(self, routes: list[Route] | None) -> None:
-        """Notes the choices of every evaluation pass from now on.
-
-        Args:
-            routes: where to; None: nowhere.
-        """
+        """Notes the choices of every evaluation pass from now on in the list; None: nowhere."""
         self._recorded = routes
 
     def follow(self, routes: Sequence[Route] | None) -> None:
-        """Takes the same choices again in every training pass from now on.
-
-        Args:
-            routes: of one pass after another; None: choices are made as usual.
-        """
+        """Takes the same choices again in every training pass from now on; None: choices are made as usual."""
         self._to_follow = None if routes is None else iter(routes)
 
     def seats(self, tokens: int) -> int | None:
-        """Most choices that an expert takes of a rank's tokens in training; fewer tokens never make more of them.
+        """Most choices that an expert takes of a rank's tokens, padding included, in training; fewer tokens never make
+        more.
 
-        Args:
-            tokens: tokens of the rank, padding included.
-
-        Returns:
-            The number; None: there is no limit, as where choices of evaluation passes are taken again.
+        None: there is no limit, as where choices of evaluation passes are taken again.
         """
         if self.cap is None or self._to_follow is not None:
             return None
@@ -161,29 +136,17 @@ class PortableRouter(TopKRouter):
         return logits_TE.softmax(dim=1)
 
     def gating(self, input: Tensor) -> Tensor:
-        """Gate logits.
-
-        Args:
-            input: tokens, [sequence, batch, hidden].
-
-        Returns:
-            Logits [sequence, batch, num_experts] in the router's own precision.
-        """
+        """Gate logits [sequence, batch, num_experts] in the router's precision, of tokens [sequence, batch, hidden]."""
         dtype = {"fp32": torch.float32, "fp64": torch.float64}.get(self.config.moe_router_dtype or "", input.dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         tokens_TD = input.to(dtype).flatten(0, -2)
         return torch.nn.functional.linear(tokens_TD, self.weight.to(dtype), bias).unflatten(0, input.shape[:-1])
 
     def routing(self, logits: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Chooses experts.
+        """Gate values and a bool map, each [sequence * batch, E], of logits [sequence, batch, E].
 
-        Args:
-            logits: [sequence, batch, E].
-            padding_mask: [sequence, batch], true for padding, which visits no expert and counts nowhere; as Megatron's
-                code has it, not its documentation.
-
-        Returns:
-            Gate values and a bool map, each [sequence * batch, E].
+        The mask, [sequence, batch], is true for padding, which visits no expert and counts nowhere; as Megatron's code
+        has it, not its documentation.
         """
         logits = logits.reshape(-1, self.num_experts)
         if padding_mask is None:
@@ -195,7 +158,6 @@ class PortableRouter(TopKRouter):
         return selection.probs, selection.map
 
     def report(self) -> Mapping[str, Tensor]:
-        """See :class:`moe.router.protocol.Router`."""
         assert self._last is not None, "nothing was routed yet"
         logits_TE, counted_T, selection = self._last
         distribution_TE = self.distribution(logits_TE) if selection.distribution is None else selection.distribution
@@ -216,13 +178,13 @@ class PortableRouter(TopKRouter):
         }
 
     def update_bias(self) -> None:
-        """See :class:`moe.router.protocol.Router`; most kinds learn nothing besides their weight."""
+        """Learns nothing besides the weight, as most kinds."""
 
     def forget(self) -> None:
-        """See :class:`moe.router.protocol.Router`."""
+        """Forgets nothing, as most kinds."""
 
     def set_hops(self, hops_E: Tensor) -> None:
-        """See :class:`moe.router.protocol.Router`; most kinds do not weigh distance."""
+        """Does not weigh distance, as most kinds."""
 
     def set_layer_number(self, layer_number: int) -> None:
         """Keeps no number, so that Megatron leaves the losses out of its table."""
@@ -248,14 +210,7 @@ class PortableRouter(TopKRouter):
         return slots_of_tokens(counted_T.sum(), top_k=self.topk, num_experts=self.num_experts, factor=factor)
 
     def sum_over_ranks(self, values: Tensor) -> Tensor:
-        """Sums over the data ranks, in place if there are several.
-
-        Args:
-            values: the same shape on every rank.
-
-        Returns:
-            The sum.
-        """
+        """Sums over the data ranks, in place if there are several; collective."""
         if self.tp_dp_cp_group.size() > 1:
             torch.distributed.all_reduce(values, group=self.tp_dp_cp_group)
         return values

@@ -24,7 +24,7 @@ from moe.router.portable import PortableRouter, Route
 
 @dataclass(eq=False)
 class Routes:
-    """What the mixtures of a network chose in some evaluation passes on this rank.
+    """Choices of the mixtures of a network in some evaluation passes on this rank.
 
     Attributes:
         by_router: for each router, in the order of the network's modules, its choices of one pass after another. A

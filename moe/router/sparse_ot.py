@@ -17,7 +17,7 @@ from moe.router.capacity import cut_best, cut_by_margin, map_of, slots_of_tokens
 from moe.router.portable import PortableRouter, Selection
 
 
-class SparseOTRouter(PortableRouter):
+class SparseOTRouter(PortableRouter[SparseOTRouterConfig]):
     """Potentials on the experts balance their load; each token goes to its few best experts at these prices.
 
     In training every micro batch is solved anew, without gradient, for the potentials at which the experts share the
@@ -61,17 +61,8 @@ class SparseOTRouter(PortableRouter):
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
-        """Builds the gate.
-
-        Args:
-            router: the transport problem.
-            config: Megatron's configuration of the layer.
-            pg_collection: process groups.
-        """
-        super().__init__(config, pg_collection)
-        self._router = router
-        self.cap = router.capacity_factor if router.potentials == "rank" else None
-        self._most_choices = min(max(router.candidates, self.topk), self.num_experts)
+        super().__init__(router, config, pg_collection)
+        self._most_choices = router.most_choices(self.topk, self.num_experts)
         zeros_E = torch.zeros(self.num_experts, dtype=torch.float32)
         self.register_buffer("potentials", zeros_E)
         self.register_buffer("average_potentials", zeros_E.clone())
@@ -83,7 +74,6 @@ class SparseOTRouter(PortableRouter):
         self.register_buffer("hops", zeros_E.clone(), persistent=False)
 
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`."""
         potentials_E, scale, figures = self.average_potentials, self.average_scale, {}
         tokens = self._tokens(logits_TE, counted_T)
         if self.training:
@@ -100,18 +90,16 @@ class SparseOTRouter(PortableRouter):
         return Selection(probs_TE, map_TE, dropped, figures, distribution_TE.detach(), constants)
 
     def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
-        """See :class:`PortableRouter`."""
         if self._router.gate == "prob":
             return super().gates(logits_TE, map_TE, constants)
         return self._gates(logits_TE.softmax(dim=1), _scores(logits_TE, constants), map_TE)
 
     def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`; the potentials that would balance these tokens count in the average."""
+        """Takes the potentials that would balance these tokens into the average."""
         potentials_E, _, _, figures = self._balanced(logits_TE, self._tokens(logits_TE, counted_T), counted_T)
         return replace(selection, figures={"potentials": potentials_E.float(), **figures})
 
     def set_hops(self, hops_E: Tensor) -> None:
-        """See :class:`moe.router.protocol.Router`."""
         self.hops.copy_(hops_E)
 
     @torch.no_grad()
@@ -130,7 +118,6 @@ class SparseOTRouter(PortableRouter):
         sums.zero_()
 
     def forget(self) -> None:
-        """See :class:`moe.router.protocol.Router`."""
         self.sums.zero_()
 
     @property

@@ -23,7 +23,7 @@ from moe.router.capacity import keep_first, keep_largest, map_of, slots_per_expe
 from moe.router.portable import PortableRouter, Selection
 
 
-class PortableTopKRouter(PortableRouter):
+class PortableTopKRouter(PortableRouter[TopKRouterConfig]):
     """Megatron-Core's top-k selection and load-balancing loss, with a capacity and a balancing bias of our own.
 
     Capacity differs from Megatron's where that depends on the device: among equal gate values the earlier token stays,
@@ -45,29 +45,18 @@ class PortableTopKRouter(PortableRouter):
         config: TransformerConfig,
         pg_collection: ProcessGroupCollection | None = None,
     ) -> None:
-        """Builds the gate.
-
-        Args:
-            router: the selection.
-            config: Megatron's configuration of the layer.
-            pg_collection: process groups.
-        """
-        super().__init__(config, pg_collection)
-        self._router = router
-        self.cap = router.capacity_factor
+        super().__init__(router, config, pg_collection)
         if router.bias_rate:
             del self.expert_bias
             self.register_buffer("expert_bias", torch.zeros(self.num_experts, dtype=torch.float32))
             self.register_buffer("demand", torch.zeros(self.num_experts, dtype=torch.int64), persistent=False)
 
     def distribution(self, logits_TE: Tensor) -> Tensor:
-        """See :class:`PortableRouter`."""
         if self._router.score == "softmax":
             return logits_TE.softmax(dim=1)
         return torch.nn.functional.normalize(logits_TE.sigmoid(), p=1, dim=1)
 
     def select(self, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`."""
         probs_TE, wanted_TE, expert_TK = self._scored(logits_TE, None)
         if counted_T is not None:
             probs_TE, wanted_TE = probs_TE * counted_T[:, None], wanted_TE & counted_T[:, None]
@@ -83,14 +72,13 @@ class PortableTopKRouter(PortableRouter):
         return Selection(probs_TE, map_TE, dropped, constants={"experts": expert_TK})
 
     def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:
-        """See :class:`PortableRouter`; gate values that are normalised over the choices are so before any is dropped.
+        """Gate values; those that are normalised over the choices are so before any is dropped.
 
-        The order of the choices decides the last digits of their sum, so they come as they were found.
+        The order of the choices decides the last digits of their sum, so they come in that of the selection.
         """
         return self._scored(logits_TE, constants["experts"])[0] * map_TE
 
     def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """See :class:`PortableRouter`."""
         wanted_TE = map_of(selection.constants["experts"], self.num_experts)
         self._demanded(wanted_TE if counted_T is None else wanted_TE & counted_T[:, None])
         if not (self.is_aux_loss_enabled() and self.learns and len(logits_TE)):
@@ -107,7 +95,6 @@ class PortableTopKRouter(PortableRouter):
             demand_E.zero_()
 
     def forget(self) -> None:
-        """See :class:`moe.router.protocol.Router`."""
         if self._router.bias_rate:
             self.demand.zero_()
 
@@ -143,11 +130,7 @@ class PortableTopKRouter(PortableRouter):
     ) -> Tensor:
         """The load-balancing loss of the tokens that are no padding; Megatron's own is NaN where all are padding.
 
-        Args:
-            probs_TE: gate values.
-            logits_TE: the gate's logits.
-            counted_T: bool, false for padding; None: there is none.
-            taken_TE: bool, choices that are taken again; None: the choices are those of the logits.
+        `taken_TE` are choices that are taken again, in place of those of the logits.
         """
         if counted_T is None:
             chosen_TE, scores_TE = compute_routing_scores_for_aux_loss(logits_TE, self.topk, self._router.score)
@@ -171,10 +154,8 @@ class PortableTopKRouter(PortableRouter):
 
 
 class _Chosen:
-    """What Megatron asks in place of a top-k of its own: notes the experts, or gives those of another pass.
-
-    Attributes:
-        experts: of each token, int64 [T, K].
+    """Stands in for Megatron's replay: notes the experts of each token, int64 [T, K], or gives those of another
+    pass.
     """
 
     def __init__(self, experts: Tensor | None) -> None:

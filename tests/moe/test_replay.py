@@ -168,7 +168,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
         expert_parallel=placed.num_ranks,
         expert_parameters=2 * WIDTH * EXPERT_HIDDEN,
         replicas=config.replicas,
-        cap=config.cap,
+        cap=config.router.cap,
         due_choices=config.top_k,
     )
     holders: list[Any] = list(layers)

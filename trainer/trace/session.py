@@ -131,7 +131,7 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, eva
         moe_layers=tuple(range(config.model.num_layers)),
         expert_parallel=layout.expert_parallel,
         dispatch="home" if evaluates and config.moe.dispatch == "capped" else config.moe.dispatch,
-        cap=None if evaluates else config.moe.cap,
+        cap=None if evaluates else config.moe.router.cap,
         due_choices=config.moe.top_k,
         expert_parameters=expert_parameters(config),
         replicas=config.moe.replicas,

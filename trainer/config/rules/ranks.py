@@ -2,7 +2,7 @@
 
 import math
 
-from moe.config import ExpertChoiceRouterConfig, MoEConfig, SparseOTRouterConfig, TopKRouterConfig
+from moe.config import MoEConfig, SparseOTRouterConfig, TopKRouterConfig
 from trainer.config.network.sizes import divisors
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
@@ -104,7 +104,7 @@ def of_dispatch(config: RunConfig) -> Objections:
     moe = config.moe
     if moe is None:
         return
-    if moe.dispatch == "capped" and moe.cap is None:
+    if moe.dispatch == "capped" and moe.router.cap is None:
         limit, remedy = _unlimited(moe)
         yield "moe.dispatch", f"capped sends as many rows as an expert may take, and {limit}", remedy
     if moe.dispatch == "capped" and moe.migration is not None:
@@ -121,9 +121,11 @@ def of_dispatch(config: RunConfig) -> Objections:
             "patches of an image on one rank"
         )
         yield "moe.dispatch", problem, "use home or copies, or a gpt model"
-    for field, value in _drops(moe):
+    if moe.router.dropping is not None:
+        field, value = moe.router.dropping
         problem = f"{value} leaves tokens without an expert, and in coherent dispatch a token is where its expert is"
-        yield field, problem, "use a router that drops none, such as top_k without capacity_factor, or dispatch home"
+        remedy = "use a router that drops none, such as top_k without capacity_factor, or dispatch home"
+        yield f"moe.router.{field}", problem, remedy
 
 
 def _unlimited(moe: MoEConfig) -> tuple[str, str]:
@@ -137,15 +139,3 @@ def _unlimited(moe: MoEConfig) -> tuple[str, str]:
             return limit, "use potentials rank, or dispatch home"
     limit = f"moe.router.kind {moe.router.kind} has no limit"
     return limit, "use sparse_ot, expert_choice, base or top_k with capacity_factor, or dispatch home"
-
-
-def _drops(moe: MoEConfig) -> list[tuple[str, object]]:
-    """The setting that makes a router drop tokens, and its value; empty: it drops none."""
-    match moe.router:
-        case TopKRouterConfig(capacity_factor=float() as factor):
-            return [("moe.router.capacity_factor", factor)]
-        case ExpertChoiceRouterConfig(kind=kind):
-            return [("moe.router.kind", kind)]
-        case SparseOTRouterConfig(inference_capacity_factor=float() as factor):
-            return [("moe.router.inference_capacity_factor", factor)]
-    return []
