@@ -281,12 +281,7 @@ class _Requirement:
     message: str
 
 
-def _sizes(
-    header: TraceHeader,
-    routing: RoutingTrace,
-    placement: Placement,
-    mode: Mode,
-) -> Sizes:
+def _sizes(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Mode) -> Sizes:
     """Sizes of a row, after checks that everything belongs together."""
     own = routing.header
     needed = {"step": routing.step, "micro": routing.micro, "header.hidden": own.hidden}

@@ -202,13 +202,7 @@ class Placement(_Record):
 
     @classmethod
     def contiguous(
-        cls,
-        num_layers: int,
-        num_experts: int,
-        num_nodes: int,
-        ranks_per_node: int,
-        *,
-        dispatch: Dispatch = "home",
+        cls, num_layers: int, num_experts: int, num_nodes: int, ranks_per_node: int, *, dispatch: Dispatch = "home"
     ) -> Self:
         """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on, as in runs without a placement; cost in
         hops.

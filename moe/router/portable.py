@@ -70,10 +70,7 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
     """
 
     def __init__(
-        self,
-        router: RouterSettings,
-        config: TransformerConfig,
-        pg_collection: ProcessGroupCollection | None = None,
+        self, router: RouterSettings, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None
     ) -> None:
         """Builds the gate on the process groups tp, cp, tp_cp and tp_dp_cp."""
         without_bias = copy.copy(config)

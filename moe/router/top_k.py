@@ -40,10 +40,7 @@ class PortableTopKRouter(PortableRouter[TopKRouterConfig]):
     demand: Tensor
 
     def __init__(
-        self,
-        router: TopKRouterConfig,
-        config: TransformerConfig,
-        pg_collection: ProcessGroupCollection | None = None,
+        self, router: TopKRouterConfig, config: TransformerConfig, pg_collection: ProcessGroupCollection | None = None
     ) -> None:
         super().__init__(router, config, pg_collection)
         if router.bias_rate:

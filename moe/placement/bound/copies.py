@@ -118,11 +118,7 @@ def _copies_away(
 
 
 def choices_by_place(
-    experts: NDArray[np.int64],
-    homes: NDArray[np.int64],
-    tokens: _Tokens,
-    num_places: int,
-    num_experts: int,
+    experts: NDArray[np.int64], homes: NDArray[np.int64], tokens: _Tokens, num_places: int, num_experts: int
 ) -> NDArray[np.float64]:
     """Tokens that chose each expert, by the rank or node `homes` [N] of the token, [places, E]."""
     row, choice = np.nonzero(experts != DROPPED)

@@ -106,10 +106,7 @@ def _coherent(
 
 
 def _coherent_copies(
-    statistics: RoutingStatistics,
-    cost: NDArray[np.float64],
-    holders: NDArray[np.bool_],
-    located: NDArray[np.float64],
+    statistics: RoutingStatistics, cost: NDArray[np.float64], holders: NDArray[np.bool_], located: NDArray[np.float64]
 ) -> tuple[Moves, Moves]:
     """Expected copies of further choices and their ways back to the anchor, both [L, G, G]."""
     assert statistics.visits is not None

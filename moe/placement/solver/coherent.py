@@ -39,11 +39,7 @@ def best_sweep(
 
 
 def solve_sweep(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    *,
-    seed: int,
-    limits: NDArray[np.float64] | None = None,
+    statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
 ) -> Assignment:
     """Minimise the coherent cost by coordinate descent; a `PlacementSolver`.
 
@@ -76,11 +72,7 @@ WORK = 3 * 10**9  # a second or two for 64 experts; small problems run out of ki
 
 
 def solve_pair(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    *,
-    seed: int,
-    limits: NDArray[np.float64] | None = None,
+    statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
 ) -> Assignment:
     """Minimise the coherent cost by sweeps, re-splits of two ranks, exchanges and kicks; a `PlacementSolver`.
 
@@ -102,11 +94,7 @@ _STAGES = 3
 
 
 def solve_staged(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    *,
-    seed: int,
-    limits: NDArray[np.float64] | None = None,
+    statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
 ) -> Assignment:
     """Minimise the coherent cost level by level, then across the levels; a `PlacementSolver`.
 

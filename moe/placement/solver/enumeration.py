@@ -28,12 +28,7 @@ class Enumeration:
         self._dispatch: Dispatch = dispatch
 
     def __call__(
-        self,
-        statistics: RoutingStatistics,
-        topology: Topology,
-        *,
-        seed: int,
-        limits: NDArray[np.float64] | None = None,
+        self, statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
     ) -> Assignment:
         """Find the least cost of all balanced assignments within the limits; ValueError if they are too many."""
         del seed
@@ -48,10 +43,7 @@ class Enumeration:
 
 
 def cheapest_within(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    dispatch: Dispatch,
-    limits: Sequence[NDArray[np.float64] | None],
+    statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, limits: Sequence[NDArray[np.float64] | None]
 ) -> list[tuple[NDArray[np.int64], float]]:
     """Find the cheapest balanced assignments, int64 [L, E], and their costs under several limits; all are priced once.
 
@@ -105,11 +97,7 @@ _BLOCK = 512
 
 
 def solve_viterbi(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    *,
-    seed: int,
-    limits: NDArray[np.float64] | None = None,
+    statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
 ) -> Assignment:
     """Find the least coherent cost of all balanced assignments; a `PlacementSolver` that draws nothing without jumps.
 

@@ -87,11 +87,7 @@ _TOLERANCE = 1e-5  # some ten times that of HiGHS; taken off its bound for every
 
 
 def solve_milp(
-    statistics: RoutingStatistics,
-    topology: Topology,
-    *,
-    seed: int,
-    limits: NDArray[np.float64] | None = None,
+    statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
 ) -> Assignment:
     """Minimise the coherent cost by branch and bound (HiGHS); a `PlacementSolver` that draws nothing.
 

@@ -27,12 +27,7 @@ class PlacementSolver(Protocol):
     """Searches for a balanced assignment of low cost in one dispatch mode."""
 
     def __call__(
-        self,
-        statistics: RoutingStatistics,
-        topology: Topology,
-        *,
-        seed: int,
-        limits: NDArray[np.float64] | None = None,
+        self, statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
     ) -> Assignment:
         """Solve.
 

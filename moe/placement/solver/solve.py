@@ -270,11 +270,7 @@ def _busiest_loads(statistics: RoutingStatistics, holders: NDArray[np.bool_]) ->
 
 
 def _overload(
-    statistics: RoutingStatistics,
-    num_ranks: int,
-    solver: str,
-    loads: NDArray[np.float64],
-    limits: NDArray[np.float64],
+    statistics: RoutingStatistics, num_ranks: int, solver: str, loads: NDArray[np.float64], limits: NDArray[np.float64]
 ) -> str:
     relative = loads / np.maximum(statistics.loads.sum(axis=1) / num_ranks, 1e-300)
     layer = int(np.where(loads > limits, relative, 0).argmax())

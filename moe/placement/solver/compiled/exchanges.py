@@ -61,12 +61,7 @@ def anneal(
 
 
 @njit(cache=True)
-def descend(
-    visits: Visits,
-    ranks: NDArray[np.int64],
-    loads: NDArray[np.float64],
-    limits: NDArray[np.float64],
-) -> None:
+def descend(visits: Visits, ranks: NDArray[np.int64], loads: NDArray[np.float64], limits: NDArray[np.float64]) -> None:
     """Exchange experts until no exchange in any layer gains; arguments as those of `anneal`."""
     num_layers, num_experts = ranks.shape
     stale = np.ones(num_layers, np.bool_)
