@@ -127,7 +127,7 @@ def _normalised(logits: Tensor) -> Tensor:
 
 
 class RoutedLinear(nn.Module):
-    """y = W x + scale B_t A_t x, where A_t and B_t are means of modules, weighted as the task t of the row asks.
+    """y = W x + scale B_t A_t x, where A_t and B_t are means of modules, by the weights of the row's task t.
 
     Inputs and outputs are cut into heads. Each head of A_t and of B_t is a mean of its own, and the means are taken
     before the product. With one head this is Polytropon; with one module, whatever the heads, a low-rank adapter.
@@ -136,11 +136,11 @@ class RoutedLinear(nn.Module):
 
     Attributes:
         base: the layer with W and its bias.
-        rows: where the layer learns the tasks of its rows.
+        rows: the tasks of the rows of a pass.
         active: whether anything is added; false: the layer is its base.
         A_HMIR: the modules' shares of A.
         B_HMRO: the modules' shares of B.
-        routing: gives the weights of the modules.
+        routing: weights of the modules.
     """
 
     def __init__(
@@ -155,21 +155,10 @@ class RoutedLinear(nn.Module):
         scale: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        """Wraps a layer, whose own parameters have no gradient from now on.
+        """Wraps a linear layer, whose own parameters have no gradient from now on.
 
-        Args:
-            base: any linear layer.
-            rows: where the layer learns the tasks of its rows.
-            num_tasks: tasks that have weights of their own.
-            num_modules: M.
-            num_heads: H, which divides the inputs and the outputs of the layer.
-            rank: R, from 1 to the smaller of the inputs and outputs of a layer.
-            scale: what B_t A_t x is multiplied by.
-            generator: draws fresh modules, which add nothing yet, and fresh routing; None: they are left open, for
-                values that are written to them.
-
-        Raises:
-            ValueError: the heads do not divide the layer, or the rank is larger than its own.
+        H divides its inputs and outputs, and R is at most the smaller of them. The generator draws fresh modules, which
+        add nothing yet, and fresh routing; None: they are left open, for values that are written to them.
         """
         super().__init__()
         for side, width in (("inputs", base.in_features), ("outputs", base.out_features)):

@@ -10,7 +10,7 @@ group.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -273,70 +273,11 @@ def _traffic_with_replicas(
     return dict(passes)
 
 
-@dataclass(frozen=True)
-class _Requirement:
-    """A condition on the inputs, and the message if it fails."""
-
-    holds: bool
-    message: str
-
-
 def _sizes(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Mode) -> Sizes:
     """Sizes of a row, after checks that everything belongs together."""
+    for message in _contradictions(header, routing, placement, mode):
+        raise ValueError(message)
     own = routing.header
-    needed = {"step": routing.step, "micro": routing.micro, "header.hidden": own.hidden}
-    needed |= {"header.element_bytes": own.element_bytes, "header.moe_layers": own.moe_layers}
-    missing = [name for name, value in needed.items() if value is None]
-    recorded_steps = set() if routing.step is None else set(np.unique(routing.step).tolist())
-    absent = [step for step in header.steps if step not in recorded_steps]
-    requirements = (
-        _Requirement(mode in _MODES, f"dispatch: cannot be replayed ({mode}); choose from {', '.join(_MODES)}"),
-        _Requirement(
-            mode != "coherent" or own.key_value_width is not None,
-            "routing: header.key_value_width is missing, so its model gathers no keys and values as coherent dispatch "
-            "must; choose home, capped, copies or hierarchical",
-        ),
-        _Requirement(
-            mode != "capped" or None not in (own.cap, own.due_choices),
-            "routing: header.cap is missing, and capped dispatch sends as many rows as the router lets an expert take; "
-            "record a run whose router has a limit, or choose home",
-        ),
-        _Requirement(
-            mode != "capped" or not placement.has_replicas,
-            "placement: has replicas, which capped dispatch does not serve; place without replicas, or choose home",
-        ),
-        _Requirement(
-            own.element_bytes in (None, *_DTYPES),
-            f"routing: header.element_bytes is {own.element_bytes}; give one of {', '.join(map(str, _DTYPES))}",
-        ),
-        _Requirement(
-            not placement.has_replicas or own.expert_parameters is not None,
-            "routing: header.expert_parameters is missing, and replicas borrow the weights of experts; record the "
-            "trace with this version, or place without replicas",
-        ),
-        _Requirement(not missing, f"routing: lacks {', '.join(missing)}; record it with the trainer (trace.steps)"),
-        _Requirement(
-            own.world_size == header.world_size,
-            f"routing: was recorded on {own.world_size} ranks, the collectives on {header.world_size}; "
-            "give two traces of one run",
-        ),
-        _Requirement(
-            not absent, f"routing: has no tokens of step {absent[:1]}; give the routing trace of the same steps"
-        ),
-        _Requirement(
-            (placement.num_layers, placement.num_experts) == (own.num_layers, own.num_experts),
-            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts but the routing trace "
-            f"has {own.num_layers} of {own.num_experts}; place this run's own trace",
-        ),
-        _Requirement(
-            own.expert_parallel in (None, placement.num_ranks),
-            f"placement: is made for groups of {placement.num_ranks} ranks but the run shares its experts among "
-            f"{own.expert_parallel}; place with nodes x ranks_per_node = {own.expert_parallel}",
-        ),
-    )
-    for requirement in requirements:
-        if not requirement.holds:
-            raise ValueError(requirement.message)
     assert own.hidden is not None
     assert own.element_bytes is not None
     return Sizes(
@@ -348,3 +289,52 @@ def _sizes(header: TraceHeader, routing: RoutingTrace, placement: Placement, mod
         expert_bytes=(own.expert_parameters or 0) * own.element_bytes,
         target_bytes=own.target_bytes or 1,
     )
+
+
+def _contradictions(header: TraceHeader, routing: RoutingTrace, placement: Placement, mode: Mode) -> Iterator[str]:
+    own = routing.header
+    if mode not in _MODES:
+        yield f"dispatch: cannot be replayed ({mode}); choose from {', '.join(_MODES)}"
+    if mode == "coherent" and own.key_value_width is None:
+        yield (
+            "routing: header.key_value_width is missing, so its model gathers no keys and values as coherent dispatch "
+            "must; choose home, capped, copies or hierarchical"
+        )
+    if mode == "capped" and None in (own.cap, own.due_choices):
+        yield (
+            "routing: header.cap is missing, and capped dispatch sends as many rows as the router lets an expert take; "
+            "record a run whose router has a limit, or choose home"
+        )
+    if mode == "capped" and placement.has_replicas:
+        yield "placement: has replicas, which capped dispatch does not serve; place without replicas, or choose home"
+    if own.element_bytes not in (None, *_DTYPES):
+        yield f"routing: header.element_bytes is {own.element_bytes}; give one of {', '.join(map(str, _DTYPES))}"
+    if placement.has_replicas and own.expert_parameters is None:
+        yield (
+            "routing: header.expert_parameters is missing, and replicas borrow the weights of experts; record the "
+            "trace with this version, or place without replicas"
+        )
+    needed = {"step": routing.step, "micro": routing.micro, "header.hidden": own.hidden}
+    needed |= {"header.element_bytes": own.element_bytes, "header.moe_layers": own.moe_layers}
+    missing = [name for name, value in needed.items() if value is None]
+    if missing:
+        yield f"routing: lacks {', '.join(missing)}; record it with the trainer (trace.steps)"
+    if own.world_size != header.world_size:
+        yield (
+            f"routing: was recorded on {own.world_size} ranks, the collectives on {header.world_size}; "
+            "give two traces of one run"
+        )
+    recorded_steps = set() if routing.step is None else set(np.unique(routing.step).tolist())
+    absent = [step for step in header.steps if step not in recorded_steps]
+    if absent:
+        yield f"routing: has no tokens of step {absent[:1]}; give the routing trace of the same steps"
+    if (placement.num_layers, placement.num_experts) != (own.num_layers, own.num_experts):
+        yield (
+            f"placement: has {placement.num_layers} layers of {placement.num_experts} experts but the routing trace "
+            f"has {own.num_layers} of {own.num_experts}; place this run's own trace"
+        )
+    if own.expert_parallel not in (None, placement.num_ranks):
+        yield (
+            f"placement: is made for groups of {placement.num_ranks} ranks but the run shares its experts among "
+            f"{own.expert_parallel}; place with nodes x ranks_per_node = {own.expert_parallel}"
+        )

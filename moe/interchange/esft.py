@@ -22,20 +22,11 @@ _REMEDY = "write the scores again"
 
 
 def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | None = None, ranks: int = 1) -> Imported:
-    """Read the scores of one or several data sets.
+    """Read the scores of one or several data sets: a trace, the strongest choice first, with weights, sequences,
+    positions.
 
-    Args:
-        folders: Folders with the files of all layers, or with such folders in them.
-        top_k: Choices K of a token, which the files do not say.
-        num_experts: Experts per layer; None: as many as the largest id needs.
-        ranks: Ranks that the sequences are dealt to in turn.
-
-    Returns:
-        The trace, the strongest choice first, with weights, sequences and positions.
-
-    Raises:
-        Refusal: A file is missing or malformed, or the files of the layers differ in their tokens.
-        ValueError: `top_k` or `ranks` is no positive number.
+    Folders hold the files of all layers, or such folders; the files do not say `top_k`. Sequences are dealt to the
+    ranks in turn. Without `num_experts` there are as many as the largest id needs.
     """
     if top_k < 1:
         raise ValueError(f"top_k: must be at least 1 ({top_k}); give the choices of a token")

@@ -23,19 +23,8 @@ _REMEDY = "export the placement again"
 def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node: int) -> Placement:
     """Read a placement of ExFlow, whatever its line ends and the order of its rows.
 
-    Args:
-        path: The `.csv` file.
-        num_experts: Experts E per layer.
-        num_nodes: Nodes of the expert-parallel group.
-        ranks_per_node: Its ranks on each node.
-
-    Returns:
-        The placement, for context-coherent dispatch, with hops as its cost matrix and nothing measured.
-
-    Raises:
-        Refusal: The file cannot be read, names an expert twice or not at all, or loads a rank with more experts of a
-            layer than others.
-        ValueError: The experts do not divide among the ranks.
+    It is for context-coherent dispatch, with hops as its cost matrix and nothing measured. Refused are files that name
+    an expert twice or not at all, or load a rank with more experts of a layer than others.
     """
     path = Path(path)
     topology = Topology.hops(num_nodes, ranks_per_node)
@@ -72,15 +61,7 @@ def read_csv(path: Path | str, num_experts: int, num_nodes: int, ranks_per_node:
 
 
 def write_csv(placement: Placement, path: Path | str) -> None:
-    """Write a placement as ExFlow does; only the rank of each expert is kept.
-
-    Args:
-        placement: A placement without replicas.
-        path: The `.csv` file to write.
-
-    Raises:
-        ValueError: An expert has several ranks, which the format cannot express.
-    """
+    """Write a placement without replicas as ExFlow does; only the rank of each expert is kept."""
     ranks = placement.expert_ranks().reshape(-1)
     with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="") as stream:
         writer = csv.writer(stream)
@@ -91,9 +72,7 @@ def write_csv(placement: Placement, path: Path | str) -> None:
 def write_npy(trace: RoutingTrace, path: Path | str) -> None:
     """Write the routing of a trace as ExFlow reads it, without weights, ranks and steps.
 
-    Args:
-        trace: A routing trace.
-        path: The `.npy` file to write: int32 [tokens, layers], or [tokens, layers, k] for several choices.
+    It is int32 [tokens, layers], or [tokens, layers, k] for several choices.
     """
     ids: NDArray[np.int32] = trace.expert_ids.astype(np.int32)
     with replacing(path) as temporary, temporary.open("wb") as stream:

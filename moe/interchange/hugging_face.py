@@ -143,7 +143,7 @@ def record_routing(
     batch: int = 8,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Imported:
-    """Route texts through a causal model and keep the choices of every MoE layer.
+    """Route texts through a causal model and keep the choices of every MoE layer, the strongest first.
 
     Args:
         folder: The model as `save_pretrained` writes it: config, safetensors and tokeniser.
@@ -152,13 +152,6 @@ def record_routing(
         max_tokens: Tokens after which recording ends, the last sequence cut; None: all.
         batch: Sequences of a pass; padding is not recorded.
         progress: Called with the tokens that are done and those of all, after every pass.
-
-    Returns:
-        The trace, the strongest choice first, with weights, sequences and positions.
-
-    Raises:
-        Refusal: The folder has no such model or tokeniser, or they do not fit each other.
-        ValueError: A number is below 1, or the package transformers is missing.
     """
     for name, number in (("ranks", ranks), ("max_tokens", max_tokens), ("batch", batch)):
         if number is not None and number < 1:

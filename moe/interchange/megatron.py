@@ -31,19 +31,10 @@ class _Record(NamedTuple):
 
 
 def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Imported:
-    """Read the files of all ranks.
+    """Read the files of all ranks: a trace with steps and micro batches; remarks say what was left out.
 
-    The tokens of the n-th record of a rank, step and layer are those of the n-th record of any other layer.
-
-    Args:
-        paths: One file a rank.
-        num_experts: Experts per layer; None: as many as the largest id needs.
-
-    Returns:
-        The trace, with steps and micro batches. Remarks say what was left out.
-
-    Raises:
-        Refusal: A file is malformed, or layers differ in their tokens.
+    The tokens of the n-th record of a rank, step and layer are those of the n-th record of any other layer. Without
+    `num_experts` there are as many as the largest id needs.
     """
     left_out: Counter[str] = Counter()
     by_step: dict[tuple[int, int], dict[int, list[_Record]]] = defaultdict(lambda: defaultdict(list))

@@ -31,21 +31,11 @@ def read_map(
     num_experts: int | None = None,
     dense_layers: Sequence[int] = (),
 ) -> Placement:
-    """Read a placement of SGLang or vLLM, replicas included.
+    """Read a placement of SGLang or vLLM, replicas included: JSON or `.pt`, the table alone or under its name.
 
-    Args:
-        path: JSON or `.pt`: the table, alone or under `physical_to_logical_map`.
-        num_nodes: Nodes of the expert-parallel group.
-        ranks_per_node: Its ranks on each node.
-        num_experts: Logical experts per layer; None: as many as the largest id needs.
-        dense_layers: Rows of layers without experts, which are left out.
-
-    Returns:
-        The placement, for dispatch by copies, with hops as its cost matrix and nothing measured.
-
-    Raises:
-        Refusal: The file cannot be read, an expert is missing, or a rank holds an expert twice.
-        ValueError: A dense layer is none of the rows.
+    It is for dispatch by copies, with hops as its cost matrix and nothing measured. Rows of dense layers are left out.
+    Without `num_experts` there are as many as the largest id needs. Refused are maps that lack an expert, or hold it
+    twice on a rank.
     """
     path = Path(path)
     topology = Topology.hops(num_nodes, ranks_per_node)
@@ -85,20 +75,10 @@ def read_map(
 def write_map(
     placement: Placement, path: Path | str, *, bare: bool, dense_layers: Sequence[int] | None = None
 ) -> NDArray[np.int64]:
-    """Write a placement as a map from physical experts to logical ones.
+    """Write a placement as a map from physical experts to logical ones, int64 [L, P], and return it.
 
-    Args:
-        placement: Any placement, with replicas or without.
-        path: The `.json` file to write.
-        bare: The table alone, as vLLM keeps it, instead of SGLang's mapping.
-        dense_layers: Rows to be for layers without experts; they hold experts by number, and nobody looks at them. By
-            default those that the placement names; the bare table has none.
-
-    Returns:
-        The table, int64 [L, P].
-
-    Raises:
-        ValueError: A dense layer is none of the rows.
+    Rows of dense layers hold experts by number, and nobody looks at them; by default they are those that the placement
+    names. The bare table, as vLLM keeps it instead of SGLang's mapping, has none.
     """
     if dense_layers is None:
         dense_layers = () if bare else placement.dense_layers or ()

@@ -44,13 +44,6 @@ def read_distribution(
         ranks: Ranks that requests are dealt to in turn; None: each token stays on the rank that recorded it.
         group: Nodes of the expert-parallel group and its ranks on each; needed for counts.
         slots: Slots of a rank and layer, for counts; None: one for each expert.
-
-    Returns:
-        The trace or the placement.
-
-    Raises:
-        Refusal: A file is malformed, or has counts where no group was given.
-        ValueError: The experts do not divide among the ranks, or there are too few slots.
     """
     documents = [section(path, "document", read_document(path, _REMEDY), _REMEDY) for path in paths]
     if any(_COUNT in document for document in documents):

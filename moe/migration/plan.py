@@ -19,14 +19,7 @@ from moe.placement.topology import Topology
 
 @dataclass(frozen=True)
 class Move:
-    """One expert that changes its slot.
-
-    Attributes:
-        layer: MoE layer.
-        expert: Logical expert.
-        source: Slot that holds it, counted over the expert-parallel group.
-        target: Slot that shall hold it.
-    """
+    """One expert that changes its slot; slots are counted over the expert-parallel group."""
 
     layer: int
     expert: int
@@ -68,7 +61,7 @@ def plan_migration(
     expert_tokens: float,
     fixed: NDArray[np.bool_] | None = None,
 ) -> MigrationPlan:
-    """Chooses the moves towards a placement that pay best.
+    """Chooses the moves towards a placement that pay best; none if no move pays.
 
     The ranks of the target are renamed first so that most experts stay, where that costs nothing. What remains is cut
     into exchanges that leave every layer balanced, and the best of them are taken.
@@ -82,9 +75,6 @@ def plan_migration(
         most_moves: Experts that move at most.
         expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
         fixed: Experts that must stay, [L, E]; None: any may move.
-
-    Returns:
-        The plan; without moves if none pays.
     """
     present = ranks_of(slot_to_expert, topology.num_ranks)
     renamed = relabel(present, target, topology)

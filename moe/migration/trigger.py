@@ -23,12 +23,9 @@ _FAST_SOLVERS: dict[Dispatch, str] = {"coherent": "sweep", "home": "assignment"}
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """A placement compared with a fresh one on a window of traffic.
+    """A placement compared with a fresh one on a window of traffic: costs per token, and ranks [L, E].
 
-    Attributes:
-        current_cost: Cost per token of the placement on the window.
-        fresh_cost: Cost per token of a placement made for the window, or of this one where that is cheaper.
-        fresh_ranks: That placement as rank of each expert, [L, E].
+    The fresh one is made for the window, or is the present one where that is cheaper.
     """
 
     current_cost: float
@@ -85,14 +82,10 @@ class MigrationTrigger:
     def __init__(
         self, config: MigrationConfig, topology: Topology, objective: Dispatch, *, token_bytes: int, expert_bytes: int
     ) -> None:
-        """Sets up the trigger.
+        """Sets up the trigger; the topology prices the moves of tokens and of experts.
 
-        Args:
-            config: Thresholds.
-            topology: Ranks of one expert-parallel group and the cost of a move between them, for tokens and experts.
-            objective: Dispatch mode of the run.
-            token_bytes: Bytes on the network for each token that the objective counts, over all passes.
-            expert_bytes: Bytes of an expert with its optimiser state, over all its copies.
+        A token that the objective counts takes `token_bytes` on the network over all passes, an expert `expert_bytes`
+        with its optimiser state, over all its copies.
         """
         self._config, self._topology = config, topology
         self._objective: Dispatch = objective
@@ -108,16 +101,13 @@ class MigrationTrigger:
         slot_to_expert: NDArray[np.int64],
         fixed: NDArray[np.bool_] | None = None,
     ) -> MigrationPlan | None:
-        """Judges one window.
+        """Judges one window: moves that earn back what they cost within the horizon, or None if experts should stay.
 
         Args:
             window: Counts over all ranks of the run.
             steps: Optimiser steps whose tokens were counted; a fraction for a sample.
             slot_to_expert: Present logical expert of each slot, [L, E].
             fixed: Experts that must stay, such as those with replicas, [L, E]; None: any may move.
-
-        Returns:
-            Moves that earn back what they cost within the horizon; None if experts should stay.
         """
         present = ranks_of(slot_to_expert, self._topology.num_ranks)
         drift = measure_drift(window, self._topology, present, self._objective)

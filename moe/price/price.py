@@ -203,7 +203,7 @@ class PriceRequest:
         placement: Placement to price.
         current: Placement that the run was recorded under; None: contiguous.
         scenario: Fabric for netsim.
-        dispatch: Mode under the placement; None: the placement's own.
+        dispatch: Mode under the placement; None: that of the placement.
         rates: Rates for predictions; None: those of the fabric.
         out: Folder of the files.
     """

@@ -141,7 +141,7 @@ def deal(map_TP: Any, quotas_EG: NDArray[np.int64], slots: Slots) -> None:
 
     Args:
         map_TP: Whether a token chose the expert of a slot, bool, numpy array or torch tensor; choices of an expert with
-            replicas stand in all its slots before, and in one of them afterwards.
+            replicas are in all its slots before, and in one of them afterwards.
         quotas_EG: Choices of each expert that each rank serves; for every expert as many in all as there are choices.
         slots: The slots.
     """

@@ -57,11 +57,11 @@ class Volume:
 
 @dataclass(frozen=True)
 class Moving:
-    """Experts that a rank does not hold yet.
+    """Experts that a rank does not hold yet: layer, expert and new rank of each, in that order.
 
     Attributes:
         against: Name of the placement in use.
-        arrivals: Layer, expert and new rank of each expert that moves, in that order.
+        arrivals: The moves.
         experts: Experts of all layers and ranks in the new placement, replicas included.
         parameter_bytes: Bytes of one parameter with both moments and the fp32 master copy.
         expert_parameters: Parameters of one expert, or None if unknown.

@@ -21,11 +21,9 @@ _STIFFNESS = 20.0  # of the augmented Lagrangian, in mean weights
 
 @dataclass(frozen=True, eq=False)
 class Multipliers:
-    """Prices of what a relaxed division may break.
+    """Prices of what a relaxed division may break: of Z[i, i] = 1, any sign, [n]; of Z[i, j] >= 0, at least 0, [n, n].
 
-    Attributes:
-        diagonal: Of Z[i, i] = 1, any sign, [n].
-        pairs: Of Z[i, j] >= 0, symmetric, at least 0, zero on the diagonal, [n, n].
+    Those of pairs are symmetric with a zero diagonal.
     """
 
     diagonal: NDArray[np.float64]

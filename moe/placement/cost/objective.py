@@ -173,38 +173,6 @@ def price(moves: Moves, cost: NDArray[np.float64]) -> NDArray[np.float64]:
     return (moves * cost).sum(axis=(0, 2, 3))
 
 
-def coherent_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
-) -> NDArray[np.float64]:
-    """Cost of context-coherent dispatch; an `Objective`.
-
-    With one choice a token it is that of the anchors' moves (ExFlow's objective), with several also that of the copies;
-    counts without visits give the cost of first choices alone.
-    """
-    return price(coherent_traffic(statistics, expert_ranks, len(cost), num_nodes), cost)
-
-
-def home_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
-) -> NDArray[np.float64]:
-    """Cost of home-return dispatch; an `Objective`."""
-    return price(home_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
-
-
-def copies_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
-) -> NDArray[np.float64]:
-    """Cost of home-return dispatch with one copy a rank; an `Objective`."""
-    return price(copies_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
-
-
-def hierarchical_cost(
-    statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
-) -> NDArray[np.float64]:
-    """Cost of home-return dispatch with one copy a node, passed on inside it; an `Objective`."""
-    return price(hierarchical_moves(statistics, expert_ranks, len(cost), num_nodes), cost)
-
-
 def require_sources(statistics: RoutingStatistics) -> NDArray[np.int64]:
     """Source counts, [L, G, E]; ValueError if the trace does not say on which rank of the group a token was."""
     if statistics.source_counts is None:
@@ -253,9 +221,17 @@ TRAFFIC: dict[Dispatch, Traffic] = {
     "copies": copies_moves,
     "hierarchical": hierarchical_moves,
 }
-OBJECTIVES: dict[Dispatch, Objective] = {
-    "coherent": coherent_cost,
-    "home": home_cost,
-    "copies": copies_cost,
-    "hierarchical": hierarchical_cost,
-}
+
+
+def _priced(traffic: Traffic) -> Objective:
+    def cost_by_layer(
+        statistics: RoutingStatistics, expert_ranks: NDArray[np.int64], cost: NDArray[np.float64], num_nodes: int = 1
+    ) -> NDArray[np.float64]:
+        return price(traffic(statistics, expert_ranks, len(cost), num_nodes), cost)
+
+    return cost_by_layer
+
+
+OBJECTIVES: dict[Dispatch, Objective] = {mode: _priced(traffic) for mode, traffic in TRAFFIC.items()}
+"""In coherent dispatch with one choice a token it is the cost of the anchors' moves (ExFlow's objective)."""
+coherent_cost, home_cost, copies_cost, hierarchical_cost = OBJECTIVES.values()

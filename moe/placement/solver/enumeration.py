@@ -20,26 +20,23 @@ from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
 
-class Enumeration:
-    """Tries every balanced assignment of every layer; a `PlacementSolver` that draws nothing."""
-
-    def __init__(self, dispatch: Dispatch) -> None:
-        """Sets up the solver for home, copies or hierarchical dispatch."""
-        self._dispatch: Dispatch = dispatch
-
-    def __call__(
-        self, statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
-    ) -> Assignment:
-        """Find the least cost of all balanced assignments within the limits; ValueError if they are too many."""
-        del seed
-        count = num_states(statistics.num_experts, topology.num_ranks)
-        if count > MOST_STATES:
-            raise ValueError(
-                f"solver: enumeration tries all balanced assignments of a layer, at most {MOST_STATES:,} "
-                f"({count:,} for {statistics.num_experts} experts on {topology.num_ranks} ranks); choose auto"
-            )
-        ranks, bound = cheapest_within(statistics, topology, self._dispatch, [limits])[0]
-        return Assignment(ranks, bound)
+def solve_enumeration(
+    dispatch: Dispatch,
+    statistics: RoutingStatistics,
+    topology: Topology,
+    *,
+    seed: int,
+    limits: NDArray[np.float64] | None = None,
+) -> Assignment:
+    """Try every balanced assignment of every layer; for home, copies or hierarchical a `PlacementSolver`."""
+    del seed
+    count = num_states(statistics.num_experts, topology.num_ranks)
+    if count > MOST_STATES:
+        raise ValueError(
+            f"solver: enumeration tries all balanced assignments of a layer, at most {MOST_STATES:,} "
+            f"({count:,} for {statistics.num_experts} experts on {topology.num_ranks} ranks); choose auto"
+        )
+    return Assignment(*cheapest_within(statistics, topology, dispatch, [limits])[0])
 
 
 def cheapest_within(

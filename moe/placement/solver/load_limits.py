@@ -77,12 +77,7 @@ _MOST_CELLS = 128  # E * G up to which an integer programme settles the least lo
 
 @dataclass(frozen=True, eq=False)
 class LeastLoad:
-    """The least load that the busiest rank of a layer can have.
-
-    Attributes:
-        found: Load of the busiest rank of a balanced assignment.
-        proven: No balanced assignment has a lower one.
-    """
+    """Load of the busiest rank of a balanced assignment that was found, and one that none is proven to be below."""
 
     found: float
     proven: float

@@ -12,12 +12,7 @@ from moe.placement.topology import Topology
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """A balanced assignment of the experts to the ranks, with a lower bound.
-
-    Attributes:
-        expert_ranks: Rank of each expert, int64 [L, E]; every rank has the same number of experts in every layer.
-        lower_bound: No balanced assignment costs less over all tokens.
-    """
+    """A balanced assignment of experts to ranks, int64 [L, E], and a cost over all tokens that none is below."""
 
     expert_ranks: NDArray[np.int64]
     lower_bound: float

@@ -1,5 +1,7 @@
 """The driver of placement: lists objectives and solvers, and turns the result of a solver into a placement."""
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, LoadRecord, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.ranks import contiguous_ranks, relabel
 from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
-from moe.placement.solver.enumeration import MOST_STATES, Enumeration, num_states, solve_viterbi
+from moe.placement.solver.enumeration import MOST_STATES, num_states, solve_enumeration, solve_viterbi
 from moe.placement.solver.load_limits import load_limits
 from moe.placement.solver.packing import busiest
 from moe.placement.solver.programmes import solve_assignment, solve_milp
@@ -29,9 +31,9 @@ SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
         "viterbi": solve_viterbi,
         "milp": solve_milp,
     },
-    "home": {"assignment": solve_assignment, "enumeration": Enumeration("home")},
-    "copies": {"swaps": solve_swaps, "enumeration": Enumeration("copies")},
-    "hierarchical": {"swaps": solve_node_swaps, "enumeration": Enumeration("hierarchical")},
+    "home": {"assignment": solve_assignment, "enumeration": partial(solve_enumeration, "home")},
+    "copies": {"swaps": solve_swaps, "enumeration": partial(solve_enumeration, "copies")},
+    "hierarchical": {"swaps": solve_node_swaps, "enumeration": partial(solve_enumeration, "hierarchical")},
 }
 """Solvers by dispatch mode; packing and contiguous fit every mode."""
 _ROUNDING = 1e-9

@@ -11,7 +11,7 @@ from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
-from moe.placement.solver.enumeration import Enumeration, balanced_assignments
+from moe.placement.solver.enumeration import balanced_assignments, solve_enumeration
 from moe.placement.solver.load_limits import least_load, load_limits
 from moe.placement.solver.packing import busiest
 from moe.placement.solver.programmes import solve_assignment
@@ -62,7 +62,7 @@ def test_enumeration_prices_as_the_objective_does_and_takes_the_least_within_the
     over = np.stack([loads_of(statistics, np.tile(state, (2, 1)), 4) for state in STATES], axis=1)
     for cap in (None, 1.1):
         limits = None if cap is None else load_limits(statistics, 4, cap)
-        found = Enumeration(dispatch)(statistics, topology, seed=0, limits=limits)
+        found = solve_enumeration(dispatch, statistics, topology, seed=0, limits=limits)
         allowed = every if limits is None else np.where(over <= limits[:, None], every, np.inf)
         assert found.lower_bound == pytest.approx(allowed.min(axis=1).sum())
         cost = OBJECTIVES[dispatch](statistics, found.expert_ranks, topology.cost, 2).sum()
@@ -79,7 +79,7 @@ def test_searches_come_near_the_optimum_of_every_case_and_keep_the_cap(
     for seed in seeds:
         statistics = clustered(8, 10, 120, seed=seed)
         limits = None if cap is None else load_limits(statistics, 4, cap, strict=False)
-        exact = Enumeration(dispatch)(statistics, topology, seed=0, limits=limits)
+        exact = solve_enumeration(dispatch, statistics, topology, seed=0, limits=limits)
         if dispatch == "home":
             solved = solve_assignment(statistics, topology, seed=seed, limits=limits)
             found, bound = solved.expert_ranks, solved.lower_bound
