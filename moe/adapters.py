@@ -103,9 +103,7 @@ class TaskRouter(nn.Module):
     def __init__(
         self, num_tasks: int, num_heads: int, num_modules: int, generator: torch.Generator | None = None, **like: Any
     ) -> None:
-        """Draws the logits, uniform in +- `ROUTING_BOUND`; without a generator they are left open, for values to be
-        written.
-        """
+        """Draws logits uniform in +- `ROUTING_BOUND`; without a generator they are left open, to be written to."""
         super().__init__()
         self.logits = nn.Parameter(torch.empty(num_tasks, num_heads, num_modules, **like))
         if generator is not None:

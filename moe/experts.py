@@ -208,9 +208,7 @@ class StackedExperts(nn.Module):
         pg_collection: ProcessGroupCollection | None = None,  # noqa: ARG002
         name: str | None = None,  # noqa: ARG002
     ) -> None:
-        """Reserves memory for plain GELU experts without biases; Megatron-Core's layer calls this, from 0.18 on with a
-        name.
-        """
+        """Reserves memory for plain GELU experts without biases; Megatron-Core calls this, from 0.18 on with a name."""
         super().__init__()
         assert config.activation_func is nn.functional.gelu
         assert not config.gated_linear_unit

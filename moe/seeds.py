@@ -26,9 +26,7 @@ _DROPOUT_BITS = 24
 
 
 def fold_in(keys: Tensor, counters: Tensor | int) -> Tensor:
-    """Derives an int64 key, all of whose 64 bits look drawn, from each key and a counter, int64 of shapes that
-    broadcast.
-    """
+    """Derives an int64 key, all of whose bits look drawn, from each key and counter, int64 of shapes that broadcast."""
     x = keys + (torch.as_tensor(counters) + 1) * _INCREMENT
     x = (x ^ ((x >> 30) & (2**34 - 1))) * _FACTORS[0]
     x = (x ^ ((x >> 27) & (2**37 - 1))) * _FACTORS[1]
@@ -46,9 +44,7 @@ def normal(keys: Tensor) -> Tensor:
 
 
 def keyed_dropout(values: Tensor, keys: Tensor, share: float) -> Tensor:
-    """Drops a share, in [0, 1), of values [T, D] and scales the others up; equal keys, int64 [T], drop the same
-    columns.
-    """
+    """Drops a share in [0, 1) of values [T, D] and scales the others up; equal keys int64 [T] drop equal columns."""
     columns = torch.arange(values.shape[1], device=values.device)
     drawn = fold_in(keys[:, None], columns) & (2**_DROPOUT_BITS - 1)
     return values * (drawn >= round(share * 2**_DROPOUT_BITS)) / (1 - share)

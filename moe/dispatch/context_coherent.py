@@ -109,8 +109,7 @@ class CoherentDispatcher:
     def move(
         self, rows_TD: Tensor, probs_TE: Tensor, map_TE: Tensor, most_choices: int, residency: Residency
     ) -> Arrivals:
-        """Sends each token to its anchor, and copies to the ranks of its other experts; without an expert it stays
-        where it is.
+        """Sends each token to its anchor, and copies to the ranks of its other experts; without one it stays.
 
         Args:
             rows_TD: the residual stream.
@@ -177,8 +176,7 @@ class CoherentDispatcher:
         return place_P // local_RK.shape[1], gates_P, counts_of(local_P, self.slots_per_rank)
 
     def combine(self, fed_RD: Tensor, arrivals: Arrivals) -> Tensor:
-        """Adds up the outputs of all experts of each token on the rank where it stays, [T, D] in the order of the new
-        residency.
+        """Adds up the outputs of all experts of each token where it stays, [T, D] in the order of the new residency.
 
         `fed_RD` is the sum over the experts of this rank for each row.
         """

@@ -41,8 +41,8 @@ class Splits:
 
 
 def exchange_counts(counts_2N: Tensor, group: dist.ProcessGroup) -> tuple[Splits, Splits]:
-    """Exchanges numbers of rows and labels, [2, N]: eight bytes to each rank. Returns what leaves and what arrives, on
-    the host.
+    """Exchanges numbers of rows and labels [2, N], eight bytes to each rank: what leaves and what arrives, on the
+    host.
     """
     (sent, received) = exchange_table(counts_2N.T, group).transpose(1, 2).tolist()
     return Splits(*sent), Splits(*received)
@@ -132,8 +132,7 @@ class ExchangeLabelledRows(Function):
         received: Splits,
         sent: Splits,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows [R, D], weights [Q] and labels int64 [Q] in order of their source, of ones in order of their
-        destination.
+        """Rows [R, D], weights [Q] and labels int64 [Q] by source, of rows, weights and labels by destination.
 
         A weight's element size is a multiple of the rows'; labels must fit the integer of the rows' element size.
         """

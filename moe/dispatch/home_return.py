@@ -267,8 +267,7 @@ class HierarchicalDispatcher(DeduplicatedDispatcher):
         return ExchangeRows.apply(rows_VD, self._rail, self._rail_sent.rows, self._rail_received.rows)
 
     def _agree(self, rows_M: Tensor, rows_MK: Tensor, choices_MK: Tensor) -> None:
-        """Sends every rank of a node the numbers of both legs: of tokens with a choice on each node, and of tokens and
-        choices on each rank of each node."""
+        """Sends every rank of a node the tokens and choices of both legs, so that it knows all its messages."""
         sent_MX = torch.cat([rows_M[:, None], rows_MK, choices_MK], dim=1)
         table = exchange_table(sent_MX.repeat_interleave(self._node_size, dim=0), self.ep_group)
         sent, arriving = table.view(2, self._num_nodes, self._node_size, -1).unbind()

@@ -55,8 +55,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class CappedMessage:
-    """Message of capped dispatch from rank to rank, in rows as wide as a token: one a seat, then some full of gate
-    values.
+    """Message of capped dispatch to a rank, in rows as wide as a token: one a seat, then some full of gate values.
 
     Gate values behind the rows leave every row where a matrix product can read it. Rows on the way home have no gate
     values, but the same places, so that one index finds a row in every message.
@@ -148,9 +147,7 @@ class Visits:
         num_nodes: int = 1,
         borrowing: Borrowing | None = None,
     ) -> Self:
-        """Counts the choices of a micro batch by the slots that serve them: of each home rank, whether a slot serves a
-        token, [T, P].
-        """
+        """Counts the choices of a micro batch by the slots that serve tokens of each home rank, bool [T, P]."""
         visited = [(home, map_TP.reshape(len(map_TP), num_ranks, -1).sum(axis=2)) for home, map_TP in served]
         return replace(cls._counted(visited, num_ranks, num_nodes), borrowing=borrowing)
 

@@ -94,9 +94,7 @@ class Serving:
         return map_TP
 
     def agreed(self, map_TE: Tensor) -> tuple[Tensor, Counts]:
-        """Chooses a slot for every choice, bool [T, P], and counts what all ranks send: one all-gather, for which the
-        host waits.
-        """
+        """Chooses a slot for every choice, bool [T, P], and counts all that is sent: one all-gather; the host waits."""
         map_TP = self._of_slots(map_TE)
         if not self.slots.has_replicas:
             counts_NP = gather_counts(map_TP.sum(dim=0, dtype=torch.long), self.group)

@@ -117,8 +117,7 @@ def import_trace(
     remedy: str,
     **arrays: NDArray | None,
 ) -> Imported:
-    """Make a routing trace of arrays that another tool's file holds; a remark says if choices have no order of
-    strength.
+    """Make a routing trace of arrays that another tool's file holds; a remark says if choices are not ordered.
 
     Args:
         path: The file, which errors name and the trace is called by.

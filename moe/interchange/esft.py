@@ -22,8 +22,7 @@ _REMEDY = "write the scores again"
 
 
 def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | None = None, ranks: int = 1) -> Imported:
-    """Read the scores of one or several data sets: a trace, the strongest choice first, with weights, sequences,
-    positions.
+    """Read the scores of data sets: a trace, the strongest choice first, with weights, sequences and positions.
 
     Folders hold the files of all layers, or such folders; the files do not say `top_k`. Sequences are dealt to the
     ranks in turn. Without `num_experts` there are as many as the largest id needs.

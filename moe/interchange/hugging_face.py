@@ -59,8 +59,7 @@ class ExpertChoices:
             raise ValueError("has no layers with experts")
 
     def take(self, tokens: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Ids, int64 [T, K], and weights, float32 [T, K], that each layer chose since the last call, in the order of
-        the pass.
+        """Ids, int64 [T, K], and weights, float32 [T, K], that each layer chose since the last call, in its order.
 
         The strongest choice comes first; -1 and weight 0 where an id stands for no expert. ValueError if the experts
         were given no ids, or not one row for each of the tokens of the pass, padding included.

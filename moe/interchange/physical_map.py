@@ -95,9 +95,7 @@ def write_map(
 
 
 def mixture_rows(total: int, dense_layers: Sequence[int]) -> NDArray[np.int64]:
-    """Rows of a table of all hidden layers that belong to layers with experts, ascending; ValueError if none is
-    left.
-    """
+    """Rows of a table of all hidden layers that belong to layers with experts, ascending; ValueError if none."""
     outside = next((layer for layer in dense_layers if not 0 <= layer < total), None)
     if outside is not None:
         raise ValueError(f"dense_layers: {outside} is not one of the {total} layers; count them from 0")

@@ -44,9 +44,7 @@ class MigrationPlan:
     effort: float
 
     def worth(self, expert_tokens: float) -> float:
-        """Token costs saved less those of the moves, positive if the plan pays; an expert's costs as many tokens'
-        transfer.
-        """
+        """Token costs saved less those of the moves, positive if it pays; an expert costs as much as many tokens."""
         return self.saving - expert_tokens * self.effort
 
 

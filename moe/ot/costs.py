@@ -41,8 +41,7 @@ def spread(cost_NM: Tensor) -> Tensor:
 
 
 def negative_logits(logits_NM: Tensor) -> Tensor:
-    """Minus the logits over their standard deviation, so that one gamma or epsilon serves a whole training; [..., N,
-    M].
+    """Minus the logits [..., N, M] over their standard deviation, so that one gamma serves a whole training.
 
     The deviation is a constant to autograd, and logits that are all equal stay as they are.
     """

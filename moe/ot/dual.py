@@ -93,9 +93,7 @@ class RowSpread:
         self._threshold: Tensor | None = None
 
     def __call__(self, potentials_PM: Tensor) -> tuple[Tensor, Tensor]:
-        """Projects all rows at potentials of the columns: mass of each column, [P, M], and the sum of the rows' maxima,
-        [P].
-        """
+        """Projects all rows at potentials of the columns: mass of each column [P, M], sum of the rows' maxima [P]."""
         potentials = potentials_PM[:, None]
         if self._columns is not None:
             potentials = potentials.expand(-1, self._cost.shape[1], -1).gather(-1, self._columns)

@@ -69,9 +69,7 @@ class Plan:
         return self._sums("columns", (self.values > 0).long())
 
     def barycentric_projection(self, points: Tensor) -> Tensor:
-        """Mean place, [..., N, D], of each row's mass on points of the columns, [..., M, D]; zeros for rows without
-        mass.
-        """
+        """Mean place [..., N, D] of each row's mass on the columns' points [..., M, D]; zeros without mass."""
         plan = self.dense()
         return plan @ points / plan.sum(-1, keepdim=True).clamp_min(torch.finfo(plan.dtype).tiny)
 

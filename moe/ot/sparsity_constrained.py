@@ -192,8 +192,7 @@ def _jitter(cost: Tensor, gamma: float) -> Tensor:
 
 
 def _candidates(cost: Tensor, plan: Plan, chosen: Tensor, k: int) -> Tensor | None:
-    """The tokens that each expert looks at while they compete: those that use it or have it among their best, [P, M,
-    W].
+    """Tokens that each expert looks at while they compete, [P, M, W]: those that use it or that it likes best.
 
     Every token has some experts to go to, so none is lost from sight, and the lists are a small share of all tokens.
     They are of the chosen problems and filled up with -1; None (look at all) where an expert had fewer than slots.

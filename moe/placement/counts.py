@@ -145,8 +145,7 @@ class RoutingStatistics:
         )
 
     def to_vector(self) -> Counts:
-        """Flatten the counts whose size is fixed (by L, E and, if source counts are known, G), to merge ranks by an
-        all-reduce.
+        """Flatten the counts whose size is fixed by L, E and, if sources are known, G, to merge ranks by an all-reduce.
 
         Jumps, choice sets and visits have no fixed size and are left out: tokens that skip a layer then count as if
         they had ended before it, and the copies objective cannot be priced.
@@ -159,9 +158,7 @@ class RoutingStatistics:
 
     @classmethod
     def from_vector(cls, vector: Counts, num_layers: int, num_experts: int, num_ranks: int | None) -> Self:
-        """Read what `to_vector` wrote, or the sum of several such vectors; no ranks if it was made without source
-        counts.
-        """
+        """Read what `to_vector` wrote, or a sum of such vectors; without ranks if it had no source counts."""
         gap, layer = (num_layers - 1, num_experts, num_experts), (num_layers, num_experts)
         shapes: list[tuple[int, ...]] = [(2,), gap, layer, layer, (*layer, num_experts)]
         if num_ranks is not None:
@@ -216,8 +213,7 @@ class RoutingStatistics:
         return (joint * np.log(ratio)).sum(axis=(1, 2)) / np.log(max(self.num_experts, 2))
 
     def top_mass(self, count: int) -> NDArray[np.float64]:
-        """Share of an expert's tokens that its `count` most frequent successors take, averaged over the experts in use,
-        [L-1].
+        """Share of an expert's tokens that its `count` most frequent successors take, mean over experts in use, [L-1].
 
         With the experts of a rank it is the share that one rank could keep; chance is count / E.
         """

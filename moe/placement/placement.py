@@ -169,8 +169,8 @@ class Placement(_Record):
         return self.slots_per_rank * self.num_ranks > self.num_experts
 
     def relay_ranks(self, dispatch: Mode) -> int | None:
-        """`ranks_per_node` in hierarchical dispatch on several nodes of several ranks, where nodes make a difference;
-        else None.
+        """`ranks_per_node` where nodes make a difference: in hierarchical dispatch on several of several ranks; else
+        None.
         """
         return self.ranks_per_node if dispatch == "hierarchical" and 1 < self.ranks_per_node < self.num_ranks else None
 
@@ -204,8 +204,7 @@ class Placement(_Record):
     def contiguous(
         cls, num_layers: int, num_experts: int, num_nodes: int, ranks_per_node: int, *, dispatch: Dispatch = "home"
     ) -> Self:
-        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on, as in runs without a placement; cost in
-        hops.
+        """Put experts 0 to S - 1 on rank 0, the next S on rank 1, and so on, as in runs without a placement.
 
         Raises:
             ValueError: The experts do not divide among the ranks.

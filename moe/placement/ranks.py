@@ -17,9 +17,7 @@ def contiguous_ranks(num_layers: int, num_experts: int, num_ranks: int) -> NDArr
 
 
 def cheapest_ranks(prices: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Assign the experts of one layer to ranks at least cost, exactly: prices [E, G] give ranks int64 [E], E / G on
-    each.
-    """
+    """Assign the experts of a layer at least cost, exactly: prices [E, G] give ranks int64 [E], E / G on each."""
     from scipy.optimize import linear_sum_assignment
 
     num_experts, num_ranks = prices.shape

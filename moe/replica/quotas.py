@@ -87,8 +87,7 @@ def _levelled(loads_H: Counts, choices: int) -> Counts:
 
 
 def _relieve_the_busiest(served_EG: Counts, loads_G: Counts, holders_EG: Holders) -> bool:
-    """Moves choices from a busiest rank along a shortest chain of replicas to a rank with two or more fewer, if there
-    is one.
+    """Moves choices from a busiest rank along a shortest chain of replicas to one with two or more fewer, if any.
 
     Choices and loads change in place.
     """

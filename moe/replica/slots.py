@@ -113,9 +113,7 @@ class Slots:
 
 
 def home_slots(slot_to_expert: NDArray[np.integer], num_experts: int, num_ranks: int) -> Ints:
-    """Experts of all layers at their homes, [L, E], out of slots [L, P]; the argument itself where there are no
-    replicas.
-    """
+    """Experts of all layers at their homes, [L, E], out of slots [L, P]; the argument itself without replicas."""
     layers = [Slots.of(slots, num_experts, num_ranks).homes.reshape(-1) for slots in slot_to_expert]
     return np.stack(layers) if layers else np.zeros((0, num_experts), dtype=np.int64)
 

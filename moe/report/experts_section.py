@@ -74,8 +74,7 @@ def block_maps(
     name: str = "contiguous",
     kept: str = "stays",
 ) -> str:
-    """Draw a pair of heat maps for each title, before and after: rows and columns in rank order, the blocks of a rank
-    framed.
+    """Draw a pair of heat maps a title, before and after: rows and columns by rank, the blocks of a rank framed.
 
     `name` is that of the placement in use; `kept` says what the tokens in the frames do.
     """
@@ -122,9 +121,7 @@ _MOST_MAPS = 6
 def sharing_section(
     statistics: RoutingStatistics, dispatch: Dispatch, before: Evaluation, placed: Evaluation, name: str, replicas: bool
 ) -> Section | None:
-    """Maps of all layers where they are few, else of those where the placement saves most and least; None without
-    any.
-    """
+    """Maps of all layers where they are few, else of those where most and least is saved; None without any."""
     saved = before.cost_by_layer - placed.cost_by_layer
     ranks = before.rank_loads.shape[1]
     title, row, column, kept = "Experts that follow each other share a rank", "expert", "expert", "stays"

@@ -45,9 +45,7 @@ def placement_report(
     placed: Evaluation,
     context: Context | None = None,
 ) -> str:
-    """Compose the report: a self-contained HTML document. Without a context the placement in use is the contiguous
-    one.
-    """
+    """Compose the report: a self-contained HTML document. Without a context the placement in use is contiguous."""
     context = context or Context()
     mode = DISPATCH_NAMES[placement.dispatch]
     shape = f"{placement.num_nodes} x {placement.ranks_per_node} ranks"
@@ -100,9 +98,7 @@ def placement_sections(
 def finding(
     placement: Placement, topology: Topology, before: Evaluation, placed: Evaluation, context: Context | None = None
 ) -> str:
-    """Say in one sentence what the placement achieves, on held-out tokens where there are some; a second one on
-    slots.
-    """
+    """Say in a sentence what the placement achieves, on held-out tokens where there are some; another on slots."""
     context = context or Context()
     where = f"{DISPATCH_NAMES[placement.dispatch]} on {placement.num_nodes} x {placement.ranks_per_node} ranks"
     slots = ""

@@ -147,9 +147,7 @@ def summarise(
 
 
 def load_percentiles(loads: NDArray[np.integer] | NDArray[np.floating]) -> dict[str, list[float]]:
-    """Median, 90th and 99th percentile and maximum of loads [L, any] by layer, over the layer's mean; 0 without
-    load.
-    """
+    """Median, 90th and 99th percentile and maximum of loads [L, any] by layer over its mean; 0 without load."""
     relative = loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-300)
     percentiles = np.percentile(relative, [50, 90, 99, 100], axis=1)
     return dict(zip(("p50", "p90", "p99", "max"), percentiles.tolist(), strict=True))

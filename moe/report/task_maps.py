@@ -11,9 +11,7 @@ _KEY, _GAP, _ROW, _PER_ROW = 70, 24, 14, 3
 
 
 def task_maps(tasks: Sequence[str], weights: Mapping[str, NDArray[np.floating]]) -> str:
-    """Draw the weights of the modules by task, layer by layer: [tasks, heads, modules], of which each head's add up to
-    1.
-    """
+    """Draw the weights of modules by task, layer by layer: [tasks, heads, modules], each head's sum is 1."""
     most = max(float(of_layer.max()) for of_layer in weights.values())
     left = 12 + max(text_width(task, 12) for task in tasks)
     width = (FULL_WIDTH - left - _KEY) / _PER_ROW - _GAP

@@ -10,9 +10,7 @@ from moe.report.page import Figure, Section
 def tradeoff_section(
     points: Sequence[TradeoffPoint], chosen: TradeoffPoint, compared: Mapping[str, TradeoffPoint], unit: str
 ) -> Section:
-    """The curve of placements under several caps (maybe none) beside the chosen and other ones, and a sentence on
-    it.
-    """
+    """The curve of placements under several caps (maybe none) beside the chosen and other ones, in words too."""
     curve = tradeoff_curve(points, chosen, compared, unit)
     caption = (
         "To the left ranks are more even, further down less travels. Loads are those of the worst layer, and loads and "

@@ -99,9 +99,7 @@ _MOST_NUMBERS = 64
 
 
 def cost_bars(costs: Mapping[str, float], unit: str) -> str:
-    """Compare costs per token, from top to bottom; `placed` and `lower bound` have looks of their own, the latter
-    hatched.
-    """
+    """Compare costs per token from top to bottom; `placed` and `lower bound` (hatched) have their own looks."""
     looks = {"placed": PLACED, "lower bound": HATCH}
     height = 14 + _PITCH * len(costs)
     drawing = Drawing(FULL_WIDTH, height + 46)

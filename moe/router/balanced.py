@@ -59,8 +59,7 @@ class BaseAssignmentRouter(PortableRouter[BaseAssignmentRouterConfig]):
 
 
 def balanced_assignment(affinity_TE: Tensor) -> Tensor:
-    """Assigns each token to one expert, each expert T / E tokens, rounded down or up, at the largest affinity: int64
-    [T].
+    """Assigns each token to one expert, each expert T / E tokens rounded down or up, at best affinity: int64 [T].
 
     Every expert has floor(T / E) seats that must be filled and, unless T / E is whole, one optional seat. A phantom
     token takes the mass of all empty seats and may use optional seats only. Affinities are finite; T may be 0.

@@ -98,9 +98,7 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
         raise NotImplementedError
 
     def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002
-        """Gate values of choices, [T, E], zero outside the map, by which a selection is made and taken again with its
-        constants.
-        """
+        """Gate values of choices, [T, E], zero outside the map; a selection is made and taken again by them."""
         return logits_TE.softmax(dim=1) * map_TE
 
     def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:  # noqa: ARG002
@@ -119,8 +117,7 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
         self._to_follow = None if routes is None else iter(routes)
 
     def seats(self, tokens: int) -> int | None:
-        """Most choices that an expert takes of a rank's tokens, padding included, in training; fewer tokens never make
-        more.
+        """Most choices that an expert takes of a rank's tokens, padding too, in training; fewer tokens never make more.
 
         None: there is no limit, as where choices of evaluation passes are taken again.
         """

@@ -151,9 +151,7 @@ class PortableTopKRouter(PortableRouter[TopKRouterConfig]):
 
 
 class _Chosen:
-    """Stands in for Megatron's replay: notes the experts of each token, int64 [T, K], or gives those of another
-    pass.
-    """
+    """Stands in for Megatron's replay: notes the experts of each token, int64 [T, K], or gives another pass's."""
 
     def __init__(self, experts: Tensor | None) -> None:
         self.experts = experts

@@ -48,9 +48,7 @@ def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float
 
 
 def levels(topology: Topology) -> list[tuple[int, float]]:
-    """Parts of each layer by level (ranks, nodes), and the least cost of a move between parts beyond the level
-    before.
-    """
+    """Parts of each layer by level (ranks, nodes), and the least cost of a move beyond the level before."""
     inter = topology.cost[topology.off_node > 0].min(initial=np.inf)
     intra = topology.cost[(topology.off_rank > 0) & (topology.off_node == 0)].min(initial=np.inf)
     lowest = min(intra, inter)

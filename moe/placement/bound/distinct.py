@@ -56,9 +56,7 @@ class Divisions:
         return mean
 
     def nearest(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Project a symmetric matrix [n, n] on those with the eigenvalues of the relaxation, diagonal and signs left
-        aside.
-        """
+        """Project a symmetric matrix [n, n] on those with the relaxation's eigenvalues, diagonal and signs aside."""
         from scipy.linalg import eigh
 
         values, vectors = eigh(self._basis.T @ matrix @ self._basis)

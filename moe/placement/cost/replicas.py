@@ -16,9 +16,7 @@ from moe.routing_trace import DROPPED
 
 
 def shares(holders: NDArray[np.bool_], cost: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of the tokens at each rank that each replica of their expert serves, [G, E, G]; 1 in all over the last
-    axis.
-    """
+    """Share of the tokens at each rank that each replica of their expert serves, [G, E, G]; 1 over the last axis."""
     distance = np.where(holders, cost[:, None, :], np.inf)
     nearest = distance == distance.min(axis=2, keepdims=True)
     return nearest / nearest.sum(axis=2, keepdims=True)

@@ -60,9 +60,7 @@ def solve_sweep(
 def descent_within(
     statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None
 ) -> tuple[Descent, NDArray[np.int64]]:
-    """Prepare the descent of first choices, and an assignment within the limits, [L, E]: contiguous where that keeps
-    them.
-    """
+    """Descent of first choices, and an assignment within the limits, [L, E]: contiguous where that keeps them."""
     start = start_within(statistics.loads, topology.num_ranks, limits)
     return Descent(statistics.transitions, statistics.jumps, topology.cost, statistics.loads, limits), start
 

@@ -68,8 +68,7 @@ class Descent:
     def search(
         self, ranks: NDArray[np.int64], *, kicks: int, work: int, generator: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Sweep and re-split until nothing gains, then kick and do so again, as long as `kicks` and `work` allow; ranks
-        [L, E].
+        """Sweep and re-split until nothing gains, then kick and do so again, as long as `kicks` and `work` allow.
 
         Work counts about the additions of re-splits. The generator draws the kicks, and the movable experts where a
         rank has more than can move. The cost never rises.
@@ -99,8 +98,7 @@ class Descent:
 
 
 def kicked(ranks: NDArray[np.int64], num_ranks: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Disturb a balanced assignment [L, E], of two layers and ranks or more, so that sweeps and re-splits do not undo
-    it.
+    """Disturb a balanced assignment [L, E] of two layers and ranks or more beyond what sweeps and re-splits undo.
 
     Either a few ranks exchange names from some layer on, or they shuffle their experts in a few layers.
     """

@@ -20,8 +20,7 @@ _MOST_NODES = 20_000  # of the tree of an integer programme
 
 
 def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """The contiguous assignment, int64 [L, E], where it keeps the limits [L]; in other layers one that balances the
-    loads.
+    """The contiguous assignment, int64 [L, E], where it keeps the limits [L]; elsewhere one that balances loads.
 
     Raises:
         ValueError: The experts do not divide among the ranks, or no assignment is found for some layer.

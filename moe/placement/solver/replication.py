@@ -32,8 +32,7 @@ from moe.routing_trace import DROPPED
 def pack(
     statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, slots_per_rank: int, *, seed: int
 ) -> NDArray[np.bool_]:
-    """Balance the loads of the ranks, layer by layer, and then permute whole ranks to save moves: holders, bool [L, E,
-    G].
+    """Balance the loads of the ranks, layer by layer, then permute whole ranks to save moves: holders [L, E, G].
 
     Spare slots go to the experts with the largest load per copy (as in EPLB). Copies go to ranks in order of their
     load, each to the least loaded rank that still has a slot and no copy of the expert; exchanges between the busiest

@@ -147,8 +147,7 @@ def choose_solver(
 
 
 def keep_near(placement: Placement, current: Placement, statistics: RoutingStatistics, topology: Topology) -> Placement:
-    """Rename the ranks of a new placement so that most experts stay where they are in the one in use, if that changes
-    no cost.
+    """Rename the ranks of a new placement so that most experts stay where they are now, if that changes no cost.
 
     A placement with replicas is returned unchanged.
     """
@@ -163,8 +162,7 @@ def keep_near(placement: Placement, current: Placement, statistics: RoutingStati
 
 
 def keep_current(placement: Placement, current: Placement, now: Evaluation, new: Evaluation) -> Placement | None:
-    """Keep the placement in use where a new one saves nothing; `now` and `new` are the traffic of the same tokens under
-    both.
+    """Keep the placement in use where a new one saves nothing; `now` and `new` are traffic of the same tokens.
 
     Returns the placement in use, with its figures; None if the new one costs less, if the one in use loads a rank
     beyond both the cap and the new one (with packing: beyond the new one in any layer), or if their slots differ.

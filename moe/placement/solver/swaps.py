@@ -114,9 +114,7 @@ class LayerProblem:
         return self._cheapest([best, self.settled(best)])
 
     def settled(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give every group of experts the rank where it costs least: nodes as a whole, and ranks inside each node;
-        ranks [E].
-        """
+        """Give every group of experts the rank where it costs least, nodes as a whole and ranks inside; ranks [E]."""
         from scipy.optimize import linear_sum_assignment
 
         nodes = int(self.places[-1].max()) + 1 if len(self.places) > 1 else 1
@@ -156,9 +154,7 @@ class LayerProblem:
 def layer_problems(
     statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, limits: NDArray[np.float64] | None
 ) -> Iterator[LayerProblem]:
-    """Problems of all layers in home, copies or hierarchical dispatch; ValueError if the counts lack what the mode
-    needs.
-    """
+    """Problems of all layers in home, copies or hierarchical dispatch; ValueError if the counts lack something."""
     there_and_back = topology.cost + topology.cost.T
     places, prices = _levels(topology, dispatch, there_and_back)
     sources = require_sources(statistics)

@@ -45,8 +45,7 @@ def anneal(
     tries: int,
     seed: int,
 ) -> None:
-    """Propose `tries` exchanges in every layer, and take those that cost little: changes ranks [L, E] within the
-    limits.
+    """Propose `tries` exchanges in every layer and take those that cost little: changes ranks [L, E] within limits.
 
     `heat` is the temperature in the acceptance rule of Metropolis, in units of cost.
     """

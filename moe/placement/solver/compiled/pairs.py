@@ -22,8 +22,7 @@ def descend(
     seed: int,
     budget: int,
 ) -> int:
-    """Sweep layers and re-split pairs of ranks until neither gains; returns the work done, about the additions of
-    re-splits.
+    """Sweep layers and re-split pairs of ranks until neither gains; returns the work, about additions of re-splits.
 
     Args:
         traffic: Counts and cost.

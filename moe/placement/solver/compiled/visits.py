@@ -106,8 +106,7 @@ def visit_cost(visits: Visits, held: NDArray[np.int16], start: int) -> float:
 def locate(
     visits: Visits, ranks: NDArray[np.int64], layer: int, held: NDArray[np.int16], start: NDArray[np.int64]
 ) -> None:
-    """Fill in the ranks of all visits of a layer: those of choices, [visits, K], and where the tokens come from,
-    [visits].
+    """Fill in the ranks of a layer's visits: those of choices, [visits, K], and where the tokens come from, [visits].
 
     -1 where there is no choice, and for the anchor's own rank.
     """
