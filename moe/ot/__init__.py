@@ -1,6 +1,6 @@
 """Optimal transport: balanced, unbalanced, partial, quadratic, sparsity-constrained and sliced."""
 
-import moe.with_torch  # noqa: F401
+import moe.with_torch
 
 # isort: split
 

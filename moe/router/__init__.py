@@ -1,6 +1,6 @@
 """Routers choose the experts of each token. A router is a Megatron-Core ``TopKRouter`` that also trains on a CPU."""
 
-import moe.with_torch  # noqa: F401
+import moe.with_torch
 
 # isort: split
 
