@@ -19,7 +19,7 @@ from moe.dispatch.context_coherent import Arrivals, CoherentDispatcher
 from moe.dispatch.residency import Residency
 from moe.dispatch.row_copies import RowCopies
 from moe.layer import PlacedMoELayer
-from moe.replica.slots import Slots
+from moe.replica import Slots
 from moe.router import PortableRouter
 
 

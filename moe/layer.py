@@ -29,7 +29,7 @@ from moe.dispatch.home_return import DeduplicatedDispatcher, Dispatcher, Hierarc
 from moe.dispatch.node_groups import node_groups
 from moe.dispatch.serving import Loans, Serving
 from moe.experts import StackedExperts
-from moe.replica.slots import Slots
+from moe.replica import Slots
 from moe.router.protocol import Router
 from moe.seeds import derive_seed
 

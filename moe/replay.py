@@ -21,8 +21,7 @@ from moe.config import seats_of
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
 from moe.placement.placement import Mode, Placement
-from moe.replica.quotas import served_choices
-from moe.replica.slots import Slots
+from moe.replica import Slots, served_choices
 from moe.routing_trace import RoutingTrace
 
 EXPERT = "expert"

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.replica.slots import Slots
+from moe.replica import Slots
 
 Counts = NDArray[np.int64]
 COUNT_BYTES = 8

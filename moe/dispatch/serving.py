@@ -17,8 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from moe.dispatch.exchange import exchange_rows, gather_counts
-from moe.replica.quotas import deal, even_quotas, least_loaded_quotas
-from moe.replica.slots import Slots
+from moe.replica import Slots, deal, even_quotas, least_loaded_quotas
 
 
 @dataclass(frozen=True, slots=True)

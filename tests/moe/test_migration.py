@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from moe.config import MigrationConfig
 from moe.migration import MigrationPlan, MigrationTrigger, moves_between, plan_migration
-from moe.migration.cycles import Cycle, Gains
-from moe.migration.plan import ranks_of, settle
+from moe.migration.plan import Cycle, Gains, ranks_of, settle
 from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moe.placement.placement import Placement, objective_of
-from moe.replica.slots import Slots
+from moe.replica import Slots
 from trainer.config.run import RunConfig
 
 

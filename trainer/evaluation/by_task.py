@@ -1,6 +1,6 @@
 """How well a flow draws each of the tasks that its routed adapters tell apart, and which modules each uses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.adapters import RoutedLinear
+from moe.report.drawing import AMOUNTS, FULL_WIDTH, PAPER, RULE, SOFT, Drawing, draw_scale, png, text_width
 from moe.report.page import Facts, Figure, Section, Table
-from moe.report.task_maps import task_maps
 from moe.seeds import derive_seed
 from trainer.config.derived import task_names
 from trainer.evaluation.judgement import parted
@@ -59,7 +59,7 @@ class TaskFigures:
         ]
         table = Table(("task", title, "real examples"), rows, "Drawn by the run's own sampler, without guidance.")
         maps = Figure(
-            task_maps(tuple(self.figures), self.weights),
+            _task_maps(tuple(self.figures), self.weights),
             "Weights of the modules of each layer: a row a task, between the lines the modules of one head. Equal rows "
             "are tasks that share all.",
         )
@@ -107,3 +107,30 @@ def by_task(
         },
         {name: layer.routing.weights().detach().float().cpu().numpy() for name, layer in layers.items()},
     )
+
+
+_KEY, _GAP, _ROW, _PER_ROW = 70, 24, 14, 3
+
+
+def _task_maps(tasks: Sequence[str], weights: Mapping[str, NDArray[np.floating]]) -> str:
+    """Draw the weights of modules by task, layer by layer: [tasks, heads, modules], each head's sum is 1."""
+    most = max(float(of_layer.max()) for of_layer in weights.values())
+    left = 12 + max(text_width(task, 12) for task in tasks)
+    width = (FULL_WIDTH - left - _KEY) / _PER_ROW - _GAP
+    height = _ROW * len(tasks)
+    rows = -(-len(weights) // _PER_ROW)
+    drawing = Drawing(FULL_WIDTH, rows * (height + 34) + 20)
+    for number, (layer, of_layer) in enumerate(weights.items()):
+        x, y = left + number % _PER_ROW * (width + _GAP), number // _PER_ROW * (height + 34) + 30
+        heads = of_layer.shape[1]
+        drawing.text(x, y - 8, layer, size=12)
+        drawing.image(x, y, width, height, png(of_layer.reshape(len(of_layer), -1).astype(np.float64) / most, AMOUNTS))
+        edges = [x + width * head / heads for head in range(1, heads)]
+        drawing.segments([(edge, y, edge, y + height) for edge in edges], PAPER, width=2)
+        drawing.segments([(edge, y, edge, y + height) for edge in edges], RULE)
+        if number % _PER_ROW == 0:
+            for task, name in enumerate(tasks):
+                drawing.text(x - 6, y + _ROW * (task + 0.5) + 4, name, anchor="end", size=12, colour=SOFT)
+    labels = [(0.0, "0"), (1.0, f"{most:.2g}")]
+    draw_scale(drawing, FULL_WIDTH - _KEY + 12, 34, max(height, 40), AMOUNTS, labels, "weight")
+    return drawing.markup()

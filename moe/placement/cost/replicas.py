@@ -10,8 +10,7 @@ from moe.placement.cost.objective import Moves, require_sets, require_sources
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
-from moe.replica.quotas import QUOTAS, served_choices
-from moe.replica.slots import Slots
+from moe.replica import QUOTAS, Slots, served_choices
 from moe.routing_trace import DROPPED
 
 

@@ -17,7 +17,7 @@ from moe.placement.topology import Topology
 from moe.report.drawing import ALARM, AMOUNTS, BEFORE, DEVIATIONS, PLACED, Drawing, Scale, png
 from moe.report.experts_section import BlockMap, block_maps
 from moe.report.layer_section import layer_strips, load_histogram, load_maps
-from moe.report.tradeoff_section import price_of_balance, tradeoff_curve, tradeoff_section
+from moe.report.report import price_of_balance, tradeoff_curve, tradeoff_section
 from moe.report.traffic_section import arrivals_by_layer, cost_bars, link_bars, rank_maps
 from tests.moe.traces import markov_trace
 

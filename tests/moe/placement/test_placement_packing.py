@@ -17,7 +17,7 @@ from moe.placement.solver.packing import busiest, count_copies, pack_layer
 from moe.placement.solver.replication import replicate_within, replicated_home_bound
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
-from moe.replica.quotas import QUOTAS
+from moe.replica import QUOTAS
 from moe.routing_trace import RoutingTrace
 from tests.moe.exhaustive import uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace, trace

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from moe.replica.quotas import QUOTAS, deal, served_choices
-from moe.replica.slots import Slots
+from moe.replica import QUOTAS, Slots, deal, served_choices
 
 SLOTS = Slots.of(np.ravel([[0, 1, 4, 2, 6], [2, 3, 0, 5, 1], [4, 5, 0, 2, 7], [6, 7, 0, 1, 3]]), 8, 4)
 TOKENS, LAYER = 60, 3

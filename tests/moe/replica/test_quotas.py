@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import LinearConstraint, milp
 
-from moe.replica.quotas import even_quotas, least_loaded_quotas, least_loaded_shares
+from moe.replica import even_quotas, least_loaded_quotas, least_loaded_shares
 
 QUOTAS = [even_quotas, least_loaded_quotas]
 

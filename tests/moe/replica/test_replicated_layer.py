@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from moe.config import MoEConfig, TopKRouterConfig
-from moe.replica.slots import Slots
+from moe.replica import Slots
 from tests.moe.test_layer import EXPERTS, HIDDEN, WIDTH, dense_mixture, run_layer, tokens_of
 from tests.ranks import run_ranks
 

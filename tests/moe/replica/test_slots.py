@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from moe.replica.slots import Slots, home_slots
+from moe.replica import Slots, home_slots
 
 EXPERTS = 12
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from moe.placement.placement import Placement, objective_of
-from moe.replica.slots import Slots
+from moe.replica import Slots
 from netsim.foundation.refusal import Refusal
 from trainer.config.layout import Layout
 from trainer.config.rules import drawing, pairing, parts, ranks, tasks

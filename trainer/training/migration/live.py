@@ -13,7 +13,7 @@ from moe.layer import PlacedMoELayer
 from moe.migration import MigrationPlan, MigrationTrigger
 from moe.placement.placement import objective_of
 from moe.placement.topology import Topology
-from moe.replica.slots import Slots
+from moe.replica import Slots
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.ema import MovingAverage

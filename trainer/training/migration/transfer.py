@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.migration import Move, moves_between
-from moe.replica.slots import home_slots
+from moe.replica import home_slots
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
 from trainer.model.parallel.state import Shard, StatePiece

@@ -13,8 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from moe.dispatch.messages import Visits
 from moe.placement.placement import Placement
-from moe.replica.quotas import served_choices
-from moe.replica.slots import Slots
+from moe.replica import Slots, served_choices
 from tests.ranks import run_ranks
 from tests.selected import selected
 from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, configuration

@@ -1,27 +1,171 @@
-"""How many choices of an expert each of its replicas serves, and which.
+"""Replicas: slots of a layer whose experts may be on several ranks, the homes among them, and shares of the choices.
+
+The home has the expert's parameters and optimiser state; replicas borrow its weights.
 
 A quota counts the choices of one source rank and expert that go to one rank. It is a function of counts alone, so
 that every rank that knows the counts knows the quotas. Dealing is written once for numpy arrays and for torch tensors:
 a run and its replay follow the same lines.
 
 Shape legend: T tokens of a source rank, K choices of a token, R source ranks, E experts of a layer, G ranks of the
-expert-parallel group, H ranks that hold one expert, P slots of the group.
+expert-parallel group, H ranks that hold one expert, S slots of a rank, P = G * S slots.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.replica.slots import Slots
+Ints = NDArray[np.int64]
 
-Counts = NDArray[np.int64]
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """The experts in the slots of one layer; on every rank first the E / G experts at home there, then replicas.
+
+    Attributes:
+        experts: Logical expert of each slot, int64 [G, S].
+        num_experts: Experts E.
+    """
+
+    experts: Ints
+    num_experts: int
+
+    @classmethod
+    def of(cls, slot_to_expert: NDArray[np.integer], num_experts: int, num_ranks: int) -> Self:
+        """Finds the homes; within a rank, homes and replicas keep their order.
+
+        Each expert prefers the holder that has it in the earliest slot, then the lowest rank, and experts choose in
+        order of their ids. So if the first E / G slots of all ranks hold every expert once, these are the homes.
+
+        Raises:
+            ValueError: The slots do not divide among the ranks, an expert is twice on a rank or nowhere, or no choice
+                of homes gives every rank E / G experts.
+        """
+        slots = np.asarray(slot_to_expert, dtype=np.int64)
+        if len(slots) == num_experts and not np.array_equal(np.sort(slots), np.arange(num_experts)):
+            raise ValueError(f"slot_to_expert: is not an order of {num_experts} experts ({slots}); name each once")
+        if len(slots) % num_ranks or not np.array_equal(np.unique(slots), np.arange(num_experts)):
+            raise ValueError(
+                f"slot_to_expert: {len(slots)} slots of {num_ranks} ranks do not hold experts 0 to {num_experts - 1} "
+                "with equally many slots on each rank; name every expert at least once"
+            )
+        by_rank = slots.reshape(num_ranks, -1)
+        if any(len(set(row)) < len(row) for row in by_rank.tolist()):
+            raise ValueError(f"slot_to_expert: an expert is twice on one rank ({by_rank.tolist()}); name another there")
+        at_home = _homes(by_rank, num_experts)[by_rank] == np.arange(num_ranks)[:, None]
+        order = np.argsort(~at_home, axis=1, kind="stable")
+        return cls(np.take_along_axis(by_rank, order, axis=1), num_experts)
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks G of the group."""
+        return len(self.experts)
+
+    @property
+    def slots_per_rank(self) -> int:
+        """Slots S of a rank."""
+        return self.experts.shape[1]
+
+    @property
+    def homes_per_rank(self) -> int:
+        """Experts that are at home on a rank, E / G."""
+        return self.num_experts // self.num_ranks
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether any expert is on several ranks."""
+        return self.slots_per_rank > self.homes_per_rank
+
+    @property
+    def homes(self) -> Ints:
+        """Experts at home on each rank, in the order of its parameters, [G, E / G]."""
+        return self.experts[:, : self.homes_per_rank]
+
+    @property
+    def replicas(self) -> Ints:
+        """Experts that each rank holds as replicas, [G, S - E / G]."""
+        return self.experts[:, self.homes_per_rank :]
+
+    @cached_property
+    def home_ranks(self) -> Ints:
+        """Rank of each expert's home, [E]."""
+        return np.argsort(self.homes, axis=None) // self.homes_per_rank
+
+    @cached_property
+    def holders(self) -> NDArray[np.bool_]:
+        """Whether a rank holds an expert, [E, G]."""
+        holders = np.zeros((self.num_experts, self.num_ranks), dtype=bool)
+        holders[self.experts, np.arange(self.num_ranks)[:, None]] = True
+        return holders
+
+    @cached_property
+    def copies(self) -> Ints:
+        """Replicas by the rank of their home and the rank that holds them, [G, G]."""
+        copies = np.zeros((self.num_ranks, self.num_ranks), dtype=np.int64)
+        np.add.at(copies, (self.home_ranks[self.replicas], np.arange(self.num_ranks)[:, None]), 1)
+        return copies
+
+    def with_homes(self, homes_E: Ints) -> Ints:
+        """Slots [P] with the same replicas and other homes, rank after rank."""
+        return np.hstack([homes_E.reshape(self.num_ranks, -1), self.replicas]).reshape(-1)
+
+    def of_quotas(self, quotas_REG: Ints) -> Ints:
+        """Quotas by slot, [R, P]."""
+        ranks = np.repeat(np.arange(self.num_ranks), self.slots_per_rank)
+        return quotas_REG[:, self.experts.reshape(-1), ranks]
+
+
+def home_slots(slot_to_expert: NDArray[np.integer], num_experts: int, num_ranks: int) -> Ints:
+    """Experts of all layers at their homes, [L, E], out of slots [L, P]; the argument itself without replicas."""
+    layers = [Slots.of(slots, num_experts, num_ranks).homes.reshape(-1) for slots in slot_to_expert]
+    return np.stack(layers) if layers else np.zeros((0, num_experts), dtype=np.int64)
+
+
+def _homes(experts_GS: Ints, num_experts: int) -> Ints:
+    """Rank of each expert's home, by paths that move earlier experts to another of their holders."""
+    room = num_experts // len(experts_GS)
+    places = sorted((slot, rank, int(expert)) for (rank, slot), expert in np.ndenumerate(experts_GS))
+    holders: list[list[int]] = [[] for _ in range(num_experts)]
+    for _, rank, expert in places:
+        holders[expert].append(rank)
+    guests: list[list[int]] = [[] for _ in experts_GS]
+
+    def settle(expert: int, asked: set[int]) -> bool:
+        for rank in holders[expert]:
+            if len(guests[rank]) < room:
+                guests[rank].append(expert)
+                return True
+        for rank in holders[expert]:
+            if rank not in asked:
+                asked.add(rank)
+                for guest in guests[rank]:
+                    if settle(guest, asked):
+                        guests[rank].remove(guest)
+                        guests[rank].append(expert)
+                        return True
+        return False
+
+    for expert in range(num_experts):
+        if not settle(expert, set()):
+            raise ValueError(
+                f"slot_to_expert: no choice of homes gives each of {len(experts_GS)} ranks {room} of {num_experts} "
+                f"experts (expert {expert} finds none); put some experts on other ranks as well, or place without "
+                "replicas"
+            )
+    homes = np.empty(num_experts, dtype=np.int64)
+    for rank, of_rank in enumerate(guests):
+        homes[of_rank] = rank
+    return homes
+
+
 Holders = NDArray[np.bool_]
 
 
-def even_quotas(counts_RE: Counts, holders_EG: Holders, layer: int, *, first_source: int = 0) -> Counts:
+def even_quotas(counts_RE: Ints, holders_EG: Holders, layer: int, *, first_source: int = 0) -> Ints:
     """Split the choices of every source rank evenly over the replicas: int64 [R, E, G].
 
     What does not divide goes to one replica after the other, beginning at one that source rank, expert and layer
@@ -37,7 +181,7 @@ def even_quotas(counts_RE: Counts, holders_EG: Holders, layer: int, *, first_sou
     return np.where(holders, each_RE[:, :, None] + (turn_REG < left_RE[:, :, None]), 0)
 
 
-def least_loaded_quotas(counts_RE: Counts, holders_EG: Holders, layer: int) -> Counts:
+def least_loaded_quotas(counts_RE: Ints, holders_EG: Holders, layer: int) -> Ints:
     """Split the choices so that the busiest rank computes as few as possible: int64 [R, E, G].
 
     A source uses the replica on its own rank first, as far as that serves; source r is rank r of the group. The layer
@@ -51,7 +195,7 @@ def least_loaded_quotas(counts_RE: Counts, holders_EG: Holders, layer: int) -> C
     return quotas_REG + _overlaps(counts - quotas_REG.sum(axis=2), served_EG - quotas_REG.sum(axis=0))
 
 
-def least_loaded_shares(counts_E: Counts, holders_EG: Holders, layer: int) -> Counts:
+def least_loaded_shares(counts_E: Ints, holders_EG: Holders, layer: int) -> Ints:
     """Choices that each rank serves if the busiest rank is to serve as few as possible, int64 [E, G].
 
     Experts with several holders are levelled in turn; then choices move along chains of replicas away from the busiest
@@ -74,7 +218,7 @@ def least_loaded_shares(counts_E: Counts, holders_EG: Holders, layer: int) -> Co
     return served_EG
 
 
-def _levelled(loads_H: Counts, choices: int) -> Counts:
+def _levelled(loads_H: Ints, choices: int) -> Ints:
     """Split of the choices that raises the least loaded ranks to one level."""
     order = np.argsort(loads_H, kind="stable")
     ascending = loads_H[order]
@@ -86,7 +230,7 @@ def _levelled(loads_H: Counts, choices: int) -> Counts:
     return share_H
 
 
-def _relieve_the_busiest(served_EG: Counts, loads_G: Counts, holders_EG: Holders) -> bool:
+def _relieve_the_busiest(served_EG: Ints, loads_G: Ints, holders_EG: Holders) -> bool:
     """Moves choices from a busiest rank along a shortest chain of replicas to one with two or more fewer, if any.
 
     Choices and loads change in place.
@@ -119,7 +263,7 @@ def _relieve_the_busiest(served_EG: Counts, loads_G: Counts, holders_EG: Holders
     return True
 
 
-def _overlaps(rows_RE: Counts, columns_EG: Counts) -> Counts:
+def _overlaps(rows_RE: Ints, columns_EG: Ints) -> Ints:
     """Fills the ranks of each expert in order with the choices of its sources in order, [R, E, G]; as many of both."""
     row_ends_RE, column_ends_EG = rows_RE.cumsum(axis=0), columns_EG.cumsum(axis=1)
     ends = np.minimum(row_ends_RE[:, :, None], column_ends_EG)
@@ -127,7 +271,7 @@ def _overlaps(rows_RE: Counts, columns_EG: Counts) -> Counts:
     return np.maximum(ends - starts, 0)
 
 
-QUOTAS: dict[str, Callable[[Counts, Holders, int], Counts]] = {"even": even_quotas, "least_loaded": least_loaded_quotas}
+QUOTAS: dict[str, Callable[[Ints, Holders, int], Ints]] = {"even": even_quotas, "least_loaded": least_loaded_quotas}
 """How the choices of an expert are split over its replicas, by the name in a run's configuration."""
 
 

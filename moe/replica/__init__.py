@@ -1,1 +1,0 @@
-"""Replicas: experts that several ranks hold, and which of them serves a choice; free of torch."""
