@@ -13,7 +13,6 @@ from netsim.engines import refusal, seen_by
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.seats import Seats, room, seats_of
-from netsim.topology.build import build_topology
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.protocol import Topology, gpu_links
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
@@ -79,7 +78,7 @@ class Prepared:
 
 def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *, checked: bool = False) -> Prepared:
     """Lays the workloads of a scenario out on its fabric, unless `laid_out` has them; `checked`: it is known to fit."""
-    topology = build_topology(scenario.topology)
+    topology = scenario.topology.build()
     try:
         rates = Rates(topology, scenario.topology.failures)
     except ValueError as error:

@@ -17,7 +17,7 @@ from netsim.engine.watch import WatchConfig
 from netsim.foundation.documents import parse_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
-from netsim.topology.build import TopologyConfig
+from netsim.topology.kinds import TopologyConfig
 from netsim.transport.config import TransportConfig
 from netsim.units import Duration
 from netsim.workload.background import BackgroundConfig

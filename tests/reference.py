@@ -11,7 +11,7 @@ from netsim.foundation.keys import Group, groups
 from netsim.foundation.schema import described_kinds
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
-from netsim.topology.build import TopologyConfig
+from netsim.topology.kinds import TopologyConfig
 from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema
 
 CONFIGS = Path(__file__).parents[1] / "configs"

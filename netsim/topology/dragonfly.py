@@ -79,6 +79,10 @@ class DragonflyConfig(Section, frozen=True):
         refuse_too_many(3 * switches * self.hosts_per_switch + local + between)
         return self
 
+    def build(self) -> "Dragonfly":
+        """The fabric of the section."""
+        return Dragonfly(self)
+
 
 class Dragonfly(DetouredFabric):
     """The fabric of a `DragonflyConfig`.

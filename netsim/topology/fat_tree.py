@@ -113,6 +113,10 @@ class FatTreeConfig(Section, frozen=True):
         """Number of hosts, whatever their adapters."""
         return self.pods * self.edges_per_pod // (self.adapters_per_host if self.rails else 1) * self.hosts_per_edge
 
+    def build(self) -> "FatTree":
+        """The fabric of the section."""
+        return FatTree(self)
+
 
 def _counts(k: int) -> dict[str, int]:
     half = k // 2

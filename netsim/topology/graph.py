@@ -41,6 +41,10 @@ class GraphConfig(Section, frozen=True):
     link_errors: LinkErrorsConfig | None = None
     failures: tuple[FailureConfig, ...] = ()
 
+    def build(self) -> "Graph":
+        """The fabric of the section."""
+        return Graph(self)
+
 
 class Graph(CabledFabric):
     """The fabric of a `GraphConfig`: shortest paths by number of links, in the order of the file's cables.

@@ -92,6 +92,10 @@ class LeafSpineConfig(Section, frozen=True):
             raise ValueError(f"fabric_rate lists {rates} rates for {self.spines} spines; list one rate for each spine")
         return self
 
+    def build(self) -> "LeafSpine":
+        """The fabric of the section."""
+        return LeafSpine(self)
+
 
 class LeafSpine:
     """The fabric of a `LeafSpineConfig`; path k between two leaves goes through spine k // parallel.

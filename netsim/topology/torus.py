@@ -62,6 +62,10 @@ class TorusConfig(Section, frozen=True):
             )
         return self
 
+    def build(self) -> "Torus":
+        """The fabric of the section."""
+        return Torus(self)
+
 
 _MOST_LINKS = 120
 """Of a minimal way, so that a detour has fewer than 256."""

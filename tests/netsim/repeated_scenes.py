@@ -7,7 +7,6 @@ from netsim.collective.build import ALGORITHMS
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.engine.protocol import Scene
-from netsim.topology.build import build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.workload.program import Program, keys_of
@@ -61,7 +60,7 @@ def repeated_scene(random: Random, fewest: int = 2, most: int = 6, *, alike: boo
         "fabric_rate": random.choice(["100Gbps", "100Gbps", "40Gbps"]),
         "link_delay": random.choice(["500ns", "500ns", "0ns", "3us"]),
     }
-    topology = build_topology(LeafSpineConfig.model_validate(fields))
+    topology = LeafSpineConfig.model_validate(fields).build()
     ranks = topology.hosts * topology.ranks_per_host
     names = {op: random.choice(algorithms) for op, algorithms in CHOICES.items()}
     distinct = [_operation(random, ranks) for _ in range(random.randint(1, 3))]

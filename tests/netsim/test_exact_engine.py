@@ -13,8 +13,8 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
-from netsim.topology.build import TopologyConfig, build_topology
 from netsim.topology.failure import FailureConfig
+from netsim.topology.kinds import TopologyConfig
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.tasks import Task
@@ -65,7 +65,7 @@ def assert_equal(what: Scene, routing: object, seed: int = 0) -> Outcome:
 
 
 def topology_of(**fields: Any) -> Any:
-    return build_topology(TypeAdapter(TopologyConfig).validate_python(fields))
+    return TypeAdapter(TopologyConfig).validate_python(fields).build()
 
 
 def uneven(ranks: int, draw: Random) -> list[Task]:

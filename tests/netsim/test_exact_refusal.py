@@ -15,7 +15,6 @@ from netsim.congestion.window import WindowConfig
 from netsim.engine.exact.engine import ExactEngine
 from netsim.engine.exact.layout import in_order
 from netsim.engine.exact.refusal import refusal
-from netsim.topology.build import build_topology
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph import GraphConfig
 from netsim.workload.tasks import Task
@@ -110,7 +109,7 @@ def rings_of_switches(file: Path, switches: int) -> Any:
     ]
     links = [{"source": a, "target": b, "rate": "100Gbps", "delay": "500ns"} for a, b in cables]
     file.write_text(json.dumps({"directed": False, "multigraph": True, "graph": {}, "nodes": nodes, "links": links}))
-    return build_topology(GraphConfig(kind="graph", path=str(file)))
+    return GraphConfig(kind="graph", path=str(file)).build()
 
 
 @pytest.mark.parametrize(("switches", "circle"), [(3, False), (5, True)])

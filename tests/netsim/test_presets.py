@@ -9,7 +9,6 @@ from netsim.__main__ import main
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.seats import room
-from netsim.topology.build import build_topology
 from netsim.topology.leaf_spine import LeafSpineConfig
 
 TIERED = {"dgx_h100_32": 256, "dgx_h100_128": 1024, "fat_tree_1024": 1024}
@@ -32,12 +31,12 @@ def test_every_topology_in_yaml_is_known_here():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_have_room_for_their_ranks(name):
-    assert room(build_topology(read_scenario(scenario({"kind": "preset", "name": name})).topology)) == PRESETS[name]
+    assert room(read_scenario(scenario({"kind": "preset", "name": name})).topology.build()) == PRESETS[name]
 
 
 @pytest.mark.parametrize("name", TIERED)
 def test_presets_of_tiers_have_no_oversubscription(name):
-    topology = build_topology(read_scenario(scenario({"kind": "preset", "name": name})).topology)
+    topology = read_scenario(scenario({"kind": "preset", "name": name})).topology.build()
     into, out = {}, {}
     switches = {name for tier in topology.tiers for name in tier}
     for link in topology.links:

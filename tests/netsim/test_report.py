@@ -18,7 +18,6 @@ from netsim.report.over_time import queues_svg, queues_title
 from netsim.report.page import Section, page, table
 from netsim.report.summary import summarise
 from netsim.report.tables import columns, spread, table_rows
-from netsim.topology.build import build_topology
 from netsim.topology.fat_tree import FatTreeConfig
 from netsim.topology.graph import GraphConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
@@ -53,10 +52,10 @@ def lossy() -> Results:
 
 
 TOPOLOGIES: dict[str, Topology] = {
-    "leaf_spine": build_topology(LeafSpineConfig(kind="leaf_spine", leaves=3, spines=2, hosts_per_leaf=4, parallel=3)),
-    "many_hosts": build_topology(LeafSpineConfig(kind="leaf_spine", leaves=16, spines=2, hosts_per_leaf=50)),
-    "fat_tree": build_topology(FatTreeConfig.model_validate({"kind": "fat_tree", "k": 4})),
-    "graph": build_topology(GraphConfig(kind="graph", path=DRAGONFLY)),
+    "leaf_spine": LeafSpineConfig(kind="leaf_spine", leaves=3, spines=2, hosts_per_leaf=4, parallel=3).build(),
+    "many_hosts": LeafSpineConfig(kind="leaf_spine", leaves=16, spines=2, hosts_per_leaf=50).build(),
+    "fat_tree": FatTreeConfig.model_validate({"kind": "fat_tree", "k": 4}).build(),
+    "graph": GraphConfig(kind="graph", path=DRAGONFLY).build(),
 }
 
 
@@ -103,7 +102,7 @@ def test_many_hosts_share_lines_but_not_across_switches():
 
 
 def test_a_graph_is_drawn_the_same_every_time():
-    again = build_topology(GraphConfig(kind="graph", path=DRAGONFLY))
+    again = GraphConfig(kind="graph", path=DRAGONFLY).build()
     assert drawings(again) == drawings(TOPOLOGIES["graph"])
 
 

@@ -1,4 +1,4 @@
-"""From a section ``topology``, or the name or file of a preset, to a fabric."""
+"""The kinds of section ``topology``, and the preset, a name or file that stands for one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +8,12 @@ from pydantic import BeforeValidator, Field
 
 from netsim.documents import Section, load_yaml
 from netsim.foundation.refusal import Refusal
-from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
-from netsim.topology.fat_tree import FatTree, FatTreeConfig
-from netsim.topology.graph import Graph, GraphConfig
+from netsim.topology.dragonfly import DragonflyConfig
+from netsim.topology.fat_tree import FatTreeConfig
+from netsim.topology.graph import GraphConfig
 from netsim.topology.htsim import HtsimConfig, replaced
-from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
-from netsim.topology.protocol import Topology
-from netsim.topology.torus import Torus, TorusConfig
+from netsim.topology.leaf_spine import LeafSpineConfig
+from netsim.topology.torus import TorusConfig
 
 
 class PresetConfig(Section, frozen=True, extra="allow"):
@@ -50,18 +49,3 @@ TopologyConfig = Annotated[
     BeforeValidator(replaced, json_schema_input_type=_Kinds | HtsimConfig | PresetConfig),
     BeforeValidator(preset, json_schema_input_type=_Kinds | HtsimConfig | PresetConfig),
 ]
-
-
-def build_topology(config: _Kinds) -> Topology:
-    """The fabric of a section ``topology``."""
-    match config:
-        case FatTreeConfig():
-            return FatTree(config)
-        case DragonflyConfig():
-            return Dragonfly(config)
-        case TorusConfig():
-            return Torus(config)
-        case GraphConfig():
-            return Graph(config)
-        case _:
-            return LeafSpine(config)
