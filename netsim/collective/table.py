@@ -133,10 +133,6 @@ def read_table(path: Path) -> Table:
     if not isinstance(content, dict):
         remedy = "write keys and values, format: flowfabric.algorithms/1 first"
         raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
-    return _validated(path, content)
-
-
-def _validated(path: Path, content: dict[str, Any]) -> Table:
     try:
         return Table.model_validate(content)
     except ValidationError as error:

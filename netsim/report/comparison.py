@@ -1,14 +1,14 @@
 """The report of a comparison: page, pictures and trace, and their files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from netsim.report.about import fabric, workload
 from netsim.report.collectives import heads, operations_svg, phases, phases_svg, rollout_sentence, rows
-from netsim.report.completion import completion_svg, flows_svg
+from netsim.report.completion import completion_svg, flows_svg, has_flows
 from netsim.report.layout import drawings
-from netsim.report.links import links_svg, loads_svg, usage
+from netsim.report.links import has_loads, links_svg, loads_svg
 from netsim.report.over_time import (
     has_links_over_time,
     has_queues,
@@ -24,18 +24,19 @@ from netsim.report.tables import algorithm_sections, columns, sentence, spread, 
 from netsim.report.timeline import has_timeline, timeline_svg
 from netsim.results import Results, replacing
 
-PICTURES = (
-    "completion",
-    "timeline",
-    "phases",
-    "operations",
-    "links",
-    "loads",
-    "flows",
-    "queues",
-    "links_over_time",
-    "windows",
-)
+PICTURES: Mapping[str, tuple[Callable[[Results], object], Callable[[Results], str]]] = {
+    "completion": (lambda _: True, completion_svg),
+    "timeline": (has_timeline, timeline_svg),
+    "phases": (phases, phases_svg),
+    "operations": (operations, operations_svg),
+    "links": (lambda _: True, links_svg),
+    "loads": (has_loads, loads_svg),
+    "flows": (has_flows, flows_svg),
+    "queues": (has_queues, queues_svg),
+    "links_over_time": (has_links_over_time, links_over_time_svg),
+    "windows": (has_windows, windows_svg),
+}
+"""For each picture whether the results have data for it, and the picture as svg."""
 
 
 def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = ()) -> None:
@@ -43,7 +44,7 @@ def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = 
 
     figures/ holds the pictures of `PICTURES` that have data; a picture of an earlier report without data is removed.
     """
-    pictures = _pictures(results)
+    pictures = {name: drawn(results) for name, (has_data, drawn) in PICTURES.items() if has_data(results)}
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
         if name not in pictures:
@@ -54,28 +55,6 @@ def write_report(results: Results, folder: Path, *, beside: Sequence[Section] = 
     with replacing(folder / "report.html") as file:
         file.write(_page(results, pictures, beside))
     write_trace(results, folder / "trace.json")
-
-
-def _pictures(results: Results) -> dict[str, str]:
-    """Every picture that has data, as svg."""
-    pictures = {"completion": completion_svg(results), "links": links_svg(results)}
-    if has_timeline(results):
-        pictures["timeline"] = timeline_svg(results)
-    if phases(results):
-        pictures["phases"] = phases_svg(results)
-    if operations(results):
-        pictures["operations"] = operations_svg(results)
-    if any(usage(results, run).busiest is not None for run in results.first_runs()):
-        pictures["loads"] = loads_svg(results)
-    if all(len(run.flows) for run in results.runs):
-        pictures["flows"] = flows_svg(results)
-    if has_queues(results):
-        pictures["queues"] = queues_svg(results)
-    if has_links_over_time(results):
-        pictures["links_over_time"] = links_over_time_svg(results)
-    if has_windows(results):
-        pictures["windows"] = windows_svg(results)
-    return pictures
 
 
 def _page(results: Results, pictures: Mapping[str, str], beside: Sequence[Section]) -> str:

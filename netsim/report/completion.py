@@ -84,6 +84,11 @@ _WIDE = 30
 """Ratio of the slowest flow to the first percentile from which the axis is logarithmic."""
 
 
+def has_flows(results: Results) -> bool:
+    """Whether every run had flows."""
+    return all(len(run.flows) for run in results.runs)
+
+
 def flows_title(results: Results) -> str:
     """The finding of `flows_svg` in one line."""
     fastest, slowest = extremes(summarise(results))

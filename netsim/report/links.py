@@ -212,6 +212,11 @@ def _colour(level: int, full: bool) -> Any:
 _MOST_TICKS = 300
 
 
+def has_loads(results: Results) -> bool:
+    """Whether any first run used a link between switches."""
+    return any(usage(results, run).busiest is not None for run in results.first_runs())
+
+
 def loads_title(results: Results) -> str:
     """The finding of `loads_svg` in one line."""
     overloads = {run.transport: usage(results, run).overload for run in results.first_runs()}

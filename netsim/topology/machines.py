@@ -8,42 +8,22 @@ from netsim.topology.protocol import GpuLinks
 
 
 class HasMachines(Protocol):
-    """The keys of a section ``topology``; see `netsim.topology.leaf_spine.LeafSpineConfig`."""
+    """The keys of a section ``topology`` about hosts; see `netsim.topology.leaf_spine.LeafSpineConfig`."""
 
     @property
-    def adapters_per_host(self) -> int:
-        """Adapters of a machine."""
-        ...
-
+    def adapters_per_host(self) -> int: ...
     @property
-    def rails(self) -> bool:
-        """Whether the adapters of a machine are on different leaves."""
-        ...
-
+    def rails(self) -> bool: ...
     @property
-    def gpu_link_rate(self) -> int | None:
-        """Bits per second; None: the ranks of a machine share one link."""
-        ...
-
+    def gpu_link_rate(self) -> int | None: ...
     @property
-    def gpu_link_delay(self) -> int:
-        """In picoseconds."""
-        ...
-
+    def gpu_link_delay(self) -> int: ...
     @property
-    def ranks_per_host(self) -> int:
-        """Ranks of a machine."""
-        ...
-
+    def ranks_per_host(self) -> int: ...
     @property
-    def host_rate(self) -> int:
-        """Bits per second of an adapter's cable."""
-        ...
-
+    def host_rate(self) -> int: ...
     @property
-    def link_delay(self) -> int:
-        """In picoseconds, of an adapter's cable."""
-        ...
+    def link_delay(self) -> int: ...
 
 
 def with_defaults(values: Any) -> Any:
