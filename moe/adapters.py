@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ROUTING_BOUND = 1e-3
+"""Routing logits begin uniform in [-1e-3, 1e-3], so that a fresh task has nearly the mean of all modules."""
+
 
 def check_rank(base: nn.Linear, rank: int) -> None:
     """Refuses a rank below 1 or above the smaller of the layer's inputs and outputs with a ValueError."""
@@ -66,10 +69,6 @@ def merged(weight_OI: Tensor, A_RI: Tensor, B_OR: Tensor, scale: float) -> Tenso
     """The matrix of the linear layer that computes what an adapted one does, W + scale B A, [O, I]."""
     added = scale * (B_OR.double() @ A_RI.double())
     return (weight_OI.double() + added).to(weight_OI.dtype)
-
-
-ROUTING_BOUND = 1e-3
-"""Routing logits begin uniform in [-1e-3, 1e-3], so that a fresh task has nearly the mean of all modules."""
 
 
 class RowTasks:

@@ -10,6 +10,10 @@ import hashlib
 import torch
 from torch import Tensor
 
+_INCREMENT = 0x9E3779B97F4A7C15 - 2**64
+_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+_DROPOUT_BITS = 24
+
 
 def derive_seed(*parts: int | str) -> int:
     """Hashes its arguments, such as ``(run_seed, "expert", layer, expert)``, to a seed in [0, 2**63).
@@ -18,11 +22,6 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
-
-
-_INCREMENT = 0x9E3779B97F4A7C15 - 2**64
-_FACTORS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
-_DROPOUT_BITS = 24
 
 
 def fold_in(keys: Tensor, counters: Tensor | int) -> Tensor:

@@ -19,6 +19,9 @@ from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
 
+MOST_EXPERTS = 2**16
+"""Of one layer, where a user does not say how many there are: a larger id is damage."""
+
 
 def read_document(path: Path, remedy: str) -> Any:
     """Read a file by its name: `.pt` as `torch.save` wrote it, without code, any other as JSON."""
@@ -79,10 +82,6 @@ def _shown(value: Any) -> str:
         return type(value).__name__
     start = value[:4] if isinstance(value, list | str) else value
     return " ".join(str(start).split())[:60]
-
-
-MOST_EXPERTS = 2**16
-"""Of one layer, where a user does not say how many there are: a larger id is damage."""
 
 
 class Imported(NamedTuple):

@@ -25,6 +25,8 @@ from moe.routing_trace import DROPPED, RoutingHeader, RoutingTrace
 from netsim.foundation.refusal import Refusal
 
 _NUMBER = re.compile(r"\.(\d+)\.")
+_REMEDY = "save the model again with save_pretrained"
+_TOKENISERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 class _Choice(NamedTuple):
@@ -127,10 +129,6 @@ def _sorted(choice: _Choice, num_experts: int) -> tuple[Tensor, Tensor]:
     order = keys.argsort(dim=1, descending=True, stable=True)
     ids = choice.ids.long().masked_fill(none, DROPPED).gather(1, order)
     return ids, choice.weights.masked_fill(none, 0.0).gather(1, order)
-
-
-_REMEDY = "save the model again with save_pretrained"
-_TOKENISERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 def record_routing(

@@ -19,6 +19,7 @@ from moe.placement.solver.swaps import search_layers
 from moe.placement.topology import Topology
 
 _FAST_SOLVERS: dict[Dispatch, str] = {"coherent": "sweep", "home": "assignment"}
+_KEPT = 0.5  # of what a plan promised: chance keeps next to nothing of it, and drift nearly all
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +61,6 @@ def measure_drift(
     if fresh_total >= current_total:
         fresh, fresh_total = current_ranks, current_total
     return Drift(current_total / window.num_tokens, fresh_total / window.num_tokens, fresh)
-
-
-_KEPT = 0.5  # of what a plan promised: chance keeps next to nothing of it, and drift nearly all
 
 
 class MigrationTrigger:

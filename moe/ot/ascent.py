@@ -20,6 +20,15 @@ _TIMES_SHORTENED = 20
 _AS_HIGH = 1e-4
 
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+_FIRST_TEMPERATURE = 0.5
+_FIRST_DAMPING, _LAST_DAMPING = 0.3, 0.02
+"""Multiples of the loads that are added to Newton's matrix. Less at first overshoots, more at last is slow."""
+_CORRECTIONS = 2
+"""Quadratic evaluations."""
+_UNIFORM = 1e-7
+"""Rows of the uniform plan that are added to the entropic ones."""
+_WIDTH = 8
+"""Entries among which a row's threshold is sought; four times its mass, where that is more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,17 +189,6 @@ class _Memory:
 def _push(kept: Tensor, new: Tensor, where: Tensor) -> Tensor:
     shifted = torch.cat([new[None], kept[:-1]])
     return torch.where(where.view(1, -1, *[1] * (kept.ndim - 2)), shifted, kept)
-
-
-_FIRST_TEMPERATURE = 0.5
-_FIRST_DAMPING, _LAST_DAMPING = 0.3, 0.02
-"""Multiples of the loads that are added to Newton's matrix. Less at first overshoots, more at last is slow."""
-_CORRECTIONS = 2
-"""Quadratic evaluations."""
-_UNIFORM = 1e-7
-"""Rows of the uniform plan that are added to the entropic ones."""
-_WIDTH = 8
-"""Entries among which a row's threshold is sought; four times its mass, where that is more."""
 
 
 class Balance(NamedTuple):

@@ -16,6 +16,8 @@ from torch import Tensor
 from moe.ot.ascent import ascend
 from moe.ot.problem import Plan, check_balance, check_masses, check_sparsity, relative_error, scatter_sum
 
+_ROUNDS = 50
+
 
 class Projection(NamedTuple):
     """Rows projected onto the simplex of their mass with at most K entries.
@@ -60,9 +62,6 @@ def project_rows(scores: Tensor, mass: Tensor, *, k: int, gamma: float) -> Proje
     threshold = (threshold + highest)[..., 0]
     # On its support a score is threshold + gamma value.
     return Projection(indices, values, threshold, mass * threshold + 0.5 * gamma * values.square().sum(-1))
-
-
-_ROUNDS = 50
 
 
 class RowSpread:

@@ -15,6 +15,7 @@ from moe.ot.dual import Reduce, dual, semi_dual
 from moe.ot.problem import Axis, Plan, check_masses
 
 _CHOICES = 4
+_CANDIDATES = 8
 
 
 def expert_potentials(
@@ -224,7 +225,6 @@ def _below_padding(al: Tensor, a: Tensor, b: Tensor, cost: Tensor, gamma: float)
 
 
 Method = Literal["two_stage", "semi_dual", "dual"]
-_CANDIDATES = 8
 
 
 def sparsity_constrained(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from moe.routing_trace import DROPPED, RoutingTrace
 
 _LARGEST_KEY = 1 << 62
+_MOST_JUMP_COUNTS = 2**23
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,9 +307,6 @@ def _count_visits(trace: RoutingTrace, anchors: NDArray[np.integer], arrivals: C
         rows = (np.full(kept.sum(), layer), arrivals[kept, layer], here[kept], _distinct(others)[:, 1:])
         tallies.append(Tally.count(np.column_stack(rows).astype(np.int64)))
     return Tally(np.concatenate([t.rows for t in tallies]), np.concatenate([t.tokens for t in tallies]))
-
-
-_MOST_JUMP_COUNTS = 2**23
 
 
 def layer_pairs(statistics: RoutingStatistics) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _BITS_PER_S = {"kbps": 1e3, "Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ps": 1e12, "ns": 1e9, "us": 1e6, "ms": 1e3, "s": 1.0}
+_REMEDY = "write it with `python -m moe price`"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,6 @@ def _number(text: str, units: dict[str, float]) -> float:
 
 
 _Figure = Field(ge=0, allow_inf_nan=False)
-_REMEDY = "write it with `python -m moe price`"
 
 
 class _Record(BaseModel):

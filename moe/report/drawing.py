@@ -24,6 +24,7 @@ _HATCH = (
 )
 HATCH = "url(#hatch)"
 """A fill with stripes, for what is a bound and no measurement."""
+_SHADES = 64  # few enough that maps stay small, enough that no step is seen
 
 
 class Drawing:
@@ -203,7 +204,6 @@ def name_column(names: Sequence[str]) -> float:
     return max(text_width(name) for name in names) + 12
 
 
-_SHADES = 64  # few enough that maps stay small, enough that no step is seen
 _Colours = NDArray[np.uint8]
 
 

@@ -34,6 +34,8 @@ MOST_ROWS = 64
 """Experts of a layer that still have a row each; more are added up by rank."""
 _EXPONENT = 0.6  # brings out the small shares, which are many
 _LEFT, _KEY = 30, 60
+_MOST_MAPS = 6
+_ROW = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +117,6 @@ def _frame_blocks(drawing: Drawing, x: float, y: float, side: float, block_map: 
     drawing.segments(pieces, ALARM, width=width)
 
 
-_MOST_MAPS = 6
-
-
 def sharing_section(
     statistics: RoutingStatistics, dispatch: Dispatch, before: Evaluation, placed: Evaluation, name: str, replicas: bool
 ) -> Section | None:
@@ -192,9 +191,6 @@ def _maps(
         else:
             maps.append(BlockMap(statistics.coactivation[layer], ranks[layer], ranks[layer]))
     return maps[0], maps[1]
-
-
-_ROW = 30
 
 
 def affinity_section(

@@ -30,6 +30,9 @@ from moe.report.page import Block, Figure, Section, Table
 
 _STRIP, _GAP = 118, 44
 _FEW, _LISTED = 8, 3
+_BINS = 40
+_MOST_NUMBERED = 128
+_ROUNDING = 1e-6
 
 
 def layer_section(before: Evaluation, placed: Evaluation, unit: str, name: str, first: int) -> Section:
@@ -120,11 +123,6 @@ def _cost_is_moves(*both: Evaluation) -> bool:
 
 def _share(value: float) -> str:
     return f"{value:.0%}".replace("-0%", "0%")
-
-
-_BINS = 40
-_MOST_NUMBERED = 128
-_ROUNDING = 1e-6
 
 
 def load_section(before: Evaluation, placed: Evaluation, name: str, *, idle: int, cap: float | None = None) -> Section:

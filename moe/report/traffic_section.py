@@ -37,6 +37,13 @@ from moe.report.summary import LINKS, byte_unit
 
 _MOST_NUMBERED = 8  # ranks whose cells have room for numbers
 _SIDE, _TOP = 420, 42
+_BAR, _PITCH = 26, 40
+_MOST_NUMBERS = 64
+_MAP_CAPTION = (
+    "Who sends to whom: moves of a token from rank to rank in the forward pass, over all layers, darker for more. What "
+    "stays on its rank is left grey."
+)
+_MOST_LISTED = 400
 
 
 def rank_maps(traffic: Mapping[str, Evaluation], ranks_per_node: int) -> str:
@@ -94,8 +101,6 @@ def _map(
 
 LINK_NAMES = {"same_rank": "stays on its rank", "same_node": "inside the node", "other_node": "between nodes"}
 _LINK_COLOURS = {"same_rank": RULE, "same_node": "#7fb3d5", "other_node": ALARM}
-_BAR, _PITCH = 26, 40
-_MOST_NUMBERS = 64
 
 
 def cost_bars(costs: Mapping[str, float], unit: str) -> str:
@@ -167,12 +172,6 @@ def arrivals_by_layer(arrivals: NDArray[np.int64], experts: int) -> str:
     panel.mark_x("MoE layer", whole=True)
     drawing.legend(FULL_WIDTH - 20, 16, [("stay", _LINK_COLOURS["same_rank"]), ("move", PLACED)])
     return drawing.markup()
-
-
-_MAP_CAPTION = (
-    "Who sends to whom: moves of a token from rank to rank in the forward pass, over all layers, darker for more. What "
-    "stays on its rank is left grey."
-)
 
 
 def volume_section(numbers: dict[str, Any], before: Evaluation, placed: Evaluation, context: Context) -> Section:
@@ -278,9 +277,6 @@ def _simulated(context: Context) -> Table:
         rows,
         "Mean completion of the whole scenario in each results file; which placement it was made for is in its trace.",
     )
-
-
-_MOST_LISTED = 400
 
 
 def moving_section(num_layers: int, moving: Moving, unit: tuple[str, float], steps: float | None) -> Section:

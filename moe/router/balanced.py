@@ -14,6 +14,9 @@ from moe.ot import exact
 from moe.router.capacity import keep_largest, map_of, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
 
+_NO_MASS = -1e4
+"""Logarithm of an entry that counts nowhere; finite, so that nothing becomes NaN where all tokens are padding."""
+
 
 class ExpertChoiceRouter(PortableRouter[ExpertChoiceRouterConfig]):
     """Each expert takes top_k * T / E tokens, rounded up: balanced always, and a token may visit many experts or none.
@@ -76,10 +79,6 @@ def balanced_assignment(affinity_TE: Tensor) -> Tensor:
         a, b = torch.cat([a, a.new_tensor([experts - rest])]), torch.cat([b, torch.ones_like(b)])
     plan = exact(cost, a, b).dense()[:tokens]
     return to_device(plan.argmax(dim=1) % experts, affinity_TE.device)
-
-
-_NO_MASS = -1e4
-"""Logarithm of an entry that counts nowhere; finite, so that nothing becomes NaN where all tokens are padding."""
 
 
 class SinkhornRouter(PortableRouter[SinkhornRouterConfig]):

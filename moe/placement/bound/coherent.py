@@ -15,6 +15,7 @@ _OPERATIONS = 2e9  # cubes of window sizes, about a second
 _MOST_ROUNDS = 60
 _FEWEST_ROUNDS = 6
 _ENOUGH_ROUNDS = 16  # for a longer window
+_ROUNDS = 10
 
 
 def eigenvalue_bound(statistics: RoutingStatistics, topology: Topology) -> float:
@@ -74,9 +75,6 @@ def most_staying(traffic: NDArray[np.float64], num_experts: int, parts: int, rou
     for _ in range(rounds):
         relaxation.step(traffic)
     return min(divisions.most(traffic, relaxation.multipliers(), rounds // 3 + 1) / 2, total)
-
-
-_ROUNDS = 10
 
 
 def quick_bound(statistics: RoutingStatistics, topology: Topology) -> float:

@@ -17,6 +17,14 @@ from moe.routing_trace import DROPPED
 _ROUNDING = 1e-9  # of all weights or tokens, given away so that a rounded eigenvalue leaves the bound valid
 _BISECTIONS = 50
 _STIFFNESS = 20.0  # of the augmented Lagrangian, in mean weights
+_MOST_CHOICES = 6  # whose 203 ways to part are all tried; with more choices a weaker rule prices the pairs
+_STEPS = (0.8, 0.2)  # of a price, in parts, in the first and the last round
+_HEATS = (0.2, 0.07)  # of the soft minimum over the ways to part, in parts
+_OVERLOAD_STEP = 60.0  # of a price, in mean weights of a pair
+_SOFT = 0.3  # added to the diagonal before the first prices are solved for
+_WORK = 1e10  # products of all rounds, some seconds
+_MOST_ROUNDS = 12
+_FEWEST_ROUNDS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,16 +151,6 @@ class Relaxation:
         pairs = np.maximum(-self._stiffness * (self._difference + self._difference.T) / 2, 0.0)
         np.fill_diagonal(pairs, 0.0)
         return Multipliers(-self._stiffness * self._difference.diagonal(), pairs)
-
-
-_MOST_CHOICES = 6  # whose 203 ways to part are all tried; with more choices a weaker rule prices the pairs
-_STEPS = (0.8, 0.2)  # of a price, in parts, in the first and the last round
-_HEATS = (0.2, 0.07)  # of the soft minimum over the ways to part, in parts
-_OVERLOAD_STEP = 60.0  # of a price, in mean weights of a pair
-_SOFT = 0.3  # added to the diagonal before the first prices are solved for
-_WORK = 1e10  # products of all rounds, some seconds
-_MOST_ROUNDS = 12
-_FEWEST_ROUNDS = 6
 
 
 def fewest_parts(

@@ -18,6 +18,9 @@ from moe.placement.solver.protocol import Assignment
 from moe.placement.topology import Topology
 
 _RANDOM_CHAINS = 6
+KICKS = 1_000
+WORK = 3 * 10**9  # a second or two for 64 experts; small problems run out of kicks first
+_STAGES = 3
 
 
 def best_sweep(
@@ -65,10 +68,6 @@ def descent_within(
     return Descent(statistics.transitions, statistics.jumps, topology.cost, statistics.loads, limits), start
 
 
-KICKS = 1_000
-WORK = 3 * 10**9  # a second or two for 64 experts; small problems run out of kicks first
-
-
 def solve_pair(
     statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
 ) -> Assignment:
@@ -86,9 +85,6 @@ def solve_pair(
     if statistics.visits is None:
         ranks = descent.search(ranks, kicks=KICKS, work=WORK, generator=generator)
     return Assignment(ranks, best_bound(statistics, topology, limits))
-
-
-_STAGES = 3
 
 
 def solve_staged(

@@ -14,6 +14,12 @@ from moe.placement.topology import Topology
 _MOVABLE = 4  # experts of a rank and layer that a re-split may move: 70 ways to divide those of two ranks
 _LONGEST_SCRAMBLE = 4
 _SCRAMBLED_RANKS = 3
+_HEAT = 0.25  # at the start, in moves of all tokens whose anchor is an expert
+_TRIES = 8  # proposals an expert and round
+_MOST_ROUNDS = 60
+_FEWEST_ROUNDS = 6
+_MOST_RUNS = 3
+_RENAMES = 3  # rounds from one renaming to the next
 
 
 class Descent:
@@ -120,14 +126,6 @@ def kicked(ranks: NDArray[np.int64], num_ranks: int, generator: np.random.Genera
 def _divisions(half: int) -> NDArray[np.int64]:
     """All ways to choose half of some experts, in lexicographic order, [ways, half]."""
     return np.array(list(combinations(range(2 * half), half)))
-
-
-_HEAT = 0.25  # at the start, in moves of all tokens whose anchor is an expert
-_TRIES = 8  # proposals an expert and round
-_MOST_ROUNDS = 60
-_FEWEST_ROUNDS = 6
-_MOST_RUNS = 3
-_RENAMES = 3  # rounds from one renaming to the next
 
 
 class Annealing:

@@ -19,6 +19,9 @@ from moe.placement.solver.swaps import LayerProblem, layer_problems
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
+MOST_STATES = 5_040
+_BLOCK = 512
+
 
 def solve_enumeration(
     dispatch: Dispatch,
@@ -87,10 +90,6 @@ def prices_of_all(problem: LayerProblem, states: NDArray[np.int64]) -> NDArray[n
 
 def _busiest(problem: LayerProblem, states: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.stack([(states == rank) @ problem.loads for rank in range(problem.num_ranks)]).max(axis=0)
-
-
-MOST_STATES = 5_040
-_BLOCK = 512
 
 
 def solve_viterbi(

@@ -17,6 +17,7 @@ from moe.placement.solver.packing import busiest, pack_layer
 
 _ROUNDING = 1e-9  # of a limit, which is a product of a mean load and a cap
 _MOST_NODES = 20_000  # of the tree of an integer programme
+_MOST_CELLS = 128  # E * G up to which an integer programme settles the least load
 
 
 def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.float64] | None) -> NDArray[np.int64]:
@@ -69,9 +70,6 @@ def _fit(loads: NDArray[np.int64], num_ranks: int, limit: float) -> NDArray[np.i
         options={"node_limit": _MOST_NODES},
     )
     return None if answer.x is None else answer.x.reshape(num_experts, num_ranks).argmax(axis=1)
-
-
-_MOST_CELLS = 128  # E * G up to which an integer programme settles the least load
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,10 @@ from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
 _ROUNDS = 60
+MOST_BINARIES = 512
+_NODES = 3 * 10**6  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
+_ROUNDING = 1e-9  # of a limit, which is a product of a mean load and a cap
+_TOLERANCE = 1e-5  # some ten times that of HiGHS; taken off its bound for every expert, in units of the programme
 
 
 def solve_assignment(
@@ -78,12 +82,6 @@ def _relax(
         rates = np.maximum(rates + step * scale * over / limit, 0.0)
     nearest = sorted(met.values(), key=lambda found: found[0])[:2]
     return [ranks for _, ranks in nearest], bound
-
-
-MOST_BINARIES = 512
-_NODES = 3 * 10**6  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
-_ROUNDING = 1e-9  # of a limit, which is a product of a mean load and a cap
-_TOLERANCE = 1e-5  # some ten times that of HiGHS; taken off its bound for every expert, in units of the programme
 
 
 def solve_milp(

@@ -28,6 +28,12 @@ from moe.placement.solver.swaps import LayerProblem, layer_problems
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
+_EXCESS = 5.0  # price of a choice beyond the limit, in visits
+_FAVOURITES = 6  # experts that a slot tries because they save visits, and as many because they are busy
+_PASSES = 3
+_MOST_RANKS = 10  # whose replicas are chosen by trying; of larger groups the first choice stays
+_AIM = 0.4  # share of the room between mean and limit that is aimed at: tokens not seen are less even
+
 
 def pack(
     statistics: RoutingStatistics, topology: Topology, dispatch: Dispatch, slots_per_rank: int, *, seed: int
@@ -180,12 +186,6 @@ def _fill_for_moves(
         holders[expert, rank] = True
         savings[expert] = saving(int(expert))
 
-
-_EXCESS = 5.0  # price of a choice beyond the limit, in visits
-_FAVOURITES = 6  # experts that a slot tries because they save visits, and as many because they are busy
-_PASSES = 3
-_MOST_RANKS = 10  # whose replicas are chosen by trying; of larger groups the first choice stays
-_AIM = 0.4  # share of the room between mean and limit that is aimed at: tokens not seen are less even
 
 Busiest = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
 

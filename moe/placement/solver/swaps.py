@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _STEPS_PER_EXPERT = 4
 _LEAST_STEPS, _MOST_STEPS = 100, 512
 _EVENNESS = 0.65  # price of load above the mean under a cap, in mean prices of a choice: tokens not seen are less even
+_NODE_STEPS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,9 +196,6 @@ def _levels(
     between = np.zeros_like(inside)
     between[:, : topology.num_nodes] = there_and_back[ranks[:, None], relays[:, ::width]]
     return np.stack([ranks, ranks // width]), np.stack([inside, between])
-
-
-_NODE_STEPS = 128
 
 
 def solve_swaps(

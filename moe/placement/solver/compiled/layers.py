@@ -9,6 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+LEAST_GAIN = 1e-12  # of the price: below that a gain is rounding
+
 
 class Traffic(NamedTuple):
     """Counts of a routing trace and the price of a move.
@@ -60,9 +62,6 @@ class Traffic(NamedTuple):
             np.zeros(shape) if free else np.ascontiguousarray(loads, dtype=np.float64),
             np.full(shape[0], np.inf) if free else np.ascontiguousarray(limits, dtype=np.float64),
         )
-
-
-LEAST_GAIN = 1e-12  # of the price: below that a gain is rounding
 
 
 @njit(cache=True)
