@@ -40,6 +40,8 @@ def _workload(config: dict[str, Any]) -> str:
     if config["kind"] == "collective":
         amount = config.get("bytes_per_rank")
         return f"{config['op']} of {amount} a rank" if amount else f"{config['op']} with uneven splits"
+    if config["kind"] == "background":
+        return "background traffic"
     path = Path(config["path"])
     return f"Flows of {path.name}" if config["kind"] in ("flows", "matrix") else f"Replay of {path.name}"
 

@@ -208,6 +208,18 @@ def test_every_kind_of_fabric_is_told_and_drawn(topology, said, tmp_path):
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
+def test_the_title_names_background_traffic_beside_the_other_jobs(tmp_path):
+    of_ranks = [
+        ({"kind": "collective", "op": "all_gather", "bytes_per_rank": "16KB"}, [0, 1]),
+        ({"kind": "background", "load": 0.3, "until": "1us"}, [2, 3]),
+    ]
+    jobs = [{"workload": workload, "ranks": ranks} for workload, ranks in of_ranks]
+    scenario = {key: value for key, value in BASE.items() if key != "workload"} | {"jobs": jobs}
+    results = simulate(scenario | {"transports": ["ecmp"], "seeds": [0]})
+    write_report(results, tmp_path)
+    assert about.workload(results) == "all_gather of 16KB a rank and background traffic"
+
+
 def test_flow_level_alone_has_no_queues(tmp_path):
     write_report(simulated(transports=["ideal"], seeds=[0]), tmp_path)
     assert "Longest queue at any switch" not in (tmp_path / "report.html").read_text()
