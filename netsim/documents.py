@@ -3,7 +3,7 @@
 import errno
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -97,6 +97,23 @@ def read_lines(path: Path, content: str) -> list[str]:
     if not text.strip():
         raise Refusal(path, "file", "is empty", remedy)
     return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def read_header(path: Path, line: str, columns: Sequence[str], remedy: str) -> list[str]:
+    """The names of a table's columns, among which each of `columns` must be once."""
+    header = [name.strip() for name in line.split(",")]
+    for name in columns:
+        if header.count(name) != 1:
+            raise Refusal(path, "line 1", f"column {name} occurs {header.count(name)} times", remedy)
+    return header
+
+
+def read_row(path: Path, number: int, header: Sequence[str], line: str, remedy: str) -> dict[str, str]:
+    """The cells of a table's line, by column."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != len(header):
+        raise Refusal(path, f"line {number}", f"has {len(cells)} cells instead of {len(header)}", remedy)
+    return dict(zip(header, cells, strict=True))
 
 
 def whole_number(path: Path, field: str, text: str, least: int = 0) -> int:

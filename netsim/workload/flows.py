@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.documents import MOST, read_lines, whole_number
+from netsim.documents import MOST, read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.program import Program
 from netsim.workload.protocol import Schedules, WorkloadSection
@@ -40,11 +40,7 @@ class Flow(NamedTuple):
 def read_flows(path: Path) -> list[Flow]:
     """Reads and checks a list of flows."""
     lines = read_lines(path, f"a CSV file with the header {','.join(COLUMNS)}")
-    header = tuple(name.strip() for name in lines[0].split(","))
-    for name in COLUMNS:
-        if header.count(name) != 1:
-            problem = f"column {name} occurs {header.count(name)} times"
-            raise Refusal(path, "line 1", problem, f"write {','.join(COLUMNS)}")
+    header = read_header(path, lines[0], COLUMNS, f"write {','.join(COLUMNS)}")
     for name in header:
         if name not in COLUMNS:
             raise Refusal(path, "line 1", f"has an unknown column ({name!r:.40})", f"write {','.join(COLUMNS)}")
@@ -55,11 +51,7 @@ def read_flows(path: Path) -> list[Flow]:
 
 
 def _flow(path: Path, number: int, header: Sequence[str], line: str) -> Flow:
-    cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != len(header):
-        problem = f"has {len(cells)} cells instead of {len(header)}"
-        raise Refusal(path, f"line {number}", problem, f"write one each for {','.join(header)}")
-    row = dict(zip(header, cells, strict=True))
+    row = read_row(path, number, header, line, f"write one each for {','.join(header)}")
     src = whole_number(path, f"line {number}: src", row["src"])
     dst = whole_number(path, f"line {number}: dst", row["dst"])
     if src == dst:

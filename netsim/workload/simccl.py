@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.documents import MOST, read_lines, whole_number
+from netsim.documents import MOST, read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.program import Program, Span
 from netsim.workload.protocol import Schedules, WorkloadSection
@@ -57,16 +57,12 @@ def read_flow_models(path: Path) -> list[Collective]:
     SimCCL's MockNcclGroup.cc writes it (NetMeasurements-Team/SimCCL, src/mock/v2.30, dumpDetailedFlowModels).
     """
     lines = read_lines(path, "the list of flows that SimCCL writes")
-    header = [name.strip() for name in lines[0].split(",")]
-    for name in COLUMNS:
-        if header.count(name) != 1:
-            problem = f"column {name} occurs {header.count(name)} times"
-            raise Refusal(path, "line 1", problem, f"write {','.join(COLUMNS)} at least")
+    header = read_header(path, lines[0], COLUMNS, f"write {','.join(COLUMNS)} at least")
     flows: dict[str, list[Flow]] = {}
     operations: dict[str, str] = {}
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
-            row = _row(path, number, header, line)
+            row = read_row(path, number, header, line, "complete the file if it is cut off")
             flows.setdefault(row["collective"], []).append(_flow(path, number, row))
             operations.setdefault(row["collective"], _OPERATIONS.get(row["op"], "collective"))
     if not flows:
@@ -74,14 +70,6 @@ def read_flow_models(path: Path) -> list[Collective]:
     if sum(flow.bytes for of_one in flows.values() for flow in of_one) >= MOST:
         raise Refusal(path, "flow_size", "is too large, all flows together", "keep their sum below 2**62")
     return [Collective(name, operations[name], _in_order(path, of_one)) for name, of_one in flows.items()]
-
-
-def _row(path: Path, number: int, header: Sequence[str], line: str) -> Mapping[str, str]:
-    cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != len(header):
-        problem = f"has {len(cells)} cells instead of {len(header)}"
-        raise Refusal(path, f"line {number}", problem, "complete the file if it is cut off")
-    return dict(zip(header, cells, strict=True))
 
 
 def _flow(path: Path, number: int, row: Mapping[str, str]) -> Flow:
