@@ -39,7 +39,7 @@ from trainer.command.steps import STEPS
 from trainer.command.trace import TRACE
 from trainer.command.train import TRAIN
 from trainer.command.verb import refuse_misspelt
-from trainer.config.rules.objection import each
+from trainer.config.rules.objection import errors_in
 from trainer.config.trust import trusting
 from trainer.distributed.process.interrupt import interruptible
 from trainer.distributed.process.launcher import end_launcher
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.debug:
             traceback.print_exc()
         path = getattr(options, "config", None)
-        line = "\n".join(f"trainer {options.verb.name}: {located(one, path)}" for one in each(error))
+        line = "\n".join(f"trainer {options.verb.name}: {located(one, path)}" for one in errors_in(error))
         _complain(line)
         refuse(line)  # ends the other ranks of the node, of which the first one speaks
         if isinstance(error, StartRefused):

@@ -16,7 +16,7 @@ from trainer.checkpoint.origin import origin
 from trainer.config.layout import Layout
 from trainer.config.rules import plan
 from trainer.config.rules.cautions import cautions
-from trainer.config.rules.objection import Examination, Objections, attempt, errors, settled
+from trainer.config.rules.objection import Objections, Validation, caught, errors, result_or_first
 from trainer.config.rules.tasks import of_base_of_policy, of_teacher, of_tilted
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
@@ -56,35 +56,35 @@ def preflight(
 
     `read_bytes` of a checkpoint may be read to find damage; the lengths of its files are always compared.
     """
-    return settled(examined(config, world_size, ranks_per_node=ranks_per_node, read_bytes=read_bytes))
+    return result_or_first(validated(config, world_size, ranks_per_node=ranks_per_node, read_bytes=read_bytes))
 
 
-def examined(
+def validated(
     config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
-) -> Examination[Preflight]:
+) -> Validation[Preflight]:
     """Every objection to a run, that of :func:`preflight` first; files are read for a run that has a layout."""
-    layout = yield from plan.examined(config, world_size, ranks_per_node=ranks_per_node)
+    layout = yield from plan.validated_layout(config, world_size, ranks_per_node=ranks_per_node)
     if layout is None:
         return None
     several_nodes = ranks_per_node is not None and world_size > ranks_per_node and torch.cuda.is_available()
-    here = [attempt(check_writable, config.run.dir), *([attempt(check_adapters)] if several_nodes else [])]
+    here = [caught(check_writable, config.run.dir), *([caught(check_adapters)] if several_nodes else [])]
     objected = yield from errors(*here)
-    pinned_config = yield from attempt(pinned, config)
+    pinned_config = yield from caught(pinned, config)
     if pinned_config is None:
         return None
     config = pinned_config
     objected |= yield from errors(
-        attempt(check_rates, config),
+        caught(check_rates, config),
         _of_teacher(config, world_size),
-        attempt(check_base, config),
-        attempt(check_modules, config),
+        caught(check_base, config),
+        caught(check_modules, config),
         _of_base(config, world_size),
     )
-    begins = yield from attempt(_origin, config, read_bytes)
+    begins = yield from caught(_origin, config, read_bytes)
     objected |= yield from errors(
-        attempt(check_latents, config),
-        attempt(check_teacher, config),
-        attempt(_check_sinks, config),
+        caught(check_latents, config),
+        caught(check_teacher, config),
+        caught(_check_sinks, config),
     )
     if objected or begins is None:
         return None

@@ -6,21 +6,21 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 Objections = Iterable[tuple[str, str, str] | ValueError]
-"""What a rule has against a run: field, the problem with its value, and the remedy; or the error of a file."""
-Examination = Generator[ValueError, None, T | None]
-"""Yields every objection to something, and returns what it comes to if there is none."""
+"""Of a rule to a run: field, the problem with its value, and the remedy; or the error of a file."""
+Validation = Generator[ValueError, None, T | None]
+"""Yields every objection, and returns the result if there is none."""
 
 
-class Objected(ValueError):  # noqa: N818  it is what has happened
+class ObjectionsError(ValueError):
     """Several objections, its arguments, each of which is a line for a person."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))
 
 
-def each(error: ValueError) -> tuple[ValueError, ...]:
-    """The objections of which an error consists."""
-    return error.args if isinstance(error, Objected) else (error,)
+def errors_in(error: ValueError) -> tuple[ValueError, ...]:
+    """The single errors in one that may be several."""
+    return error.args if isinstance(error, ObjectionsError) else (error,)
 
 
 def message(field: str, problem: str, remedy: str) -> str:
@@ -51,8 +51,8 @@ def _errors_of(rule: Objections) -> Iterator[ValueError]:
         yield error
 
 
-def attempt(call: Callable[..., T], *arguments: Any) -> Examination[T]:
-    """What a function returns; yields the error that it raises."""
+def caught(call: Callable[..., T], *arguments: Any) -> Validation[T]:
+    """The result of a call; yields the error that it raises."""
     try:
         return call(*arguments)
     except ValueError as error:
@@ -67,27 +67,27 @@ def refuse(*rules: Objections) -> None:
 
 
 def refuse_all(objections: Iterable[ValueError]) -> None:
-    """Raises the only objection, or several as one `Objected`."""
+    """Raises the only objection, or several as one `ObjectionsError`."""
     several = [*objections]
     if several:
-        raise several[0] if len(several) == 1 else Objected(*several)
+        raise several[0] if len(several) == 1 else ObjectionsError(*several)
 
 
-def settled(examination: Examination[T]) -> T:
-    """The result of an examination; raises the first objection."""
+def result_or_first(validation: Validation[T]) -> T:
+    """The result of a validation; raises the first objection."""
     try:
-        error = next(examination)
+        error = next(validation)
     except StopIteration as end:
         return end.value
     raise error
 
 
-def settled_whole(examination: Examination[T]) -> T:
-    """The result of an examination; raises all objections."""
-    found: list[ValueError] = []
+def result_or_all(validation: Validation[T]) -> T:
+    """The result of a validation; raises all objections."""
+    objections: list[ValueError] = []
     while True:
         try:
-            found.append(next(examination))
+            objections.append(next(validation))
         except StopIteration as end:
-            refuse_all(found)
+            refuse_all(objections)
             return end.value

@@ -13,7 +13,7 @@ from moe.report.context import read_simulations
 from netsim.foundation.refusal import Refusal
 from trainer.config.document import read_document
 from trainer.config.layout import Layout
-from trainer.config.rules.ranks import expert_nodes
+from trainer.config.rules.plan import expert_nodes
 from trainer.config.run import RunConfig
 from trainer.experiment.comparison.cost import CallTraffic, Fabric
 from trainer.trace.formula import TraceSpec, formula

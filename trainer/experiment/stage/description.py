@@ -9,7 +9,7 @@ from rich.table import Table
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.layout import Layout
-from trainer.config.rules.objection import settled_whole
+from trainer.config.rules.objection import result_or_all
 from trainer.config.rules.plan import describe
 from trainer.config.run import RunConfig
 from trainer.data.shard.class_names import listed
@@ -23,7 +23,7 @@ from trainer.observe.units import scaled
 from trainer.sampling.reference import Reference, held_by
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
-from trainer.training.preflight import examined, preflight
+from trainer.training.preflight import preflight, validated
 
 READ_BYTES = 1_000_000_000
 """Of a checkpoint, to look for damage: about a second."""
@@ -34,7 +34,7 @@ def describe_run(config: RunConfig, world_size: int) -> None:
 
     Raises ValueError with every objection before anything is printed.
     """
-    checked = settled_whole(examined(config, world_size, read_bytes=READ_BYTES))
+    checked = result_or_all(validated(config, world_size, read_bytes=READ_BYTES))
     config, layout = checked.config, checked.layout
     console = Terminal(highlight=False)
     console.print(describe(config, layout), soft_wrap=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from trainer.config.document import merged
-from trainer.config.rules.objection import Objections, attempt
+from trainer.config.rules.objection import Objections, caught
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage
 from trainer.experiment.stage.sections import filled
@@ -47,7 +47,7 @@ class FitPathStage(ConfiguredStage):
         self.request()
         yield from super().objections(world_size, stages)
         if not self.awaited(stages):
-            yield from self._blamed(attempt(check_fitted_to, self.config()))
+            yield from self._blamed(caught(check_fitted_to, self.config()))
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
         """See the base class."""

@@ -11,7 +11,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.derived import with_controls
 from trainer.config.file import load_run
 from trainer.config.rules.drawing import of_drawn
-from trainer.config.rules.objection import Objections, attempt
+from trainer.config.rules.objection import Objections, caught
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
@@ -62,7 +62,7 @@ class PairsStage(TaughtStage):
         request, teacher = self.request(), self._check_teacher(stages)
         if teacher is not None:
             yield from self._blamed(of_drawn(with_controls(teacher, ()), request.sampler, request.guidance))
-        yield from self._blamed(until_awaited(attempt(request.resolved), self.awaited(stages)))
+        yield from self._blamed(until_awaited(caught(request.resolved), self.awaited(stages)))
         yield from self._of_held_out(request.num, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself

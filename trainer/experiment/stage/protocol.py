@@ -12,7 +12,7 @@ from netsim.foundation.complaint import first_complaint
 from netsim.foundation.refusal import Refusal, lies_in, problem_and_remedy
 from trainer.config.file import validated
 from trainer.config.rules.objection import Objections, errors
-from trainer.config.rules.plan import examined
+from trainer.config.rules.plan import validated_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 
@@ -203,7 +203,7 @@ class ConfiguredStage(Stage):
         yield from until_awaited(self._of_config(world_size), self.awaited(stages))
 
     def _of_config(self, world_size: int) -> Objections:
-        yield from examined(self.config(), world_size)
+        yield from validated_layout(self.config(), world_size)
 
 
 def until_awaited(rule: Objections, awaited: Sequence[Stage]) -> Objections:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from trainer.config.rules.objection import Objections, attempt, refuse
+from trainer.config.rules.objection import Objections, caught, refuse
 from trainer.config.trust import options
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.child import Stopped, Supervisor
@@ -25,7 +25,7 @@ def check_stages(stages: Sequence[Stage], world_size: int) -> None:
 def of_stages(stages: Sequence[Stage], world_size: int) -> Iterator[Objections]:
     """The rules of :func:`check_stages`."""
     for stage in stages:
-        yield attempt(check_writable, stage.folder)
+        yield caught(check_writable, stage.folder)
         yield stage.objections(world_size, stages)
     for stage in stages:
         yield _of_provenance(stage, stages)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from trainer.checkpoint.directory import complete_steps, step_folder
 from trainer.config.document import merged
 from trainer.config.file import load_run
-from trainer.config.rules.objection import each, refuse_all
+from trainer.config.rules.objection import errors_in, refuse_all
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import OwnEnvironment
 from trainer.distributed.groups import Launch
@@ -82,8 +82,8 @@ class TrainStage(ConfiguredStage):
             _try_environment(config)
             describe_run(config, world_size)
         except ValueError as error:
-            missed = [stage for one in each(error) if (stage := awaits(one, awaited)) is not None]
-            refuse_all(one for one in each(error) if awaits(one, awaited) is None)
+            missed = [stage for one in errors_in(error) if (stage := awaits(one, awaited)) is not None]
+            refuse_all(one for one in errors_in(error) if awaits(one, awaited) is None)
             print(f"cannot be checked further before stage {missed[0].name} is finished")
 
     def propose(self, world_size: int, limit: int) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
-from trainer.config.rules.objection import Objections, attempt
+from trainer.config.rules.objection import Objections, caught
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.flow.sampler import EulerConfig
@@ -52,7 +52,7 @@ def of_search(config: RunConfig, request: StepsRequest) -> Objections:
         problem = f"{nodes} is not a multiple of the {segments} segments of the run's sampler"
         yield "nodes", problem, f"use {-(-nodes // segments) * segments}, or leave it out"
     for evaluations in request.evaluations:
-        yield from attempt(check_evaluations, evaluations, nodes, segments)
+        yield from caught(check_evaluations, evaluations, nodes, segments)
     yield from of_drawn(with_controls(config, ()), euler_of(own, EulerConfig()), request.guidance_for(config.sample))
 
 

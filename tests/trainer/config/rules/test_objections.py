@@ -10,8 +10,8 @@ from tests.trainer.commands import DIGITS, refused
 from tests.trainer.config.mistakes import BAD, BAD_TEXT, configuration, language_model, with_several_mistakes
 from trainer.__main__ import main
 from trainer.config.layout import Layout
-from trainer.config.rules.objection import Objected, Objections, attempt, each, errors, refuse, settled_whole
-from trainer.config.rules.plan import examined, plan_layout
+from trainer.config.rules.objection import Objections, ObjectionsError, caught, errors, errors_in, refuse, result_or_all
+from trainer.config.rules.plan import plan_layout, validated_layout
 from trainer.config.run import RunConfig
 
 SINGLE: dict[str, tuple[RunConfig, int]] = {
@@ -22,7 +22,7 @@ SINGLE: dict[str, tuple[RunConfig, int]] = {
 
 def first_is_the_refusal(config: RunConfig, world_size: int) -> list[str]:
     """All objections; looks that they are lines without repetition, and that the first one is what refuses the run."""
-    lines = [" ".join(str(error).split()) for error in examined(config, world_size)]
+    lines = [" ".join(str(error).split()) for error in validated_layout(config, world_size)]
     assert len(set(lines)) == len(lines)
     if not lines:
         assert isinstance(plan_layout(config, world_size), Layout)
@@ -90,7 +90,7 @@ def test_a_rule_is_not_begun_before_the_objections_before_it_are_taken() -> None
         yield from ((name, problem, "change it") for problem in objections)
 
     def broken() -> Iterator[ValueError]:
-        yield from attempt(int, "one")
+        yield from caught(int, "one")
         raise ValueError("a file: cannot be read")
 
     with pytest.raises(ValueError, match=r"^a: is wrong; change it$"):
@@ -110,11 +110,11 @@ def test_a_rule_is_not_begun_before_the_objections_before_it_are_taken() -> None
 
 def test_a_whole_examination_raises_all_objections_or_returns() -> None:
     bad = configuration(engine={"zero_stage": 0, "precision": "bf16"}, optim={"global_batch": 50})
-    with pytest.raises(Objected) as caught:
-        settled_whole(examined(bad, 4))
-    assert [str(error).split(":")[0] for error in each(caught.value)] == ["engine.precision", "optim.global_batch"]
+    with pytest.raises(ObjectionsError) as caught:
+        result_or_all(validated_layout(bad, 4))
+    assert [str(error).split(":")[0] for error in errors_in(caught.value)] == ["engine.precision", "optim.global_batch"]
     assert str(caught.value).count("\n") == 1
     with pytest.raises(ValueError, match=r"^optim\.global_batch: 50") as single:
-        settled_whole(examined(configuration(optim={"global_batch": 50}), 4))
-    assert each(single.value) == (single.value,)
-    assert settled_whole(examined(configuration(), 4)) == plan_layout(configuration(), 4)
+        result_or_all(validated_layout(configuration(optim={"global_batch": 50}), 4))
+    assert errors_in(single.value) == (single.value,)
+    assert result_or_all(validated_layout(configuration(), 4)) == plan_layout(configuration(), 4)
