@@ -2,7 +2,7 @@
 
 from trainer.checkpoint.recipe.choice import recipe_for
 from trainer.checkpoint.recipe.page import page
-from trainer.config.network.adapters import AdaptersConfig
+from trainer.config.model.protocol import AdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.data.shard.class_names import listed
 

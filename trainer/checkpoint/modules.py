@@ -5,7 +5,7 @@ from pathlib import Path
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.base import base_weights, digest_of
 from trainer.config.document import read_document
-from trainer.config.network.adapters import RoutedAdaptersConfig
+from trainer.config.model.protocol import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.model.build import parameter_shapes
 from trainer.model.weights import check_weights

@@ -5,7 +5,7 @@ from typing import Any
 
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.run_reference import ReferenceConfig
-from trainer.config.network.adapters import RoutedAdaptersConfig
+from trainer.config.model.protocol import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.config.task import Calls
 from trainer.data import ImageFolderConfig, ShardsConfig

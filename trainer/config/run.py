@@ -31,7 +31,7 @@ from trainer.config.model import (
     AnyNetworkConfig,
     CausalTransitionConfig,
     NetworkConfig,
-    listed_or_own,
+    listed_or_custom,
     network_settings,
 )
 from trainer.config.sample import Sample
@@ -161,7 +161,7 @@ class RunConfig(Section):
     """The examples that the network learns from."""
     data_loading: DataLoadingConfig = DataLoadingConfig()
     """How examples are read ahead of the steps."""
-    model: SerializeAsAny[Annotated[AnyNetworkConfig, Field(discriminator="kind"), WrapValidator(listed_or_own)]]
+    model: SerializeAsAny[Annotated[AnyNetworkConfig, Field(discriminator="kind"), WrapValidator(listed_or_custom)]]
     """The network."""
     moe: MoEConfig | None = None
     """Experts in place of the network's feed-forward layers; null: none."""

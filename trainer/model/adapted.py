@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from moe.adapters import ROUTING_BOUND, LowRankLinear, RoutedLinear, RowTasks, merged, module_bound
-from trainer.config.network.adapters import AdaptersConfig, RoutedAdaptersConfig
-from trainer.model.frozen import freeze, freeze_some, frozen_tensors, put_frozen
-from trainer.model.layer.initial import Constant, Initial, Uniform, by_inputs
+from trainer.config.model.protocol import AdaptersConfig, RoutedAdaptersConfig
+from trainer.model.network import freeze, freeze_some, frozen_tensors, put_frozen
+from trainer.model.network import Constant, Initial, Uniform, by_inputs
 from trainer.model.network import Network
-from trainer.model.row_tasks import tell_tasks
+from trainer.model.adapted import tell_tasks
 from trainer.model.weight_files import Weights, open_weights
 
 N = TypeVar("N", bound=Network)

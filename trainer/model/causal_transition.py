@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import CausalTransitionConfig
-from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.model.mlp import INPUT_WAVES
 from trainer.flow.chain import Chain
 from trainer.flow.condition import Condition
 from trainer.flow.past import Past

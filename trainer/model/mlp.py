@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import MLPConfig
-from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.model.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.dit import FeedForward
 from trainer.model.frozen import computing_dtype

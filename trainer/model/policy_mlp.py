@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import PolicyMLPConfig
-from trainer.config.network.policy_mlp import PolicySizes
+from trainer.config.model.mlp import PolicySizes
 from trainer.model.layer.initial import Constant, Initial, xavier
 from trainer.model.network import Network, NetworkSpec
 

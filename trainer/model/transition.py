@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from trainer.config.network.transition import MeanVelocityConfig
+from trainer.config.model.transition import MeanVelocityConfig
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.question import FromTokens, HeadVelocities, Question, Tokens

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.config.network.transition import TransitionDiTConfig
+from trainer.config.model.transition import TransitionDiTConfig
 from trainer.flow.condition import Condition
 from trainer.flow.question import Question
 from trainer.model.dit import DiT

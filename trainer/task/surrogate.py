@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.config.task.measured import MeasuredFile
+from trainer.config.task.environment import MeasuredFile
 from trainer.task.environment.protocol import Environment
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)

@@ -33,7 +33,7 @@ from tests.benchmarks.methods.plain_loop import (
     train,
 )
 from trainer.config.layout import Layout
-from trainer.config.network.transition import MeanVelocityConfig
+from trainer.config.model.transition import MeanVelocityConfig
 from trainer.data import SPLITS, Digits
 from trainer.evaluation.discrepancy import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition, sampler

@@ -32,8 +32,7 @@ from torch import Tensor
 from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.mogfn import task_of, trained
-from trainer.config.task.environment import HyperGridConfig
-from trainer.config.task.measured import MeasuredFile, MeasureRequest
+from trainer.config.task.environment import HyperGridConfig, MeasuredFile, MeasureRequest
 from trainer.evaluation.pareto.indicators import hypervolume, r2
 from trainer.experiment.built.measuring import new_objects
 from trainer.experiment.built.objects import TrainedPolicy

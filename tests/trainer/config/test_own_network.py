@@ -8,7 +8,7 @@ from tests.forked import ROOT
 from tests.trainer.commands import refused
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
-from trainer.config.network.own import settings_class
+from trainer.config.model import settings_class
 from trainer.model.build import build_model, parameter_shapes
 
 EXAMPLE = str(ROOT / "configs" / "examples" / "own_network.yaml")

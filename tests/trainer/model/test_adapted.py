@@ -153,7 +153,7 @@ def test_attention_of_torch_is_left_alone() -> None:
     """It reads the weights of its last layer and never calls it, so adapters beside that layer would learn nothing."""
     network: Any = nn.Module()
     network.blocks = nn.ModuleList([nn.Sequential(nn.MultiheadAttention(4, 2), nn.Linear(4, 4))])
-    from trainer.config.network.adapters import LowRankAdaptersConfig
+    from trainer.config.model.protocol import LowRankAdaptersConfig
     from trainer.model.adapted import adapt
 
     adapt(network, LowRankAdaptersConfig.model_validate({"base": "unused", "rank": 1}))

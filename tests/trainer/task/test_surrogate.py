@@ -16,8 +16,7 @@ from tests.trainer.commands import contents, refused
 from tests.trainer.task.test_trajectory_balance import numbers, run_config
 from trainer.__main__ import main
 from trainer.config.rules.plan import plan_layout
-from trainer.config.task.environment import HyperGridConfig
-from trainer.config.task.measured import MeasuredFile, MeasureRequest
+from trainer.config.task.environment import HyperGridConfig, MeasuredFile, MeasureRequest
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 from trainer.experiment.built import measuring
 from trainer.experiment.stage import MeasureStage, TrainStage, check_stages, load_stages

@@ -13,7 +13,7 @@ from moe.config import (
 )
 from trainer.checkpoint.recipe.page import page
 from trainer.config.model import AutoencoderConfig, DiTConfig, GPTConfig, MLPConfig
-from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.model.mlp import INPUT_WAVES
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.flow import target

@@ -5,7 +5,7 @@ import math
 from netsim.foundation.refusal import problem_and_remedy
 from trainer.config.derived import several_shapes
 from trainer.config.model import GPTConfig
-from trainer.config.network.sizes import divisors
+from trainer.config.model.protocol import divisors
 from trainer.config.rules.composition import built, follows_score, kinds_without_noise, listed
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig

@@ -8,7 +8,7 @@ from moe.placement.placement import Placement, objective_of
 from moe.replica import Slots
 from netsim.foundation.refusal import Refusal
 from trainer.config.layout import Layout
-from trainer.config.network.sizes import divisors
+from trainer.config.model.protocol import divisors
 from trainer.config.rules import drawing, pairing, parts, tasks
 from trainer.config.rules.objection import Objections, Validation, caught, errors, refuse, result_or_first
 from trainer.config.run import RunConfig

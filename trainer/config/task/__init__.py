@@ -3,8 +3,7 @@
 from typing import Annotated, ClassVar, Literal
 
 from netsim.foundation.own_class import KindOrClass, OwnClass
-from trainer.config.task.adjoint_matching import AdjointMatchingConfig
-from trainer.config.task.grpo import GRPOConfig
+from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 

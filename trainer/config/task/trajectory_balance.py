@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from netsim.foundation.settings import Section
-from trainer.config.network.policy_mlp import PolicySizes
-from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig
-from trainer.config.task.measured import SurrogateConfig
+from trainer.config.model.mlp import PolicySizes
+from trainer.config.task.environment import EnvironmentConfig, HyperGridConfig, SurrogateConfig
 from trainer.config.task.protocol import Calls, TaskSettings
 
 

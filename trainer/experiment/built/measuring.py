@@ -17,8 +17,7 @@ from torch import Tensor
 from moe.seeds import derive_seed, fold_in
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
-from trainer.config.task.environment import OwnEnvironment
-from trainer.config.task.measured import MeasuredFile, MeasureRequest
+from trainer.config.task.environment import MeasuredFile, MeasureRequest, OwnEnvironment
 from trainer.config.task.trajectory_balance import SingleConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.pareto.indicators import front, hypervolume

@@ -16,7 +16,7 @@ from netsim.foundation.meaning import meanings, summary
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.settings import sections_in
 from trainer.config.run import RunConfig
-from trainer.config.task.measured import MeasureRequest
+from trainer.config.task.environment import MeasureRequest
 from trainer.experiment.keys.completeness import complete
 from trainer.sampling.editing.request import EditRequest
 from trainer.sampling.pairs.request import PairsRequest

@@ -8,7 +8,7 @@ from typing import Any, Self
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import with_kinds
 from trainer.config.rules.objection import Objections
-from trainer.config.task.measured import MeasuredFile, MeasureRequest
+from trainer.config.task.environment import MeasuredFile, MeasureRequest
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Provenance, Stage
 from trainer.experiment.stage.sections import filled

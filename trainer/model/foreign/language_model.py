@@ -3,7 +3,7 @@
 from typing import Any
 
 from trainer.config.model import GPTConfig
-from trainer.config.network.gpt import BYTE_VALUES
+from trainer.config.model.gpt import BYTE_VALUES
 from trainer.config.run import RunConfig
 
 LONGEST_WINDOW = 1024

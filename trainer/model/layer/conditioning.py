@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.model.mlp import INPUT_WAVES
 
 LARGEST_PERIOD = 10_000.0
 TIME_SCALE = 1_000.0

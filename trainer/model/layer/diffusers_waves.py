@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from trainer.config.network.dit import DIFFUSERS_TIME_WAVES
+from trainer.config.model.dit import DIFFUSERS_TIME_WAVES
 
 LARGEST_PERIOD = 10_000.0
 TIMESTEPS = 1000

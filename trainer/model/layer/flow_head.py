@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.network.head import HeadConfig
-from trainer.config.network.mlp import INPUT_WAVES
+from trainer.config.model.mlp import INPUT_WAVES
+from trainer.config.model.transition import HeadConfig
 from trainer.model.layer.conditioning import with_waves
 from trainer.model.layer.initial import Constant, Initial, xavier
 

@@ -6,7 +6,7 @@ import torch
 
 from trainer.config.derived import cycle_of, several_shapes, task_names
 from trainer.config.layout import Layout
-from trainer.config.network import causal_transition
+from trainer.config.model import transition
 from trainer.config.run import Flow, RunConfig
 from trainer.config.sections import FSDPConfig, in_order
 from trainer.config.task import FlowTaskConfig
@@ -211,7 +211,7 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
     match config.flow and _learns_flow(config) and config.flow.objective:
         case AlignedConfig():
             return (WithProjection(),)
-        case CausalTransitionConfig(draws=draws) if isinstance(config.model, causal_transition.CausalTransitionConfig):
+        case CausalTransitionConfig(draws=draws) if isinstance(config.model, transition.CausalTransitionConfig):
             chain = chain_of(config.model, config.state_shape)
             following = torch.empty(chain.read_at_once, 1, *chain.shape)
             times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)

@@ -6,8 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from trainer.config.network.protocol import Input, NetworkConfig
-from trainer.config.network.sizes import Layers, Width, check_heads
+from trainer.config.model.protocol import Input, Layers, NetworkConfig, Width, check_heads
 
 BYTE_VALUES = 256
 _PLAIN = {"feed_forward": "gelu", "bias": "false", "parallel_residual": "false"}

@@ -1,14 +1,79 @@
-"""What a run has to know of a network before it is built."""
+"""What a run has to know of a network before it is built, and what settings of networks are made of."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from netsim.foundation.run_reference import RunReference
 from netsim.foundation.settings import Section
-from trainer.config.network.adapters import AdaptersConfig
+
+
+class _Adapters(Section):
+    """What both kinds have."""
+
+    base: RunReference
+    """The run whose averaged weights are adapted, and stay as they are; its folder will do."""
+    rank: PositiveInt = 4
+    """Rank of what is added to a matrix."""
+    alpha: PositiveFloat | None = None
+    """What is added is multiplied by alpha / rank; null: by 1."""
+    on: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Linear layers that are adapted: those with one of these among the dotted parts of their names, such as qkv,
+    projection or feed_forward; empty: all inside the blocks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_is_a_name(cls, document: Any) -> Any:
+        """YAML reads the key `on` as true."""
+        if not isinstance(document, dict) or True not in document:
+            return document
+        return {"on" if key is True else key: value for key, value in document.items()}
+
+
+class LowRankAdaptersConfig(_Adapters):
+    """y = W x + alpha / rank B A x, where A and B are trained.
+
+    Source: Hu et al., "LoRA", arXiv 2106.09685, section 4.1.
+    """
+
+    kind: Literal["low_rank"] = "low_rank"
+
+
+class RoutedAdaptersConfig(_Adapters):
+    """A and B are means of modules, whose weights each task learns for each head.
+
+    Source: Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.
+    """
+
+    kind: Literal["routed"] = "routed"
+    tasks: PositiveInt | None = None
+    """Tasks that have weights of their own; null: one for each source of data of kind mixture, 1 for other data."""
+    modules: PositiveInt = 8
+    """Pairs of A and B in each layer."""
+    heads: PositiveInt = 8
+    """Slices of a layer's input and output that are routed on their own; 1 is Polytropon."""
+    init_from: RunReference | None = None
+    """A run with routed adapters on the same base, whose modules this run starts with, for tasks of its own; null: the
+    modules are drawn."""
+    mode: Literal["all", "routing", "mean"] = "all"
+    """What is trained: modules and routing (MHR), the routing alone (MHR-z), or the mean module without routing
+    (MHR-mu), which then is a low-rank adapter."""
+
+    @model_validator(mode="after")
+    def _modes_begin_with_modules(self) -> "RoutedAdaptersConfig":
+        if self.mode != "all" and self.init_from is None:
+            raise ValueError(f"init_from: null with mode {self.mode}, which begins with the modules of a run; name one")
+        if self.mode == "mean" and self.tasks is not None:
+            raise ValueError(f"tasks: {self.tasks} with mode mean, which has one adapter for all; leave them out")
+        return self
+
+
+AdaptersConfig = Annotated[LowRankAdaptersConfig | RoutedAdaptersConfig, Field(discriminator="kind")]
+
 
 REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 """What the settings of every network have, as fields or properties."""
@@ -209,3 +274,61 @@ class NetworkConfig(Section):
         if a_call is None:
             return None
         return calls["network"] * a_call + calls.get("head", 0) * self.head_multiply_adds(state_shape)
+
+
+Layers = Annotated[int, Field(gt=0, le=1_000)]
+"""Blocks of a network. A configuration of the most is checked within seconds."""
+Width = Annotated[int, Field(gt=0, le=1_048_576)]
+"""Width of a layer; a matrix of the widest has fewer bytes than numbers of 64 bits count."""
+
+
+def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int = 0, otherwise: str) -> None:
+    """Refuses states that cannot be cut into squares.
+
+    Args:
+        shape: of a state.
+        field: setting that gives the length of a side.
+        length: pixels of a side.
+        limit: the longest side; 0: any.
+        otherwise: remedy where the state is no image.
+    """
+    if len(shape) != 3:
+        raise ValueError(
+            f"data.path: its examples have shape {list(shape)}, which is not that of an image; {otherwise}"
+        )
+    if shape[1] % length or shape[2] % length:
+        pixels = " x ".join(map(str, sorted(set(shape[1:]))))
+        raise ValueError(
+            f"{field}: {length} does not divide images of {pixels} pixels; "
+            f"use one of {divisors(math.gcd(*shape[1:], limit))}"
+        )
+
+
+def check_vector(shape: tuple[int, ...], kind: str) -> None:
+    """Refuses states that are no vectors."""
+    if len(shape) != 1 or shape[0] < 2:
+        raise ValueError(
+            f"data.path: its examples have shape {list(shape)}, and an {kind} takes vectors of 2 values or more; "
+            "use a dit model for images"
+        )
+
+
+def squares(shape: tuple[int, ...], length: int) -> int:
+    """Squares of `length` x `length` pixels in an image [C, H, W]."""
+    _, height, width = shape
+    return (height // length) * (width // length)
+
+
+def check_heads(hidden: int, num_heads: int, multiple: int) -> None:
+    """Refuses a width that `num_heads` heads do not divide into multiples of `multiple`."""
+    step = multiple * num_heads
+    if hidden % step:
+        raise ValueError(
+            f"hidden: {hidden} is not a multiple of {multiple} x num_heads {num_heads}; "
+            f"choose {step * max(1, round(hidden / step))}"
+        )
+
+
+def divisors(number: int) -> str:
+    """All divisors of a number from 1, in a row for a person."""
+    return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -1,0 +1,192 @@
+"""Settings of networks without attention: perceptrons over vectors, policies and an autoencoder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, PrivateAttr, model_validator
+
+from trainer.config.model.protocol import Input, Layers, NetworkConfig, Width, check_image, check_vector, squares
+
+INPUT_WAVES = 8
+"""Frequencies at which the input holds sine and cosine of each value."""
+
+
+class MLPConfig(NetworkConfig):
+    """Residual blocks over a vector such as a point in the plane; with a ``moe`` section they hold experts."""
+
+    kind: Literal["mlp"] = "mlp"
+    hidden: Width = 128
+    """Width, an even number."""
+    num_layers: Layers = 3
+    """Residual blocks."""
+    feed_forward_hidden: Width | None = None
+    """Width inside a block; null: 4 x hidden. Unused with a moe section."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each block's output that is dropped while training."""
+    label_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the labels that is hidden while training, where there are labels."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("toy", "shards", "pairs")
+    sample_kinds = ("points",)
+    no_mixture = None
+    no_division = "share attention heads, which mlp lacks"
+
+    @property
+    def inner(self) -> int:
+        """Width inside the dense feed-forward layers."""
+        return self.feed_forward_hidden or 4 * self.hidden
+
+    @model_validator(mode="after")
+    def _waves_come_in_pairs(self) -> "MLPConfig":
+        if self.hidden % 2:
+            raise ValueError(f"hidden: {self.hidden} is odd, and time takes sines and cosines; use {self.hidden + 1}")
+        return self
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        check_vector(shape, self.kind)
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        del context_channels
+        (values,), width = state_shape, self.hidden
+        feed_forward = 2 * width * self.inner if mixture is None else mixture
+        embedding = 2 * width**2 + width * values * (1 + 2 * INPUT_WAVES)
+        return embedding + self.num_layers * (3 * width**2 + feed_forward) + 2 * width**2 + width * values
+
+
+@dataclass(frozen=True)
+class PolicySizes:
+    """Sizes of a policy's input and output.
+
+    Attributes:
+        states: on the longest path to an object, all of which a loss reads.
+        features: of a state.
+        condition: numbers of the condition of an object.
+        actions: the stop included.
+        backward: whether it also learns the probabilities of backward actions.
+    """
+
+    states: int
+    features: int
+    condition: int
+    actions: int
+    backward: bool
+
+
+class PolicyMLPConfig(NetworkConfig):
+    """Residual blocks over the features of a state and a condition, that choose the next action."""
+
+    kind: Literal["policy_mlp"] = "policy_mlp"
+    hidden: Width = 96
+    """Width."""
+    num_layers: Layers = 2
+    """Residual blocks."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("numbers",)
+    sample_kinds = ("objects",)
+    task_kinds = ("trajectory_balance",)
+    flowless = "a policy_mlp learns to build objects"
+    no_mixture = "a policy_mlp has no feed-forward layers to make experts of"
+    no_division = "share attention heads, which policy_mlp lacks"
+
+    _sizes: PolicySizes | None = PrivateAttr(default=None)
+
+    @property
+    def sizes(self) -> PolicySizes:
+        """The sizes that the task of the run needs."""
+        if self._sizes is None:
+            raise ValueError(
+                f"model.kind: {self.kind} needs to know the environment, which a task of kind trajectory_balance "
+                "names; use one, or a network of your own"
+            )
+        return self._sizes
+
+    def fitted(self, task: Any) -> "PolicyMLPConfig":
+        """It takes over the `policy_sizes` of its task."""
+        sizes = getattr(task, "policy_sizes", None)
+        if sizes is None or sizes == self._sizes:
+            return self
+        fitted = self.model_copy()
+        fitted._sizes = sizes
+        return fitted
+
+    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+        """Features of all states on the way to an object, and its condition."""
+        del state_shape
+        return Input((self.sizes.states, self.sizes.features)), Input((self.sizes.condition,))
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        """Of all states on the way to an object."""
+        del state_shape, context_channels, mixture
+        sizes, width = self.sizes, self.hidden
+        answers = sizes.actions + (sizes.actions - 1) * sizes.backward
+        state = width * (sizes.features + self.num_layers * width + answers)
+        return sizes.states * state + width * (2 * sizes.condition + 1)
+
+
+LARGEST_FACTOR = 16
+
+
+class AutoencoderConfig(NetworkConfig):
+    """A variational autoencoder of images, whose latents another run learns from (the encode verb)."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    hidden: Width = 64
+    """Channels inside, a multiple of 8."""
+    num_layers: Layers = 4
+    """Residual blocks, an even number: the first half encodes, the second decodes."""
+    latent_channels: PositiveInt = 4
+    """Channels of a latent."""
+    factor: Literal[1, 2, 4, 8, 16] = 2
+    """Pixels a side of the image for one of the latents."""
+    kl_weight: float = Field(default=1e-3, ge=0)
+    """Of the Kullback-Leibler term, nats a latent value, beside the mean squared error of a pixel."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("digits", "image_folder", "shards", "webdataset")
+    sample_kinds = ("reconstructions",)
+    task_kinds = ("reconstruction",)
+    takes_images = True
+    flowless = "an autoencoder predicts what it was shown"
+    no_mixture = "an autoencoder has no feed-forward layers to make experts of"
+    no_division = "share attention heads, which autoencoder lacks"
+
+    @model_validator(mode="after")
+    def _sizes_divide(self) -> "AutoencoderConfig":
+        if self.num_layers % 2:
+            raise ValueError(f"num_layers: {self.num_layers} is odd, and half encode; use {self.num_layers + 1}")
+        if self.hidden % 8:
+            raise ValueError(f"hidden: {self.hidden} is not a multiple of 8; use {8 * (self.hidden // 8 + 1)}")
+        return self
+
+    def check_states(self, shape: tuple[int, ...]) -> None:
+        """An image that the factor divides."""
+        check_image(shape, "model.factor", self.factor, limit=LARGEST_FACTOR, otherwise="give images")
+
+    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """Shape of the latents of an image [C, H, W]."""
+        _, height, width = image_shape
+        return self.latent_channels, height // self.factor, width // self.factor
+
+    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+        """An image, and noise for its latents."""
+        return Input(state_shape), Input(self.latent_shape(state_shape))
+
+    def multiply_adds(
+        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
+    ) -> int:
+        """Convolutions count as matrix products."""
+        del context_channels, mixture
+        folded = state_shape[0] * self.factor**2
+        latents = 2 * self.hidden * self.latent_channels + 9 * self.latent_channels * self.hidden
+        place = 18 * folded * self.hidden + latents + self.num_layers * 18 * self.hidden**2
+        return squares(state_shape, self.factor) * place
