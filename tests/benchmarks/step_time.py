@@ -137,7 +137,7 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
 def _bare(config: Any, layout: Any, rank: int) -> Steps:
     from trainer.distributed.engine.build import build_engine
     from trainer.model.build import build_model
-    from trainer.model.parallel.parameters import HoldsExperts
+    from trainer.model.parallel.state import HoldsExperts
 
     engine = build_engine(build_model(config, layout), config, layout, torch.device("cpu"))
     routers: list[Any] = [module.router for module in engine.module.modules() if isinstance(module, HoldsExperts)]

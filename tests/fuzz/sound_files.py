@@ -25,7 +25,7 @@ from trainer.config.run import RunConfig
 from trainer.data import PairIndex, write_shards
 from trainer.data.shard.index import LatentsEntry, ShardEntry
 from trainer.model.build import parameter_shapes
-from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.feature_extractor.extractor import write_extractor
 
 SHAPE = (2, 2, 2)
 TOY = """\

@@ -28,10 +28,10 @@ from trainer.evaluation.judgement_file import read_judgement
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.report.simulation import Simulation
 from trainer.model.build import build_model
-from trainer.model.feature_extractor.file import check_extractor, read_extractor
+from trainer.model.feature_extractor.extractor import check_extractor, read_extractor
 from trainer.model.parallel.state import StatePiece
+from trainer.model.values import initialise_from
 from trainer.model.weight_files import part_of
-from trainer.model.weights import initialise_from
 from trainer.observe.metrics import read_metrics
 
 RANKS = {"digits_moe.yaml": 2, "gpt_moe.yaml": 2, "dit_moe_64.yaml": 64}

@@ -105,7 +105,7 @@ def main(folder: Path, case: Case) -> None:
     def ours(dispatch: str, slots_LE: np.ndarray) -> GPT:
         model = network(lambda layer: mixture(case, dispatch, layer, slots_LE[layer], world_size))
         if case.weights:
-            from trainer.model.weights import initialise_from
+            from trainer.model.values import initialise_from
 
             initialise_from(model, Path(case.weights))
         return model

@@ -16,8 +16,8 @@ from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.model.adapted import read_base, read_modules
 from trainer.model.build import inherited_shapes, parameter_shapes
+from trainer.model.values import check_meaning, check_weights
 from trainer.model.weight_files import files_of
-from trainer.model.weights import check_meaning, check_weights
 
 FIELD = "model.adapters.base"
 _REMEDY = f"give the run with the same model settings to {FIELD}"

@@ -21,10 +21,9 @@ from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER
 from trainer.model.build import parameter_shapes
 from trainer.model.foreign import FOREIGN
-from trainer.model.foreign.document import NAME
-from trainer.model.foreign.entry import Entry
+from trainer.model.foreign.protocol import NAME, Entry
+from trainer.model.values import ROUTERS, check_weights
 from trainer.model.weight_files import EXPORTED, WEIGHTS, Weights, copied, files_of, open_weights
-from trainer.model.weights import ROUTERS, check_weights
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

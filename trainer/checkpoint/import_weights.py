@@ -16,7 +16,7 @@ from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER
 from trainer.model.build import parameter_shapes
 from trainer.model.foreign import Document, Foreign, found_in
-from trainer.model.foreign.entry import Entry, elements
+from trainer.model.foreign.protocol import Entry, elements
 from trainer.model.weight_files import EXPORTED, Weights, open_weights
 
 _DAMAGED = "give the folder as its package wrote it"

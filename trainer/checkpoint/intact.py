@@ -19,8 +19,8 @@ from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import NAME, REMEDY, Manifest
 from trainer.model.foreign import is_foreign
+from trainer.model.values import ROUTERS
 from trainer.model.weight_files import EXPORTED, WEIGHTS, belongs_to, index_of
-from trainer.model.weights import ROUTERS
 
 R = TypeVar("R")
 ATTEMPTS = 10

@@ -8,7 +8,7 @@ from trainer.config.document import read_document
 from trainer.config.model.protocol import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.model.build import parameter_shapes
-from trainer.model.weights import check_weights
+from trainer.model.values import check_weights
 
 FIELD = "model.adapters.init_from"
 _SAME = ("rank", "alpha", "modules", "heads")

@@ -8,11 +8,10 @@ from moe.placement.placement import Placement
 from trainer.checkpoint.base import check_base, write_base
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.model.bare import give_memory
 from trainer.model.build import bare_network, parameter_shapes
 from trainer.model.network import Network
+from trainer.model.values import check_weights, give_memory, initialise_from
 from trainer.model.weight_files import WEIGHTS
-from trainer.model.weights import check_weights, initialise_from
 
 
 def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:

@@ -22,7 +22,7 @@ from trainer.checkpoint.redivision import fill
 from trainer.checkpoint.together import RankError, together
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.model.weights import load_routers
+from trainer.model.values import load_routers
 
 
 def load_checkpoint(

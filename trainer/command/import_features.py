@@ -48,7 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.model.feature_extractor.file import describe_extractor
+    from trainer.model.feature_extractor.extractor import describe_extractor
     from trainer.model.feature_extractor.importing import import_extractor
 
     import_extractor(

@@ -15,7 +15,7 @@ from moe.seeds import derive_seed
 from trainer.config.derived import task_names
 from trainer.evaluation.judgement import parted
 from trainer.evaluation.real import JUDGED
-from trainer.model.frozen import frozen_tensors
+from trainer.model.network import frozen_tensors
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.tasks import tasks_of
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import trainer.data
 from trainer.evaluation.real import JUDGED
-from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.feature_extractor.extractor import write_extractor
 
 
 def run(source: trainer.data.AnyConfig, hidden: Sequence[int], seed: int, out: Path) -> int:

@@ -14,7 +14,7 @@ from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.points import as_points
-from trainer.model.feature_extractor.file import feature_shape, read_extractor
+from trainer.model.feature_extractor.extractor import feature_shape, read_extractor
 
 
 def read_statistics(path: Path, features: Path) -> Statistics:

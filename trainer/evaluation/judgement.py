@@ -21,8 +21,7 @@ from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.points import as_pair
 from trainer.evaluation.real import real_examples
-from trainer.model.feature_extractor.extractor import BATCH
-from trainer.model.feature_extractor.file import check_extractor, read_extractor
+from trainer.model.feature_extractor.extractor import BATCH, check_extractor, read_extractor
 from trainer.sampling.sample import Drawing
 from trainer.sampling.trained import restored_flow
 

@@ -25,7 +25,7 @@ from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, fea
 from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
 from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.flow.control import AnyConfig as AnyControl
-from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.extractor import check_extractor, feature_shape, read_extractor
 from trainer.sampling.chosen import SamplerChoice
 from trainer.sampling.classes import chosen_classes
 from trainer.sampling.sample import DrawingRequest

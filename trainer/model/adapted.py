@@ -3,19 +3,82 @@
 import difflib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from moe.adapters import ROUTING_BOUND, LowRankLinear, RoutedLinear, RowTasks, merged, module_bound
 from trainer.config.model.protocol import AdaptersConfig, RoutedAdaptersConfig
-from trainer.model.network import freeze, freeze_some, frozen_tensors, put_frozen
-from trainer.model.network import Constant, Initial, Uniform, by_inputs
-from trainer.model.network import Network
-from trainer.model.adapted import tell_tasks
+from trainer.flow.condition import Condition
+from trainer.model.network import (
+    Constant,
+    Initial,
+    Network,
+    Uniform,
+    by_inputs,
+    freeze,
+    freeze_some,
+    frozen_tensors,
+    put_frozen,
+)
 from trainer.model.weight_files import Weights, open_weights
+
+_ARGUMENT = "tasks_of_rows"
+
+
+def pass_tasks(network: Network, rows: RowTasks) -> None:
+    """Has every pass of a network hand the tasks of its condition to the layers that look at `rows`, in place.
+
+    Each block is handed the tasks as an argument. A block that is computed again in the backward pass, or as one
+    compiled graph, then sees those of its own pass, however often the network was called since. The network is neither
+    compiled nor prepared by an engine yet.
+    """
+    vars(network)["row_tasks"] = rows
+    network.register_forward_pre_hook(_note, with_kwargs=True)
+    network.register_forward_hook(_forget, always_call=True)
+    for block in network.blocks:
+        vars(block)["row_tasks"] = rows
+        block.__class__ = _with_tasks(type(block))
+        block.register_forward_pre_hook(_hand_on, with_kwargs=True)
+
+
+def _note(network: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+    conditions = (value for value in (*arguments, *named.values()) if isinstance(value, Condition))
+    vars(network)["row_tasks"].now = next((condition.task for condition in conditions), None)
+
+
+def _forget(network: nn.Module, arguments: Any, output: Any) -> None:  # noqa: ARG001
+    vars(network)["row_tasks"].now = None
+
+
+def _hand_on(
+    block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return arguments, {**named, _ARGUMENT: vars(block)["row_tasks"].now}
+
+
+@cache
+def _with_tasks(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same kind of block, which hands its tasks to its layers before it computes.
+
+    A class and no wrapper: names of parameters stay as they are, and a copy of the network is whole.
+    """
+
+    class Told(kind):
+        def forward(self, *arguments: Any, tasks_of_rows: Tensor | None, **named: Any) -> Any:
+            rows: RowTasks = vars(self)["row_tasks"]
+            before, rows.now = rows.now, tasks_of_rows
+            try:
+                return super().forward(*arguments, **named)
+            finally:
+                rows.now = before
+
+    Told.__name__, Told.__qualname__ = kind.__name__, kind.__qualname__
+    return Told
+
 
 N = TypeVar("N", bound=Network)
 _ADAPTERS = (LowRankLinear, RoutedLinear)
@@ -42,7 +105,7 @@ def adapt(network: N, settings: AdaptersConfig | None, num_tasks: int = 0) -> N:
         parent, _, own = name.rpartition(".")
         setattr(network.get_submodule(parent), own, made[id(layer)])
     if any(isinstance(adapter, RoutedLinear) for adapter in made.values()):
-        tell_tasks(network, rows)
+        pass_tasks(network, rows)
     return network
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import AutoencoderConfig
-from trainer.model.layer.initial import Constant, Initial, by_inputs
-from trainer.model.network import Network, NetworkSpec
+from trainer.model.network import Constant, Initial, Network, NetworkSpec, by_inputs
 
 NORM_GROUPS = 8
 LOG_VARIANCES = (-20.0, 10.0)

@@ -1,26 +1,87 @@
-"""A diffusion transformer whose last blocks belong to segments of time.
+"""A diffusion transformer whose last blocks belong to segments of time, and a perceptron for each segment.
 
-Shape suffixes: B batch, N tokens (patches), P values of a patch, D width, E width of what steers, Z an example: B, or
-in groups by segment M x C, the places of each of M segments.
+Shape suffixes: B batch, N tokens (patches), P values of a patch or of a vector, D width, E width of what steers, Z an
+example: B, or in groups by segment M x C, the places of each of M segments.
 """
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.model import BlockwiseConfig
+from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.flow.condition import Condition
 from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
 from trainer.flow.time import segment_of, share_behind, start_of
+from trainer.model.conditioning import PatchGrid, beside_context, modulate, steering, time_embedding
 from trainer.model.dit import Block, FeedForward
-from trainer.model.frozen import computing_dtype
-from trainer.model.layer.conditioning import modulate, steering, time_embedding
-from trainer.model.layer.initial import Initial, steered
-from trainer.model.layer.patches import PatchGrid, beside_context
-from trainer.model.layer.segments import Groups, SegmentLinear
-from trainer.model.network import Network, NetworkSpec
+from trainer.model.network import Initial, Network, NetworkSpec, Normal, by_inputs, computing_dtype, steered
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The examples of a batch by the segment whose weights they meet.
+
+    Attributes:
+        segment: of the whole batch, which is then left as it is; None: the examples are in groups, one a segment.
+        source: int64 [M C] the example in each of the C places of each group; the places that are left over hold the
+            first example.
+        place: int64 [B] the place of each example.
+        num: M.
+    """
+
+    segment: int | None
+    source: Tensor | None = None
+    place: Tensor | None = None
+    num: int = 1
+
+    @classmethod
+    def by_time(cls, t: Tensor, segments: int) -> Groups:
+        """One group for each segment, as large as the largest needs to be."""
+        if segments == 1:
+            return cls(0)
+        segment = segment_of(t, segments)
+        counts = torch.zeros_like(segment[:1]).repeat(segments).scatter_add(0, segment, torch.ones_like(segment))
+        places = int(counts.max()) if len(t) > 1 else 1  # a tensor without values cannot be read
+        order = segment.argsort(stable=True)
+        first = (counts.cumsum(0) - counts)[segment[order]]
+        place = torch.empty_like(order)
+        place[order] = segment[order] * places + torch.arange(len(t), device=t.device) - first
+        source = torch.zeros(segments * places, dtype=torch.int64, device=t.device)
+        source[place] = torch.arange(len(t), device=t.device)
+        return cls(None, source, place, segments)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """From values of the examples [B, *rest] to those of the places [M, C, *rest], or as they are."""
+        return values if self.source is None else values[self.source].unflatten(0, (self.num, -1))
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """The way back from :meth:`gather`."""
+        return values if self.place is None else values.flatten(0, 1)[self.place]
+
+
+class SegmentLinear(nn.Module):
+    """A linear layer for each segment, their weights in one tensor: a mixture of experts whose router is the time."""
+
+    def __init__(self, segments: int, num_read: int, num_written: int) -> None:
+        super().__init__()
+        self.num_read = num_read
+        self.weight = nn.Parameter(torch.empty(segments, num_written, num_read))
+        self.bias = nn.Parameter(torch.empty(segments, num_written))
+
+    def forward(self, values: Tensor, segment: int | None) -> Tensor:
+        """Applies one segment's layer to [*rest, inputs], or with None each segment's to its group of [M, *rest,
+        inputs].
+        """
+        if segment is not None:
+            return functional.linear(values, self.weight[segment], self.bias[segment])
+        multiplied = torch.baddbmm(self.bias[:, None], values.flatten(1, -2), self.weight.transpose(1, 2))
+        return multiplied.unflatten(1, values.shape[1:-1])
 
 
 class Blockwise(Network):
@@ -214,3 +275,59 @@ def _projection(config: BlockwiseConfig, num_features: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(config.hidden, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, num_features)
     )
+
+
+class BlockwiseMLP(Network):
+    """Perceptrons over a vector and the time, one of which runs at a time; the segments share nothing but classes.
+
+    Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
+    """
+
+    def __init__(
+        self,
+        config: BlockwiseMLPConfig,
+        *,
+        num_values: int,
+        num_classes: int,
+        num_fields: int = 1,
+    ) -> None:
+        super().__init__()
+        self.segments, self.null_label, self.dropout = config.segments, num_classes, config.dropout
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden) if num_classes else None
+        widths = [num_values + 1, *[config.hidden] * config.num_layers]
+        self.blocks = nn.ModuleList(SegmentLinear(config.segments, *pair) for pair in pairwise(widths))
+        self.output = SegmentLinear(config.segments, config.hidden, num_fields * num_values)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[BlockwiseMLPConfig]) -> Self:
+        """Builds the network of a run."""
+        return cls(
+            spec.config,
+            num_values=spec.num_values,
+            num_classes=spec.num_classes,
+            num_fields=spec.num_fields,
+        )
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        del shape
+        layer = self.get_submodule(name.rpartition(".")[0])
+        return by_inputs(layer.num_read) if isinstance(layer, SegmentLinear) else Normal(0.02)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Float32 [B, num_fields P] of states [B, P] at times [B]."""
+        dtype = computing_dtype(self)
+        groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
+        seen = torch.cat([x_t, t.to(x_t.dtype)[:, None]], dim=1)
+        values = groups.gather(seen.to(dtype))
+        for layer, block in enumerate(self.blocks):
+            values = block(values, groups.segment)
+            if layer == 0 and self.embed_label is not None:
+                values = values + groups.gather(self._classes(condition.label, t))
+            values = functional.dropout(functional.silu(values), self.dropout, self.training)
+        return groups.scatter(self.output(values, groups.segment)).float()
+
+    def _classes(self, label: Tensor | None, t: Tensor) -> Tensor:
+        assert self.embed_label is not None
+        if label is None:
+            label = torch.full(t.shape, self.null_label, device=t.device)
+        return self.embed_label(label)

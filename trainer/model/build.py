@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -26,25 +27,20 @@ from trainer.config.model import (
     TransitionMLPConfig,
 )
 from trainer.config.run import RunConfig
+from trainer.config.sections import fits
 from trainer.flow import target
 from trainer.flow.context import SemanticMapConfig
 from trainer.model.adapted import adapt
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.bare import bare_parameters, give_memory
-from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_mlp import BlockwiseMLP
-from trainer.model.causal_transition import CausalTransition
+from trainer.model.blockwise import Blockwise, BlockwiseMLP
+from trainer.model.conditioning import SpatialRescaler
 from trainer.model.dit import DiT
-from trainer.model.frozen import frozen_tensors
 from trainer.model.gpt import GPT
-from trainer.model.layer.spatial_rescaler import SpatialRescaler
-from trainer.model.mlp import MLP
-from trainer.model.network import Network, NetworkSpec
+from trainer.model.mlp import MLP, PolicyMLP
+from trainer.model.network import Network, NetworkSpec, frozen_tensors
 from trainer.model.parallel.division import LinearShare, divide_blocks
-from trainer.model.policy_mlp import PolicyMLP
-from trainer.model.transition_dit import TransitionDiT
-from trainer.model.transition_mlp import TransitionMLP
-from trainer.model.values import initialised
+from trainer.model.transition import CausalTransition, TransitionDiT, TransitionMLP
+from trainer.model.values import bare_parameters, give_memory, initialised
 
 NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
     DiTConfig: DiT.build,
@@ -238,3 +234,18 @@ def _context_reader(config: RunConfig) -> nn.Module | None:
     _, state_height, _ = config.state_shape
     halvings = (height // state_height).bit_length() - 1
     return SpatialRescaler(channels, config.context_channels, halvings)
+
+
+def check_rates(config: RunConfig) -> None:
+    """Refuses keys of `optim.rates` that fit no parameter; names what is near."""
+    if not config.optim.rates:
+        return
+    names = list(parameter_shapes(config))
+    for key in config.optim.rates:
+        if any(fits(key, name) for name in names):
+            continue
+        parts = dict.fromkeys(part for name in names for part in name.split(".") if not part.isdigit())
+        near = get_close_matches(key.rpartition(".")[2], parts, n=3) or list(parts)
+        raise ValueError(
+            f"optim.rates.{key}: no part of the name of a parameter begins so; use {', '.join(near)}, or remove it"
+        )

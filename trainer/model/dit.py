@@ -1,9 +1,10 @@
-"""A diffusion transformer.
+"""A diffusion transformer; the cosines and sines of diffusers are rounded as there, so that its networks compute alike.
 
 Shape suffixes: B batch, N tokens (patches), D width, H heads, A tokens whose attention is asked for, M tokens that are
 looked at.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal, Self
 
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
+from trainer.config.model.dit import DIFFUSERS_TIME_WAVES
 from trainer.flow.condition import Condition
 from trainer.flow.past import KeysAndValues
 from trainer.flow.question import Question, WithAttention
-from trainer.model.frozen import computing_dtype
-from trainer.model.layer.conditioning import (
+from trainer.model.conditioning import (
     TIME_SCALE,
+    PatchGrid,
+    beside_context,
     embedded_caption,
     known_label,
     modulate,
@@ -25,11 +28,38 @@ from trainer.model.layer.conditioning import (
     time_embedding,
     wave_embedding,
 )
-from trainer.model.layer.diffusers_waves import place_waves, timestep_waves
-from trainer.model.layer.initial import Initial, steered
-from trainer.model.layer.patches import PatchGrid, beside_context
-from trainer.model.network import Network, NetworkSpec
+from trainer.model.network import Initial, Network, NetworkSpec, computing_dtype, steered
 from trainer.model.parallel.division import Columns, Rows, SumsOverRanks
+
+LARGEST_PERIOD = 10_000.0
+TIMESTEPS = 1000
+"""Of the diffusion, numbered from 0 beside the data. Timestep n is at t = 1 - (n + 1) / 1000, as in a path of kind
+diffusion_steps."""
+
+
+def timestep_waves(t: Tensor) -> Tensor:
+    """Cosines and sines of the timesteps 1000 (1 - t) - 1, at least 0, at 128 frequencies from 1 to 1 / 10,000.
+
+    Float32 [B, 256]. In float64 a whole timestep is met exactly, in float32 to 1e-4 of one.
+    """
+    half = DIFFUSERS_TIME_WAVES // 2
+    exponents = -math.log(LARGEST_PERIOD) * torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1)
+    timesteps = (TIMESTEPS * (1 - t) - 1).clamp_min(0).float()
+    angles = timesteps[:, None] * exponents.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def place_waves(rows: int, columns: int, width: int) -> Tensor:
+    """Sines and cosines of the column, then of the row of each patch, float32 [N, D]."""
+    frequencies = LARGEST_PERIOD ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+
+    def waves(length: int) -> Tensor:
+        angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+    by_column = waves(columns)[None].expand(rows, -1, -1)
+    by_row = waves(rows)[:, None].expand(-1, columns, -1)
+    return torch.cat([by_column, by_row], dim=2).flatten(0, 1).float()
 
 
 class DiT(Network):

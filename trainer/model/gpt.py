@@ -17,10 +17,8 @@ from moe.dispatch.residency import Residency, collect_values, return_home, share
 from moe.host_copies import to_device
 from moe.seeds import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
-from trainer.model.layer.attention import Attention, Context
-from trainer.model.layer.initial import Constant, Initial, Normal
-from trainer.model.layer.kv_cache import Window
-from trainer.model.network import Network, NetworkSpec
+from trainer.model.attention import Attention, Context, Window
+from trainer.model.network import Constant, Initial, Network, NetworkSpec, Normal
 from trainer.model.parallel.division import Columns, Rows
 
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]

@@ -1,13 +1,99 @@
-"""What a run can train, and what it is built from."""
+"""What a run trains and what it is built from: its first values, its frozen weights, and how its blocks compute.
 
-from collections.abc import Callable
+Engines divide parameters, optimisers update them, averages follow them and checkpoints hold them. Frozen weights are
+buffers that are in no state, of which these know nothing, so a network with some is to all of them what is trained of
+it. They cost their memory on every rank, whole: in bf16 two bytes each, 16 GB for 8 billion. No engine divides them.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from moe.repetition import passes
 from trainer.config.model import NetworkConfig
+from trainer.config.sections import DeepSpeedConfig, FSDPConfig
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One value everywhere."""
+
+    value: float
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Returns float32 values; nothing is drawn."""
+        del generator
+        return torch.full(shape, self.value)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Independent Gaussians of mean 0."""
+
+    std: float
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Returns float32 values."""
+        return torch.empty(shape).normal_(0.0, self.std, generator=generator)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Independent uniform values in [-bound, bound]."""
+
+    bound: float
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Returns float32 values."""
+        return torch.empty(shape).uniform_(-self.bound, self.bound, generator=generator)
+
+
+Initial = Constant | Normal | Uniform
+
+
+def xavier(shape: tuple[int, ...]) -> Uniform:
+    """For matrices [outputs, inputs], or a stack of them: Glorot and Bengio, 2010, equation 16."""
+    *_, outputs, inputs = shape
+    return Uniform(math.sqrt(6 / (inputs + outputs)))
+
+
+def by_inputs(num_inputs: int) -> Uniform:
+    """As torch draws the weights of linear layers and of convolutions of so many inputs."""
+    return Uniform(1 / math.sqrt(num_inputs))
+
+
+@runtime_checkable
+class StatesInitial(Protocol):
+    """A module that says what the parameters below it begin with, as far as no module further inside says it."""
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        """What a parameter begins with.
+
+        Args:
+            name: of the parameter in this module.
+            shape: of the whole parameter, whatever part of it a rank holds.
+        """
+        ...
+
+
+def steered(
+    name: str, shape: tuple[int, ...], *, at_zero: tuple[str, ...] = (), embeddings: tuple[str, ...] = ("embed_label",)
+) -> Initial:
+    """Initial values in a network whose blocks are steered by layers called `modulation`, which start at zero.
+
+    `at_zero` names further layers that start at zero, `embeddings` tables of vectors.
+    """
+    layer, _, kind = name.rpartition(".")
+    if kind == "bias" or layer in at_zero or layer.endswith("modulation"):
+        return Constant(0.0)
+    return Normal(0.02) if layer in embeddings else xavier(shape)
+
 
 C = TypeVar("C", bound=NetworkConfig)
 
@@ -18,7 +104,7 @@ class Network(nn.Module):
     Any module of torch with `blocks` will do, derived from this class or not. It is no protocol, since engines take
     modules alone, and a protocol cannot derive from one.
 
-    One that also is a :class:`trainer.model.layer.initial.StatesInitial` is never whole in the memory of a rank that
+    One that also is a :class:`trainer.model.network.StatesInitial` is never whole in the memory of a rank that
     trains a part of it: its constructor then sees parameters without memory, and its values are drawn one parameter at
     a time. Any other draws its values itself.
 
@@ -68,3 +154,108 @@ class NetworkSpec(Generic[C]):
         """Values of a state that is a vector."""
         (values,) = self.state_shape
         return values
+
+
+_NAMES = "_frozen_names"
+"""Where a module keeps which of its buffers were parameters, and the names of these in the frozen network."""
+
+
+def freeze(module: nn.Module) -> None:
+    """Turns all parameters of a module that no engine has divided into buffers that are in no state, in place."""
+    first: dict[int, str] = {}
+    values: dict[int, Tensor] = {}
+    for path, part in module.named_modules():
+        names = {}
+        for name, parameter in [*part.named_parameters(recurse=False, remove_duplicate=False)]:
+            names[name] = first.setdefault(id(parameter), f"{path}.{name}" if path else name)
+            frozen = values.setdefault(id(parameter), parameter.detach())
+            delattr(part, name)
+            part.register_buffer(name, frozen, persistent=False)
+        if names:
+            vars(part)[_NAMES] = names
+
+
+def freeze_some(module: nn.Module, path: str, names: Iterable[str]) -> None:
+    """Turns some of the parameters of a module itself into buffers that are in no state, in place."""
+    for name in names:
+        values = module.get_parameter(name).detach()
+        delattr(module, name)
+        module.register_buffer(name, values, persistent=False)
+        vars(module).setdefault(_NAMES, {})[name] = f"{path}.{name}"
+
+
+def frozen_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The frozen weights of a module, each once, by the names that they had when it was frozen."""
+    told = set()
+    for part in module.modules():
+        for name, known_as in vars(part).get(_NAMES, {}).items():
+            if known_as not in told:
+                told.add(known_as)
+                yield known_as, part.get_buffer(name)
+
+
+def put_frozen(module: nn.Module, name: str, values: Tensor) -> None:
+    """Copies values into a frozen weight; the tensor itself is kept."""
+    for part in module.modules():
+        for own, known_as in vars(part).get(_NAMES, {}).items():
+            if known_as == name:
+                part.register_buffer(own, values, persistent=False)
+
+
+def computing_dtype(module: nn.Module) -> torch.dtype:
+    """The type of a module's frozen weights, or of its parameters where it has none.
+
+    Asking a parameter by its name would have ZeRO 3 gather it.
+    """
+    for part in module.modules():
+        for name in vars(part).get(_NAMES, {}):
+            return part.get_buffer(name).dtype
+        for parameter in part.parameters(recurse=False):
+            return parameter.dtype
+    raise AssertionError("a network without weights computes in no type")
+
+
+def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) -> None:
+    """Has each block compute as the engine's settings ask, in place, before an engine puts its hooks around it.
+
+    With ``activation_checkpointing`` a block keeps its inputs alone and computes the rest again when its gradient is
+    due: the same draws, the same collectives, the same bits (Chen et al., "Training Deep Nets with Sublinear Memory
+    Cost", 2016). With ``compile`` it is one compiled graph, with the draws of the uncompiled one.
+    """
+    for block in blocks:
+        compute: Any = block.forward
+        if config.compile:
+            compute = torch.compile(compute, fullgraph=True, options={"fallback_random": True})
+        if config.activation_checkpointing:
+            # Stopping early would leave out the collectives behind the last tensor that is needed.
+            compute = partial(
+                checkpoint, _asked_at_once(compute), use_reentrant=False, early_stop=False, context_fn=passes
+            )
+        vars(block)["forward"] = compute
+
+
+class _Asked(torch.autograd.Function):
+    """The identity, whose backward pass asks for what it saved: its output."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(output)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        _ = ctx.saved_tensors
+        return gradient
+
+
+def _asked_at_once(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """Has the second pass precede everything of the backward pass, collectives that need nothing of it included."""
+
+    def asked(*arguments: Any, **named: Any) -> Any:
+        output = compute(*arguments, **named)
+        if isinstance(output, Tensor):
+            return _Asked.apply(output)
+        first, *others = output
+        return _Asked.apply(first), *others
+
+    return asked

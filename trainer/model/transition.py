@@ -1,17 +1,65 @@
-"""What networks with a head answer: features of tokens from the trunk, velocities from the head.
+"""Networks with a head: a trunk makes features of tokens, the head the velocities of a flow over their values.
 
-Shape suffixes: B batch, N tokens, D width of a token's features.
+The trunk is a diffusion transformer, a network for vectors, or a causal transformer that draws the next state of a
+chain token by token.
+
+Shape suffixes: B batch, K states that follow the first, M draws of the head, N tokens of a state (1 for a vector), S
+tokens of a pass, P values of a token, D width, H features of a token.
 """
 
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from trainer.config.model.transition import MeanVelocityConfig
+from trainer.config.model import CausalTransitionConfig
+from trainer.config.model.mlp import INPUT_WAVES
+from trainer.config.model.transition import HeadConfig, MeanVelocityConfig, TransitionDiTConfig, TransitionMLPConfig
+from trainer.flow.chain import Chain
 from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.question import FromTokens, HeadVelocities, Question, Tokens
+from trainer.flow.past import Past
+from trainer.flow.question import FromTokens, HeadVelocities, NextStates, NextToken, OfToken, Question, Tokens
+from trainer.model.conditioning import (
+    PatchGrid,
+    modulate,
+    steering,
+    time_embedding,
+    wave_embedding,
+    with_waves,
+)
+from trainer.model.dit import Block, DiT, FeedForward
+from trainer.model.mlp import MLP
+from trainer.model.network import Constant, Initial, Network, NetworkSpec, computing_dtype, steered, xavier
+
+
+class FlowHead(nn.Module):
+    """The velocity of a flow over the values of a token, given its features; tokens know nothing of each other.
+
+    State and time join with sines and cosines of them, so that a narrow distribution can be learned. The output starts
+    at zero. Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (a head that samples each token).
+    """
+
+    def __init__(self, config: HeadConfig, *, values: int, features: int) -> None:
+        super().__init__()
+        self.read_state = nn.Linear((values + 1) * (1 + 2 * INPUT_WAVES), config.hidden)
+        self.read_features = nn.Linear(features, config.hidden, bias=False)
+        self.layers = nn.ModuleList(nn.Linear(config.hidden, config.hidden) for _ in range(config.layers - 1))
+        self.output = nn.Linear(config.hidden, values)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        return Constant(0.0) if name.endswith("bias") or name.startswith("output") else xavier(shape)
+
+    def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:
+        """Velocities, float32 [.., N, P], of states y [.., N, P] at times s [.., N]; features may have fewer
+        dimensions before N.
+        """
+        state = torch.cat([y.float(), s.float()[..., None]], dim=-1)
+        hidden = self.read_state(with_waves(state).to(features.dtype)) + self.read_features(features)
+        for layer in self.layers:
+            hidden = layer(functional.silu(hidden))
+        return self.output(functional.silu(hidden)).float()
 
 
 class WithHead(Protocol):
@@ -57,3 +105,177 @@ def _mean_velocity(network: WithHead, tokens_BND: Tensor, x_t: Tensor) -> Tensor
         s = y.new_full((len(y), *tokens_BND.shape[:2]), step / network.mean.steps)
         y = y + network.velocities(tokens_BND, y, s) / network.mean.steps
     return y.mean(0)
+
+
+class TransitionDiT(DiT):
+    """The features of patches that a diffusion transformer computes, and a head that is called for each patch alone.
+
+    Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
+    """
+
+    def __init__(
+        self,
+        config: TransitionDiTConfig,
+        *,
+        shape: tuple[int, int, int],
+        **trunk: Any,
+    ) -> None:
+        super().__init__(config, shape=shape, **trunk)
+        del self.unembed_patches  # the head is in its place
+        values = shape[0] * config.patch_size**2
+        self.mean = config.mean_velocity
+        self.head = FlowHead(config.head, values=values, features=config.hidden)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
+        """Computes the velocity of the flow, or what else is asked for; see :func:`trainer.model.transition.answer`."""
+        return answer(self, x_t, t, condition, question)
+
+    def velocities(self, tokens_BND: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        patches = self.grid.patches(y.flatten(0, -4)).unflatten(0, y.shape[:-3])
+        found = self.head(patches, s, tokens_BND)
+        return self.grid.images(found.flatten(0, -3)).unflatten(0, y.shape[:-3])
+
+
+class TransitionMLP(MLP):
+    """The features that residual blocks compute of a vector, and a head that is called with them.
+
+    Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
+    """
+
+    def __init__(self, config: TransitionMLPConfig, *, num_values: int, **trunk: Any) -> None:
+        super().__init__(config, num_values=num_values, **trunk)
+        del self.unembed_values  # the head is in its place
+        self.mean = config.mean_velocity
+        self.head = FlowHead(config.head, values=num_values, features=config.hidden)
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
+        """Computes the velocity of the flow, or what else is asked for; see :func:`trainer.model.transition.answer`."""
+        return answer(self, x_t, t, condition, question)
+
+    def velocities(self, tokens_B1D: Tensor, y: Tensor, s: Tensor) -> Tensor:
+        return self.head(y[..., None, :], s, tokens_B1D)[..., 0, :]
+
+
+class CausalTransition(Network):
+    """A transformer over the tokens of a state and of those that follow it, steered by the class, and a head.
+
+    The features at a place are those of the token that is drawn there, and its input is the token before it: the first
+    place of what is drawn begins with a start token, which holds no value. With history `last` the tokens of the state
+    X_t attend to one another, those of X_(t+1) to X_t and to the tokens before them, and the time steers every block
+    and the features that the head reads. With history `full` all states are one sequence without a time, in which each
+    token attends to those before it.
+
+    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    """
+
+    positions: Tensor
+    numbers: Tensor
+    mask: Tensor
+
+    def __init__(
+        self,
+        config: CausalTransitionConfig,
+        *,
+        shape: tuple[int, ...],
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.hidden, self.null_label = config.hidden, num_classes
+        self.chain = chain = chain_of(config, shape)
+        tokens, states = chain.num_tokens, 1 + config.read_at_once
+        self.embed_tokens = nn.Linear(chain.token_values * (1 + 2 * INPUT_WAVES), config.hidden)
+        self.embed_state = nn.Embedding(states + 1, config.hidden)
+        if chain.history == "last":
+            self.embed_time = time_embedding(config.hidden)
+        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.blocks = nn.ModuleList(
+            Block(config, FeedForward(config.hidden, config.inner)) for _ in range(config.num_layers)
+        )
+        self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
+        places = torch.arange(tokens, dtype=torch.float32)
+        of_tokens = wave_embedding(places, config.hidden)
+        if len(shape) > 1:
+            of_tokens = PatchGrid(*chain.grid, chain.patch_size).positions(config.hidden)
+        self.register_buffer("positions", of_tokens.repeat(states, 1), persistent=False)
+        numbers = torch.arange(states).repeat_interleave(tokens)
+        numbers[self._start] = states
+        self.register_buffer("numbers", numbers, persistent=False)
+        mask = torch.ones(len(numbers), len(numbers), dtype=torch.bool).tril()
+        if chain.history == "last":
+            mask[:tokens, :tokens] = True
+        self.register_buffer("mask", mask, persistent=False)
+        self.head = FlowHead(config.head, values=chain.token_values, features=config.hidden)
+
+    @classmethod
+    def build(cls, spec: NetworkSpec[CausalTransitionConfig]) -> Self:
+        """Builds the network of a run."""
+        return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        return steered(name, shape, embeddings=("embed_label", "embed_state"))
+
+    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
+        """Answers `NextStates` about [B, *D], `NextToken` about tokens [B, S, P], `OfToken` about states of the head.
+
+        Velocities are float32. With history `full` only the head has times. Without a question there is no prediction.
+        """
+        match question:
+            case NextStates():
+                return self._next_states(x_t, t, condition, question)
+            case NextToken(past=past):
+                before = past.length
+                values_BSP = x_t if before else self._started(x_t)
+                past.length += values_BSP.shape[1]
+                return self._features(values_BSP, t, condition, before, past)[:, -1]
+            case OfToken(features=features_BD):
+                return self.head(x_t[:, None], t[:, None], features_BD[:, None])[:, 0]
+            case _:
+                raise ValueError(
+                    "question: a causal_transition network draws tokens and predicts nothing at a state alone; "
+                    "ask for NextStates, NextToken or OfToken"
+                )
+
+    @property
+    def _start(self) -> int:
+        """Place of the start token."""
+        return self.chain.num_tokens if self.chain.history == "last" else 0
+
+    def _started(self, tokens_BNP: Tensor) -> Tensor:
+        """The tokens of the first state with the start token, whose values are 0, in its place."""
+        parts = [tokens_BNP[:, : self._start], torch.zeros_like(tokens_BNP[:, :1]), tokens_BNP[:, self._start :]]
+        return torch.cat(parts, dim=1)
+
+    def _next_states(self, x_t: Tensor, t: Tensor, condition: Condition, question: NextStates) -> Tensor:
+        chain = self.chain
+        following_BSP = chain.tokens(question.following).movedim(0, 1).flatten(1, 2)
+        values_BSP = torch.cat([self._started(chain.tokens(x_t)), following_BSP[:, :-1].to(x_t.dtype)], dim=1)
+        features_BSD = self._features(values_BSP, t, condition)
+        features_KBND = features_BSD[:, chain.num_tokens :].unflatten(1, (-1, chain.num_tokens)).movedim(1, 0)
+        return chain.states(self.head(chain.tokens(question.y), question.s, features_KBND))
+
+    def _features(
+        self, values_BSP: Tensor, t: Tensor, condition: Condition, before: int = 0, past: Past | None = None
+    ) -> Tensor:
+        """Features [B, S, D] of the tokens at the places of some values, of which there are others before."""
+        dtype = computing_dtype(self)
+        steering_BD = self._steering(t, condition.label, dtype)
+        after = before + values_BSP.shape[1]
+        places_SD = self.positions[before:after].to(dtype) + self.embed_state(self.numbers[before:after])
+        tokens_BSD = self.embed_tokens(with_waves(values_BSP.float()).to(dtype)) + places_SD
+        mask = self.mask[before:after, :after]
+        for number, block in enumerate(self.blocks):
+            tokens_BSD = block(tokens_BSD, steering_BD, mask, None if past is None else past.blocks[number])
+        shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
+        return modulate(tokens_BSD, shift, scale)
+
+    def _steering(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """What steers every block, [B, D]; with history `full` the class alone."""
+        if self.chain.history == "last":
+            return steering(self, t, label, dtype)
+        label = torch.full(t.shape, self.null_label, device=t.device) if label is None else label
+        return functional.silu(self.embed_label(label))
+
+
+def chain_of(config: CausalTransitionConfig, shape: tuple[int, ...]) -> Chain:
+    """The states that a network draws one after the other."""
+    return Chain(config.transitions, config.history, shape, config.patch_size)

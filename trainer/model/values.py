@@ -1,17 +1,79 @@
-"""Values for the parameters of a network, brought one by one to where a rank keeps what it needs of them."""
+"""Values for the parameters of a network, brought one by one to where a rank keeps its part of them."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Protocol, TypeVar, cast, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from unittest.mock import patch
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from moe.adapters import mean_module
 from moe.seeds import derive_seed
-from trainer.model.layer.initial import StatesInitial
-from trainer.model.parallel.parameters import held_pieces
-from trainer.model.parallel.state import Shard, StatePiece
-from trainer.model.weight_files import Weights
+from netsim.foundation.refusal import Refusal
+from trainer.config.document import read_document
+from trainer.config.model import NetworkConfig
+from trainer.model.network import StatesInitial
+from trainer.model.parallel.state import Shard, StatePiece, held_pieces
+from trainer.model.weight_files import Weights, open_weights
+
+
+@contextmanager
+def bare_parameters() -> Iterator[None]:
+    """While entered, every parameter that a module registers is on the meta device, and drawing it costs nothing."""
+    registered = nn.Module.register_parameter
+
+    def register(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not param.is_meta:
+            param = _like(param, torch.empty_like(param, device="meta"))
+        registered(module, name, param)
+
+    with patch.object(nn.Module, "register_parameter", register), NothingDrawn():
+        yield
+
+
+class NothingDrawn(TorchFunctionMode):
+    """Leaves out Gaussian draws on the meta device, for the first of which torch imports 800 modules."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Calls a function of torch, unless it would draw nothing."""
+        del types
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, nn.init.normal_):
+            values = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if values.is_meta:
+                return values
+        return func(*args, **kwargs)
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether parameters of a network still lack memory."""
+    return any(parameter.is_meta for parameter in module.parameters())
+
+
+def give_memory(module: nn.Module, memory: Callable[[Tensor], Tensor]) -> None:
+    """Replaces parameters of the meta device by those of `memory`, under the same names and with the same marks."""
+    given: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.is_meta:
+                if id(parameter) not in given:
+                    given[id(parameter)] = _like(parameter, memory(parameter))
+                part.register_parameter(name, given[id(parameter)])
+
+
+def _like(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:
+    made = nn.Parameter(values.detach(), requires_grad=parameter.requires_grad)
+    vars(made).update(vars(parameter))
+    return made
+
 
 N = TypeVar("N", bound=nn.Module)
 _DRAWN_AT_ONCE = re.compile(r"((?:^|.*\.)(?:experts\.\d+|shared_experts|router))\.(.+)")
@@ -136,3 +198,92 @@ def _paths_around(name: str) -> Iterator[str]:
     while name:
         name = name.rpartition(".")[0]
         yield name
+
+
+class SavedModules:
+    """Modules as they were saved, or their mean where the network has low-rank adapters; fresh routing.
+
+    Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.2.
+    """
+
+    def __init__(self, weights: Weights, routing: Values) -> None:
+        """Reads nothing yet; `routing` gives the values of the routing, whose tasks are others."""
+        self._weights, self._routing = weights, routing
+
+    def of(self, piece: StatePiece) -> Tensor | None:
+        layer, _, name = piece.name.rpartition(".")
+        if name in ("A_RI", "B_OR"):
+            saved = (self._weights.tensor(f"{layer}.{module}") for module in ("A_HMIR", "B_HMRO"))
+            A_RD, B_PR = mean_module(*saved)
+            return piece.of(A_RD if name == "A_RI" else B_PR)
+        if layer.endswith(".routing"):
+            return self._routing.of(piece)
+        return self._weights.rectangle(piece.name, piece.offset, piece.tensor.shape)
+
+
+ROUTERS = "routers.safetensors"
+_REMEDY = "give the ema.safetensors of a run with the same model"
+_DAMAGED = "restore it from a copy, or delete the folder"
+
+
+def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str = _REMEDY) -> None:
+    """Refuses weights that :func:`initialise_from` could not use, without reading their values."""
+    try:
+        with open_weights(path) as weights:
+            found = {name: weights.shape(name) for name in weights.names}
+    except (OSError, SafetensorError) as error:
+        raise Refusal(path, "weights", f"cannot be read ({error})", remedy) from error
+    for name, shape in shapes.items():
+        if name not in found:
+            raise Refusal(path, name, "is missing", remedy)
+        if found[name] != shape:
+            raise Refusal(path, name, f"has shape {found[name]}, not {shape}", remedy)
+
+
+def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:
+    """Refuses weights that have the right shapes and were trained to compute something else.
+
+    Weights without a configuration beside them are let through.
+    """
+    beside = path.parent / "config.yaml"
+    if not beside.is_file():
+        return
+    written = read_document(beside).get("model")
+    if not isinstance(written, dict) or written.get("kind", model.kind) != model.kind:
+        return
+    for name in model.unseen_in_shapes:
+        own = getattr(model, name)
+        theirs = written.get(name, type(model).model_fields[name].default)
+        if theirs != own:
+            shown = str(theirs).lower() if isinstance(theirs, bool) else theirs
+            remedy = f"set model.{name}={shown}, or {otherwise}"
+            raise Refusal(beside, f"model.{name}", f"is {shown}, and this run has {own}", remedy)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a safetensors file of a checkpoint."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Refusal(path, "tensors", f"cannot be read ({error})", _DAMAGED) from error
+
+
+def load_routers(model: nn.Module, folder: Path) -> None:
+    """Fills what routers learn besides their weights, as far as ``routers.safetensors`` in the folder has it."""
+    path = folder / ROUTERS
+    if path.exists():
+        own = model.state_dict()
+        learned = {
+            name: value for name, value in read_tensors(path).items() if name in own and own[name].shape == value.shape
+        }
+        model.load_state_dict(learned, strict=False)
+
+
+def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> None:
+    """Fills a network, or this rank's part of it, from checked weights; experts are found by logical id.
+
+    What the routers had learned besides is in the file beside it, if any. Parameters that begin with `new` stay.
+    """
+    with open_weights(path) as weights:
+        fill(held_pieces(model), SavedValues(weights, new=new))
+    load_routers(model, path.parent)

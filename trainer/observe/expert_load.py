@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moe.repetition import repeats
-from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.parallel.state import HoldsExperts
 from trainer.observe.crossings import Mode, crossing_rows
 from trainer.observe.protocol import ExpertUse
 

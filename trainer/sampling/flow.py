@@ -13,7 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition, context
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
 from trainer.flow.sampler import Field
-from trainer.model.causal_transition import chain_of
+from trainer.model.transition import chain_of
 from trainer.sampling.latent_space import build as build_space
 
 

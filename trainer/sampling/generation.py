@@ -26,8 +26,8 @@ from torch import Tensor
 from moe.dispatch.exchange import aligned, gather_equal
 from moe.dispatch.residency import Residency
 from moe.seeds import fold_in, uniform
+from trainer.model.attention import Cache, Made, NextToken, Prompt
 from trainer.model.gpt import GPT
-from trainer.model.layer.kv_cache import Cache, Made, NextToken, Prompt
 
 Group = dist.ProcessGroup | None
 Choose = Callable[[Tensor, Tensor, int], Tensor]

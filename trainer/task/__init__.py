@@ -1,5 +1,6 @@
 """What a step learns: a file for each task, and `build`. The protocol is in :mod:`trainer.training.task`."""
 
+from collections.abc import Callable
 from typing import Any
 
 from netsim.foundation.own_class import build_own
@@ -21,24 +22,22 @@ from trainer.task.reconstruction import ReconstructionTask
 from trainer.task.trajectory_balance import TrajectoryBalanceTask
 from trainer.training.task import Drawn, Networks, Task
 
+TASKS: dict[type[Any], Callable[[RunConfig], Task[Any]]] = {
+    FlowTaskConfig: FlowTask,
+    NextTokenTaskConfig: NextTokenTask,
+    ReconstructionTaskConfig: ReconstructionTask,
+    TrajectoryBalanceTaskConfig: TrajectoryBalanceTask,
+    GRPOConfig: GRPOTask,
+    AdjointMatchingConfig: AdjointMatching,
+}
+"""The task of each class of settings."""
+
 
 def build(config: RunConfig) -> Task[Any]:
     """The task that the section ``task`` names."""
-    match config.task:
-        case FlowTaskConfig():
-            return FlowTask(config)
-        case NextTokenTaskConfig():
-            return NextTokenTask(config)
-        case ReconstructionTaskConfig():
-            return ReconstructionTask(config)
-        case TrajectoryBalanceTaskConfig():
-            return TrajectoryBalanceTask(config)
-        case GRPOConfig():
-            return GRPOTask(config)
-        case AdjointMatchingConfig():
-            return AdjointMatching(config)
-        case OwnTask():
-            return build_own(config.task, run=config)
+    if isinstance(config.task, OwnTask):
+        return build_own(config.task, run=config)
+    return TASKS[type(config.task)](config)
 
 
 __all__ = [

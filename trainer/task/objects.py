@@ -1,20 +1,33 @@
-"""Objects that were built, as lines of JSON and as a picture.
+"""Objects that a policy built: lines of JSON, a picture, and measures over preferences.
 
-Shape suffixes: N objects, S integers of a state, K objectives.
+Shape suffixes: N objects, S integers of a state, K objectives, C condition.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import comb
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from moe.seeds import derive_seed, fold_in
 from netsim.foundation.files import replacing
+from trainer.config.run import RunConfig
+from trainer.config.sample import ObjectSample
+from trainer.config.task import TrajectoryBalanceTaskConfig
+from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures
+from trainer.evaluation.pareto.indicators import best_distinct, mean_pairwise
+from trainer.model.mlp import Policy
+from trainer.model.network import Network
+from trainer.observe.measurement import MeasurementSpec, Progress
 from trainer.task.environment import Environment, HyperGrid
+from trainer.task.environment.protocol import States, enumerated, rollout
+from trainer.task.rewards import LogReward, Preferences
 
 PANEL_INCHES, TITLE_INCHES = 2.2, 0.6
 
@@ -88,3 +101,139 @@ def draw_objects(environment: Environment, built: Sequence[Built], path: Path) -
 def is_plane(environment: Environment) -> bool:
     """Whether objects are the cells of a grid in the plane."""
     return isinstance(environment, HyperGrid) and environment.dimensions == 2
+
+
+MOST_PREFERENCES, MOST_DIVISIONS = 15, 10
+
+
+class Conditioned(Protocol):
+    """Objects that are asked for."""
+
+    @property
+    def condition(self) -> Tensor:
+        """[B, C] what the network reads of them."""
+        ...
+
+
+class BuildingTask(Protocol):
+    """What is asked here of a task whose policy builds objects."""
+
+    config: RunConfig
+    settings: TrajectoryBalanceTaskConfig
+    environment: Environment
+    log_reward: LogReward
+
+    @property
+    def rewards_are(self) -> str:
+        """What the rewards are, if not the objectives of the environment; empty: they are."""
+        ...
+
+    def rewards(self, objects_BS: Tensor) -> Tensor:
+        """What objects are worth by each objective, float64 [B, K]."""
+        ...
+
+    def preferences(self, divisions: int) -> Tensor:
+        """The preferences that are shown, float64 [N, K]."""
+        ...
+
+    def built(
+        self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
+    ) -> list[Built]:
+        """Builds objects of each preference."""
+        ...
+
+    def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> Conditioned:
+        """Objects of chosen preferences."""
+        ...
+
+
+def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress: Progress) -> ParetoFigures:
+    """Builds objects for each preference of a lattice and measures them."""
+    sample, environment = task.config.sample, task.environment
+    assert isinstance(sample, ObjectSample)
+    exponent = task.settings.most_exponent if sample.exponent is None else sample.exponent
+    preferences = task.preferences(divisions(len(environment.objectives)))
+    known = _Known.of(task, model)
+    even = even_objects(task, spec.num * len(preferences), spec.seed)
+    even_rewards = task.rewards(even)
+    found = []
+    for number, weights in enumerate(preferences, start=1):
+        progress(f"building {spec.num:,} objects of preference {number} of {len(preferences)}")
+        (built,) = task.built(model, weights[None], spec.num, exponent=exponent, seed=spec.seed)
+        every = Preferences(weights.expand(len(even), -1), torch.ones(len(even), dtype=torch.float64))
+        figures = task.log_reward(even, every).figures["reward"]
+        values, objects = built.reward.numpy(), built.objects.numpy()
+        best = best_distinct(values, objects, BEST)
+        found.append(
+            OfPreference(
+                weights=built.weights,
+                rewards=built.rewards.double().numpy(),
+                reward=float(values.mean()),
+                best=float(values[best].mean()),
+                diversity=mean_pairwise(environment.distances(built.objects[torch.from_numpy(best)]).numpy()),
+                even=float(figures.mean()),
+                exact=None if known is None else known.exact(weights, exponent),
+            )
+        )
+    return ParetoFigures(
+        names=tuple(environment.objectives),
+        rewards_are=task.rewards_are,
+        checkpoint=spec.checkpoint,
+        num=spec.num,
+        seed=spec.seed,
+        exponent=exponent,
+        preferences=found,
+        even=even_rewards.double().numpy(),
+        reachable=None if known is None else task.rewards(known.objects).double().numpy(),
+        has_picture=is_plane(environment),
+    )
+
+
+def divisions(num: int) -> int:
+    """Into how many parts a weight is divided, so that there are few preferences: 10 for two objectives, 4
+    for three.
+    """
+    few = [parts for parts in range(1, MOST_DIVISIONS + 1) if comb(parts + num - 1, num - 1) <= MOST_PREFERENCES]
+    return max(few, default=1)
+
+
+def even_objects(task: BuildingTask, num: int, seed: int) -> Tensor:
+    """Objects that even choices among the possible actions lead to, int64 [`num`, S]."""
+    environment = task.environment
+    keys = fold_in(torch.tensor(derive_seed(seed, "even choices")), torch.arange(num))
+    return rollout(environment, lambda features: torch.zeros(len(features), environment.num_actions), keys).objects
+
+
+class _Known:
+    """An environment all of whose states are known."""
+
+    def __init__(self, task: BuildingTask, model: Network, states: States) -> None:
+        self._task, self._model, self._states = task, model, states
+        self.objects = states.states[states.stops]
+
+    @classmethod
+    def of(cls, task: BuildingTask, model: Network) -> _Known | None:
+        """Finds the states; None: there are too many."""
+        states = enumerated(task.environment)
+        return None if states is None else cls(task, model, states)
+
+    def exact(self, weights: Tensor, exponent: float) -> Exact:
+        """How far the policy is from what is wanted for a preference [K]."""
+        task, (states, _, allowed, _), stops = self._task, self._states, self._states.stops
+        num = len(self.objects)
+        asked = Preferences(weights.expand(num, -1), torch.full((num,), exponent, dtype=torch.float64))
+        valued = task.log_reward(self.objects, asked)
+        wanted = valued.log_reward.softmax(0)
+        device = next(self._model.parameters()).device
+        keys = torch.zeros(len(states), dtype=torch.int64, device=device)
+        condition = task.wanted(keys, weights.to(device).expand(len(states), -1), exponent).condition
+        features = task.environment.features(states).to(device)
+        said = Policy(*self._model(features[:, None], condition))
+        logits = said.forward[:, 0].double().cpu().masked_fill(~allowed, -torch.inf)
+        built = self._states.terminating(logits.softmax(1))[stops]
+        return Exact(
+            wanted=float(wanted @ valued.figures["reward"]),
+            wanted_rewards=tuple((wanted @ task.rewards(self.objects).double()).tolist()),
+            total_variation=float((wanted - built).abs().sum()) / 2,
+            log_partition_error=abs(float(said.log_partition[0]) - float(valued.log_reward.logsumexp(0))),
+        )

@@ -20,17 +20,23 @@ from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, 
 from trainer.data import Batch
 from trainer.evaluation.pareto.measurement import ParetoMeasurement
 from trainer.flow.objective import LossTerms
+from trainer.model.mlp import Policy
 from trainer.model.network import Network
-from trainer.model.policy_mlp import Policy
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.task import environment
 from trainer.task.environment import HyperGrid
-from trainer.task.environment.rollout import Walks, rollout
-from trainer.task.log_reward import LogReward, ScalarisedReward, Valued
-from trainer.task.objects import Built, draw_objects, drawable, write_objects
-from trainer.task.pareto import measured
-from trainer.task.preference import Preferences, dirichlet, lattice, thermometer
-from trainer.task.surrogate import Surrogate
+from trainer.task.environment.protocol import Walks, rollout
+from trainer.task.objects import Built, draw_objects, drawable, measured, write_objects
+from trainer.task.rewards import (
+    LogReward,
+    Preferences,
+    ScalarisedReward,
+    Surrogate,
+    Valued,
+    dirichlet,
+    lattice,
+    thermometer,
+)
 from trainer.training.task import Networks, Task
 
 _WALK, _WEIGHTS, _EXPONENT = range(3)

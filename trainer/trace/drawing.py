@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, group_names
 from trainer.flow.question import FromTokens, OfToken
 from trainer.model.network import Network
-from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.parallel.state import HoldsExperts
 from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder

@@ -18,7 +18,7 @@ from moe.dispatch.residency import Residency
 from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time import segment_of
-from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.parallel.state import HoldsExperts
 from trainer.trace.routing_files import rank_path
 
 

@@ -13,7 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
 from trainer.model.build import expert_parameters, tokens_per_example
-from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.parallel.state import HoldsExperts
 from trainer.trace.clock import clock_of
 from trainer.trace.merging import Merging
 from trainer.trace.recorder import Recorder

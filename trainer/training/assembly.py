@@ -22,7 +22,7 @@ from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import Launch, data_ranks
 from trainer.distributed.process.stop import StopRequest
 from trainer.model.build import bare_network
-from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.parallel.state import HoldsExperts
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink

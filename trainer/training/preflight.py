@@ -23,9 +23,9 @@ from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.distributed.adapters import check_adapters
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
+from trainer.model.build import check_rates
 from trainer.model.feature_extractor.teacher import check_teacher
-from trainer.model.rates import check_rates
-from trainer.model.weights import check_meaning
+from trainer.model.values import check_meaning
 from trainer.sampling.latent_space import check_latents
 from trainer.sampling.reference import Reference, pinned
 from trainer.training.schedule import changed_schedule

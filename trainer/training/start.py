@@ -5,10 +5,8 @@ from trainer.checkpoint.modules import modules_weights
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.model.build import new_parameters
-from trainer.model.saved_modules import SavedModules
-from trainer.model.values import DrawnValues, SavedValues, fill, kept_weights
+from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers
 from trainer.model.weight_files import open_weights
-from trainer.model.weights import load_routers
 
 
 def write_initial_weights(engine: Engine, config: RunConfig) -> None:

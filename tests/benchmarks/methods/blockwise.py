@@ -33,9 +33,8 @@ from trainer.flow.field import SegmentField
 from trainer.flow.objective.aligned import alignment
 from trainer.flow.question import Approximation, WithFeatures, WithProjection
 from trainer.flow.sampler import EulerConfig, SegmentedConfig
-from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_mlp import BlockwiseMLP
-from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.blockwise import Blockwise, BlockwiseMLP
+from trainer.model.feature_extractor.extractor import write_extractor
 from trainer.model.values import initialised
 from trainer.task import FlowTask
 

@@ -33,7 +33,7 @@ from trainer.flow.reward import ClassifierConfig
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.reference import Reference
-from trainer.task.policy.reward import reward_of
+from trainer.task.policy.policy import reward_of
 
 CONFIG = "configs/methods/flow_grpo.yaml"
 SEEDS = (10, 11, 12)

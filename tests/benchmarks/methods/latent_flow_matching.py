@@ -29,7 +29,7 @@ from trainer.flow import Condition
 from trainer.flow.context import SemanticMapConfig, block_levels
 from trainer.flow.space import Space
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.layer.spatial_rescaler import SpatialRescaler
+from trainer.model.conditioning import SpatialRescaler
 from trainer.model.values import initialised
 from trainer.sampling.latent_space import Coder, Latents
 from trainer.task import FlowTask, ReconstructionTask

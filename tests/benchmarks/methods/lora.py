@@ -37,7 +37,7 @@ from trainer.config.layout import Layout
 from trainer.data import SPLITS, Batch, Digits
 from trainer.flow import Condition
 from trainer.model.build import build_model
-from trainer.model.frozen import frozen_tensors, put_frozen
+from trainer.model.network import frozen_tensors, put_frozen
 from trainer.task import FlowTask
 
 UNMEASURED = 9

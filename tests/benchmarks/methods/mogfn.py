@@ -42,11 +42,11 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.model.build import build_model
+from trainer.model.mlp import Policy
 from trainer.model.network import Network
-from trainer.model.policy_mlp import Policy
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.environment import HyperGrid
-from trainer.task.preference import Preferences, lattice
+from trainer.task.rewards import Preferences, lattice
 
 UPDATES, BATCH, DIVISIONS, SHOWN = 1200, 64, 10, 100
 LEARNING: dict[str, Any] = {"lr": 5e-3, "clip_norm": 1.0, "rates": {"log_partition": 10.0}}

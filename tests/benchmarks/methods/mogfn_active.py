@@ -37,8 +37,7 @@ from trainer.evaluation.pareto.indicators import hypervolume, r2
 from trainer.experiment.built.measuring import new_objects
 from trainer.experiment.built.objects import TrainedPolicy
 from trainer.task.environment import HyperGrid
-from trainer.task.preference import lattice
-from trainer.task.surrogate import Surrogate
+from trainer.task.rewards import Surrogate, lattice
 
 ROUNDS, BATCH, UPDATES = 4, 12, 300
 DEVIATIONS, HIGH = 0.5, 2.0

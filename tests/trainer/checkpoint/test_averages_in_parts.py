@@ -19,8 +19,8 @@ from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.intact import newest_checkpoint, weights_file
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.checkpoint.storage import SavedState
+from trainer.model.values import check_weights
 from trainer.model.weight_files import belongs_to, files_of, index_of, open_weights, part_of
-from trainer.model.weights import check_weights
 from trainer.sampling.reference import Reference
 
 ELEMENTS = sum(map(math.prod, SHAPES.values()))

@@ -14,8 +14,7 @@ from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, conf
 from trainer.checkpoint.redivision import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.checkpoint.writers import share
-from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import StatePiece
+from trainer.model.parallel.state import Region, StatePiece
 
 WIDTH, INNER = 16, 24
 SHAPES = {"linear_fc1.weight": (INNER, WIDTH), "linear_fc2.weight": (WIDTH, INNER)}

@@ -21,7 +21,7 @@ from trainer.flow import Condition
 from trainer.flow.field import NetworkField, guided
 from trainer.flow.sampler import EulerConfig, build, times
 from trainer.model.build import build_model, parameter_shapes
-from trainer.model.weights import initialise_from
+from trainer.model.values import initialise_from
 from trainer.sampling.flow import FlowParts
 
 DIT = {"hidden": 32, "num_layers": 2, "num_heads": 2}
@@ -68,7 +68,7 @@ WITHOUT: dict[str, tuple[dict[str, Any], str]] = {
     "expert choice": ({"model": DIT, "moe": experts(kind="expert_choice")}, "moe.router.expert_choice"),
     "capacity": ({"model": DIT, "moe": experts(kind="top_k", capacity_factor=1.0)}, "moe.router.top_k"),
     "blockwise": ({"model": {"kind": "blockwise", "hidden": 32}}, "trainer.model.blockwise"),
-    "transition": ({"model": {"kind": "transition_dit", **DIT}}, "trainer.model.transition_dit"),
+    "transition": ({"model": {"kind": "transition_dit", **DIT}}, "trainer.model.transition"),
     "context": ({"model": DIT, "flow": {"context": {"kind": "inpainting"}}}, "trainer.model.dit"),
 }
 

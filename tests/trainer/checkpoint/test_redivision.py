@@ -15,8 +15,7 @@ from trainer.checkpoint import storage
 from trainer.checkpoint.redivision import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.checkpoint.writers import check_complete, records_of, share, writes
-from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import StatePiece
+from trainer.model.parallel.state import Region, StatePiece
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema")
 SHAPES = {"a.weight": (7, 5), "a.bias": (5,), "scale": (), "experts.3.linear": (4, 3, 6), "one": (1,)}

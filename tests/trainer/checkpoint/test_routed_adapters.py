@@ -19,11 +19,9 @@ from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow.condition import Condition
-from trainer.model.frozen import frozen_tensors
-from trainer.model.network import Network
-from trainer.model.parallel.parameters import held_pieces
-from trainer.model.saved_modules import SavedModules
-from trainer.model.values import DrawnValues, fill
+from trainer.model.network import Network, frozen_tensors
+from trainer.model.parallel.state import held_pieces
+from trainer.model.values import DrawnValues, SavedModules, fill
 from trainer.model.weight_files import open_weights
 from trainer.task import FlowTask
 

@@ -25,9 +25,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import divide_ranks, unite_ranks
 from trainer.model.build import bare_network, dense_shapes, expert_parameters, parameter_shapes
-from trainer.model.parallel.parameters import named_parameters
-from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import StatePiece
+from trainer.model.parallel.state import Region, StatePiece, named_parameters
 from trainer.trace.formula import formula
 from trainer.trace.formula.plan import trace_spec
 

@@ -25,9 +25,9 @@ from trainer.evaluation.monge_gap import MongeGaps, Moved
 from trainer.evaluation.real import real_examples
 from trainer.flow import Condition
 from trainer.flow.space import Identity
-from trainer.model.blockwise_mlp import BlockwiseMLP
+from trainer.model.blockwise import BlockwiseMLP
 from trainer.model.build import build_model
-from trainer.model.feature_extractor.file import read_extractor, write_extractor
+from trainer.model.feature_extractor.extractor import read_extractor, write_extractor
 from trainer.model.mlp import MLP
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts

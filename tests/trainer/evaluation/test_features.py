@@ -12,7 +12,7 @@ from trainer.__main__ import main
 from trainer.data import ToyConfig
 from trainer.evaluation import feature_classifier as features
 from trainer.evaluation.feature_classifier import trained_classifier
-from trainer.model.feature_extractor.file import check_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.extractor import check_extractor, feature_shape, read_extractor
 
 CONFIG = "configs/methods/blockwise.yaml"
 

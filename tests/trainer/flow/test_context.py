@@ -17,8 +17,8 @@ from trainer.flow import Condition, context
 from trainer.flow.context import BoxesConfig, CentreConfig, draw_holes
 from trainer.flow.space import Identity
 from trainer.model.build import build_model
+from trainer.model.conditioning import SpatialRescaler
 from trainer.model.dit import DiT
-from trainer.model.layer.spatial_rescaler import SpatialRescaler
 from trainer.model.values import initialised
 from trainer.task import FlowTask
 

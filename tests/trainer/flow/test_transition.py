@@ -16,7 +16,7 @@ from trainer.flow.path import PathSample
 from trainer.flow.question import FromTokens, HeadVelocities, Question, Tokens
 from trainer.flow.sampler import Dopri5Config, EulerConfig, HeunConfig
 from trainer.flow.token_times import by_value
-from trainer.model.layer.patches import PatchGrid
+from trainer.model.conditioning import PatchGrid
 
 MEAN, STD = 1.5, 0.5
 STRAIGHT = path.Affine(path.linear)

@@ -16,7 +16,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.model.adapted import without_adapters
 from trainer.model.build import build_model, dense_shapes, frozen_parameters, parameter_shapes
-from trainer.model.frozen import computing_dtype, freeze, frozen_tensors, put_frozen
+from trainer.model.network import computing_dtype, freeze, frozen_tensors, put_frozen
 
 NO_LINEAR_LAYERS = ("autoencoder", "blockwise_mlp")
 """Networks of convolutions, and of layers that have a matrix for each segment of time."""

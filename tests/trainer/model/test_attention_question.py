@@ -17,8 +17,8 @@ from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
 from trainer.flow.control.protocol import ControlInputs
 from trainer.flow.cost import AttentionConfig
 from trainer.flow.question import WithAttention
-from trainer.model.block_transforms import prepare_blocks
 from trainer.model.dit import DiT
+from trainer.model.network import prepare_blocks
 from trainer.sampling.flow import FlowParts
 
 HALVES = AttentionConfig(subjects=((0, 1, 4, 5), (10, 11, 14, 15)))

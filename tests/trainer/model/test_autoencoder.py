@@ -19,7 +19,7 @@ from trainer.config.run import RunConfig
 from trainer.data import Batch, ShardsConfig, read_index
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.feature_extractor.extractor import write_extractor
 from trainer.model.values import initialised
 from trainer.sampling.latent_space import build as build_space
 from trainer.task import ReconstructionTask

@@ -12,10 +12,8 @@ from tests.trainer.model.blockwise_networks import CLASSES, flow, network, point
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.time import segment_of, share_behind, start_of
-from trainer.model.blockwise import Blockwise
-from trainer.model.blockwise_mlp import BlockwiseMLP
+from trainer.model.blockwise import Blockwise, BlockwiseMLP, Groups, SegmentLinear
 from trainer.model.dit import DiT, FeedForward
-from trainer.model.layer.segments import Groups, SegmentLinear
 from trainer.model.values import initialised
 
 # Segments of time

@@ -10,8 +10,8 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.flow import Condition
 from trainer.flow.past import Past
 from trainer.flow.question import NextStates, NextToken, OfToken
-from trainer.model.causal_transition import CausalTransition
-from trainer.model.layer.patches import PatchGrid
+from trainer.model.conditioning import PatchGrid
+from trainer.model.transition import CausalTransition
 from trainer.model.values import initialised
 
 NUM, CLASSES = 3, 4

@@ -17,8 +17,8 @@ from torch.nn import functional
 from moe.seeds import fold_in, keyed_dropout, uniform
 from tests.trainer.model.language_models import SIZES, dense, window
 from trainer.config.model import GPTConfig
+from trainer.model.attention import Rotary, attend_last, attend_scattered, attend_whole, rotated
 from trainer.model.gpt import GPT, FeedForward
-from trainer.model.layer.attention import Rotary, attend_last, attend_scattered, attend_whole, rotated
 from trainer.model.values import initialised
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)

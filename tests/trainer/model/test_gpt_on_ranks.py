@@ -36,7 +36,7 @@ def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int, float], dict[s
 def trained(rank: int, world_size: int, mode: str, top_k: int, dropout: float) -> dict[str, Any]:
     """Losses, logits and gradients averaged over the ranks, and what was sent."""
     from trainer.distributed.groups import group_names
-    from trainer.model.parallel.parameters import named_parameters
+    from trainer.model.parallel.state import named_parameters
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
 

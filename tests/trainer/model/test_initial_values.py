@@ -14,9 +14,8 @@ from trainer.config.model import NetworkConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.model.build import bare_network, build_model, parameter_shapes
-from trainer.model.layer.initial import Initial, Normal
-from trainer.model.network import NetworkSpec
-from trainer.model.parallel.parameters import held_pieces
+from trainer.model.network import Initial, NetworkSpec, Normal
+from trainer.model.parallel.state import held_pieces
 from trainer.model.values import DrawnValues, fill
 
 MATRIX, CONVOLUTION, TABLE, SEGMENT = "matrix", "convolution", "table", "segment"

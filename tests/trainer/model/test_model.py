@@ -23,8 +23,7 @@ from trainer.flow import Condition
 from trainer.flow.field import guided
 from trainer.model.build import build_model, dense_parameters, expert_parameters, parameter_shapes
 from trainer.model.dit import DiT
-from trainer.model.parallel.parameters import named_parameters
-from trainer.model.parallel.state import StatePiece
+from trainer.model.parallel.state import StatePiece, named_parameters
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.task import FlowTask

@@ -10,11 +10,10 @@ from moe.adapters import RoutedLinear, RowTasks
 from trainer.config.model import DiTConfig, MLPConfig
 from trainer.config.sections import DeepSpeedConfig
 from trainer.flow.condition import Condition
-from trainer.model.block_transforms import prepare_blocks
+from trainer.model.adapted import pass_tasks
 from trainer.model.dit import DiT, FeedForward
 from trainer.model.mlp import MLP
-from trainer.model.network import Network
-from trainer.model.row_tasks import tell_tasks
+from trainer.model.network import Network, prepare_blocks
 
 
 def network(kind: str = "dit") -> Network:
@@ -34,7 +33,7 @@ def network(kind: str = "dit") -> Network:
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.normal_(0.0, 0.3, generator=generator)
-    tell_tasks(made, rows)
+    pass_tasks(made, rows)
     return made
 
 

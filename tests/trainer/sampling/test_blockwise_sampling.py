@@ -27,7 +27,7 @@ from trainer.flow.sampler import (
 from trainer.flow.sampler.segmented import Within
 from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise
-from trainer.model.layer.conditioning import steering
+from trainer.model.conditioning import steering
 
 # Features and their approximation
 

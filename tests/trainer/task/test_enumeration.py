@@ -9,8 +9,8 @@ import torch
 from tests.trainer.task.enumeration import Enumerated
 from trainer.config.task.environment import HyperGridConfig, NGramConfig
 from trainer.task.environment import HyperGrid, NGram
-from trainer.task.environment.enumeration import enumerated
-from trainer.task.environment.ngram import edit_distance
+from trainer.task.environment.built_in import edit_distance
+from trainer.task.environment.protocol import enumerated
 
 GRID = HyperGrid(HyperGridConfig(side=4, dimensions=3))
 WORDS = NGram(NGramConfig(alphabet="ABC", length=4, least_length=2, objectives=("AB",)))

@@ -15,9 +15,8 @@ from moe.seeds import fold_in
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from trainer.config.task.environment import HyperGridConfig, NGramConfig
 from trainer.task.environment import Environment, HyperGrid, NGram, check_laws
-from trainer.task.environment.hypergrid import FUNCTIONS
-from trainer.task.environment.ngram import most_often
-from trainer.task.environment.rollout import rollout
+from trainer.task.environment.built_in import FUNCTIONS, most_often
+from trainer.task.environment.protocol import rollout
 
 PLANAR = ("branin", "currin", "shubert", "sphere", "beale")
 ENVIRONMENTS: dict[str, Callable[[], Environment]] = {

@@ -17,8 +17,8 @@ from trainer.evaluation.pareto.measurement import ParetoMeasurement
 from trainer.model.build import build_model
 from trainer.observe.measurement import MeasurementSpec
 from trainer.task import TrajectoryBalanceTask
-from trainer.task.pareto import divisions
-from trainer.task.preference import Preferences
+from trainer.task.objects import divisions
+from trainer.task.rewards import Preferences
 from trainer.training.networks import TrainedNetworks
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "objects.schema.json").read_text())

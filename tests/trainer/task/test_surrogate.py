@@ -23,7 +23,7 @@ from trainer.experiment.stage import MeasureStage, TrainStage, check_stages, loa
 from trainer.model.build import build_model
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.environment import HyperGrid
-from trainer.task.surrogate import LENGTHS, NOISE, GaussianProcess, Surrogate
+from trainer.task.rewards import LENGTHS, NOISE, GaussianProcess, Surrogate
 from trainer.training.networks import TrainedNetworks
 
 CONFIG = HyperGridConfig(side=4)

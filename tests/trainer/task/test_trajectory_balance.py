@@ -18,11 +18,10 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.model.build import build_model
+from trainer.model.mlp import Policy
 from trainer.model.network import Network
-from trainer.model.policy_mlp import Policy
 from trainer.task import TrajectoryBalanceTask
-from trainer.task.log_reward import log_scalar
-from trainer.task.preference import Preferences, dirichlet, lattice, thermometer
+from trainer.task.rewards import Preferences, dirichlet, lattice, log_scalar, thermometer
 from trainer.training.networks import TrainedNetworks
 
 SMALL = {"kind": "hypergrid", "side": 4}

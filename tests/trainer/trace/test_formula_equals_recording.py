@@ -331,7 +331,7 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.engine.build import build_engine
     from trainer.model.build import build_model
-    from trainer.model.frozen import frozen_tensors, put_frozen
+    from trainer.model.network import frozen_tensors, put_frozen
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
 

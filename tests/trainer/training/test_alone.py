@@ -19,8 +19,8 @@ from trainer.__main__ import main
 from trainer.checkpoint.directory import complete_steps
 from trainer.config.rules.plan import plan_layout
 from trainer.model.build import build_model, parameter_shapes
-from trainer.model.feature_extractor.file import write_extractor
-from trainer.model.weights import initialise_from
+from trainer.model.feature_extractor.extractor import write_extractor
+from trainer.model.values import initialise_from
 from trainer.observe.metrics import read_metrics
 
 TINY = (

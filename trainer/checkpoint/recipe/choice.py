@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.flow import target
 from trainer.model.build import NETWORKS
-from trainer.model.weights import ROUTERS
+from trainer.model.values import ROUTERS
 
 SAMPLES, TOKENS, TEMPERATURE = 4, 50, 0.8
 """What a page draws: examples of a flow, tokens of a language model, at this temperature."""

@@ -6,8 +6,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 from trainer.distributed.engine.protocol import Engine
-from trainer.model.block_transforms import prepare_blocks
-from trainer.model.network import Network
+from trainer.model.network import Network, prepare_blocks
 
 
 def build_engine(module: Network, config: RunConfig, layout: Layout, device: torch.device) -> Engine:

@@ -40,10 +40,9 @@ from trainer.distributed.engine.norm import sum_of_squares
 from trainer.distributed.engine.protocol import STATE, StepOutcome
 from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
 from trainer.distributed.groups import group_names
-from trainer.model.bare import is_bare
 from trainer.model.network import Network
-from trainer.model.parallel.parameters import NamedParameter, named_parameters
-from trainer.model.parallel.state import Shard, StatePiece
+from trainer.model.parallel.state import NamedParameter, Shard, StatePiece, named_parameters
+from trainer.model.values import is_bare
 
 
 class DeepSpeedEngine:

@@ -18,7 +18,7 @@ from deepspeed.runtime.zero.partition_parameters import Init
 from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import Tensor, nn
 
-from trainer.model.bare import give_memory
+from trainer.model.values import give_memory
 
 
 def prepare(module: nn.Module, stage: int, dtype: torch.dtype, device: torch.device) -> None:

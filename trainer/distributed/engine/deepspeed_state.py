@@ -14,9 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.distributed.engine.protocol import MOMENTS, STATE
-from trainer.model.parallel.parameters import ExpertStack, NamedParameter
-from trainer.model.parallel.region import Region
-from trainer.model.parallel.state import Shard, StatePiece
+from trainer.model.parallel.state import ExpertStack, NamedParameter, Region, Shard, StatePiece
 
 
 @dataclass(frozen=True)

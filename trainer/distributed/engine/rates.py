@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer.config.sections import OptimConfig, in_order
-from trainer.model.parallel.parameters import NamedParameter
+from trainer.model.parallel.state import NamedParameter
 
 RATE = "rate"
 """Key of an optimiser group with the factor of its learning rate."""

@@ -24,8 +24,8 @@ from trainer.evaluation.pareto.indicators import front, hypervolume
 from trainer.experiment.built.objects import TrainedPolicy, opened_policy
 from trainer.task import environment as environments
 from trainer.task.environment import Environment, check_laws
-from trainer.task.environment.rollout import rollout
-from trainer.task.preference import dirichlet
+from trainer.task.environment.protocol import rollout
+from trainer.task.rewards import dirichlet
 
 _PREFERENCES = 1
 TOGETHER = 512

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from netsim.foundation.refusal import Refusal
-from trainer.model.feature_extractor.file import write_extractor
+from trainer.model.feature_extractor.extractor import write_extractor
 from trainer.model.feature_extractor.inception import FEATURES, SIDE, Inception
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS, PublishedLayout, TokensTaken
 from trainer.model.feature_extractor.published_weights import PublishedWeights

@@ -8,12 +8,12 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, Posi
 from torch import Tensor, nn
 
 from netsim.foundation.settings import Section
-from trainer.model.feature_extractor.plain_layer import PlainLayer
 from trainer.model.feature_extractor.transformer import (
     AttentionBlockLayer,
     FirstTokenLayer,
     PatchMapLayer,
     PatchTokensLayer,
+    PlainLayer,
 )
 
 _TwoSizes = BeforeValidator(lambda value: (value, value) if isinstance(value, int) else value)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
-from trainer.model.feature_extractor.file import FLOATING
+from trainer.model.feature_extractor.extractor import FLOATING
 from trainer.model.feature_extractor.published import INCEPTIONS, LAYOUTS
 
 _PICKLES = (b"PK\x03\x04", b"\x80")

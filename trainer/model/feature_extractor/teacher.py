@@ -10,8 +10,13 @@ from trainer.config.run import RunConfig
 from trainer.flow.objective import AlignedConfig
 from trainer.flow.objective.aligned import tokens_of
 from trainer.model.build import tokens_per_example
-from trainer.model.feature_extractor.extractor import Extractor
-from trainer.model.feature_extractor.file import check_extractor, describe_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.extractor import (
+    Extractor,
+    check_extractor,
+    describe_extractor,
+    feature_shape,
+    read_extractor,
+)
 
 
 class Teacher:

@@ -1,17 +1,41 @@
-"""Layers of vision transformers.
+"""Layers of vision transformers, and the description of a layer that is one module.
 
 Shape suffixes: B batch, D width, R rows and C columns of patches, T tokens, N heads, H values of a head.
 Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929, section 3.1.
 """
 
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-from trainer.model.feature_extractor.plain_layer import PlainLayer
+from netsim.foundation.settings import Section
+
+
+class PlainLayer(Section):
+    """A layer whose fields have the names of the arguments and attributes of its module."""
+
+    module: ClassVar[type[nn.Module]]
+    """Class of the module."""
+    fixed: ClassVar[dict[str, object]] = {}
+    """Attributes that a file does not hold, each with the only value that the module may have."""
+
+    def build(self) -> nn.Module:
+        """Makes the module."""
+        return self.module(**self.model_dump(exclude={"kind"}))
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Self:
+        """Describes a module of class ``cls.module``; refuses settings that a file cannot hold."""
+        for name, value in cls.fixed.items():
+            if getattr(module, name) != value:
+                raise ValueError(f"{name} {getattr(module, name)} is not supported; use {value}")
+        found: dict[str, Any] = {name: getattr(module, name) for name in cls.model_fields if name != "kind"}
+        if "bias" in found:
+            found["bias"] = found["bias"] is not None
+        return cls.model_validate(found)
 
 
 class PatchTokens(nn.Module):

@@ -5,10 +5,8 @@ from pathlib import Path
 from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
 from trainer.model.foreign.diffusers import DiffusersDiT
-from trainer.model.foreign.document import NAME, Document
-from trainer.model.foreign.gpt_neox import GPTNeoX
-from trainer.model.foreign.llama import Llama
-from trainer.model.foreign.protocol import Foreign
+from trainer.model.foreign.language_models import GPTNeoX, Llama
+from trainer.model.foreign.protocol import NAME, Document, Foreign
 from trainer.model.weight_files import files_of
 
 FOREIGN: dict[str, Foreign] = {kind.name: kind for kind in (DiffusersDiT(), Llama(), GPTNeoX())}

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from trainer.config.model import DiTConfig
 from trainer.config.run import RunConfig
-from trainer.model.foreign.document import Document
-from trainer.model.foreign.entry import Entry
-from trainer.model.foreign.protocol import QUANTISED, UNQUANTISED, Foreign, expect
+from trainer.model.foreign.protocol import QUANTISED, UNQUANTISED, Document, Entry, Foreign, expect
 from trainer.model.weight_files import Weights
 
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")

@@ -1,12 +1,173 @@
-"""What a network of another package is to this one: settings and a map of names, in both directions."""
+"""A kind of network of another package: its settings read key by key, and what tensors are made of there, exactly."""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
+from netsim.foundation.documents import parse_json
+from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
-from trainer.model.foreign.document import Document
-from trainer.model.foreign.entry import Entry
 from trainer.model.weight_files import Weights
+
+NAME = "config.json"
+_REMEDY = "give the folder as its package wrote it"
+
+
+class Document:
+    """Settings that are read key by key.
+
+    Attributes:
+        path: of the file.
+        values: what it holds.
+        largest: size that no width or number of layers exceeds, as far as it is known.
+    """
+
+    largest: int | None = None
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        self.path, self.values = path, values
+
+    @classmethod
+    def read(cls, folder: Path) -> Document:
+        """Reads config.json in a folder."""
+        path = folder / NAME
+        remedy = "give a folder that save_pretrained of diffusers or transformers wrote"
+        try:
+            values = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refusal(path, "network", f"cannot be read ({error})", remedy) from error
+        if not isinstance(values, dict):
+            raise Refusal(path, "network", "is not an object of settings", remedy)
+        return cls(path, values)
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A width, a number of layers or another size that shapes of weights follow from; see :meth:`whole`."""
+        value = self.whole(key, default)
+        if self.largest is not None and value > self.largest:
+            raise Refusal(self.path, key, f"is {value}, and the weights have no size above {self.largest}", _REMEDY)
+        return value
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """A number of 1 or more; without a default it has to be there."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if value is None:
+            raise Refusal(self.path, key, "is missing", _REMEDY)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise Refusal(self.path, key, f"is not a whole number of 1 or more ({value!r})", _REMEDY)
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A number; `default` where it is missing or null."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise Refusal(self.path, key, f"is not a number ({value!r})", _REMEDY)
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """A truth value; `default` where it is missing or null."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise Refusal(self.path, key, f"is neither true nor false ({value!r})", _REMEDY)
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
+        """The name here of a word there; `default` where it is missing."""
+        value = self.values.get(key, default)
+        if not isinstance(value, str) or value not in choices:
+            self.refuse(key, value, f"choose a network with one of {', '.join(choices)}")
+        return choices[value]
+
+    def expect(self, key: str, value: Any, remedy: str) -> None:
+        """Refuses a setting that has another value; one that is missing or null is let through."""
+        found = self.values.get(key)
+        if found is not None and found != value:
+            self.refuse(key, found, remedy)
+
+    def expect_none(self, *keys: str, remedy: str) -> None:
+        """Refuses settings that are there at all, unless they are null, false or empty."""
+        for key in keys:
+            if self.values.get(key):
+                self.refuse(key, self.values[key], remedy)
+
+    def refuse(self, key: str, value: Any, remedy: str) -> None:
+        """Refuses a setting."""
+        raise Refusal(self.path, key, f"is {value!r}, for which networks here have no counterpart", remedy)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One tensor here, and what it is made of there.
+
+    Attributes:
+        name: of the tensor here.
+        shape: of it.
+        parts: shapes of the tensors there by name; their rows, one tensor behind the other, are those of the tensor
+            here in another order.
+        order: int64, which of those rows each row here is; None: the same order.
+        copies: whether each part holds all rows instead, and all parts hold the same.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    parts: Mapping[str, tuple[int, ...]]
+    order: Tensor | None = None
+    copies: bool = False
+
+    @classmethod
+    def same(cls, name: str, other: str, *shape: int) -> Entry:
+        """A tensor that is there as it is here, under another name."""
+        return cls(name, shape, {other: shape})
+
+    def join(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """The tensor here, out of those there."""
+        found = [parts[name] for name in self.parts]
+        whole = found[0] if self.copies or len(found) == 1 else torch.cat(found)
+        return (whole if self.order is None else whole[self.order]).reshape(self.shape).contiguous()
+
+    def split(self, whole: Tensor) -> dict[str, Tensor]:
+        """The tensors there, out of the one here."""
+        rows = whole
+        if self.order is not None:
+            rows = torch.empty_like(whole)
+            rows[self.order] = whole
+        if self.copies:
+            return {name: rows.reshape(shape).clone() for name, shape in self.parts.items()}
+        lengths = [shape[0] for shape in self.parts.values()]
+        pieces = rows.split(lengths)
+        return {
+            name: piece.reshape(shape).contiguous()
+            for (name, shape), piece in zip(self.parts.items(), pieces, strict=True)
+        }
+
+
+def from_halves(heads: int, width: int, turned: int) -> Tensor:
+    """Row there of each row here, int64 [heads width]: rotated pairs are neighbours here, half the width apart there.
+
+    Su et al., "RoFormer", 2021, equation 34, pairs neighbours; GPT-NeoX and Llama pair coordinate i with i + turned / 2
+    of the first `turned` rows of a head.
+    """
+    pairs = torch.arange(turned).view(2, -1).T.flatten()
+    of_head = torch.cat([pairs, torch.arange(turned, width)])
+    return (width * torch.arange(heads)[:, None] + of_head).flatten()
+
+
+def elements(entries: list[Entry]) -> int:
+    """Elements of the tensors here."""
+    return sum(prod(entry.shape) for entry in entries)
+
 
 QUANTISED = "quantization_config"
 UNQUANTISED = "give the weights as they were before quantisation (float32, bfloat16 or float16)"

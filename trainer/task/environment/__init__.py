@@ -2,9 +2,8 @@
 
 from netsim.foundation.own_class import build_own
 from trainer.config.task.environment import AnyEnvironmentConfig, HyperGridConfig, NGramConfig, OwnEnvironment
-from trainer.task.environment.hypergrid import HyperGrid
+from trainer.task.environment.built_in import HyperGrid, NGram
 from trainer.task.environment.laws import check_laws
-from trainer.task.environment.ngram import NGram
 from trainer.task.environment.protocol import Environment
 
 

@@ -7,7 +7,8 @@ N states at which a step is taken, D values of a state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -22,12 +23,48 @@ from trainer.flow.context import Seen
 from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
-from trainer.task.policy.advantage import Compared
 from trainer.task.policy.policy import PolicyTask
-from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, to_the_branches
-from trainer.task.policy.routes import replayed
+from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, replayed, to_the_branches
 from trainer.training.task import Networks
 from trainer.training.weighting import FEW
+
+LEAST_DEVIATION = 1e-4
+"""Added to the deviation of the rewards of a group."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rewards of groups, compared within each.
+
+    Attributes:
+        advantage: [B, S, M] rewards less the mean of their group, in standard deviations of the group.
+        counts: bool [B, S, M], whether the group of an example has rewards that differ.
+        reward: the mean reward.
+        spread: the standard deviation within a group, on average.
+    """
+
+    advantage: Tensor
+    counts: Tensor
+    reward: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, rewards: Tensor, *, among: Literal["prompt", "seed"], limit: float) -> Self:
+        """Compares rewards [B, S, M] among those of a prompt, or of one noise (DeepSeekMath, arXiv 2402.03300, section
+        4.1.2).
+        """
+        group = (1, 2) if among == "prompt" else (2,)
+        mean = rewards.mean(group, keepdim=True)
+        deviation = (rewards - mean).square().mean(group, keepdim=True).sqrt()
+        advantage = (rewards - mean) / (deviation + LEAST_DEVIATION)
+        differs = rewards.amax(group, keepdim=True) > rewards.amin(group, keepdim=True)
+        return cls(
+            advantage=advantage.clamp(-limit, limit),
+            counts=differs.expand_as(rewards),
+            reward=rewards.mean(),
+            spread=deviation.mean(),
+        )
+
 
 NOT_COUNTED = -1e4
 """Logarithm of the weight of a group that does not count; finite, so that a batch of such groups has weights too."""

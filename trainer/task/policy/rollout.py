@@ -1,4 +1,6 @@
-"""Trajectories of a flow whose steps are choices, and what they choose.
+"""Trajectories of a flow whose steps are choices, and the experts that the network chose on them.
+
+A network without experts imports nothing for these: Megatron takes seconds.
 
 Shape suffixes: B prompts, S noises that the examples of a prompt begin at, M examples that begin at the same noise,
 N states at which a step is taken, D values of a state.
@@ -6,6 +8,8 @@ N states at which a step is taken, D values of a state.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,10 +22,31 @@ from trainer.config.task import GRPOConfig
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.sampler import EulerMaruyama, Field, build_diffusion, mean_log_density
 from trainer.flow.target import Quantity
-from trainer.task.policy.routes import recorded
+from trainer.model.parallel.state import HoldsExperts
 
 if TYPE_CHECKING:
     from moe.router.replay import Routes
+
+
+@contextmanager
+def recorded(network: nn.Module) -> Iterator[Routes | None]:
+    """Notes the experts that a network in evaluation mode chooses inside; yields None if it has no experts."""
+    if not any(isinstance(module, HoldsExperts) for module in network.modules()):
+        yield None
+        return
+    from moe.router.replay import record
+
+    with record(network) as routes:
+        yield routes
+
+
+def replayed(network: nn.Module, routes: Routes | None) -> None:
+    """Has the training passes of a network, possibly wrapped by its engine, choose as recorded."""
+    if routes is not None:
+        from moe.router.replay import replay
+
+        replay(network, routes)
+
 
 PUBLISHED = 2.25
 """Factor of the published weights sigma sqrt(h)."""

@@ -24,7 +24,6 @@ from trainer.flow.objective import (
     VelocityDistillationConfig,
 )
 from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
-from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import (
     dense_parameters,
     dense_shapes,
@@ -32,7 +31,8 @@ from trainer.model.build import (
     meta_network,
     tokens_per_example,
 )
-from trainer.model.causal_transition import chain_of
+from trainer.model.network import prepare_blocks
+from trainer.model.transition import chain_of
 from trainer.trace.formula import calls
 from trainer.trace.formula.drawing import drawing, may_communicate, weighing
 from trainer.trace.formula.fsdp import FSDPTraffic

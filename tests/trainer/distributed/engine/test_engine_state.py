@@ -14,7 +14,7 @@ from tests.selected import selected
 from tests.trainer.training.migration.migrated import Run
 from tests.trainer.training.migration.migrated import configuration as with_experts
 from trainer.config.run import RunConfig
-from trainer.model.parallel.region import Region
+from trainer.model.parallel.state import Region
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq")
 CASES = {

@@ -49,7 +49,7 @@ def whole_values(moe: bool) -> dict[str, torch.Tensor]:
     from trainer.config.layout import Layout
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import build_model
-    from trainer.model.parallel.parameters import held_pieces
+    from trainer.model.parallel.state import held_pieces
 
     divide_ranks(1, 1)
     config = configuration({}, moe=moe)

@@ -9,7 +9,7 @@ from tests.ranks import run_ranks
 from tests.trainer.distributed.engine.test_fsdp import Run, assembled, configuration
 from trainer.config.run import RunConfig
 from trainer.config.sections import OptimConfig, in_order
-from trainer.model.rates import check_rates
+from trainer.model.build import check_rates
 
 STEPS, DECAY, CLIP = 4, 0.1, 0.5
 RATES = {"blocks": 0.5, "blocks.1.qkv": 4.0, "unembed_patches.bias": 10.0, "embed": 4.0}

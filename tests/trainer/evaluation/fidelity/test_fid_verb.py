@@ -19,7 +19,7 @@ from trainer.__main__ import main
 from trainer.evaluation.fidelity.precision_recall import precision_recall
 from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.frechet import frechet_distance
-from trainer.model.feature_extractor.file import read_extractor, write_extractor
+from trainer.model.feature_extractor.extractor import read_extractor, write_extractor
 from trainer.sampling.trained import opened
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "fid.schema.json").read_text())

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from tests.trainer.commands import contents, refused, trained
 from tests.trainer.model.feature_extractor.vision_transformers import dinov2_weights
 from trainer.__main__ import main
-from trainer.model.feature_extractor.file import feature_shape
+from trainer.model.feature_extractor.extractor import feature_shape
 from trainer.observe.metrics import read_metrics
 
 WIDTH, PATCHES = 64, 4

@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import refused
-from trainer.model.feature_extractor.extractor import resized
-from trainer.model.feature_extractor.file import describe_extractor, read_extractor
+from trainer.model.feature_extractor.extractor import describe_extractor, read_extractor, resized
 from trainer.model.feature_extractor.importing import import_extractor
 
 inception = pytest.importorskip("torchvision.models.inception")

@@ -16,8 +16,13 @@ from torch.nn.functional import interpolate
 
 from netsim.foundation.refusal import Refusal
 from tests.trainer.model.feature_extractor.vision_transformers import Weights, dinov2_weights, renamed, tokens_of
-from trainer.model.feature_extractor.extractor import Extractor
-from trainer.model.feature_extractor.file import check_extractor, describe_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.extractor import (
+    Extractor,
+    check_extractor,
+    describe_extractor,
+    feature_shape,
+    read_extractor,
+)
 from trainer.model.feature_extractor.importing import import_extractor, resized_positions
 
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])

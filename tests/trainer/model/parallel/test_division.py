@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainer.model.parallel.division import Part
-from trainer.model.parallel.region import Region
+from trainer.model.parallel.state import Region
 
 CASES = [
     pytest.param((24, 5), 0, (24,), id="columns"),

@@ -15,9 +15,8 @@ from trainer.flow import Condition
 from trainer.flow.sampler import Euler
 from trainer.model.network import Network
 from trainer.sampling.reference import Reference
-from trainer.task.policy.advantage import Compared
-from trainer.task.policy.grpo import Chosen, GRPOTask, Prompts
-from trainer.task.policy.show import with_words
+from trainer.task.policy.grpo import Chosen, Compared, GRPOTask, Prompts
+from trainer.task.policy.policy import with_words
 from trainer.training.networks import TrainedNetworks
 
 

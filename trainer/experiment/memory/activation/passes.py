@@ -17,9 +17,8 @@ from trainer.data import Batch
 from trainer.experiment.memory.activation.ranks import even_routing, ranks_of
 from trainer.experiment.memory.activation.recording import Recorder, Recording
 from trainer.flow.coupling import Independent
-from trainer.model.block_transforms import prepare_blocks
 from trainer.model.build import bare_network, tokens_per_example
-from trainer.model.network import Network
+from trainer.model.network import Network, prepare_blocks
 from trainer.training.networks import TrainedNetworks
 from trainer.training.task import Task
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.experiment.memory.activation.storages import Storages
-from trainer.model.parallel.parameters import HoldsExperts
+from trainer.model.parallel.state import HoldsExperts
 
 Place = int | Literal["before", "after"]
 """A block of the network by its index, or what a pass computes before the first or behind the last."""

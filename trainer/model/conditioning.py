@@ -1,9 +1,10 @@
-"""How time and class steer the blocks of a network.
+"""How time, class and context reach the blocks of a network, and images as rows of patches.
 
-Shape suffixes: B batch, N tokens, D width.
+Shape suffixes: B batch, C channels, H W pixels, N patches or other tokens, P values of a patch, D width.
 """
 
 import math
+from dataclasses import dataclass
 from itertools import chain
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model.mlp import INPUT_WAVES
+from trainer.model.network import Constant, Initial, by_inputs
 
 LARGEST_PERIOD = 10_000.0
 TIME_SCALE = 1_000.0
@@ -88,3 +90,61 @@ def wave_embedding(values: Tensor, width: int) -> Tensor:
     exponents = torch.arange(width // 2, device=values.device, dtype=torch.float32) / (width // 2)
     angles = values.float()[..., None] * torch.exp(-math.log(LARGEST_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Square patches that cover an image, row by row; `size` pixels a side."""
+
+    rows: int
+    columns: int
+    size: int
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Cuts images [B, C, H, W] into patches [B, N, P]."""
+        batch, channels = images.shape[:2]
+        p = self.size
+        patches = images.view(batch, channels, self.rows, p, self.columns, p).permute(0, 2, 4, 1, 3, 5)
+        return patches.reshape(batch, self.rows * self.columns, channels * p * p)
+
+    def images(self, patches_BNP: Tensor) -> Tensor:
+        """Puts patches together to images [B, C, H, W]."""
+        p = self.size
+        patches = patches_BNP.unflatten(2, (-1, p, p)).unflatten(1, (self.rows, self.columns))
+        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+    def positions(self, width: int) -> Tensor:
+        """Waves of the row and of the column of each patch, [N, D]."""
+        rows, columns = (torch.arange(length, dtype=torch.float32) for length in (self.rows, self.columns))
+        by_row = wave_embedding(rows, width // 2)[:, None].expand(-1, self.columns, -1)
+        by_column = wave_embedding(columns, width // 2)[None].expand(self.rows, -1, -1)
+        return torch.cat([by_row, by_column], dim=-1).reshape(self.rows * self.columns, width)
+
+
+def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module | None) -> Tensor:
+    """States [B, C, H, W] with the channels of their context behind their own; `read_context` resizes it first."""
+    if context is None:
+        return x_t
+    read = context if read_context is None else read_context(context)
+    return torch.cat([x_t, read.to(x_t.dtype)], dim=1)
+
+
+class SpatialRescaler(nn.Conv2d):
+    """Halves a map a number of times, each time to the means of two by two, and mixes its channels by a matrix.
+
+    Rombach et al., 2022, appendix D; used by Dao et al., "Flow Matching in Latent Space", 2307.08698, section 4.2.
+    """
+
+    def __init__(self, num_read: int, num_written: int, halvings: int) -> None:
+        super().__init__(num_read, num_written, 1)
+        self.halvings = halvings
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        return Constant(0.0) if name == "bias" else by_inputs(math.prod(shape[1:]))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Maps [B, num_read, H, W] to [B, num_written, H / 2^halvings, W / 2^halvings]."""
+        values = input.to(self.weight.dtype)
+        for _ in range(self.halvings):
+            values = functional.interpolate(values, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return super().forward(values)
