@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import (
-    Field,
-    NonNegativeInt,
-    SerializeAsAny,
-    TypeAdapter,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, SerializeAsAny, TypeAdapter, WrapValidator, model_validator
 
 import trainer.data
 import trainer.flow.context

@@ -283,14 +283,7 @@ class BlockwiseMLP(Network):
     Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
     """
 
-    def __init__(
-        self,
-        config: BlockwiseMLPConfig,
-        *,
-        num_values: int,
-        num_classes: int,
-        num_fields: int = 1,
-    ) -> None:
+    def __init__(self, config: BlockwiseMLPConfig, *, num_values: int, num_classes: int, num_fields: int = 1) -> None:
         super().__init__()
         self.segments, self.null_label, self.dropout = config.segments, num_classes, config.dropout
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden) if num_classes else None
@@ -301,12 +294,7 @@ class BlockwiseMLP(Network):
     @classmethod
     def build(cls, spec: NetworkSpec[BlockwiseMLPConfig]) -> Self:
         """Builds the network of a run."""
-        return cls(
-            spec.config,
-            num_values=spec.num_values,
-            num_classes=spec.num_classes,
-            num_fields=spec.num_fields,
-        )
+        return cls(spec.config, num_values=spec.num_values, num_classes=spec.num_classes, num_fields=spec.num_fields)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         del shape

@@ -21,14 +21,7 @@ from trainer.flow.condition import Condition
 from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.past import Past
 from trainer.flow.question import FromTokens, HeadVelocities, NextStates, NextToken, OfToken, Question, Tokens
-from trainer.model.conditioning import (
-    PatchGrid,
-    modulate,
-    steering,
-    time_embedding,
-    wave_embedding,
-    with_waves,
-)
+from trainer.model.conditioning import PatchGrid, modulate, steering, time_embedding, wave_embedding, with_waves
 from trainer.model.dit import Block, DiT, FeedForward
 from trainer.model.mlp import MLP
 from trainer.model.network import Constant, Initial, Network, NetworkSpec, computing_dtype, steered, xavier
@@ -113,13 +106,7 @@ class TransitionDiT(DiT):
     Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
     """
 
-    def __init__(
-        self,
-        config: TransitionDiTConfig,
-        *,
-        shape: tuple[int, int, int],
-        **trunk: Any,
-    ) -> None:
+    def __init__(self, config: TransitionDiTConfig, *, shape: tuple[int, int, int], **trunk: Any) -> None:
         super().__init__(config, shape=shape, **trunk)
         del self.unembed_patches  # the head is in its place
         values = shape[0] * config.patch_size**2
@@ -172,13 +159,7 @@ class CausalTransition(Network):
     numbers: Tensor
     mask: Tensor
 
-    def __init__(
-        self,
-        config: CausalTransitionConfig,
-        *,
-        shape: tuple[int, ...],
-        num_classes: int,
-    ) -> None:
+    def __init__(self, config: CausalTransitionConfig, *, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
         self.hidden, self.null_label = config.hidden, num_classes
         self.chain = chain = chain_of(config, shape)

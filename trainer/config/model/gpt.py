@@ -56,14 +56,7 @@ class GPTConfig(NetworkConfig):
     data_kinds = ("python_source", "text")
     sample_kinds = ("text",)
     task_kinds = ("next_token",)
-    unseen_in_shapes = (
-        "num_heads",
-        "norm_epsilon",
-        "feed_forward",
-        "parallel_residual",
-        "rotary_base",
-        "rotary_share",
-    )
+    unseen_in_shapes = ("num_heads", "norm_epsilon", "feed_forward", "parallel_residual", "rotary_base", "rotary_share")
     flowless = "a gpt model predicts the next token"
     moves_tokens = True
     no_compilation = "a gpt turns queries by complex numbers, for which there is no compiled code"

@@ -5,14 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.foundation.refusal import Refusal
-from trainer.config.derived import (
-    cycle_of,
-    routed_adapters,
-    several_shapes,
-    sources_of,
-    states_of,
-    task_names,
-)
+from trainer.config.derived import cycle_of, routed_adapters, several_shapes, sources_of, states_of, task_names
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
 from trainer.config.rules.composition import Distillation, listed, name, partners, reasons, separate
 from trainer.config.rules.drawing import of_cost, of_no_class

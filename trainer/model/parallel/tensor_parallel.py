@@ -81,9 +81,7 @@ def _megatron(linear: nn.Linear) -> ModelParallelConfig:
 
 @torch.no_grad()
 def _take_over(
-    layer: ColumnParallelLinear | RowParallelLinear,
-    linear: nn.Linear,
-    divided: dict[str, tuple[int, Sequence[int]]],
+    layer: ColumnParallelLinear | RowParallelLinear, linear: nn.Linear, divided: dict[str, tuple[int, Sequence[int]]]
 ) -> dict[str, Part]:
     """Copies this rank's part of every parameter; `divided` gives dimension and sections. Returns the
     parts of those.
