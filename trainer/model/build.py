@@ -115,14 +115,9 @@ def expert_stacks(config: RunConfig) -> list[str]:
     return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in _expert_shapes(config)]
 
 
-def new_parameters(config: RunConfig) -> tuple[str, ...]:
-    """What the names of parameters begin with that `model.init_from` need not have."""
-    return config.model.new_parameters
-
-
 def inherited_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter that `model.init_from` must have, by its logical name."""
-    new = new_parameters(config)
+    new = config.model.new_parameters
     return {name: shape for name, shape in parameter_shapes(config).items() if not name.startswith(new)}
 
 

@@ -4,7 +4,6 @@ from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import modules_weights
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
-from trainer.model.build import new_parameters
 from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers
 from trainer.model.weight_files import open_weights
 
@@ -27,5 +26,5 @@ def write_initial_weights(engine: Engine, config: RunConfig) -> None:
         return
     path = weights_file(config.model.init_from)
     with open_weights(path) as weights:
-        fill(kept, SavedValues(weights, otherwise=drawn, new=new_parameters(config)))
+        fill(kept, SavedValues(weights, otherwise=drawn, new=config.model.new_parameters))
     load_routers(engine.module, path.parent)
