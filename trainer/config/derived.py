@@ -1,13 +1,11 @@
-"""What follows from the settings of a run: its shapes, its tasks, the calls of its network."""
+"""What follows from the settings of a run: its shapes, its adapters and their tasks."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from netsim.foundation.own_class import OwnClass
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.model.protocol import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
-from trainer.config.task import Calls
 from trainer.data import ImageFolderConfig, ShardsConfig
 from trainer.flow import control
 
@@ -95,42 +93,3 @@ def task_names(config: RunConfig) -> tuple[str, ...]:
         return ()
     num = adapters.tasks or len(sources) or 1
     return (*sources[:num], *map(str, range(len(sources), num)))
-
-
-def cycle_of(config: RunConfig) -> int:
-    """Optimiser steps that share what the task of a run collects."""
-    return _declared(config, "cycle", 1)
-
-
-def calls_of(config: RunConfig) -> tuple[Calls, ...] | None:
-    """The calls that the task of a run makes for every micro batch; None: a user's class does not declare them."""
-    calls = _declared(config, "calls", None)
-    if calls is None:
-        return None
-    if not isinstance(calls, tuple | list) or not all(isinstance(one, Calls) for one in calls):
-        raise ValueError(
-            f"task.class: calls of {config.task.kind} are {calls!r:.60}; give a tuple of trainer.config.task.Calls"
-        )
-    return tuple(calls)
-
-
-def passes_of(config: RunConfig) -> int:
-    """Losses that the task of a run cuts a micro batch into."""
-    return _declared(config, "passes", 1)
-
-
-def replays_of(config: RunConfig) -> bool:
-    """Whether the routers of a run's losses choose what those of its rollouts chose."""
-    return _declared(config, "replays", False)
-
-
-def weighs(config: RunConfig) -> bool:
-    """Whether what the task of a run collects has weights."""
-    return _declared(config, "weighs", False)
-
-
-def _declared(config: RunConfig, name: str, default: Any) -> Any:
-    """What a task says of itself by a setting, or by an attribute of a user's class."""
-    if not isinstance(config.task, OwnClass):
-        return getattr(config.task, name)
-    return config.task.setting(name, getattr(config.task.imported(), name, default))

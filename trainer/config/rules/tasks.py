@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.foundation.refusal import Refusal
-from trainer.config.derived import cycle_of, routed_adapters, several_shapes, sources_of, states_of, task_names
+from trainer.config.derived import routed_adapters, several_shapes, sources_of, states_of, task_names
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
 from trainer.config.rules.composition import Distillation, listed, name, partners, reasons, separate
 from trainer.config.rules.drawing import of_cost, of_no_class
@@ -24,7 +24,7 @@ HIDDEN = "with a model.label_dropout such as 0.1"
 
 def of_cycle(config: RunConfig, cycle: int | None = None) -> Objections:
     """A checkpoint, or a last step, within the steps that share what the task collects; None: the configured cycle."""
-    cycle = cycle_of(config) if cycle is None else cycle
+    cycle = config.task.cycle if cycle is None else cycle
     for field, steps in (("optim.steps", config.optim.steps), ("checkpoint.every", config.checkpoint.every)):
         if steps is not None and steps % cycle:
             problem = f"{steps} is not a multiple of the {cycle} steps that share what the task collects"

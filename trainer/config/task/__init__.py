@@ -1,6 +1,6 @@
 """The section that names what a run learns."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from netsim.foundation.own_class import KindOrClass, OwnClass
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
@@ -35,6 +35,38 @@ class OwnTask(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.task.Task"
     passed: ClassVar[tuple[str, ...]] = ("run",)
+
+    @property
+    def calls(self) -> tuple[Calls, ...] | None:
+        """As of settings of a task; None: the class does not declare them."""
+        calls = self._declared("calls", None)
+        if calls is None:
+            return None
+        if not isinstance(calls, tuple | list) or not all(isinstance(one, Calls) for one in calls):
+            raise ValueError(
+                f"task.class: calls of {self.kind} are {calls!r:.60}; give a tuple of trainer.config.task.Calls"
+            )
+        return tuple(calls)
+
+    @property
+    def cycle(self) -> int:
+        return self._declared("cycle", 1)
+
+    @property
+    def passes(self) -> int:
+        return self._declared("passes", 1)
+
+    @property
+    def replays(self) -> bool:
+        return self._declared("replays", False)
+
+    @property
+    def weighs(self) -> bool:
+        return self._declared("weighs", False)
+
+    def _declared(self, name: str, default: Any) -> Any:
+        """A setting, or else an attribute of the class."""
+        return self.setting(name, getattr(self.imported(), name, default))
 
 
 AnyTaskConfig = (

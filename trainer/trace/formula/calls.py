@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import cache
 
 from trainer.checkpoint.pretrained import restored_layout
-from trainer.config.derived import calls_of, cycle_of, passes_of, replays_of
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
@@ -28,7 +27,7 @@ def without_formula(config: RunConfig) -> str | None:
 
     ZeRO 3 and FSDP send parameters and gradients around each call, so that their order depends on what is called.
     """
-    calls = calls_of(config)
+    calls = config.task.calls
     if calls is None:
         return (
             f"task.class: {config.task.kind} may call the network in other ways than training does; {_REMEDY}, or give "
@@ -60,19 +59,19 @@ def without_formula(config: RunConfig) -> str | None:
 
 def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Collecting | None:
     """The rollouts of a cycle, None if the task has none; :func:`without_formula` is None."""
-    calls = [one for one in calls_of(config) or () if one.phase == "rollout"]
+    calls = [one for one in config.task.calls or () if one.phase == "rollout"]
     if not calls:
         return None
     made = tuple(
         RolloutCall(passage, one.count, one.gradient, own, _computation(config, layout, one) if work else None)
         for one, (passage, own) in zip(calls, _passages(config, layout, calls), strict=True)
     )
-    return Collecting(calls=made, micro_batches=layout.accumulation * cycle_of(config))
+    return Collecting(calls=made, micro_batches=layout.accumulation * config.task.cycle)
 
 
 def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[LossCall, ...]:
     """The calls of one loss; :func:`without_formula` is None."""
-    calls = [one for one in calls_of(config) or () if one.phase == "learn"]
+    calls = [one for one in config.task.calls or () if one.phase == "learn"]
     passages = _passages(config, layout, calls)
     return tuple(
         LossCall(passage, one.gradient, _computation(config, layout, one) if work else None)
@@ -83,7 +82,7 @@ def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tupl
 
 def losses(config: RunConfig, layout: Layout) -> int:
     """Micro steps of a rank in an optimiser step, each of them a loss."""
-    return layout.accumulation * passes_of(config)
+    return layout.accumulation * config.task.passes
 
 
 def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iterator[tuple[Passage, bool]]:
@@ -93,7 +92,7 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 
     @cache
     def own(states: int, evaluates: bool) -> Passage:
-        tokens, replays = states * tokens_per_example(config), replays_of(config) and not evaluates
+        tokens, replays = states * tokens_per_example(config), config.task.replays and not evaluates
         mode = {"evaluates": evaluates, "replays": replays, "sums": not zero_3}
         found = layers(config, layout, tokens=tokens, precision=precision, **mode)
         return Passage(config.model.num_layers, tuple(found))
@@ -125,7 +124,7 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 def without_work(config: RunConfig) -> str | None:
     """Why no formula gives what a task computes; None: one does."""
     task, kind = config.task, config.task.kind
-    if any(one.phase == "rollout" and one.gradient for one in calls_of(config) or ()):
+    if any(one.phase == "rollout" and one.gradient for one in config.task.calls or ()):
         return f"the gradients that {kind} takes in rollouts have no formula"
     if not isinstance(getattr(task, "reward", None), InkConfig | DistanceConfig | None):
         return "a reward that is a network, or of your own, has no formula"

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from math import prod
 
-from trainer.config.derived import weighs
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import FlowTaskConfig
@@ -37,7 +36,7 @@ def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
         case OwnCoupling() as coupling:
             weighed = getattr(coupling.imported(), "weighs", False)
         case _:
-            weighed = weighs(config)
+            weighed = config.task.weighs
     if weighed:
         yield all_gather("world", "float64", 8, layout.world_size)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from trainer.config.derived import cycle_of, several_shapes, task_names
+from trainer.config.derived import several_shapes, task_names
 from trainer.config.layout import Layout
 from trainer.config.model import transition
 from trainer.config.run import Flow, RunConfig
@@ -65,7 +65,7 @@ def trace_spec(
         raise ValueError(missing)
     if work and (unknown := calls.without_work(config)) is not None:
         raise ValueError(f"--work: {unknown}; leave it out, and take gaps from a recording by --times, or by --gap-ns")
-    collecting, cycle = calls.collecting(config, layout, work=work), cycle_of(config)
+    collecting, cycle = calls.collecting(config, layout, work=work), config.task.cycle
     micro_steps = replace(layout, accumulation=calls.losses(config, layout))
     step = TrainingStep(
         calls=_of_flow(config, layout, work) if _learns_flow(config) else calls.loss_calls(config, layout, work=work),

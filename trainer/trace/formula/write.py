@@ -7,7 +7,6 @@ from pathlib import Path
 
 from moe import collective_trace
 from moe.collective_trace import ROLLOUT
-from trainer.config.derived import calls_of
 from trainer.config.file import load_config
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
@@ -96,7 +95,7 @@ def _steps(written: str) -> tuple[int, ...]:
 
 def _collected(config: RunConfig, spec: TraceSpec) -> str:
     """Which of the written steps have rollouts; empty where the task has none."""
-    if not any(one.phase == ROLLOUT for one in calls_of(config) or ()):
+    if not any(one.phase == ROLLOUT for one in config.task.calls or ()):
         return ""
     steps = [step for step in spec.steps if spec.begins_cycle(step)]
     if not steps:
