@@ -85,9 +85,7 @@ def sources_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def task_names(config: RunConfig) -> tuple[str, ...]:
-    """Names of the tasks that routed adapters tell apart: the sources of the data first, then numbers; empty without
-    any.
-    """
+    """Names of the tasks that routed adapters tell apart, sources of data first, then numbers; empty without any."""
     adapters, sources = routed_adapters(config), sources_of(config)
     if adapters is None:
         return ()

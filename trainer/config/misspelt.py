@@ -81,9 +81,7 @@ SCHEMA = SHIPPED / "schemas" / "run.schema.json"
 
 
 def check_names(path: Path, overrides: Sequence[str]) -> None:
-    """Refuses an unknown key or kind in the words in which the models refuse it; overrides of stages are left for
-    later.
-    """
+    """Refuses an unknown key or kind in the words of the models; overrides of stages are left for later."""
     document = read_document(path)
     for override in overrides:
         if not override.startswith("stages."):

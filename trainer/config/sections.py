@@ -17,9 +17,7 @@ Every = Annotated[
 
 
 def counted_from_the_end(document: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which steps that are written by the end of the run are numbers; other mistakes are left
-    alone.
-    """
+    """A configuration in which steps that count from the end of the run are numbers; other mistakes stay."""
     optim = document.get("optim")
     steps = optim.get("steps") if isinstance(optim, Mapping) else None
     if not isinstance(steps, int) or isinstance(steps, bool):

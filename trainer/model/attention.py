@@ -25,9 +25,7 @@ class Context(Protocol):
         ...
 
     def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
-        """Lets every row attend to its sequence up to itself: queries [T, H, W], keys and values [T, 2, G, W] to [T,
-        H, W].
-        """
+        """Lets every row attend to its sequence up to itself: queries [T, H, W], keys and values [T, 2, G, W]."""
         ...
 
     def dropout_keys(self, residency: Residency) -> Tensor | None:
@@ -224,9 +222,7 @@ class Prompt(Window):
     """Prompts, padded to one length, whose keys and values begin a cache."""
 
     def __init__(self, length: int, cache: Cache) -> None:
-        """Takes the padded length; a padding position is overwritten before anything attends to it. The cache is
-        empty.
-        """
+        """Takes the padded length and an empty cache; padding is overwritten before anything attends to it."""
         super().__init__(length)
         self._cache = cache
 

@@ -75,9 +75,7 @@ class SegmentLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(segments, num_written))
 
     def forward(self, values: Tensor, segment: int | None) -> Tensor:
-        """Applies one segment's layer to [*rest, inputs], or with None each segment's to its group of [M, *rest,
-        inputs].
-        """
+        """Applies one segment's layer to [*rest, inputs], or with None each to its group of [M, *rest, inputs]."""
         if segment is not None:
             return functional.linear(values, self.weight[segment], self.bias[segment])
         multiplied = torch.baddbmm(self.bias[:, None], values.flatten(1, -2), self.weight.transpose(1, 2))
@@ -152,9 +150,7 @@ class Blockwise(Network):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Float32 [B, num_fields C, H, W], or the answer to `question`; `condition.segment` where all times are of
-        one.
-        """
+        """Float32 [B, num_fields C, H, W], or the answer to `question`; a `condition.segment` holds for all times."""
         if isinstance(question, Approximation):
             return self._approximation(x_t, t, condition, question)
         steering_BD, patches_BNP = self._read(x_t, t, condition)
@@ -246,9 +242,7 @@ class SegmentBlock(nn.Module):
         self.feed_forward_out = SegmentLinear(segments, config.inner, width)
 
     def forward(self, tokens_ZND: Tensor, steering_ZE: Tensor, segment: int | None) -> Tensor:
-        """Tokens [Z, N, D], steered by [Z, E] or [Z, N, E]; `segment` is None where examples are in groups, one a
-        segment.
-        """
+        """Tokens [Z, N, D], steered by [Z, E] or [Z, N, E]; `segment` None: examples are in groups, one a segment."""
         modulation = _for_tokens(self.modulation(steering_ZE, segment), tokens_ZND)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
         attended = self._attention(modulate(tokens_ZND, shift_1, scale_1), segment)

@@ -84,9 +84,7 @@ class GPT(Network):
         return Normal(0.02 / math.sqrt(2 * len(self.blocks)) if into_the_stream else 0.02)
 
     def forward(self, tokens_BN: Tensor, targets_BN: Tensor | None = None) -> Tensor:
-        """Logits [B, N, V], or with targets the cross entropy of each in nats [B, N]; float32 (float64 if the weights
-        are).
-        """
+        """Logits [B, N, V], or with targets cross entropies in nats [B, N]; float32 (float64 if the weights are)."""
         length = tokens_BN.shape[1]
         if length > self.context:
             raise ValueError(

@@ -45,9 +45,7 @@ class FlowHead(nn.Module):
         return Constant(0.0) if name.endswith("bias") or name.startswith("output") else xavier(shape)
 
     def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:
-        """Velocities, float32 [.., N, P], of states y [.., N, P] at times s [.., N]; features may have fewer
-        dimensions before N.
-        """
+        """Velocities, float32 [.., N, P], of states y at times s [.., N]; features may lack dimensions before N."""
         state = torch.cat([y.float(), s.float()[..., None]], dim=-1)
         hidden = self.read_state(with_waves(state).to(features.dtype)) + self.read_features(features)
         for layer in self.layers:
@@ -56,9 +54,7 @@ class FlowHead(nn.Module):
 
 
 class WithHead(Protocol):
-    """A trunk that computes features of tokens, and a head that is called with them; `mean` says how their velocity
-    comes.
-    """
+    """A trunk that computes features of tokens, and a head that reads them; `mean` says how velocities come."""
 
     mean: MeanVelocityConfig
 
@@ -72,9 +68,7 @@ class WithHead(Protocol):
 
 
 def answer(network: WithHead, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None) -> Tensor:
-    """Answers `Tokens`, `FromTokens` or `HeadVelocities`; without a question the velocity of the flow, float32 [B,
-    *D].
-    """
+    """Answers `Tokens`, `FromTokens` or `HeadVelocities`; None: the velocity of the flow, float32 [B, *D]."""
     if isinstance(question, FromTokens):
         return network.velocities(question.tokens, question.y, question.s)
     tokens_BND = network.tokens(x_t, t, condition)

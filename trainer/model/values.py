@@ -100,9 +100,7 @@ class DrawsExperts(Protocol):
     """A mixture of experts, known without importing Megatron."""
 
     def initial_values(self, part: str) -> Mapping[str, Tensor]:
-        """Whole float32 values on the CPU of ``router``, ``shared_experts`` or ``experts.`` with a logical id, by name
-        in it.
-        """
+        """Whole float32 CPU values by name in ``router``, ``shared_experts`` or ``experts.`` with a logical id."""
         ...
 
 

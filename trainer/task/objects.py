@@ -190,9 +190,7 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
 
 
 def divisions(num: int) -> int:
-    """Into how many parts a weight is divided, so that there are few preferences: 10 for two objectives, 4
-    for three.
-    """
+    """Parts that a weight is divided into so that preferences are few: 10 for two objectives, 4 for three."""
     few = [parts for parts in range(1, MOST_DIVISIONS + 1) if comb(parts + num - 1, num - 1) <= MOST_PREFERENCES]
     return max(few, default=1)
 

@@ -171,9 +171,7 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
     def built(
         self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
     ) -> list[Built]:
-        """Builds `num` objects of each preference [N, K]; the same with the same weights and seed, whichever stand
-        beside it.
-        """
+        """Builds `num` objects of each preference [N, K]; equal for equal weights and seed, whatever is beside it."""
         device = next(model.parameters()).device
         keys = fold_in(torch.tensor(derive_seed(seed, "objects")), torch.arange(num)).to(device)
         found = []

@@ -221,9 +221,7 @@ class BlockwiseConfig(SegmentNetworkConfig):
         context_channels: int = 0,
         mixture: int | None = None,
     ) -> int:
-        """With a residual network the trunk runs at the first call of each segment only; no projection to
-        the teacher.
-        """
+        """With a residual network the trunk runs at the first call of a segment alone; no projection to the teacher."""
         del mixture
         block, tokens = self._block_multiply_adds(state_shape), self.tokens(state_shape)
         trunk = calls["network"] * self.trunk_layers * block

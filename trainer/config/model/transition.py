@@ -21,9 +21,7 @@ class HeadConfig(Section):
     """Hidden layers."""
 
     def multiply_adds(self, values: int, features: int, *, draws: int = 1) -> int:
-        """Multiply-adds of one call for one token of `draws` states at once; the features are read once for all of
-        them.
-        """
+        """Multiply-adds of one call for `draws` states of one token; its features are read once for all of them."""
         state = (values + 1) * (1 + 2 * INPUT_WAVES) * self.hidden
         behind = (self.layers - 1) * self.hidden**2 + self.hidden * values
         return features * self.hidden + draws * (state + behind)

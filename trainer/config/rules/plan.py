@@ -94,9 +94,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
 
 
 def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) -> Layout:
-    """Shares a network among ranks that draw from it, one example a pass; batches and engines of training do not
-    count.
-    """
+    """Shares a network among ranks that draw from it, one example a pass, whatever batches and engine train it."""
     refuse(
         tasks.of_adapters(config),
         of_tensor(config, world_size),

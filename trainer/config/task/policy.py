@@ -194,9 +194,7 @@ class AdjointMatchingConfig(TaskSettings):
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """The rollout, the base backwards along it, and a pass that learns; calls of the base by a cost
-        are left out.
-        """
+        """The rollout, the base backwards along it, and a pass that learns; a cost may call the base besides."""
         rows = 1 if self.guidance in (0.0, 1.0) else 2
         return (
             Calls("rollout", self.steps, rows),

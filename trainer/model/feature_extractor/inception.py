@@ -24,9 +24,7 @@ Kernel = int | tuple[int, int]
 
 
 class Inception:
-    """The network, images [N, 3, H, W] with H and W from 75 to features [N, 2048], and its convolutions by published
-    name.
-    """
+    """Network from images [N, 3, H, W], H and W from 75, to features [N, 2048], and convolutions by published name."""
 
     def __init__(self, pools: Pools) -> None:
         """Makes the modules with torchvision's or FID's pools, on the default device."""

@@ -30,9 +30,7 @@ class Part:
 
     @classmethod
     def of(cls, shape: Sequence[int], dimension: int, sections: Sequence[int], rank: int, num_ranks: int) -> "Part":
-        """The share of a rank: as much of each section as every other rank has; widths of sections are multiples of
-        the ranks.
-        """
+        """The share of a rank: as much of each section as every other rank has, which the ranks divide."""
         assert sum(sections) == shape[dimension]
         stretches, first = [], 0
         for width in sections:

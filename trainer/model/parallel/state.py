@@ -222,9 +222,7 @@ def named_parameters(model: nn.Module) -> list[NamedParameter]:
 
 
 def held_pieces(model: nn.Module) -> list[StatePiece]:
-    """What a rank's network, divided by no engine, holds as rectangles of kind ``weight``; writing to them
-    changes it.
-    """
+    """Rectangles of kind ``weight`` of a network that no engine has divided; writing to them changes it."""
     pieces = []
     for named in named_parameters(model):
         values = named.parameter.detach()

@@ -83,9 +83,7 @@ def _megatron(linear: nn.Linear) -> ModelParallelConfig:
 def _take_over(
     layer: ColumnParallelLinear | RowParallelLinear, linear: nn.Linear, divided: dict[str, tuple[int, Sequence[int]]]
 ) -> dict[str, Part]:
-    """Copies this rank's part of every parameter; `divided` gives dimension and sections. Returns the
-    parts of those.
-    """
+    """Copies this rank's part of every parameter, by dimension and sections of `divided`; returns those parts."""
     group = parallel_state.get_tensor_model_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
     parts = {}

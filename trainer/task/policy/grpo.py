@@ -50,9 +50,7 @@ class Compared:
 
     @classmethod
     def of(cls, rewards: Tensor, *, among: Literal["prompt", "seed"], limit: float) -> Self:
-        """Compares rewards [B, S, M] among those of a prompt, or of one noise (DeepSeekMath, arXiv 2402.03300, section
-        4.1.2).
-        """
+        """Compares rewards [B, S, M] among those of a prompt, or of one noise (arXiv 2402.03300, section 4.1.2)."""
         group = (1, 2) if among == "prompt" else (2,)
         mean = rewards.mean(group, keepdim=True)
         deviation = (rewards - mean).square().mean(group, keepdim=True).sqrt()

@@ -66,9 +66,7 @@ class Choice:
 
 
 class NoisySteps:
-    """The steps of a flow from noise to data, all but the last of them normally distributed (Flow-GRPO,
-    section 4.2).
-    """
+    """The steps of a flow from noise to data, all but the last normally distributed (Flow-GRPO, section 4.2)."""
 
     def __init__(self, config: GRPOConfig) -> None:
         self.passes = config.passes
