@@ -66,7 +66,7 @@ class HyperGrid(Environment):
 
 
 class Function(NamedTuple):
-    """A test function of optimisers, places float64 [B, S] in [0, 1] to [B]; its worst value becomes 0, its best 1."""
+    """A test function for optimisers: places float64 [B, S] in [0, 1] to [B]; its worst value becomes 0, its best 1."""
 
     value: Callable[[Tensor], Tensor]
     worst: float
