@@ -68,14 +68,8 @@ class CoherentMoELayer(PlacedMoELayer):
     ) -> tuple[Tensor, Tensor, Residency]:
         """Moves tokens to their experts and computes the experts' outputs.
 
-        Args:
-            rows_TD: the residual stream, [T, D], in the order of the residency.
-            residency: where the tokens are.
-            normalise: normalisation before router and experts, [rows, D] -> [rows, D]; row by row.
-
-        Returns:
-            The residual stream as it was and the gate-weighted sum of the experts' outputs, each [T, D] on the new
-            ranks, and where the tokens are now.
+        Returns the residual stream as it was and the gate-weighted sum of the experts' outputs, each [T, D] on the new
+        ranks, and where the tokens are now. `normalise`, before router and experts, works row by row.
         """
         normal_TD = normalise(rows_TD)
         probs_TE, map_TE = self.router(normal_TD[:, None])

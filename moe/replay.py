@@ -39,9 +39,7 @@ def meaning(name: str) -> str:
 class ExpertGroups:
     """Names the groups that a dispatch mode uses, in the order that recordings and formulas give them.
 
-    Attributes:
-        num_ranks: ranks of an expert-parallel group.
-        groups: groups of the trace in that mode: those between and inside nodes where it needs them, and only there.
+    `groups` holds those between and inside nodes where the mode needs them, and only there.
     """
 
     def __init__(self, groups: Groups, num_ranks: int, relay_ranks: int | None) -> None:

@@ -286,7 +286,6 @@ def deal(map_TP: Any, quotas_EG: NDArray[np.int64], slots: Slots) -> None:
         map_TP: Whether a token chose the expert of a slot, bool, numpy array or torch tensor; choices of an expert with
             replicas are in all its slots before, and in one of them afterwards.
         quotas_EG: Choices of each expert that each rank serves; for every expert as many in all as there are choices.
-        slots: The slots.
     """
     numbers = np.arange(slots.experts.size).reshape(slots.experts.shape)
     several_E = slots.holders.sum(axis=1) > 1

@@ -169,7 +169,6 @@ class RoutingTrace:
         """Read a trace of this project (`.npz`) or of ExFlow (`.npy`, [tokens, layers] or [tokens, layers, k]).
 
         Args:
-            path: The file.
             num_experts: Experts per layer; required for `.npy`, which does not contain it, refused for `.npz`.
 
         Returns:

@@ -146,7 +146,7 @@ def expected_exchanges(
         tokens: tokens of each rank.
         top_k: experts of a token.
         most_choices: choices that a message of coherent dispatch has room for.
-        borrowings: replicas of each layer; empty: there are none.
+        borrowings: replicas of each layer; empty without any.
         seats: choices that each expert has room for from each rank, for capped dispatch.
     """
     if num_ranks == 1 or not layers:

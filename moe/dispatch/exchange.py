@@ -208,7 +208,6 @@ class MoveRows(Function):
         """Moves rows; returns rows [R, D], gate values [R, K] and labels int64 [R, L] in order of their source.
 
         Args:
-            ctx: autograd's context.
             rows_TD: rows of this rank.
             gates_TK: gate values of each, of an element size that is a multiple of the rows'.
             labels_TL: integers of each, of less than 31 bits.

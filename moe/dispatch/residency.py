@@ -52,14 +52,9 @@ class Residency:
         rows_N: Sequence[int] | None = None,
         per_rank: int | None = None,
     ) -> "Residency":
-        """Every token on its home rank.
+        """Every token on its home rank; the ranks have as many, or `rows_N`, and `per_rank` numbers each.
 
-        Args:
-            rows: tokens of this rank.
-            group: the ranks that tokens move among; None: they never move.
-            device: where the rows are.
-            rows_N: tokens of each rank; None: as many on each.
-            per_rank: numbers of a home rank; None: as many as rows.
+        Without a group tokens never move.
         """
         per_rank = rows if per_rank is None else per_rank
         rank, size = (0, 1) if group is None else (dist.get_rank(group), group.size())

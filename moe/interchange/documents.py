@@ -38,14 +38,9 @@ def read_document(path: Path, remedy: str) -> Any:
 
 
 def whole_numbers(path: Path, field: str, value: Any, shape: tuple[str, ...], remedy: str) -> NDArray[np.int64]:
-    """Take a rectangular array of whole numbers, int64 with at least one entry, out of a document or refuse it.
+    """Take a rectangle of whole numbers, int64 with at least one entry, out of nested lists or a tensor, or refuse it.
 
-    Args:
-        path: The file, for errors.
-        field: Place of the value in it.
-        value: Nested lists or a tensor.
-        shape: What each axis counts; the first may be `...` for any number of axes.
-        remedy: Advice to the user about another value.
+    `shape` says what each axis counts; the first may be `...` for any number of axes.
     """
     wanted = f"whole numbers [{', '.join(shape)}]"
     try:

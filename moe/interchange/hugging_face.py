@@ -38,11 +38,9 @@ class _Choice(NamedTuple):
 
 
 class ExpertChoices:
-    """Listens to the experts of a model.
+    """Listens to the experts of a model; layers are named in the order of the last pass.
 
-    Attributes:
-        num_experts: Experts per layer; the largest number if layers differ.
-        layers: Names of the layers of the last pass, in its order.
+    The number of experts is the largest if layers differ.
     """
 
     def __init__(self, model: nn.Module) -> None:

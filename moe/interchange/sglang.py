@@ -36,7 +36,7 @@ def read_distribution(
     group: tuple[int, int] | None = None,
     slots: int | None = None,
 ) -> Imported:
-    """Read a dump: a routing trace if it has tokens, else a placement that packs its counts.
+    """Read a dump, in one or several files: a routing trace if it has tokens, else a placement that packs its counts.
 
     Args:
         paths: JSON or `.pt`; several of one recording, such as one a rank.

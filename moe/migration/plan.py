@@ -211,11 +211,8 @@ def plan_migration(
     into exchanges that leave every layer balanced, and the best of them are taken.
 
     Args:
-        statistics: Counts of the traffic.
-        topology: Ranks of one expert-parallel group and the cost of a move between them.
         slot_to_expert: Present logical expert of each slot, [L, E].
         target: Rank of each expert in a balanced placement, [L, E].
-        objective: Dispatch mode.
         most_moves: Experts that move at most.
         expert_tokens: Number of tokens of the statistics whose transfer costs as much as that of an expert.
         fixed: Experts that must stay, [L, E]; None: any may move.

@@ -23,12 +23,8 @@ _MOST_COST = 1e100
 
 @dataclass(frozen=True)
 class LinkRates:
-    """Rates of the links between ranks.
-
-    Attributes:
-        intra_bps: Bits per second of a rank's link to the ranks of its node.
-        inter_bps: Bits per second of a rank's link to other nodes.
-        latency_s: Seconds until a message's first byte arrives.
+    """Rates of the links of a rank to its node and to other nodes, bits a second, and seconds until a first byte
+    arrives.
     """
 
     intra_bps: float

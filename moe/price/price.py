@@ -39,12 +39,10 @@ _REMEDY = "write it with `python -m moe price`"
 
 @dataclass(frozen=True)
 class Simulated:
-    """Two traces on one fabric.
+    """Two traces on one fabric: for each transport the completion of both, ms, mean over the seeds.
 
-    Attributes:
-        times_ms: For each transport the completion of both traces, ms, mean over the seeds.
-        gaps: Source of the gaps of computation of the second trace, in netsim's words.
-        rates: Rates of a rank's links on the fabric, None where it is not made of hosts with one link each.
+    Gaps say in netsim's words whose computation the second trace had. There are no rates where the fabric is not made
+    of hosts with one link each.
     """
 
     times_ms: dict[str, tuple[float, float]]
@@ -195,17 +193,10 @@ class Price(_Record):
 
 @dataclass(frozen=True, kw_only=True)
 class PriceRequest:
-    """Request for a price.
+    """Request for a price: traces of one run, a placement, a fabric for netsim and a folder for the files.
 
-    Attributes:
-        trace: Recorded collective trace.
-        routing: Routing trace of the same run.
-        placement: Placement to price.
-        current: Placement that the run was recorded under; None: contiguous.
-        scenario: Fabric for netsim.
-        dispatch: Mode under the placement; None: that of the placement.
-        rates: Rates for predictions; None: those of the fabric.
-        out: Folder of the files.
+    Without `current` the run was recorded under the contiguous placement; without `dispatch` it is that of the
+    placement, without `rates` they are those of the fabric.
     """
 
     trace: Path

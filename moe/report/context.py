@@ -24,14 +24,7 @@ _MASTER_BYTES = 4
 
 @dataclass(frozen=True)
 class Volume:
-    """Sizes of a token and of a training step.
-
-    Attributes:
-        token_bytes: Bytes of one token's hidden state, None if the trace does not say.
-        element_bytes: Bytes of one element of it, None if the trace does not say.
-        tokens_per_step: Tokens of one expert-parallel group in a recorded optimiser step, None if steps are unknown.
-        micro_batches: Micro batches of a step.
-    """
+    """Sizes of a token and of a training step of one expert-parallel group, None where the trace does not say."""
 
     token_bytes: int | None = None
     element_bytes: int | None = None

@@ -141,14 +141,7 @@ def percent(value: float) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """A straight map from values to places along an axis.
-
-    Attributes:
-        low: Value at the start.
-        high: Value at the end, above `low`.
-        start: Place of `low`.
-        end: Place of `high`; below `start` for an axis that points up.
-    """
+    """A straight map from values to places along an axis; `end` is below `start` for an axis that points up."""
 
     low: float
     high: float
@@ -254,11 +247,6 @@ def draw_scale(
     """Draw the key of a heat map as an upright strip whose top left corner is at (x, y).
 
     Args:
-        drawing: The picture.
-        x: Left edge of the strip.
-        y: Top edge.
-        height: Its height.
-        colours: The palette.
         labels: Places on the strip, 0 at the bottom to 1, and their texts.
         title: Meaning of the colours, written above.
         spread: Map from places on the strip to places on the palette, where colours are not spread evenly.

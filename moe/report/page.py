@@ -96,14 +96,8 @@ class Figure:
 class Table:
     """Rows of text under column names; the first column is left-aligned, the others hold numbers.
 
-    Attributes:
-        columns: Column names.
-        rows: Cells, as many a row as there are columns.
-        caption: A line below the table, may be empty.
-        half: Whether it shares a row with another half.
-        words: Whether the cells hold words, to be aligned to the left, and not numbers.
-        dense: Whether there are so many columns that they are set in small type.
-        best: Row and column, from 0, of the cells that stand out.
+    Cells of words are left-aligned; a dense table has so many columns that they are set in small type; `best` are row
+    and column, from 0, of the cells that stand out.
     """
 
     columns: Sequence[str]
@@ -190,9 +184,7 @@ class Link:
 class Choice:
     """Blocks of which a reader sees one at a time, and on paper all, without a script.
 
-    Attributes:
-        name: Of the choice, a word that no other choice of the page has.
-        options: Label and block of each, the first chosen at the start; 8 at most.
+    Its name is a word that no other choice of the page has; the first of at most 8 options is open at the start.
     """
 
     name: str
@@ -232,18 +224,11 @@ class Section:
 def page(
     title: str, finding: str, sections: Sequence[Section], *, kicker: str = "", footer: str = "", verb: str = ""
 ) -> str:
-    """Compose a page.
+    """Compose a page: a whole HTML document that needs no other file.
 
-    Args:
-        title: What the page is about.
-        finding: One sentence that a reader should take away.
-        sections: The sections in order.
-        kicker: A short line above the title, such as the dispatch mode; may be empty.
-        footer: A line at the end, such as where the numbers come from; may be empty.
-        verb: The verb that writes the page where another one might, such as `place`; may be empty.
-
-    Returns:
-        A whole HTML document that needs no other file.
+    The finding is one sentence that a reader should take away. Above the title is the kicker, such as the dispatch
+    mode, and at the end the footer, such as where the numbers come from. `verb` names who writes the page where others
+    might.
     """
     above = f'<p class="kicker">{escape(kicker)}</p>' if kicker else ""
     below = f"<footer>{escape(footer)}</footer>" if footer else ""

@@ -183,9 +183,7 @@ def fewest_parts(
     Args:
         experts: Experts of each set, -1 where there is no choice, [N, K].
         tokens: Tokens of each set, [N].
-        num_experts: Experts E of the layer.
         parts: Parts that the experts are divided into equally.
-        rounds: Rounds of the prices.
         homes: Part of the tokens of each set, which does not count, [N]; None to count all parts.
         shares: Load of each expert in units of the limit of a part, [E]; None for no limit.
     """

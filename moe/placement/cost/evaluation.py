@@ -149,13 +149,11 @@ def _evaluation(
 
 @dataclass(frozen=True)
 class TradeoffPoint:
-    """Traffic and load of the placement that was found under one cap.
+    """Traffic and load of the placement that was found under one cap on the busiest rank of every layer, None for no
+    cap.
 
-    Attributes:
-        max_load: Cap on the busiest rank of every layer, as a multiple of the mean load; None for no cap.
-        cost: Cost per token, in units of the cost matrix.
-        cross_rank: Moves of one token to other ranks in the forward pass, over all layers and exchanges.
-        busiest: Load of the busiest rank over the mean load in the worst layer, which is what a cap is about.
+    Cost and moves to other ranks are those of a token, over all layers and exchanges; the busiest rank is that of the
+    worst layer, over its mean, which is what a cap is about.
     """
 
     max_load: float | None

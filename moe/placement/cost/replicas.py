@@ -37,7 +37,6 @@ def replicated_moves(
 
     Args:
         statistics: Counts of the routing trace; ValueError if they lack what the dispatch mode needs.
-        topology: Ranks and what a move between them costs.
         holders: Ranks that hold each expert, as many experts on every rank, [L, E, G].
         dispatch: Dispatch mode that moves the tokens.
         rule: How a home-return run splits choices over replicas: even or least_loaded.

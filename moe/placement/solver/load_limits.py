@@ -86,8 +86,6 @@ def load_limits(
     """Most choices that any rank may compute under a cap, float64 [L]; a balanced assignment that keeps them exists.
 
     Args:
-        statistics: Counts of the routing trace.
-        num_ranks: Ranks G of the group.
         max_load: The cap, as a multiple of the mean load of a rank; at least 1.
         strict: Refuse a cap that some layer cannot keep; otherwise the limit of such a layer is the least load found.
 

@@ -160,7 +160,6 @@ def _fill_for_moves(
         priced: Those of them whose move counts, [G, E].
         cost: Cost of their moves between ranks, [G, G].
         onward: Cost of the next move, by expert and rank, [E, G].
-        slots_per_rank: Slots of one rank.
     """
 
     def saving(expert: int) -> NDArray[np.float64]:

@@ -238,10 +238,7 @@ def search_layers(
     The result, [L, E], keeps the limits, and no layer costs more than with contiguous experts if those keep them too.
 
     Args:
-        statistics: Counts of the routing trace.
-        topology: Ranks and what a move between them costs.
         dispatch: home, copies or hierarchical.
-        seed: Seed of the draws.
         limits: Most choices of one rank by layer, [L], or None.
         start: An assignment to begin from in place of those that the search makes itself, [L, E].
         steps: Exchanges of a layer; by default enough for its size.
