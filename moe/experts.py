@@ -196,7 +196,7 @@ class StackedExperts(nn.Module):
     Attributes:
         linear_fc1: W1 of every expert, [C, F, D].
         linear_fc2: W2 of every expert, [C, D, F].
-        loans: weights of replicas in further slots of this rank; None: there are none in the layer.
+        loans: weights of replicas in further slots of this rank; None if absent.
     """
 
     loans: Loans | None = None

@@ -105,7 +105,7 @@ class Visits:
         choices: kept choices.
         tokens: tokens with at least one kept choice there.
         nodes: tokens with at least one kept choice on each node, [N, M].
-        borrowing: replicas of the layer; None: there are none.
+        borrowing: replicas of the layer; None if absent.
         seats: choices that each expert has room for from each rank; needed in capped dispatch alone.
     """
 

@@ -49,7 +49,7 @@ def cut_by_margin(
         map_TE: bool, the choices: of each token its best ones, at least `due`.
         slots_E: choices that each expert keeps, at least 0; one number for all, or int64 [E].
         due: experts that each token is to visit.
-        counted_T: bool, false for padding, which chose nothing; None: there is none.
+        counted_T: bool, false for padding, which chose nothing; None if absent.
 
     Returns:
         bool [T, E]. No column is over its slots and no row longer than it was. Where no column of the map is over, it
@@ -89,7 +89,7 @@ def serve(keys_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | 
             to come. Among equals the earlier token is listed.
         slots_E: choices that each expert takes, at least 0; one number for all, or int64 [E].
         due: experts that each token is to visit.
-        counted_T: bool, false for padding; None: there is none.
+        counted_T: bool, false for padding; None if absent.
 
     Returns:
         bool [T, E]: where no expert has more due choices than slots, exactly those.
