@@ -196,7 +196,7 @@ class RoutedLinear(nn.Module):
 
 
 def mean_module(A_HMIR: Tensor, B_HMRO: Tensor) -> tuple[Tensor, Tensor]:
-    """A [R, D] and B [P, R] of the low-rank adapter that is the mean of modules; see :meth:`RoutedLinear.mean`."""
+    """A [R, D] and B [P, R] of the low-rank adapter that is the mean of modules."""
     return _joined(A_HMIR.mean(1), B_HMRO.mean(1))
 
 

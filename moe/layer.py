@@ -69,7 +69,7 @@ class PlacedMoELayer(MoELayer):
 
         Args:
             config: the mixture of experts.
-            megatron: the same as Megatron's configuration, see :func:`transformer_config`.
+            megatron: the same as Megatron's configuration, by :func:`transformer_config`.
             layer: index of the block in its model, from 0.
             seed: seed of the initial weights.
             slot_to_expert: logical expert of each physical slot of the expert-parallel group, int [P]; P = E without

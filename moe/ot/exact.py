@@ -121,7 +121,7 @@ def partial_problem(cost: Tensor, a: Tensor, b: Tensor, *, mass: float | Tensor)
         mass: 0 to the sums of a and of b, one for all or [...].
 
     Returns:
-        A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; see `without_slack`.
+        A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; for `without_slack`.
 
     Raises:
         ValueError: a mass below 0, or more than a or b hold.
@@ -147,7 +147,7 @@ def capacity_problem(cost: Tensor, a: Tensor, capacity: Tensor) -> Problem:
         capacity: [..., M], summing to at least the sum of a.
 
     Returns:
-        A balanced problem with a dummy row, [..., N + 1, M]; see `without_slack`.
+        A balanced problem with a dummy row, [..., N + 1, M]; for `without_slack`.
 
     Raises:
         ValueError: too little capacity.
@@ -168,7 +168,7 @@ def dropping_problem(cost: Tensor, a: Tensor, capacity: Tensor, *, price: float)
         price: in units of cost.
 
     Returns:
-        A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; see `without_slack`.
+        A balanced problem with a dummy row and a dummy column, [..., N + 1, M + 1]; for `without_slack`.
     """
     a, capacity = check_masses(cost, a, capacity)
     return _pad(cost, a, capacity, row=capacity.sum(-1), column=a.sum(-1), drop=price, corner=0.0)

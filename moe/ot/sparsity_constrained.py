@@ -30,7 +30,7 @@ def expert_potentials(
     max_evaluations: int = 40,
     reduce: Reduce | None = None,
 ) -> Plan:
-    """Price the experts until their loads are what is asked for; each token goes to its best k at these prices.
+    """Price the experts until their loads are b; each token goes to its best k at these prices.
 
     M variables balance any number of tokens. The problem is smooth where tokens spread over fewer than k experts and
     rough for a k of 1 or 2 with a gamma that wants more: solve with k = min(8, M) there, and keep the best of

@@ -164,7 +164,7 @@ def _branch_and_bound(
 def _anchors_programme(
     statistics: RoutingStatistics, topology: Topology, unit: float
 ) -> tuple[NDArray[np.float64], Any, NDArray[np.float64]]:
-    """Costs of x and t, rows of constraints on both, and the least value of each row; see `solve_milp`."""
+    """Costs of x and t, rows of constraints on both, and the least value of each row."""
     from scipy.sparse import block_array, diags_array, eye_array, kron
 
     blocks = layer_blocks(statistics, 0, statistics.num_layers) / unit
