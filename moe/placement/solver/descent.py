@@ -45,10 +45,9 @@ class Descent:
         limits: NDArray[np.float64] | None = None,
     ) -> None:
         from moe.placement.solver.compiled import layers, pairs
-        from moe.placement.solver.compiled.layers import Traffic
 
         self._layers, self._pairs = layers, pairs
-        self._traffic = Traffic.collect(transitions, jumps, cost, loads, limits)
+        self._traffic = layers.Traffic.collect(transitions, jumps, cost, loads, limits)
         self.num_layers, self.num_experts, self.num_ranks = len(transitions) + 1, transitions.shape[1], len(cost)
         self._states = _divisions(min(self.num_experts // self.num_ranks, _MOVABLE))
 
