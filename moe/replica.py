@@ -127,7 +127,7 @@ def home_slots(slot_to_expert: NDArray[np.integer], num_experts: int, num_ranks:
 
 def _homes(experts_GS: Ints, num_experts: int) -> Ints:
     """Rank of each expert's home, by paths that move earlier experts to another of their holders."""
-    room = num_experts // len(experts_GS)
+    capacity = num_experts // len(experts_GS)
     places = sorted((slot, rank, int(expert)) for (rank, slot), expert in np.ndenumerate(experts_GS))
     holders: list[list[int]] = [[] for _ in range(num_experts)]
     for _, rank, expert in places:
@@ -136,7 +136,7 @@ def _homes(experts_GS: Ints, num_experts: int) -> Ints:
 
     def settle(expert: int, asked: set[int]) -> bool:
         for rank in holders[expert]:
-            if len(guests[rank]) < room:
+            if len(guests[rank]) < capacity:
                 guests[rank].append(expert)
                 return True
         for rank in holders[expert]:
@@ -152,7 +152,7 @@ def _homes(experts_GS: Ints, num_experts: int) -> Ints:
     for expert in range(num_experts):
         if not settle(expert, set()):
             raise ValueError(
-                f"slot_to_expert: no choice of homes gives each of {len(experts_GS)} ranks {room} of {num_experts} "
+                f"slot_to_expert: no choice of homes gives each of {len(experts_GS)} ranks {capacity} of {num_experts} "
                 f"experts (expert {expert} finds none); put some experts on other ranks as well, or place without "
                 "replicas"
             )
@@ -222,8 +222,8 @@ def _levelled(loads_H: Ints, choices: int) -> Ints:
     """Split of the choices that raises the least loaded ranks to one level."""
     order = np.argsort(loads_H, kind="stable")
     ascending = loads_H[order]
-    room = ascending * np.arange(len(order)) - (ascending.cumsum() - ascending)
-    below = int(np.searchsorted(room, choices, side="right"))
+    capacity = ascending * np.arange(len(order)) - (ascending.cumsum() - ascending)
+    below = int(np.searchsorted(capacity, choices, side="right"))
     level, left = divmod(choices + int(ascending[:below].sum()), below)
     share_H = np.zeros_like(loads_H)
     share_H[order[:below]] = level - ascending[:below] + (np.arange(below) < left)

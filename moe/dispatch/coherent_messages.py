@@ -76,7 +76,7 @@ class Moves:
         Args:
             visits: expected visits of home-return dispatch.
             tokens: tokens of each rank.
-            top_k: choices that a message has room for.
+            top_k: choices that a message holds.
             num_layers: layers that move tokens.
         """
         num_ranks = len(visits.tokens)
@@ -145,9 +145,9 @@ def expected_exchanges(
         num_nodes: nodes that they are on.
         tokens: tokens of each rank.
         top_k: experts of a token.
-        most_choices: choices that a message of coherent dispatch has room for.
+        most_choices: choices that a message of coherent dispatch holds.
         borrowings: replicas of each layer; empty without any.
-        seats: choices that each expert has room for from each rank, for capped dispatch.
+        seats: choices that each expert takes of each rank, for capped dispatch.
     """
     if num_ranks == 1 or not layers:
         return

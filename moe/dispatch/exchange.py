@@ -71,7 +71,7 @@ def exchange_rows(rows: Tensor, group: dist.ProcessGroup, received: list[int], s
 
 
 class ExchangeRows(Function):
-    """All-to-all of rows; the gradient takes the way back."""
+    """All-to-all of rows; the gradient travels back."""
 
     @staticmethod
     def forward(

@@ -106,7 +106,7 @@ class Visits:
         tokens: tokens with at least one kept choice there.
         nodes: tokens with at least one kept choice on each node, [N, M].
         borrowing: replicas of the layer; None if absent.
-        seats: choices that each expert has room for from each rank; needed in capped dispatch alone.
+        seats: choices that each expert takes of each rank; needed in capped dispatch alone.
     """
 
     choices: Counts
@@ -243,7 +243,7 @@ def _all_counts(visits: Visits, sizes: Sizes) -> Exchange:
 
 
 def _counts_for_replicas(visits: Visits, sizes: Sizes) -> list[Exchange]:
-    """What a mode adds that otherwise tells a rank only what it will receive."""
+    """Addition of a mode that otherwise sends a rank only the sizes of what it will receive."""
     return [_all_counts(visits, sizes)] if visits.borrowing is not None and visits.borrowing.by_all_counts else []
 
 

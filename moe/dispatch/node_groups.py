@@ -44,7 +44,7 @@ def divide_nodes(expert_parallel: int, node_ranks: int) -> None:
 
 
 def node_groups() -> NodeGroups | None:
-    """This rank's groups; None if nodes were not told apart."""
+    """Groups of this rank; None if the nodes are not divided."""
     return _divided[0] if _divided else None
 
 

@@ -82,7 +82,7 @@ class RowOrder:
 
     @property
     def inverse(self) -> "RowOrder":
-        """The way back."""
+        """The reverse order."""
         return RowOrder(self.target, self.source)
 
     def of(self, rows: Tensor) -> Tensor:

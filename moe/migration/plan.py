@@ -102,16 +102,16 @@ def best_state(present: NDArray[np.int64], cycles: list[Cycle], gains: Gains, mo
 def _shortest_cycle(movers: list[int], source: NDArray[np.int64], target: NDArray[np.int64]) -> tuple[int, ...]:
     """The first mover and the fewest others that leave all ranks in balance, earlier ones preferred."""
     first = movers[0]
-    ways: dict[int, tuple[int, ...]] = {int(target[first]): (first,)}
-    reached = deque(ways)
+    paths: dict[int, tuple[int, ...]] = {int(target[first]): (first,)}
+    reached = deque(paths)
     while reached:
         rank = reached.popleft()
         for expert in movers:
-            if source[expert] == rank and int(target[expert]) not in ways:
-                ways[int(target[expert])] = (*ways[rank], expert)
+            if source[expert] == rank and int(target[expert]) not in paths:
+                paths[int(target[expert])] = (*paths[rank], expert)
                 reached.append(int(target[expert]))
-        if int(source[first]) in ways:
-            return ways[int(source[first])]
+        if int(source[first]) in paths:
+            return paths[int(source[first])]
     raise AssertionError("a difference of balanced placements is made of cycles")
 
 

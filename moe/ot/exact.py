@@ -153,9 +153,9 @@ def capacity_problem(cost: Tensor, a: Tensor, capacity: Tensor) -> Problem:
         ValueError: too little capacity.
     """
     a, capacity = check_masses(cost, a, capacity)
-    room = capacity.sum(-1) - a.sum(-1)
-    _require("capacity", room, a.sum(-1), "less than the rows send; raise it or drop with a price")
-    return _pad(cost, a, capacity, row=room, column=None, drop=0.0, corner=0.0)
+    spare = capacity.sum(-1) - a.sum(-1)
+    _require("capacity", spare, a.sum(-1), "less than the rows send; raise it or drop with a price")
+    return _pad(cost, a, capacity, row=spare, column=None, drop=0.0, corner=0.0)
 
 
 def dropping_problem(cost: Tensor, a: Tensor, capacity: Tensor, *, price: float) -> Problem:

@@ -93,7 +93,7 @@ def fill_capacity(
         k: slots of each expert, K.
         gamma: as in `expert_potentials`.
         b: mass of each expert, [..., M]. By default the plan's loads, where more than the heaviest token in every slot
-            goes to the experts that have room.
+            goes to the experts that have spare capacity.
         iterations: steps of the capacity problem; 3 are enough with a fifth of the slots to spare, 10 with none.
         tolerance: largest violation of a token's mass, over the mean mass, to stop at and to call converged.
         max_evaluations: evaluations of the capacity problem at most, at least 1; None: 4 an iteration.
@@ -167,11 +167,11 @@ def _by_columns(plan: Plan, k: int) -> Plan:
 
 def _within(load: Tensor, capacity: Tensor) -> Tensor:
     excess = (load - capacity).clamp_min(0).sum(-1, keepdim=True)
-    room = (capacity - load).clamp_min(0)
-    if (excess > 1.001 * room.sum(-1, keepdim=True) + 1e-3 * capacity).any():
+    spare = (capacity - load).clamp_min(0)
+    if (excess > 1.001 * spare.sum(-1, keepdim=True) + 1e-3 * capacity).any():
         raise ValueError(f"k: too few slots for a mass of {load.sum(-1).max():.6g}; raise it")
-    share = excess / room.sum(-1, keepdim=True).clamp_min(torch.finfo(load.dtype).tiny)
-    return load.minimum(capacity) + share * room
+    share = excess / spare.sum(-1, keepdim=True).clamp_min(torch.finfo(load.dtype).tiny)
+    return load.minimum(capacity) + share * spare
 
 
 def _jitter(cost: Tensor, gamma: float) -> Tensor:

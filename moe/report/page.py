@@ -170,7 +170,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Link:
-    """A way to another page, relative to this one."""
+    """A link to another page, relative to this one."""
 
     href: str
     text: str

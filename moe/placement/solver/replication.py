@@ -32,7 +32,7 @@ _EXCESS = 5.0  # price of a choice beyond the limit, in visits
 _FAVOURITES = 6  # experts that a slot tries because they save visits, and as many because they are busy
 _PASSES = 3
 _MOST_RANKS = 10  # whose replicas are chosen by trying; of larger groups the first choice stays
-_AIM = 0.4  # share of the room between mean and limit that is aimed at: tokens not seen are less even
+_AIM = 0.4  # share of the distance between mean and limit that is aimed at: tokens not seen are less even
 
 
 def pack(
@@ -172,10 +172,10 @@ def _fill_for_moves(
     savings = np.stack([saving(expert) for expert in range(len(holders))])
     loads = tokens.sum(axis=0)
     while True:
-        room = holders.sum(axis=0) < slots_per_rank
-        if not room.any():
+        free = holders.sum(axis=0) < slots_per_rank
+        if not free.any():
             return
-        possible = ~holders & room
+        possible = ~holders & free
         if not possible.any():
             raise AssertionError("a rank has more slots than there are experts")
         best = np.where(possible, savings, -np.inf)
