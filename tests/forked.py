@@ -31,7 +31,7 @@ PRELOADED = [
     "trainer.training.run",
     "trainer.training.session",
     "trainer.experiment.train",
-    "trainer.observe.dashboard",
+    "trainer.observe.terminal",
     "sklearn.datasets",
 ]
 """Modules that every process has imported when it begins."""

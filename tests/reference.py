@@ -12,7 +12,7 @@ from netsim.foundation.schema import described_kinds
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
 from netsim.topology.kinds import TopologyConfig
-from trainer.experiment.keys.schema import ASKED, asked_schema, run_schema
+from trainer.experiment.schema import ASKED, asked_schema, run_schema
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAGE = CONFIGS / "README.md"

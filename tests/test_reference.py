@@ -24,8 +24,8 @@ from tests.reference import CONFIGS, FOLDERS, PAGE, page, schema_text, schemas
 from trainer.__main__ import main as trainer_main
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
-from trainer.experiment.keys.schema import ASKED, REQUESTS
-from trainer.experiment.stage.kinds import KINDS
+from trainer.experiment.schema import ASKED, REQUESTS
+from trainer.experiment.stage.reading import KINDS
 
 MADE = schemas()
 ROOT = Path(__file__).parents[1]

@@ -37,7 +37,7 @@ the others, a rank sends the rows of all its tokens to every rank. The receiver 
 learns from the slots in the other rows where all tokens are. A MoE layer with one expert a token is then one
 collective:
     all_to_all   rows     (D s + K g + (1 + K) i) m from a rank with m tokens to each rank
-Keys and values of a step are gathered once for all layers (:mod:`trainer.sampling.generation`).
+Keys and values of a step are gathered once for all layers (:mod:`trainer.sampling.text`).
 
 Shape suffixes: T tokens of this rank, R rows that arrive, C rows that leave, P (row, expert) pairs on this rank,
 D width, K choices of a token, E experts, N ranks of the group, W width of a message row.

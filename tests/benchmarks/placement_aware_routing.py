@@ -32,8 +32,7 @@ from moe.__main__ import main as moe
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
 from netsim.foundation.files import replacing
 from tests.forked import command
-from trainer.experiment.report.routing_study import BYTES_PER_MB
-from trainer.experiment.report.routing_study_file import Experiment, RoutingStudy
+from trainer.experiment.report.routing_study import BYTES_PER_MB, Experiment, RoutingStudy
 from trainer.observe.metrics import read_metrics
 
 RANKS = 2

@@ -13,8 +13,7 @@ import yaml
 
 from tests.docker.test_compose import PROVISIONING
 from tests.multinode.monitoring import CONFIG, DASHBOARD, PROGRAM, prometheus, queries
-from trainer.observe.exposition import COUNTERS, GAUGES, NAMES
-from trainer.observe.prometheus import Prometheus
+from trainer.observe.prometheus import COUNTERS, GAUGES, NAMES, Prometheus
 from trainer.observe.protocol import ExpertUse
 
 installed = pytest.mark.skipif(shutil.which(PROGRAM) is None, reason=f"{PROGRAM} is not installed")

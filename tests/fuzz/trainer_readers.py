@@ -24,7 +24,7 @@ from trainer.config.file import load_config, resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.data.conversion.opening import open_source
 from trainer.data.conversion.source import Reading
-from trainer.evaluation.judgement_file import read_judgement
+from trainer.evaluation.judgement import read_judgement
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.report.simulation import Simulation
 from trainer.model.build import build_model

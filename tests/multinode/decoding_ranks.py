@@ -86,9 +86,9 @@ def main(folder: Path, case: Case) -> None:
     """Generates and, on rank 0, writes `decoding.json`."""
     from megatron.core import parallel_state
 
-    from trainer.config.model import GPTConfig
+    from trainer.config.model.gpt import GPTConfig
     from trainer.model.gpt import GPT
-    from trainer.sampling.generation import generate
+    from trainer.sampling.text import generate
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed

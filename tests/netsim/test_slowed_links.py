@@ -6,7 +6,7 @@ import pytest
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.compare import Prepared
+from netsim.prepare import Prepared
 
 US = 10**6
 FIRST_PS, SERVICE_PS, SLOW_PS = 820_000, 320_000, 5_120_000

@@ -16,7 +16,7 @@ from tests.ranks import run_ranks
 from trainer.distributed.engine.norm import sum_of_squares
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import CheckedReward
-from trainer.observe.stragglers import OwnWork, Stragglers
+from trainer.observe.speed import OwnWork, Stragglers
 from trainer.training.reduction import Agreement, Exchange
 
 

@@ -87,7 +87,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
-    from trainer.experiment.comparison.request import CompareRequest
+    from trainer.experiment.comparison.plan import CompareRequest
     from trainer.experiment.comparison.run import run
 
     words = [*options.words, *options.overrides]

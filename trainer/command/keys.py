@@ -16,7 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainer.experiment.keys.reference import run
+    from trainer.experiment.keys import run
 
     return run(options.prefix)
 

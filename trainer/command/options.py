@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from trainer.flow.control import AnyConfig as AnyControl
-    from trainer.sampling.chosen import SamplerChoice
+    from trainer.sampling.sampler_choice import SamplerChoice
 
 R = TypeVar("R", bound="DataclassInstance")
 
@@ -81,7 +81,7 @@ def controls_choice(options: Namespace) -> "tuple[AnyControl, ...] | None":
     """
     if options.controls is None:
         return None
-    from trainer.sampling.chosen_controls import read_controls
+    from trainer.sampling.sampler_choice import read_controls
 
     return read_controls(options.controls)
 
@@ -92,7 +92,7 @@ def sampler_choice(options: Namespace) -> "SamplerChoice":
     Raises:
         ValueError: they contradict each other, or a number is out of range.
     """
-    from trainer.sampling.chosen import SamplerChoice
+    from trainer.sampling.sampler_choice import SamplerChoice
 
     choice = SamplerChoice(options.sampler, options.steps, options.evaluations)
     choice.check()

@@ -13,11 +13,10 @@ from moe.report.drawing import AMOUNTS, FULL_WIDTH, PAPER, RULE, SOFT, Drawing, 
 from moe.report.page import Facts, Figure, Section, Table
 from moe.seeds import derive_seed
 from trainer.config.derived import task_names
-from trainer.evaluation.judgement import parted
-from trainer.evaluation.real import JUDGED
+from trainer.evaluation.judgement import JUDGED, parted
 from trainer.model.network import frozen_tensors
+from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.tasks import tasks_of
 
 TOGETHER = 250
 """Samples that are drawn at once."""

@@ -14,23 +14,26 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.seeds import derive_seed
-from trainer.evaluation.accuracy import ClassJudge
 from trainer.evaluation.by_task import TaskFigures, by_task
-from trainer.evaluation.feature_judge import FeatureJudge
-from trainer.evaluation.judgement import distances, parted
+from trainer.evaluation.judgement import FeatureJudge, distances, parted, real_examples
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
-from trainer.evaluation.monge_gap import MongeGaps, measure_gaps
-from trainer.evaluation.real import real_examples
-from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
+from trainer.evaluation.quality import ClassJudge
+from trainer.evaluation.transport import (
+    MongeGaps,
+    measure_gaps,
+    path_energy,
+    straightness,
+    transport_cost,
+    wasserstein_2,
+)
 from trainer.flow import Condition, sampler
 from trainer.flow.reward import Reward
 from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
 from trainer.flow.sampler.grid import StepsFile
 from trainer.model.flops import sample_multiply_adds
-from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.conditioning import Conditioning, tasks_of
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.searched import euler_of
-from trainer.sampling.tasks import tasks_of
+from trainer.sampling.sampler_choice import euler_of
 
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250

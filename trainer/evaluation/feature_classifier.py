@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import trainer.data
-from trainer.evaluation.real import JUDGED
+from trainer.evaluation.judgement import JUDGED
 from trainer.model.feature_extractor.extractor import write_extractor
 
 

@@ -1,6 +1,9 @@
 """All distances between samples and real examples, and between two sets of real examples."""
 
+from __future__ import annotations
+
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +12,141 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import trainer.data
 from moe.ot.divergence import sliced_wasserstein
+from moe.seeds import derive_seed
 from netsim.foundation.digests import file_digest
+from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
+from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
+from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
-from trainer.evaluation.accuracy import class_accuracy
-from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
-from trainer.evaluation.feature_judge import feature_distance, read_statistics
+from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
+from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.statistics_file import Statistics
-from trainer.evaluation.frechet import frechet_distance
-from trainer.evaluation.points import as_pair
-from trainer.evaluation.real import real_examples
-from trainer.model.feature_extractor.extractor import BATCH, check_extractor, read_extractor
+from trainer.evaluation.quality import (
+    as_pair,
+    as_points,
+    class_accuracy,
+    energy_distance,
+    frechet_distance,
+    maximum_mean_discrepancy,
+)
+from trainer.flow.space import Space
+from trainer.model.feature_extractor.extractor import BATCH, check_extractor, feature_shape, read_extractor
 from trainer.sampling.sample import Drawing
 from trainer.sampling.trained import restored_flow
+
+JUDGED = 10_000
+"""Largest number of real examples that samples are compared with."""
+
+
+def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:
+    """Reads at most 10,000 first training examples, decoded: [M, *shape], and their labels int64 [M] or None."""
+    dataset = trainer.data.build(config.data)
+    batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))
+    generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "shown"))
+    return space.shown(batch.x_1, generator=generator), batch.labels
+
+
+def read_statistics(path: Path, features: Path) -> Statistics:
+    """Reads statistics of real examples on the features of a network; refuses those of another network."""
+    return Statistics.read(path, num_features=math.prod(feature_shape(features)), extractor=file_digest(features))
+
+
+def feature_distance(
+    samples: NDArray[np.floating], real: NDArray[np.floating], statistics: Statistics | None = None
+) -> dict[str, float]:
+    """Compares features of samples [N, F] with those of real examples [M, F]: ``frechet_distance``, ``precision``,
+    ``recall``.
+
+    The latter two if both sets have neighbours enough; the first is to `statistics`, or if None to `real`.
+    """
+    samples, real = as_points("samples", samples), as_points("real", real)
+    against = Gaussian.of(real) if statistics is None else statistics.gaussian
+    figures = {"frechet_distance": gaussian_distance(Gaussian.of(samples), against)}
+    near = real if statistics is None or statistics.features is None else statistics.features
+    if min(len(samples), len(near)) > NEIGHBOURS:
+        figures |= precision_recall(torch.from_numpy(near).double(), torch.from_numpy(samples))._asdict()
+    return figures
+
+
+class FeatureJudge:
+    """Compares sets of samples with the same real examples."""
+
+    def __init__(
+        self, features: Path, real: NDArray[np.floating], device: torch.device, statistics: Path | None = None
+    ) -> None:
+        self._extractor = read_extractor(features, device)
+        self.real = self._extractor.features(torch.from_numpy(real))
+        self._statistics = None if statistics is None else read_statistics(statistics, features)
+
+    def figures(self, samples: NDArray[np.floating]) -> dict[str, float]:
+        """``fid``, ``precision`` and ``recall`` of samples [N, *shape]."""
+        found = feature_distance(self._extractor.features(torch.from_numpy(samples)), self.real, self._statistics)
+        return {"fid": found.pop("frechet_distance"), **found}
+
+    def floor(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> dict[str, float]:
+        """The same between two sets of features of real examples."""
+        found = feature_distance(one, other)
+        return {"fid": found.pop("frechet_distance"), **found}
+
+
+DISTANCES = {
+    "sliced_wasserstein": "sliced Wasserstein",
+    "mmd": "squared maximum mean discrepancy",
+    "energy_distance": "energy distance",
+    "frechet_distance": "Fréchet distance on values",
+    "frechet_distance_on_features": "Fréchet distance on features",
+    "precision_on_features": "precision on features",
+    "recall_on_features": "recall on features",
+}
+
+
+def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float]:
+    """Reads the figures of ``sample --quality`` by name; refuses those of another run, where both are known."""
+    remedy = "write it with sample --quality"
+    try:
+        figures = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
+    except ValueError as error:
+        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
+    accuracy, distance = (
+        figures.get(name, default) if isinstance(figures, dict) else None
+        for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes
+    )
+    if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
+        raise Refusal(path, "class_accuracy", f"is not between 0 and 1 ({accuracy})", remedy)
+    if not isinstance(distance, int | float) or not 0 <= distance < math.inf:
+        raise Refusal(path, "frechet_distance_unguided", f"is not a number of 0 or more ({distance})", remedy)
+    assert isinstance(figures, dict)
+    figures.pop("features_sha256", None)  # identifies the extractor; it is no figure
+    judged = figures.pop("run_sha256", None)
+    if None not in (judged, run_sha256) and judged != run_sha256:
+        raise Refusal(path, "run_sha256", f"is of another run's samples ({judged!s:.12})", remedy)
+    for name, value in figures.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise Refusal(path, name, f"is not a number ({value})", remedy)
+    return figures
+
+
+def headline(figures: dict[str, float]) -> tuple[str, float]:
+    """Name and value of the distance that a summary shows: on features if there are any, otherwise on values."""
+    name = "frechet_distance_on_features" if "frechet_distance_on_features_unguided" in figures else "frechet_distance"
+    return DISTANCES[name], figures[f"{name}_unguided"]
+
+
+def compared(figures: dict[str, float]) -> list[tuple[str, str, str]]:
+    """Name, value for samples and value for real examples of each distance that the file has both values of."""
+    floors = {name.removesuffix("_floor"): value for name, value in figures.items() if name.endswith("_floor")}
+    return [
+        (DISTANCES.get(name, name), f"{figures[f'{name}_unguided']:.4f}", f"{floor:.4f}")
+        for name, floor in floors.items()
+        if f"{name}_unguided" in figures
+    ]
+
 
 NUM_SLICES = 256
 COMPARED = 2_000

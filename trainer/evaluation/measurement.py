@@ -1,21 +1,207 @@
-"""What the evaluate verb shows of a flow: a table, lines below it and a page."""
+"""Results of the evaluate verb for a flow: a table, lines below it and a page."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.box import SIMPLE
-from rich.table import Table
+from rich.table import Table as TerminalTable
 
+from moe.report.figures import INK, STYLE, to_svg
+from moe.report.page import Block, Facts, Figure, Section, Table, page
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
-from trainer.evaluation.evaluation import Evaluation, evaluate
-from trainer.evaluation.page import COLUMNS, NO_PATHS, cell, costs_of, evaluation_page, under_controls
+from trainer.evaluation.evaluation import Evaluation, Measured, evaluate
 from trainer.flow.reward import Reward
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.observe.units import scaled
 from trainer.sampling.draw import TrainedFlow
+
+COLUMNS = {
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "frechet_distance": "Fréchet",
+    "wasserstein_2": "W2",
+    "sliced_wasserstein": "sliced",
+    "energy_distance": "energy",
+    "mmd": "MMD",
+    "class_accuracy": "accuracy",
+    "reward": "reward",
+}
+"""Figures in the order of a table, and their headings."""
+SHARES = ("class_accuracy", "precision", "recall")
+"""Figures of which more is better, from 0 to 1."""
+PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
+LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))), ("#009e73", "D", (0, (1, 1))))
+FLOOR, GRID = "#5b6875", "#eef1f4"
+NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
+"""Said where the tokens of samples are drawn one after the other."""
+LEAST = 1e-6
+"""What is drawn of a distance that is 0."""
+
+
+def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool, picture: bytes | None) -> str:
+    """Composes the page, the same for the same figures but for the times.
+
+    Args:
+        data: what it learned from, in a few words.
+        images: whether it draws images, which are judged by the Fréchet distance; points are by W2.
+        picture: a PNG of what the run draws with its own sampler, or None.
+    """
+    measure = "frechet_distance" if images else "wasserstein_2"
+    best = min(found.results, key=lambda one: one.figures[measure])
+    floor = found.floor[measure]
+    sections = [
+        Section("At a glance", [Facts(_facts(found, best, measure)), table(found)]),
+        Section("Quality against function evaluations", [Figure(_chart(found), _CHART.format(num=found.num))]),
+    ]
+    if picture is not None:
+        sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
+    if found.tasks is not None:
+        sections.append(found.tasks.section(measure, PANELS[measure]))
+    return page(
+        f"What {run_dir} draws",
+        f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
+        f"examples are {floor:.3g} apart.",
+        sections,
+        kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
+        + (f", {under}" if (under := under_controls(found)) else ""),
+        footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+        verb="evaluate",
+    )
+
+
+def under_controls(found: Evaluation) -> str:
+    """What changed the field of all samples, in words; empty: nothing did."""
+    kinds = [control.get("kind") or control["class"] for control in found.controls]
+    return f"under {' and '.join(kinds)}" if kinds else ""
+
+
+_CHART = (
+    "Distances of {num:,} samples to the data against the function evaluations of one sample, both axes logarithmic; "
+    "lower is better. The dotted line is what two sets of real examples get, which perfect samples would get too."
+)
+_DRAWN = "Drawn by the run's own sampler and guidance, from the averaged weights."
+
+
+def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, str, str]]:
+    facts = [
+        ("Best", f"{best.figures[measure]:.3g}", f"{best.sampler}, {best.evaluations} evaluations"),
+        ("Real examples", f"{found.floor[measure]:.3g}", "two sets against each other"),
+    ]
+    if found.paths is None:
+        return [*facts, ("Paths", "none", NO_PATHS)]
+    paths = found.paths
+    facts += [
+        ("Straightness", f"{paths['straightness']:.3g}", "0: one step of Euler's method is exact"),
+        ("Path energy", f"{paths['path_energy']:.3g}", f"the ends alone need {paths['transport_cost']:.3g}"),
+    ]
+    if found.monge_gap is not None:
+        facts.append(("Monge gap", found.monge_gap.figure, found.monge_gap.explained))
+    if found.bits_per_dimension is not None:
+        facts.append(("Likelihood", f"{found.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
+    return facts
+
+
+def table(found: Evaluation) -> Block:
+    """All figures of all sets; the best of each distance stands out."""
+    names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
+    costs = costs_of(found.results)
+    rows = [("real examples", *("" for _ in costs), *(cell(name, found.floor.get(name)) for name in names), "")]
+    rows += [
+        (
+            one.sampler,
+            *(written(one) for written in costs.values()),
+            *(cell(name, one.figures.get(name)) for name in names),
+            f"{1e3 * one.seconds_per_sample:.2g}",
+        )
+        for one in found.results
+    ]
+    stands_out = set()
+    for column, name in enumerate(names, start=1 + len(costs)):
+        chosen = max if name in (*SHARES, "reward") else min
+        values = [one.figures.get(name) for one in found.results]
+        stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
+    caption = (
+        "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 "
+        "and the Fréchet distance are drawn below; sliced: the sliced 2-Wasserstein distance; energy and MMD "
+        "(squared): without bias, they may be below 0; ms: wall time each."
+    )
+    if "fid" in names:
+        caption += " FID: the Fréchet distance on features; precision and recall: of samples and real examples on them."
+    guided = [COLUMNS[name].capitalize() for name in ("class_accuracy", "reward") if name in names]
+    if guided:
+        are = "are those" if len(guided) > 1 else "is that"
+        caption += f" {' and '.join(guided)} {are} of samples with guidance {found.guidance:g}; all else is without."
+    return Table(("sampler", *costs, *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
+
+
+def costs_of(results: Sequence[Measured]) -> dict[str, Callable[[Measured], str]]:
+    """Headings and cells of the costs of a sample, without those that no result has."""
+    columns: dict[str, Callable[[Measured], str]] = {"NFE": lambda one: str(one.evaluations)}
+    if any("head" in one.calls for one in results):
+        columns["head calls"] = lambda one: str(one.calls.get("head", 0))
+    if any(one.multiply_adds is not None for one in results):
+        columns["multiply-adds"] = lambda one: (
+            "" if one.multiply_adds is None else scaled(one.multiply_adds, "").strip()
+        )
+    return columns
+
+
+def cell(name: str, value: float | None) -> str:
+    """A figure as a table shows it; empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.1%}" if name in SHARES else f"{round(value, 4) + 0.0:.4f}"
+
+
+def _named(one: Measured) -> str:
+    return f"{one.evaluations} evaluation{'s' * (one.evaluations > 1)} of {one.sampler}"
+
+
+def _chart(found: Evaluation) -> str:
+    """Two panels with a line for each sampler, and the floor."""
+    with mpl.rc_context(STYLE):
+        figure = Drawing(figsize=(11.0, 4.2), layout="constrained")
+        for axes, (measure, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+            _panel(axes, found.results, measure, found.floor[measure])
+            axes.set_title(title, loc="left", fontsize=10.5, color=INK)
+            axes.set_xlabel("function evaluations of a sample")
+        figure.axes[0].legend(frameon=False, loc="best")
+        return to_svg(figure)
+
+
+def _panel(axes: Axes, results: Sequence[Measured], measure: str, floor: float) -> None:
+    axes.set(xscale="log", yscale="log")
+    axes.axhline(max(floor, LEAST), color=FLOOR, linewidth=1.2, linestyle=(0, (1, 2)), label="real examples")
+    for (sampler, group), (colour, marker, dashes) in zip(
+        groupby(results, key=lambda one: one.sampler), LINES, strict=False
+    ):
+        of_sampler = list(group)
+        evaluations = [one.evaluations for one in of_sampler]
+        distances = [max(one.figures[measure], LEAST) for one in of_sampler]
+        axes.plot(
+            evaluations, distances, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, ms=5, label=sampler
+        )
+    numbers = sorted({one.evaluations for one in results})
+    axes.set_xticks(numbers, [str(number) for number in numbers])
+    axes.xaxis.set_minor_locator(NullLocator())
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
 
 MINOR = ("sliced_wasserstein", "energy_distance", "mmd")
 """Distances that a terminal does not show beside those on features; the file and the page have them."""
@@ -51,14 +237,14 @@ class FlowMeasurement(Measurement):
         """See `Measurement.to_dict`."""
         return self.evaluation.to_dict()
 
-    def table(self) -> Table:
+    def table(self) -> TerminalTable:
         """See `Measurement.table`; a row for each set of samples, real examples above them."""
         results, floor = self.evaluation.results, self.evaluation.floor
         title = (
             f"{self.evaluation.num:,} samples of {self.evaluation.checkpoint} against the data, by function "
             "evaluations (NFE)"
         )
-        shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+        shown = TerminalTable(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
         shown.add_column("sampler", no_wrap=True)
         names = [name for name in COLUMNS if any(name in one.figures for one in results)]
         if "fid" in names:  # with all of them a line would be too long

@@ -1,10 +1,20 @@
-"""Optimal transport distance between samples and data, and the length and straightness of the paths of a flow."""
+"""Optimal transport between samples and data, length and straightness of the paths of a flow, and its Monge gap."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.evaluation.points import as_pair
+from moe.ot import monge_gap as gap_of_points
+from moe.ot import squared_euclidean
+from trainer.config.rules.composition import has_one_step_map
+from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
+from trainer.evaluation.quality import as_pair
+from trainer.flow import sampler
 from trainer.flow.sampler import Trajectory
 
 MAX_PIVOTS = 10_000_000
@@ -60,3 +70,91 @@ def _velocities(trajectory: Trajectory) -> tuple[Tensor, Tensor]:
 
 def _integral(values: Tensor, length: Tensor) -> float:
     return float((values.square().sum(-1) * length[:, None]).sum(0).mean())
+
+
+Drawn = Callable[[sampler.AnyConfig], sampler.Trajectory]
+"""Draws the same examples by any sampler."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far points are moved.
+
+    Attributes:
+        gap: E |Z_1 - Z_0|^2 less the least that any way to pair the same points needs; 0: it is optimal.
+        transport_cost: E |Z_1 - Z_0|^2 in the same squared units of the states.
+    """
+
+    gap: float
+    transport_cost: float
+
+    @property
+    def share(self) -> float:
+        """The part of the transport cost that is not needed, 0 to 1."""
+        return self.gap / self.transport_cost if self.gap else 0.0
+
+
+@dataclass(frozen=True)
+class MongeGaps:
+    """The Monge gaps of a flow without guidance.
+
+    The gap of a sample is at most that of the flow in expectation: with more points there are more ways to pair them.
+
+    Attributes:
+        one_step: by the map x_0 + v(x_0, 0); None: the flow has none.
+    """
+
+    num: int
+    sampler: Moved
+    one_step: Moved | None
+
+    @property
+    def figure(self) -> str:
+        """The share of the run's own sampler, for a person."""
+        return f"{self.sampler.share:.1%}"
+
+    @property
+    def explained(self) -> str:
+        """What the figure is, and that of one step."""
+        one_step = "" if self.one_step is None else f"; in one step {self.one_step.share:.1%}"
+        return f"of the transport cost{one_step} ({self.num} points; 0: no other pairing of them costs less)"
+
+
+def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps | None:
+    """Measures the Monge gaps of a flow; None if each example has a context, and with it a map, of its own.
+
+    Points of different classes are never paired, since each class has a map of its own. `drawn` draws these examples
+    without guidance.
+    """
+    assert config.flow is not None
+    assert isinstance(config.sample, ImageSample | PointSample)
+    if config.flow.context is not None:
+        return None
+    own = config.sample.sampler
+    has_map = has_one_step_map(config.flow.path, config.flow.target) and isinstance(own, _ANY_FLOW)
+    return MongeGaps(
+        num=len(labels),
+        sampler=_moved(drawn(own), labels),
+        one_step=_moved(drawn(sampler.EulerConfig(steps=1)), labels) if has_map else None,
+    )
+
+
+_ANY_FLOW = (
+    sampler.EulerConfig
+    | sampler.HeunConfig
+    | sampler.Dopri5Config
+    | sampler.FirstOrderConfig
+    | sampler.EulerMaruyamaConfig
+    | sampler.StochasticHeunConfig
+)
+"""Samplers of flows whose velocity can be asked at the source; others have segments, or a model of another kind."""
+
+
+def _moved(trajectory: sampler.Trajectory, labels: Tensor) -> Moved:
+    start, end = (states.double().flatten(1).cpu() for states in (trajectory.x[0], trajectory.final))
+
+    def within_classes(x: Tensor, y: Tensor) -> Tensor:
+        return squared_euclidean(x, y).masked_fill(labels[:, None] != labels, torch.inf)
+
+    gap, cost = float(gap_of_points(start, end, cost=within_classes)), transport_cost(trajectory)
+    return Moved(min(max(gap, 0.0), cost), cost)  # between them but for rounding

@@ -1,12 +1,31 @@
 """The check verb: what a configuration means, before anything is started."""
 
+import math
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.rules.objection import errors, refuse_all
-from trainer.experiment.memory.sizes import parse_bytes
 from trainer.experiment.stage import load_stages, of_stages
+
+_UNITS = {
+    "B": 1,
+    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
+    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+}
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+
+
+def parse_bytes(text: str, field: str) -> int:
+    """Reads a size such as ``80GB`` (10^9 bytes) or ``64GiB`` (2^30 bytes), 1 or more."""
+    found = _SIZE.fullmatch(text)
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(f"{field}: {text!r} is not a size; use a number with a unit, such as 80GB or 64GiB")
+    size = math.floor(float(found[1]) * _UNITS[found[2]])
+    if size < 1:
+        raise ValueError(f"{field}: {text!r} is not an amount of memory; use for example 80GB")
+    return size
 
 
 def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None, *, whole: bool = False) -> int:

@@ -20,10 +20,9 @@ from trainer.evaluation.judgement import check_features
 from trainer.experiment.built.objects import builds_objects, opened_policy
 from trainer.flow.sampler import Dopri5Config, SegmentedConfig
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
-from trainer.sampling.chosen_controls import check_chosen_controls
 from trainer.sampling.reference import Reference
 from trainer.sampling.sample import MOST_SAMPLES
-from trainer.sampling.searched import check_made_of, sampler_of
+from trainer.sampling.sampler_choice import check_chosen_controls, check_made_of, sampler_of
 from trainer.sampling.trained import compared_with, opened, restored_flow
 from trainer.training.networks import TrainedNetworks
 

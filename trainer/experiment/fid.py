@@ -21,14 +21,21 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, data_ranks, joined
 from trainer.evaluation.fidelity.gaussian import gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
-from trainer.evaluation.fidelity.sets import FeatureSet, RealSource, Source, features_of
-from trainer.evaluation.fidelity.sources import DrawnExamples, Pictures, TrainingExamples
+from trainer.evaluation.fidelity.sets import (
+    DrawnExamples,
+    FeatureSet,
+    Pictures,
+    RealSource,
+    Source,
+    TrainingExamples,
+    features_of,
+)
 from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.model.feature_extractor.extractor import check_extractor, feature_shape, read_extractor
-from trainer.sampling.chosen import SamplerChoice
-from trainer.sampling.classes import chosen_classes
+from trainer.sampling.conditioning import chosen_classes
 from trainer.sampling.sample import DrawingRequest
+from trainer.sampling.sampler_choice import SamplerChoice
 from trainer.sampling.trained import restored_flow, shared
 
 FORMAT = "flowfabric.fid/1"

@@ -13,7 +13,7 @@ from trainer.distributed.run_folder import one_folder
 from trainer.distributed.start_store import StartStore
 from trainer.experiment.stage import Stage, check_read, chosen, load_stages, run_stages
 from trainer.training.facts import given
-from trainer.training.failure import RunFailed
+from trainer.training.guard import RunFailed
 
 _RUN = OutputFolder("run.dir", ("config.yaml", "checkpoints"))
 

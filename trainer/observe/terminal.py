@@ -1,16 +1,234 @@
-"""What a person sees while the run goes on."""
+"""The live view of a run in a terminal, or its lines in a log."""
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-from trainer.observe.dashboard import Dashboard
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from netsim.foundation.terminal import Terminal
+from trainer.checkpoint.directory import complete_steps
 from trainer.observe.protocol import Sink
-from trainer.observe.story import Story
-from trainer.observe.units import scaled
+from trainer.observe.units import duration, scaled, sparkline
+
+HISTORY = 4096
+"""Most records of one figure that are kept; of more, every second one is dropped."""
+_LATEST = 0.1
+"""Weight of a step's time in the running mean."""
+
+
+class Story:
+    """The latest figure of each name, the course of some, and how long the rest will take.
+
+    Attributes:
+        stepped_at: when the last step ended, in seconds of the clock; None before.
+        step_s: running mean of the step time; None before.
+    """
+
+    def __init__(self, *, first_step: int, last_step: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.first_step, self.last_step, self.step = first_step, last_step, first_step
+        self.values: dict[str, float] = {}
+        self.stepped_at: float | None = None
+        self.step_s: float | None = None
+        self._clock, self._begun_at = clock, clock()
+        self._courses: dict[str, list[float]] = {}
+
+    def stepped(self, step: int, seconds: float) -> None:
+        """Takes in a step."""
+        self.step, self.stepped_at = step, self._clock()
+        self.step_s = seconds if self.step_s is None else (1 - _LATEST) * self.step_s + _LATEST * seconds
+
+    def take(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes in the figures of a logged step."""
+        self.step = step
+        self.values.update(values)
+        for name, value in values.items():
+            course = self._courses.setdefault(name, [])
+            course.append(value)
+            if len(course) > HISTORY:
+                del course[::2]
+
+    def course(self, name: str, least: int) -> list[float]:
+        """The latest values of a figure, oldest first: the later half of all, and at least `least` where there are."""
+        course = self._courses.get(name, [])
+        return course[-max(least, len(course) // 2) :]
+
+    def left(self) -> str | None:
+        """Time until the last step, as h:mm:ss; None where it is not known or over."""
+        if self.step_s is None or self.step >= self.last_step:
+            return None
+        return str(timedelta(seconds=round((self.last_step - self.step) * self.step_s)))
+
+    def elapsed(self) -> str:
+        """Time since this process began, up to the last step, as h:mm:ss."""
+        return str(timedelta(seconds=round((self.stepped_at or self._begun_at) - self._begun_at)))
+
+    def silence_s(self) -> float:
+        """Seconds since the last step if they exceed ten mean step times plus five seconds; 0 otherwise."""
+        if self.stepped_at is None or self.step_s is None or self.step >= self.last_step:
+            return 0.0
+        silent = self._clock() - self.stepped_at
+        return silent if silent > 10 * self.step_s + 5 else 0.0
+
+    def share_waiting(self) -> float:
+        """Share of the step time that went by waiting for data; 0 where it is not known."""
+        wait, step = (self.values.get(f"time.{name}", math.nan) for name in ("data_wait_s", "step_s"))
+        return wait / step if wait >= 0 and step > 0 else 0.0
+
+
+FIGURE, CURVE = 11, 20
+REFRESHES_PER_S = 4
+_NAME, _CURVE, _FIGURE, _NOTE, _DONE, _ALARM = "dim", "cyan", "bold", "dim", "green", "bold red"
+_GAP = "   "
+
+
+class Dashboard(Sink):
+    """A few lines that stay in place on a terminal; each appears once it has content. Eighty columns are enough."""
+
+    def __init__(
+        self, *, first_step: int, last_step: int, folder: Path, stream: TextIO, console: Console | None = None
+    ) -> None:
+        self._story = Story(first_step=first_step, last_step=last_step)
+        self._folder = folder
+        self._saved: int | None = None
+        self._live = Live(
+            get_renderable=self._view,
+            console=console or Terminal(file=stream),
+            refresh_per_second=REFRESHES_PER_S,
+        )
+        self._live.start()
+
+    def stepped(self, step: int, seconds: float) -> None:
+        """See `Sink.stepped`."""
+        self._story.stepped(step, seconds)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Sink.write`."""
+        self._story.take(step, values)
+        self._saved = max(complete_steps(self._folder / "checkpoints"), default=None)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        if self._live.is_started:
+            self._saved = max(complete_steps(self._folder / "checkpoints"), default=None)
+        self._live.stop()
+
+    def _view(self) -> RenderableType:
+        lines = Table.grid(padding=(0, 2))
+        lines.add_column(style=_NAME, no_wrap=True, min_width=8)
+        lines.add_column(no_wrap=True)
+        lines.add_row(self._name(), self._progress())
+        for name, content in (
+            ("loss", self._losses()),
+            ("held out", self._held_out()),
+            ("experts", self._experts()),
+            ("speed", self._speed()),
+            ("steps", self._steps()),
+            ("saved", self._saves()),
+        ):
+            if content is not None:
+                lines.add_row(name, content)
+        return lines
+
+    def _name(self) -> str:
+        return "training" if self._story.step < self._story.last_step else "trained"
+
+    def _progress(self) -> RenderableType:
+        story = self._story
+        silent, left = story.silence_s(), story.left()
+        if silent:
+            rest = Text(f"no step for {duration(silent)}", _ALARM)
+        elif left is not None:
+            rest = Text(f"{left} left", _NOTE)
+        else:
+            rest = Text(f"in {story.elapsed()}" if story.step == story.last_step else "starting", _NOTE)
+        line = Table.grid(padding=(0, 2))
+        for _ in range(4):
+            line.add_column(no_wrap=True)
+        line.add_row(
+            ProgressBar(
+                total=story.last_step,
+                completed=story.step,
+                width=FIGURE + CURVE + 1,
+                complete_style=_CURVE,
+                finished_style=_DONE,
+            ),
+            Text(f"{story.step / story.last_step:.0%}", _FIGURE),
+            Text(f"{story.step:,} of {story.last_step:,}"),
+            rest,
+        )
+        return line
+
+    def _losses(self) -> Text | None:
+        return self._curve("loss", [self._figure("grad_norm", "gradient {:.3g}"), self._figure("lr", "lr {:.1e}")])
+
+    def _held_out(self) -> Text | None:
+        bits = self._figure("held_out_bits_per_byte", "{:.3f} bits/byte")
+        return self._curve("held_out_loss", [bits, self._figure("held_out_perplexity", "perplexity {:.1f}")])
+
+    def _experts(self) -> Text | None:
+        drops = self._figure("dropped_fraction", "{:.1%} dropped")
+        away = self._figure("crossnode_token_fraction", "{:.0%} to other nodes")
+        return self._curve("expert_load_max_over_mean", [drops, away], form="{:.2f} x mean")
+
+    def _speed(self) -> Text | None:
+        values = self._story.values
+        if "time.samples_per_s" not in values:
+            return None
+        parts = [self._figure("time.samples_per_s", "{:,.0f} samples/s", _FIGURE)]
+        parts.append(self._figure("time.tokens_per_s", "{:,.0f} tokens/s"))
+        if "time.model_flops_per_s" in values:
+            parts.append(Text(scaled(values["time.model_flops_per_s"], "FLOP/s")))
+        parts.append(self._figure("time.mfu", "MFU {:.1%}"))
+        memory = values.get("memory.device_peak_bytes", values.get("memory.peak_bytes"))
+        if memory is not None:
+            parts.append(Text(f"{scaled(memory, 'B')} at most"))
+        return _joined(parts)
+
+    def _steps(self) -> Text | None:
+        story = self._story
+        if story.step_s is None:
+            return None
+        parts = [Text(duration(story.step_s), _FIGURE)]
+        if story.share_waiting() >= 0.005:
+            parts.append(Text(f"{story.share_waiting():.0%} waiting for data"))
+        if story.values.get("time.step_spread", 1.0) >= 1.05:
+            parts.append(self._figure("time.step_spread", "slowest rank {:.2f} x mean"))
+        if story.values.get("skipped_steps"):
+            parts.append(self._figure("skipped_steps", "{:,.0f} skipped", _ALARM))
+        return _joined(parts)
+
+    def _saves(self) -> Text | None:
+        parts = [] if self._saved is None else [Text(f"step {self._saved:,}", _FIGURE)]
+        if self._story.values.get("bad_samples"):
+            parts.append(self._figure("bad_samples", "{:,.0f} bad samples", _ALARM))
+        return _joined(parts) if parts else None
+
+    def _curve(self, name: str, others: Sequence[Text], *, form: str = "{:.4f}") -> Text | None:
+        """The latest value of a figure, its course, and what belongs beside it; None where it is not known."""
+        course = self._story.course(name, CURVE)
+        if not course:
+            return None
+        figure = Text(form.format(course[-1]).ljust(FIGURE + 1), _FIGURE if math.isfinite(course[-1]) else _ALARM)
+        return _joined([figure + Text(sparkline(course, CURVE).ljust(CURVE), _CURVE), *others])
+
+    def _figure(self, name: str, form: str, style: str = "") -> Text:
+        return Text(form.format(self._story.values[name]), style) if name in self._story.values else Text()
+
+
+def _joined(parts: Sequence[Text]) -> Text:
+    return Text(_GAP).join(part for part in parts if part)
+
 
 LINES = 10
 SHOWN = {

@@ -1,22 +1,130 @@
-"""Conditions that samples are drawn for: the classes in turn, or the contexts of held-out images."""
+"""Conditions of examples that are drawn: classes, tasks, visible parts of images, and states that paths begin at."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
 
 import trainer.data
+from moe.seeds import derive_seed, fold_in, normal
+from trainer.config.derived import task_names
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
+from trainer.data import Batch, Split
 from trainer.flow import Condition
 from trainer.flow.context import Seen
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.source import keys_of, source_samples
-from trainer.sampling.tasks import tasks_in_turn, tasks_of
+
+
+def source_samples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
+    """States that paths of examples int64 [B] begin at: noise, another data set, or the data; float32 [B, *shape] on
+    the CPU.
+    """
+    if config.flow is not None and config.source_data is not None:
+        points = trainer.data.source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
+        return config.flow.data_scale * points if config.flow.path.kind == "mirror_interpolant" else points
+    values = torch.arange(math.prod(config.state_shape))
+    drawn = normal(fold_in(keys_of(examples, "start", seed=seed)[:, None], values))
+    return drawn.float().reshape(len(examples), *config.state_shape)
+
+
+def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
+    """Keys int64 [B] of draws for examples, for each by its number alone; ``trajectory`` is the noise of a sampler."""
+    return fold_in(torch.tensor(derive_seed(seed, purpose)), examples)
+
+
+SHOWN = 10
+"""Names that a complaint lists."""
+
+
+def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of classes, in the order of `words`: names (which go first) or numbers, each perhaps several with
+    commas.
+    """
+    if not words:
+        return ()
+    count, names = config.data.num_classes, config.data.class_names
+    if config.flow is not None and (config.flow.context is not None or config.flow.captions is not None):
+        raise ValueError("--class: the run draws for held-out examples, which have their classes; leave it out")
+    if count == 0:
+        raise ValueError("--class: the data of the run have no classes; leave it out")
+    found: list[int] = []
+    for word in (part.strip() for text in words for part in ([text] if text in names else text.split(","))):
+        number = class_number(config, "--class", word)
+        if number in found:
+            raise ValueError(f"--class: {word} is asked for twice; give each class once")
+        found.append(number)
+    return tuple(found)
+
+
+def class_number(config: RunConfig, field: str, word: str) -> int:
+    """The number of a class that `field` names; a name goes before a number."""
+    count, names = config.data.num_classes, config.data.class_names
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and int(word) < count:
+        return int(word)
+    raise ValueError(f"{field}: there is no class {word}; {_remedy(word, count, names)}")
+
+
+def names_or_numbers(config: RunConfig) -> tuple[str, ...]:
+    """What the classes 0, 1, ... of a run are called; their numbers where they have no names."""
+    return config.data.class_names or tuple(map(str, range(config.data.num_classes)))
+
+
+def _remedy(word: str, count: int, names: Sequence[str]) -> str:
+    numbers = f"a number from 0 to {count - 1}"
+    if not names or tuple(names) == tuple(map(str, range(count))):
+        return f"give {numbers}"
+    near = get_close_matches(word, names, n=1)
+    if near:
+        return f"perhaps {near[0]} is meant"
+    listed = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    return f"give one of {listed}, or {numbers}"
+
+
+def tasks_of(config: RunConfig, batch: Batch) -> Tensor | None:
+    """The tasks int64 [B] of examples that were read; None: the run reads none. Refuses data without tasks."""
+    names = task_names(config)
+    if not names:
+        return None
+    if batch.sources is not None:
+        return batch.sources
+    if len(names) == 1:
+        return torch.zeros_like(batch.ids, device=batch.x_1.device)
+    raise ValueError(
+        f"data: its examples have no sources, of which the adapters tell {len(names)} apart; give each batch its "
+        "`sources`, or set model.adapters.tasks=1"
+    )
+
+
+def tasks_in_turn(config: RunConfig, num: int, together: int = 1) -> Tensor | None:
+    """Tasks int64 [num] of examples that are drawn, `together` with the same one; None: the run reads none."""
+    names = task_names(config)
+    return torch.arange(num) // together % len(names) if names else None
+
+
+def with_tasks(config: RunConfig, condition: Condition, examples: Tensor) -> Condition:
+    """The condition with a task of each example: its own, or by its number; unchanged if the run reads no task."""
+    names = task_names(config)
+    return condition if condition.task is not None or not names else replace(condition, task=examples % len(names))
+
+
+def task_number(config: RunConfig, word: str) -> int:
+    """The number of a task by its name or number; a name goes before a number."""
+    names = task_names(config)
+    if not names:
+        raise ValueError(f"--task: {word}, and the run has no routed adapters, which tell tasks apart; leave it out")
+    if word in names:
+        return names.index(word)
+    if word.isdecimal() and int(word) < len(names):
+        return int(word)
+    raise ValueError(f"--task: there is no task {word}; give one of {', '.join(names)}")
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.model.network import Network
-from trainer.sampling.conditioning import Conditioning, conditioning_for
+from trainer.sampling.conditioning import Conditioning, conditioning_for, keys_of, source_samples, with_tasks
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.source import keys_of, source_samples
-from trainer.sampling.tasks import with_tasks
 
 
 @dataclass(frozen=True)

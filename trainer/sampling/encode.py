@@ -17,7 +17,7 @@ from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_config, load_run
 from trainer.config.layout import Layout
-from trainer.config.model import AutoencoderConfig
+from trainer.config.model.mlp import AutoencoderConfig
 from trainer.data import BadExamples, Dataset, write_shards
 from trainer.data.shard.index import INDEX, LatentsEntry
 from trainer.data.shard.writer import Examples

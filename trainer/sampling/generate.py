@@ -16,15 +16,15 @@ from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
-from trainer.config.model import GPTConfig
+from trainer.config.model.gpt import GPTConfig
 from trainer.config.run import RunConfig
 from trainer.config.sample import TextSample
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
-from trainer.sampling.restored import restored_together
 from trainer.sampling.text import RULE, continue_texts, readable
+from trainer.sampling.trained import restored_together
 from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
 from trainer.trace.recorder import Recorder

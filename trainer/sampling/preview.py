@@ -12,10 +12,9 @@ from trainer.config.derived import several_shapes, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, ReconstructionSample
 from trainer.model.autoencoder import Autoencoder
+from trainer.sampling.conditioning import source_samples
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.image_grid import image_grid
-from trainer.sampling.scatter import scatter_plot
-from trainer.sampling.source import source_samples
+from trainer.sampling.pictures import image_grid, scatter_plot
 
 
 def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""The sample verb: a grid of images or a scatter plot of points."""
+"""Examples that a run draws: a request, and the drawing on the ranks that share the network."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,25 +6,51 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
+from trainer.data.captions import CaptionsIndex
+from trainer.data.shard.index import INDEX, read_index
+from trainer.flow import Condition
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
-from trainer.sampling.captioned import captioned
-from trainer.sampling.chosen import SamplerChoice
-from trainer.sampling.chosen_controls import check_chosen_controls
-from trainer.sampling.classes import chosen_classes, names_or_numbers
-from trainer.sampling.conditioning import Conditioning
+from trainer.model.text_encoder import TextEncoder
+from trainer.sampling.conditioning import Conditioning, chosen_classes, names_or_numbers, task_number
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.image_grid import image_grid
+from trainer.sampling.pictures import image_grid
 from trainer.sampling.preview import plot_points
-from trainer.sampling.tasks import task_number
+from trainer.sampling.sampler_choice import SamplerChoice, check_chosen_controls
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
+
+
+def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_dir: Path) -> Conditioning:
+    """Conditions of examples that have some captions in turn, and no class."""
+    learned = config.flow and config.flow.captions
+    if learned is None:
+        raise ValueError("--caption: the run reads no captions; leave it out, or train with flow.captions")
+    if config.flow is not None and config.flow.context is not None:
+        raise ValueError("--caption: the run also reads a flow.context, which a caption does not give; leave it out")
+    if not all(caption.strip() for caption in captions):
+        raise ValueError("--caption: it is empty; describe the image in words")
+    index = read_index(learned.path, CaptionsIndex)
+    if index.digest != learned.digest:
+        problem, remedy = f"is {index.digest} where the run has {learned.digest}", "bring back those of the run"
+        raise Refusal(learned.path / INDEX, "digest", problem, remedy)
+    encoder = TextEncoder(encoder_dir)
+    if encoder.digest != index.encoder:
+        problem = f"has the digest {encoder.digest}, and the captions of the run were made by {index.encoder}"
+        raise Refusal(encoder_dir, "encoder", problem, "give the encoder that encode-captions was given")
+    vectors = index.standardised(encoder.encode(captions)).half().float()
+    turn = torch.arange(num) % len(captions)
+    label = torch.full((num,), config.data.num_classes)
+    return Conditioning(Condition(label=label, caption=vectors[turn]), captions=captions)
+
 
 MOST = 80
 """Images of a grid where nobody says how many."""

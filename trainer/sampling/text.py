@@ -1,20 +1,230 @@
-"""Continuing texts with a trained language model."""
+"""Writing tokens behind prompts, one step a token.
 
-from collections.abc import Sequence
+What a step costs in collectives, when tokens move among N ranks (context-coherent mode): each MoE layer's all-to-all
+(:mod:`moe.dispatch.context_coherent`), and one all-gather behind the last layer, of uint8, that makes the caches equal
+again before the next step:
+    all_gather   uint8    M (W s + 4) + 8 S a rank: keys, values and sequence of every row that one of the blocks had on
+                          this rank (M: as many as the rank with most has, over all blocks), then sequence and number
+                          of every token that was sampled here (S sequences in the group), padded
+No message tells sizes: each rank knows how many rows every rank had in every block. The prompt's forward pass gathers
+keys and values in every block, as training does, and its own last all-gather carries tokens alone. Two all-gathers
+come first: 24 bytes a rank (prompts, their length, a seed), then the prompts, 1 byte a token, or 4 where the vocabulary
+is larger than 256.
+A token begins a step on the rank where the one before it ended. With tokens at home, none of this is sent.
+
+Shape suffixes: T rows on this rank, S sequences of the group, V tokens of the vocabulary; W s: bytes of a row's keys
+and values.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from moe.seeds import derive_seed
+from moe.dispatch.exchange import aligned, gather_equal
+from moe.dispatch.residency import Residency
+from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
 from trainer.config.sample import TextSample
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.data.text.tokenizer import Tokenizer
+from trainer.model.attention import Cache, Made, NextToken, Prompt
 from trainer.model.gpt import GPT
 from trainer.model.network import Network
-from trainer.sampling.generation import generate
+
+Group = dist.ProcessGroup | None
+Choose = Callable[[Tensor, Tensor, int], Tensor]
+"""From sequences int64 [T], their logits [T, V] and the number of the step to the next token of each, int64 [T]."""
+
+
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator,
+    vocabulary: int | None = None,
+) -> list[list[int]]:
+    """Continues prompts; collective over the ranks that share experts, each of which brings its own prompts.
+
+    A draw is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
+
+    Args:
+        model: the network; used as in evaluation.
+        prompts: of this rank, possibly none; each of one token or more. Bytes are tokens too.
+        num_tokens: tokens to write, the same on every rank.
+        temperature: 0 takes the likeliest token; 1 draws from the model.
+        generator: where the rank's seed comes from.
+        vocabulary: only tokens below it are written; None: any that the network knows.
+
+    Returns:
+        The continuation of each, without the prompts.
+    """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens: there is nothing to write ({num_tokens}); give 1 or more")
+    if temperature < 0:
+        raise ValueError(f"temperature: is negative ({temperature}); give 0 or more")
+    longest = max(map(len, prompts), default=1)
+    if not all(map(len, prompts)):
+        raise ValueError("prompts: one is empty; give at least one token")
+    if longest + num_tokens > model.context:
+        raise ValueError(
+            f"num_tokens: {num_tokens} behind a prompt of {longest} exceed the model's context {model.context}; "
+            "shorten one of them"
+        )
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    written, own = write_on(
+        model, prompts, num_tokens, seed, lambda keys_S: _sampler(temperature, keys_S, vocabulary or model.vocabulary)
+    )
+    return written[own].tolist()
+
+
+@torch.no_grad()
+def write_on(
+    model: GPT, prompts: Sequence[Sequence[int]], num_tokens: int, seed: int, chooser: Callable[[Tensor], Choose]
+) -> tuple[Tensor, slice]:
+    """Generates by any rule; `chooser` maps keys int64 [S] to it."""
+    training = model.training
+    model.eval()
+    try:
+        begun = _exchange_prompts(prompts, seed, model.token_dtype, model.group, model.embed.weight.device)
+        choose = chooser(begun.keys)
+        cache = Cache(len(model.blocks), begun.longest + num_tokens)
+        written = begun.tokens.new_zeros(len(begun.lengths), num_tokens)
+        prompt = Prompt(begun.longest, cache)
+        rows, residency = model.advance(model.embed(begun.tokens[begun.own].flatten()), begun.residency, prompt)
+        sequences = residency.ids // begun.longest
+        ends = (prompt.positions(residency) + 1 == begun.lengths[sequences]).nonzero()[:, 0]
+        rows, sequences, made = rows[ends], sequences[ends], []
+        for step in range(num_tokens):
+            if step:
+                following = NextToken(cache, begun.lengths + step - 1, begun.longest + step - 1)
+                rows, residency = model.advance(model.embed(written[sequences, step - 1]), residency, following)
+                sequences, made = residency.ids, following.made
+            written[sequences, step] = choose(sequences, model.logits(rows), step)
+            rows_by_rank = _synchronise(cache, made, written[:, step], begun.lengths + step - 1, sequences, model.group)
+            residency = Residency(sequences, rows_by_rank, begun.per_rank, model.group, len(rows_by_rank) == 1)
+        return written, begun.own
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """The prompts of all ranks: tokens [S, longest], lengths and keys int64 [S]; which sequences are this rank's, how
+    many numbers of sequences a rank has, and where the tokens are, padding included.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    keys: Tensor
+    longest: int
+    own: slice
+    per_rank: int
+    residency: Residency
+
+
+def _exchange_prompts(
+    prompts: Sequence[Sequence[int]], seed: int, dtype: torch.dtype, group: Group, device: torch.device
+) -> _Begun:
+    sizes = torch.tensor([[len(prompts), max(map(len, prompts), default=1), seed]], device=device)
+    sizes = _gathered(sizes, group)
+    numbers, seeds = sizes[:, 0].tolist(), sizes[:, 2]
+    most, longest = max(numbers), int(sizes[:, 1].max())
+    width = longest * dtype.itemsize
+    padded = torch.zeros(most, width + 4, dtype=torch.uint8)
+    for row, prompt in zip(padded, prompts, strict=False):
+        row[: len(prompt) * dtype.itemsize] = torch.tensor(list(prompt), dtype=dtype).view(torch.uint8)
+        row[width:] = torch.tensor([len(prompt)], dtype=torch.int32).view(torch.uint8)
+    padded = _gathered(padded.to(device), group)
+    sequences = torch.arange(len(padded), device=device)
+    first = 0 if group is None else dist.get_rank(group) * most
+    return _Begun(
+        tokens=aligned(padded[:, :width]).view(dtype).long(),
+        lengths=_integers(padded[:, width:])[:, 0],
+        keys=fold_in(seeds[sequences // max(most, 1)], sequences % max(most, 1)),
+        longest=longest,
+        own=slice(first, first + len(prompts)),
+        per_rank=most,
+        residency=Residency.home(
+            len(prompts) * longest,
+            group,
+            device,
+            rows_N=[number * longest for number in numbers],
+            per_rank=most * longest,
+        ),
+    )
+
+
+def _synchronise(
+    cache: Cache, made: list[Made], tokens_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
+) -> tuple[int, ...]:
+    """Makes caches and written tokens the same on every rank, and returns how many tokens each rank chose.
+
+    Args:
+        made: what the blocks made here in this step.
+        tokens_S: the step's tokens; those of `sequences_T`, chosen here, are known.
+        positions_S: where the step's keys and values belong.
+        group: the ranks that tokens move among.
+    """
+    if group is None or group.size() == 1:
+        return (len(sequences_T),)
+    device, size = tokens_S.device, group.size()
+    chosen = torch.full([len(tokens_S), 2], -1, dtype=torch.int32, device=device)
+    chosen[: len(sequences_T)] = torch.stack([sequences_T, tokens_S[sequences_T]], dim=1)
+    rows_by_rank = [sum(block.rows[rank] for block in made) for rank in range(size)]
+    most = max(rows_by_rank)
+    message = chosen.view(torch.uint8).flatten()
+    if most:
+        own = torch.cat([_as_bytes(block) for block in made])
+        message = torch.cat([own.flatten(), own.new_zeros((most - len(own)) * own.shape[1]), message])
+    gathered = gather_equal(message, group).view(size, -1)
+    chosen = _integers(gathered[:, -8 * len(tokens_S) :]).view(size, -1, 2)
+    valid = chosen[:, :, 0] >= 0
+    sequences, values = chosen[valid].unbind(dim=1)
+    tokens_S[sequences] = values
+    if most:
+        rows = gathered[:, : -8 * len(tokens_S)].reshape(size, most, -1)
+        rows = torch.cat([part[:number] for part, number in zip(rows, rows_by_rank, strict=True)])
+        numbers = [block.rows[rank] for rank in range(size) for block in made]
+        layers = torch.arange(len(made)).repeat(size).repeat_interleave(torch.tensor(numbers)).to(device)
+        sequences = _integers(rows[:, -4:])[:, 0]
+        kept = cache.key_values
+        values = aligned(rows[:, :-4]).view(kept.dtype).view(-1, *kept.shape[3:])
+        kept[layers, sequences, positions_S[sequences]] = values
+    return tuple(valid.sum(dim=1).tolist())
+
+
+def _as_bytes(made: Made) -> Tensor:
+    """A line a row: keys and values, then the sequence."""
+    rows = made.key_value.flatten(1).contiguous().view(torch.uint8)
+    return torch.cat([rows, made.sequences.to(torch.int32)[:, None].view(torch.uint8)], dim=1)
+
+
+def _integers(columns: Tensor) -> Tensor:
+    return aligned(columns).view(torch.int32).long()
+
+
+def _gathered(values: Tensor, group: Group) -> Tensor:
+    return values if group is None else gather_equal(values, group)
+
+
+def _sampler(temperature: float, keys_S: Tensor, vocabulary: int) -> Choose:
+    def choose(sequences_T: Tensor, logits_TV: Tensor, step: int) -> Tensor:
+        logits_TV = logits_TV[:, :vocabulary]
+        if temperature == 0:
+            return logits_TV.argmax(dim=1)
+        heights_TV = (logits_TV.double() / temperature).softmax(dim=1).cumsum(dim=1)
+        drawn_T = uniform(fold_in(keys_S[sequences_T], step))
+        return (heights_TV <= drawn_T[:, None]).sum(dim=1).clamp(max=vocabulary - 1)
+
+    return choose
+
 
 RULE = f"\n{'-' * 80}\n"
 

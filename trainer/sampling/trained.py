@@ -1,12 +1,17 @@
-"""A trained flow, ready to draw."""
+"""The averaged weights of a trained run, on one process or on ranks that share its network."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.distributed as dist
+from safetensors import SafetensorError
+
 import trainer.data
-from trainer.checkpoint.intact import with_newest
+from trainer.checkpoint.intact import ATTEMPTS, is_pruned, newest_checkpoint, with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
@@ -18,10 +23,54 @@ from trainer.config.sample import ImageSample, ObjectSample, PointSample, TextSa
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import sampler
+from trainer.model.network import Network
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.flow import FlowParts
-from trainer.sampling.latent_space import check_latents
-from trainer.sampling.restored import restored_together
+from trainer.sampling.flow import FlowParts, check_latents
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A network from a checkpoint."""
+
+    folder: Path
+    config: RunConfig
+    layout: Layout
+    model: Network
+
+
+def restored_together(
+    run_dir: Path, launch: Launch, placed: Callable[[Layout], Layout] = lambda layout: layout
+) -> Restored:
+    """Restores the newest intact checkpoint, the same on every rank; collective, inside joined process groups.
+
+    The first rank chooses. If the run has deleted the checkpoint before all ranks have read it, it chooses again.
+    """
+    for _ in range(ATTEMPTS):
+        chosen: list[Path | str] = [""]
+        if launch.rank == 0:
+            try:
+                chosen = [newest_checkpoint(run_dir)]
+            except ValueError as error:
+                chosen = [str(error)]
+        dist.broadcast_object_list(chosen)
+        (folder,) = chosen
+        if isinstance(folder, str):
+            raise ValueError(folder)
+        restored, problem, pruned = None, "", False
+        try:
+            config = load_run(folder)
+            layout = placed(restored_layout(config, folder, launch.world_size))
+            restored = Restored(folder, config, layout, restore(config, layout, folder))
+        except (OSError, ValueError, SafetensorError) as error:
+            problem, pruned = str(error), is_pruned(folder)
+        problems: list[tuple[str, bool]] = [("", False)] * launch.world_size
+        dist.all_gather_object(problems, (problem, pruned))
+        if not any(told for told, _ in problems):
+            assert restored is not None
+            return restored
+        if not any(gone for _, gone in problems):
+            raise ValueError(next(told for told, _ in problems if told))
+    raise ValueError(f"run_dir: {run_dir} deletes its checkpoints faster than they are read; raise its checkpoint.keep")
 
 
 def restored_flow(run_dir: Path) -> tuple[Path, RunConfig]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from trainer.config.derived import drawable
-from trainer.config.model import AutoencoderConfig, GPTConfig, PolicyMLPConfig
+from trainer.config.model.gpt import GPTConfig
+from trainer.config.model.mlp import AutoencoderConfig, PolicyMLPConfig
 from trainer.config.run import RunConfig
 from trainer.config.sample import PointSample
 from trainer.data import Batch
@@ -21,11 +22,11 @@ from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
 from trainer.model.feature_extractor.teacher import Teacher
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import OBJECTIVE, Reference, references_of
-from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import few_count

@@ -20,8 +20,7 @@ from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
 from trainer.config.sample import ObjectSample
 from trainer.config.task import TrajectoryBalanceTaskConfig
-from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures
-from trainer.evaluation.pareto.indicators import best_distinct, mean_pairwise
+from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures, best_distinct, mean_pairwise
 from trainer.model.mlp import Policy
 from trainer.model.network import Network
 from trainer.observe.measurement import MeasurementSpec, Progress

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
 from trainer.config.layout import Layout
-from trainer.config.model import SegmentNetworkConfig
+from trainer.config.model.dit import SegmentNetworkConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch

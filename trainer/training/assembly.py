@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 from moe.router.protocol import Router
 from trainer.checkpoint.base import write_base
 from trainer.checkpoint.directory import step_folder, step_of
+from trainer.checkpoint.intact import weights_file
+from trainer.checkpoint.modules import modules_weights
 from trainer.checkpoint.resuming import load_checkpoint
 from trainer.checkpoint.saving import Checkpointer
 from trainer.config.layout import Layout
@@ -19,24 +21,48 @@ from trainer.data.bad_examples import BadExampleList
 from trainer.data.run_tokenizer import tokenizer_file
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
+from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch, data_ranks
 from trainer.distributed.process.stop import StopRequest
 from trainer.model.build import bare_network
 from trainer.model.parallel.state import HoldsExperts
+from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers
+from trainer.model.weight_files import open_weights
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
-from trainer.observe.stragglers import OwnWork
+from trainer.observe.speed import OwnWork
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
-from trainer.training.logged import logs
 from trainer.training.networks import TrainingNetworks
+from trainer.training.schedule import logs
 from trainer.training.shares import Shares, reading_ahead
-from trainer.training.start import write_initial_weights
 from trainer.training.task import Task
 
 if TYPE_CHECKING:
     from trainer.training.migration.live import LiveMigration
+
+
+def write_initial_weights(engine: Engine, config: RunConfig) -> None:
+    """Writes this rank's weights one parameter after the other; nothing is sent.
+
+    They are drawn, or what the rank keeps of those in `model.init_from` is read. Routed adapters may begin with the
+    modules of another run.
+    """
+    kept = kept_weights(engine.shards(), engine.state(("weight",)))
+    drawn = DrawnValues(engine.module, config.run.seed)
+    modules = modules_weights(config)
+    if modules is not None:
+        with open_weights(modules) as weights:
+            fill(kept, SavedModules(weights, routing=drawn))
+        return
+    if config.model.init_from is None:
+        fill(kept, drawn)
+        return
+    path = weights_file(config.model.init_from)
+    with open_weights(path) as weights:
+        fill(kept, SavedValues(weights, otherwise=drawn, new=config.model.new_parameters))
+    load_routers(engine.module, path.parent)
 
 
 class Training:

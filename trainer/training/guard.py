@@ -1,4 +1,4 @@
-"""Which steps are not taken."""
+"""Which steps are not taken, and runs that end before their last step."""
 
 import json
 import math
@@ -9,7 +9,12 @@ from statistics import fmean, median
 from typing import Any
 
 from netsim.foundation.files import replacing
+from netsim.foundation.refusal import Failure
 from trainer.config.sections import GuardConfig
+
+
+class RunFailed(Failure):
+    """A run that cannot go on although its configuration was good."""
 
 
 class Guard:

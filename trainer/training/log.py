@@ -8,15 +8,11 @@ from statistics import fmean
 from torch import Tensor
 
 from trainer.config.rules.plan import describe
-from trainer.observe.memory import peak_memory
-from trainer.observe.speed import Speed
-from trainer.observe.stragglers import Stragglers
+from trainer.observe.speed import Speed, Stragglers, peak_memory
 from trainer.training import tilt
 from trainer.training.assembly import Training
-from trainer.training.by_source import means
-from trainer.training.logged import due
-from trainer.training.reduction import mean_terms
-from trainer.training.schedule import learning_rate
+from trainer.training.reduction import mean_terms, means
+from trainer.training.schedule import due, learning_rate
 from trainer.training.validation import HeldOut
 from trainer.training.weighting import effective_share
 

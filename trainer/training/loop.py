@@ -11,12 +11,10 @@ from torch import Tensor
 from trainer.flow.coupling.protocol import gathered
 from trainer.trace.context import phase
 from trainer.training.assembly import Training
-from trainer.training.by_source import totals
 from trainer.training.generators import seed_dropout
 from trainer.training.log import StepFigures, StepLog
-from trainer.training.logged import due
-from trainer.training.reduction import Exchange
-from trainer.training.schedule import learning_rate
+from trainer.training.reduction import Exchange, totals
+from trainer.training.schedule import due, learning_rate
 from trainer.training.task import OfSources, Weighted
 
 

@@ -26,7 +26,7 @@ from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistil
 from trainer.model.build import check_rates
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.values import check_meaning
-from trainer.sampling.latent_space import check_latents
+from trainer.sampling.flow import check_latents
 from trainer.sampling.reference import Reference, pinned
 from trainer.training.schedule import changed_schedule
 

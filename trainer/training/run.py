@@ -18,8 +18,8 @@ from trainer.observe.protocol import Sink
 from trainer.training.data_record import NAME as DATA
 from trainer.training.data_record import sampled
 from trainer.training.facts import resolved
-from trainer.training.logged import missing_figures
 from trainer.training.preflight import preflight
+from trainer.training.schedule import missing_figures
 from trainer.training.task import Task
 
 

@@ -21,8 +21,8 @@ from trainer.distributed.process.watchdog import watchdog
 from trainer.observe.protocol import Sink
 from trainer.training.assembly import Training
 from trainer.training.data_record import verify
-from trainer.training.failure import RunFailed
 from trainer.training.generators import deterministic_operations
+from trainer.training.guard import RunFailed
 from trainer.training.loop import train
 from trainer.training.task import Task
 

@@ -14,7 +14,7 @@ from trainer.data import Batch, Loader
 from trainer.data.bad_examples import BadExampleList
 from trainer.data.loading import DataLoadingConfig
 from trainer.data.prefetcher import Prefetcher
-from trainer.observe.stragglers import OwnWork
+from trainer.observe.speed import OwnWork
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession
 from trainer.training.generators import micro_batch_generator

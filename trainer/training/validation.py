@@ -9,8 +9,8 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Dataset, Loader
 from trainer.data.bad_examples import BadExampleList
-from trainer.training.by_source import held_out_means
 from trainer.training.generators import micro_batch_generator, seed_dropout
+from trainer.training.reduction import held_out_means
 from trainer.training.task import Networks, OfSources, Task
 from trainer.training.weighting import weighted_mean
 

@@ -34,14 +34,12 @@ from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.immiscible import digits
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, rows, train
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.sampler import Euler, Field, Heun, Sampler
 from trainer.flow.target import Quantity
-from trainer.sampling.steps.chord import chord_cost, chord_grid
-from trainer.sampling.steps.cost_matrix import cost_matrix
-from trainer.sampling.steps.endpoint import endpoint_grid
 from trainer.sampling.steps.fine import FineSolution, Grid, fine_solution, times_of, uniform_grid
+from trainer.sampling.steps.search import chord_cost, chord_grid, cost_matrix, endpoint_grid
 
 COUNTS, NODES = (2, 4, 6, 8), 100
 NUM, FRESH, TRAJECTORIES, STRAIGHTENED, OCTAVES = 300, 2000, 5000, 4, 4

@@ -22,14 +22,12 @@ from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.boss import CHORD, EDM, ENDPOINT, HEUN, UNIFORM, edm_times
 from tests.forked import ROOT
 from trainer.__main__ import main as trainer_main
-from trainer.evaluation.frechet import frechet_distance
-from trainer.evaluation.judgement import parted
-from trainer.evaluation.real import real_examples
+from trainer.evaluation.judgement import parted, real_examples
+from trainer.evaluation.quality import frechet_distance
 from trainer.flow import sampler
 from trainer.flow.sampler import EulerConfig, HeunConfig
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.steps.fine import times_of
-from trainer.sampling.steps.noises import Noises
+from trainer.sampling.steps.fine import Noises, times_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import search
 from trainer.sampling.trained import opened

@@ -22,7 +22,7 @@ from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, eight_gaussians, flow_task, follow, train
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.model.build import build_model
 from trainer.task import FlowTask
 

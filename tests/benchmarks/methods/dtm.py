@@ -35,7 +35,7 @@ from tests.benchmarks.methods.plain_loop import (
 from trainer.config.layout import Layout
 from trainer.config.model.transition import MeanVelocityConfig
 from trainer.data import SPLITS, Digits
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, TransitionConfig
 from trainer.model.build import build_model

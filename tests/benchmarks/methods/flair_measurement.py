@@ -12,9 +12,9 @@ from moe.seeds import fold_in
 from tests.benchmarks.methods.immiscible import digits
 from tests.benchmarks.methods.inverse_rivals import guided, replacement
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, rows, train
-from trainer.config.model import AutoencoderConfig
+from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.context import BoxesConfig
 from trainer.flow.inverse import (
@@ -36,7 +36,7 @@ from trainer.flow.sampler import Field
 from trainer.flow.space import Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.values import initialised
-from trainer.sampling.latent_space import Latents
+from trainer.sampling.flow import Latents
 from trainer.task import ReconstructionTask
 
 SHAPE, LEARNED, CALIBRATION = (1, 8, 8), 1500, 256

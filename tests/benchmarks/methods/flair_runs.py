@@ -24,14 +24,14 @@ from torch import Tensor
 import trainer.data
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
-from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.quality import frechet_distance
 from trainer.flow import Condition
 from trainer.flow.inverse import FlairConfig, agreeing, build, consistency
 from trainer.flow.operator import Mask
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.latent_space import states_of_images
-from trainer.sampling.restoration.calibration import measured_errors
+from trainer.sampling.flow import states_of_images
+from trainer.sampling.restoration.restoring import measured_errors
 from trainer.sampling.trained import opened
 
 SEEDS, SAMPLES, EVALUATIONS, NUM = (0, 1, 2), 4, 50, 360

@@ -43,9 +43,7 @@ from torch import Tensor
 from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from trainer.data import build
-from trainer.evaluation.accuracy import class_accuracy
-from trainer.evaluation.discrepancy import energy_distance
-from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.quality import class_accuracy, energy_distance, frechet_distance
 from trainer.flow import UNCONDITIONAL, Condition, control, cost, path, sampler
 from trainer.flow.control import ControlInputs, CostGradientConfig
 from trainer.flow.cost import RunningCost, separation_cost

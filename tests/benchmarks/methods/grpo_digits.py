@@ -27,7 +27,7 @@ from netsim.foundation.run_reference import ReferenceConfig
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.immiscible import digits
 from trainer.data import DigitsConfig, build
-from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.quality import frechet_distance
 from trainer.flow import Condition
 from trainer.flow.reward import ClassifierConfig
 from trainer.observe.metrics import read_metrics

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, frechet_distance, rows, train
-from trainer.config.model import AutoencoderConfig
+from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Digits
-from trainer.evaluation.accuracy import class_accuracy
+from trainer.evaluation.quality import class_accuracy
 from trainer.flow import Condition
 from trainer.flow.context import SemanticMapConfig, block_levels
 from trainer.flow.space import Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.values import initialised
-from trainer.sampling.latent_space import Coder, Latents
+from trainer.sampling.flow import Coder, Latents
 from trainer.task import FlowTask, ReconstructionTask
 
 VALUES, CLASSES, BATCH = 16, 10, 256

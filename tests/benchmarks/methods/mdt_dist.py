@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from netsim.foundation.run_reference import ReferenceConfig
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, follow, rows, train
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.flow import Condition, objective, sampler
 from trainer.flow.objective import LossTerms, Model, Objective
 from trainer.flow.path import PathSample

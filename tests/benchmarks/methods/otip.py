@@ -39,7 +39,7 @@ from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, rows, train
 from trainer.data import SPLITS, Digits
-from trainer.evaluation.accuracy import ClassJudge
+from trainer.evaluation.quality import ClassJudge
 from trainer.flow import Condition, inversion, sampler
 from trainer.flow.control import Pull, PullConfig, Transport, TransportConfig, controlled
 

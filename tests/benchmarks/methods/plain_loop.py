@@ -19,7 +19,7 @@ from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.config.sections import OptimConfig
 from trainer.data import Batch
-from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.quality import frechet_distance
 from trainer.evaluation.transport import path_energy, straightness, wasserstein_2
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import EulerConfig, Trajectory

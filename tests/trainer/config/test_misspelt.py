@@ -12,7 +12,7 @@ from netsim.foundation.refusal import Refusal
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
 from trainer.config.misspelt import OTHER_NAMES, SCHEMA, check_names
-from trainer.experiment.keys.schema import run_schema
+from trainer.experiment.schema import run_schema
 
 ROOT = Path(__file__).parents[3]
 RUN = {

@@ -108,7 +108,7 @@ def test_a_run_of_own_parts_alone_is_the_run_of_built_in_ones(runs: dict[str, Pa
 def test_samples_and_figures_of_a_run_of_own_parts(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 500)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 500)
     found = {}
     for name, folder in runs.items():
         figures, page = tmp_path / f"{name}.json", tmp_path / f"{name}.html"

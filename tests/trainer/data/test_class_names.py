@@ -19,8 +19,7 @@ from trainer.data import PairIndex, PairsConfig, ShardsConfig, read_index, write
 from trainer.data.shard.class_names import listed
 from trainer.flow import Condition
 from trainer.sampling.conditioning import Conditioning
-from trainer.sampling.headings import headings_above
-from trainer.sampling.image_grid import image_grid
+from trainer.sampling.pictures import headings_above, image_grid
 
 NAMES = ("cat", "dog", "fox")
 ENTRY = {"file": "shard_00000.safetensors", "num_examples": 9}

@@ -17,7 +17,7 @@ from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig
-from trainer.evaluation.real import real_examples
+from trainer.evaluation.judgement import real_examples
 from trainer.flow.space import Identity
 from trainer.task import FlowTask
 

@@ -11,9 +11,8 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from trainer.evaluation.discrepancy import energy_distance, maximum_mean_discrepancy
-from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.judgement import distances, floor, judge
+from trainer.evaluation.quality import energy_distance, frechet_distance, maximum_mean_discrepancy
 
 RNG = np.random.default_rng(0)
 

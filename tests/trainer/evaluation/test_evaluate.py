@@ -15,8 +15,7 @@ from tests.trainer.untrained import save_untrained
 from trainer.__main__ import main
 from trainer.config.file import load_config
 from trainer.data import AnyConfig, DigitsConfig, ToyConfig
-from trainer.evaluation.measurement import FlowMeasurement
-from trainer.evaluation.page import COLUMNS, cell
+from trainer.evaluation.measurement import COLUMNS, FlowMeasurement, cell
 from trainer.sampling.trained import opened
 
 RUN = (
@@ -44,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are compared with 500 real examples in place of 10,000."""
-    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 500)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 500)
 
 
 @pytest.mark.usefixtures("few")

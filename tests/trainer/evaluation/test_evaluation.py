@@ -19,19 +19,18 @@ from trainer.config.run import RunConfig
 from trainer.evaluation.evaluation import Evaluation, evaluate
 from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import precision_recall
-from trainer.evaluation.judgement import distances
+from trainer.evaluation.judgement import distances, real_examples
 from trainer.evaluation.measurement import FlowMeasurement
-from trainer.evaluation.monge_gap import MongeGaps, Moved
-from trainer.evaluation.real import real_examples
+from trainer.evaluation.transport import MongeGaps, Moved
 from trainer.flow import Condition
 from trainer.flow.space import Identity
 from trainer.model.blockwise import BlockwiseMLP
 from trainer.model.build import build_model
 from trainer.model.feature_extractor.extractor import read_extractor, write_extractor
 from trainer.model.mlp import MLP
+from trainer.sampling.conditioning import source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.source import source_samples
 
 SCHEMA = json.loads(Path("configs/schemas/evaluation.schema.json").read_text())
 TOY = {"data": {"kind": "toy", "held_out": 200}, "model": {"kind": "mlp", "hidden": 16, "num_layers": 1}}
@@ -50,7 +49,7 @@ def measured(sections: dict[str, Any], **settings: Any) -> tuple[RunConfig, Eval
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples are compared with 1,000 real examples in place of 10,000."""
-    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 1000)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 1000)
 
 
 def timeless(found: Evaluation) -> Evaluation:

@@ -4,9 +4,8 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 
-from trainer.evaluation.accuracy import class_accuracy
-from trainer.evaluation.frechet import frechet_distance
-from trainer.sampling.image_grid import image_grid
+from trainer.evaluation.quality import class_accuracy, frechet_distance
+from trainer.sampling.pictures import image_grid
 
 
 def by_matrix_root(x, y):

@@ -14,7 +14,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.evaluation import Measured, evaluate
-from trainer.evaluation.page import costs_of
+from trainer.evaluation.measurement import costs_of
 from trainer.flow import sampler
 from trainer.model.build import build_model
 from trainer.model.flops import sample_multiply_adds

@@ -13,7 +13,7 @@ from tests.trainer.flow.test_sampler import gaussian, grid, known
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.parts import of_composition
 from trainer.config.run import RunConfig
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.flow import path, sampler
 
 MEAN, STD, DEVIATION = 1.0, 0.6, 0.25

@@ -14,14 +14,14 @@ from tests.forked import ROOT
 from tests.trainer.commands import DIGITS, contents, refused, trained
 from trainer import data, load_config
 from trainer.__main__ import main
-from trainer.config.model import AutoencoderConfig
+from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch, ShardsConfig, read_index
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.extractor import write_extractor
 from trainer.model.values import initialised
-from trainer.sampling.latent_space import build as build_space
+from trainer.sampling.flow import build_space
 from trainer.task import ReconstructionTask
 
 SIZES = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)

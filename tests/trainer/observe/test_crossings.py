@@ -6,7 +6,8 @@ import torch
 
 from moe.dispatch.coherent_messages import Moves
 from moe.dispatch.messages import Visits
-from trainer.observe.crossings import Mode, crossing_rows
+from moe.placement.placement import Mode
+from trainer.observe.expert_load import crossing_rows
 from trainer.trace.routing import ordered_choices
 
 TOKENS, EXPERTS, RANKS, CHOICES = 200, 8, 4, 3

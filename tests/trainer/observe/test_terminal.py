@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint.directory import step_folder
-from trainer.observe.dashboard import Dashboard
-from trainer.observe.story import HISTORY, Story
-from trainer.observe.terminal import LogLines, terminal
+from trainer.observe.terminal import HISTORY, Dashboard, LogLines, Story, terminal
 from trainer.observe.units import duration, scaled, sparkline
 
 VALUES = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-3, "time.step_s": 0.07, "time.samples_per_s": 914.0}

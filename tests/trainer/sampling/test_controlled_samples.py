@@ -25,14 +25,13 @@ from trainer.flow.sampler import AnyConfig as AnySampler
 from trainer.flow.sampler import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig, SegmentedConfig, Trajectory
 from trainer.flow.sampler.grid import StepsFile
 from trainer.model.flops import sample_multiply_adds
-from trainer.sampling.chosen import SamplerChoice
-from trainer.sampling.chosen_controls import read_controls
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.pairs.run import run as draw_pairs
 from trainer.sampling.preview import preview
 from trainer.sampling.sample import DrawingRequest, drawing
+from trainer.sampling.sampler_choice import SamplerChoice, read_controls
 from trainer.sampling.trained import opened
 
 MODULE = own_controls.__name__
@@ -188,7 +187,7 @@ def test_previews_are_drawn_under_the_controls(controlled: Path, tmp_path: Path)
 def test_evaluate_measures_what_is_drawn_and_says_so(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.real.JUDGED", 500)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 500)
     out = tmp_path / "evaluation.json"
     words = ("--evaluations", "2", "--num", "16", "--out", str(out), "--controls", ASKING)
     assert main(["evaluate", str(run), *words]) == 0

@@ -13,7 +13,7 @@ from moe.collective_trace import read
 from tests.ranks import run_ranks
 from tests.trainer.model.language_models import SIZES, dense, mixture
 from trainer.model.gpt import GPT
-from trainer.sampling.generation import generate, write_on
+from trainer.sampling.text import generate, write_on
 
 WORLD_SIZES = (2, 4)
 PROMPTS = [b"def ", b"class Layer", b"x", b"import t", b"return"]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.sampling.grid_layout import MOST_PIXELS, grid_layout
-from trainer.sampling.image_grid import image_grid
+from trainer.sampling.pictures import MOST_PIXELS, grid_layout, image_grid
 
 
 @pytest.mark.parametrize("side", [1, 8, 20, 32, 64, 100, 256, 1024, 3000])

@@ -17,10 +17,10 @@ from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
 from trainer.flow.sampler import EulerConfig, HeunConfig, SegmentedConfig
-from trainer.sampling import restored
-from trainer.sampling.chosen import SamplerChoice, with_steps
+from trainer.sampling import trained
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.sample import DrawingRequest, drawing
+from trainer.sampling.sampler_choice import SamplerChoice, with_steps
 
 NAMES = ("cat", "dog", "fox")
 NETWORK = {"model": {"hidden": 16, "num_layers": 1, "num_heads": 2, "patch_size": 4, "label_dropout": 0.1}}
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_the_run_deletes_before_it_is_read_is_replaced_by_the_
     """The run saves step 20 and deletes step 10 between the choice of the checkpoint and the reading of its weights."""
     run = untrained_run(tmp_path / "run", {"data": {"kind": "digits"}, **NETWORK, "sample": {"guidance": 1.0}})
     config = load_config(run / "checkpoints" / "step_00000010" / "config.yaml")
-    read = restored.restore
+    read = trained.restore
 
     def restore(*arguments: Any) -> Any:
         if not (run / "checkpoints" / "step_00000020").exists():
@@ -164,7 +164,7 @@ def test_a_checkpoint_that_the_run_deletes_before_it_is_read_is_replaced_by_the_
             prune(run / "checkpoints", 1, 20)
         return read(*arguments)
 
-    monkeypatch.setattr(restored, "restore", restore)
+    monkeypatch.setattr(trained, "restore", restore)
     out = tmp_path / "grid.png"
     assert main(["sample", str(run), "--num", "4", "--steps", "1", "--out", str(out)]) == 0
     assert capsys.readouterr() == (f"{out}: 4 images of step_00000020, guidance 1\n", "")
@@ -178,7 +178,7 @@ def choose(rank: int, world_size: int, document: dict[str, Any]) -> tuple[str, f
 
     config = RunConfig.model_validate(document)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
-    read, calls = restored.restore, []
+    read, calls = trained.restore, []
 
     def restore(*arguments: Any) -> Any:
         calls.append(arguments)
@@ -193,9 +193,9 @@ def choose(rank: int, world_size: int, document: dict[str, Any]) -> tuple[str, f
         dist.barrier()
         return read(*arguments)
 
-    restored.restore = restore
+    trained.restore = restore
     divide_ranks(1, 1)
-    found = restored.restored_together(config.run.dir, launch)
+    found = trained.restored_together(config.run.dir, launch)
     unite_ranks()
     return found.folder.name, float(next(found.model.parameters()).sum())
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
 from trainer.__main__ import main
-from trainer.config.model import AutoencoderConfig
+from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import DigitsConfig
@@ -21,7 +21,7 @@ from trainer.data import build as build_data
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.build import build_model
 from trainer.model.values import initialised
-from trainer.sampling.latent_space import Latents, StoredLatents
+from trainer.sampling.flow import Latents, StoredLatents
 from trainer.task import FlowTask
 
 SHIFT, SCALE = (0.5, -1.0, 2.0), (2.0, 0.5, 1.5)

@@ -3,12 +3,11 @@
 from typing import Any, Literal
 
 from trainer.trace.formula import TraceSpec
-from trainer.trace.formula.passes import Passage
-from trainer.trace.formula.reduction import optimizer_groups
-from trainer.trace.formula.tokens import TokenTraffic
+from trainer.trace.formula.network import TokenTraffic
+from trainer.trace.formula.protocol import Passage
 from trainer.trace.formula.trace import RankGroups
 from trainer.trace.formula.training import LossCall, TrainingStep
-from trainer.trace.formula.zero import ZeroTraffic
+from trainer.trace.formula.zero import ZeroTraffic, optimizer_groups
 
 DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from moe.collective_trace import CollectiveRecord, read, write
 from tests.trainer.trace.specs import DENSE, EXPERT, zero_spec
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
-from trainer.trace.formula.reduction import ParameterGroup, gradient_reductions, optimizer_groups
+from trainer.trace.formula.zero import ParameterGroup, gradient_reductions, optimizer_groups
 from trainer.trace.groups import canonical_names
 from trainer.trace.merge import check
 

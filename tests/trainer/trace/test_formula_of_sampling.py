@@ -190,7 +190,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Recordings:
 
 def computed(world_size: int, name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
     from trainer.config.rules.plan import plan_sampling
-    from trainer.trace.formula.sampling_plan import sampling_spec
+    from trainer.trace.formula.sampling import sampling_spec
 
     config, (*_, guidance, num) = configuration(world_size, name), CASES[world_size][name]
     layout = plan_sampling(config, world_size, ranks_per_node=2)

@@ -26,8 +26,7 @@ from trainer.flow.sampler import (
     Trajectory,
 )
 from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.formula.sampling_plan import sampling_spec
-from trainer.trace.formula.sent import sampling_bytes
+from trainer.trace.formula.sampling import sampling_bytes, sampling_spec
 
 DIT_64 = "configs/runs/dit_moe_64.yaml"
 TOY = "configs/runs/toy.yaml"

@@ -16,7 +16,7 @@ from trainer.config.sections import GuardConfig
 from trainer.data.digits import Digits
 from trainer.data.loader import Loader
 from trainer.observe.metrics import read_metrics
-from trainer.observe.stragglers import Stragglers
+from trainer.observe.speed import Stragglers
 from trainer.training.guard import Guard
 
 SMALL = ("model.num_layers=1", "model.hidden=32", "moe.expert_hidden=16", "observe.log_every=1", "trace.steps=[]")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from trainer.checkpoint.directory import step_folder
-from trainer.training.logged import missing_figures
+from trainer.training.schedule import missing_figures
 
 
 def run(folder: Path, *, lines: int | None, every: int, evaluated: int | None = None, steps: int = 40) -> Path:

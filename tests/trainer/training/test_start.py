@@ -61,7 +61,7 @@ def stepped(engine: Any, accumulation: int, seed: int) -> tuple[float, float]:
 def resumed(_rank: int, world_size: int) -> dict[str, list[Any]]:
     """Steps of a run, and of one that is built without weights and goes on from its state."""
     from trainer.distributed.groups import divide_ranks
-    from trainer.training.start import write_initial_weights
+    from trainer.training.assembly import write_initial_weights
 
     divide_ranks(1, 1)
     found = {}
@@ -90,7 +90,7 @@ def taken_over(_rank: int, world_size: int, folder: str) -> dict[str, tuple[int,
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import parameter_shapes
     from trainer.model.weight_files import Weights
-    from trainer.training.start import write_initial_weights
+    from trainer.training.assembly import write_initial_weights
 
     path = Path(folder) / "ema.safetensors"
     generator = torch.Generator().manual_seed(0)

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.config.run import RunConfig
-from trainer.evaluation.accuracy import ClassJudge
-from trainer.evaluation.real import real_examples
+from trainer.evaluation.judgement import real_examples
+from trainer.evaluation.quality import ClassJudge
 from trainer.flow.space import Space
-from trainer.sampling.editing.edits import Calls
-from trainer.sampling.editing.files import PictureEdits
+from trainer.sampling.editing.edits import Calls, PictureEdits
 from trainer.sampling.editing.plan import EditPlan
 
 RANGE = 2.0

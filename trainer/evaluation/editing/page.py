@@ -8,12 +8,11 @@ from typing import Any
 
 from moe.report.page import Block, Choice, Facts, Figure, Section, Table, page
 from trainer.config.run import RunConfig
-from trainer.evaluation.editing.charts import errors_chart, iterates_chart, plane_chart
 from trainer.evaluation.editing.figures import EditFigures, Level, Point
-from trainer.evaluation.editing.pictures import edit_grid
+from trainer.evaluation.editing.pictures import edit_grid, errors_chart, iterates_chart, plane_chart
 from trainer.model.flops import forward_multiply_adds
 from trainer.observe.units import scaled
-from trainer.sampling.editing.files import PictureEdits
+from trainer.sampling.editing.edits import PictureEdits
 from trainer.sampling.editing.plan import EditPlan
 
 Shown = tuple[tuple[str, int | None], PictureEdits]

@@ -1,39 +1,112 @@
-"""The edit verb: pictures shared out over the ranks, then figures, a file and a page."""
+"""The edit verb: pictures shared out over the ranks, then figures, a file, a table and a page."""
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from rich.box import SIMPLE
+from rich.table import Table
 from torch import Tensor
 
 from netsim.foundation.digests import file_digest
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
+from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.launcher import end_with_launcher
-from trainer.evaluation.editing.figures import figures_of, judge_of
+from trainer.evaluation.editing.figures import EditFigures, Level, Point, figures_of, judge_of, psnr
 from trainer.evaluation.editing.page import edits_page
-from trainer.evaluation.editing.results import RESULTS, results_document
-from trainer.evaluation.editing.table import edits_table
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.editing.edits import Editor, padded
-from trainer.sampling.editing.files import EDITED, PictureEdits, write_pictures
+from trainer.sampling.editing.edits import EDITED, Editor, PictureEdits, padded, write_pictures
 from trainer.sampling.editing.plan import EditPlan, planned
 from trainer.sampling.editing.request import EditRequest
-from trainer.sampling.latent_space import build as build_space
-from trainer.sampling.latent_space import check_latents
+from trainer.sampling.flow import build_space, check_latents
 from trainer.sampling.picture_work import work_through
 from trainer.sampling.requested_pictures import HeldOutPictures, Pictures, open_pictures
 from trainer.sampling.results_folder import ResultsFolder
 from trainer.sampling.trained import restored_flow, shared
 
+FORMAT = "flowfabric.edits/1"
+RESULTS = "results.json"
+
+
+def results_document(
+    figures: EditFigures, plan: EditPlan, made_by: dict[str, Any], left_out: dict[str, str]
+) -> dict[str, Any]:
+    """The figures as they are written to JSON; nothing in them depends on ranks or on time."""
+    return {
+        "format": FORMAT,
+        "made_by": made_by,
+        "pictures": figures.num,
+        "left_out": left_out,
+        "level": plan.level_name,
+        "levels": [_level(one, plan) for one in figures.levels],
+        "floors": {
+            "source": _point(figures.source),
+            "fresh": _point(figures.fresh),
+            "reconstruction": _error(figures.reconstruction),
+            "decoder": _error(figures.decoder),
+            "judge_accuracy": figures.judged,
+        },
+        "inversion": {"errors": figures.inversion_errors},
+        "corrections": {"errors": figures.edit_errors},
+        "calls": asdict(figures.calls) | {"levels": list(figures.calls.levels)},
+    }
+
+
+def _level(one: Level, plan: EditPlan) -> dict[str, Any]:
+    classes = {
+        name or "all": None if point is None else _point(point)
+        for name, point in zip(plan.names, one.classes, strict=True)
+    }
+    return {"level": one.level, **_point(one.all), "held_error": one.held_error, "calls": one.calls, "classes": classes}
+
+
+def _point(one: Point) -> dict[str, float | None]:
+    return {**_error(one.error), "editability": one.editability}
+
+
+def _error(error: float) -> dict[str, float | None]:
+    ratio = psnr(error)
+    return {"error": error, "psnr_db": None if math.isinf(ratio) else ratio}
+
+
+def edits_table(figures: EditFigures, plan: EditPlan, config: RunConfig) -> Table:
+    """A row for each level, and rows for the pictures themselves and for fresh draws."""
+    judged = figures.source.editability is not None
+    title = f"edits of {figures.num} pictures, guidance {plan.guidance:g}" + (
+        f", to {len(plan.targets)} class{'es' * (len(plan.targets) > 1)}" if config.data.num_classes else ""
+    )
+    shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+    held = plan.held is not None
+    columns = [plan.level_name, "error", "PSNR in dB", *(["error held"] if held else [])]
+    columns += [*(["of the class"] if judged else []), "network calls"]
+    for place, heading in enumerate(columns):
+        shown.add_column(heading, justify="left" if place == 0 else "right", no_wrap=True)
+
+    def row(name: str, point: Point, held_error: float | None, calls: int, *, last: bool = False) -> None:
+        cells = [name, f"{point.error:.4f}", f"{point.psnr:.1f}"]
+        cells += ["" if held_error is None else f"{held_error:.2g}"] if held else []
+        cells += [f"{point.editability:.1%}"] if point.editability is not None else []
+        shown.add_row(*cells, f"{calls:,}", end_section=last)
+
+    for place, one in enumerate(figures.levels, start=1):
+        calls = figures.calls.inversion + one.calls
+        row(f"{one.level:g}", one.all, one.held_error, calls, last=place == len(figures.levels))
+    row("the picture", figures.source, None, 0)
+    row("a fresh draw", figures.fresh, None, figures.calls.drawing)
+    return shown
+
+
 PAGE = "index.html"
-FORMAT = "flowfabric.edit/1"
+REQUEST_FORMAT = "flowfabric.edit/1"
 WIDTH = 100
 """Of what is printed into a file, in characters."""
 ALIKE = 4
@@ -53,7 +126,7 @@ def run(run_dir: Path, request: EditRequest, out: Path) -> int:
     pictures = open_pictures(request.pictures, config, build_space(config), device=device)
     pictures.check_some_readable("pictures.path")
     made_by = {"run": str(run_dir), "weights": Manifest.read(folder).weights_sha256()}
-    results = ResultsFolder(out, {"format": FORMAT, **made_by, **_asked(request)})
+    results = ResultsFolder(out, {"format": REQUEST_FORMAT, **made_by, **_asked(request)})
     results.check()
     with shared(run_dir, plan.sampler) as ranks:
         flow, launch = ranks.flow, ranks.launch

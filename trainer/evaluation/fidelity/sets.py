@@ -1,9 +1,15 @@
-"""Features of a whole set of examples, block by block, shared out over ranks."""
+"""Sets of examples, drawn, of a run or of a folder, and their features, block by block on many ranks."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,10 +18,110 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.evaluation.fidelity.gaussian import Gaussian
-from trainer.evaluation.fidelity.moments import Moments
+import trainer.data
+from moe.seeds import derive_seed
+from netsim.foundation.refusal import Refusal
+from trainer.config.run import RunConfig
+from trainer.data.picture import BadPicture, opened_picture
+from trainer.data.picture_names import ENDINGS
+from trainer.evaluation.fidelity.gaussian import Gaussian, Moments
 from trainer.evaluation.fidelity.precision_recall import parts_of_ranks
+from trainer.flow.sampler import AnyConfig
+from trainer.flow.space import Identity, Space
 from trainer.model.feature_extractor.extractor import Extractor
+from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.draw import TrainedFlow
+
+ENDLESS = 50_000
+"""Examples that stand for data without an end."""
+READERS = 8
+"""Threads that read pictures."""
+
+
+class DrawnExamples:
+    """Examples that a flow draws, the classes in turn."""
+
+    def __init__(
+        self, flow: TrainedFlow, chosen: AnyConfig, conditioning: Conditioning, guidance: float, seed: int
+    ) -> None:
+        self.num, self.together = len(conditioning.labels), True
+        self._flow, self._chosen, self._conditioning = flow, chosen, conditioning
+        self._guidance, self._seed = guidance, seed
+
+    @torch.no_grad()
+    def read(self, numbers: Tensor) -> list[Tensor]:
+        """See `Source.read`."""
+        flow = self._flow
+        trajectory = flow.follow(
+            self._conditioning.condition, numbers, self._chosen, guidance=self._guidance, seed=self._seed
+        )
+        examples = flow.parts.space.decode(flow.parts.data_of(trajectory.final))
+        seen = self._conditioning.seen
+        return [examples if seen is None else seen.rows(numbers).completed(examples)]
+
+
+class TrainingExamples:
+    """The training examples of a run as they are compared with what it draws."""
+
+    def __init__(self, config: RunConfig, num: int | None) -> None:
+        self._dataset = trainer.data.build(config.data)
+        most = len(self._dataset.data_points("train")) if not self._dataset.endless else ENDLESS
+        self._ids = trainer.data.first_data_points(self._dataset, "train", most if num is None else num)
+        self._space: Space = Identity()
+        self._device, self._seed = torch.device("cpu"), config.run.seed
+        self.num, self.together = len(self._ids), False
+        latent = config.flow.latent if config.flow is not None else None
+        data = config.data.model_dump(mode="json")
+        if data.get("digest") is not None:
+            data.pop("path", None)  # the same data in another place
+        written = {"data": data, "latent": latent and latent.model_dump(mode="json")}
+        self.digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
+
+    def decode_by(self, space: Space, device: torch.device) -> None:
+        """Sets the space, and its device, that decodes examples which are latents."""
+        self._space, self._device = space, device
+
+    def read(self, numbers: Tensor) -> list[Tensor]:
+        """See `Source.read`."""
+        batch = self._dataset.get(self._ids[numbers])
+        generator = torch.Generator().manual_seed(derive_seed(self._seed, "shown"))
+        return [self._space.shown(batch.x_1.to(self._device), generator=generator)]
+
+
+class Pictures:
+    """The pictures in a folder and below it, whole, each as large as it is, in the order of their names."""
+
+    def __init__(self, folder: Path, num: int | None) -> None:
+        if not folder.is_dir():
+            raise Refusal(folder, "folder", "is none", "give a folder of pictures, or that of a run")
+        found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+        names = [path for path in found if path.suffix.lower() in ENDINGS and path.name[0] != "."]
+        self._files = sorted(names)[:num]
+        if len(self._files) < 2:
+            endings = ", ".join(sorted(ENDINGS))
+            problem = f"holds {len(self._files)} pictures"
+            raise Refusal(folder, "pictures", problem, f"give two or more files that end in {endings}")
+        self.num, self.together = len(self._files), False
+        told = [f"{path.relative_to(folder)} {path.stat().st_size}" for path in self._files]
+        self.digest = hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def read(self, numbers: Tensor) -> list[Tensor]:
+        """See `Source.read`; neighbours of one size together."""
+        with ThreadPoolExecutor(READERS) as pool:
+            images = list(pool.map(lambda number: _pixels(self._files[number]), numbers.tolist()))
+        together = (list(group) for _, group in groupby(images, key=lambda image: image.shape))
+        return [torch.from_numpy(np.stack(group)).float().div(127.5).sub(1) for group in together]
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """The red, green and blue values of a whole picture, uint8 [3, H, W]."""
+    try:
+        with opened_picture(path) as image:
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    except BadPicture as error:
+        remedy = "remove it, or save it again with 8 bits a colour"
+        raise Refusal(path, "picture", f"cannot be read ({error})", remedy) from error
+
 
 Group = dist.ProcessGroup | None
 

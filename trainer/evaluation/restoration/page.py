@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.report.page import Block, Facts, Figure, Listing, Note, Section, Table, page
-from trainer.evaluation.restoration.charts import distribution_chart, spread_chart, weight_chart
 from trainer.evaluation.restoration.figures import Figures, Kinds, power
-from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
+from trainer.evaluation.restoration.pictures import (
+    columns_of,
+    distribution_chart,
+    picture_rows,
+    spread_chart,
+    uncertainty_of,
+    weight_chart,
+)
 
 SHOWN = 8
 """Pictures that the page shows."""

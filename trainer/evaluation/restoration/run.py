@@ -24,15 +24,12 @@ from trainer.flow.inverse import Flair
 from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
 from trainer.flow.sampler import EulerConfig
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.latent_space import build as build_space
-from trainer.sampling.latent_space import check_latents
+from trainer.sampling.flow import build_space, check_latents
 from trainer.sampling.picture_work import work_through
 from trainer.sampling.requested_pictures import Pictures, open_pictures
-from trainer.sampling.restoration.calibration import CALIBRATION, EXAMPLES, measured_errors, read_errors
-from trainer.sampling.restoration.plan import RestorePlan, planned
+from trainer.sampling.restoration.plan import RestorePlan, built, planned, weights_of
 from trainer.sampling.restoration.request import RestoreRequest
-from trainer.sampling.restoration.restoring import Restoration
-from trainer.sampling.restoration.weight import built, weights_of
+from trainer.sampling.restoration.restoring import CALIBRATION, EXAMPLES, Restoration, measured_errors, read_errors
 from trainer.sampling.results_folder import ResultsFolder
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 

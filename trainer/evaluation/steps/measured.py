@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
+from rich.table import Table
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.flow.sampler.grid import StepsFile
-from trainer.sampling.steps.chord import chord_cost
-from trainer.sampling.steps.fine import fine_times, times_of
-from trainer.sampling.steps.noises import Noises
-from trainer.sampling.steps.search import Progress, Search
+from trainer.sampling.steps.fine import Noises, fine_times, times_of
+from trainer.sampling.steps.search import Progress, Search, chord_cost
 
 COMPARED = 1_000
 """Ends that the energy distance is computed from."""
@@ -99,3 +99,29 @@ def _squared(ends: Tensor, fine: Tensor) -> float:
 def ratio(error: float, uniform: float) -> float:
     """An error in parts of that of the uniform grid; 1 where that one does not err."""
     return error / uniform if uniform > 0 else 1.0
+
+
+def grids_table(file: StepsFile, found: Measured) -> Table:
+    """A row for each grid: how far its ends are from those of the fine grid, and where its steps end."""
+    title = (
+        f"steps against {file.made_by['nodes']} equal ones, guidance {file.guidance:g}, from {found.fresh:,} noises "
+        "that no search has seen"
+    )
+    shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+    shown.add_column("NFE", justify="right")
+    shown.add_column("grid")
+    for heading in ("error", "of uniform", "energy"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("times")
+    for evaluations, kinds in found.grids.items():
+        for place, (kind, figures) in enumerate(kinds.items(), start=1):
+            shown.add_row(
+                str(evaluations) if place == 1 else "",
+                kind,
+                f"{figures.error:.4g}",
+                f"{ratio(figures.error, kinds['uniform'].error):.3f}",
+                f"{figures.energy_distance:.4f}",
+                " ".join(f"{time:.3g}" for time in figures.times),
+                end_section=place == len(kinds),
+            )
+    return shown

@@ -1,4 +1,4 @@
-"""A method on the data, the model and the budget of a comparison."""
+"""A method on the data, the model and the budget of a comparison, and the networks that it leads to."""
 
 import re
 import textwrap
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import yaml
@@ -14,9 +15,11 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
-from trainer.config.model import AnyNetworkConfig, NetworkConfig, network_settings
+from trainer.config.model import AnyNetworkConfig, network_settings
+from trainer.config.model.protocol import NetworkConfig
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.experiment.stage import Stage, stages_of
+from trainer.observe.metrics import Record, read_metrics
 
 ODE_SOLVERS = ("euler", "heun", "dopri5")
 """Samplers that follow any flow; another one belongs to its method, and so does one with times of its own."""
@@ -223,3 +226,47 @@ def _about(path: Path) -> str:
             break
         lines.append(text)
     return " ".join(" ".join(lines).split())
+
+
+SECONDS = "seconds.json"
+"""In the folder of a run, wall time in s of its stages that do not train, by name."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network of a comparison: the end of a stage (empty for a method without stages)."""
+
+    name: str
+    method: Method
+    stage: str
+
+    def stages(self, folder: Path, seed: int) -> list[Stage]:
+        """The stages up to its own, of which it is the result."""
+        stages = self.method.stages(folder, seed)
+        return stages[: [stage.name for stage in stages].index(self.stage) + 1]
+
+
+def candidates(method: Method) -> list[Candidate]:
+    """The networks of a method: one for each stage that trains and is no teacher (no stage draws pairs from it)."""
+    stages = method.stages(Path("run"), 0)
+    if not stages[0].name:
+        return [Candidate(method.name, method, "")]
+    teachers = {stage.teacher for stage in stages}
+    own = [stage for stage in stages if stage.trains and stage.folder not in teachers]
+    last = [f" {stage.name}" if len(own) > 1 else "" for stage in own]
+    return [Candidate(method.name + end, method, stage.name) for stage, end in zip(own, last, strict=True)]
+
+
+def training_seconds(records: Sequence[Record]) -> float:
+    """Time of all steps of a run; each record has the mean time of a step since the one before."""
+    last, total = 0, 0.0
+    for record in records:
+        total += (record.step - last) * record.values.get("time.step_s", 0.0)
+        last = record.step
+    return total
+
+
+def step_seconds(run_dir: Path) -> float:
+    """Median of the mean step times of a run's records, the first step left out where there are others."""
+    times = [record.values["time.step_s"] for record in read_metrics(run_dir / "metrics.jsonl")]
+    return median(times[1:] or times)

@@ -23,27 +23,24 @@ from trainer.config.sample import PointSample
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluation import Progress
-from trainer.experiment.comparison.candidate import (
+from trainer.experiment.comparison.measurement import CallPrices, MeasurementSpec, floor, measure_network
+from trainer.experiment.comparison.method import (
     SECONDS,
+    Base,
     Candidate,
+    Method,
     candidates,
     step_seconds,
     training_seconds,
 )
-from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
-from trainer.experiment.comparison.fabric import CallPrices
-from trainer.experiment.comparison.measurement import MeasurementSpec, floor, measure_network
-from trainer.experiment.comparison.method import Base, Method
 from trainer.experiment.comparison.page import write_page
-from trainer.experiment.comparison.plan import prepare
-from trainer.experiment.comparison.request import CompareRequest
-from trainer.experiment.comparison.results import Comparison, Entry, Outcome
-from trainer.experiment.comparison.time_left import Piece, TimeLeft
-from trainer.experiment.comparison.training import Training, folder_of
+from trainer.experiment.comparison.plan import CompareRequest, prepare
+from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
+from trainer.experiment.comparison.training import Piece, TimeLeft, Training, folder_of
 from trainer.experiment.stage import ConfiguredStage, difference
 from trainer.observe.metrics import read_metrics
 from trainer.observe.units import duration
-from trainer.training.failure import RunFailed
+from trainer.training.guard import RunFailed
 
 SHOWN = 1000
 TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"

@@ -14,8 +14,7 @@ from moe.report.page import Figure, Section
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.digests import file_digest
 from netsim.foundation.refusal import Refusal
-from trainer.experiment.report.curves import continuation_curves
-from trainer.experiment.report.part import Part
+from trainer.experiment.report.part import Part, continuation_curves
 from trainer.experiment.report.run_files import RunFiles, forked
 
 

@@ -18,7 +18,7 @@ from trainer.evaluation.restoration.figures import power
 from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
-from trainer.sampling.editing.files import PictureEdits
+from trainer.sampling.editing.edits import PictureEdits
 from trainer.sampling.editing.plan import planned
 from trainer.sampling.editing.request import OWN, EditRequest
 from trainer.sampling.reference import Reference

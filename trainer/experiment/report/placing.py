@@ -1,24 +1,146 @@
-"""The part about a placement: what it saves the run, in which dispatch mode, at what load."""
+"""The part about a placement: its saving in one sentence, its dispatch mode and its load."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from moe.placement.cost.evaluation import evaluate, evaluate_placement
+from moe.placement.cost.evaluation import Evaluation, evaluate, evaluate_placement
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.ranks import contiguous_ranks
 from moe.placement.topology import Topology
 from moe.price.price import Price
+from moe.price.table import change, megabytes, names, rows
 from moe.report.experts_section import sharing_section
 from moe.report.layer_section import load_section
-from moe.report.page import Note, Section
+from moe.report.page import Block, Figure, Note, Section, Table
 from moe.report.summary import DISPATCH_NAMES
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.digests import file_digest
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.continuing import Continuations
-from trainer.experiment.report.money import Money
-from trainer.experiment.report.part import Part
+from trainer.experiment.report.part import Part, before_after_bars
 from trainer.experiment.report.run_files import RunFiles, shown
+
+
+@dataclass(frozen=True)
+class Money:
+    """Known effects of a placement; the more is recorded, the less is predicted.
+
+    Attributes:
+        before: traffic of the run's routing under the contiguous placement.
+        placed: the same under the placement.
+        priced: result of ``moe price``, or None.
+        continued: both continuations of the run, or None.
+    """
+
+    placement: Placement
+    before: Evaluation
+    placed: Evaluation
+    priced: Price | None
+    continued: Continuations | None
+
+    def headline(self) -> tuple[str, str, str]:
+        """The large number: name, value, remark."""
+        known = self._bytes()
+        if known is None:
+            remark = f"of a token; contiguous {self.before.crossings:.2f}"
+            return "Moves to other ranks", f"{self.placed.crossings:.2f}", remark
+        how, was, now = known
+        return "Bytes between ranks", change(was, now), f"{how}: {megabytes(was)} to {megabytes(now)} a step"
+
+    def saving(self) -> str:
+        """What the placement saves, in one clause."""
+        known = self._bytes()
+        if known is None:
+            was, now = self.before.crossings, self.placed.crossings
+            moves = f"{now:.2f} moves of a token between ranks in place of {was:.2f} ({change(was, now)})"
+            return f"placing the experts needs {moves}"
+        how, was, now = known
+        parts = [f"{_saved(was, now)} of the bytes between ranks ({how})"]
+        priced = self.priced
+        if priced is not None and priced.before.predicted_ms is not None and priced.after.predicted_ms is not None:
+            over = "" if priced.rates is None else f" over {_rate(priced.rates['inter_bps'])}"
+            saved = _saved(priced.before.predicted_ms, priced.after.predicted_ms)
+            parts.append(f"{saved} of the time of its exchanges{over} (alpha-beta)")
+        if priced is not None and priced.simulated_ms:
+            parts.append(f"{_saved(*next(iter(priced.simulated_ms.values())))} of a whole step (simulated)")
+        listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        return f"placing the experts saves this run {listed}"
+
+    def section(self) -> Section:
+        """Bytes, times and load, as pictures and in one table."""
+        mode = DISPATCH_NAMES[self.placement.dispatch]
+        shape = f"{self.placement.num_nodes} x {self.placement.ranks_per_node} ranks"
+        saved = self.saving()
+        text = f"{saved[0].upper()}{saved[1:]}. All figures are for {mode} on {shape}, the mode of this run."
+        blocks = [*self._pictures(), *self._tables()]
+        return Section("What the placement saves this run", blocks, text)
+
+    def _bytes(self) -> tuple[str, float, float] | None:
+        """How the bytes of a step between ranks are known, and how many they were and are."""
+        if self.continued is not None and self.continued.traffic is not None:
+            was, now = self.continued.traffic
+            return "recorded", was.rank_bytes, now.rank_bytes
+        if self.priced is not None:
+            return "predicted", self.priced.before.bytes_between_ranks, self.priced.after.bytes_between_ranks
+        return None
+
+    def _pictures(self) -> list[Block]:
+        known, priced = self._bytes(), self.priced
+        if known is None:
+            return []
+        how, was, now = known
+        pairs, units = {f"bytes between ranks, {how}": (was / 1e6, now / 1e6)}, ["MB"]
+        caption = "One training step: what the expert layers send between ranks"
+        if priced is not None:
+            first, second = priced.before.predicted_ms, priced.after.predicted_ms
+            pairs |= {} if first is None or second is None else {"exchanges, alpha-beta": (first, second)}
+            pairs |= {f"whole step, simulated ({name})": pair for name, pair in priced.simulated_ms.items()}
+            units += ["ms"] * (len(pairs) - 1)
+            caption += ", the time of those exchanges, and that of the whole step with its computation"
+        bars = {name: {"where they were": one, "placed": other} for name, (one, other) in pairs.items()}
+        return [Figure(before_after_bars(bars, units, across=True), f"{caption}.")]
+
+    def _tables(self) -> list[Block]:
+        priced, continued = self.priced, self.continued
+        recorded = continued is not None and continued.traffic is not None
+        if priced is None and not recorded:
+            cells = [
+                ("moves of a token to other ranks", self.before.crossings, self.placed.crossings),
+                ("busiest rank over mean, mean over layers", *(e.imbalance.mean() for e in (self.before, self.placed))),
+            ]
+            lines = [(name, f"{was:.2f}", f"{now:.2f}", change(was, now)) for name, was, now in cells]
+            return [Table(("", "contiguous", "placed", "change"), lines)]
+        if priced is None:
+            assert continued is not None
+            return [Table(continued.COLUMNS, continued.lines(), continued.caption())]
+        gaps = f" Simulated: {priced.gaps[0].lower()}{priced.gaps[1:]}" if priced.gaps else ""
+        if not recorded or continued is None:
+            caption = f"One step, mean of {len(priced.steps)} recorded.{gaps}"
+            return [Table(("", *names(priced), "change"), rows(priced), caption)]
+        others = [(name, was, now, "", percent) for name, was, now, percent in rows(priced)]
+        same = continued.priced_by(priced)
+        if same:
+            lines = [*continued.lines(), *others[len(continued.lines()) :]]
+            return [Table(continued.COLUMNS, lines, continued.caption() + gaps)]
+        caption = f"One step, mean of {len(priced.steps)} recorded before the run was continued.{gaps}"
+        return [
+            Table(continued.COLUMNS, continued.lines(), continued.caption()),
+            Table(("", *names(priced), "change"), rows(priced), caption),
+        ]
+
+
+def _saved(before: float, after: float) -> str:
+    """Share of what there was that is saved; with a sign where it is lost."""
+    return f"{1 - after / before:.1%}" if before else "0.0%"
+
+
+def _rate(bits_per_s: float) -> str:
+    """A rate in words."""
+    for unit, size in (("Gbit/s", 1e9), ("Mbit/s", 1e6)):
+        if bits_per_s >= size:
+            return f"{bits_per_s / size:g} {unit}"
+    return f"{bits_per_s:g} bit/s"
 
 
 def placement_part(

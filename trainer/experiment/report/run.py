@@ -14,19 +14,16 @@ from trainer.experiment.comparison.charts import quality_chart
 from trainer.experiment.comparison.results import Comparison
 from trainer.experiment.comparison.tables import finding, glance
 from trainer.experiment.report.continuing import Continuations
-from trainer.experiment.report.decoding import decoding_part
+from trainer.experiment.report.drawing import decoding_part, drawing_part, steps_part
 from trainer.experiment.report.fabric import fabric_part
-from trainer.experiment.report.few_calls import drawing_part, steps_part
-from trainer.experiment.report.memory import memory_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.pictures import edited_part, restored_part
 from trainer.experiment.report.placing import placement_part
-from trainer.experiment.report.policy import policy_part
 from trainer.experiment.report.request import ReportRequest
 from trainer.experiment.report.routing_study import routing_study_section
 from trainer.experiment.report.run_files import RunFiles
 from trainer.experiment.report.simulation import Simulation
-from trainer.experiment.report.training import migration_part, training_part
+from trainer.experiment.report.training import memory_part, migration_part, policy_part, training_part
 
 
 def run(request: ReportRequest) -> int:

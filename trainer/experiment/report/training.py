@@ -1,15 +1,29 @@
-"""The part about training: curves, samples, their quality, and experts that moved meanwhile."""
+"""The parts about training, about a policy that continues it, and about the memory of a rank."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.figure import Figure as Plot
+
+from moe.report.figures import STYLE, to_svg
 from moe.report.page import Block, Figure, Listing, Section, Table
-from trainer.evaluation.judgement_file import compared, headline, read_judgement
-from trainer.experiment.report.curves import HELD_OUT, loss_curves, sources_in
-from trainer.experiment.report.part import Part
-from trainer.experiment.report.run_files import RunFiles
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.run_reference import ReferenceConfig
+from trainer.config.rules.plan import plan_layout
+from trainer.evaluation.judgement import compared, headline, read_judgement
+from trainer.experiment.memory.engine_memory import PARTS
+from trainer.experiment.memory.engine_memory import Part as MemoryPart
+from trainer.experiment.memory.estimate import Estimator, UnknownMemory
+from trainer.experiment.memory.peak import PHASES, StepMemory
+from trainer.experiment.report.part import HELD_OUT, Part, loss_curves, reward_curves, sources_in
+from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.observe.metrics import Record
+from trainer.observe.units import scaled
+from trainer.sampling.reference import Reference, references_of
 
 
 def training_part(run: RunFiles, quality: Path | None) -> Part:
@@ -104,3 +118,107 @@ def _samples(folder: Path) -> list[Block]:
         caption = f"Texts written with the averaged weights, each after a prompt ({texts[-1].name})."
         blocks.append(Listing(written.rstrip(), caption, half=True))
     return blocks
+
+
+BASE = "task.base"
+
+
+def policy_part(files: RunFiles, policy: RunFiles) -> Part:
+    """Rise of the reward, its costs, and samples before and after."""
+    _check_base(files, policy)
+    told = [record for record in policy.records if "reward" in record.values]
+    if not told:
+        path = policy.folder / "metrics.jsonl"
+        raise Refusal(path, "reward", "is in no record", "give a run that learns from a reward")
+    first, last = told[0].values, told[-1].values
+    rise = f"{first['reward']:.2f} to {last['reward']:.2f}"
+    cost = ""
+    if {"reward_calls", "network_calls", "path_kl"} <= last.keys():
+        cost = (
+            f" It asked for {last['reward_calls']:,.0f} rewards and called the network for "
+            f"{last['network_calls']:,.0f} states; its paths are {last['path_kl']:.1f} nats from those of the base."
+        )
+    text = (
+        "The run goes on as a policy: it draws, is told how good each example is, and makes more likely what led to "
+        f"better ones. The mean reward of what it draws with noise went from {rise}.{cost}"
+    )
+    blocks: list[Block] = [
+        Figure(
+            reward_curves(policy.records),
+            "Grey: examples that the policy learned from, drawn with noise on the way. Blue: examples of the averaged "
+            "weights for held-out prompts, drawn without. Right: the same reward against the divergence that it cost.",
+        )
+    ]
+    drawn = sorted((policy.folder / "samples").glob("*.png"))
+    if drawn:
+        caption = f"From the same noise: the base, and the policy ({drawn[-1].name}), with the reward of each example."
+        blocks.append(Figure(drawn[-1].read_bytes(), caption))
+    rows = [("reward of what the policy draws", rise)]
+    facts = [("Reward", f"{last['reward']:.2f}", f"of the policy; {first['reward']:.2f} when it began")]
+    return Part(rows, facts, [Section("Reinforcement", blocks, text)])
+
+
+def _check_base(files: RunFiles, policy: RunFiles) -> None:
+    path, base = policy.folder / "config.yaml", references_of(policy.config).get(BASE)
+    if base is None:
+        raise Refusal(path, BASE, "is missing", f"give a run that goes on from {files.folder}")
+    digest = Reference.of_run(ReferenceConfig(run=Path(files.folder))).digest
+    if base.digest != digest:
+        problem = f"is {shown(base.digest)} and not the weights of {files.folder} ({shown(digest)})"
+        raise Refusal(path, f"{BASE}.digest", problem, "give a policy that began as this run")
+
+
+_COLOURS: dict[MemoryPart, str] = {
+    "parameters": "#0072b2",
+    "gradients": "#56b4e9",
+    "optimizer": "#009e73",
+    "average": "#f0e442",
+    "activations": "#e69f00",
+    "dispatch": "#d55e00",
+    "buffers": "#9aa5b1",
+}
+_MEGABYTE = 1e6
+
+
+def memory_part(run: RunFiles) -> Part:
+    """Memory of a rank of the run, computed without running it."""
+    world_size = 1 if run.header is None else run.header.world_size
+    layout = plan_layout(run.config, world_size)
+    try:
+        memory = Estimator().memory(run.config, layout)
+    except UnknownMemory as error:
+        return Part([("memory of a rank", f"not known: {error}")])
+    peak = memory.peak
+    most = scaled(peak.total, "B")
+    ranks = f"{world_size} rank{'s' * (world_size > 1)}"
+    text = (
+        f"What a rank holds at the largest moment of each phase, of {ranks}. The check verb tells it for any number of "
+        "ranks before anything starts, and proposes settings that fit a given memory (--fit 80GB)."
+    )
+    return Part(
+        [("memory of a rank, by formula", f"{most} at most, in the {PHASES[peak.phase]}")],
+        [("Memory of a rank", most, f"at most, in the {PHASES[peak.phase]}, by formula")],
+        [Section("Memory", [Figure(memory_bars(memory), "Bytes of a rank by part, by formula.")], text)],
+    )
+
+
+def memory_bars(memory: StepMemory) -> str:
+    """Draws the parts that a rank holds: between steps, and at the largest moment of each phase."""
+    columns = {"between steps": memory.held, **{PHASES[phase]: one.parts for phase, one in memory.peaks.items()}}
+    parts: list[MemoryPart] = [part for part in PARTS if any(column[part] for column in columns.values())]
+    with mpl.rc_context(STYLE):
+        figure = Plot(figsize=(11.0, 2.8), layout="constrained")
+        axes = figure.add_subplot()
+        names = list(columns)[::-1]
+        before = [0.0] * len(names)
+        for part in parts:
+            sizes = [columns[name][part] / _MEGABYTE for name in names]
+            axes.barh(names, sizes, left=before, color=_COLOURS[part], height=0.62, label=part)
+            before = [first + size for first, size in zip(before, sizes, strict=True)]
+        for name, total in zip(names, before, strict=True):
+            axes.annotate(
+                scaled(total * _MEGABYTE, "B"), (total, name), (4, 0), textcoords="offset points", va="center"
+            )
+        axes.set(xlabel="MB", xlim=(0, 1.12 * max(before)))
+        axes.legend(frameon=False, ncols=len(parts), loc="lower center", bbox_to_anchor=(0.45, 1.0))
+        return to_svg(figure)

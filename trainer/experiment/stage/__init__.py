@@ -12,9 +12,8 @@ from trainer.experiment.stage.fit_path import FitPathStage
 from trainer.experiment.stage.measure import MeasureStage
 from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import ConfiguredStage, Stage
-from trainer.experiment.stage.provenance import check_read, difference
 from trainer.experiment.stage.reading import chosen, load_stages, stages_of
-from trainer.experiment.stage.running import check_stages, of_stages, run_stages
+from trainer.experiment.stage.running import check_read, check_stages, difference, of_stages, run_stages
 from trainer.experiment.stage.steps import StepsStage
 from trainer.experiment.stage.train import TrainStage
 

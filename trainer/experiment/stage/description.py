@@ -15,7 +15,7 @@ from trainer.config.run import RunConfig
 from trainer.data.shard.class_names import listed
 from trainer.experiment.memory.estimate import Estimator, UnknownMemory
 from trainer.experiment.memory.fit import fit
-from trainer.experiment.memory.table import memory_table, summary
+from trainer.experiment.memory.peak import memory_table, summary
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.model.foreign import exports

@@ -8,8 +8,7 @@ from typing import Any, Self
 from trainer.config.document import merged
 from trainer.config.rules.objection import Objections, caught
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage
-from trainer.experiment.stage.sections import filled
+from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage, filled
 from trainer.flow.path.tabulated import read_table
 from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to, without_path
 

@@ -10,9 +10,7 @@ from netsim.foundation.settings import with_kinds
 from trainer.config.rules.objection import Objections
 from trainer.config.task.environment import MeasuredFile, MeasureRequest
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import Provenance, Stage
-from trainer.experiment.stage.sections import filled
-from trainer.experiment.stage.taught import TaughtStage
+from trainer.experiment.stage.protocol import Provenance, Stage, TaughtStage, filled
 
 MEASURED = "measured.json"
 """Name of the file that it writes."""

@@ -15,9 +15,7 @@ from trainer.config.rules.objection import Objections, caught
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import Cost, Provenance, Stage, until_awaited
-from trainer.experiment.stage.sections import filled
-from trainer.experiment.stage.taught import TaughtStage
+from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled, until_awaited
 from trainer.sampling.pairs.request import PairsRequest
 
 

@@ -10,11 +10,40 @@ from pydantic import BaseModel, ValidationError
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.refusal import Refusal, lies_in, problem_and_remedy
+from trainer.checkpoint.directory import check_possible, complete_steps
 from trainer.config.file import validated
 from trainer.config.rules.objection import Objections, errors
 from trainer.config.rules.plan import validated_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
+
+BASE = "{run.dir}"
+"""Stands in a string for the folder of all stages together."""
+
+
+def filled(value: Any, base: str) -> Any:
+    """A value with the folder of all stages in place of :data:`BASE`."""
+    match value:
+        case str():
+            return value.replace(BASE, base)
+        case dict():
+            return {key: filled(inner, base) for key, inner in value.items()}
+        case list():
+            return [filled(inner, base) for inner in value]
+    return value
+
+
+def placed(value: Any, base: str) -> Any:
+    """A value with :data:`BASE` in place of the folder of all stages, so that it is the same wherever that lies."""
+    match value:
+        case str():
+            return BASE + value.removeprefix(base) if Path(value).is_relative_to(base) else value
+        case dict():
+            return {key: placed(inner, base) for key, inner in value.items()}
+        case list():
+            return [placed(inner, base) for inner in value]
+    return value
+
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -229,3 +258,27 @@ def _texts(value: Any) -> Iterator[str]:
         case list():
             for inner in value:
                 yield from _texts(inner)
+
+
+@dataclass(frozen=True)
+class TaughtStage(Stage):
+    """A stage that asks the network of an earlier stage, or of a run that is there already."""
+
+    def _check_teacher(self, stages: Sequence[Stage]) -> RunConfig | None:
+        """The configuration of the stage that trains the teacher; None: another file does, or that stage waits for
+        others.
+        """
+        teacher = self.teacher
+        assert teacher is not None
+        check_possible(teacher / "checkpoints")
+        earlier = [
+            stage for stage in stages[: stages.index(self)] if isinstance(stage, ConfiguredStage) and stage.trains
+        ]
+        for stage in earlier:
+            if stage.folder == teacher:
+                return None if stage.awaited(stages) else stage.config()
+        if complete_steps(teacher / "checkpoints"):
+            return None
+        named = ", ".join(str(stage.folder) for stage in earlier) or "there is none"
+        remedy = f"give the folder of an earlier stage that trains ({named}), or that of a run"
+        raise Refusal(self.path, f"stages.{self.name}.run", f"there is no run in {teacher}", remedy)

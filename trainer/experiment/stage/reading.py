@@ -1,4 +1,4 @@
-"""The stages that a configuration file stands for."""
+"""The stages of a configuration file, and the list of every kind."""
 
 import re
 from collections.abc import Sequence
@@ -9,9 +9,16 @@ from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import check_possible
 from trainer.config.document import apply_override, read_document
 from trainer.config.trust import trust
-from trainer.experiment.stage.kinds import KINDS
+from trainer.experiment.stage.fit_path import FitPathStage
+from trainer.experiment.stage.measure import MeasureStage
+from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Stage
+from trainer.experiment.stage.steps import StepsStage
 from trainer.experiment.stage.train import TrainStage
+
+_ALL: tuple[type[Stage], ...] = (TrainStage, PairsStage, FitPathStage, StepsStage, MeasureStage)
+KINDS: dict[str, type[Stage]] = {kind.verb: kind for kind in _ALL}
+"""By what a file calls them."""
 
 
 def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:

@@ -14,11 +14,9 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.pairs import PairsStage
-from trainer.experiment.stage.protocol import Cost, Provenance, Stage
-from trainer.experiment.stage.sections import filled
-from trainer.experiment.stage.taught import TaughtStage
+from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled
 from trainer.flow.sampler.grid import StepsFile
-from trainer.sampling.searched import segments_of
+from trainer.sampling.sampler_choice import segments_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import of_search
 

@@ -12,8 +12,7 @@ from trainer.config.rules.objection import errors_in, refuse_all
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import OwnEnvironment
 from trainer.distributed.groups import Launch
-from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits
-from trainer.experiment.stage.sections import filled, placed
+from trainer.experiment.stage.protocol import ConfiguredStage, Cost, Provenance, Stage, awaits, filled, placed
 from trainer.observe.metrics import last_step
 
 if TYPE_CHECKING:

@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
+from trainer.data.picture import BadPicture, read_picture
 from trainer.flow import inversion
-from trainer.flow.control import PullConfig
+from trainer.flow.control import AnyConfig as AnyControl
+from trainer.flow.control import OwnControl, PullConfig
 from trainer.flow.control.pull import check_leads_through
 from trainer.flow.sampler import AnyConfig, EulerConfig, calls
-from trainer.sampling.classes import class_number, names_or_numbers
-from trainer.sampling.editing.mask import read_held
+from trainer.sampling.conditioning import class_number, names_or_numbers
 from trainer.sampling.editing.request import ALL, OWN, EditRequest, ZeroOrderEdit
-from trainer.sampling.editing.strength import check_scalable
-from trainer.sampling.requested_controls import check_requested
-from trainer.sampling.searched import euler_of, segments_of
+from trainer.sampling.sampler_choice import check_requested, euler_of, segments_of
+
+
+def read_held(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Reads a mask, cut and resized as pictures are: float32 [1, 1, H, W], 0 (white, edited) to 1 (black, held)."""
+    try:
+        white = torch.from_numpy(read_picture(path, 1, *shape[1:]).copy()).float() / 255
+    except BadPicture as error:
+        remedy = "give a picture that is white where pictures are edited"
+        raise ValueError(f"mask: {path} cannot be read ({error}); {remedy}") from error
+    if not bool((white > 0).any()):
+        raise ValueError(
+            f"mask: {path} is black all over, so that nothing would be edited; make the part to edit white"
+        )
+    return 1 - white[None]
+
+
+def held_states(held: Tensor, state_shape: tuple[int, ...]) -> Tensor:
+    """Mean over the pixels [1, 1, H, W] that each value of a state (Z, h, w) stands for: float32 [1, 1, h, w]."""
+    return functional.interpolate(held, size=state_shape[1:], mode="area")
+
+
+def scaled(controls: Sequence[AnyControl], strength: float) -> tuple[AnyControl, ...]:
+    """Controls at a share of their strength, from 0 to 1; at 0 there are none, so that what follows is the field
+    itself.
+    """
+    if strength in (0.0, 1.0):
+        return tuple(controls) if strength else ()
+    return tuple(_scaled(control, strength) for control in controls)
+
+
+def check_scalable(controls: Sequence[AnyControl], strengths: Sequence[float]) -> None:
+    """Refuses shares of the strength of a control that has none: a user's class without a setting ``strength``."""
+    between = [strength for strength in strengths if 0 < strength < 1]
+    for number, control in enumerate(controls):
+        if between and isinstance(control, OwnControl) and not isinstance(control.setting("strength"), int | float):
+            raise ValueError(
+                f"strengths: {between[0]:g}, but controls.{number} ({control.kind}) has no setting named strength; use "
+                "0 and 1 alone, or give the class one"
+            )
+
+
+def _scaled(control: AnyControl, strength: float) -> AnyControl:
+    if isinstance(control, OwnControl):
+        return control.with_settings(strength=strength * control.setting("strength"))
+    return control.model_copy(update={"strength": strength * control.strength})
+
 
 HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
 """What leads the part of a picture that a mask holds to that part of the picture."""

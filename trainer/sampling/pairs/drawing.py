@@ -13,9 +13,9 @@ import trainer.data
 from moe.seeds import derive_seed, fold_in, normal
 from trainer.data import Dataset
 from trainer.flow import Condition, sampler
+from trainer.sampling.conditioning import keys_of, source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.source import keys_of, source_samples
 
 TOGETHER = 1024
 """Pairs that pass through the network at once."""

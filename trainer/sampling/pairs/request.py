@@ -1,5 +1,8 @@
 """What is asked of a teacher."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +14,42 @@ from torch import Tensor
 import trainer.flow.sampler
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
-from trainer.flow.sampler.grid import SAME_TIME
-from trainer.sampling.pairs.nodes import places_of, searched_nodes
+from trainer.flow.sampler.grid import SAME_TIME, StepsFile, check_grid
+
+LEAST_INTERVAL = 1e-3
+"""A whole path cannot be told from two states that are closer in time: their difference has lost its digits."""
+
+
+def searched_nodes(path: Path, evaluations: int, guidance: float) -> tuple[float, ...]:
+    """The grid of a number of evaluations in a file of the steps verb, searched with this guidance."""
+    file = StepsFile.read(path)
+    if evaluations not in file.grids:
+        numbers = ", ".join(map(str, sorted(file.grids)))
+        problem, remedy = f"has none for {evaluations} evaluations", f"use one of {numbers}, or search for more"
+        raise Refusal(path, "grids", problem, remedy)
+    if file.guidance != guidance:
+        problem = f"is {file.guidance:g}, and the teacher is followed with {guidance:g}"
+        raise Refusal(path, "guidance", problem, "use one guidance for the search and for the pairs")
+    return file.grids[evaluations]
+
+
+def places_of(nodes: Sequence[float], grid: Tensor) -> tuple[int, ...]:
+    """Places of nodes in the grid [T] of times that a teacher is followed on: increasing from 0 to T - 1."""
+    check_grid(tuple(nodes))
+    for start, end in pairwise(nodes):
+        if end - start < LEAST_INTERVAL:
+            raise ValueError(
+                f"{start:g} and {end:g} are less than {LEAST_INTERVAL:g} apart, so that rounding would spoil the "
+                "difference of their states; use fewer nodes"
+            )
+    distances = [(grid.double() - node).abs() for node in nodes]
+    for node, distance in zip(nodes, distances, strict=True):
+        if float(distance.min()) > SAME_TIME:
+            raise ValueError(
+                f"{node:g} is not a time of the sampler's grid of {len(grid) - 1} steps; use a sampler of finer steps, "
+                "such as {kind: euler, steps: 100}, and nodes among its times"
+            )
+    return tuple(int(distance.argmin()) for distance in distances)
 
 
 class PairsRequest(Section):
@@ -45,7 +82,7 @@ class PairsRequest(Section):
     """Pairs of a file; ranks share the work file by file."""
 
     @model_validator(mode="after")
-    def _steps_divide_among_the_segments(self) -> "PairsRequest":
+    def _steps_divide_among_the_segments(self) -> PairsRequest:
         if self.segments is None:
             return self
         if self.num < self.segments:
@@ -59,7 +96,7 @@ class PairsRequest(Section):
         return self
 
     @model_validator(mode="after")
-    def _nodes_stand_alone(self) -> "PairsRequest":
+    def _nodes_stand_alone(self) -> PairsRequest:
         if self.nodes is None:
             if self.evaluations is not None:
                 raise ValueError(
@@ -83,7 +120,7 @@ class PairsRequest(Section):
             raise ValueError(f"evaluations: must be given to choose one of the grids in {self.nodes}; use 4, say")
         return self
 
-    def resolved(self) -> "PairsRequest":
+    def resolved(self) -> PairsRequest:
         """The same request with the nodes of its file written out."""
         if not isinstance(self.nodes, Path):
             return self

@@ -31,11 +31,11 @@ from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
 from trainer.distributed.process.verdict import conclude
 from trainer.flow.sampler import steps_file
-from trainer.sampling.latent_space import check_latents
+from trainer.sampling.flow import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.reference import Reference
-from trainer.sampling.searched import check_made_of
+from trainer.sampling.sampler_choice import check_made_of
 
 LEFT_OUT = "pairs are of its flow without its sample.controls, which the one that learns from them may have in turn"
 MARK = "pairs"

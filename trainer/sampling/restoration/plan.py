@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 import trainer.flow.operator
 from netsim.foundation.refusal import Refusal, problem_and_remedy
@@ -15,12 +18,34 @@ from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
+from trainer.flow.inverse import Config, Flair, build, calibration_levels, weight_of
 from trainer.flow.inverse.weight import check_path
-from trainer.sampling.classes import class_number
-from trainer.sampling.requested_controls import check_requested
+from trainer.flow.path import Path
+from trainer.sampling.conditioning import class_number
 from trainer.sampling.requested_pictures import FolderPictures
 from trainer.sampling.restoration.request import OWN, RestoreRequest
-from trainer.sampling.restoration.weight import built
+from trainer.sampling.sampler_choice import check_requested
+
+
+def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
+    """The solver of a request; its refusal names the section. `errors` float64 [L] of the calibration, None without
+    one.
+    """
+    try:
+        return build(config, path=path, errors=None if errors is None else errors[None])
+    except ValueError as error:
+        raise ValueError(f"method.{error}") from error
+
+
+def weights_of(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Noise levels from the last step's to 1, and the weights in parts of these; `errors` float64 [L] of the
+    calibration.
+    """
+    weight = weight_of(config, None if errors is None else errors[None])
+    levels = calibration_levels()
+    levels = levels[levels >= config.last]
+    return levels.numpy(), (weight.at(levels) / levels).numpy()
+
 
 T = TypeVar("T")
 

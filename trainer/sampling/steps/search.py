@@ -1,25 +1,193 @@
-"""The search for the grids of a trained flow."""
+"""Searches grids of few steps whose ends are near those of the fine solution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
-from trainer.flow.sampler import EulerConfig
-from trainer.sampling.searched import euler_of, segments_of
-from trainer.sampling.steps.chord import chord_grid
-from trainer.sampling.steps.cost_matrix import cost_matrix
-from trainer.sampling.steps.endpoint import endpoint_grid
+from trainer.flow.sampler import EulerConfig, Field
+from trainer.sampling.sampler_choice import euler_of, segments_of
 from trainer.sampling.steps.fine import FineSolution, Grid, check_evaluations, uniform_grid
 from trainer.sampling.steps.request import StepsRequest
+
+
+@torch.no_grad()
+def cost_matrix(solutions: Sequence[FineSolution]) -> NDArray[np.float64]:
+    """Computes C[i, j] = mean |x_i + (t_j - t_i) v_i - x_j|^2: the error at node j of one step from node i.
+
+    float64 [T, T], summed over the values of a state (of latents, in their units); 0 just above the diagonal, infinite
+    on it, below, and where a step would cross an edge between segments. Source: Nguyen et al., "Bellman Optimal
+    Step-size Straightening of Flow-Matching Models", ICLR 2024.
+    """
+    nodes, segments = solutions[0].nodes, solutions[0].segments
+    cost = np.full((nodes + 1, nodes + 1), np.inf)
+    width = nodes // segments
+    for start in range(nodes):
+        cost[start, start + 1] = 0.0
+        end = (start // width + 1) * width
+        if end > start + 1:
+            cost[start, start + 2 : end + 1] = _of_steps(solutions, start, end)
+    return cost
+
+
+def _of_steps(solutions: Sequence[FineSolution], start: int, end: int) -> NDArray[np.float64]:
+    """Costs of the steps from a node to each of those that are two or more after it, up to `end`."""
+    total, number = np.zeros(end - start - 1), 0
+    for solution in solutions:
+        x, lengths = solution.states, solution.times[start + 2 : end + 1] - solution.times[start]
+        steps = lengths.reshape(-1, *[1] * (x.ndim - 1)) * solution.velocities[start]
+        missed = (x[start] + steps - x[start + 2 : end + 1]).flatten(1)
+        total += torch.linalg.vector_norm(missed, dim=1, dtype=torch.float64).square().cpu().numpy()
+        number += x.shape[1]
+    return total / number
+
+
+def chord_grid(cost: NDArray[np.float64], evaluations: int) -> Grid:
+    """The grid of a number of steps, 1 to T - 1, with the least sum of the costs [T, T] of steps from the fine
+    solution.
+
+    That is not the error at the end, which may be larger than that of equal steps. Source: Nguyen et al., "Bellman
+    Optimal Step-size Straightening of Flow-Matching Models", ICLR 2024: Bellman's equation for exactly K steps.
+    """
+    nodes = len(cost) - 1
+    remaining, choices = np.full(nodes + 1, np.inf), []
+    remaining[nodes] = 0.0
+    for _ in range(evaluations):
+        total = cost + remaining
+        choices.append(total.argmin(axis=1))
+        remaining = total.min(axis=1)
+    if not np.isfinite(remaining[0]):
+        raise ValueError(f"evaluations: no grid of {evaluations} steps over {nodes} nodes holds all edges of segments")
+    if evaluations == nodes:
+        return uniform_grid(nodes, evaluations)
+    grid = [0]
+    for choice in reversed(choices):
+        grid.append(int(choice[grid[-1]]))
+    return tuple(grid)
+
+
+def chord_cost(cost: NDArray[np.float64], grid: Grid) -> float:
+    """The sum of the costs of the steps of a grid."""
+    return float(sum(cost[step] for step in pairwise(grid)))
+
+
+class Found(NamedTuple):
+    """Result of a search: grid, mean squared distance summed over the values of a state, and number of grids tried."""
+
+    grid: Grid
+    error: float
+    tried: int
+
+
+def endpoint_grid(
+    solutions: Sequence[FineSolution],
+    starts: Sequence[Grid],
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Found:
+    """Moves one node after the other for as long as the ends come nearer to those of the fine solution.
+
+    A node moves by a number of places that is halved when no move helps; the states before it are kept. The edges of
+    segments stay. The result, the best of the descents from all starts, is no worse on these noises than any start.
+    """
+    best: Found | None = None
+    for start in dict.fromkeys(starts):
+        tried = 0 if best is None else best.tried
+        found = _descend(solutions, start, tried, progress)
+        if best is None or found.error < best.error:
+            best = found
+        best = best._replace(tried=found.tried)
+    assert best is not None, "there is a start"
+    return best
+
+
+@torch.no_grad()
+def endpoint_error(solutions: Sequence[FineSolution], grid: Grid) -> float:
+    """The mean squared distance of a grid's ends to those of the fine solution, summed over the values of a state."""
+    return _Ladder.along(solutions, grid).error
+
+
+class _Point(NamedTuple):
+    """Where a step begins: states and velocities [B, *D] of it, and the field that goes on from there."""
+
+    node: int
+    x: Tensor
+    velocity: Tensor
+    field: Field
+
+
+class _Ladder(NamedTuple):
+    """The points of a grid from the noises of each solution, and the error at its end."""
+
+    grid: Grid
+    points: list[list[_Point]]
+    error: float
+
+    @classmethod
+    def along(
+        cls, solutions: Sequence[FineSolution], grid: Grid, kept: Sequence[list[_Point]] | None = None
+    ) -> _Ladder:
+        """Follows a grid; `kept` are the first points of each solution, as far as they are those of the grid."""
+        points, total = [], 0.0
+        for solution, first in zip(solutions, kept or [[]] * len(solutions), strict=True):
+            own, end = _followed(solution, grid, first)
+            points.append(own)
+            missed = (end - solution.states[-1]).flatten()
+            total += float(torch.linalg.vector_norm(missed, dtype=torch.float64).square())
+        return cls(grid, points, total / sum(solution.states.shape[1] for solution in solutions))
+
+
+def _followed(solution: FineSolution, grid: Grid, first: list[_Point]) -> tuple[list[_Point], Tensor]:
+    """The points of a grid and the states at its end, of which the first points are known."""
+    points, times = list(first), solution.times
+    x, field = solution.states[0], solution.field
+    for number, node in enumerate(grid[len(points) :], start=len(points)):
+        if number:
+            last = points[-1]
+            x, field = last.x + (times[node] - times[last.node]) * last.velocity, last.field
+        if node == solution.nodes:
+            break
+        field = solution.field_from(node, field)
+        points.append(_Point(node, x, field(x, times[node].expand(len(x))).to(x.dtype), field))
+    return points, x
+
+
+@torch.no_grad()
+def _descend(solutions: Sequence[FineSolution], start: Grid, tried: int, progress: Callable[[int], None]) -> Found:
+    nodes, segments = solutions[0].nodes, solutions[0].segments
+    best = _Ladder.along(solutions, start)
+    tried += 1
+    movable = [place for place, node in enumerate(start) if node % (nodes // segments)]
+    reach = max(1, nodes // (2 * (len(start) - 1)))
+    while reach:
+        moved = False
+        for place in movable:
+            for move in (-reach, reach):
+                node = best.grid[place] + move
+                if not best.grid[place - 1] < node < best.grid[place + 1]:
+                    continue
+                grid = (*best.grid[:place], node, *best.grid[place + 1 :])
+                other = _Ladder.along(solutions, grid, [points[:place] for points in best.points])
+                tried += 1
+                progress(tried)
+                if other.error < best.error:
+                    best, moved = other, True
+        if not moved:
+            reach //= 2
+    return Found(best.grid, best.error, tried)
+
 
 Progress = Callable[[str], None]
 """Takes a line of text about the progress, for a person."""

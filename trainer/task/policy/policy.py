@@ -19,7 +19,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.data import Batch
-from trainer.evaluation.real import real_examples
+from trainer.evaluation.judgement import real_examples
 from trainer.flow import Condition, reward
 from trainer.flow.context import Seen
 from trainer.flow.reward import CheckedReward, Reward
@@ -28,16 +28,12 @@ from trainer.flow.space import Space
 from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
-from trainer.sampling.conditioning import Conditioning
+from trainer.sampling.conditioning import Conditioning, tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.grid_layout import CELL_PIXELS
-from trainer.sampling.headings import headings_above
-from trainer.sampling.image_grid import image_grid
+from trainer.sampling.pictures import CELL_PIXELS, headings_above, image_grid, scatter_plot
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
-from trainer.sampling.scatter import scatter_plot
-from trainer.sampling.tasks import tasks_of
 from trainer.sampling.trained import compared_with
 from trainer.training.task import D, Networks, Task
 

@@ -34,18 +34,15 @@ from trainer.model.build import (
 from trainer.model.network import prepare_blocks
 from trainer.model.transition import chain_of
 from trainer.trace.formula import calls
-from trainer.trace.formula.drawing import drawing, may_communicate, weighing
+from trainer.trace.formula.calls import drawing, may_communicate, weighing
 from trainer.trace.formula.fsdp import FSDPTraffic
-from trainer.trace.formula.network import layers
-from trainer.trace.formula.passes import Passage
-from trainer.trace.formula.protocol import Collective, EngineTraffic
-from trainer.trace.formula.reduction import optimizer_groups
-from trainer.trace.formula.tensor import tensor_sum
+from trainer.trace.formula.network import layers, tensor_sum
+from trainer.trace.formula.protocol import Collective, EngineTraffic, Passage
 from trainer.trace.formula.trace import RankGroups, TraceSpec
 from trainer.trace.formula.training import LossCall, TrainingStep
 from trainer.trace.formula.walk import Walk, walk
 from trainer.trace.formula.work import computation
-from trainer.trace.formula.zero import ZeroTraffic
+from trainer.trace.formula.zero import ZeroTraffic, optimizer_groups
 from trainer.trace.formula.zero3 import Zero3Traffic
 
 

@@ -9,8 +9,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig
 from trainer.model.build import dense_shapes, expert_parameters, tokens_per_example
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, training_flops
-from trainer.trace.formula.passes import Passage
-from trainer.trace.formula.protocol import ELEMENT_BYTES, Collective, Phase, Place
+from trainer.trace.formula.protocol import ELEMENT_BYTES, Collective, Passage, Phase, Place
 
 _OPTIMIZER_BYTES = 28
 """Of a parameter in an update: its gradient, master copy and two moments are read, the last three written."""

@@ -15,8 +15,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.formula.plan import trace_spec
-from trainer.trace.formula.sampling_plan import sampling_spec
-from trainer.trace.formula.sent import SamplingBytes, sampling_bytes
+from trainer.trace.formula.sampling import SamplingBytes, sampling_bytes, sampling_spec
 
 LONGEST_GAP_NS = 24 * 3600 * 10**9
 """A day of computation between two collectives, as netsim takes it."""

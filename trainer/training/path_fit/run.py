@@ -20,8 +20,7 @@ from trainer.distributed.process.launcher import end_with_launcher
 from trainer.flow import path
 from trainer.flow.path import kinetic_optimal
 from trainer.flow.path.kinetic_optimal import Separation
-from trainer.sampling.flow import FlowParts
-from trainer.sampling.latent_space import check_latents
+from trainer.sampling.flow import FlowParts, check_latents
 from trainer.training.path_fit.request import FitRequest, check_fitted_to
 
 CHUNK = 512

@@ -10,7 +10,7 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import sampler
-from trainer.trace.formula.sampling_plan import sampling_spec
+from trainer.trace.formula.sampling import sampling_spec
 
 TOKENS = {"kind": "causal_transition", "head": {"kind": "euler", "steps": 2}}
 RINGS = {"source": {"kind": "toy", "name": "rings", "held_out": 5}}

@@ -16,7 +16,7 @@ from tests.trainer.commands import DIGITS, refused
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import members
-from trainer.config.model import AutoencoderConfig
+from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.rules.cautions import of_composition
 from trainer.config.rules.composition import (
     ADVICE,
@@ -39,7 +39,7 @@ from trainer.flow.coupling import Pairs
 from trainer.flow.target.conversion import convert
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.values import initialised
-from trainer.sampling.latent_space import Latents
+from trainer.sampling.flow import Latents
 from trainer.task import FlowTask
 
 SIZE = 8

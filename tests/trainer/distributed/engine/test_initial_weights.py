@@ -65,7 +65,7 @@ def begun(config: RunConfig, world_size: int, whole: dict[str, torch.Tensor]) ->
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import bare_network
     from trainer.model.values import kept_weights
-    from trainer.training.start import write_initial_weights
+    from trainer.training.assembly import write_initial_weights
 
     divide_ranks(config.parallel.expert, config.parallel.tensor)
     sent, broadcast = [], dist.broadcast
@@ -118,7 +118,7 @@ def memory(_rank: int, world_size: int) -> dict[str, tuple[int, int, int]]:
     from trainer.distributed.engine.build import build_engine
     from trainer.distributed.groups import divide_ranks
     from trainer.model.build import bare_network
-    from trainer.training.start import write_initial_weights
+    from trainer.training.assembly import write_initial_weights
 
     divide_ranks(1, 1)
     found = {}

@@ -22,8 +22,7 @@ from trainer.evaluation.editing.run import ALIKE
 from trainer.flow import Condition, sampler
 from trainer.flow.control import PullConfig
 from trainer.flow.sampler import EulerConfig
-from trainer.sampling.editing.edits import Calls, padded
-from trainer.sampling.editing.files import PictureEdits
+from trainer.sampling.editing.edits import Calls, PictureEdits, padded
 from trainer.sampling.editing.plan import EditPlan, planned
 from trainer.sampling.editing.request import EditRequest
 from trainer.sampling.trained import opened, restored_flow

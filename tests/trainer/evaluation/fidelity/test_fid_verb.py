@@ -18,7 +18,7 @@ from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.evaluation.fidelity.precision_recall import precision_recall
 from trainer.evaluation.fidelity.statistics_file import Statistics
-from trainer.evaluation.frechet import frechet_distance
+from trainer.evaluation.quality import frechet_distance
 from trainer.model.feature_extractor.extractor import read_extractor, write_extractor
 from trainer.sampling.trained import opened
 
@@ -87,7 +87,7 @@ def test_statistics_are_written_once_and_reused(
     first = fid(folder, tmp_path / "one.json", "--statistics", path)
     assert f"{path}: statistics of 97 real examples\n" in capsys.readouterr().out
     kept = path.read_bytes()
-    monkeypatch.setattr("trainer.evaluation.fidelity.sources.TrainingExamples.read", None)  # no example is read again
+    monkeypatch.setattr("trainer.evaluation.fidelity.sets.TrainingExamples.read", None)  # no example is read again
     again = fid(folder, tmp_path / "two.json", "--statistics", path)
     assert "statistics of" not in capsys.readouterr().out
     assert path.read_bytes() == kept

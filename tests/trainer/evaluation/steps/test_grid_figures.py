@@ -7,15 +7,14 @@ import torch
 from tests.trainer.evaluation.test_evaluation import TOY
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.evaluation.discrepancy import energy_distance
+from trainer.evaluation.quality import energy_distance
 from trainer.evaluation.steps.measured import measured, ratio
 from trainer.model.build import build_model
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.steps.endpoint import endpoint_error
-from trainer.sampling.steps.noises import Noises
+from trainer.sampling.steps.fine import Noises
 from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import search
+from trainer.sampling.steps.search import endpoint_error, search
 
 
 def flow_of(sections: dict[str, object]) -> TrainedFlow:

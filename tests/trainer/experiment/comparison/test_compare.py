@@ -14,14 +14,13 @@ from netsim.foundation.refusal import Refusal
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
-from trainer.experiment.comparison.candidate import candidates
-from trainer.experiment.comparison.method import shares
+from trainer.experiment.comparison.method import candidates, shares
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome, spread
 from trainer.experiment.comparison.training import Training
 from trainer.experiment.stage import TrainStage
 from trainer.observe.metrics import read_metrics
-from trainer.training.failure import RunFailed
+from trainer.training.guard import RunFailed
 
 METHODS = ROOT / "configs" / "methods"
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "compare.schema.json").read_text())

@@ -20,13 +20,12 @@ from trainer.data import ToyConfig
 from trainer.distributed.process.child import Stopped, Supervisor
 from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
 from trainer.experiment.comparison import measurement, training
-from trainer.experiment.comparison.candidate import training_seconds
 from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
+from trainer.experiment.comparison.method import training_seconds
 from trainer.experiment.comparison.page import _reproduce
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
-from trainer.experiment.comparison.time_left import TimeLeft
-from trainer.experiment.comparison.training import LOG, Training, folder_of, last_line
+from trainer.experiment.comparison.training import LOG, TimeLeft, Training, folder_of, last_line
 from trainer.experiment.stage import TrainStage, load_stages
 from trainer.observe.metrics import Record
 

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from moe.report.page import Choice, Figure, Note
-from trainer.experiment.comparison.axes import CALLS, axes
-from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
-from trainer.experiment.comparison.cost_tables import assumptions, cheapest, costs
+from trainer.experiment.comparison.charts import CALLS, axes
 from trainer.experiment.comparison.page import _quality
-from trainer.experiment.comparison.results import Comparison, Entry, Outcome
+from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
+from trainer.experiment.comparison.tables import assumptions, cheapest, costs
 
 FABRIC = Fabric("fabric.yaml", ranks=8, examples=4, teraflops=1.0)
 SENT = CallTraffic(1000.0, {"single": 20.0, "sprayed": 15.0})

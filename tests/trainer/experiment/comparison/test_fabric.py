@@ -8,9 +8,9 @@ import pytest
 
 from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
-from trainer.experiment.comparison import fabric as priced
-from trainer.experiment.comparison.cost import CallTraffic, Fabric, SampleCost
-from trainer.experiment.comparison.fabric import CallPrices, calls_on
+from trainer.experiment.comparison import measurement as priced
+from trainer.experiment.comparison.measurement import CallPrices, calls_on
+from trainer.experiment.comparison.results import CallTraffic, Fabric, SampleCost
 from trainer.trace.formula import formula
 
 EXPERTS = {"num_experts": 6, "top_k": 2, "expert_hidden": 8}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from trainer.experiment.comparison.time_left import Piece, TimeLeft
+from trainer.experiment.comparison.training import Piece, TimeLeft
 from trainer.experiment.stage.protocol import Cost
 
 

@@ -12,7 +12,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 import trainer.task
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, Split
-from trainer.experiment.memory.activation.storages import Storages
+from trainer.experiment.memory.recording import Storages
 
 STEPS, REPEATS = 4, 4
 """The fourth step and those behind it are measured: by then AdamW has its moments, and ZeRO 3 knows in which order

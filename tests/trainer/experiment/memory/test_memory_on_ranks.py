@@ -9,9 +9,9 @@ from tests.trainer.experiment.memory.cases import document, legal
 from tests.trainer.experiment.memory.measured import Measured, measure
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.experiment.memory.activation.passes import record
+from trainer.experiment.memory.estimate import engine_memory
+from trainer.experiment.memory.passes import record
 from trainer.experiment.memory.peak import StepMemory, step_memory
-from trainer.experiment.memory.plan import engine_memory
 
 TOLERANCE = 0.03
 QUICK: dict[str, dict[str, Any]] = {"ZeRO 3": document("mlp", "zero 3", "fp32")}

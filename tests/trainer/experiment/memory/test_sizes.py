@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.experiment.memory.sizes import parse_bytes
+from trainer.experiment.check import parse_bytes
 
 
 @pytest.mark.parametrize(

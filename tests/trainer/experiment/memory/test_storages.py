@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.checkpoint import checkpoint
 
-from trainer.experiment.memory.activation.storages import Storages
+from trainer.experiment.memory.recording import Storages
 
 WIDTH, ROWS, FLOAT32 = 16, 8, 4
 

@@ -1,4 +1,4 @@
-from trainer.experiment.report.curves import loss_curves, sources_in
+from trainer.experiment.report.part import loss_curves, sources_in
 from trainer.observe.metrics import Record
 
 

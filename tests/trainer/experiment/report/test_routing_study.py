@@ -11,8 +11,7 @@ import pytest
 
 from moe.report.page import page
 from netsim.foundation.refusal import Refusal
-from trainer.experiment.report.routing_study import routing_study_section
-from trainer.experiment.report.routing_study_file import RoutingStudy
+from trainer.experiment.report.routing_study import RoutingStudy, routing_study_section
 
 SCHEMA = json.loads(Path("configs/schemas/routing_study.schema.json").read_text())
 SEEDS = (0, 1, 2)

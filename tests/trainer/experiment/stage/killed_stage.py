@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.__main__ import main
-from trainer.distributed.groups import STAGE
 from trainer.distributed.process import child
+from trainer.distributed.process.launcher import STAGE
 
 start = subprocess.Popen
 

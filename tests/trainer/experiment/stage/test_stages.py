@@ -33,8 +33,8 @@ from trainer.experiment.stage import (
     load_stages,
     running,
 )
-from trainer.experiment.stage.kinds import KINDS
 from trainer.experiment.stage.protocol import Provenance
+from trainer.experiment.stage.reading import KINDS
 from trainer.flow.path.tabulated import PathTable
 
 DOCUMENT: dict[str, Any] = {

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from netsim.foundation.refusal import Refusal
-from trainer.evaluation.frechet import frechet_distance
 from trainer.evaluation.judgement import judge_features
+from trainer.evaluation.quality import frechet_distance
 from trainer.model.feature_extractor.extractor import KEY, check_extractor, read_extractor, write_extractor
 from trainer.model.feature_extractor.layers import PLAIN_LAYERS, Branches
 from trainer.model.feature_extractor.transformer import AttentionBlock, FirstToken, PatchMap, PatchTokens

@@ -23,10 +23,10 @@ from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.distributed.process.stop import EX_TEMPFAIL
 from trainer.flow import Condition, sampler
+from trainer.sampling.conditioning import source_samples
 from trainer.sampling.pairs import run as pairs_run
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.source import source_samples
 from trainer.task import FlowTask
 
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")

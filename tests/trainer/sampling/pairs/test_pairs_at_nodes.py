@@ -28,9 +28,8 @@ from trainer.data import PairsConfig
 from trainer.flow import Condition
 from trainer.flow.sampler import EulerConfig
 from trainer.flow.sampler.grid import StepsFile
-from trainer.sampling.pairs.nodes import places_of
-from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.source import source_samples
+from trainer.sampling.conditioning import source_samples
+from trainer.sampling.pairs.request import PairsRequest, places_of
 from trainer.sampling.trained import opened
 from trainer.task import FlowTask
 

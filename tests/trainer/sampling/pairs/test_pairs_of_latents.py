@@ -11,7 +11,7 @@ from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
 from trainer.__main__ import main
 from trainer.config.file import load_config
-from trainer.sampling.latent_space import PairedLatents, StoredLatents
+from trainer.sampling.flow import PairedLatents, StoredLatents
 from trainer.sampling.trained import opened
 
 SMALL = ("optim.steps=2", "optim.warmup_steps=0", "optim.global_batch=8", "evaluate.every=2", "sample.every=null")

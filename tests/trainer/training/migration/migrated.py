@@ -124,7 +124,7 @@ class Run:
         """Moves the experts; returns why not, if it was refused."""
         from megatron.core import parallel_state
 
-        from trainer.training.migration.transfer import transfer
+        from trainer.training.migration.live import transfer
 
         group: Any = parallel_state.get_expert_model_parallel_group()
         return transfer(self.engine, self.average, slot_to_expert, group)

@@ -57,7 +57,7 @@ def two_ranks(rank: int, world_size: int, root: str) -> dict[str, Any]:
 
 def failing(rank: int, world_size: int) -> dict[str, Any]:
     """Moves that go wrong on one rank, each followed by a step."""
-    from trainer.training.migration import transfer
+    from trainer.training.migration import live
 
     def no_memory(*_: Any) -> torch.Tensor:
         raise RuntimeError("no memory")
@@ -65,18 +65,18 @@ def failing(rank: int, world_size: int) -> dict[str, Any]:
     config = configuration()
     run = Run(config, world_size)
     found: dict[str, Any] = {"losses": [], "refusals": [], "unchanged": []}
-    checksum, buffer = transfer.checksum, transfer._Shards.buffer
+    checksum, buffer = live.checksum, live._Shards.buffer
     for step, fault in enumerate(("none", "flipped bit", "no memory"), start=1):
         found["losses"].append(run.step(step))
         if fault == "none":
             continue
         before, slots = run.experts(), run.engine.slot_to_expert()
         if rank == 1 and fault == "flipped bit":
-            transfer.checksum = lambda words: checksum(torch.cat([words[:-1], words[-1:] ^ 1]))
+            live.checksum = lambda words: checksum(torch.cat([words[:-1], words[-1:] ^ 1]))
         if rank == 0 and fault == "no memory":
-            transfer._Shards.buffer = no_memory  # pyright: ignore[reportAttributeAccessIssue]
+            live._Shards.buffer = no_memory  # pyright: ignore[reportAttributeAccessIssue]
         found["refusals"].append(run.place(shuffled(step)))
-        transfer.checksum, transfer._Shards.buffer = checksum, buffer
+        live.checksum, live._Shards.buffer = checksum, buffer
         found["unchanged"].append(before == run.experts() and np.array_equal(slots, run.engine.slot_to_expert()))
     found["losses"].append(run.step(4))
     found["straight"] = losses(config, world_size, {}, steps=4)
@@ -133,21 +133,21 @@ def dying(rank: int, world_size: int, root: str) -> None:
     """Saves a checkpoint, and dies on rank 1 when experts have arrived and are not yet in place."""
     from megatron.core import parallel_state
 
-    from trainer.training.migration import transfer
+    from trainer.training.migration import live
 
     parallel_state.initialize_model_parallel(expert_model_parallel_size=2)
     run = Run(configuration(), world_size)
     for step in range(1, KILLED_AT + 1):
         run.step(step)
     run.save(Path(root), KILLED_AT)
-    exchange = transfer._exchange
+    exchange = live._exchange
 
     def exchange_and_die(*arguments: Any) -> None:
         exchange(*arguments)
         if rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    transfer._exchange = exchange_and_die
+    live._exchange = exchange_and_die
     run.place(shuffled(3))
 
 
@@ -389,7 +389,7 @@ def test_transitions_are_counted_while_tokens_move(ranks: list[dict[str, Any]]) 
 
 
 def test_no_single_change_leaves_the_checksum() -> None:
-    from trainer.training.migration.transfer import checksum
+    from trainer.training.migration.live import checksum
 
     words = torch.randint(-(2**31), 2**31, (50,), generator=torch.Generator().manual_seed(0)).int()
     true = checksum(words)

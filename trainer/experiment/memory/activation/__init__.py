@@ -1,1 +1,0 @@
-"""What passes keep and work with, found by running the network on tensors without values."""

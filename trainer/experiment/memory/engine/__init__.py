@@ -1,1 +1,0 @@
-"""What engines hold besides what a network computes. The protocol is in ``protocol``."""

@@ -1,0 +1,259 @@
+"""Sampler and controls that a person chooses for a run, in place of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+from torch import Tensor
+
+from netsim.foundation.complaint import Complaint, first_complaint
+from netsim.foundation.documents import parse_yaml, read_yaml
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.run_reference import ReferenceConfig
+from netsim.foundation.settings import Section
+from trainer.config.rules.drawing import of_cost, of_drawn
+from trainer.config.rules.objection import refuse
+from trainer.config.run import RunConfig
+from trainer.config.sample import Controls, ImageSample, PointSample
+from trainer.flow import Condition, sampler
+from trainer.flow.control import AnyConfig as AnyControl
+from trainer.flow.control import ControlInputs, CostGradientConfig, OwnControl, build
+from trainer.flow.sampler import (
+    AnyConfig,
+    CausalTransitionConfig,
+    Dopri5Config,
+    EulerConfig,
+    OwnSampler,
+    SegmentedConfig,
+)
+from trainer.flow.sampler.grid import StepsFile
+from trainer.sampling.reference import Reference
+
+
+def segments_of(own: AnyConfig) -> int:
+    """Segments of time that a sampler steps through; 1: the whole time."""
+    return own.segments if isinstance(own, SegmentedConfig) else 1
+
+
+def euler_of(own: AnyConfig, euler: EulerConfig) -> EulerConfig | SegmentedConfig:
+    """Euler's method for a run: by segments, with these steps in each, where its own sampler is segmented."""
+    return own.model_copy(update={"within": euler}) if isinstance(own, SegmentedConfig) else euler
+
+
+def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
+    """Euler's method on a grid of a file, by segments where the run's own sampler is; None: the most evaluations."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    own = config.sample.sampler
+    segments = segments_of(own)
+    number = max(StepsFile.read(path).grids) if evaluations is None else evaluations
+    if number < 1 or number % segments:
+        least = max(1, number // segments) * segments
+        unfit = "is below 1" if number < 1 else f"does not divide among {segments} segments"
+        raise ValueError(f"--evaluations: {number} {unfit}; use {least}")
+    chosen = euler_of(own, EulerConfig(steps=number // segments, times=path))
+    refuse(of_drawn(config, chosen, guidance))
+    return chosen
+
+
+def check_made_of(path: Path, weights: str) -> None:
+    """Refuses grids that were searched for other weights (SHA-256 of the averaged ones); a file without a digest
+    passes.
+    """
+    made_by = StepsFile.read(path).made_by
+    found = made_by.get("weights", weights)
+    if found != weights:
+        problem = f"names the weights {str(found)[:12]} of {made_by.get('run', 'another run')}, and {weights[:12]} draw"
+        raise Refusal(path, "made_by", problem, "search for these with python -m trainer steps")
+
+
+_REMEDY = "give a kind such as heun, or settings such as '{kind: heun, steps: 10}'"
+
+
+class _Sampler(Section):
+    sampler: sampler.Config
+
+
+@dataclass(frozen=True)
+class SamplerChoice:
+    """Request for the sampler; each field overrides the run's sampler, None leaves it.
+
+    Attributes:
+        sampler: a kind, or settings as YAML or JSON.
+        steps: number of steps, or a file of searched times for Euler's method.
+        evaluations: of the field, for which the file has times; None: the most.
+    """
+
+    sampler: str | None = None
+    steps: int | Path | None = None
+    evaluations: int | None = None
+
+    def check(self) -> None:
+        """Refuses options that contradict each other."""
+        if self.evaluations is not None and not isinstance(self.steps, Path):
+            raise ValueError(
+                f"--evaluations: {self.evaluations} chooses among the times of a file; give --steps FILE.json too, or "
+                "a number of --steps in its place"
+            )
+        if self.sampler is not None and isinstance(self.steps, Path):
+            raise ValueError(
+                f"--sampler: {self.sampler} does not go with the times of {self.steps}, which are for Euler's method; "
+                "leave one of them out"
+            )
+        if isinstance(self.steps, int) and self.steps < 1:
+            raise ValueError(f"--steps: {self.steps} is below 1; use 1 or more")
+
+    def resolved(self, run_dir: Path, config: RunConfig, guidance: float) -> AnyConfig:
+        """The sampler for a run."""
+        assert isinstance(config.sample, ImageSample | PointSample)
+        own = config.sample.sampler
+        if isinstance(self.steps, Path):
+            found = sampler_of(config, self.steps, self.evaluations, guidance=guidance)
+            check_made_of(self.steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
+            return found
+        chosen = own if self.sampler is None else _read(self.sampler, own)
+        if self.steps is not None:
+            chosen = with_steps(chosen, self.steps)
+        if chosen != own:
+            try:
+                refuse(of_drawn(config, chosen, guidance))
+            except ValueError as error:
+                option = "--steps" if self.sampler is None else "--sampler"
+                raise ValueError(f"{option}: {error}") from error
+        return chosen
+
+
+def with_steps(chosen: AnyConfig, steps: int) -> AnyConfig:
+    """The same sampler with another number of steps from source to data, those of all segments together."""
+    within, segments = (chosen.within, chosen.segments) if isinstance(chosen, SegmentedConfig) else (chosen, 1)
+    if isinstance(within, Dopri5Config):
+        raise ValueError("--steps: dopri5 chooses its steps itself; leave it out, or give --sampler heun")
+    if isinstance(within, CausalTransitionConfig):
+        raise ValueError(
+            "--steps: causal_transition draws a token at each step, so that their number is that of the tokens; leave "
+            "it out, or give the steps of its head with --sampler '{kind: causal_transition, head: {kind: heun, "
+            "steps: 4}}'"
+        )
+    if steps % segments:
+        near = max(1, round(steps / segments)) * segments
+        raise ValueError(f"--steps: {steps} cannot be shared out over {segments} segments of time; use {near}")
+    if isinstance(within, OwnSampler):
+        if within.setting("steps") is None:
+            raise ValueError(f"--steps: {within.kind} has no setting named steps; give its own with --sampler")
+        return within.with_settings(steps=steps)
+    if getattr(within, "times", None) is not None and within.steps * segments != steps:
+        raise ValueError(
+            f"--steps: the run's sampler has times for {within.steps * segments} steps alone, and you ask for {steps}; "
+            f"give a sampler without written times, such as --sampler {within.kind}"
+        )
+    changed = within.model_copy(update={"steps": steps // segments})
+    return chosen.model_copy(update={"within": changed}) if isinstance(chosen, SegmentedConfig) else changed
+
+
+def _read(text: str, own: AnyConfig) -> AnyConfig:
+    """The sampler of a text; one for a segment where the run's own goes segment by segment."""
+    document: Any = {"kind": text.strip()}
+    if not text.strip().replace("_", "").isalnum():
+        try:
+            document = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"--sampler: {text} cannot be read ({reason}); {_REMEDY}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"--sampler: {text} is neither a kind nor settings; {_REMEDY}")
+    asked = {"sampler": document}
+    try:
+        found: AnyConfig = _Sampler.model_validate(asked).sampler
+    except ValidationError as error:
+        complaint = first_complaint(error, asked, _Sampler)
+        raise ValueError(f"--{complaint.field}: {complaint.problem}; {complaint.remedy or _REMEDY}") from error
+    if segments_of(own) > 1 and not isinstance(found, SegmentedConfig) and sampler.follows_velocity(found):
+        within = {"kind": "segmented", "segments": segments_of(own), "within": found.model_dump()}
+        return _Sampler.model_validate({"sampler": within}).sampler
+    return found
+
+
+_OPTION = "--controls"
+_LISTED = "give a list such as '[{kind: cost_gradient, cost: {class: \"my_costs:Ink\"}}]' or a YAML file, '[]' for none"
+
+
+class _Controls(Section):
+    controls: Controls
+
+
+def read_controls(text: str) -> tuple[AnyControl, ...]:
+    """The controls of a list as YAML or JSON, of a single control, or of a YAML file of either (perhaps under
+    ``controls``).
+    """
+    if text.lstrip()[:1] not in ("[", "{", "-", ""):
+        return _in_file(Path(text))
+    try:
+        document = parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{_OPTION}: {text} cannot be read ({error}); {_LISTED}") from error
+    if not isinstance(document, list | dict):
+        raise ValueError(f"{_OPTION}: {text!r} lists no controls; {_LISTED}")
+    found = _validated(document)
+    if isinstance(found, Complaint):
+        raise ValueError(f"--{found.field}: {found.problem}; {found.remedy or _LISTED}") from found.cause
+    return found
+
+
+def check_chosen_controls(config: RunConfig, drawn_by: AnyConfig, guidance: float) -> None:
+    """Refuses controls that do not suit a run or a sampler."""
+    try:
+        refuse(of_drawn(config, drawn_by, guidance))
+    except ValueError as error:
+        raise ValueError(f"{_OPTION}: {error}") from error
+
+
+def _in_file(path: Path) -> tuple[AnyControl, ...]:
+    try:
+        document = read_yaml(path, "another file")
+    except OSError as error:
+        raise Refusal(path, "file", f"cannot be read ({error.strerror})", _LISTED) from error
+    if not isinstance(document, list | dict):
+        raise Refusal(path, "document", "lists no controls", "write a list such as - {class: my_module:Mine}")
+    found = _validated(document)
+    if isinstance(found, Complaint):
+        raise Refusal(path, found.field, found.problem, found.remedy or "correct the value") from found.cause
+    return found
+
+
+def _validated(document: list[Any] | dict[str, Any]) -> tuple[AnyControl, ...] | Complaint:
+    if isinstance(document, dict):
+        document = document["controls"] if list(document) == ["controls"] else [document]
+    asked = {"controls": document}
+    try:
+        return _Controls.model_validate(asked).controls
+    except ValidationError as error:
+        return first_complaint(error, asked, _Controls)
+
+
+def check_requested(controls: Sequence[AnyControl], config: RunConfig, field: str) -> None:
+    """Builds each built-in control for one picture, so that what does not suit the run is refused at once."""
+    assert config.flow is not None
+    inputs = ControlInputs(
+        path=config.flow.path.build(),
+        condition=Condition(label=torch.zeros(1, dtype=torch.int64)),
+        network=_nothing,
+        picture=torch.zeros(1, *config.state_shape),
+    )
+    for number, control in enumerate(controls):
+        if isinstance(control, OwnControl):
+            continue
+        if isinstance(control, CostGradientConfig):
+            refuse(of_cost(config, control.cost, f"{field}.{number}.cost"))
+        try:
+            build(control, inputs)
+        except ValueError as error:
+            raise ValueError(f"{field}.{number}.{error}") from error
+
+
+def _nothing(*_: object) -> Tensor:
+    return torch.zeros(0)
