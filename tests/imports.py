@@ -53,9 +53,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 its own floor or on a lower one."""
 UPWARD: dict[tuple[str, str], str] = {}
 """Imports that run up, and the step that opens each."""
-CIRCLES = {
-    ("trainer", frozenset({"sampling", "trace"})): "forecast: the formula of traces moves above sampling",
-}
+CIRCLES = {}
 """Rooms of a folder that import each other, and the step that opens each circle."""
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.host_copies import to_device
+from trainer.checkpoint.frozen_run import OBJECTIVE, references_of
 from trainer.config.derived import drawable
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, PolicyMLPConfig
@@ -26,7 +27,7 @@ from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
-from trainer.sampling.reference import OBJECTIVE, Reference, references_of
+from trainer.sampling.reference import Reference
 from trainer.sampling.trained import compared_with
 from trainer.training.task import Networks, Task
 from trainer.training.weighting import few_count

@@ -10,6 +10,7 @@ from netsim.foundation.extra import require
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, check_beginning
 from trainer.checkpoint.directory import step_of
+from trainer.checkpoint.frozen_run import FrozenRun, pinned
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import check_modules
 from trainer.checkpoint.origin import origin
@@ -27,7 +28,6 @@ from trainer.model.build import check_rates
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.values import check_meaning
 from trainer.sampling.flow import check_latents
-from trainer.sampling.reference import Reference, pinned
 from trainer.training.schedule import changed_schedule
 
 
@@ -96,15 +96,15 @@ def validated(
 def _of_teacher(config: RunConfig, world_size: int) -> Objections:
     match config.flow and config.flow.objective:
         case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
-            yield from of_teacher(config, Reference.of_run(teacher).config, world_size)
+            yield from of_teacher(config, FrozenRun.of_run(teacher).config, world_size)
 
 
 def _of_base(config: RunConfig, world_size: int) -> Objections:
     match config.task:
         case AdjointMatchingConfig(base=ReferenceConfig() as base):
-            yield from of_tilted(config, Reference.of_run(base).config, world_size)
+            yield from of_tilted(config, FrozenRun.of_run(base).config, world_size)
         case GRPOConfig(base=ReferenceConfig() as base):
-            yield from of_base_of_policy(config, Reference.of_run(base).config)
+            yield from of_base_of_policy(config, FrozenRun.of_run(base).config)
 
 
 def _origin(config: RunConfig, read_bytes: int) -> tuple[Path | None, list[str]]:

@@ -15,6 +15,7 @@ from tests.trainer.commands import contents, refused
 from tests.trainer.model.test_networks import configuration
 from tests.trainer.untrained import save_untrained, untrained_run
 from trainer.__main__ import main
+from trainer.checkpoint.frozen_run import pinned
 from trainer.checkpoint.intact import newest_checkpoint, weights_file
 from trainer.checkpoint.pretrained import restore
 from trainer.config.file import load_config
@@ -23,7 +24,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
-from trainer.sampling.reference import Reference, pinned
+from trainer.sampling.reference import Reference
 
 NETWORK: dict[str, Any] = {"kind": "dit", "hidden": 16, "num_heads": 2, "num_layers": 2}
 SECTIONS: dict[str, Any] = {

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from tests.trainer.training.test_methods_on_ranks import train
+from trainer.checkpoint.frozen_run import pinned
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
-from trainer.sampling.reference import pinned
 
 STEPS, SAVED = 4, 2
 MLP: dict[str, Any] = {

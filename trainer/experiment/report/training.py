@@ -13,6 +13,7 @@ from moe.report.figures import STYLE, to_svg
 from moe.report.page import Block, Figure, Listing, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
+from trainer.checkpoint.frozen_run import references_of
 from trainer.config.rules.plan import plan_layout
 from trainer.evaluation.judgement import compared, headline, read_judgement
 from trainer.experiment.memory.engine_memory import PARTS
@@ -23,7 +24,7 @@ from trainer.experiment.report.part import HELD_OUT, Part, loss_curves, reward_c
 from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.observe.metrics import Record
 from trainer.observe.units import scaled
-from trainer.sampling.reference import Reference, references_of
+from trainer.sampling.reference import Reference
 
 
 def training_part(run: RunFiles, quality: Path | None) -> Part:

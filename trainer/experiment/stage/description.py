@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from netsim.foundation.terminal import Terminal
+from trainer.checkpoint.frozen_run import FrozenRun, held_by
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.layout import Layout
 from trainer.config.rules.objection import result_or_all
@@ -20,7 +21,6 @@ from trainer.model.build import dense_parameters, expert_parameters, frozen_para
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.model.foreign import exports
 from trainer.observe.units import scaled
-from trainer.sampling.reference import Reference, held_by
 from trainer.trace.formula import TraceSpec, formula
 from trainer.trace.formula.plan import trace_spec, without_formula
 from trainer.training.preflight import preflight, validated
@@ -48,7 +48,7 @@ def describe_run(config: RunConfig, world_size: int) -> None:
     if teacher is not None:
         console.print(teacher, soft_wrap=True)
     for reference in held_by(config).values():
-        console.print(Reference.of_run(reference).describe(), soft_wrap=True)
+        console.print(FrozenRun.of_run(reference).describe(), soft_wrap=True)
     console.print(_origin(checked.newest, config.optim.steps), soft_wrap=True)
     for line in [*checked.cautions, *(f"will be skipped: {fault}" for fault in checked.damaged)]:
         print(line, file=sys.stderr)

@@ -99,7 +99,7 @@ class TrainStage(ConfiguredStage):
 
     def provenance(self) -> Provenance:
         """See the base class; the configuration of its last checkpoint is the record; a teacher decides, too."""
-        from trainer.sampling.reference import pinned  # brings the networks, which only a finished stage needs
+        from trainer.checkpoint.frozen_run import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"
         path = step_folder(root, complete_steps(root)[-1]) / "config.yaml"

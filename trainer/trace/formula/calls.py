@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from math import prod
 
+from trainer.checkpoint.frozen_run import FrozenRun, references_of
 from trainer.checkpoint.pretrained import restored_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
@@ -13,7 +14,6 @@ from trainer.config.task import Calls, FlowTaskConfig
 from trainer.flow.coupling import Assignment, Coupling, GibbsWeighted, MinibatchOT, OwnCoupling
 from trainer.flow.reward import DistanceConfig, InkConfig
 from trainer.model.build import tokens_per_example
-from trainer.sampling.reference import Reference, references_of
 from trainer.trace.formula.network import layers
 from trainer.trace.formula.protocol import Collective, Passage, all_gather, broadcast
 from trainer.trace.formula.training import Collecting, LossCall, RolloutCall
@@ -199,7 +199,7 @@ def _adapts(config: RunConfig) -> bool:
     return config.model.adapters is not None
 
 
-def _reference(config: RunConfig) -> Reference | None:
+def _reference(config: RunConfig) -> FrozenRun | None:
     """The run whose network a task asks; None: the task names none."""
     named = [value for name, value in references_of(config).items() if name.startswith(_TASK)]
-    return Reference.of_run(named[0]) if named else None
+    return FrozenRun.of_run(named[0]) if named else None

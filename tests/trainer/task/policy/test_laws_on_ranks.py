@@ -15,11 +15,11 @@ from torch import Tensor
 import trainer.task.policy.grpo
 from tests.ranks import run_ranks
 from tests.trainer.training.test_methods_on_ranks import train
+from trainer.checkpoint.frozen_run import pinned
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.reward import Reward
-from trainer.sampling.reference import pinned
 
 pytestmark = pytest.mark.slow
 
