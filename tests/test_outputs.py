@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import moe.__main__
-import moe.command.line
 import trainer.__main__
+from moe.command.program import PROGRAM as MOE
 from moe.report.page import page
 from netsim.foundation.outputs import OutputFile, OutputFolder, page_mark
 from netsim.foundation.refusal import Refusal
 
 MAINS = {"moe": moe.__main__, "trainer": trainer.__main__}
-VERBS = {"moe": moe.command.line.VERBS, "trainer": trainer.__main__.VERBS}
+PROGRAMS = {"moe": MOE, "trainer": trainer.__main__.program()}
 FOLDERS = {
     ("moe", "price"): ("t.jsonl", "--routing", "r.npz", "--placement", "p.json", "--scenario", "s.yaml", "--out"),
     ("trainer", "compare"): ("a.yaml", "b.yaml", "--out"),
@@ -92,13 +92,10 @@ def test_a_file_of_another_verb_is_refused(
 
 def test_every_verb_with_an_output_says_what_it_recognises() -> None:
     """A verb whose outputs are pictures or texts alone is not among them."""
-    for package, every in VERBS.items():
-        parser = argparse.ArgumentParser()
-        verbs = parser.add_subparsers()
-        for verb in every:
-            verb.add_to(verbs, **({"described": False} if package == "moe" else {}))
+    for package, program in PROGRAMS.items():
+        (verbs,) = (one for one in program.parser()._actions if isinstance(one, argparse._SubParsersAction))
         for name, of_verb in verbs.choices.items():
-            options = {option for action in of_verb._actions for option in action.option_strings}
+            options = {option for action in of_verb.fill()._actions for option in action.option_strings}
             if "--out" in options or name == "export":
                 assert (package, name) in {**FOLDERS, **FILES}, name
                 assert "--overwrite" in options, name

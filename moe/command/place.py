@@ -1,15 +1,14 @@
 """place: where each expert should live."""
 
-import argparse
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from moe.command.verb import Verb
+from netsim.foundation.command import WORD, Request, Verb
 from netsim.foundation.outputs import OutputFile, page_mark
 
 if TYPE_CHECKING:
-    from moe.command.progress import Progress
+    from netsim.foundation.terminal import Progress
 
 _DESCRIPTION = """\
 Reads a routing trace (which experts each token was sent to), assigns the experts
@@ -61,6 +60,7 @@ How to read the result:
                  are routed differently, and what is saved there is what to expect
 The page also shows who sends to whom, every layer, and packing for comparison.
 """
+
 _EXAMPLES = """\
 examples:
   python -m moe place runs/demo/traces/routing.npz --nodes 2 --ranks-per-node 4 \\
@@ -75,72 +75,48 @@ examples:
 """
 
 
-def _add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", type=Path, metavar="TRACE", help="routing trace (.npz), or ExFlow's .npy of ids")
-    command.add_argument("--nodes", type=int, required=True, metavar="N", help="nodes of one expert-parallel group")
-    command.add_argument("--ranks-per-node", type=int, required=True, metavar="R", help="its ranks on each node")
-    command.add_argument(
-        "--objective",
-        default="auto",
-        metavar="NAME",
-        help="dispatch mode: coherent, home, copies, hierarchical or auto (default; see above)",
-    )
-    command.add_argument(
-        "--cost",
-        default="hops",
-        metavar="COST",
-        help="cost of one token's move: hops (default; 0 same rank, 1 same node, 2 other node), a matrix.npy "
-        "[ranks, ranks], or intra=900Gbps,inter=100Gbps[,latency=5us] (transfer time; 1 inside a node)",
-    )
-    command.add_argument("--solver", default="auto", metavar="NAME", help="see above (default auto)")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the solver's draws (default 0)")
-    command.add_argument(
-        "--max-load",
-        default="auto",
-        metavar="X",
-        help="cap on the busiest rank of every layer, times the mean load; none, or auto (default; see above)",
-    )
-    command.add_argument(
-        "--compute", metavar="RATE", help="a rank's rate of computation, such as 200TFLOPs, to choose the cap by time"
-    )
-    command.add_argument(
-        "--slots-per-rank",
-        type=int,
-        metavar="S",
-        help="slots of each rank (default: as in --current, else no replicas)",
-    )
-    command.add_argument(
-        "--replicas",
-        default="even",
-        choices=("even", "least_loaded"),
-        help="how the run splits tokens over replicas, its moe.replicas (default even)",
-    )
-    command.add_argument("--num-experts", type=int, metavar="E", help="experts per layer; for .npy traces only")
-    command.add_argument(
-        "--current",
-        type=Path,
-        metavar="FILE",
-        help="placement in use (default: contiguous), for comparison; it is kept where nothing saves more, and "
-        "experts stay where they are if that is free",
-    )
-    command.add_argument(
-        "--held-out",
-        type=Path,
-        metavar="TRACE",
-        help="other tokens of the same model, on which the placement is measured as well: what it saves there is "
-        "what to expect in use",
-    )
-    command.add_argument("--expert-parameters", type=int, metavar="P", help="parameters of one expert, to price moves")
-    command.add_argument(
-        "--results",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="results.json of netsim whose times the report shows; may be repeated",
-    )
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="placement to write (.json)")
-    command.add_argument("--report", type=Path, metavar="FILE", help="report to write (default: OUT with suffix .html)")
+class Place(Request):
+    """Options of place."""
+
+    source: Annotated[Path, WORD, "TRACE"]
+    """routing trace (.npz), or ExFlow's .npy of ids"""
+    nodes: Annotated[int, "N"]
+    """nodes of one expert-parallel group"""
+    ranks_per_node: Annotated[int, "R"]
+    """its ranks on each node"""
+    objective: Annotated[str, "NAME"] = "auto"
+    """dispatch mode: coherent, home, copies, hierarchical or auto (default; see above)"""
+    cost: Annotated[str, "COST"] = "hops"
+    """cost of one token's move: hops (default; 0 same rank, 1 same node, 2 other node), a matrix.npy [ranks,
+    ranks], or intra=900Gbps,inter=100Gbps[,latency=5us] (transfer time; 1 inside a node)"""
+    solver: Annotated[str, "NAME"] = "auto"
+    """see above (default auto)"""
+    seed: Annotated[int, "S"] = 0
+    """seed of the solver's draws (default 0)"""
+    max_load: Annotated[str, "X"] = "auto"
+    """cap on the busiest rank of every layer, times the mean load; none, or auto (default; see above)"""
+    compute: Annotated[str | None, "RATE"] = None
+    """a rank's rate of computation, such as 200TFLOPs, to choose the cap by time"""
+    slots_per_rank: Annotated[int | None, "S"] = None
+    """slots of each rank (default: as in --current, else no replicas)"""
+    replicas: Literal["even", "least_loaded"] = "even"
+    """how the run splits tokens over replicas, its moe.replicas (default even)"""
+    num_experts: Annotated[int | None, "E"] = None
+    """experts per layer; for .npy traces only"""
+    current: Annotated[Path | None, "FILE"] = None
+    """placement in use (default: contiguous), for comparison; it is kept where nothing saves more, and experts stay
+    where they are if that is free"""
+    held_out: Annotated[Path | None, "TRACE"] = None
+    """other tokens of the same model, on which the placement is measured as well: what it saves there is what to
+    expect in use"""
+    expert_parameters: Annotated[int | None, "P"] = None
+    """parameters of one expert, to price moves"""
+    results: Annotated[tuple[Path, ...], "FILE"] = ()
+    """results.json of netsim whose times the report shows; may be repeated"""
+    out: Annotated[Path, "FILE"]
+    """placement to write (.json)"""
+    report: Annotated[Path | None, "FILE"] = None
+    """report to write (default: OUT with suffix .html)"""
 
 
 def _description() -> str:
@@ -150,25 +126,25 @@ def _description() -> str:
     return _DESCRIPTION.format(solvers=solvers)
 
 
-def _run(arguments: argparse.Namespace) -> None:
-    from moe.command.progress import Progress
+def _run(arguments: Place) -> None:
     from moe.report.summary import print_summary
+    from netsim.foundation.terminal import Progress
 
     report_path, numbers_path = _report_paths(arguments)
     if arguments.out.resolve() in (report_path.resolve(), numbers_path.resolve()):
         raise ValueError(f"report: is the same file as --out ({arguments.out}); choose another name for one of them")
     if arguments.expert_parameters is not None and arguments.expert_parameters < 1:
         raise ValueError(f"expert_parameters: must be at least 1 ({arguments.expert_parameters}); count one expert's")
-    with Progress("place") as progress:
-        numbers, reasons = _place(arguments, report_path, numbers_path, progress)
+    with Progress("moe place") as progress:
+        numbers, reasons = _search(arguments, report_path, numbers_path, progress)
     print_summary(numbers)
     for reason in reasons:
         print(reason)
     print(f"wrote {arguments.out}, {report_path} and {numbers_path}")
 
 
-def _place(
-    arguments: argparse.Namespace, report_path: Path, numbers_path: Path, progress: "Progress"
+def _search(
+    arguments: Place, report_path: Path, numbers_path: Path, progress: "Progress"
 ) -> tuple[dict[str, Any], list[str]]:
     """Place and write all files; returns the numbers of the report, and why objective and cap are what they are."""
     import hashlib
@@ -222,6 +198,7 @@ def _place(
         progress.phase("placing under other caps on the busiest rank")
         curve = trade_off(statistics, topology, placement, seed=arguments.seed)
     if chosen and flops is not None and curve:
+        assert arguments.expert_parameters is not None
         quickest = quickest_cap(curve, topology, volume, arguments.expert_parameters, flops)
         if quickest != cap:
             cap, placement = quickest, place(max_load=quickest)
@@ -272,13 +249,13 @@ def _place(
     return numbers, reasons
 
 
-def _report_paths(arguments: argparse.Namespace) -> tuple[Path, Path]:
+def _report_paths(arguments: Place) -> tuple[Path, Path]:
     """The page, and the numbers beside it."""
     page = arguments.report or arguments.out.with_suffix(".html")
     return page, page.with_suffix(".report.json")
 
 
-def _outputs(arguments: argparse.Namespace) -> list[tuple[OutputFile, Path | None]]:
+def _outputs(arguments: Place) -> list[tuple[OutputFile, Path | None]]:
     page, numbers = _report_paths(arguments)
     return [
         (OutputFile("--out", ("flowfabric.placement/",)), arguments.out),
@@ -288,11 +265,13 @@ def _outputs(arguments: argparse.Namespace) -> list[tuple[OutputFile, Path | Non
 
 
 PLACE = Verb(
-    "place",
-    "place experts on ranks by a routing trace",
-    _description,
-    _EXAMPLES,
-    _add_arguments,
-    _run,
-    _outputs,
+    name="place",
+    summary="place experts on ranks by a routing trace",
+    description=_description,
+    epilog=_EXAMPLES,
+    request=Place,
+    run=_run,
+    outputs=_outputs,
+    following="python -m moe price TRACE.jsonl --routing {source} --placement {out} "
+    "--scenario configs/scenarios/two_nodes.yaml --out {out}.price",
 )

@@ -285,7 +285,8 @@ def _settings(name: str, kind: Any, default: Any, *, required: bool) -> tuple[li
         settings |= {"dest": name, "required": required}
     if kind is bool:
         return names, group, settings | {"action": "store_true"}
-    several = get_origin(kind) is tuple
+    read = next((note for note in notes if callable(note)), None)
+    several = get_origin(kind) is tuple and read is None
     parts = get_args(kind)
     if "?" in words:
         settings |= {"nargs": "?", "const": ""}
@@ -302,9 +303,8 @@ def _settings(name: str, kind: Any, default: Any, *, required: bool) -> tuple[li
     choices = get_args(kind) if get_origin(kind) is Literal else None
     choices = next((note for note in notes if isinstance(note, tuple)), choices)
     if choices is not None:
-        return names, group, settings | {"choices": choices}
-    read = next((note for note in notes if callable(note)), parts[0] if several else kind)
-    return names, group, settings | {"type": read}
+        return names, group, settings | {"choices": choices, "type": type(choices[0])}
+    return names, group, settings | {"type": read or (parts[0] if several else kind)}
 
 
 def _texts(kind: type) -> Iterator[tuple[str, str]]:

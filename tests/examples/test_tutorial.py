@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import moe.command.line
 import trainer.__main__
+from moe.command.program import PROGRAM as MOE
 from netsim.command.program import PROGRAM as NETSIM
 from tests.forked import ROOT
 from tests.trainer.data.pictures import digit_pictures
@@ -21,11 +21,7 @@ from trainer.model.build import dense_parameters
 
 TUTORIAL = ROOT / "configs" / "TUTORIAL.md"
 PICTURES = ROOT / "configs" / "runs" / "pictures.yaml"
-PARSERS = {
-    "trainer": lambda words: trainer.__main__._parser().parse_args(words),
-    "moe": lambda words: moe.command.line._parser(words).parse_args(words),
-    "netsim": lambda words: NETSIM.parser().parse_args(words),
-}
+PROGRAMS = {"trainer": trainer.__main__.program(), "moe": MOE, "netsim": NETSIM}
 FEW = ("optim.global_batch=8", "optim.warmup_steps=1", "model.hidden=32", "model.num_layers=2", "sample.per_class=1")
 """Settings that make a run of the tutorial small."""
 
@@ -54,7 +50,7 @@ def test_the_tutorial_has_its_commands() -> None:
 @pytest.mark.parametrize("words", of_programs(), ids=lambda words: " ".join(words[2:5]))
 def test_a_command_is_one_that_its_program_takes(words: list[str]) -> None:
     at = words.index("--ranks-per-node") if words[3] == "train" and "--ranks-per-node" in words else len(words)
-    options = PARSERS[words[2]](words[3:at] + words[at + 2 :])
+    options = PROGRAMS[words[2]].parser().read(words[3:at] + words[at + 2 :])
     if hasattr(options, "config"):
         check_names(ROOT / options.config, options.overrides)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from moe.__main__ import main
-from moe.command.progress import Progress
 from moe.placement import Placement
 from moe.placement.counts import RoutingStatistics
 from moe.placement.solver.solve import SOLVERS
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.terminal import Progress
 from tests.moe.traces import coherent_walk, markov_trace
 
 GOLDEN = Path("tests/files/routing.npz")
@@ -418,7 +418,7 @@ class Terminal(io.StringIO):
 
 def test_long_work_says_on_a_terminal_what_it_does_and_leaves_no_line() -> None:
     stream = Terminal()
-    with Progress("place", stream, after_s=0.0) as progress:
+    with Progress("moe place", stream, after_s=0.0) as progress:
         progress.phase("reading the trace")
         progress.phase("counting tokens")
     written = stream.getvalue()
@@ -429,7 +429,7 @@ def test_long_work_says_on_a_terminal_what_it_does_and_leaves_no_line() -> None:
 
 @pytest.mark.parametrize(("stream", "after_s"), [(Terminal(), 1e6), (io.StringIO(), 0.0)])
 def test_short_work_and_work_that_nobody_watches_say_nothing(stream: io.StringIO, after_s: float) -> None:
-    with Progress("place", stream, after_s) as progress:
+    with Progress("moe place", stream, after_s) as progress:
         progress.phase("reading the trace")
     assert stream.getvalue() == ""
 

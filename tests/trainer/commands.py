@@ -24,10 +24,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """
     words = [str(argument) for argument in arguments]
     capsys.readouterr()
-    try:
-        code = main(words)
-    except SystemExit as stop:  # argparse
-        code = stop.code
+    code = main(words)
     output = capsys.readouterr()
     assert code == 2
     assert output.out == ""

@@ -1,1 +1,1 @@
-"""What the command line understands: one file for each verb, listed in trainer/__main__.py."""
+"""The verbs of the command line, which trainer/__main__.py lists."""

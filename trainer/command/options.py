@@ -1,107 +1,154 @@
-"""Options that several verbs have: how they are read, and what is refused before a verb begins."""
+"""Options that several verbs have, how they are read, and what is refused before a verb begins."""
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from netsim.foundation.command import WORD, Request, Verb
+from netsim.foundation.outputs import Output
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+    from netsim.foundation.settings import Section
     from trainer.flow.control import AnyConfig as AnyControl
     from trainer.sampling.sampler_choice import SamplerChoice
 
-R = TypeVar("R", bound="DataclassInstance")
+R = TypeVar("R", bound=Request)
+D = TypeVar("D", bound="DataclassInstance")
+S = TypeVar("S", bound="Section")
 
+SHOW_RUN = "python -m trainer report {run_dir}"
+"""What comes next after a verb that writes into a run's folder, or shows what a run does."""
 MOST_EVALUATIONS = 10_000
 """Function evaluations of a sample."""
 
 
-def request_of(kind: type[R], options: Namespace, **changes: Any) -> R:
-    """A request whose fields are options of the same names.
+class OfRuns(Request):
+    """Options of a verb that may read run folders, whose classes are imported with `--trust-code` alone."""
 
-    Args:
-        kind: of the request, a dataclass.
-        options: of the command line.
-        **changes: fields that are no option, or that are read from one.
-    """
-    names = [field.name for field in fields(kind) if field.name not in changes]
-    return kind(**{name: getattr(options, name) for name in names}, **changes)
+    trust_code: bool = False
+    """import the classes that the config.yaml of a run folder names, which is code of whoever wrote it"""
 
 
-def add_drawing_options(parser: ArgumentParser) -> None:
-    """Adds what says how samples are drawn: guidance, seed, sampler and its steps, controls."""
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        help="scale of classifier-free guidance (default: the run's sample.guidance); 1: none",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the starting noise (default: 0)")
-    parser.add_argument(
-        "--sampler",
-        metavar="KIND",
-        help="draw by another sampler than the run's own: a kind such as heun or dopri5, or settings as in a "
-        "configuration, such as '{kind: heun, steps: 10}'; of a run that goes segment by segment, within each segment",
-    )
-    parser.add_argument(
-        "--steps",
-        type=_number_or_file,
-        metavar="N|JSON",
-        help="number of steps of the sampler from noise to sample, of all segments together (default: its own); or a "
-        "file of the steps verb, at whose times Euler's method draws in place of the run's own sampler",
-    )
-    parser.add_argument(
-        "--evaluations",
-        type=int,
-        metavar="N",
-        help="with a file of --steps: evaluations of the field, for which the file has times (default: the most)",
-    )
-    add_controls_option(parser)
+class Configured(OfRuns):
+    """A configuration file and the settings that replace its own."""
 
-
-def add_controls_option(parser: ArgumentParser) -> None:
-    """Adds what says which controls change the field on the way."""
-    parser.add_argument(
-        "--controls",
-        metavar="YAML|FILE",
-        help="change the field on the way by these in place of the run's sample.controls, the first one first: a list "
-        "such as '[{kind: cost_gradient, strength: 4, cost: {class: \"my_costs:Ink\"}}]', or a YAML file of one; "
-        "'[]': by none",
-    )
-
-
-def controls_choice(options: Namespace) -> "tuple[AnyControl, ...] | None":
-    """The controls of the option of :func:`add_controls_option`; None: the run's own.
-
-    Raises:
-        Refusal: their file is missing or malformed.
-        ValueError: they are malformed.
-    """
-    if options.controls is None:
-        return None
-    from trainer.sampling.sampler_choice import read_controls
-
-    return read_controls(options.controls)
-
-
-def sampler_choice(options: Namespace) -> "SamplerChoice":
-    """What the options of :func:`add_drawing_options` say about the sampler.
-
-    Raises:
-        ValueError: they contradict each other, or a number is out of range.
-    """
-    from trainer.sampling.sampler_choice import SamplerChoice
-
-    choice = SamplerChoice(options.sampler, options.steps, options.evaluations)
-    choice.check()
-    return choice
+    config: Annotated[Path, WORD]
+    """YAML configuration; configs/runs holds examples"""
+    overrides: Annotated[tuple[str, ...], WORD, "key=value"] = ()
+    """settings that replace the file's, for example optim.lr=1e-3"""
 
 
 def _number_or_file(text: str) -> int | Path:
     """A number of steps where the text is one, otherwise the path of a file."""
     return int(text) if text.lstrip("+-").isdecimal() else Path(text)
+
+
+class Drawn(Request):
+    """How samples are drawn."""
+
+    guidance: float | None = None
+    """scale of classifier-free guidance (default: the run's sample.guidance); 1: none"""
+    seed: int = 0
+    """of the starting noise (default: 0)"""
+    sampler: Annotated[str | None, "KIND"] = None
+    """draw by another sampler than the run's own: a kind such as heun or dopri5, or settings as in a configuration,
+    such as '{kind: heun, steps: 10}'; of a run that goes segment by segment, within each segment"""
+    steps: Annotated[int | Path | None, _number_or_file, "N|JSON"] = None
+    """number of steps of the sampler from noise to sample, of all segments together (default: its own); or a file
+    of the steps verb, at whose times Euler's method draws in place of the run's own sampler"""
+    evaluations: Annotated[int | None, "N"] = None
+    """with a file of --steps: evaluations of the field, for which the file has times (default: the most)"""
+    controls: Annotated[str | None, "YAML|FILE"] = None
+    """change the field on the way by these in place of the run's sample.controls, the first one first: a list such
+    as '[{kind: cost_gradient, strength: 4, cost: {class: "my_costs:Ink"}}]', or a YAML file of one; '[]': by
+    none"""
+
+    def choice(self) -> "SamplerChoice":
+        """What is said about the sampler.
+
+        Raises:
+            ValueError: the options contradict each other, or a number is out of range.
+        """
+        from trainer.sampling.sampler_choice import SamplerChoice
+
+        choice = SamplerChoice(self.sampler, self.steps, self.evaluations)
+        choice.check()
+        return choice
+
+
+def verb(
+    name: str,
+    summary: str,
+    example: str,
+    request: type[R],
+    run: Callable[[R], int],
+    details: str = "",
+    *,
+    outputs: Callable[[R], Iterable[tuple[Output, Path | None]]] | None = None,
+    following: str | None = None,
+) -> Verb[R]:
+    """A verb whose help is its summary as a sentence, details and an example that can be copied as it stands."""
+    return Verb(
+        name=name,
+        summary=summary,
+        description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {details}", width=100),
+        epilog=f"example:\n  {example}",
+        request=request,
+        run=run,
+        outputs=outputs,
+        following=following,
+    )
+
+
+def request_of(kind: type[D], options: Request, **changes: Any) -> D:
+    """A request of a driver whose fields are options of the same names, but for `changes`."""
+    given = named(options)
+    return kind(**{each.name: given[each.name] for each in fields(kind) if each.name not in changes}, **changes)
+
+
+def named(options: Request) -> dict[str, Any]:
+    """Options by their names, with those of the requests inside."""
+    inside = [each for each in vars(options).values() if isinstance(each, Request)]
+    return {name: value for part in (options, *inside) for name, value in vars(part).items()}
+
+
+def validated(kind: type[S], document: Mapping[str, Any], **other: str) -> S:
+    """A request of a driver that checks itself, of options; `other` has the options that are called otherwise.
+
+    Raises:
+        ValueError: names the option and the remedy.
+    """
+    from pydantic import ValidationError
+
+    from netsim.foundation.complaint import first_complaint
+
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        found = first_complaint(error, document, kind)
+        field, _, inner = found.field.partition(".")
+        option = other.get(field, field).replace("_", "-")
+        remedy = found.remedy or "correct the value"
+        raise ValueError(f"--{option}{inner and f' ({inner})'}: {found.problem}; {remedy}") from error
+
+
+def read_controls(controls: str | None) -> "tuple[AnyControl, ...] | None":
+    """The controls of `--controls`; None: the run's own.
+
+    Raises:
+        Refusal: their file is missing or malformed.
+        ValueError: they are malformed.
+    """
+    if controls is None:
+        return None
+    from trainer.sampling import sampler_choice
+
+    return sampler_choice.read_controls(controls)
 
 
 def numbers_of_evaluations(listed: str) -> tuple[int, ...]:

@@ -1,68 +1,128 @@
-"""report: one page about a run."""
+"""trace and report: collectives of a run by formula, and one page about a run."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
+from netsim.foundation.command import WORD, Either
 from netsim.foundation.outputs import OutputFile, page_mark
-from trainer.command.options import request_of
-from trainer.command.verb import Verb
-from trainer.experiment.report.request import FOUND, PAGE, ReportRequest
+from trainer.command.options import Configured, OfRuns, request_of, verb
+from trainer.experiment.report.request import PAGE, ReportRequest
+
+OWN_SAMPLER = ""
+
+"""What ``--sampling`` says without a value."""
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
-    for option, metavar, text in (
-        ("--quality", "JSON", "what sample --quality wrote"),
-        ("--steps", "JSON", "what steps wrote for this run"),
-        (
-            "--drawing",
-            "DIR",
-            "collectives.jsonl of sample --trace under torchrun, and formula.jsonl of trace --sampling",
-        ),
-        ("--restored", "DIR", "what restore wrote for this run"),
-        ("--edited", "DIR", "what edit wrote for this run"),
-        ("--policy", "DIR", "a run that goes on from this one and learns from a reward (task.base)"),
-        ("--placement", "JSON", "what moe place wrote"),
-        ("--routing", "NPZ", "routing trace to measure the placement on (default: the run's own)"),
-        (
-            "--unplaced-run",
-            "DIR",
-            "a continuation of the run with its experts where they were (default: the run itself)",
-        ),
-        ("--placed-run", "DIR", "a continuation of the run under the placement, compared with the former step by step"),
-        ("--price", "DIR", "what moe price wrote for this run and the placement"),
-        ("--decoding", "DIR", "contiguous/ and placed/, each written by generate --record under torchrun"),
-        ("--simulation", "DIR", "what netsim compare wrote for a trace of this run, or a replay of it"),
-        (
-            "--other-simulation",
-            "DIR",
-            "what netsim compare wrote for other traffic; the page says so",
-        ),
-        ("--comparison", "DIR", "what compare wrote"),
-        ("--routing-study", "JSON", "what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"),
-    ):
-        place = FOUND.get(option.removeprefix("--").replace("-", "_"))
-        default = "" if place is None else f" (default: {place[0]} in the run's folder, where there is one)"
-        parser.add_argument(option, type=Path, metavar=metavar, help=text + default)
-    parser.add_argument("--memory", action="store_true", help="tell the memory of a rank, by formula; some seconds")
-    parser.add_argument(
-        "--out", type=Path, metavar="HTML", help="the page to write (default: report.html in the run's folder)"
-    )
+class Trace(Configured):
+    """Options of trace."""
+
+    world_size: Annotated[int, "W"]
+    """ranks of the run"""
+    ranks_per_node: Annotated[int, "R"] = 8
+    """ranks on one node (default: 8)"""
+    steps: Annotated[str | None, "N,N"] = None
+    """optimiser steps to write (default: 1); of steps that share what a task collects only the first has rollouts,
+    such as 1 of 1,2 with task.updates 2"""
+    sampling: Annotated[str | None, "SAMPLER", "?"] = None
+    """the collectives of drawing instead of those of a training step: by this sampler, as YAML, or by the run's own
+    sample.sampler"""
+    examples: Annotated[int | None, "N"] = None
+    """with --sampling: examples that each data rank draws (default: as many as in a training step's pass)"""
+    guidance: Annotated[float | None, "G"] = None
+    """with --sampling: scale of classifier-free guidance; any but 0 and 1 doubles the rows of each call (default:
+    the run's sample.guidance)"""
+    gap_ns: Annotated[int | None, "N", Either("x")] = None
+    """compute before each collective in ns (default: unknown)"""
+    times: Annotated[Path | None, "JSONL", Either("x")] = None
+    """take the mean compute by phase, operation and layer from a recording; rollouts that it lacks take that of
+    forward passes, in the ratio of their tokens"""
+    work: bool = False
+    """say what is computed before each collective, operations and bytes of memory, from which python -m netsim
+    compare --device h100 computes how long it takes; version 3 of the format"""
+    out: Annotated[Path, "JSONL"]
+    """the trace to write"""
 
 
-def _run(options: argparse.Namespace) -> int:
+def _trace(options: Trace) -> int:
+    from trainer.trace.formula.write import TraceRequest, run
+
+    return run(request_of(TraceRequest, options))
+
+
+TRACE = verb(
+    "trace",
+    "write the collectives that one step of a run, or a drawing, would issue, by formula, for netsim to simulate",
+    "python -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out trace.jsonl",
+    Trace,
+    _trace,
+    "With --sampling '{kind: euler, steps: 20}' they are those of drawing: a call of the network is a micro step, and "
+    "the samples of all ranks are collected after the last one. Averaged weights and tokens are float32 then.",
+    outputs=lambda options: [(OutputFile("--out", ('"source":"formula"',)), options.out)],
+    following="python -m netsim compare configs/scenarios/demo.yaml workload.path={out} --out {out}.simulated",
+)
+
+
+class Report(OfRuns):
+    """Options of report."""
+
+    run_dir: Annotated[Path, WORD]
+    """folder of the run"""
+    quality: Annotated[Path | None, "JSON"] = None
+    """what sample --quality wrote (default: quality.json in the run's folder, where there is one)"""
+    steps: Annotated[Path | None, "JSON"] = None
+    """what steps wrote for this run (default: steps.json in the run's folder, where there is one)"""
+    drawing: Annotated[Path | None, "DIR"] = None
+    """collectives.jsonl of sample --trace under torchrun, and formula.jsonl of trace --sampling (default: drawing
+    in the run's folder, where there is one)"""
+    restored: Annotated[Path | None, "DIR"] = None
+    """what restore wrote for this run (default: restored in the run's folder, where there is one)"""
+    edited: Annotated[Path | None, "DIR"] = None
+    """what edit wrote for this run (default: edited in the run's folder, where there is one)"""
+    policy: Annotated[Path | None, "DIR"] = None
+    """a run that goes on from this one and learns from a reward (task.base)"""
+    placement: Annotated[Path | None, "JSON"] = None
+    """what moe place wrote (default: placement.json in the run's folder, where there is one)"""
+    routing: Annotated[Path | None, "NPZ"] = None
+    """routing trace to measure the placement on (default: the run's own)"""
+    unplaced_run: Annotated[Path | None, "DIR"] = None
+    """a continuation of the run with its experts where they were (default: the run itself)"""
+    placed_run: Annotated[Path | None, "DIR"] = None
+    """a continuation of the run under the placement, compared with the former step by step"""
+    price: Annotated[Path | None, "DIR"] = None
+    """what moe price wrote for this run and the placement (default: price in the run's folder, where there is
+    one)"""
+    decoding: Annotated[Path | None, "DIR"] = None
+    """contiguous/ and placed/, each written by generate --record under torchrun"""
+    simulation: Annotated[Path | None, "DIR"] = None
+    """what netsim compare wrote for a trace of this run, or a replay of it (default: simulation in the run's
+    folder, where there is one)"""
+    other_simulation: Annotated[Path | None, "DIR"] = None
+    """what netsim compare wrote for other traffic; the page says so (default: netsim in the run's folder, where
+    there is one)"""
+    comparison: Annotated[Path | None, "DIR"] = None
+    """what compare wrote (default: comparison in the run's folder, where there is one)"""
+    routing_study: Annotated[Path | None, "JSON"] = None
+    """what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"""
+    memory: bool = False
+    """tell the memory of a rank, by formula; some seconds"""
+    out: Annotated[Path | None, "HTML"] = None
+    """the page to write (default: report.html in the run's folder)"""
+
+
+def _report(options: Report) -> int:
     from trainer.experiment.report.run import run
 
     return run(request_of(ReportRequest, options))
 
 
-REPORT = Verb(
+REPORT = verb(
     "report",
     "write one self-contained page about a run, and what was placed and simulated for it",
     "python -m trainer report runs/demo --placed-run runs/demo_placed",
-    _add_arguments,
-    _run,
+    Report,
+    _report,
     "What sample, steps, restore, edit, moe place, moe price and netsim compare wrote into the run's folder gets onto "
     "the page without options; what there is of another run is named and left out.",
     outputs=lambda options: [(OutputFile("--out", (page_mark("report"),)), options.out or options.run_dir / PAGE)],
+    following="python -m trainer keys",
 )

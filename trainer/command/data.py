@@ -1,0 +1,192 @@
+"""shards, encode-text and index-tars: examples of a user that runs learn from."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from netsim.foundation.command import WORD, Group, Request
+from netsim.foundation.outputs import OutputFolder
+from trainer.command.options import request_of, verb
+
+
+def _size(words: str) -> tuple[int, int]:
+    """Reads ``64`` or ``48,64``."""
+    numbers = words.split(",")
+    if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+        raise argparse.ArgumentTypeError(f"{words!r} is not a size in pixels; use 64, or 48,64 (height, width)")
+    return int(numbers[0]), int(numbers[-1])
+
+
+class Shards(Request):
+    """Options of shards."""
+
+    source: Annotated[Path, WORD]
+    """npz or npy file, folder of pictures with a sub-folder a class, or folder that save_to_disk of Hugging Face's
+    datasets wrote"""
+    out: Annotated[Path, "DIR"]
+    """folder of shards to write"""
+    seed: int = 0
+    """of the order of the examples (default: 0)"""
+    workers: Annotated[int, "N"] = len(os.sched_getaffinity(0))
+    """threads that read; the bytes written do not depend on them (default: one a core)"""
+    shard_examples: Annotated[int | None, "N"] = None
+    """examples of a shard (default: as many as 64 MiB hold)"""
+    standardise: bool = False
+    """let readers see each channel with mean 0 and variance 1"""
+    no_labels: bool | None = None
+    """take no labels"""
+    data_key: Annotated[str | None, "KEY", Group("npz and npy files")] = None
+    """array of an npz file with the examples (default: data)"""
+    labels_key: Annotated[str | None, "KEY", Group("npz and npy files")] = None
+    """array of an npz file with the labels (default: labels)"""
+    labels: Annotated[Path | None, "FILE", Group("npz and npy files")] = None
+    """npy file with the labels of an npy file"""
+    channels_last: Annotated[bool | None, Group("npz and npy files")] = None
+    """images are [N, H, W, C], not [N, C, H, W]"""
+    class_names: Annotated[Path | None, "FILE", Group("npz and npy files")] = None
+    """text file with the name of a class a line"""
+    size: Annotated[tuple[int, int] | None, _size, "S|H,W", Group("pictures")] = None
+    """pixels of a picture, which is cut to its middle part of these proportions and resized"""
+    buckets: Annotated[tuple[str, ...] | None, "H,W|N", "+", Group("pictures")] = None
+    """shapes of which each picture gets the one of the nearest proportions; a number: so many around --size"""
+    channels: Annotated[Literal[1, 3] | None, Group("pictures")] = None
+    """1: grey, 3: colours (default: 3)"""
+    split: Annotated[str | None, Group("Hugging Face data sets")] = None
+    """which split of a saved DatasetDict"""
+    image_column: Annotated[str | None, "NAME", Group("Hugging Face data sets")] = None
+    """(default: the only one of pictures)"""
+    label_column: Annotated[str | None, "NAME", Group("Hugging Face data sets")] = None
+    """(default: the only one of classes, or label)"""
+
+
+def _buckets(options: Shards) -> tuple[tuple[int, int], ...] | int | None:
+    words = options.buckets
+    if words is None:
+        return None
+    if len(words) == 1 and words[0].isdecimal():
+        if options.size is None or int(words[0]) < 1:
+            raise ValueError(f"--buckets: {words[0]} is a number of shapes around --size; give both, 1 or more")
+        return int(words[0])
+    if not all("," in word for word in words):
+        raise ValueError(f"--buckets: {' '.join(words)} are not shapes; use for example 32,32 24,40 (height, width)")
+    try:
+        return tuple(_size(word) for word in words)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--buckets: {error}") from error
+
+
+def _shards(options: Shards) -> int:
+    from trainer.data.conversion.run import ShardsRequest, run
+    from trainer.data.conversion.source import Reading
+    from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+
+    request = request_of(ShardsRequest, options, reading=request_of(Reading, options, buckets=_buckets(options)))
+    stop = StopRequest()
+    with stop.listening():
+        if run(request, lambda: stop.made):
+            return 0
+    print(stop.farewell(options.out, "its finished shards are kept"), file=sys.stderr)
+    return EX_TEMPFAIL
+
+
+SHARDS = verb(
+    "shards",
+    "write images or vectors of your own as a folder of shards that runs learn from",
+    "python -m trainer shards pictures --out shards/pictures --size 64",
+    Shards,
+    _shards,
+    "The examples are shuffled once, by --seed. A killed start goes on where it was. A run learns from the "
+    "folder with data={kind: shards, path: DIR, held_out: N}; names of classes are kept and shown above the columns of "
+    "its samples. Pictures that cannot be read are named and left out, up to 1 % of them.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
+    following="python -m trainer train configs/runs/pictures.yaml 'data={{kind: shards, path: {out}, held_out: 32}}'",
+)
+
+
+class EncodeText(Request):
+    """Options of encode-text."""
+
+    paths: Annotated[tuple[Path, ...], WORD, "FILE-OR-FOLDER", "+"]
+    """text: a document each, or in .jsonl and .jsonl.gz a document a line; folders with all that is below them"""
+    out: Annotated[Path, "DIR"]
+    """folder of shards to write"""
+    tokenizer: Annotated[Path | None, "JSON"] = None
+    """a Hugging Face tokenizer.json; it is copied beside the shards (default: bytes are tokens)"""
+    end_token: Annotated[str | None, "TEXT"] = None
+    """the tokenizer's token for the end of a document (default: <|endoftext|>, </s> or another usual one; of bytes:
+    byte 0)"""
+    field: Annotated[str, "KEY"] = "text"
+    """key of the text in a line of JSON (default: text)"""
+    document_end: Annotated[str | None, "LINE"] = None
+    """a line that ends a document in plain files, such as '<|endoftext|>', or '' for an empty one (default: a file
+    is a document)"""
+    endings: Annotated[tuple[str, ...], "--ending", ".EXT"] = ()
+    """read only files in folders whose names end so; may be given several times (default: all that are UTF-8)"""
+    held_out: Annotated[float, "SHARE"] = 0.01
+    """share of the documents that training never sees, or of the end of the only one; a larger share holds out the
+    same and more (default: 0.01)"""
+    skip_bad_lines: bool = False
+    """leave out lines of JSON that hold no text, and count them"""
+    shard_tokens: Annotated[int, "N"] = 268435456
+    """tokens of a shard, about (default: 268435456)"""
+    workers: Annotated[int | None, "N"] = None
+    """processes that encode; the shards are the same (default: a core each)"""
+
+
+def _encode_text(options: EncodeText) -> int:
+    from trainer.data.text.encode import EncodeTextRequest, run
+
+    return run(request_of(EncodeTextRequest, options))
+
+
+ENCODE_TEXT = verb(
+    "encode-text",
+    "write your text as shards of tokens that a language model learns from",
+    "python -m trainer encode-text notes/ articles.jsonl.gz --out data/notes --tokenizer tokenizer.json",
+    EncodeText,
+    _encode_text,
+    "A run learns from them with data={kind: text, path: DIR}. The same files and options give the same bytes, on any "
+    "number of processes. What is interrupted goes on where it was when the same command is given again. A tokenizer "
+    "needs the package tokenizers (pip install 'flowfabric[hf]').",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "unfinished.json", "*.bin*")), options.out)],
+    following="torchrun --standalone --nproc-per-node 2 -m trainer train gpt_text data.path={out}",
+)
+
+
+class IndexTars(Request):
+    """Options of index-tars."""
+
+    paths: Annotated[tuple[str, ...], WORD, "PATH", "+"]
+    """tars: a folder, a pattern in quotes such as 'train-{000000..000146}.tar', or URLs that fsspec reads, such as
+    's3://bucket/train-{000..146}.tar' (needs s3fs), 'gs://...' (gcsfs) or 'https://...' (aiohttp)"""
+    out: Annotated[Path, "DIR"]
+    """folder to write; data.index of a run"""
+    label: Annotated[str, "MEMBER"] = "cls"
+    """what tells the class of an example, as a number or a name: cls, another EXTENSION, json:FIELD, or none where
+    there are no classes (default: cls)"""
+    class_names: Annotated[Path | None, "FILE"] = None
+    """names of the classes 0, 1, ..., one a line (default: labels)"""
+    workers: Annotated[int, "N"] = 8
+    """tars that are read at once (default: %(default)s)"""
+
+
+def _index_tars(options: IndexTars) -> int:
+    from trainer.data.tar.indexing import run
+
+    label = None if options.label == "none" else options.label
+    return run(options.paths, options.out, label, options.class_names, options.workers)
+
+
+INDEX_TARS = verb(
+    "index-tars",
+    "read the headers of WebDataset tars once, so that runs can stream them in an order of their own",
+    "python -m trainer index-tars 'data/train-{000000..000146}.tar' --out data/train.index",
+    IndexTars,
+    _index_tars,
+    "A run reads them with data={kind: webdataset, path: PATH, index: DIR, size: 64, held_out: 1000}. Headers and "
+    "labels alone are read, and an interrupted start goes on where it was.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "scans.jsonl")), options.out)],
+    following="python -m trainer check configs/examples/webdataset.yaml data.index={out}",
+)

@@ -1,0 +1,188 @@
+"""sample and generate: what a run draws, builds or writes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from netsim.foundation.command import WORD
+from netsim.foundation.outputs import OutputFile, OutputFolder
+from trainer.command.options import SHOW_RUN, Drawn, OfRuns, named, read_controls, request_of, verb
+
+OF_OBJECTS = {"preferences": "--preference", "exponent": "--exponent"}
+
+"""Options of runs that build objects."""
+
+OF_FLOWS = {
+    "classes": "--class",
+    "captions": "--caption",
+    **{name: f"--{name}" for name in ("encoder", "shape", "guidance", "sampler", "steps", "evaluations", "controls")},
+    **{name: f"--{name}" for name in ("trace", "quality", "features", "statistics")},
+}
+
+"""Options of runs that follow a flow."""
+
+
+class Sample(OfRuns):
+    """Options of sample."""
+
+    run_dir: Annotated[Path, WORD]
+    """folder of the run"""
+    num: Annotated[int | None, "--num", "--num-samples"] = None
+    """images or points, the classes in turn (default: of each class as many as the run's own pictures show, of
+    images 80 at most), or objects of each preference; torchrun lets the longer name alone pass"""
+    classes: Annotated[tuple[str, ...], "--class", "NAME"] = ()
+    """draw this class alone, by its name or its number; give it again, or several with commas between them, for
+    more (default: all)"""
+    task: Annotated[str | None, "NAME"] = None
+    """draw for this task of a run with routed adapters, by its name or its number (default: the tasks in turn, row
+    by row)"""
+    captions: Annotated[tuple[str, ...], "--caption", "TEXT"] = ()
+    """draw what this text says, by a run with flow.captions; give it again for more, which are drawn in turn
+    (default: the captions of held-out examples)"""
+    encoder: Annotated[Path | None, "DIR"] = None
+    """with --caption: folder of the run's text encoder"""
+    shape: Annotated[str | None, "H,W"] = None
+    """height and width, of a run that learns several (default: its largest)"""
+    preferences: Annotated[tuple[str, ...], "--preference", "W,W,..."] = ()
+    """of a run that builds objects: how much each of its objectives counts, in their order; give it again for more
+    (default: those of the run's own files)"""
+    exponent: float | None = None
+    """of a run that builds objects for several exponents of the reward: which one"""
+    out: Annotated[Path, "PNG"]
+    """grid of images, one column a class, at most 2,000 pixels wide; or a plot of points; of a run that builds
+    objects FILE.jsonl, with a picture beside it"""
+    drawing: Drawn
+    trace: Annotated[Path | None, "DIR"] = None
+    """write what the ranks send meanwhile, and the experts that their tokens visit, to this folder"""
+    quality: Annotated[Path | None, "JSON"] = None
+    """also judge the images: share of them that a classifier of the real data takes for the class asked for, and
+    the Fréchet distance on pixels of as many images drawn without guidance"""
+    features: Annotated[Path | None, "FILE"] = None
+    """with --quality: also take the Fréchet distance, precision and recall on features, by the network in this
+    safetensors file; import-features makes one of published weights (of Inception: FID), features a small one"""
+    statistics: Annotated[Path | None, "NPZ"] = None
+    """with --features: statistics of the real examples, as the fid verb writes them or pytorch-fid and
+    guided-diffusion publish them (default: of up to 10,000 training examples)"""
+
+
+def _sample(options: Sample) -> int:
+    if options.features is not None and options.quality is None:
+        raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
+    if options.statistics is not None and options.features is None:
+        raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
+    sampler = options.drawing.choice()
+    if _builds_objects(options.run_dir):
+        return _build(options)
+    _refuse(options, OF_OBJECTS, "draws examples and builds no objects")
+    from trainer.evaluation.judgement import check_features, write_judgement
+    from trainer.sampling.sample import DrawingRequest, drawing
+
+    if isinstance(options.drawing.steps, Path) and options.quality is not None:
+        _check_unguided(options.drawing.steps)
+    if options.features is not None:
+        check_features(options.features, options.run_dir, options.statistics)
+    request = request_of(DrawingRequest, options, sampler=sampler, controls=read_controls(options.drawing.controls))
+    with drawing(request) as draws:
+        examples = draws.examples(draws.guidance, options.trace)
+        if examples is not None:
+            draws.write(examples, options.out)
+        if options.quality is not None:
+            write_judgement(draws, examples, options.features, options.quality, options.statistics)
+    return 0
+
+
+def _builds_objects(run_dir: Path) -> bool:
+    from trainer.experiment.built.objects import builds_objects
+
+    return builds_objects(run_dir)
+
+
+def _build(options: Sample) -> int:
+    """Builds objects, by a run that has learned a policy."""
+    _refuse(options, OF_FLOWS, "builds objects and follows no flow")
+    from trainer.experiment.built.objects import ObjectsRequest, run
+
+    return run(request_of(ObjectsRequest, options))
+
+
+def _refuse(options: Sample, foreign: Mapping[str, str], told: str) -> None:
+    """Refuses options of other runs."""
+    given = named(options)
+    for name, option in foreign.items():
+        if given[name] not in (None, ()):
+            raise ValueError(f"{option}: {options.run_dir} {told}; leave {option} out")
+
+
+def _check_unguided(steps: Path) -> None:
+    """Refuses grids for guidance, for judged samples are also drawn without any."""
+    from trainer.flow.sampler.grid import StepsFile
+
+    guidance = StepsFile.read(steps).guidance
+    if guidance != 1:
+        raise ValueError(
+            f"--quality: it also draws without guidance, and {steps} was searched for guidance {guidance:g}; use "
+            "--guidance 1 and a file for it"
+        )
+
+
+SAMPLE = verb(
+    "sample",
+    "draw images from the averaged weights of a run's newest complete checkpoint, the classes in turn",
+    "python -m trainer sample runs/digits_moe --class 3,8 --steps 20 --out grid.png",
+    Sample,
+    _sample,
+    "A run that builds objects writes FILE.jsonl and FILE.png. "
+    "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
+    "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
+    "a part of the images, and the first one writes.",
+    outputs=lambda options: [
+        (OutputFolder("--trace", ("drawing.json",)), options.trace),
+        (OutputFile("--quality", ('"run_sha256"',)), options.quality),
+    ],
+    following=SHOW_RUN,
+)
+
+
+class Generate(OfRuns):
+    """Options of generate."""
+
+    run_dir: Annotated[Path, WORD]
+    """folder of the run"""
+    prompt: Annotated[str, "TEXT"] = "def "
+    """what the text begins with (default: 'def ')"""
+    prompts: Annotated[Path | None, "FILE"] = None
+    """a prompt a line, all continued at once (in place of --prompt)"""
+    num_tokens: Annotated[int | None, "N"] = None
+    """tokens to write after it (default: the run's sample.num_tokens)"""
+    num_bytes: Annotated[int | None, "N"] = None
+    """the same, for a run without a tokenizer, whose tokens are bytes"""
+    temperature: Annotated[float | None, "T"] = None
+    """0: always the likeliest token, 1: tokens as likely as the network says (default: the run's
+    sample.temperature)"""
+    seed: int = 0
+    """of the draws (default: 0)"""
+    placement: Annotated[Path | None, "JSON"] = None
+    """where the experts live on the ranks (default: as in the run)"""
+    record: Annotated[Path | None, "DIR"] = None
+    """write the collectives that the ranks issue meanwhile, their placement and the texts to this folder"""
+    out: Annotated[Path | None, "FILE"] = None
+    """write prompt and text there as they are (default: print them)"""
+
+
+def _generate(options: Generate) -> int:
+    from trainer.sampling.generate import GenerateRequest, run
+
+    return run(request_of(GenerateRequest, options))
+
+
+GENERATE = verb(
+    "generate",
+    "continue a prompt with the averaged weights of a run's newest complete checkpoint",
+    "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-tokens 200 --temperature 0.8",
+    Generate,
+    _generate,
+    "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "
+    "placement, and the first one writes.",
+    outputs=lambda options: [(OutputFolder("--record", ("texts.txt",)), options.record)],
+    following=SHOW_RUN,
+)

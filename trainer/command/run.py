@@ -1,0 +1,87 @@
+"""train, check and keys: a run, a look at its configuration, and what that may say."""
+
+from typing import Annotated
+
+from netsim.foundation.command import WORD, Request
+from trainer.command.options import SHOW_RUN, Configured, verb
+
+
+class Train(Configured):
+    """Options of train."""
+
+    verify_data: bool = False
+    """compare the whole content of the data, not a sample, with an earlier start that did (run.verify_data)"""
+    stage: Annotated[str | None, "NAME"] = None
+    """only this one of the configuration's stages (default: all)"""
+    overwrite: bool = False
+    """write there even if it holds what another verb wrote"""
+
+
+def _train(options: Train) -> int:
+    from trainer.experiment.train import run
+
+    overrides = [*options.overrides, *(["run.verify_data=true"] if options.verify_data else [])]
+    return run(options.config, overrides, options.stage, overwrite=options.overwrite)
+
+
+TRAIN = verb(
+    "train",
+    "train a run, or resume it from its newest complete checkpoint",
+    "torchrun --nproc-per-node 2 -m trainer train configs/runs/digits_moe.yaml optim.steps=200 run.dir=runs/a",
+    Train,
+    _train,
+    "Stages run one after the other, each in its own folder below run.dir; those that are finished are skipped.",
+    following=SHOW_RUN,
+)
+
+
+class Check(Configured):
+    """Options of check."""
+
+    world_size: Annotated[int, "W"] = 1
+    """ranks of the run (default: 1)"""
+    fit: Annotated[str | None, "SIZE"] = None
+    """propose the cheapest settings with which a rank fits into this memory, as 80GB"""
+    all: bool = False
+    """also print every setting, defaults included, and every collective of a step"""
+
+
+def _check(options: Check) -> int:
+    from trainer.experiment.check import run
+
+    return run(options.config, options.overrides, options.world_size, options.fit, whole=options.all)
+
+
+CHECK = verb(
+    "check",
+    "validate a configuration without starting anything: layout, parameters, memory, bytes per step, exports",
+    "python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
+    Check,
+    _check,
+)
+
+
+class Keys(Request):
+    """Options of keys."""
+
+    prefix: Annotated[str | None, WORD, "PREFIX"] = None
+    """show only the keys that begin so, with all that is said of each: optim, flow.path, data.shards (the keys of
+    one kind of data), restore or edit (those of a request of that verb)"""
+
+
+def _keys(options: Keys) -> int:
+    from trainer.experiment.keys import run
+
+    return run(options.prefix)
+
+
+KEYS = verb(
+    "keys",
+    "list every key of a run configuration: what it takes, its default, its unit and what it means",
+    "python -m trainer keys optim",
+    Keys,
+    _keys,
+    "One line a key where the output is piped, for grep. The same is on the page configs/README.md; editors complete "
+    "keys from configs/schemas/run.schema.json, which the first line of each file in configs names.",
+    following="python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
+)
