@@ -74,8 +74,8 @@ def even_routing(choices: int, copies: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", _MOST_KNOWN))
         stack.enter_context(patch("moe.dispatch.serving.gather_counts", gathered))
-        stack.enter_context(patch("moe.dispatch.deduplicated.exchange_counts", exchanged))
-        stack.enter_context(patch("moe.dispatch.deduplicated.counts_of", counted))
+        stack.enter_context(patch("moe.dispatch.home_return.exchange_counts", exchanged))
+        stack.enter_context(patch("moe.dispatch.home_return.counts_of", counted))
         stack.enter_context(_KnownNumbers())
         yield
 
