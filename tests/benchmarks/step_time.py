@@ -118,12 +118,12 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     import trainer.data
     import trainer.task
     from trainer.distributed.groups import Launch
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.log import StepLog
     from trainer.training.loop import take_step
 
     launch = Launch(rank=rank, local_rank=rank, world_size=RANKS, local_world_size=RANKS)
-    training = Training(config, layout, launch, trainer.task.build(config), trainer.data.build(config.data), [], None)
+    training = assembled(config, layout, launch, trainer.task.build(config), trainer.data.build(config.data), [], None)
     log = StepLog(training)
     numbers = iter(range(1, 1_000_000))
 

@@ -164,7 +164,7 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     """
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.loop import train
 
     layout = plan_layout(config, world_size)
@@ -172,7 +172,7 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     figures = Figures()
     dataset = trainer.data.build(config.data) if config.data.kind == "numbers" else Noise(config)
-    train(Training(config, layout, launch, trainer.task.build(config), dataset, [figures], None))
+    train(assembled(config, layout, launch, trainer.task.build(config), dataset, [figures], None))
     unite_ranks()
     weights = load_file(config.run.dir / "checkpoints" / f"step_{config.optim.steps:08d}" / "ema.safetensors")
     return figures.values, weights

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from moe.router.protocol import Router
 from trainer.checkpoint.base import write_base
-from trainer.checkpoint.directory import step_folder, step_of
+from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import weights_file
 from trainer.checkpoint.modules import modules_weights
 from trainer.checkpoint.resuming import load_checkpoint
@@ -35,7 +35,7 @@ from trainer.observe.speed import OwnWork
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
 from trainer.training.networks import TrainingNetworks
-from trainer.training.schedule import logs
+from trainer.training.rank import Training
 from trainer.training.shares import Shares, reading_ahead
 from trainer.training.task import Task
 
@@ -65,98 +65,100 @@ def write_initial_weights(engine: Engine, config: RunConfig) -> None:
     load_routers(engine.module, path.parent)
 
 
-class Training:
-    """One rank of a run, at the step that it starts or resumes after.
+def assembled(
+    config: RunConfig,
+    layout: Layout,
+    launch: Launch,
+    task: Task[Any],
+    dataset: Dataset,
+    sinks: Sequence[Sink],
+    resumes: Path | None,
+    stop: StopRequest | None = None,
+) -> Training:
+    """Builds a rank of a run, and loads the checkpoint `resumes`, if any; collective."""
+    device, started, num_losses = launch.device, step_of(resumes), layout.accumulation * task.passes
+    refuse(of_cycle(config, task.cycle))
+    module = bare_network(config, layout)
+    write_base(module, config, device, trains=True)
+    layers = [layer for layer in module.modules() if isinstance(layer, HoldsExperts)]
+    engine = build_engine(module, config, replace(layout, accumulation=num_losses), device)
+    if resumes is None:
+        write_initial_weights(engine, config)
+    average = MovingAverage(engine, config.optim.ema_decay)
+    networks = TrainingNetworks(engine, average)
+    loader = Loader(
+        dataset,
+        global_batch=config.optim.global_batch,
+        micro_batch=layout.micro_batch,
+        rank=layout.data_rank(launch.rank),
+        world_size=layout.data_parallel,
+        seed=config.run.seed,
+        max_bad_share=config.data_loading.max_bad_share,
+    )
+    prefetcher = reading_ahead(task, loader, config.data_loading, seed=config.run.seed, device=device)
+    ranks_per_node = config.trace.ranks_per_node or launch.local_world_size
+    expert_load = ExpertLoad(module, ranks_per_node, config.moe.dispatch if config.moe else "home")
+    guard, own_work, ranks = Guard(config.guard, config.run.dir / "guard"), OwnWork(device), data_ranks()
+    migration = _live_migration(config, layout, engine, average)
+    bad_examples = BadExampleList(
+        config.run.dir / "bad_samples.txt",
+        started=started,
+        num_examples=sum(every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS),
+        max_bad_share=config.data_loading.max_bad_share,
+    )
+    saved = config, layout, engine, average, migration, {"guard": guard, "task": task}
+    tokenizer = tokenizer_file(config.data) if launch.rank == 0 else None
+    checkpointer = Checkpointer(config.run.dir / "checkpoints", *saved, tokenizer)
+    if resumes is not None:
+        load_checkpoint(resumes, *saved)
+    trace = TraceSession(config, layout, launch, engine, started)
+    shares = Shares(
+        task=task,
+        networks=networks,
+        loader=loader,
+        prefetcher=prefetcher,
+        bad_examples=bad_examples,
+        trace=trace,
+        own_work=own_work,
+        ranks=ranks,
+        seed=config.run.seed,
+        device=device,
+    )
+    return Training(
+        config=config,
+        layout=layout,
+        launch=launch,
+        task=task,
+        dataset=dataset,
+        sinks=sinks,
+        stop=stop or StopRequest(),
+        started=started,
+        num_losses=num_losses,
+        sources=() if dataset.mix is None else tuple(dataset.mix.sources),
+        engine=engine,
+        routers=[cast(Router, layer.router) for layer in layers],
+        average=average,
+        networks=networks,
+        loader=loader,
+        prefetcher=prefetcher,
+        data_ranks=ranks,
+        shares=shares,
+        bad_examples=bad_examples,
+        guard=guard,
+        own_work=own_work,
+        expert_load=expert_load,
+        trace=trace,
+        profile=ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, started),
+        checkpointer=checkpointer,
+        migration=migration,
+    )
 
-    Attributes:
-        num_losses: losses that this rank computes in a step: micro batches times passes of the task.
-        sources: names of the sources of a mixture.
-    """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        layout: Layout,
-        launch: Launch,
-        task: Task[Any],
-        dataset: Dataset,
-        sinks: Sequence[Sink],
-        resumes: Path | None,
-        stop: StopRequest | None = None,
-    ) -> None:
-        """Builds everything, and loads the checkpoint `resumes`, if any; collective."""
-        self.config, self.layout, self.launch, self.dataset, self.sinks = config, layout, launch, dataset, sinks
-        self.task, self.stop, self.started = task, stop or StopRequest(), step_of(resumes)
-        self.num_losses = layout.accumulation * task.passes
-        self.sources = () if dataset.mix is None else tuple(dataset.mix.sources)
-        refuse(of_cycle(config, task.cycle))
-        module = bare_network(config, layout)
-        write_base(module, config, launch.device, trains=True)
-        layers = [layer for layer in module.modules() if isinstance(layer, HoldsExperts)]
-        self.routers = [cast(Router, layer.router) for layer in layers]
-        self.engine = build_engine(module, config, replace(layout, accumulation=self.num_losses), launch.device)
-        if resumes is None:
-            write_initial_weights(self.engine, config)
-        self.average = MovingAverage(self.engine, config.optim.ema_decay)
-        self.networks = TrainingNetworks(self.engine, self.average)
-        self.loader = Loader(
-            dataset,
-            global_batch=config.optim.global_batch,
-            micro_batch=layout.micro_batch,
-            rank=layout.data_rank(launch.rank),
-            world_size=layout.data_parallel,
-            seed=config.run.seed,
-            max_bad_share=config.data_loading.max_bad_share,
-        )
-        self.prefetcher = reading_ahead(
-            task, self.loader, config.data_loading, seed=config.run.seed, device=launch.device
-        )
-        self.data_ranks = data_ranks()
-        ranks_per_node = config.trace.ranks_per_node or launch.local_world_size
-        self.expert_load = ExpertLoad(module, ranks_per_node, config.moe.dispatch if config.moe else "home")
-        self.guard = Guard(config.guard, config.run.dir / "guard")
-        self.own_work = OwnWork(launch.device)
-        self.migration = self._live_migration()
-        self.bad_examples = BadExampleList(
-            config.run.dir / "bad_samples.txt",
-            started=self.started,
-            num_examples=sum(every.count(split) for every in (dataset, dataset.source) if every for split in SPLITS),
-            max_bad_share=config.data_loading.max_bad_share,
-        )
-        shared = {"guard": self.guard, "task": task}
-        tokenizer = tokenizer_file(config.data) if launch.rank == 0 else None
-        saved = config, layout, self.engine, self.average, self.migration, shared
-        self.checkpointer = Checkpointer(config.run.dir / "checkpoints", *saved, tokenizer)
-        if resumes is not None:
-            load_checkpoint(resumes, *saved)
-        self.trace = TraceSession(config, layout, launch, self.engine, self.started)
-        self.shares = Shares(
-            task=task,
-            networks=self.networks,
-            loader=self.loader,
-            prefetcher=self.prefetcher,
-            bad_examples=self.bad_examples,
-            trace=self.trace,
-            own_work=self.own_work,
-            ranks=self.data_ranks,
-            seed=config.run.seed,
-            device=launch.device,
-        )
-        self.profile = ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, self.started)
+def _live_migration(
+    config: RunConfig, layout: Layout, engine: Engine, average: MovingAverage
+) -> "LiveMigration | None":
+    if config.moe is None or config.moe.migration is None:
+        return None
+    from trainer.training.migration.live import LiveMigration  # imports Megatron, which takes seconds
 
-    def logs(self, step: int) -> bool:
-        """Whether the figures of a step go to the sinks."""
-        config = self.config
-        return logs(step, steps=config.optim.steps, intervals=(config.observe.log_every, config.evaluate.every))
-
-    def show(self, step: int) -> None:
-        """Lets the task show in samples/ what it has learned; collective."""
-        name = step_folder(Path(), step).name
-        self.task.show(self.networks, self.config.run.dir / "samples" / name, seed=self.config.run.seed)
-
-    def _live_migration(self) -> "LiveMigration | None":
-        if self.config.moe is None or self.config.moe.migration is None:
-            return None
-        from trainer.training.migration.live import LiveMigration  # imports Megatron, which takes seconds
-
-        return LiveMigration(self.config, self.layout, self.engine, self.average)
+    return LiveMigration(config, layout, engine, average)

@@ -10,7 +10,7 @@ from torch import Tensor
 from trainer.config.rules.plan import describe
 from trainer.observe.speed import Speed, Stragglers, peak_memory
 from trainer.training import tilt
-from trainer.training.assembly import Training
+from trainer.training.rank import Training
 from trainer.training.reduction import mean_terms, means
 from trainer.training.schedule import due, learning_rate
 from trainer.training.validation import HeldOut

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from trainer.flow.coupling.protocol import gathered
 from trainer.trace.context import phase
-from trainer.training.assembly import Training
 from trainer.training.generators import seed_dropout
 from trainer.training.log import StepFigures, StepLog
+from trainer.training.rank import Training
 from trainer.training.reduction import Exchange, totals
 from trainer.training.schedule import due, learning_rate
 from trainer.training.task import OfSources, Weighted

@@ -19,7 +19,7 @@ from trainer.distributed.process.verdict import conclude
 from trainer.distributed.process.vigil import vigil_over_run
 from trainer.distributed.process.watchdog import watchdog
 from trainer.observe.protocol import Sink
-from trainer.training.assembly import Training
+from trainer.training.assembly import assembled
 from trainer.training.data_record import verify
 from trainer.training.generators import deterministic_operations
 from trainer.training.guard import RunFailed
@@ -66,7 +66,7 @@ def train_joined(
                         if launch.rank == 0:
                             print(f"{folder}: finished at step {started}; nothing to do", file=sys.stderr)
                         return 0
-                run = Training(config, layout, launch, task(), dataset, sinks(started), resumes, stop)
+                run = assembled(config, layout, launch, task(), dataset, sinks(started), resumes, stop)
                 limit_collectives(limits.collective_timeout_s)
                 stop.listen()  # a stop before that has nothing to save
                 with deterministic_operations(config.run.deterministic):

@@ -116,7 +116,7 @@ def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> None
     import trainer.task
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.loop import train
 
     os.environ["LOCAL_RANK"] = str(rank)
@@ -128,7 +128,7 @@ def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> None
             layout = plan_layout(config, world_size)
         divide_ranks(2 if config.moe is None else layout.expert_parallel, 1, layout.relay_ranks)
         task, dataset = trainer.task.build(config), trainer.data.build(config.data)
-        training = Training(config, layout, launch, task, dataset, [], None)
+        training = assembled(config, layout, launch, task, dataset, [], None)
         train(training)
         training.trace.finish()
         unite_ranks()

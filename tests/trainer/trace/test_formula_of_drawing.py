@@ -60,14 +60,14 @@ def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -
     import trainer.task
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.loop import train
 
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     config.run.dir.mkdir(exist_ok=True)
     layout = plan_layout(config, world_size)
     task, dataset = trainer.task.build(config), trainer.data.build(config.data)
-    training = Training(config, layout, launch, task, dataset, [], resumes)
+    training = assembled(config, layout, launch, task, dataset, [], resumes)
     train(training)
     training.trace.finish()
 

@@ -16,7 +16,7 @@ from typing import Any
 from trainer.__main__ import main
 from trainer.distributed.process import waiting, watchdog
 from trainer.training import loop
-from trainer.training.assembly import Training
+from trainer.training.rank import Training
 
 take_step = loop.take_step
 DISTURBANCES = [tuple(one.split(":")) for one in os.environ["DISTURB"].split(";")]

@@ -22,7 +22,7 @@ from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.tensor_file import write_tensors
 from trainer.sampling.pairs import run as pairs_run
 from trainer.training import loop
-from trainer.training.assembly import Training
+from trainer.training.rank import Training
 
 take_step = loop.take_step
 RANK, STEP = os.environ["KILL_RANK"], int(os.environ["KILL_STEP"])

@@ -54,14 +54,14 @@ def config(folder: Path, engine: dict[str, Any], flow: dict[str, Any]) -> RunCon
 def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None = None) -> tuple[Any, ...]:
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.loop import train
 
     layout = plan_layout(run, world_size)
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     dataset, figures = trainer.data.build(run.data, run.source), Figures()
-    training = Training(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes)
+    training = assembled(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes)
     seen: list[tuple[int, int]] = []
     read = training.bad_examples.take
 

@@ -151,7 +151,7 @@ def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     from trainer.config.run import RunConfig
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
     from trainer.observe.metrics import MetricsFile
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.loop import train
 
     config = RunConfig.model_validate(
@@ -171,6 +171,6 @@ def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:
     sink = MetricsFile(config.run.dir / "metrics.jsonl")
     with contextlib.redirect_stderr(io.StringIO()) as said:
         task, dataset = trainer.task.build(config), trainer.data.build(config.data)
-        train(Training(config, layout, launch, task, dataset, [sink], None))
+        train(assembled(config, layout, launch, task, dataset, [sink], None))
     unite_ranks()
     return said.getvalue()

@@ -58,7 +58,8 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
     from trainer.distributed.groups import Launch
     from trainer.observe.metrics import MetricsFile, truncate_after
     from trainer.training import loop
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
+    from trainer.training.rank import Training
 
     taken = loop.take_step
 
@@ -75,7 +76,7 @@ def train(rank: int, folder: Path, *overrides: str, stop: int | None = None) -> 
         sinks = [MetricsFile(folder / "metrics.jsonl")]
     resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=False)
     layout, launch, dataset = plan_layout(config, 2), Launch(rank, rank, 2, 2), trainer.data.build(config.data)
-    training = Training(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes)
+    training = assembled(config, layout, launch, trainer.task.build(config), dataset, sinks, resumes)
     try:
         with patch.object(loop, "take_step", stopping):
             loop.train(training)

@@ -98,7 +98,7 @@ def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool 
     """Takes some steps of the real loop on process groups of its own."""
     from trainer.config.rules.plan import plan_layout
     from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.assembly import Training
+    from trainer.training.assembly import assembled
     from trainer.training.loop import take_step
 
     layout = plan_layout(config, world_size)
@@ -107,7 +107,7 @@ def measure(rank: int, world_size: int, config: RunConfig, *, mem_tracker: bool 
     watch = _Watch()
     tracker = MemTracker() if mem_tracker else None
     with _both(watch, tracker):
-        training = Training(config, layout, launch, trainer.task.build(config), Zeros(config), [], None)
+        training = assembled(config, layout, launch, trainer.task.build(config), Zeros(config), [], None)
         watch.wrap(training.task, "loss", "forward", tracker.reset_mod_stats if tracker else None)
         watch.wrap(training.engine, "backward", "backward")
         watch.wrap(training.engine, "step", "optimizer")
