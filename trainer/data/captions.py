@@ -116,27 +116,23 @@ class Captioned(Dataset):
             raise Refusal(config.path / INDEX, "num_captions", problem, "give each example of the data a caption")
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
-        """See `Dataset.order`; that of the data."""
+        """That of the data."""
         return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
 
     def data_points(self, split: Split) -> Tensor:
-        """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
 
     def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """See `Dataset.groups`; those of the data."""
         return self._data.groups(split)
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """See `Dataset.augmented`; as those of the data."""
+        """As those of the data."""
         return self._data.augmented(batch, positions, seed=seed)
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))
         return self._data.get(indices).with_captions(vectors)
 

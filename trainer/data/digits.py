@@ -83,9 +83,7 @@ class Digits(Dataset):
         self._splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._splits[split]
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         return Batch(self._images[indices], self._labels[indices], indices)

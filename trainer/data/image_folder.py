@@ -150,21 +150,19 @@ class ImageFolder(Dataset):
         self._labels = torch.tensor([numbers.get(name.partition("/")[0], 0) for name in self._names])
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._splits[split]
 
     def data_points(self, split: Split) -> Tensor:
-        """See `Dataset.data_points`; those of the largest shape."""
+        """Those of the largest shape."""
         ids = self._splits[split]
         return ids[self._of[ids] == self._shapes.index(self.shape)]
 
     def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """See `Dataset.groups`; those of each bucket."""
+        """Those of each bucket."""
         ids = self._splits[split]
         return tuple(ids[self._of[ids] == bucket] for bucket in range(len(self._shapes)))
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         images, reasons = [], {}
         for number in indices.tolist():
             path = self._folder / self._names[number]

@@ -24,7 +24,6 @@ class Alone(Plan):
     """There is one group."""
 
     def place(self, step: int) -> tuple[int, int]:
-        """See `Plan`."""
         return 0, step
 
 
@@ -43,7 +42,6 @@ class Interleaved(Plan):
         self._epochs: dict[int, tuple[int, list[tuple[int, int]]]] = {}
 
     def place(self, step: int) -> tuple[int, int]:
-        """See `Plan`."""
         for first, order in self._epochs.values():
             if first <= step < first + len(order):
                 return order[step - first]
@@ -91,7 +89,6 @@ class OneByOne(Plan):
         return self._ends[-1]
 
     def place(self, step: int) -> tuple[int, int]:
-        """See `Plan`."""
         passes, within = divmod(step, self.steps)
         group = next(number for number, end in enumerate(self._ends) if within < end)
         before = self._ends[group - 1] if group else 0

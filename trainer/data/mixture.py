@@ -190,11 +190,10 @@ class Mixture(Dataset):
         self.mix = Mix(sources, tuple(shares[name] / total for name in sources), id_of, source_of)
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`; those of each source, one source after the other, without endless ones' training."""
+        """Those of each source, one source after the other, without endless ones' training."""
         return torch.cat([id_of(number, source.indices(split)) for number, source in enumerate(self._sources)])
 
     def count(self, split: Split) -> int:
-        """See `Dataset.count`."""
         return sum(source.count(split) for source in self._sources)
 
     def data_points(self, split: Split) -> Tensor:
@@ -213,7 +212,6 @@ class Mixture(Dataset):
         return torch.cat([ids for ids, _ in mixed])[order[places[order] < full]]
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """See `Dataset.augmented`; each example as its source says."""
         sources, _ = source_of(batch.ids)
         x_1 = batch.x_1.clone()
         for number in sources.unique().tolist():
@@ -224,7 +222,6 @@ class Mixture(Dataset):
         return replace(batch, x_1=x_1)
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         sources, own = source_of(indices)
         parts: list[Batch] = []
         rows: list[Tensor] = []

@@ -52,9 +52,7 @@ class Numbers(Dataset):
         }
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._splits[split]
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         return Batch(indices[:, None], None, indices)

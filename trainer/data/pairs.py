@@ -108,11 +108,10 @@ class PairsOfPoints(Dataset):
         self._arrays = index.arrays
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._rows.splits[split]
 
     def data_points(self, split: Split) -> Tensor:
-        """See `Dataset.data_points`; a part of a path ends at a data point where it ends at time 1."""
+        """A part of a path ends at a data point where it ends at time 1."""
         rows = self.indices(split)
         if "interval" not in self._arrays:
             return rows
@@ -120,7 +119,6 @@ class PairsOfPoints(Dataset):
         return rows[torch.from_numpy(np.stack(intervals))[:, 1] == 1]
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         rows = self._rows.read(indices, self._row)
         read = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._arrays}
         return Batch(

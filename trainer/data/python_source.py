@@ -108,11 +108,9 @@ class PythonSource(Dataset):
         self._splits: dict[Split, Tensor] = {"train": train, "held_out": held}
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._splits[split]
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         places = self._starts[indices.numpy()][:, None] + np.arange(*self.shape)
         return Batch(torch.from_numpy(self._bytes[places].astype(np.int64)), None, indices)
 

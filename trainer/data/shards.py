@@ -110,20 +110,18 @@ class Shards(Dataset):
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._rows.splits[split]
 
     def data_points(self, split: Split) -> Tensor:
-        """See `Dataset.data_points`; those of the largest shape."""
+        """Those of the largest shape."""
         return self.groups(split)[self._shapes.index(self.shape)]
 
     def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """See `Dataset.groups`; those of the shards of each shape."""
+        """Those of the shards of each shape."""
         ids = self._rows.splits[split]
         return tuple(ids[self._of[ids] == number] for number in range(len(self._shapes)))
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         values, labels = zip(*self._rows.read(indices, self._row), strict=True)
         x_1 = torch.from_numpy(np.stack(values)).float()
         if self._dtype == "uint8":

@@ -18,31 +18,27 @@ class Sourced(Dataset):
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`; those of the data."""
         return self._data.indices(split)
 
     def count(self, split: Split) -> int:
-        """See `Dataset.count`; those of the data."""
         return self._data.count(split)
 
     def data_points(self, split: Split) -> Tensor:
-        """See `Dataset.data_points`; those of the data."""
         return self._data.data_points(split)
 
     def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """See `Dataset.groups`; those of the data."""
         return self._data.groups(split)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
-        """See `Dataset.order`; that of the data."""
+        """That of the data."""
         return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """See `Dataset.augmented`; as those of the data."""
+        """As those of the data."""
         return self._data.augmented(batch, positions, seed=seed)
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`; without source points, which are dealt to a place and not to an example."""
+        """Without source points, which are dealt to a place and not to an example."""
         return self._data.get(indices)
 
 

@@ -35,11 +35,9 @@ class Endless(Stream):
     length = 0
 
     def ids(self, first: int, end: int) -> Tensor:
-        """See `Stream`."""
         return torch.arange(first, end)
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
-        """See `Stream`."""
         del number, bad
         return None
 
@@ -53,11 +51,9 @@ class Epochs(Stream):
         self._orders: dict[int, Tensor] = {}
 
     def ids(self, first: int, end: int) -> Tensor:
-        """See `Stream`."""
         return _pieces(first, end, self.length, lambda epoch, begin, last: self._kept(epoch)[begin:last])
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
-        """See `Stream`."""
         place = int((self._members == number).nonzero())
         return next((other for other in self._members.roll(-place - 1).tolist() if other not in bad), None)
 
@@ -75,15 +71,12 @@ class KeyedEpochs(Stream):
         self.length, self._seed = length, seed
 
     def ids(self, first: int, end: int) -> Tensor:
-        """See `Stream`."""
-
         def piece(epoch: int, begin: int, last: int) -> Tensor:
             return keyed_order(torch.arange(begin, last), self.length, key=derive_seed(self._seed, "epoch", epoch))
 
         return _pieces(first, end, self.length, piece)
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
-        """See `Stream`."""
         following = (other % self.length for other in range(number + 1, number + self.length))
         return next((other for other in following if other not in bad), None)
 
@@ -96,7 +89,6 @@ class Mixed(Stream):
         self._mix, self._streams, self._dealing = mix, streams, Dealing(mix.shares, seed)
 
     def ids(self, first: int, end: int) -> Tensor:
-        """See `Stream`."""
         sources, places = self._dealing.places(first, end)
         ids = torch.empty_like(places)
         for number, stream in enumerate(self._streams):
@@ -107,7 +99,7 @@ class Mixed(Stream):
         return ids
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
-        """See `Stream`; the next example of the same source."""
+        """The next example of the same source."""
         source, own = (int(one) for one in self._mix.source_of(torch.tensor(number)))
         owners, theirs = self._mix.source_of(torch.tensor(list(bad), dtype=torch.int64))
         found = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))

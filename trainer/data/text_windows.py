@@ -133,16 +133,14 @@ class Text(Dataset):
                 raise Refusal(config.path, "data.context", problem, "use a shorter context, or encode more text")
 
     def count(self, split: Split) -> int:
-        """See `Dataset.count`."""
         return self._counts[split]
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`; the held-out windows are numbered behind those of training."""
+        """The held-out windows are numbered behind those of training."""
         first = self._counts["train"] if split == "held_out" else 0
         return torch.arange(first, first + self._counts[split])
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         border = self._counts["train"]
         windows = np.empty((len(indices), *self.shape), np.int64)
         for window, number in zip(windows, indices.tolist(), strict=True):

@@ -84,11 +84,9 @@ class Toy(Dataset):
         }
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._splits[split]
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         keys = fold_in(self._key, indices)
         which, along, across, *normal = (uniform(fold_in(keys, counter)) for counter in range(5))
         part = (which * self._parts).long()

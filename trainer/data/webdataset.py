@@ -152,11 +152,10 @@ class WebDataset(Dataset):
         self._reader = TarReader(config.index, index, urls, self._dealt, streams=config.streams, shuffle=config.shuffle)
 
     def indices(self, split: Split) -> Tensor:
-        """See `Dataset.indices`."""
         return self._splits[split]
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
-        """See `Dataset.order`; that of the training part is one of streams."""
+        """That of the training part is one of streams."""
         if split == "held_out":
             return super().order(split, seed=seed, epoch=epoch, global_batch=global_batch)
         dealt_before = np.concatenate([[0], np.cumsum(self._dealt)])
@@ -178,7 +177,6 @@ class WebDataset(Dataset):
         return [examples[number] for number in indices.tolist()]
 
     def get(self, indices: Tensor) -> Batch:
-        """See `Dataset.get`."""
         examples, reasons = self._reader.read(indices.tolist())
         labels = torch.from_numpy(self._reader.labels[indices.numpy()].astype(np.int64))
         images = []

@@ -63,7 +63,7 @@ class ArraySource(Source):
             )
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        """See `Source`; one bad value makes the whole file wrong, as whoever wrote it did not mean it."""
+        """One bad value makes the whole file wrong, as whoever wrote it did not mean it."""
         with np.errstate(over="ignore"):  # what is beyond float32 is found below
             values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
         if not np.isfinite(values).all():

@@ -58,11 +58,10 @@ class SavedDataset(Source):
         self.identity = hashlib.sha256(said.encode()).hexdigest()
 
     def shape_numbers(self) -> NDArray[np.int64]:
-        """See `Source`; that of the nearest proportions."""
+        """That of the nearest proportions."""
         return self._numbers_of_shapes
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        """See `Source`."""
         shape = self.shapes[self._numbers_of_shapes[number]]
         pixels = picture_row(self._file(number), f"{self._path}: row {number}", shape)
         return pixels, 0 if self._labels is None else int(self._labels[number])

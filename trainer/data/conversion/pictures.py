@@ -46,11 +46,10 @@ class PictureFolder(Source):
         self.identity = names_digest(self._names)
 
     def shape_numbers(self) -> NDArray[np.int64]:
-        """See `Source`; that of the nearest proportions."""
+        """That of the nearest proportions."""
         return self._numbers_of_shapes
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        """See `Source`."""
         path = self._folder / self._names[number]
         shape = self.shapes[self._numbers_of_shapes[number]]
         return picture_row(path, path, shape), self._numbers.get(self._names[number].partition("/")[0], 0)

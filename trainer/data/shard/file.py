@@ -49,7 +49,6 @@ class _Slices(Array):
         self.dtype: str = _NAMES.get(values.get_dtype(), "of a type that numpy lacks")
 
     def row(self, number: int) -> NDArray[Any]:
-        """See `Array`."""
         return self._values[number : number + 1][0]
 
 
@@ -61,7 +60,6 @@ class _Mapped(Array):
         self.shape, self.dtype = values.shape, values.dtype.name
 
     def row(self, number: int) -> NDArray[Any]:
-        """See `Array`."""
         return np.array(self._values[number])
 
 

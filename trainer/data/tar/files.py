@@ -50,11 +50,9 @@ class LocalTar(TarFile):
         self.size = os.fstat(self._file).st_size
 
     def read(self, start: int, end: int) -> bytes:
-        """See `TarFile.read`."""
         return os.pread(self._file, end - start, start)
 
     def expect(self, start: int, end: int) -> None:
-        """See `TarFile.expect`."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file, start, end - start, os.POSIX_FADV_WILLNEED)
 
@@ -72,7 +70,6 @@ class RemoteTar(TarFile):
         self.size = int(size)
 
     def read(self, start: int, end: int) -> bytes:
-        """See `TarFile.read`."""
         end = min(end, self.size)
         if end <= start:
             return b""
@@ -83,7 +80,7 @@ class RemoteTar(TarFile):
         return content
 
     def expect(self, start: int, end: int) -> None:
-        """See `TarFile.expect`; what fetches ahead is :class:`trainer.data.tar.pieces.Pieces`."""
+        """:class:`Pieces` fetches ahead."""
 
 
 def open_tar(url: str) -> TarFile:

@@ -66,22 +66,19 @@ class ByteTokenizer(Tokenizer):
     vocabulary = BYTE_VALUES
 
     def end_token(self, name: str | None = None) -> int:
-        """See `Tokenizer.end_token`."""
         if name is not None:
             problem = f"{name!r} is a token of a tokenizer, and documents of bytes end with byte 0"
             raise ValueError(f"--end-token: {problem}; leave it out")
         return 0
 
     def encode(self, text: bytes) -> list[int]:
-        """See `Tokenizer.encode`; any bytes are taken."""
+        """Any bytes are taken."""
         return list(text)
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[NDArray[np.integer[Any]]]:
-        """See `Tokenizer.encode_documents`."""
         return [np.frombuffer(text, np.uint8) for text in texts]
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """See `Tokenizer.decode`."""
         return bytes(tokens)
 
 
@@ -120,7 +117,7 @@ class FileTokenizer(Tokenizer):
         self._type = np.dtype(token_type(self.vocabulary))
 
     def end_token(self, name: str | None = None) -> int:
-        """See `Tokenizer.end_token`; the usual one is that of `END_TOKENS` which the file has."""
+        """The usual one is that of `END_TOKENS` which the file has."""
         if name is not None:
             if name not in self._numbers:
                 problem = f"has no token {name!r}"
@@ -133,11 +130,9 @@ class FileTokenizer(Tokenizer):
         return self._numbers[known[0]]
 
     def encode(self, text: bytes) -> list[int]:
-        """See `Tokenizer.encode`."""
         return self._tokenizer.encode(text.decode("utf-8"), add_special_tokens=False).ids
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[NDArray[np.integer[Any]]]:
-        """See `Tokenizer.encode_documents`."""
         decoded = [text.decode("utf-8") for text in texts]
         return [
             np.array(encoding.ids, self._type)
@@ -145,7 +140,7 @@ class FileTokenizer(Tokenizer):
         ]
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """See `Tokenizer.decode`; special tokens are shown."""
+        """Special tokens are shown."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False).encode("utf-8")
 
 

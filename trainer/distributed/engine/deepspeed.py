@@ -46,8 +46,6 @@ from trainer.model.values import is_bare
 
 
 class DeepSpeedEngine:
-    """See :class:`trainer.distributed.engine.protocol.Engine`."""
-
     def __init__(self, module: Network, config: RunConfig, layout: Layout, device: torch.device) -> None:
         """The network is float32 on the CPU, or its parameters are on the meta device."""
         assert isinstance(config.engine, DeepSpeedConfig)
@@ -92,14 +90,12 @@ class DeepSpeedEngine:
         self.group_names = {**group_names(), **self._own_group_names(layout)}
 
     def backward(self, loss: Tensor) -> None:
-        """See the protocol."""
         self._has_learned = True
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
 
     def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
-        """See the protocol."""
         set_learning_rate(self._optimizer, lr)
         if self._stage > 0:
             return take_zero_step(self._engine, self._stage, objection)
@@ -115,12 +111,10 @@ class DeepSpeedEngine:
         return outcome
 
     def shards(self) -> list[Shard]:
-        """See the protocol."""
         return network_shards(self._named)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """See the protocol."""
         self.module.eval()
         try:
             with unordered(self._optimizer) if self._stage == 3 and not self._has_learned else nullcontext():
@@ -131,24 +125,19 @@ class DeepSpeedEngine:
             self.module.train()
 
     def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
-        """See the protocol."""
         return state_pieces(self._named, self._optimizer, self._stage, kinds)
 
     @property
     def updates(self) -> int:
-        """See the protocol."""
         return updates_taken(self._optimizer, self._stage)
 
     def state_loaded(self, updates: int) -> None:
-        """See the protocol."""
         go_on(self._optimizer, self._stage, updates)
 
     def weights_written(self) -> None:
-        """See the protocol."""
         use_weights(self._optimizer, self._stage)
 
     def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
-        """See the protocol."""
         whole = torch.zeros(shard.shape, device=shard.tensor.device)
         for piece in pieces:
             piece.of(whole).copy_(piece.tensor)
@@ -158,21 +147,17 @@ class DeepSpeedEngine:
         return whole
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
-        """See the protocol."""
         found = state_pieces([self._stack_of(shard)], self._optimizer, self._stage, STATE)
         own = [piece for piece in found if piece.name == shard.name]
         return {kind: self.gathered(shard, [piece for piece in own if piece.kind == kind]) for kind in STATE}
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
-        """See the protocol."""
         set_expert_state(self._stack_of(shard), shard.name, state, self._optimizer, self._stage)
 
     def slot_to_expert(self) -> NDArray[np.int64]:
-        """See the protocol."""
         return np.array([layer.slot_to_expert for layer in self._moe_layers], dtype=np.int64)
 
     def place(self, slot_to_expert: NDArray[np.int64]) -> None:
-        """See the protocol."""
         for layer, slots in zip(self._moe_layers, slot_to_expert, strict=True):
             layer.place(slots)
         self._named = named_parameters(self.module)

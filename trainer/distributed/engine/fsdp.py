@@ -66,17 +66,14 @@ class FSDPEngine:
 
     @property
     def model(self) -> Network:
-        """See the protocol."""
         return self.module
 
     def backward(self, loss: Tensor) -> None:
-        """See the protocol."""
         self._micro += 1
         self._units[-1].set_requires_gradient_sync(self._micro == self._accumulation)
         (loss / self._accumulation).backward()
 
     def step(self, lr: float, objection: Callable[[float], str | None]) -> StepOutcome:
-        """See the protocol."""
         gradients, norm = self._gradients()
         outcome = StepOutcome.judged(norm, objection)
         if outcome.taken:
@@ -89,12 +86,11 @@ class FSDPEngine:
         return outcome
 
     def shards(self) -> list[Shard]:
-        """See the protocol."""
         return [Shard(named.name, _rows(named.parameter.data), None, self._region(named)) for named in self._named]
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """See the protocol: what belongs to no block is there throughout, so that parts can be called by themselves."""
+        """What belongs to no block is there throughout, so that parts can be called by themselves."""
         self._units[-1].unshard()
         self.module.eval()
         try:
@@ -105,7 +101,6 @@ class FSDPEngine:
                 unit.reshard()
 
     def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
-        """See the protocol."""
         pieces = []
         for named in self._named:
             region = self._region(named)
@@ -117,35 +112,29 @@ class FSDPEngine:
 
     @property
     def updates(self) -> int:
-        """See the protocol."""
         return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
 
     def state_loaded(self, updates: int) -> None:
-        """See the protocol; the parameters themselves were written to."""
+        """The parameters themselves were written to."""
         for named in self._named:
             self._moments(named.parameter)["step"].fill_(updates)
 
     def weights_written(self) -> None:
-        """See the protocol; the parameters themselves were written to."""
+        """The parameters themselves were written to."""
 
     def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:  # noqa: ARG002
-        """See the protocol."""
         raise AssertionError(f"{shard.name}: the network has no experts")
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
-        """See the protocol."""
         raise AssertionError(f"{shard.name}: the network has no experts")
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:  # noqa: ARG002
-        """See the protocol."""
         raise AssertionError(f"{shard.name}: the network has no experts")
 
     def slot_to_expert(self) -> NDArray[np.int64]:
-        """See the protocol."""
         return np.array([], dtype=np.int64)
 
     def place(self, slot_to_expert: NDArray[np.int64]) -> None:
-        """See the protocol."""
         assert not len(slot_to_expert), "the network has no experts"
 
     def _divided(self, config: FSDPConfig) -> list[FSDPModule]:
