@@ -22,7 +22,7 @@ from trainer.checkpoint.redivision import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.config.file import load_config, resolve
 from trainer.config.rules.plan import plan_layout
-from trainer.data.conversion.opening import open_source
+from trainer.data.conversion.run import open_source
 from trainer.data.conversion.source import Reading
 from trainer.evaluation.judgement import read_judgement
 from trainer.experiment.comparison.results import Comparison

@@ -4,7 +4,7 @@ from trainer.checkpoint.recipe.choice import recipe_for
 from trainer.checkpoint.recipe.page import page
 from trainer.config.model.protocol import AdaptersConfig
 from trainer.config.run import RunConfig
-from trainer.data.shard.class_names import listed
+from trainer.data.shard.index import listed
 
 
 def model_card(

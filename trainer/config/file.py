@@ -23,7 +23,7 @@ from netsim.foundation.refusal import Refusal
 from trainer.config.document import apply_override, check_is_of_a_run, merged, read_document
 from trainer.config.run import FLOWLESS, RunConfig, with_fitting_kinds
 from trainer.config.trust import importing_trusted, trust
-from trainer.data.latents import LatentsConfig, latents_of
+from trainer.data.shards import LatentsConfig, latents_of
 
 SECTIONS = ("model", "moe", "flow", "data", "sample")
 """What a run takes from its base."""

@@ -41,8 +41,8 @@ from trainer.config.sections import (
     counted_from_the_end,
 )
 from trainer.config.task import TaskConfig
-from trainer.data.latents import LatentsConfig
-from trainer.data.loading import DataLoadingConfig
+from trainer.data.loader import DataLoadingConfig
+from trainer.data.shards import LatentsConfig
 
 
 class Run(Section):

@@ -3,26 +3,28 @@
 from typing import Annotated
 
 from netsim.foundation.own_class import KindOrClass, build_own
-from trainer.data.captions import Captioned, CaptionsConfig
-from trainer.data.digits import Digits, DigitsConfig
-from trainer.data.first import first_data_points
+from trainer.data.builtin import (
+    Digits,
+    DigitsConfig,
+    Numbers,
+    NumbersConfig,
+    PythonSource,
+    PythonSourceConfig,
+    Toy,
+    ToyConfig,
+)
+from trainer.data.companions import Captioned, CaptionsConfig, Sourced, in_shuffled_epochs, source_points
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
-from trainer.data.kinds import AnyOneConfig
+from trainer.data.kinds import AnyOneConfig, OwnDataset
 from trainer.data.loader import Loader, accumulation_steps
 from trainer.data.mixture import Mixture, MixtureConfig
 from trainer.data.mixture_file import MixtureFile
-from trainer.data.numbers import Numbers, NumbersConfig
-from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig, PairsOfPoints
-from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples
-from trainer.data.python_source import PythonSource, PythonSourceConfig
-from trainer.data.shard.index import ShardIndex, read_index
-from trainer.data.shard.pair_index import PairIndex
+from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples, first_data_points
+from trainer.data.shard.index import PairIndex, ShardIndex, read_index
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
-from trainer.data.sourced import Sourced, in_shuffled_epochs, source_points
 from trainer.data.text_windows import Text, TextConfig
-from trainer.data.toy import Toy, ToyConfig
 from trainer.data.webdataset import WebDataset, WebDatasetConfig
 
 AnyConfig = AnyOneConfig | MixtureConfig | NumbersConfig

@@ -13,14 +13,23 @@ from torch import Tensor
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.augmentation import Augment, check_augment
-from trainer.data.buckets import Buckets, buckets_around, check_buckets_differ, nearest_buckets, side_of
-from trainer.data.content import DataFiles
-from trainer.data.found_once import found_once
-from trainer.data.picture import BadPicture, read_picture
-from trainer.data.picture_names import names_digest, picture_names, sub_folders
+from trainer.data.files import DataFiles, found_once
+from trainer.data.picture import (
+    Augment,
+    BadPicture,
+    Buckets,
+    buckets_around,
+    check_augment,
+    check_buckets_differ,
+    names_digest,
+    nearest_buckets,
+    picture_names,
+    read_picture,
+    side_of,
+    sub_folders,
+)
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
-from trainer.data.shard.shapes import largest
+from trainer.data.shard.index import largest
 
 
 class ImageFolderConfig(Section):

@@ -1,17 +1,77 @@
-"""Every kind of data set that is one set and no mixture of several."""
+"""Every kind of data set that is one set and no mixture of several, classes of a user's included."""
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
-from netsim.foundation.own_class import KindOrClass
-from trainer.data.digits import DigitsConfig
+from pydantic import TypeAdapter, ValidationError, model_validator
+
+from netsim.foundation.own_class import KindOrClass, OwnClass
+from trainer.data.builtin import DigitsConfig, PythonSourceConfig, ToyConfig
 from trainer.data.image_folder import ImageFolderConfig
-from trainer.data.own import OwnDataset
 from trainer.data.pairs import PairsConfig
-from trainer.data.python_source import PythonSourceConfig
 from trainer.data.shards import ShardsConfig
 from trainer.data.text_windows import TextConfig
-from trainer.data.toy import ToyConfig
 from trainer.data.webdataset import WebDatasetConfig
+
+_SHAPE = TypeAdapter(tuple[int, ...])
+
+
+class OwnDataset(OwnClass, frozen=True):
+    """A class that keeps `trainer.data.Dataset`.
+
+    Its settings have a field or a property ``shape`` and one ``num_classes``, since networks are planned, and refused,
+    before any data set is opened. A field or a property ``class_names`` is shown where classes are.
+    """
+
+    protocol: ClassVar[str] = "trainer.data.Dataset"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example: (C, H, W) of an image, (D,) of a vector."""
+        return tuple(self.setting("shape"))
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels name; 0 without labels."""
+        return self.setting("num_classes")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ...; empty where the class gives none."""
+        return tuple(self.setting("class_names", ()))
+
+    @model_validator(mode="after")
+    def _tells_shape_and_classes(self) -> "OwnDataset":
+        remedy = "give its Config a field or a property of that name"
+        for name, wanted in (
+            ("shape", "a shape such as (2,)"),
+            ("num_classes", "a number of classes, 0 without labels"),
+        ):
+            value = self.setting(name)
+            if not (_is_shape(value) if name == "shape" else isinstance(value, int) and value >= 0):
+                raise ValueError(
+                    f"class: the settings of {self.class_path} have as {name} {value}, not {wanted}; {remedy}"
+                )
+        names = self.setting("class_names", ())
+        if not _are_names(names, self.num_classes):
+            raise ValueError(
+                f"class: the settings of {self.class_path} have as class_names {names}, not a name for each of "
+                f"{self.num_classes} classes; give so many, or none"
+            )
+        return self
+
+
+def _are_names(value: Any, num_classes: int) -> bool:
+    """Whether a value gives each class a name, or none any."""
+    listed = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    return listed and len(value) in (0, num_classes)
+
+
+def _is_shape(value: Any) -> bool:
+    try:
+        return bool(shape := _SHAPE.validate_python(value)) and min(shape) > 0
+    except ValidationError:
+        return False
+
 
 AnyOneConfig = (
     DigitsConfig

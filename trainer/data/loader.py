@@ -1,17 +1,37 @@
-"""Which examples a rank sees at a step: a pure function, so that resuming needs nothing but the step."""
+"""The loader: who sees which examples, read ahead, and the examples that a run could not read."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 
 import torch
+import torch.distributed as dist
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from moe.seeds import derive_seed
-from trainer.data.interleaving import Alone, Interleaved, OneByOne, Plan
+from netsim.foundation.files import replacing
+from netsim.foundation.settings import Section
+from trainer.data.order import Alone, Interleaved, OneByOne, Plan, Stream, streams_of
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
-from trainer.data.stream import Stream, streams_of
+
+
+class DataLoadingConfig(Section):
+    """Reading ahead, which never changes what a step sees, and what is done about examples that cannot be read."""
+
+    prefetch: NonNegativeInt = 2
+    """Micro batches that are read while the network is busy; 0: each is read when it is its turn."""
+    workers: PositiveInt = 1
+    """Threads that read them."""
+    max_bad_share: float = Field(default=0.01, ge=0, lt=1)
+    """Share of the training examples that may be bad. Until there are more, each is replaced by the next good one."""
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
@@ -51,7 +71,7 @@ class Loader:
 
     Examples of several shapes are dealt shape by shape: all ranks see one shape at a step, in all micro batches, so
     that a step weighs its examples as any other does. Each shape then has a sequence of positions of its own, and the
-    steps are shared out among the shapes as :class:`trainer.data.interleaving.Interleaved` says, or, of held-out
+    steps are shared out among the shapes as :class:`trainer.data.order.Interleaved` says, or, of held-out
     examples, one shape after the other.
 
     In the place of an example that cannot be read stands the next one of its split and shape (in the order of
@@ -166,3 +186,89 @@ class Loader:
                 f"{bad[number]}; mend or remove them"
             )
         return good
+
+
+class Prefetcher:
+    """Hands out the loader's micro batches, read and completed ahead by threads.
+
+    A batch is a function of its place alone, so reading ahead changes nothing but the time. An error while a batch is
+    read is raised when it is its turn.
+    """
+
+    def __init__(
+        self, loader: Loader, config: DataLoadingConfig, complete: Callable[[int, int, Batch], Batch] | None = None
+    ) -> None:
+        """`complete` adds to a batch what its place alone decides; it gets :meth:`batch`'s arguments and a batch."""
+        self._loader, self._ahead, self._complete = loader, config.prefetch, complete
+        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="data") if config.prefetch else None
+        self._coming: deque[tuple[int, Future[Batch]]] = deque()
+        self._waits_s: list[float] = []
+
+    def batch(self, step: int, local: int) -> Batch:
+        """Returns what `Loader.batch` returns for the same arguments, completed."""
+        begun = time.perf_counter()
+        place = step * self._loader.accumulation + local
+        batch = self._read(place) if self._threads is None else self._next(place, self._threads)
+        self._waits_s.append(time.perf_counter() - begun)
+        return batch
+
+    def waited_s(self) -> float:
+        """Mean seconds that a step has waited for its batches since the last call; 0 if none was read."""
+        waits, self._waits_s = self._waits_s, []
+        return self._loader.accumulation * fmean(waits) if waits else 0.0
+
+    def _read(self, place: int) -> Batch:
+        step, local = divmod(place, self._loader.accumulation)
+        batch = self._loader.batch(step, local)
+        return batch if self._complete is None else self._complete(step, local, batch)
+
+    def _next(self, place: int, threads: ThreadPoolExecutor) -> Batch:
+        while self._coming and self._coming[0][0] != place:
+            self._coming.popleft()[1].cancel()
+        following = self._coming[-1][0] + 1 if self._coming else place
+        for coming in range(following, place + self._ahead + 1):
+            self._coming.append((coming, threads.submit(self._read, coming)))
+        return self._coming.popleft()[1].result()
+
+
+class BadExampleList:
+    """The bad examples that a run has met, on all ranks: said once, listed in a file, counted."""
+
+    def __init__(self, path: Path, *, started: int, num_examples: int, max_bad_share: float) -> None:
+        """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out.
+
+        `path` is written by rank 0, one line an example: step and file. `max_bad_share` is a share of `num_examples`.
+        """
+        self.num_examples, self._max_bad_share, self._path = num_examples, max_bad_share, path
+        self._met: dict[str, int] = {}
+        if path.exists():
+            lines = (line.split("\t", 1) for line in path.read_text(encoding="utf-8").splitlines())
+            self._met = {reason: int(step) for step, reason in lines if int(step) <= started}
+        self._new: dict[str, int] = {}
+
+    def take(self, step: int, batch: Batch) -> Batch:
+        """Notes the replaced examples of a batch of this rank, says so at first sight, and returns the batch."""
+        for reason in batch.replaced:
+            if reason not in self._met and reason not in self._new:
+                self._new[reason] = step
+                print(f"{reason}; the next example that can be read takes its place", file=sys.stderr, flush=True)
+        return batch
+
+    def count(self) -> int:
+        """Examples that the run has met so far, on all ranks; collective. Rank 0 then writes the list.
+
+        Raises:
+            TooManyBadExamples: they are more than the run allows; on all ranks.
+        """
+        everywhere: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
+        dist.all_gather_object(everywhere, self._new)
+        self._new = {}
+        found = sorted((step, reason) for new in everywhere for reason, step in new.items())
+        for step, reason in found:
+            self._met.setdefault(reason, step)
+        if found and dist.get_rank() == 0:
+            with replacing(self._path) as temporary:
+                lines = (f"{step}\t{reason}\n" for reason, step in self._met.items())
+                temporary.write_text("".join(lines), encoding="utf-8")
+        check_bad_share(list(self._met), self.num_examples, self._max_bad_share)
+        return len(self._met)

@@ -15,12 +15,12 @@ from torch import Tensor
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.dealing import RAREST
 from trainer.data.kinds import AnyOneConfig, OneConfig
-from trainer.data.latents import latents_of
 from trainer.data.mixture_file import MixtureFile, Name, Share, check_sum
+from trainer.data.order import RAREST
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import BadExamples, Batch, Dataset, Mix, Split
+from trainer.data.shards import latents_of
 
 SOURCE_BIT, SOURCE_BITS = 48, 14
 """Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""

@@ -14,14 +14,11 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.content import DataFiles
-from trainer.data.found_once import found_once
+from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import Batch, Dataset, Split
-from trainer.data.shard.class_names import ClassNames, check_class_names
 from trainer.data.shard.file import Array, open_shard
-from trainer.data.shard.index import read_index
-from trainer.data.shard.pair_index import PairIndex
-from trainer.data.shard_rows import ShardRows, check_same
+from trainer.data.shard.index import ClassNames, PairIndex, check_class_names, read_index
+from trainer.data.shards import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
 SAID = ("digest", "shape", "num_classes", "segments", "nodes", "data_scale", "latents", "source")

@@ -1,4 +1,4 @@
-"""What a data set offers, and what a training step receives."""
+"""The protocol of data sets, and the batch that a training step receives."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
-from trainer.data.augmentation import AugmentConfig, augmented
-from trainer.data.content import DataFiles
+from trainer.data.files import DataFiles
+from trainer.data.picture import AugmentConfig, augmented
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -171,3 +171,17 @@ class Dataset(Protocol):
         if self.augment is None:
             return batch
         return replace(batch, x_1=augmented(self.augment, batch.x_1, batch.ids, positions, seed=seed))
+
+
+def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
+    """Ids of at most `num` examples that stand for a split, int64; raises ValueError if there are none."""
+    if split == "train" and (dataset.endless or dataset.keyed_order):
+        found = torch.arange(num if dataset.endless else min(num, dataset.count(split)))
+    else:
+        found = dataset.data_points(split)[:num]
+    if len(found) == 0:
+        raise ValueError(
+            f"data: no {split} example is a data point, all are parts of paths that end before; draw more pairs, "
+            "or evaluate with --data-from and the run of the teacher"
+        )
+    return found

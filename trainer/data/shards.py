@@ -1,10 +1,12 @@
-"""Examples in a folder of safetensors or npz files, read row by row."""
+"""Examples in a folder of safetensors or npz files, read row by row; latents among them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import resource
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,14 +16,134 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.augmentation import Augment, check_augment
-from trainer.data.content import DataFiles
-from trainer.data.found_once import found_once
-from trainer.data.protocol import Batch, Dataset, Split
-from trainer.data.shard.class_names import ClassNames, check_class_names
-from trainer.data.shard.file import Array, check_shard
-from trainer.data.shard.index import ShardIndex, read_index
-from trainer.data.shard_rows import ShardRows, check_same
+from trainer.data.files import DataFiles, found_once
+from trainer.data.picture import Augment, check_augment
+from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.shard.file import Array, check_shard, open_shard
+from trainer.data.shard.index import ClassNames, LatentsEntry, ShardEntry, ShardIndex, check_class_names, read_index
+
+SPLIT_SEED = 1797
+
+Row = TypeVar("Row")
+
+
+class Shelf(Protocol):
+    """What an index says of its shards, whatever they hold."""
+
+    @property
+    def shards(self) -> tuple[ShardEntry, ...]:
+        """The shards in their order."""
+        ...
+
+    @property
+    def num_examples(self) -> int:
+        """Rows of all shards together."""
+        ...
+
+
+class ShardRows:
+    """Finds and reads rows, and keeps `held_out` of them out of training.
+
+    The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
+    """
+
+    def __init__(self, folder: Path, index: Shelf, held_out: int) -> None:
+        if held_out >= index.num_examples:
+            problem = f"leaves none of its {index.num_examples} examples to train on ({held_out})"
+            raise Refusal(folder, "data.held_out", problem, "hold out fewer")
+        self._files = [folder / entry.file for entry in index.shards]
+        self._ends = np.cumsum([entry.num_examples for entry in index.shards])
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A global shuffle asks any shard for each row: those that are open are kept, as far as half of the limit goes.
+        self._open = functools.lru_cache(maxsize=max(most // 2, 1))(open_shard)
+        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        self.splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
+
+    def read(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
+        """Reads rows, in the order of `indices`, int64 [B].
+
+        Args:
+            row_of: reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
+
+        Raises:
+            BadExamples: some cannot be read; names each with its place.
+        """
+        rows: list[Row] = []
+        reasons: dict[int, str] = {}
+        for number in indices.tolist():
+            shard = int(np.searchsorted(self._ends, number, side="right"))
+            row = number - int(self._ends[shard - 1] if shard else 0)
+            try:
+                rows.append(row_of(self._open(self._files[shard]), row))
+            except (OSError, ValueError) as error:
+                reasons[number] = f"{self._files[shard]}:{row}: {error}"
+        if reasons:
+            raise BadExamples(reasons)
+        return rows
+
+
+def check_same(folder: Path, index: object, config: object, names: tuple[str, ...]) -> None:
+    """Refuses an index that differs, in one of `names`, from the section that a run began with."""
+    for name in names:
+        found, wanted = getattr(index, name), getattr(config, name)
+        if found != wanted:
+            remedy = "bring the folder back, or leave the field out to start another run"
+            raise Refusal(folder, f"data.{name}", f"is {wanted} but the index says {found}", remedy)
+
+
+class LatentsConfig(Section):
+    """States are latents of images: drawn anew at each step from what an autoencoder, frozen, makes of an image.
+
+    The data are images, or the latents of the same folder (data.kind: shards).
+    """
+
+    path: Path
+    """A folder that the encode verb wrote."""
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(Z, h, w) of the latents of an image; left out: what the index says."""
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(C, H, W) of an image; left out: what the index says."""
+    digest: str
+    """Of the index, so that a run goes on with the latents it began with; left out: taken from it."""
+
+    @classmethod
+    def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(document.get("path"), str | Path):
+            return document
+        if all(document.get(name) is not None for name in ("shape", "image_shape", "digest")):
+            return document
+        try:
+            index, entry = read_latents(Path(document["path"]))
+        except Refusal as error:
+            raise ValueError(f"path: {error}") from error
+        said = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
+        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+
+
+def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
+    """Reads the index of a folder that the encode verb wrote; refuses shards that are no latents."""
+    index = read_index(folder)
+    if index.latents is None:
+        raise Refusal(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
+    return index, index.latents
+
+
+def latent_shape(index: ShardIndex) -> tuple[int, int, int]:
+    """(Z, h, w) of the latents that the examples of an index are Gaussians over."""
+    channels, height, width = index.shape
+    return channels // 2, height, width
+
+
+def latents_of(data: Any) -> dict[str, Any] | None:
+    """Facts about states from a user's section ``data`` that names a folder of latents; None for others."""
+    if not isinstance(data, dict) or data.get("kind") != "shards" or not isinstance(data.get("path"), str | Path):
+        return None
+    try:
+        index = read_index(Path(data["path"]))
+    except Refusal:
+        return None
+    return {"path": data["path"]} if index.latents is not None else None
+
 
 Shapes = Annotated[
     tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(exclude_if=lambda shapes: not shapes)

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.content import DataFiles
-from trainer.data.found_once import found_once
+from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import SPLITS, Batch, Dataset, Split
-from trainer.data.shard_rows import check_same
+from trainer.data.shards import check_same
 from trainer.data.text.index import NUMPY_TYPES, TOKENIZER, TextIndex, TextSplit, read_text_index
 from trainer.data.text.tokenizer import sha256_of, tokenizer_content
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from trainer.data.found_once import looking_up_by
+from trainer.data.files import looking_up_by
 from trainer.distributed.groups import TIMEOUT_S
 from trainer.distributed.start_store import StartStore
 

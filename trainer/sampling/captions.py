@@ -14,8 +14,8 @@ from rich.progress import track
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from trainer.data import ImageFolderConfig
-from trainer.data.captions import TEXTS, VECTORS, CaptionsIndex
-from trainer.data.picture_names import picture_names
+from trainer.data.companions import TEXTS, VECTORS, CaptionsIndex
+from trainer.data.picture import picture_names
 from trainer.data.shard.file import open_shard
 from trainer.data.shard.index import INDEX, read_index
 from trainer.distributed.groups import Launch

@@ -17,8 +17,8 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
-from trainer.data.latents import LatentsConfig, read_latents
 from trainer.data.shard.index import LatentsEntry
+from trainer.data.shards import LatentsConfig, read_latents
 from trainer.flow import Condition, context
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
 from trainer.flow.sampler import Field

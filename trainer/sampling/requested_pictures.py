@@ -15,8 +15,7 @@ import trainer.data
 from moe.seeds import derive_seed
 from netsim.foundation.settings import Section
 from trainer.config.run import RunConfig
-from trainer.data.picture import read_picture
-from trainer.data.picture_names import picture_names
+from trainer.data.picture import picture_names, read_picture
 from trainer.data.protocol import BadExamples
 from trainer.flow.space import Space
 

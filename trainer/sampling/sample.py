@@ -14,7 +14,7 @@ from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
-from trainer.data.captions import CaptionsIndex
+from trainer.data.companions import CaptionsIndex
 from trainer.data.shard.index import INDEX, read_index
 from trainer.flow import Condition
 from trainer.flow.control import AnyConfig as AnyControl

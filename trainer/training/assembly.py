@@ -17,7 +17,7 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.tasks import of_cycle
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader
-from trainer.data.bad_examples import BadExampleList
+from trainer.data.loader import BadExampleList
 from trainer.data.run_tokenizer import tokenizer_file
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage

@@ -17,8 +17,7 @@ from netsim.foundation.settings import Section
 from trainer.checkpoint.together import RankError, together
 from trainer.config.run import RunConfig
 from trainer.data import Dataset
-from trainer.data.content import DataFiles
-from trainer.data.found_once import found_once
+from trainer.data.files import DataFiles, found_once
 
 NAME = "data.json"
 REMEDY = "bring back what the run began with, or give another run.dir to start anew"

@@ -11,9 +11,7 @@ from torch import Tensor
 
 from moe.collective_trace import ROLLOUT
 from trainer.data import Batch, Loader
-from trainer.data.bad_examples import BadExampleList
-from trainer.data.loading import DataLoadingConfig
-from trainer.data.prefetcher import Prefetcher
+from trainer.data.loader import BadExampleList, DataLoadingConfig, Prefetcher
 from trainer.observe.speed import OwnWork
 from trainer.trace.context import phase
 from trainer.trace.session import TraceSession

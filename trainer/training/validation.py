@@ -8,7 +8,7 @@ from torch import Tensor
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Dataset, Loader
-from trainer.data.bad_examples import BadExampleList
+from trainer.data.loader import BadExampleList
 from trainer.training.generators import micro_batch_generator, seed_dropout
 from trainer.training.reduction import held_out_means
 from trainer.training.task import Networks, OfSources, Task

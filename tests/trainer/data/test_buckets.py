@@ -19,8 +19,8 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.pairing import of_shapes
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, ImageFolder, ImageFolderConfig, Loader, Split, TooManyBadExamples
-from trainer.data.buckets import buckets_around, nearest_buckets
-from trainer.data.interleaving import Interleaved
+from trainer.data.order import Interleaved
+from trainer.data.picture import buckets_around, nearest_buckets
 from trainer.data.protocol import BadExamples
 from trainer.flow import Condition
 from trainer.model.dit import DiT, FeedForward

@@ -16,7 +16,7 @@ from trainer import data
 from trainer.checkpoint.model_card import model_card
 from trainer.config.run import RunConfig
 from trainer.data import PairIndex, PairsConfig, ShardsConfig, read_index, write_shards
-from trainer.data.shard.class_names import listed
+from trainer.data.shard.index import listed
 from trainer.flow import Condition
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.pictures import headings_above, image_grid

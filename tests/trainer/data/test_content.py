@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data import content
-from trainer.data.content import BLOCK_BYTES, FILES, DataFiles
+from trainer.data.files import BLOCK_BYTES, FILES, DataFiles
 
 
 def written(folder: Path, sizes: dict[str, int]) -> DataFiles:

@@ -18,7 +18,7 @@ from trainer.__main__ import main
 from trainer.data.tar import indexing
 from trainer.data.tar.files import expand_braces, find_tars, names_of
 from trainer.data.tar.index import ROW
-from trainer.data.tar.scan import scan
+from trainer.data.tar.indexing import scan
 
 GOLDEN = Path("tests/files/tars")
 SCHEMA = json.loads(Path("configs/schemas/tars.schema.json").read_text())

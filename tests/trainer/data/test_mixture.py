@@ -34,9 +34,9 @@ from trainer.data import (
     build,
     first_data_points,
 )
-from trainer.data.augmentation import AugmentConfig, augmented
-from trainer.data.dealing import BLOCK, Dealing
 from trainer.data.mixture import SOURCE_BIT, id_of, source_of
+from trainer.data.order import BLOCK, Dealing
+from trainer.data.picture import AugmentConfig, augmented
 from trainer.data.run_tokenizer import run_tokenizer
 from trainer.task import NextTokenTask
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from tests.trainer.data.tars import digits, tar_bytes
-from trainer.data.tar.examples import walk_examples
-from trainer.data.tar.members import TarDamage, key_and_extension, walk
+from trainer.data.tar.members import TarDamage, key_and_extension, walk, walk_examples
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
 

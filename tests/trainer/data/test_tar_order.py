@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.data.tar.order import streamed_order
+from trainer.data.webdataset import streamed_order
 
 SHUFFLE = 8
 

@@ -16,7 +16,7 @@ from tests.trainer.data.texts import config, encoded, small_tokenizer, stories, 
 from trainer import data, load_config
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Loader, Split, Text, TextConfig
-from trainer.data.keyed_order import keyed_order
+from trainer.data.order import keyed_order
 from trainer.data.run_tokenizer import run_tokenizer, tokenizer_file
 from trainer.data.text.tokenizer import ByteTokenizer
 from trainer.model.flops import training_flops

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainer import data
 from trainer.data import Loader, ToyConfig
-from trainer.data.toy import BLOB_SPREAD, PARTS, SPREAD
+from trainer.data.builtin import BLOB_SPREAD, PARTS, SPREAD
 
 NUM = 20_000
 Points = NDArray[np.float64]

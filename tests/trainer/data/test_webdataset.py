@@ -25,8 +25,7 @@ from trainer.__main__ import main
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
 from trainer.data import BadExamples, Digits, Loader, WebDataset, WebDatasetConfig
-from trainer.data.loading import DataLoadingConfig
-from trainer.data.prefetcher import Prefetcher
+from trainer.data.loader import DataLoadingConfig, Prefetcher
 from trainer.data.tar import files, pieces, reader
 
 STEPS = 17

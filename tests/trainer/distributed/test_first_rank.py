@@ -9,7 +9,7 @@ import torch.distributed as dist
 from tests.ranks import run_ranks
 from tests.trainer.data.pictures import folder
 from trainer.data import image_folder, picture_names
-from trainer.data.found_once import found_once
+from trainer.data.files import found_once
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.distributed import first_rank
 from trainer.distributed.first_rank import first_rank_looks, shared

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import trainer.data
 from netsim.foundation.refusal import Refusal
-from trainer.data.digits import DigitsConfig
+from trainer.data.builtin import DigitsConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import (
     CheckedReward,

@@ -12,7 +12,7 @@ from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
 from trainer.data import ShardsConfig, build, content, write_shards
-from trainer.data.content import DataFiles
+from trainer.data.files import DataFiles
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.training.data_record import NAME, DataRecord, sampled, verify
 

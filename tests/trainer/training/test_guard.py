@@ -13,7 +13,7 @@ from tests.forked import ROOT, command
 from tests.trainer.commands import ALONE, DIGITS
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
 from trainer.config.sections import GuardConfig
-from trainer.data.digits import Digits
+from trainer.data.builtin import Digits
 from trainer.data.loader import Loader
 from trainer.observe.metrics import read_metrics
 from trainer.observe.speed import Stragglers

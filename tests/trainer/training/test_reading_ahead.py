@@ -8,7 +8,7 @@ from tests.forked import ROOT
 from trainer import load_config
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Loader
-from trainer.data.loading import DataLoadingConfig
+from trainer.data.loader import DataLoadingConfig
 from trainer.task.flow import FlowTask
 from trainer.training.generators import micro_batch_generator
 from trainer.training.shares import reading_ahead

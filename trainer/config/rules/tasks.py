@@ -13,7 +13,7 @@ from trainer.config.rules.objection import Objections
 from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig, TrajectoryBalanceTaskConfig
-from trainer.data.own import OwnDataset
+from trainer.data.kinds import OwnDataset
 from trainer.flow import coupling, path, reward
 from trainer.flow.objective import MongeMapConfig
 from trainer.flow.reward import ClassifierConfig

@@ -1,9 +1,13 @@
-"""Examples that are pictures: files in folders, or whatever else holds them."""
+"""Pictures as a source: a folder, or a column of a saved Hugging Face data set."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,10 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netsim.foundation.refusal import Refusal
-from trainer.data.buckets import Opening, buckets_around, check_buckets_differ, nearest_buckets
-from trainer.data.conversion.source import Reading, Source, Unreadable
-from trainer.data.picture import BadPicture, opened_picture, read_picture
-from trainer.data.picture_names import names_digest, picture_names, sub_folders
+from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
+from trainer.data.picture import (
+    BadPicture,
+    Opening,
+    buckets_around,
+    check_buckets_differ,
+    names_digest,
+    nearest_buckets,
+    opened_picture,
+    picture_names,
+    read_picture,
+    sub_folders,
+)
 
 
 class PictureFolder(Source):
@@ -94,3 +107,127 @@ def picture_row(picture: Path | IO[bytes], name: object, shape: tuple[int, ...])
     except BadPicture as error:
         remedy = "; save it with 8 bits a colour" if "more than 8 bits" in str(error) else ""
         raise Unreadable(f"{name}: {error}{remedy}") from error
+
+
+SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether a folder looks like one of ``save_to_disk``."""
+    return any((path / name).is_file() for name in (SPLITS, STATE, INFO))
+
+
+class SavedDataset(Source):
+    """Pictures in a column of a saved data set, with the classes of another column.
+
+    Only its tables are read: nothing in the folder is run, and nothing is fetched.
+    """
+
+    dtype = "uint8"
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        used = ("size", "buckets", "channels", "split", "image_column", "label_column", "no_labels")
+        reading.check_only("a Hugging Face data set", path, *used)
+        rows, folder = _opened(path, reading.split)
+        self._path, self.num_examples = folder, len(rows)
+        if self.num_examples == 0:
+            raise Refusal(folder, "rows", "there are none", "give a data set with examples")
+        self._image = _image_column(folder, rows, reading.image_column)
+        self._label = None if reading.no_labels else _label_column(folder, rows, reading.label_column)
+        self.num_classes, self.class_names, self._labels = 0, (), None
+        if self._label is not None:
+            self._labels = _labels(folder, rows, self._label)
+            self.num_classes = classes_of(folder, self._label, self._labels, self.num_examples)
+            names = getattr(rows.features[self._label], "names", None)
+            if names is not None and len(names) >= self.num_classes:
+                self.num_classes, self.class_names = len(names), tuple(names)
+        import datasets
+
+        self._rows = rows.select_columns([self._image]).cast_column(self._image, datasets.Image(decode=False))
+        self.shapes = picture_shapes(reading, path, lambda: self._file(0))
+        files = [partial(self._file, number) for number in range(self.num_examples)]
+        self._numbers_of_shapes = nearest_shapes(files, self.shapes)
+        said = json.dumps([rows._fingerprint, self._image, self._label, self.num_examples])
+        self.identity = hashlib.sha256(said.encode()).hexdigest()
+
+    def shape_numbers(self) -> NDArray[np.int64]:
+        """That of the nearest proportions."""
+        return self._numbers_of_shapes
+
+    def row(self, number: int) -> tuple[NDArray[Any], int]:
+        shape = self.shapes[self._numbers_of_shapes[number]]
+        pixels = picture_row(self._file(number), f"{self._path}: row {number}", shape)
+        return pixels, 0 if self._labels is None else int(self._labels[number])
+
+    def _file(self, number: int) -> Path | io.BytesIO:
+        held = self._rows[number][self._image]
+        if held is None:
+            raise Unreadable(f"{self._path}: row {number}: {self._image} is empty")
+        return io.BytesIO(held["bytes"]) if held["bytes"] is not None else Path(held["path"])
+
+
+def _opened(path: Path, split: str | None) -> tuple[Any, Path]:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(f"{path}: needs the package datasets; pip install 'flowfabric[hf]'") from error
+    folder = path
+    if (path / SPLITS).is_file():
+        try:
+            splits = json.loads((path / SPLITS).read_text(encoding="utf-8"))["splits"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refusal(path / SPLITS, "splits", "cannot be read", "save the data set again") from error
+        if split is None or split not in splits:
+            chosen = "is missing" if split is None else f"is not a split of the data set ({split})"
+            raise ValueError(f"--split: {chosen}; use one of {listed(splits)}")
+        folder = path / split
+    elif split is not None:
+        raise ValueError(f"--split: {path} contains no splits; leave it out")
+    try:
+        return datasets.Dataset.load_from_disk(str(folder.resolve())), folder
+    except Exception as error:  # of pyarrow and datasets, whose kinds are many
+        problem = " ".join(str(error).split())[:200]
+        raise Refusal(folder, "data set", f"cannot be read ({problem})", "save it again with save_to_disk") from error
+
+
+def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
+    import datasets
+
+    pictures = [name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)]
+    if wanted is not None and wanted not in rows.features:
+        raise ValueError(f"--image-column: {wanted} is not a column of {folder}; use one of {listed(pictures)}")
+    if wanted is not None and wanted not in pictures:
+        kind = rows.features[wanted]
+        raise ValueError(f"--image-column: {wanted} holds {kind}, not pictures; use one of {listed(pictures)}")
+    if not pictures:
+        remedy = "cast one to datasets.Image, or save its arrays with numpy and give the npz file"
+        raise Refusal(folder, "columns", f"none holds pictures (there are {listed(list(rows.features))})", remedy)
+    if wanted is None and len(pictures) > 1:
+        raise ValueError(
+            f"--image-column: is missing where {len(pictures)} hold pictures; use one of {listed(pictures)}"
+        )
+    return wanted or pictures[0]
+
+
+def _label_column(folder: Path, rows: Any, wanted: str | None) -> str | None:
+    import datasets
+
+    classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    if wanted is not None and wanted not in rows.features:
+        raise ValueError(
+            f"--label-column: {wanted} is not a column of {folder}; use one of {listed(classes or list(rows.features))}"
+        )
+    if wanted is None and len(classes) > 1:
+        problem = f"is missing where {len(classes)} hold classes"
+        raise ValueError(f"--label-column: {problem}; use one of {listed(classes)}, or --no-labels")
+    return wanted or next(iter(classes), "label" if "label" in rows.features else None)
+
+
+def _labels(folder: Path, rows: Any, column: str) -> NDArray[Any]:
+    values = rows.data.column(column).to_numpy()
+    if values.dtype.kind == "O":
+        remedy = f"make them classes (dataset.class_encode_column({column!r})), or give --no-labels"
+        raise Refusal(folder, column, f"holds {rows.features[column]}, and classes are integers", remedy)
+    if rows._indices is not None:
+        values = values[rows._indices.column(0).to_numpy()]
+    return np.asarray(values)

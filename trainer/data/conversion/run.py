@@ -1,4 +1,4 @@
-"""The shards verb: a user's examples as a folder of shards, in an order drawn once; a later start goes on."""
+"""Conversion of a user's examples to a folder of shards."""
 
 from __future__ import annotations
 
@@ -7,24 +7,155 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
+from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal, lies_in
-from trainer.data.conversion.folder import ShardFolder
-from trainer.data.conversion.opening import open_source
-from trainer.data.conversion.progress import told
+from netsim.foundation.terminal import Terminal
+from trainer.data.conversion.arrays import ArraySource
+from trainer.data.conversion.pictures import PictureFolder, SavedDataset, is_saved_dataset
 from trainer.data.conversion.source import Reading, Source, Unreadable
-from trainer.data.shard.class_names import listed
-from trainer.data.shard.index import ShardIndex
-from trainer.data.shard.shapes import largest
+from trainer.data.shard.index import INDEX, ShardIndex, largest, listed, read_index
 from trainer.data.shard.writer import moments_of, statistics_of
+
+
+class Tell(Protocol):
+    """Says that more examples are done."""
+
+    def __call__(self, num: int, *, kept: bool = False) -> None:
+        """Adds examples; those `kept` by an earlier start say nothing about how long the others take."""
+        ...
+
+
+@contextmanager
+def told(out: Path, num: int) -> Iterator[Tell]:
+    """Shows on a terminal how many of `num` examples are done and the time left; nothing elsewhere."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    shown = Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty())
+    task = shown.add_task(str(out), total=num)
+    with shown:
+
+        def tell(num: int, *, kept: bool = False) -> None:
+            if kept:
+                shown.reset(task, total=shown.tasks[task].total, completed=int(shown.tasks[task].completed) + num)
+            else:
+                shown.advance(task, num)
+
+        yield tell
+
+
+KINDS = "an npz or npy file, a folder of pictures, or a folder that save_to_disk of Hugging Face's datasets wrote"
+
+
+def open_source(path: Path, reading: Reading, scratch: Path) -> Source:
+    """Opens a user's examples; `scratch` is on a disk with capacity for unpacked arrays.
+
+    Raises:
+        ValueError: they cannot be used; names file or option, value and remedy.
+    """
+    if path.is_file() and path.suffix in (".npz", ".npy"):
+        return ArraySource(path, reading, scratch)
+    if not path.is_dir():
+        problem = "is not a kind of file that is read" if path.exists() else "is not there"
+        raise Refusal(path, "source", problem, f"give {KINDS}")
+    if is_saved_dataset(path):
+        return SavedDataset(path, reading)
+    if (path / INDEX).exists():
+        remedy = f"train on it as it is (data={{kind: shards, path: {path}}})"
+        raise Refusal(path, "source", "is a folder of shards already", remedy)
+    return PictureFolder(path, reading)
+
+
+MARK = "shards"
+"""Under which a shard names what decides its examples."""
+ELSEWHERE = "give another folder, or delete this one"
+
+
+class ShardFolder:
+    """Shards by number, each with a mark of what decides its examples; the folder is made with its first shard."""
+
+    def __init__(self, path: Path, mark: str) -> None:
+        self._path, self._mark = path, mark
+        self._made = not path.exists()
+        for unfinished in path.glob(".shard_*.safetensors.*.partial"):
+            unfinished.unlink()
+        names = sorted(file.name for file in path.iterdir()) if path.exists() else []
+        ours = {name for name in names if name.startswith("shard_") and name.endswith(".safetensors")}
+        self._kept = {int(name[6:-12]): self._examples(path / name) for name in sorted(ours)}
+        if INDEX in names and not ours:
+            raise Refusal(path / INDEX, "output", "is there without its shards", ELSEWHERE)
+
+    @property
+    def index(self) -> ShardIndex | None:
+        """Of the folder, if it is complete."""
+        return read_index(self._path) if (self._path / INDEX).exists() else None
+
+    def kept(self) -> Mapping[int, int]:
+        """Examples of each shard that an earlier start has finished, by its number."""
+        return self._kept
+
+    def size_bytes(self) -> int:
+        """Of the shards that are there."""
+        return sum(self._file(number).stat().st_size for number in self._kept)
+
+    def data(self, number: int) -> NDArray[Any]:
+        """The examples of a shard that is there."""
+        with safe_open(self._file(number), framework="np") as file:
+            return file.get_tensor("data")
+
+    def write(
+        self, number: int, data: NDArray[Any], labels: NDArray[np.int64] | None, examples: NDArray[np.int64]
+    ) -> None:
+        """Writes a shard: `data` [B, *shape], `labels` [B] or None, `examples` [B] the number of each in the source."""
+        arrays = {"data": data, "examples": examples} | ({} if labels is None else {"labels": labels})
+        with replacing(self._file(number)) as temporary:
+            save_file(
+                {name: np.ascontiguousarray(values) for name, values in arrays.items()},
+                temporary,
+                metadata={MARK: self._mark},
+            )
+
+    def finish(self, said: Mapping[str, Any], shards: Mapping[int, tuple[int, tuple[int, ...]]]) -> None:
+        """Writes the index; `shards` gives number of examples and shape by number of the shard."""
+        entries = [
+            {"file": self._file(number).name, "num_examples": count, "shape": shape if shape != said["shape"] else None}
+            for number, (count, shape) in shards.items()
+        ]
+        ShardIndex.model_validate({**said, "shards": entries}).write(self._path)
+
+    def remove(self) -> None:
+        """Removes the shards, whichever start wrote them, and the folder if this one made it."""
+        for file in self._path.glob("shard_*.safetensors"):
+            file.unlink()
+        if self._made and self._path.exists():
+            self._path.rmdir()
+
+    def _file(self, number: int) -> Path:
+        return self._path / f"shard_{number:05d}.safetensors"
+
+    def _examples(self, path: Path) -> int:
+        """How many a shard holds; refuses one of other examples."""
+        try:
+            with safe_open(path, framework="np") as file:
+                found = (file.metadata() or {}).get(MARK)
+                count = file.get_slice("data").get_shape()[0]
+        except (OSError, SafetensorError) as error:
+            raise Refusal(path, "shard", f"cannot be read ({error})", "delete it; it is then written again") from error
+        if found != self._mark:
+            raise Refusal(path, "output", "belongs to other examples, options or seed", ELSEWHERE)
+        return count
+
 
 SHARD_BYTES = 2**26
 CHUNK = 16

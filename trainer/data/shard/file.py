@@ -1,4 +1,4 @@
-"""One shard: the header at start, rows when they are needed; nothing is unpickled."""
+"""Arrays in shards: safetensors or npz files, mapped into memory."""
 
 from __future__ import annotations
 

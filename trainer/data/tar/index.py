@@ -1,4 +1,4 @@
-"""The index of WebDataset tars: what they hold and where, known before any of them is opened."""
+"""The index of tars, and the names of their classes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,20 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import INDEX, read_index
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ..., one a line; raises ValueError on none or the same twice."""
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"class_names: {path} cannot be read ({error}); give a text file, a name a line") from error
+    if not names or len(set(names)) < len(names):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        problem = "contains no names" if twice is None else f"names {twice} twice"
+        raise ValueError(f"class_names: {path} {problem}; give each class a line of its own")
+    return names
+
 
 EXAMPLES = "examples.npy"
 ROW = np.dtype([("start", "<i8"), ("end", "<i8"), ("check", "<u4"), ("label", "<i4")])

@@ -22,8 +22,7 @@ import trainer.data
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
-from trainer.data.picture import BadPicture, opened_picture
-from trainer.data.picture_names import ENDINGS
+from trainer.data.picture import ENDINGS, BadPicture, opened_picture
 from trainer.evaluation.fidelity.gaussian import Gaussian, Moments
 from trainer.evaluation.fidelity.precision_recall import parts_of_ranks
 from trainer.flow.sampler import AnyConfig

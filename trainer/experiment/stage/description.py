@@ -13,7 +13,7 @@ from trainer.config.layout import Layout
 from trainer.config.rules.objection import result_or_all
 from trainer.config.rules.plan import describe
 from trainer.config.run import RunConfig
-from trainer.data.shard.class_names import listed
+from trainer.data.shard.index import listed
 from trainer.experiment.memory.estimate import Estimator, UnknownMemory
 from trainer.experiment.memory.fit import fit
 from trainer.experiment.memory.peak import memory_table, summary

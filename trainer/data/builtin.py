@@ -1,0 +1,394 @@
+"""Data sets without files of a user's: digits, toy sets, bare numbers, sources of the Python library."""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from torch import Tensor
+
+from moe.seeds import derive_seed, fold_in, uniform
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.settings import Section
+from trainer.data.files import DataFiles
+from trainer.data.picture import Augment, AugmentConfig, check_augment
+from trainer.data.protocol import Batch, Dataset, Split
+
+NUM_DIGITS = 1797
+SPLIT_SEED = 1797
+
+
+Rotation = Annotated[Literal[0, 90, 180, 270], Field(exclude_if=lambda degrees: degrees == 0)]
+"""0 is not written: runs from before digits could be turned keep their identity."""
+
+
+class DigitsConfig(Section):
+    """Real 8x8 grey images of the digits 0 to 9; needs no download.
+
+    Attributes:
+        held_out: how many images are kept out of training.
+        size: pixels a side; 16 and 32 repeat every pixel 2 and 4 times each way.
+        augment: flips and crops of the images that are trained on; null: none.
+        rotate: degrees that every image is turned by, held-out ones included, against the clock.
+    """
+
+    kind: Literal["digits"] = "digits"
+    held_out: int = Field(default=360, ge=1, le=NUM_DIGITS - 1)
+    size: Literal[8, 16, 32] = 8
+    augment: Augment = None
+    rotate: Rotation = 0
+
+    @model_validator(mode="after")
+    def _can_be_augmented(self) -> DigitsConfig:
+        check_augment(self.augment, self.shape)
+        return self
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image, known before the data set is loaded."""
+        return 1, self.size, self.size
+
+    @property
+    def num_classes(self) -> int:
+        """The digits 0 to 9."""
+        return 10
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the classes 0, 1, ..."""
+        return tuple("0123456789")
+
+
+class Digits(Dataset):
+    """The test part of the optical handwritten digits, 17 grey levels scaled to [-1, 1].
+
+    The held-out images are the last of a fixed shuffle, so they are the same for every seed of a run, and a larger
+    `held_out` contains a smaller one.
+
+    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.
+    """
+
+    num_classes = 10
+
+    def __init__(
+        self, held_out: int, size: Literal[8, 16, 32], augment: AugmentConfig | None = None, rotate: int = 0
+    ) -> None:
+        from sklearn.datasets import load_digits  # nearly a second to import, needed only here
+
+        pixels, labels = load_digits(return_X_y=True)
+        images = torch.from_numpy(pixels).to(torch.float32).div(8).sub(1).reshape(NUM_DIGITS, 1, 8, 8)
+        images = images.rot90(rotate // 90, (2, 3))
+        self._images = images.repeat_interleave(size // 8, dim=2).repeat_interleave(size // 8, dim=3)
+        self._labels = torch.from_numpy(labels).to(torch.int64)
+        self.shape, self.augment = (1, size, size), augment
+        shuffled = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(SPLIT_SEED))
+        self._splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
+
+    def indices(self, split: Split) -> Tensor:
+        return self._splits[split]
+
+    def get(self, indices: Tensor) -> Batch:
+        return Batch(self._images[indices], self._labels[indices], indices)
+
+
+FIRST_HELD_OUT = 2**62
+SPREAD = 0.08
+BLOB_SPREAD = 0.2
+
+PARTS: dict[str, int] = {
+    "moons": 2,
+    "rings": 2,
+    "spirals": 2,
+    "checkerboard": 8,
+    "eight_gaussians": 8,
+    "swiss_roll": 1,
+}
+"""Of how many parts, all equally likely, each set is made."""
+
+
+class ToyConfig(Section):
+    """Points in the plane, within about [-2, 2] each way."""
+
+    kind: Literal["toy"] = "toy"
+    name: Literal["moons", "rings", "spirals", "checkerboard", "eight_gaussians", "swiss_roll"] = "moons"
+    """Which of the sets."""
+    num_examples: PositiveInt | None = None
+    """Points to train on; null: a new one each time."""
+    held_out: PositiveInt = 1000
+    """Points that are kept out of training."""
+    classes: bool = False
+    """Label each point with the part that it belongs to: moon, ring, arm, square or blob."""
+    seed: NonNegativeInt = Field(default=0, lt=2**63)
+    """Of the points; they are the same for every seed of the run."""
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(2,), a point."""
+        return (2,)
+
+    @property
+    def endless(self) -> bool:
+        """Whether no training point comes twice."""
+        return self.num_examples is None
+
+    @property
+    def num_classes(self) -> int:
+        """The parts, if points are labelled."""
+        return PARTS[self.name] if self.classes else 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Parts have no names."""
+        return ()
+
+
+class Toy(Dataset):
+    """Points that are a function of (name, seed, id): part, place on the part, and Gaussian spread around it.
+
+    Training points are numbered from 0, held-out ones from 2**62.
+    """
+
+    shape = (2,)
+
+    def __init__(self, config: ToyConfig) -> None:
+        self.num_classes = config.num_classes
+        self.endless = config.num_examples is None
+        self._name, self._parts = config.name, PARTS[config.name]
+        self._key = torch.tensor(derive_seed("toy", config.name, config.seed))
+        self._splits: dict[Split, Tensor] = {
+            "train": torch.arange(config.num_examples or 0),
+            "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + config.held_out),
+        }
+
+    def indices(self, split: Split) -> Tensor:
+        return self._splits[split]
+
+    def get(self, indices: Tensor) -> Batch:
+        keys = fold_in(self._key, indices)
+        which, along, across, *normal = (uniform(fold_in(keys, counter)) for counter in range(5))
+        part = (which * self._parts).long()
+        clean = CURVES[self._name](part.double(), along, across)
+        radius = (-2 * torch.log1p(-normal[0])).sqrt()  # Box and Muller, 1958
+        gaussian = torch.stack([radius * (math.tau * normal[1]).cos(), radius * (math.tau * normal[1]).sin()], dim=1)
+        points = (clean + _SPREADS.get(self._name, SPREAD) * gaussian).float()
+        return Batch(points, part if self.num_classes else None, indices)
+
+
+def _polar(radius: Tensor, angle: Tensor) -> Tensor:
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+
+
+def _moons(part: Tensor, along: Tensor, _: Tensor) -> Tensor:
+    """Two half circles of radius 1.5, each reaching into the other, symmetric about the origin."""
+    upper = 1.5 * (_polar(torch.ones_like(along), math.pi * along) - torch.tensor([0.5, 0.25]))
+    return upper * (1 - 2 * part)[:, None]
+
+
+def _rings(part: Tensor, along: Tensor, _: Tensor) -> Tensor:
+    """Circles of radius 1 and 2."""
+    return _polar(1 + part, math.tau * along)
+
+
+def _spirals(part: Tensor, along: Tensor, _: Tensor) -> Tensor:
+    """Two arms of r = 2 angle / (3 pi), a turn and a half each, evenly filled by area."""
+    angle = 3 * math.pi * along.sqrt()
+    return _polar(2 * along.sqrt(), angle + math.pi * part)
+
+
+def _checkerboard(part: Tensor, along: Tensor, across: Tensor) -> Tensor:
+    """The dark squares of a board of 4 x 4 on [-2, 2] x [-2, 2]."""
+    row = (part / 2).floor()
+    column = 2 * (part % 2) + row % 2
+    return torch.stack([column + along, row + across], dim=1) - 2
+
+
+def _eight_gaussians(part: Tensor, *_: Tensor) -> Tensor:
+    """Blobs on a circle of radius 2."""
+    return _polar(torch.full_like(part, 2.0), part * math.pi / 4)
+
+
+def _swiss_roll(_: Tensor, along: Tensor, __: Tensor) -> Tensor:
+    """One arm of r = angle / (2.25 pi), from angle 1.5 pi to 4.5 pi."""
+    angle = 1.5 * math.pi * (1 + 2 * along)
+    return _polar(angle / (2.25 * math.pi), angle)
+
+
+CURVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "moons": _moons,
+    "rings": _rings,
+    "spirals": _spirals,
+    "checkerboard": _checkerboard,
+    "eight_gaussians": _eight_gaussians,
+    "swiss_roll": _swiss_roll,
+}
+"""From part and two numbers in [0, 1), each float64 [B], to the points before spread [B, 2]."""
+
+_SPREADS: dict[str, float] = {"checkerboard": 0.0, "eight_gaussians": BLOB_SPREAD}
+
+
+class NumbersConfig(Section):
+    """Examples that are nothing but their numbers: 0, 1, 2, ... without end, each dealt once."""
+
+    kind: Literal["numbers"] = "numbers"
+    held_out: PositiveInt = 256
+    """Numbers that are kept out of training."""
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(1,), a number."""
+        return (1,)
+
+    @property
+    def num_classes(self) -> int:
+        """There are none."""
+        return 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """There are no classes."""
+        return ()
+
+
+class Numbers(Dataset):
+    """Examples int64 [1] that are their own ids; training ones from 0, held-out ones from 2**62.
+
+    A task makes keys of its draws from them: the same on any number of ranks and after a resumption.
+    """
+
+    shape = (1,)
+    num_classes = 0
+    endless = True
+
+    def __init__(self, config: NumbersConfig) -> None:
+        self._splits: dict[Split, Tensor] = {
+            "train": torch.arange(0),
+            "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + config.held_out),
+        }
+
+    def indices(self, split: Split) -> Tensor:
+        return self._splits[split]
+
+    def get(self, indices: Tensor) -> Batch:
+        return Batch(indices[:, None], None, indices)
+
+
+TESTS = frozenset({"test", "tests", "idle_test"})
+TABLES = frozenset({"encodings", "pydoc_data"})
+OFTEN_ABSENT = frozenset({"distutils", "ensurepip", "idlelib", "lib2to3", "tkinter", "turtle", "turtledemo", "venv"})
+
+
+class PythonSourceConfig(Section):
+    """Windows of the standard library that runs the trainer, about 7.6 MB; needs no download.
+
+    Attributes:
+        context: bytes of a window that are predicted; the byte before them is the first that is read.
+        held_out: bytes kept out of training, from files that training never sees.
+        max_bytes: bytes of training at most; None: all.
+    """
+
+    kind: Literal["python_source"] = "python_source"
+    context: PositiveInt = 256
+    held_out: PositiveInt = 100_000
+    max_bytes: PositiveInt | None = None
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(context + 1,), known before the data set is loaded."""
+        return (self.context + 1,)
+
+    @property
+    def num_classes(self) -> int:
+        """Text has no labels."""
+        return 0
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Text has no labels."""
+        return ()
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens are the values of a byte."""
+        return 256
+
+    @property
+    def bytes_per_token(self) -> float:
+        """A token is a byte."""
+        return 1.0
+
+    @model_validator(mode="after")
+    def _each_part_holds_a_window(self) -> PythonSourceConfig:
+        for field, size in (("held_out", self.held_out), ("max_bytes", self.max_bytes)):
+            if size is not None and size <= self.context:
+                raise ValueError(
+                    f"{field}: {size} bytes hold no window of context {self.context} and one; "
+                    f"use at least {self.context + 1}"
+                )
+        return self
+
+
+class PythonSource(Dataset):
+    """Windows of bytes; each but the first of its part begins with the last byte of the one before.
+
+    The files stand in an order that is a function of their names alone. The first ones are held out, so that a larger
+    `held_out` contains a smaller one, and training reads the files after them.
+
+    Raises:
+        Refusal: if the library has too few sources.
+    """
+
+    num_classes = 0
+
+    def __init__(self, context: int, held_out: int, max_bytes: int | None) -> None:
+        self.shape = (context + 1,)
+        library = Path(sysconfig.get_path("stdlib"))
+        self.files = (DataFiles(library, [*_sources(library)]),)
+        sizes = [len(source) for source in _sources(library).values()]
+        kept_out = int(np.searchsorted(np.cumsum(sizes), held_out)) + 1
+        border = sum(sizes[:kept_out])
+        end = border + (sum(sizes[kept_out:]) if max_bytes is None else min(max_bytes, sum(sizes[kept_out:])))
+        if end - border <= context:
+            raise Refusal(
+                library,
+                "data.held_out",
+                f"leaves {end - border} of its {sum(sizes):,} bytes of sources to training ({held_out})",
+                "hold out less, or use a Python that was installed with its sources",
+            )
+        self._bytes = np.frombuffer(b"".join(_sources(library).values()), dtype=np.uint8)
+        starts = [np.arange(border, end - context, context), np.arange(0, held_out - context, context)]
+        self._starts = np.concatenate(starts)
+        train, held = torch.arange(len(self._starts)).split([len(part) for part in starts])
+        self._splits: dict[Split, Tensor] = {"train": train, "held_out": held}
+
+    def indices(self, split: Split) -> Tensor:
+        return self._splits[split]
+
+    def get(self, indices: Tensor) -> Batch:
+        places = self._starts[indices.numpy()][:, None] + np.arange(*self.shape)
+        return Batch(torch.from_numpy(self._bytes[places].astype(np.int64)), None, indices)
+
+
+@functools.cache
+def _sources(library: Path) -> dict[str, bytes]:
+    """Sources of the library by path below it, in the fixed order.
+
+    Left out are tests, tables that programs wrote, what some distributions of Python split off, and whatever does not
+    belong to the library of every installation of this version.
+    """
+    modules = sys.stdlib_module_names - TABLES - OFTEN_ABSENT
+    found = [
+        path.relative_to(library)
+        for module in modules
+        for path in (library / f"{module}.py", *(library / module).rglob("*.py"))
+        if path.is_file()
+    ]
+    names = [path.as_posix() for path in found if not TESTS & set(path.parts)]
+    return {name: (library / name).read_bytes() for name in sorted(names, key=lambda name: derive_seed("file", name))}

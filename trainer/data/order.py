@@ -1,0 +1,297 @@
+"""Orders of examples: streams of shuffled epochs, of shapes that take turns, of sources at their shares."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moe.seeds import derive_seed, fold_in, uniform
+from trainer.data.protocol import Dataset, Mix, Split
+
+ROUNDS = 6
+SORTED = 1024
+"""Most numbers that are sorted."""
+
+
+def keyed_order(positions: Tensor, length: int, *, key: int) -> Tensor:
+    """The numbers at positions of a shuffle of `length` (1 to 2**62) numbers: int64 [B], computed place by place."""
+    if length <= SORTED:
+        return fold_in(torch.tensor(key), torch.arange(length)).argsort()[positions]
+    half = ((length - 1).bit_length() + 1) // 2
+    keys = fold_in(torch.tensor(key), torch.arange(ROUNDS))
+    numbers = _permuted(positions, keys, half)
+    while bool((outside := numbers >= length).any()):
+        numbers[outside] = _permuted(numbers[outside], keys, half)
+    return numbers
+
+
+def _permuted(numbers: Tensor, keys: Tensor, half: int) -> Tensor:
+    """A permutation of the numbers of 2 x `half` bits."""
+    mask = (1 << half) - 1
+    left, right = numbers >> half, numbers & mask
+    for key in keys:
+        left, right = right, left ^ (fold_in(key, right) & mask)
+    return (left << half) | right
+
+
+class Plan(Protocol):
+    """The group of each step."""
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Returns the group that a step takes, and how many steps before it have taken the same."""
+        ...
+
+
+class Alone(Plan):
+    """There is one group."""
+
+    def place(self, step: int) -> tuple[int, int]:
+        return 0, step
+
+
+class Interleaved(Plan):
+    """Groups take turns at random, each exactly as often as its size demands.
+
+    A group of n examples is used up n / B times an epoch of all groups by steps of B examples. Its j-th step falls
+    somewhere within the j-th of these equal parts of time, and the steps of all groups follow each other in the order
+    of their times. So every example of every group is seen equally often, to within a step.
+    """
+
+    def __init__(self, sizes: Sequence[int], batch: int, seed: int) -> None:
+        self._sizes, self._batch = tuple(sizes), batch
+        key = torch.tensor(derive_seed(seed, "groups"))
+        self._keys = [fold_in(key, group) for group in range(len(sizes))]
+        self._epochs: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+
+    def place(self, step: int) -> tuple[int, int]:
+        for first, order in self._epochs.values():
+            if first <= step < first + len(order):
+                return order[step - first]
+        epoch = step * self._batch // sum(self._sizes)
+        while self._before(epoch) > step:
+            epoch -= 1
+        while self._before(epoch + 1) <= step:
+            epoch += 1
+        first, order = self._before(epoch), self._order(epoch)
+        recent = {e: known for e, known in self._epochs.items() if e == epoch - 1}
+        self._epochs = {**recent, epoch: (first, order)}
+        return order[step - first]
+
+    def _before(self, epoch: int) -> int:
+        """Steps of all groups before an epoch begins."""
+        return sum(self._own_before(group, epoch) for group in range(len(self._sizes)))
+
+    def _own_before(self, group: int, epoch: int) -> int:
+        parts, rest = divmod(epoch * self._sizes[group], self._batch)
+        return parts + (float(self._within(group, torch.tensor([parts]))) * self._batch < rest)
+
+    def _within(self, group: int, numbers: Tensor) -> Tensor:
+        """Where within its part of time each step of a group falls, in [0, 1)."""
+        return uniform(fold_in(self._keys[group], numbers))
+
+    def _order(self, epoch: int) -> list[tuple[int, int]]:
+        timed: list[tuple[float, int, int]] = []
+        for group, size in enumerate(self._sizes):
+            numbers = torch.arange(self._own_before(group, epoch), self._own_before(group, epoch + 1))
+            times = (numbers + self._within(group, numbers)) * self._batch / size
+            timed += [(time, group, number) for time, number in zip(times.tolist(), numbers.tolist(), strict=True)]
+        return [(group, number) for _, group, number in sorted(timed)]
+
+
+class OneByOne(Plan):
+    """All of the first group, then all of the second, and so on; then again."""
+
+    def __init__(self, sizes: Sequence[int], batch: int) -> None:
+        self._steps = [-(-size // batch) for size in sizes]
+        self._ends = list(itertools.accumulate(self._steps))
+
+    @property
+    def steps(self) -> int:
+        """Of a pass through all groups."""
+        return self._ends[-1]
+
+    def place(self, step: int) -> tuple[int, int]:
+        passes, within = divmod(step, self.steps)
+        group = next(number for number, end in enumerate(self._ends) if within < end)
+        before = self._ends[group - 1] if group else 0
+        return group, passes * self._steps[group] + within - before
+
+
+BLOCK = 100
+"""Positions of a block, so that shares in whole percents are exact in each; rarer sources have longer blocks."""
+RAREST = 1e-4
+"""Smallest share that is dealt."""
+UNIT = 10**12
+"""Of which shares are counted, so that no rounding of floats adds up."""
+
+
+class Dealing:
+    """Deals positions out to sources; `shares` sum to 1, and each is 0 or at least `RAREST`."""
+
+    def __init__(self, shares: Sequence[float], seed: int) -> None:
+        self._bounds = [round(UNIT * bound) for bound in accumulate(shares, initial=0.0)]
+        self._bounds[-1] = UNIT
+        rarest = min(share for share in shares if share > 0)
+        self.block = BLOCK * math.ceil(1 / rarest / BLOCK)  # one position at least, so that no count is negative
+        self._key = torch.tensor(derive_seed(seed, "sources"))
+
+    def before(self, block: int) -> list[int]:
+        """How many positions each source has had before a block, numbered from 0, begins."""
+        ends = [(2 * block * self.block * bound + UNIT) // (2 * UNIT) for bound in self._bounds]
+        return [end - begin for begin, end in pairwise(ends)]
+
+    def places(self, first: int, end: int) -> tuple[Tensor, Tensor]:
+        """Source of each position in [first, end), and how many earlier ones took the same: int64 [end - first]."""
+        blocks = range(first // self.block, (end - 1) // self.block + 1)
+        sources, places = (torch.cat(parts) for parts in zip(*map(self._dealt, blocks), strict=True))
+        offset = blocks.start * self.block
+        return sources[first - offset : end - offset], places[first - offset : end - offset]
+
+    def _dealt(self, block: int) -> tuple[Tensor, Tensor]:
+        """Source and place of every position of a block."""
+        before = torch.tensor(self.before(block))
+        counts = torch.tensor(self.before(block + 1)) - before
+        in_turn = torch.arange(len(counts)).repeat_interleave(counts)
+        sources = in_turn[fold_in(fold_in(self._key, block), torch.arange(self.block)).argsort()]
+        places = torch.empty_like(sources)
+        firsts = counts.cumsum(0) - counts
+        places[sources.argsort(stable=True)] = torch.arange(self.block) + (before - firsts)[in_turn]
+        return sources, places
+
+
+class Stream(Protocol):
+    """One sequence of examples; `length` is that of an epoch, 0 if there are no epochs."""
+
+    length: int
+
+    def ids(self, first: int, end: int) -> Tensor:
+        """Returns the ids at positions first to end, int64 [end - first]."""
+        ...
+
+    def stand_in(self, number: int, bad: Collection[int]) -> int | None:
+        """Returns the next example after one of the stream that is not bad; None: all are."""
+        ...
+
+
+class Endless(Stream):
+    """Every number from 0 on, once; none may be bad."""
+
+    length = 0
+
+    def ids(self, first: int, end: int) -> Tensor:
+        return torch.arange(first, end)
+
+    def stand_in(self, number: int, bad: Collection[int]) -> int | None:
+        del number, bad
+        return None
+
+
+class Epochs(Stream):
+    """Epochs whose orders are listed; `members` are in the order in which they stand in for each other."""
+
+    def __init__(self, members: Tensor, order: Callable[[int], Tensor]) -> None:
+        self.length = len(members)
+        self._members, self._order = members, order
+        self._orders: dict[int, Tensor] = {}
+
+    def ids(self, first: int, end: int) -> Tensor:
+        return _pieces(first, end, self.length, lambda epoch, begin, last: self._kept(epoch)[begin:last])
+
+    def stand_in(self, number: int, bad: Collection[int]) -> int | None:
+        place = int((self._members == number).nonzero())
+        return next((other for other in self._members.roll(-place - 1).tolist() if other not in bad), None)
+
+    def _kept(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            recent = {e: order for e, order in self._orders.items() if e == epoch - 1}
+            self._orders = {**recent, epoch: self._order(epoch)}
+        return self._orders[epoch]
+
+
+class KeyedEpochs(Stream):
+    """Epochs of the numbers from 0 on, too many to be listed: each place of an order is computed by itself."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self._seed = length, seed
+
+    def ids(self, first: int, end: int) -> Tensor:
+        def piece(epoch: int, begin: int, last: int) -> Tensor:
+            return keyed_order(torch.arange(begin, last), self.length, key=derive_seed(self._seed, "epoch", epoch))
+
+        return _pieces(first, end, self.length, piece)
+
+    def stand_in(self, number: int, bad: Collection[int]) -> int | None:
+        following = (other % self.length for other in range(number + 1, number + self.length))
+        return next((other for other in following if other not in bad), None)
+
+
+class Mixed(Stream):
+    """The streams of several sources, each at its share of the positions and in an order of its own."""
+
+    def __init__(self, mix: Mix, streams: Sequence[Stream], seed: int) -> None:
+        self.length = sum(stream.length for stream in streams)
+        self._mix, self._streams, self._dealing = mix, streams, Dealing(mix.shares, seed)
+
+    def ids(self, first: int, end: int) -> Tensor:
+        sources, places = self._dealing.places(first, end)
+        ids = torch.empty_like(places)
+        for number, stream in enumerate(self._streams):
+            own = sources == number
+            taken = places[own]  # one after the other
+            if len(taken):
+                ids[own] = self._mix.id_of(number, stream.ids(int(taken[0]), int(taken[-1]) + 1))
+        return ids
+
+    def stand_in(self, number: int, bad: Collection[int]) -> int | None:
+        """The next example of the same source."""
+        source, own = (int(one) for one in self._mix.source_of(torch.tensor(number)))
+        owners, theirs = self._mix.source_of(torch.tensor(list(bad), dtype=torch.int64))
+        found = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))
+        return None if found is None else int(self._mix.id_of(source, torch.tensor(found)))
+
+
+def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) -> list[Stream]:
+    """The streams of a split: one for each shape of its examples."""
+    if split == "train" and dataset.mix is not None:
+        sources = [
+            streams_of(source, split, seed=derive_seed(seed, "source", name), global_batch=global_batch)[0]
+            for name, source in dataset.mix.sources.items()
+        ]
+        return [Mixed(dataset.mix, sources, seed)]
+    if split == "train" and dataset.endless:
+        return [Endless()]
+    if split == "train" and dataset.keyed_order:
+        return [KeyedEpochs(dataset.count(split), seed)]
+    groups = [group for group in dataset.groups(split) if len(group)]
+    if len(groups) < 2:
+        return [
+            Epochs(
+                dataset.indices(split),
+                lambda epoch: dataset.order(split, seed=seed, epoch=epoch, global_batch=global_batch),
+            )
+        ]
+
+    def shuffled(number: int, group: Tensor) -> Stream:
+        def order(epoch: int) -> Tensor:
+            return group[torch.from_numpy(np.random.default_rng([seed, epoch, number]).permutation(len(group)))]
+
+        return Epochs(group, order)
+
+    return [shuffled(number, group) for number, group in enumerate(groups)]
+
+
+def _pieces(first: int, end: int, length: int, piece: Callable[[int, int, int], Tensor]) -> Tensor:
+    """Joins what an epoch, its number and two places in it give, over all epochs that positions touch."""
+    found = []
+    while first < end:
+        epoch, offset = divmod(first, length)
+        found.append(piece(epoch, offset, min(offset + end - first, length)))
+        first += len(found[-1])
+    return torch.cat(found)
