@@ -26,7 +26,7 @@ from tests.forked import ROOT
 from tests.trainer.runs import timeless, torchrun
 from trainer.data import Loader, Text, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
-from trainer.data.text.index import TextIndex, read_text_index
+from trainer.data.text.index import TextIndex
 from trainer.observe.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs" / "runs" / "gpt_text.yaml")
@@ -112,7 +112,7 @@ def encoded(folder: Path) -> dict[str, Any]:
             begun, cpu = time.perf_counter(), time.process_time()
             run(request)
             cpu = time.process_time() - cpu
-            index = read_text_index(out)
+            index = TextIndex.read(out)
             num_tokens = index.train.num_tokens + index.held_out.num_tokens
             figures[out.name] = {"tokens": num_tokens, "tokens_per_s": num_tokens / (time.perf_counter() - begun)}
             if workers == 1:

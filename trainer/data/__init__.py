@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from netsim.foundation.own_class import KindOrClass, build_own
+from netsim.foundation.own_class import KindOrClass
 from trainer.data.builtin import (
     Digits,
     DigitsConfig,
@@ -21,7 +21,7 @@ from trainer.data.mixture import Mixture, MixtureConfig
 from trainer.data.mixture_file import MixtureFile
 from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples, first_data_points
-from trainer.data.shard.index import PairIndex, ShardIndex, read_index
+from trainer.data.shard.index import PairIndex, ShardIndex
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.text_windows import Text, TextConfig
@@ -41,29 +41,7 @@ def build(config: AnyConfig, source: AnyConfig | None = None, captions: Captions
         return Captioned(build(config, source), captions)
     if source is not None:
         return Sourced(build(config), build(source))
-    match config:
-        case DigitsConfig():
-            return Digits(config.held_out, config.size, config.augment, config.rotate)
-        case ImageFolderConfig():
-            return ImageFolder(config)
-        case NumbersConfig():
-            return Numbers(config)
-        case MixtureConfig():
-            return Mixture(config, {name: build(one) for name, one in config.sources.items()})
-        case PairsConfig():
-            return PairsOfPoints(config)
-        case PythonSourceConfig():
-            return PythonSource(config.context, config.held_out, config.max_bytes)
-        case ShardsConfig():
-            return Shards(config)
-        case TextConfig():
-            return Text(config)
-        case ToyConfig():
-            return Toy(config)
-        case WebDatasetConfig():
-            return WebDataset(config)
-        case OwnDataset():
-            return build_own(config)
+    return config.open()
 
 
 def parts_of(config: AnyConfig) -> tuple[AnyConfig, ...]:
@@ -114,7 +92,6 @@ __all__ = [
     "first_data_points",
     "in_shuffled_epochs",
     "parts_of",
-    "read_index",
     "source_points",
     "write_shards",
 ]

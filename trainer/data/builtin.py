@@ -8,7 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ class DigitsConfig(Section):
         rotate: degrees that every image is turned by, held-out ones included, against the clock.
     """
 
+    num_classes: ClassVar[int] = 10
+    class_names: ClassVar[tuple[str, ...]] = tuple("0123456789")
+
     kind: Literal["digits"] = "digits"
     held_out: int = Field(default=360, ge=1, le=NUM_DIGITS - 1)
     size: Literal[8, 16, 32] = 8
@@ -56,15 +59,8 @@ class DigitsConfig(Section):
         """(C, H, W) of an image, known before the data set is loaded."""
         return 1, self.size, self.size
 
-    @property
-    def num_classes(self) -> int:
-        """The digits 0 to 9."""
-        return 10
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the classes 0, 1, ..."""
-        return tuple("0123456789")
+    def open(self) -> Digits:
+        return Digits(self.held_out, self.size, self.augment, self.rotate)
 
 
 class Digits(Dataset):
@@ -117,6 +113,9 @@ PARTS: dict[str, int] = {
 class ToyConfig(Section):
     """Points in the plane, within about [-2, 2] each way."""
 
+    shape: ClassVar[tuple[int]] = (2,)
+    class_names: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["toy"] = "toy"
     name: Literal["moons", "rings", "spirals", "checkerboard", "eight_gaussians", "swiss_roll"] = "moons"
     """Which of the sets."""
@@ -130,11 +129,6 @@ class ToyConfig(Section):
     """Of the points; they are the same for every seed of the run."""
 
     @property
-    def shape(self) -> tuple[int]:
-        """(2,), a point."""
-        return (2,)
-
-    @property
     def endless(self) -> bool:
         """Whether no training point comes twice."""
         return self.num_examples is None
@@ -144,10 +138,8 @@ class ToyConfig(Section):
         """The parts, if points are labelled."""
         return PARTS[self.name] if self.classes else 0
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Parts have no names."""
-        return ()
+    def open(self) -> Toy:
+        return Toy(self)
 
 
 class Toy(Dataset):
@@ -237,24 +229,16 @@ _SPREADS: dict[str, float] = {"checkerboard": 0.0, "eight_gaussians": BLOB_SPREA
 class NumbersConfig(Section):
     """Examples that are nothing but their numbers: 0, 1, 2, ... without end, each dealt once."""
 
+    shape: ClassVar[tuple[int]] = (1,)
+    num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["numbers"] = "numbers"
     held_out: PositiveInt = 256
     """Numbers that are kept out of training."""
 
-    @property
-    def shape(self) -> tuple[int]:
-        """(1,), a number."""
-        return (1,)
-
-    @property
-    def num_classes(self) -> int:
-        """There are none."""
-        return 0
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """There are no classes."""
-        return ()
+    def open(self) -> Numbers:
+        return Numbers(self)
 
 
 class Numbers(Dataset):
@@ -294,6 +278,11 @@ class PythonSourceConfig(Section):
         max_bytes: bytes of training at most; None: all.
     """
 
+    num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
+    vocabulary: ClassVar[int] = 256
+    bytes_per_token: ClassVar[float] = 1.0
+
     kind: Literal["python_source"] = "python_source"
     context: PositiveInt = 256
     held_out: PositiveInt = 100_000
@@ -304,26 +293,6 @@ class PythonSourceConfig(Section):
         """(context + 1,), known before the data set is loaded."""
         return (self.context + 1,)
 
-    @property
-    def num_classes(self) -> int:
-        """Text has no labels."""
-        return 0
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Text has no labels."""
-        return ()
-
-    @property
-    def vocabulary(self) -> int:
-        """Tokens are the values of a byte."""
-        return 256
-
-    @property
-    def bytes_per_token(self) -> float:
-        """A token is a byte."""
-        return 1.0
-
     @model_validator(mode="after")
     def _each_part_holds_a_window(self) -> PythonSourceConfig:
         for field, size in (("held_out", self.held_out), ("max_bytes", self.max_bytes)):
@@ -333,6 +302,9 @@ class PythonSourceConfig(Section):
                     f"use at least {self.context + 1}"
                 )
         return self
+
+    def open(self) -> PythonSource:
+        return PythonSource(self.context, self.held_out, self.max_bytes)
 
 
 class PythonSource(Dataset):

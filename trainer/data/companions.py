@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,22 +13,20 @@ from torch import Tensor
 
 from moe.seeds import derive_seed, fold_in
 from netsim.foundation.arrays import UNREADABLE, quietly
-from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import Batch, Dataset, Split
-from trainer.data.shard.index import INDEX, read_index
+from trainer.data.shard.index import INDEX, FolderIndex, completed
 
 
-class Sourced(Dataset):
-    """A data set beside the one, of the same shape, that its source points come from."""
+class Accompanied(Dataset):
+    """A data set that gives its examples in another form; all else is that of `data`."""
 
-    def __init__(self, data: Dataset, source: Dataset) -> None:
+    def __init__(self, data: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
-        self.keyed_order = data.keyed_order
-        self.source, self.augment, self.mix = source, data.augment, data.mix
-        self.files = (*data.files, *source.files)
+        self.keyed_order, self.source, self.augment = data.keyed_order, data.source, data.augment
+        self.mix, self.files = data.mix, data.files
         self._data = data
 
     def indices(self, split: Split) -> Tensor:
@@ -45,16 +42,24 @@ class Sourced(Dataset):
         return self._data.groups(split)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
-        """That of the data."""
         return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """As those of the data."""
         return self._data.augmented(batch, positions, seed=seed)
 
     def get(self, indices: Tensor) -> Batch:
-        """Without source points, which are dealt to a place and not to an example."""
         return self._data.get(indices)
+
+
+class Sourced(Accompanied):
+    """A data set beside the one, of the same shape, that its source points come from.
+
+    These are dealt to a place and not to an example, so that batches are without them.
+    """
+
+    def __init__(self, data: Dataset, source: Dataset) -> None:
+        super().__init__(data)
+        self.source, self.files = source, (*data.files, *source.files)
 
 
 def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
@@ -88,7 +93,7 @@ VECTORS, TEXTS = "captions.npy", "captions.jsonl"
 REMEDY = "write the folder again (python -m trainer encode-captions)"
 
 
-class CaptionsIndex(Section):
+class CaptionsIndex(FolderIndex):
     """index.json of a folder of captions: ``captions.npy``, float16 [num_captions, width], and their texts.
 
     The vectors are those of the encoder, standardised: (vector - shift) / scale.
@@ -119,16 +124,6 @@ class CaptionsIndex(Section):
         """Vectors float32 [N, width] of the encoder, as a network reads them."""
         return (vectors - torch.tensor(self.shift)) / torch.tensor(self.scale)
 
-    @property
-    def digest(self) -> str:
-        """Of everything that the index says."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    def write(self, folder: Path) -> None:
-        """Puts the index into a folder whose other files are complete."""
-        with replacing(folder / INDEX) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
 
 class CaptionsConfig(Section):
     """The network reads a caption of each example, as the vector that a frozen text encoder made of it."""
@@ -142,19 +137,11 @@ class CaptionsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(document.get("path"), str | Path):
-            return document
-        if all(document.get(name) is not None for name in ("width", "digest")):
-            return document
-        try:
-            index = read_index(Path(document["path"]), CaptionsIndex)
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
-        said = {"width": index.width, "digest": index.digest}
-        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+        index = CaptionsIndex.at_path(document, ("width", "digest"))
+        return document if index is None else completed(document, {"width": index.width, "digest": index.digest})
 
 
-class Captioned(Dataset):
+class Captioned(Accompanied):
     """A data set whose examples have captions: row i is that of example i.
 
     Raises:
@@ -163,37 +150,19 @@ class Captioned(Dataset):
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
         path = config.path
-        known = found_once(f"{path}: captions", lambda: read_index(path, CaptionsIndex).model_dump(), path)
+        known = found_once(f"{path}: captions", lambda: CaptionsIndex.read(path).model_dump(), path)
         index = CaptionsIndex.model_validate(known)
         if index.digest != config.digest:
             problem = f"is {index.digest} but the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
             raise Refusal(config.path / INDEX, "digest", problem, remedy)
-        self.num_classes, self.shape = data.num_classes, data.shape
-        self.source, self.augment = data.source, data.augment
-        self._data, self._vectors = data, _vectors(config.path, index)
+        super().__init__(data)
+        self._vectors = _vectors(config.path, index)
         self.files = (*data.files, DataFiles(config.path, [VECTORS]))
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:
             problem = f"is {index.num_captions} for {needed} examples"
             raise Refusal(config.path / INDEX, "num_captions", problem, "give each example of the data a caption")
-
-    def indices(self, split: Split) -> Tensor:
-        return self._data.indices(split)
-
-    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
-        """That of the data."""
-        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
-
-    def data_points(self, split: Split) -> Tensor:
-        return self._data.data_points(split)
-
-    def groups(self, split: Split) -> tuple[Tensor, ...]:
-        return self._data.groups(split)
-
-    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """As those of the data."""
-        return self._data.augmented(batch, positions, seed=seed)
 
     def get(self, indices: Tensor) -> Batch:
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))

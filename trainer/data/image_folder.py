@@ -29,7 +29,7 @@ from trainer.data.picture import (
     sub_folders,
 )
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
-from trainer.data.shard.index import largest
+from trainer.data.shard.index import check_held_out, largest
 
 
 class ImageFolderConfig(Section):
@@ -114,10 +114,11 @@ class ImageFolderConfig(Section):
         if document.get("digest") is not None or not isinstance(classes, list | tuple):
             return {**document, "classes": classes}
         names = picture_names(path, [str(name) for name in classes])
-        held_out = document.get("held_out")
-        if isinstance(held_out, int) and held_out >= len(names):
-            raise ValueError(f"held_out: {held_out} of {len(names)} pictures leave none to train on; hold out fewer")
+        check_held_out(document, len(names), "pictures")
         return {**document, "classes": classes, "digest": names_digest(names)}
+
+    def open(self) -> ImageFolder:
+        return ImageFolder(self)
 
 
 class ImageFolder(Dataset):

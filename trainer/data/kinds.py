@@ -4,10 +4,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import TypeAdapter, ValidationError, model_validator
 
-from netsim.foundation.own_class import KindOrClass, OwnClass
+from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.data.builtin import DigitsConfig, PythonSourceConfig, ToyConfig
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.pairs import PairsConfig
+from trainer.data.protocol import Dataset
 from trainer.data.shards import ShardsConfig
 from trainer.data.text_windows import TextConfig
 from trainer.data.webdataset import WebDatasetConfig
@@ -23,6 +24,10 @@ class OwnDataset(OwnClass, frozen=True):
     """
 
     protocol: ClassVar[str] = "trainer.data.Dataset"
+
+    def open(self) -> Dataset:
+        """Makes the user's data set."""
+        return build_own(self)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -165,6 +165,9 @@ class MixtureConfig(Section):
         _check_rarest(self.shares, "shares")
         return self
 
+    def open(self) -> Mixture:
+        return Mixture(self, {name: source.open() for name, source in self.sources.items()})
+
 
 class Mixture(Dataset):
     """Examples of several data sets.

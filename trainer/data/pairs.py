@@ -17,7 +17,7 @@ from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import Array, open_shard
-from trainer.data.shard.index import ClassNames, PairIndex, check_class_names, read_index
+from trainer.data.shard.index import ClassNames, PairIndex, check_class_names, check_held_out
 from trainer.data.shards import ShardRows, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
@@ -73,19 +73,19 @@ class PairsConfig(Section):
         if {"shape", "num_classes", "segments", "digest"} <= document.keys():
             return document
         try:
-            index = read_index(Path(document["path"]), PairIndex)
+            index = PairIndex.read(Path(document["path"]))
         except Refusal as error:
             raise ValueError(f"path: {error}") from error
-        held_out = document.get("held_out")
-        if isinstance(held_out, int) and held_out >= index.num_examples:
-            problem = f"{held_out} of {index.num_examples} pairs leave none to train on"
-            raise ValueError(f"held_out: {problem}; hold out fewer")
+        check_held_out(document, index.num_examples, "pairs")
         return {**{name: getattr(index, name) for name in (*SAID, "class_names")}, **document}
 
     @model_validator(mode="after")
     def _names_fit_the_classes(self) -> PairsConfig:
         check_class_names(self.class_names, self.num_classes)
         return self
+
+    def open(self) -> PairsOfPoints:
+        return PairsOfPoints(self)
 
 
 class PairsOfPoints(Dataset):
@@ -96,7 +96,7 @@ class PairsOfPoints(Dataset):
     """
 
     def __init__(self, config: PairsConfig) -> None:
-        index = read_index(config.path, PairIndex)
+        index = PairIndex.read(config.path)
         check_same(config.path, index, config, SAID)
         found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self.files = (DataFiles(config.path, [entry.file for entry in index.shards]),)

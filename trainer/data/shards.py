@@ -20,7 +20,15 @@ from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
 from trainer.data.shard.file import Array, check_shard, open_shard
-from trainer.data.shard.index import ClassNames, LatentsEntry, ShardEntry, ShardIndex, check_class_names, read_index
+from trainer.data.shard.index import (
+    ClassNames,
+    LatentsEntry,
+    ShardEntry,
+    ShardIndex,
+    check_class_names,
+    check_held_out,
+    completed,
+)
 
 SPLIT_SEED = 1797
 
@@ -117,12 +125,12 @@ class LatentsConfig(Section):
         except Refusal as error:
             raise ValueError(f"path: {error}") from error
         said = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
-        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+        return completed(document, said)
 
 
 def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
     """Reads the index of a folder that the encode verb wrote; refuses shards that are no latents."""
-    index = read_index(folder)
+    index = ShardIndex.read(folder)
     if index.latents is None:
         raise Refusal(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
     return index, index.latents
@@ -139,7 +147,7 @@ def latents_of(data: Any) -> dict[str, Any] | None:
     if not isinstance(data, dict) or data.get("kind") != "shards" or not isinstance(data.get("path"), str | Path):
         return None
     try:
-        index = read_index(Path(data["path"]))
+        index = ShardIndex.read(Path(data["path"]))
     except Refusal:
         return None
     return {"path": data["path"]} if index.latents is not None else None
@@ -176,25 +184,15 @@ class ShardsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(document.get("path"), str | Path):
+        index = ShardIndex.at_path(document, ("shape", "num_classes", "digest"))
+        if index is None:
             return document
-        if all(document.get(name) is not None for name in ("shape", "num_classes", "digest")):
-            return document
-        try:
-            index = read_index(Path(document["path"]))
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
-        held_out = document.get("held_out")
-        if isinstance(held_out, int) and held_out >= index.num_examples:
-            problem = f"{held_out} of {index.num_examples} examples leave none to train on"
-            raise ValueError(f"held_out: {problem}; hold out fewer")
+        check_held_out(document, index.num_examples)
         if index.latents is not None and document.get("augment") is not None:
             raise ValueError(f"augment: {'; '.join(_no_images(document['path']))}")
         names = ("shape", "num_classes", "class_names", "digest")
-        said = {name: getattr(index, name) for name in names if document.get(name) is None}
-        if len(index.shapes) > 1 and document.get("shapes") is None:
-            said["shapes"] = index.shapes
-        return {**document, **said}
+        shapes = {"shapes": index.shapes} if len(index.shapes) > 1 else {}
+        return completed(document, {name: getattr(index, name) for name in names} | shapes)
 
     def of_shape(self, shape: tuple[int, ...]) -> ShardsConfig:
         """The same images, all of one of their shapes (C, H, W)."""
@@ -207,6 +205,9 @@ class ShardsConfig(Section):
             check_augment(self.augment, shape)
         return self
 
+    def open(self) -> Shards:
+        return Shards(self)
+
 
 class Shards(Dataset):
     """Examples in the rows of shards.
@@ -216,7 +217,7 @@ class Shards(Dataset):
     """
 
     def __init__(self, config: ShardsConfig) -> None:
-        index = read_index(config.path)
+        index = ShardIndex.read(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
         found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index), config.path)
         self.files = (DataFiles(config.path, [entry.file for entry in index.shards]),)

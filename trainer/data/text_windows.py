@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,8 +16,9 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import SPLITS, Batch, Dataset, Split
+from trainer.data.shard.index import completed
 from trainer.data.shards import check_same
-from trainer.data.text.index import NUMPY_TYPES, TOKENIZER, TextIndex, TextSplit, read_text_index
+from trainer.data.text.index import NUMPY_TYPES, TOKENIZER, TextIndex, TextSplit
 from trainer.data.text.tokenizer import sha256_of, tokenizer_content
 
 OPEN_SHARDS = 4096
@@ -25,6 +26,9 @@ OPEN_SHARDS = 4096
 
 class TextConfig(Section):
     """Your own text: a folder that `python -m trainer encode-text` wrote; only its index is read at start."""
+
+    num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["text"]
     path: Path
@@ -47,16 +51,6 @@ class TextConfig(Section):
         """(context + 1,), known before the data set is opened."""
         return (self.context + 1,)
 
-    @property
-    def num_classes(self) -> int:
-        """Text has no labels."""
-        return 0
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Text has no labels."""
-        return ()
-
     @model_validator(mode="after")
     def _a_window_is_held_out(self) -> TextConfig:
         if self.held_out is not None and self.held_out <= self.context:
@@ -68,14 +62,9 @@ class TextConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(document.get("path"), str | Path):
+        index = TextIndex.at_path(document, ("vocabulary", "bytes_per_token", "digest"))
+        if index is None:
             return document
-        if all(document.get(name) is not None for name in ("vocabulary", "bytes_per_token", "digest")):
-            return document
-        try:
-            index = read_text_index(Path(document["path"]))
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
         context = document.get("context", cls.model_fields["context"].default)
         for split in SPLITS:
             num_tokens = split_of(index, split).num_tokens
@@ -85,13 +74,11 @@ class TextConfig(Section):
                     f"context: {context} is not below the {num_tokens} tokens of the {split} documents in "
                     f"{document['path']}; use a shorter one, or {remedy}"
                 )
-        said = {
-            "vocabulary": index.vocabulary,
-            "bytes_per_token": index.bytes_per_token,
-            "tokenizer": index.tokenizer,
-            "digest": index.digest,
-        }
-        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+        names = ("vocabulary", "bytes_per_token", "tokenizer", "digest")
+        return completed(document, {name: getattr(index, name) for name in names})
+
+    def open(self) -> Text:
+        return Text(self)
 
 
 def split_of(index: TextIndex, split: Split) -> TextSplit:
@@ -114,7 +101,7 @@ class Text(Dataset):
     keyed_order = True
 
     def __init__(self, config: TextConfig) -> None:
-        index = read_text_index(config.path)
+        index = TextIndex.read(config.path)
         check_same(config.path, index, config, ("digest", "vocabulary", "tokenizer"))
         found_once(f"{config.path}: shards of {index.digest}", lambda: _check_files(config.path, index))
         self.files = (DataFiles(config.path, [one.file for split in SPLITS for one in split_of(index, split).shards]),)

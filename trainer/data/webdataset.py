@@ -19,9 +19,10 @@ from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment, read_picture
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.shard.index import check_held_out, completed
 from trainer.data.shards import SPLIT_SEED, check_same
 from trainer.data.tar.files import find_tars, local_path, names_of
-from trainer.data.tar.index import TarIndex, read_class_names, read_tar_index
+from trainer.data.tar.index import TarIndex, read_class_names
 from trainer.data.tar.reader import Example, TarReader, check_tars
 
 
@@ -141,16 +142,16 @@ class WebDatasetConfig(Section):
             made = f"make it with: python -m trainer index-tars '{path}' --out DIR"
             raise ValueError(f"index: is required but missing; {made}, and give DIR")
         try:
-            index = read_tar_index(Path(document["index"]))
+            index = TarIndex.read(Path(document["index"]))
         except Refusal as error:
             raise ValueError(f"index: {error}") from error
         _check_images(document.get("image", IMAGES), index)
-        held_out = document.get("held_out")
-        if isinstance(held_out, int) and held_out >= index.num_examples:
-            problem = f"{held_out} of {index.num_examples} examples leave none to train on"
-            raise ValueError(f"held_out: {problem}; hold out fewer")
+        check_held_out(document, index.num_examples)
         said = {"num_classes": index.num_classes, "class_names": index.class_names, "digest": index.digest}
-        return {**document, **{name: value for name, value in said.items() if document.get(name) is None}}
+        return completed(document, said)
+
+    def open(self) -> WebDataset:
+        return WebDataset(self)
 
 
 class WebDataset(Dataset):
@@ -168,7 +169,7 @@ class WebDataset(Dataset):
     def __init__(self, config: WebDatasetConfig) -> None:
         self.shape, self.num_classes = config.shape, config.num_classes
         self._config, self.augment = config, config.augment
-        index = read_tar_index(config.index)
+        index = TarIndex.read(config.index)
         check_same(config.index, index, config, ("digest", "num_classes"))
         if config.held_out >= index.num_examples:
             problem = f"leaves none of its {index.num_examples} examples to train on ({config.held_out})"

@@ -17,7 +17,7 @@ from trainer.data import ImageFolderConfig
 from trainer.data.companions import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.picture import picture_names
 from trainer.data.shard.file import open_shard
-from trainer.data.shard.index import INDEX, read_index
+from trainer.data.shard.index import INDEX, ShardIndex
 from trainer.distributed.groups import Launch
 from trainer.model.text_encoder import TOGETHER, TextEncoder
 
@@ -71,7 +71,7 @@ def captions_of(source: Path, field: str) -> list[str]:
 def in_order_of(shards: Path, texts: Sequence[str]) -> list[str]:
     """Captions of the examples of shards, in the order of their rows; `texts` are in the order of the source."""
     ordered: list[str] = []
-    for entry in read_index(shards).shards:
+    for entry in ShardIndex.read(shards).shards:
         arrays = open_shard(shards / entry.file)
         if "examples" not in arrays:
             remedy = "give a folder of the shards verb, or captions in the order of the shards without --shards"

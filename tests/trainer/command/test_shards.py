@@ -20,7 +20,7 @@ from tests.trainer.commands import contents, refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.__main__ import main
-from trainer.data import ShardsConfig, read_index
+from trainer.data import ShardIndex, ShardsConfig
 from trainer.data.conversion.run import ShardsRequest, run
 from trainer.data.conversion.source import Reading
 from trainer.data.shard.index import index_schema
@@ -50,7 +50,7 @@ def shards(*words: object) -> None:
 def written(path: Path) -> dict[str, np.ndarray]:
     """All rows of a folder, in their order; its index keeps to the schema."""
     jsonschema.validate(json.loads((path / "index.json").read_text()), SCHEMA)
-    parts = [load_file(path / entry.file) for entry in read_index(path).shards]
+    parts = [load_file(path / entry.file) for entry in ShardIndex.read(path).shards]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -95,7 +95,7 @@ def test_grey_images_of_doubles_and_their_statistics(tmp_path: Path, capsys: pyt
     found = written(tmp_path / "s")
     np.testing.assert_array_equal(found["data"], values.astype(np.float32)[order(3)][:, None])
     shards(tmp_path / "a.npz", "--out", tmp_path / "t", "--standardise", "--shard-examples", 7)
-    index = read_index(tmp_path / "t")
+    index = ShardIndex.read(tmp_path / "t")
     assert index.shift == pytest.approx([values.mean()])
     assert index.scale == pytest.approx([values.std()])
     assert index.num_classes == 0
@@ -125,7 +125,7 @@ def test_pictures_are_read_as_pillow_reads_them_and_bad_ones_left_out(
         wanted[np.asarray(square).transpose(2, 0, 1).tobytes()] = int(path.parent.name == "dog")
     found = written(tmp_path / "s")
     assert {row.tobytes(): int(label) for row, label in zip(found["data"], found["labels"], strict=True)} == wanted
-    assert read_index(tmp_path / "s").class_names == ("cat", "dog")
+    assert ShardIndex.read(tmp_path / "s").class_names == ("cat", "dog")
     shards(source, "--out", tmp_path / "flat", "--size", "6,10", "--channels", 1, "--no-labels")
     assert written(tmp_path / "flat")["data"].shape == (25, 1, 6, 10)
 
@@ -182,7 +182,7 @@ def test_a_golden_folder_is_written_again_to_the_byte(tmp_path: Path) -> None:
     shards(GOLDEN / "source.npz", "--out", tmp_path / "s", "--class-names", GOLDEN / "names.txt", "--shard-examples", 4)
     again = contents(tmp_path / "s")
     assert again == {name: held for name, held in contents(GOLDEN).items() if name in again}
-    assert read_index(GOLDEN).digest == read_index(tmp_path / "s").digest
+    assert ShardIndex.read(GOLDEN).digest == ShardIndex.read(tmp_path / "s").digest
 
 
 def test_the_schema_is_the_readers_own() -> None:
@@ -334,7 +334,7 @@ def test_a_hugging_face_folder_gives_what_its_library_gives(tmp_path: Path, caps
     found = written(tmp_path / "s")
     np.testing.assert_array_equal(found["data"], pixels(9, 12, 3)[order()][:, :, 1:10].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(found["labels"], labels()[order()])
-    index = read_index(tmp_path / "s")
+    index = ShardIndex.read(tmp_path / "s")
     assert (index.num_classes, index.class_names) == (5, ("ant", "bee", "cat", "dog", "elk"))
     turned = rows.select(range(NUM - 1, -1, -1))
     datasets.DatasetDict({"train": turned, "test": rows}).save_to_disk(str(tmp_path / "d"))
@@ -359,7 +359,7 @@ def test_pictures_of_several_shapes_go_to_shards_of_one_each_and_into_a_run(tmp_
     words = "--buckets", "9,9", "6,12", "--shard-examples", 4
     shards(source, "--out", tmp_path / "s", *words)
     jsonschema.validate(json.loads((tmp_path / "s" / "index.json").read_text()), SCHEMA)
-    index = read_index(tmp_path / "s")
+    index = ShardIndex.read(tmp_path / "s")
     assert index.shape == (3, 9, 9)
     assert [(shard.shape, shard.num_examples) for shard in index.shards] == [
         *[(None, 4)] * 3,
@@ -383,8 +383,8 @@ def test_pictures_of_several_shapes_go_to_shards_of_one_each_and_into_a_run(tmp_
     wanted = {np.round(image.transpose(2, 0, 1)).tobytes() for image in cut}
     assert {((x + 1) * 127.5).round().byte().numpy().tobytes() for x in batch.x_1} == wanted
     shards(source, "--out", tmp_path / "n", "--buckets", 3, "--size", 16)
-    assert [shape[1:] for shape in read_index(tmp_path / "n").shapes] == [(16, 16), (10, 22)]
-    assert {shard.shape for shard in read_index(tmp_path / "n").shards} == {None, (3, 10, 22)}
+    assert [shape[1:] for shape in ShardIndex.read(tmp_path / "n").shapes] == [(16, 16), (10, 22)]
+    assert {shard.shape for shard in ShardIndex.read(tmp_path / "n").shards} == {None, (3, 10, 22)}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.trainer.data.pictures import folder
 from trainer import data
 from trainer.checkpoint.model_card import model_card
 from trainer.config.run import RunConfig
-from trainer.data import PairIndex, PairsConfig, ShardsConfig, read_index, write_shards
+from trainer.data import PairIndex, PairsConfig, ShardIndex, ShardsConfig, write_shards
 from trainer.data.shard.index import listed
 from trainer.flow import Condition
 from trainer.sampling.conditioning import Conditioning
@@ -83,7 +83,7 @@ def test_names_are_those_of_folders_of_digits_and_of_a_class_of_the_users(tmp_pa
 
 def test_shards_and_pairs_carry_names_and_a_run_may_give_its_own(tmp_path: Path) -> None:
     path = written(tmp_path / "shards")
-    assert read_index(path).class_names == shards(path).class_names == NAMES
+    assert ShardIndex.read(path).class_names == shards(path).class_names == NAMES
     assert shards(path, class_names=["a", "b", "c"]).class_names == ("a", "b", "c")
     again = ShardsConfig.model_validate(json.loads(shards(path).model_dump_json()))
     assert again.class_names == NAMES, "a checkpoint's configuration keeps them"
@@ -99,11 +99,11 @@ def test_shards_and_pairs_carry_names_and_a_run_may_give_its_own(tmp_path: Path)
 
 def test_a_folder_without_names_is_the_one_that_it_was(tmp_path: Path) -> None:
     """Index and digest are the bytes from before there were names."""
-    index, pairs = read_index(written(tmp_path / "s", ())), PairIndex.model_validate(PAIRS)
+    index, pairs = ShardIndex.read(written(tmp_path / "s", ())), PairIndex.model_validate(PAIRS)
     for one in (index, pairs):
         assert "class_names" not in one.model_dump_json()
     assert index.digest == hashlib.sha256(index.model_dump_json(exclude={"class_names"}).encode()).hexdigest()[:16]
-    assert index.digest != read_index(written(tmp_path / "named")).digest
+    assert index.digest != ShardIndex.read(written(tmp_path / "named")).digest
     assert "class_names" not in shards(tmp_path / "s").model_dump()
 
 

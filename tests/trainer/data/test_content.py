@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.data import content
+import trainer.data.files
 from trainer.data.files import BLOCK_BYTES, FILES, DataFiles
 
 
@@ -27,7 +27,7 @@ def test_any_byte_of_a_small_file_is_seen(place: int, tmp_path: Path) -> None:
 
 def test_blocks_of_large_files_are_drawn_by_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends are always read; a block within is seen by about its share of keys."""
-    monkeypatch.setattr(content, "SAMPLE_BYTES", 10 * BLOCK_BYTES)
+    monkeypatch.setattr(trainer.data.files, "SAMPLE_BYTES", 10 * BLOCK_BYTES)
     files = written(tmp_path, {"a": 40 * BLOCK_BYTES + 7})
     keys = range(200)
     before = [files.sample(key) for key in keys]
@@ -60,9 +60,9 @@ def test_no_more_files_are_read_than_said(number: int) -> None:
     assert set(drawn) <= set(files.names)
     if number > FILES:
         assert files.sampled(1) != files.sampled(2)
-    assert files.share_bytes(1) * max(1, len(drawn)) <= content.SAMPLE_BYTES
+    assert files.share_bytes(1) * max(1, len(drawn)) <= trainer.data.files.SAMPLE_BYTES
     assert [name for group in files.groups for name in group] == files.names
-    assert len(files.groups) <= content.GROUPS
+    assert len(files.groups) <= trainer.data.files.GROUPS
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from tests.trainer.data.texts import (
 from trainer.__main__ import main
 from trainer.data.text import encode as encode_module
 from trainer.data.text.encode import EncodeTextRequest
-from trainer.data.text.index import read_text_index, token_type
+from trainer.data.text.index import TextIndex, token_type
 from trainer.data.text.inputs import Place, chunks, listed_files
 from trainer.data.text.tokenizer import ByteTokenizer, read_tokenizer
 
@@ -46,7 +46,7 @@ def test_every_document_is_there_once_whole_and_in_one_split(tmp_path: Path) -> 
     found = texts_of_bytes(encoded(tmp_path / "out", stories(tmp_path / "in")))
     assert sorted(found["train"] + found["held_out"]) == sorted(STORIES)
     assert 4 <= len(found["held_out"]) <= 24
-    index = read_text_index(tmp_path / "out")
+    index = TextIndex.read(tmp_path / "out")
     assert (index.vocabulary, index.dtype, index.end_token) == (256, "uint8", 0)
     for split in (index.train, index.held_out):
         assert split.num_tokens == split.num_bytes + split.num_documents
@@ -205,7 +205,7 @@ def test_a_tokenizer_makes_the_tokens(tmp_path: Path) -> None:
     expected = {tuple(reference.encode(story).ids) for story in STORIES}
     found = [tuple(text) for split in ("train", "held_out") for text in documents(out, split)]
     assert set(found) == expected
-    index = read_text_index(out)
+    index = TextIndex.read(out)
     assert (index.vocabulary, index.dtype) == (reference.get_vocab_size(), "uint16")
     assert index.end_token == reference.token_to_id("<|endoftext|>")
     assert (out / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
@@ -243,11 +243,11 @@ def test_what_is_no_text_in_a_folder_is_left_out_and_counted(
     assert output.err.count("left out: ") == 3
     assert "nul.txt: holds NUL" in output.err
     assert "tokens/s" in output.out
-    index = read_text_index(tmp_path / "out")
+    index = TextIndex.read(tmp_path / "out")
     assert index.made_by["left_out"] == 3
     assert index.train.num_documents + index.held_out.num_documents == len(STORIES)
     text = encoded(tmp_path / "text", folder / "part0", folder, endings=("0.txt", "1.txt"))
-    assert read_text_index(text).made_by["left_out"] == 0
+    assert TextIndex.read(text).made_by["left_out"] == 0
 
 
 def test_bad_lines_are_refused_by_number_or_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +265,7 @@ def test_bad_lines_are_refused_by_number_or_left_out(tmp_path: Path, capsys: pyt
     path.write_bytes(b"".join([*lines, *bad]))
     kept = encoded(tmp_path / "kept", path, skip_bad_lines=True)
     assert texts_of_bytes(kept) == good
-    assert read_text_index(kept).made_by["left_out"] == len(bad)
+    assert TextIndex.read(kept).made_by["left_out"] == len(bad)
 
 
 def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from trainer import data
-from trainer.data import PythonSource, PythonSourceConfig, python_source
+from trainer.data import PythonSource, PythonSourceConfig, builtin
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 
@@ -78,10 +78,10 @@ def test_the_order_is_a_function_of_the_names(library: Path) -> None:
         (library / folder).mkdir()
         (library / folder / "more.py").write_text("x" * 50)
     (library / "json" / "notes.txt").write_text("x" * 50)
-    python_source._sources.cache_clear()
+    builtin._sources.cache_clear()
     assert part(PythonSource(1, 2, None), "train") == before
     (library / "cmd.py").unlink()
-    python_source._sources.cache_clear()
+    builtin._sources.cache_clear()
     assert part(PythonSource(1, 2, None), "train").replace(b"c", b"") == before.replace(b"c", b"")
 
 
@@ -119,7 +119,7 @@ def test_a_library_without_sources_is_refused(
 
 
 def test_only_what_every_installation_of_a_version_has_is_read() -> None:
-    names = list(python_source._sources(LIBRARY))
+    names = list(builtin._sources(LIBRARY))
     tops = {Path(name).parts[0].removesuffix(".py") for name in names}
     assert tops <= sys.stdlib_module_names
     assert not [name for name in names if {"test", "tests", "site-packages"} & set(Path(name).parts)]

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents
 from trainer import data
-from trainer.data import BadExamples, Shards, ShardsConfig, read_index, write_shards
+from trainer.data import BadExamples, ShardIndex, Shards, ShardsConfig, write_shards
 from trainer.data.shard.file import open_shard
 
 
@@ -122,7 +122,7 @@ def test_rows_come_from_the_file_when_they_are_asked_for(tmp_path: Path) -> None
 
 def test_a_folder_without_an_index_is_told_with_the_commands_that_write_one(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"latents: python -m trainer encode, pairs: python -m trainer pairs"):
-        read_index(tmp_path)
+        ShardIndex.read(tmp_path)
 
 
 def test_bad_rows_are_named_by_shard_and_row(tmp_path: Path) -> None:
@@ -189,5 +189,5 @@ def test_arrays_of_npz_files_in_the_order_of_fortran(tmp_path: Path) -> None:
 
 def test_the_index_says_what_there_is(tmp_path: Path) -> None:
     index = write_shards(tmp_path, pieces(50), num_classes=5, shard_examples=20)
-    assert read_index(tmp_path) == index
+    assert ShardIndex.read(tmp_path) == index
     assert index.num_examples == 50

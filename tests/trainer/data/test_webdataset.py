@@ -26,7 +26,7 @@ from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
 from trainer.data import BadExamples, Digits, Loader, WebDataset, WebDatasetConfig
 from trainer.data.loader import DataLoadingConfig, Prefetcher
-from trainer.data.tar import files, pieces, reader
+from trainer.data.tar import files, reader
 
 STEPS = 17
 """An epoch of 110 examples in steps of 16 ends within the seventh."""
@@ -134,8 +134,7 @@ def remote(tars: tuple[str, Path]) -> Iterator[str]:
 def test_remote_tars_are_read_by_large_requests_and_once(
     tars: tuple[str, Path], remote: str, world_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (pieces, reader):
-        monkeypatch.setattr(module, "PIECE_BYTES", 16 << 10)  # four examples, so that a tar has nine
+    monkeypatch.setattr(reader, "PIECE_BYTES", 16 << 10)  # four examples, so that a tar has nine
     expected = dealt(WebDataset(config(*tars)), 1, 0, 7)
     counted = Counted(monkeypatch)
     ranks = [WebDataset(config(remote, tars[1])) for _ in range(world_size)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.data import SPLITS, Split, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
-from trainer.data.text.index import NUMPY_TYPES, read_text_index
+from trainer.data.text.index import NUMPY_TYPES, TextIndex
 from trainer.data.text_windows import split_of
 
 STORIES = [f"Story {number}: {'é' * (number % 5)}{'la ' * (number % 17)}end.\n" for number in range(60)]
@@ -56,14 +56,14 @@ def encoded(out: Path, *paths: Path, **options: object) -> Path:
 
 def tokens(folder: Path, split: Split) -> list[int]:
     """All tokens of a split, read without the code that is tested."""
-    index = read_text_index(folder)
+    index = TextIndex.read(folder)
     dtype = NUMPY_TYPES[index.dtype]
     return np.concatenate([np.fromfile(folder / s.file, dtype) for s in split_of(index, split).shards]).tolist()
 
 
 def documents(folder: Path, split: Split) -> list[list[int]]:
     """The tokens of each document of a split."""
-    end = read_text_index(folder).end_token
+    end = TextIndex.read(folder).end_token
     found: list[list[int]] = [[]]
     for token in tokens(folder, split):
         if token == end:

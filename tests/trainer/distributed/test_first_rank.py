@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from tests.ranks import run_ranks
 from tests.trainer.data.pictures import folder
-from trainer.data import image_folder, picture_names
+from trainer.data import image_folder, picture
 from trainer.data.files import found_once
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.distributed import first_rank
@@ -107,7 +107,7 @@ def open_folder(rank: int, world_size: int, path: str) -> list[str]:
     store = dist.distributed_c10d._get_default_store()
     patched = pytest.MonkeyPatch()
     if rank:
-        patched.setattr(picture_names, "_listed", never)
+        patched.setattr(picture, "_listed", never)
         patched.setattr(image_folder, "sub_folders", never)
     document = {"kind": "image_folder", "path": path, "size": 8, "held_out": 4}
     with first_rank_looks(StartStore(Launch(rank, rank, world_size, world_size), lambda: store)):

@@ -16,7 +16,7 @@ from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
-from trainer.data import Batch, ShardsConfig, read_index
+from trainer.data import Batch, ShardIndex, ShardsConfig
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.extractor import write_extractor
@@ -100,7 +100,7 @@ def test_latents_are_about_standard_and_keep_their_labels(latents: tuple[Path, P
     assert (config.shape, config.num_classes) == ((8, 8, 8), 10)
     batch = data.build(config).get(torch.arange(1797))
     moments, labels = batch.x_1, batch.labels
-    index = read_index(shards)
+    index = ShardIndex.read(shards)
     assert index.latents is not None
     mean, variance = moments[:, :4].double(), moments[:, 4:].double().exp()
     shift, scale = (torch.tensor(v).reshape(4, 1, 1) for v in (index.latents.shift, index.latents.scale))
@@ -153,4 +153,4 @@ def test_what_encode_refuses(latents: tuple[Path, Path], tmp_path: Path, capsys:
     assert line.startswith("--data: examples of shape [1, 8, 8] are not the [1, 16, 16]")
     assert "there is no complete checkpoint" in refused(capsys, "encode", tmp_path, "--out", tmp_path / "new")
     assert "use the encode verb" in refused(capsys, "sample", run, "--out", tmp_path / "grid.png")
-    assert read_index(shards).num_examples == 1797
+    assert ShardIndex.read(shards).num_examples == 1797

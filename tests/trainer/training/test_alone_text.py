@@ -11,7 +11,7 @@ from tests.trainer.data.texts import encoded, small_tokenizer, stories
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.model import GPTConfig
-from trainer.data.text.index import read_text_index
+from trainer.data.text.index import TextIndex
 from trainer.data.text.tokenizer import read_tokenizer
 from trainer.observe.metrics import read_metrics
 
@@ -50,7 +50,7 @@ def test_losses_are_given_in_nats_a_token_and_bits_a_byte(folder: Path) -> None:
     records = [record.values for record in read_metrics(folder / "run" / "metrics.jsonl")]
     assert records[0]["loss"] == pytest.approx(math.log(300), rel=0.02)
     assert records[-1]["loss"] < records[0]["loss"]
-    last, held_out = records[-1], read_text_index(folder / "text").held_out
+    last, held_out = records[-1], TextIndex.read(folder / "text").held_out
     nats_of_the_text = last["held_out_loss"] * held_out.num_tokens
     assert last["held_out_bits_per_byte"] == pytest.approx(nats_of_the_text / math.log(2) / held_out.num_bytes)
     assert last["held_out_perplexity"] == pytest.approx(math.exp(last["held_out_loss"]))

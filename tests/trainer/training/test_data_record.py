@@ -11,7 +11,7 @@ from PIL import Image
 from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
-from trainer.data import ShardsConfig, build, content, write_shards
+from trainer.data import ShardsConfig, build, files, write_shards
 from trainer.data.files import DataFiles
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.training.data_record import NAME, DataRecord, sampled, verify
@@ -83,7 +83,7 @@ def test_what_is_the_same_is_resumed_whatever_the_seed_and_the_times(tmp_path: P
 
 
 def test_a_large_file_that_was_written_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content, "SAMPLE_BYTES", 100_000)
+    monkeypatch.setattr(files, "SAMPLE_BYTES", 100_000)
     (tmp_path / "large").write_bytes(bytes(1_000_000))
     data: Any = Data(DataFiles(tmp_path, ["large"]))
     begun(tmp_path, data)

@@ -26,7 +26,7 @@ from netsim.foundation.terminal import Terminal
 from trainer.data.conversion.arrays import ArraySource
 from trainer.data.conversion.pictures import PictureFolder, SavedDataset, is_saved_dataset
 from trainer.data.conversion.source import Reading, Source, Unreadable
-from trainer.data.shard.index import INDEX, ShardIndex, largest, listed, read_index
+from trainer.data.shard.index import INDEX, ShardIndex, largest, listed
 from trainer.data.shard.writer import moments_of, statistics_of
 
 
@@ -99,7 +99,7 @@ class ShardFolder:
     @property
     def index(self) -> ShardIndex | None:
         """Of the folder, if it is complete."""
-        return read_index(self._path) if (self._path / INDEX).exists() else None
+        return ShardIndex.read(self._path) if (self._path / INDEX).exists() else None
 
     def kept(self) -> Mapping[int, int]:
         """Examples of each shard that an earlier start has finished, by its number."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -50,6 +50,61 @@ REMEDY = (
 )
 
 
+class FolderIndex(Section):
+    """index.json, which says what a folder holds and is written last."""
+
+    remedy: ClassVar[str] = REMEDY
+    remedy_of_absence: ClassVar[str] = f"give a folder of shards, or {REMEDY}"
+
+    @property
+    def digest(self) -> str:
+        """Of everything that the index says."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Reads the index of a folder; refuses one that is missing or malformed."""
+        path = folder / INDEX
+        try:
+            document = parse_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise Refusal(path, "index", f"cannot be read ({error.strerror})", cls.remedy_of_absence) from error
+        except ValueError as error:
+            raise Refusal(path, "index", f"is not JSON ({error})", cls.remedy) from error
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            found = first_complaint(error)
+            raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from error
+
+    @classmethod
+    def at_path(cls, document: dict[str, Any], names: Sequence[str]) -> Self | None:
+        """The index at the `path` of a user's section; None if the section leaves out none of `names`, or its path."""
+        if not isinstance(document.get("path"), str | Path) or all(document.get(name) is not None for name in names):
+            return None
+        try:
+            return cls.read(Path(document["path"]))
+        except Refusal as error:
+            raise ValueError(f"path: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Puts the index into a folder whose other files are complete."""
+        with replacing(folder / INDEX) as temporary:
+            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def check_held_out(document: dict[str, Any], num_examples: int, noun: str = "examples") -> None:
+    """Refuses a user's section that holds out all of its examples."""
+    held_out = document.get("held_out")
+    if isinstance(held_out, int) and held_out >= num_examples:
+        raise ValueError(f"held_out: {held_out} of {num_examples} {noun} leave none to train on; hold out fewer")
+
+
+def completed(document: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A user's section, with facts in the place of what it leaves out."""
+    return {**document, **{name: value for name, value in facts.items() if document.get(name) is None}}
+
+
 OwnShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda shape: shape is None)]
 """None is not written: files from before there were several shapes keep their digests."""
 
@@ -85,7 +140,7 @@ class LatentsEntry(Section):
     """Standard deviation of each of the Z channels, that of the Gaussians included."""
 
 
-class ShardIndex(Section):
+class ShardIndex(FolderIndex):
     """index.json: the shards in their order, and how to read what they hold.
 
     A shard has the key ``data``, [num_examples, *shape], and, where there are classes, ``labels``, integers
@@ -140,43 +195,13 @@ class ShardIndex(Section):
         """Examples of all shards together."""
         return sum(shard.num_examples for shard in self.shards)
 
-    @property
-    def digest(self) -> str:
-        """Of everything that the index says."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    def write(self, folder: Path) -> None:
-        """Puts the index into a folder whose shards are complete."""
-        with replacing(folder / INDEX) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
 
 def index_schema() -> dict[str, Any]:
     """configs/schemas/shards.schema.json: what an index may say, as far as JSON Schema can tell."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ShardIndex.model_json_schema()
 
 
-Index = TypeVar("Index", bound=Section)
-
-
-def read_index(folder: Path, kind: type[Index] = ShardIndex) -> Index:
-    """Reads the index of a folder; refuses one that is missing or malformed."""
-    path = folder / INDEX
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        remedy = f"give a folder of shards, or {REMEDY}"
-        raise Refusal(path, "index", f"cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise Refusal(path, "index", f"is not JSON ({error})", REMEDY) from error
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        found = first_complaint(error)
-        raise Refusal(path, found.field, found.problem, found.remedy or REMEDY) from error
-
-
-class PairIndex(Section):
+class PairIndex(FolderIndex):
     """index.json: the shards in their order, and what they hold.
 
     A shard has the keys ``x_0`` and ``x_1``, [num_examples, *shape], where there are classes ``labels``, int64
@@ -237,8 +262,3 @@ class PairIndex(Section):
         if self.segments is not None or self.nodes is not None:
             found["interval"] = ((2,), "float32")
         return found
-
-    def write(self, folder: Path) -> None:
-        """Puts the index into a folder whose shards are complete."""
-        with replacing(folder / INDEX) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.shard.index import INDEX, read_index
+from trainer.data.shard.index import FolderIndex
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -58,7 +57,7 @@ class MembersEntry(Section):
     """The first of these examples: its tar and its key."""
 
 
-class TarIndex(Section):
+class TarIndex(FolderIndex):
     """index.json, beside ``examples.npy`` with a row for each example, in the order of the tars."""
 
     format: Literal["flowfabric.tars/1"] = "flowfabric.tars/1"
@@ -85,10 +84,12 @@ class TarIndex(Section):
         """Examples of all tars together."""
         return sum(tar.num_examples for tar in self.tars)
 
-    @property
-    def digest(self) -> str:
-        """Of everything that the index says, what is in ``examples.npy`` included."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        try:
+            return super().read(folder)
+        except Refusal as error:
+            raise Refusal(error.file, error.field, error.problem, REMEDY) from error
 
     def extensions(self) -> str:
         """What the examples have as members, for messages."""
@@ -97,21 +98,12 @@ class TarIndex(Section):
         return "; ".join(told + ["..."] * (len(largest) > SHOWN))
 
 
-def read_tar_index(folder: Path) -> TarIndex:
-    """Reads the index that the index-tars verb wrote."""
-    try:
-        return read_index(folder, TarIndex)
-    except Refusal as error:
-        raise Refusal(error.file, error.field, error.problem, REMEDY) from error
-
-
 def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object]) -> TarIndex:
     """Writes an index, index.json last: :data:`ROW` rows, and the fields of :class:`TarIndex` but their sum."""
     with replacing(folder / EXAMPLES) as temporary, temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
     index = TarIndex.model_validate({**said, "examples_sha256": file_digest(folder / EXAMPLES)})
-    with replacing(folder / INDEX) as temporary:
-        temporary.write_text(index.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    index.write(folder)
     return index
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
-from netsim.foundation.complaint import first_complaint
-from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
-from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.shard.index import FolderIndex
 
-INDEX = "index.json"
 TOKENIZER = "tokenizer.json"
 REMEDY = "write the folder again (python -m trainer encode-text)"
 NUMPY_TYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4"}
@@ -61,8 +55,11 @@ class TextSplit(Section):
         return self
 
 
-class TextIndex(Section):
+class TextIndex(FolderIndex):
     """index.json: the shards of both splits, what their tokens are and how they were made."""
+
+    remedy: ClassVar[str] = REMEDY
+    remedy_of_absence: ClassVar[str] = "give a folder that python -m trainer encode-text has finished"
 
     format: Literal["flowfabric.text/1"] = "flowfabric.text/1"
     vocabulary: PositiveInt
@@ -90,30 +87,3 @@ class TextIndex(Section):
     def bytes_per_token(self) -> float:
         """Of the held-out documents, whose end tokens count as tokens."""
         return self.held_out.num_bytes / self.held_out.num_tokens
-
-    @property
-    def digest(self) -> str:
-        """Of everything that the index says, and so of every token."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-    def write(self, folder: Path) -> None:
-        """Puts the index into a folder whose shards are complete."""
-        with replacing(folder / INDEX) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def read_text_index(folder: Path) -> TextIndex:
-    """Reads the index of a folder that ``trainer encode-text`` wrote."""
-    path = folder / INDEX
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        remedy = "give a folder that python -m trainer encode-text has finished"
-        raise Refusal(path, "index", f"cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise Refusal(path, "index", f"is not JSON ({error})", REMEDY) from error
-    try:
-        return TextIndex.model_validate(document)
-    except ValidationError as error:
-        found = first_complaint(error)
-        raise Refusal(path, found.field, found.problem, found.remedy or REMEDY) from error

@@ -13,7 +13,7 @@ from trainer.config.file import load_run
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
 from trainer.data import PairIndex
-from trainer.data.shard.index import INDEX, read_index
+from trainer.data.shard.index import INDEX
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled, until_awaited
 from trainer.sampling.pairs.request import PairsRequest
@@ -79,7 +79,7 @@ class PairsStage(TaughtStage):
         folder = newest_checkpoint(request.run)
         source = load_run(folder).source_data
         weights = Manifest.read(folder).weights_sha256()
-        made = read_index(self.folder, PairIndex).made_by
+        made = PairIndex.read(self.folder).made_by
         now = request.what_decides(weights, source and source.model_dump(mode="json"))
         return Provenance(self.folder / INDEX, dict(made), now)
 

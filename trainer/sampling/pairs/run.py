@@ -25,7 +25,7 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
-from trainer.data.shard.index import INDEX, read_index
+from trainer.data.shard.index import INDEX
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.launcher import end_with_launcher
 from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
@@ -69,7 +69,7 @@ def run(request: PairsRequest, out: Path) -> int:
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
-        found = read_index(out, PairIndex)
+        found = PairIndex.read(out)
         if found.model_copy(update={"class_names": index.class_names}) != index:
             raise Refusal(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
