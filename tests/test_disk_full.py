@@ -20,7 +20,7 @@ from netsim.foundation.refusal import DiskFull
 from netsim.results import replacing as netsim_replacing
 from tests.forked import ROOT
 from tests.multinode.namespaces import obstacle
-from trainer.checkpoint.tensor_file import write_tensors
+from trainer.checkpoint.storage import write_tensors
 from trainer.data import write_shards
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.lock import locked
@@ -157,7 +157,7 @@ def test_the_process_that_merges_traces_says_so_to_the_run(
     fill(disk)
     merging.main([str(disk)])
     said = capsys.readouterr().out
-    monkeypatch.setattr(merging, "tethered", lambda _: [sys.executable, "-c", f"print({said!r})"])
+    monkeypatch.setattr(merging, "killed_with_parent", lambda _: [sys.executable, "-c", f"print({said!r})"])
     with pytest.raises(DiskFull, match=rf"{disk / 'collectives.jsonl'}: cannot be written"):
         merging.Merging(disk, routing=False).finish(stopped=False)
 

@@ -25,11 +25,8 @@ from trainer.command.report import REPORT, TRACE
 from trainer.command.run import CHECK, KEYS, TRAIN
 from trainer.config.rules.objection import errors_in
 from trainer.config.trust import trusting
-from trainer.distributed.process.interrupt import interruptible
-from trainer.distributed.process.launcher import end_launcher
-from trainer.distributed.process.stop import SIGNALS
-from trainer.distributed.process.verdict import VARIABLE, refuse, reported
-from trainer.distributed.refusal import StartRefused, located
+from trainer.distributed.process.exit_status import VARIABLE, StartRefused, located, refuse, reported
+from trainer.distributed.process.signals import SIGNALS, end_launcher, interruptible
 
 VERBS = (
     TRAIN,

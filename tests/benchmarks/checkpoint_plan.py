@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.manifest import FileRecord, Manifest
-from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.resuming import fill
 from trainer.checkpoint.storage import write_index, write_pieces
-from trainer.checkpoint.writers import RECORD, check_complete, records_of, writes
+from trainer.checkpoint.writers import RECORD, check_complete, records_of, write_averages, writes
 from trainer.model.parallel.state import StatePiece
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "ema")

@@ -38,8 +38,8 @@ from tests.fuzz.run import LIMIT_S
 from tests.fuzz.trial import Verdict, judge
 from trainer.config.file import load_run
 from trainer.data.picture import BadPicture, read_picture
-from trainer.distributed.process.attendance import this_node
-from trainer.distributed.process.meeting import Host, hosted, listener
+from trainer.distributed.process.rendezvous import this_node
+from trainer.distributed.process.rendezvous_host import Host, hosted, listener
 
 ROOT = Path(__file__).parents[2]
 SELF = "127.0.0.1"

@@ -18,7 +18,7 @@ from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
 from tests.trainer.model.foreign_networks import FILES, write
 from trainer.__main__ import main
 from trainer.checkpoint.contents import packed, unpacked
-from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.resuming import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.config.file import load_config, resolve
 from trainer.config.rules.plan import plan_layout

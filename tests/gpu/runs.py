@@ -80,7 +80,7 @@ def main(out: Path, names: list[str]) -> None:
 
 def _recorded() -> int:
     """Collectives that torch's flight recorder still knows."""
-    from trainer.distributed.process.flights import flights
+    from trainer.distributed.process.debug import flights
 
     return len(json.loads(flights() or b"{}").get("entries") or ())
 

@@ -13,7 +13,7 @@ from tests.pretend import runtime
 from tests.pretend.process import on_device
 from tests.pretend.synchronisation import Watch
 from tests.ranks import run_ranks
-from trainer.distributed.engine.norm import sum_of_squares
+from trainer.distributed.engine.protocol import sum_of_squares
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import CheckedReward
 from trainer.observe.speed import OwnWork, Stragglers

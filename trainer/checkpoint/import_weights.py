@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
+from trainer.checkpoint.export import write_in_parts
 from trainer.checkpoint.model_card import model_card
-from trainer.checkpoint.parts import write_in_parts
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER

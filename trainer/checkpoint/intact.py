@@ -1,10 +1,4 @@
-"""Which checkpoint to go on from: the newest intact one, all of whose files are as they were written.
-
-A damaged checkpoint is named on stderr, and an older one is taken.
-
-Each rank of a run verifies the checksums of the files that bear its number, and the first rank those of all others:
-together they read a checkpoint once. Whoever uses the averaged weights alone verifies only their files.
-"""
+"""The newest intact checkpoint, and the one that a run resumes from."""
 
 import re
 import sys
@@ -16,8 +10,10 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from netsim.foundation.refusal import Refusal
+from trainer.checkpoint.contents import identity_of
 from trainer.checkpoint.directory import begun_steps, check_possible, complete_steps, step_folder
 from trainer.checkpoint.manifest import NAME, REMEDY, Manifest
+from trainer.config.run import RunConfig
 from trainer.model.foreign import is_foreign
 from trainer.model.values import ROUTERS
 from trainer.model.weight_files import EXPORTED, WEIGHTS, belongs_to, index_of
@@ -187,3 +183,21 @@ def weights_file(path: Path) -> Path:
         raise Refusal(path, "weights", "have the names of another package", remedy)
     exported = path / EXPORTED
     return exported if any(file.exists() for file in (exported, index_of(exported))) else path
+
+
+def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
+    """The checkpoint that a run resumes from, unless its ranks find damage beyond `read_bytes` of a checkpoint.
+
+    The lengths of its files are always compared. None if the run starts; a line for each newer one that is damaged.
+
+    Raises:
+        ValueError: the run may not resume and there are checkpoints.
+        Refusal: none of the checkpoints is intact, or the newest that is belongs to another run.
+    """
+    run, root = config.run, config.run.dir / "checkpoints"
+    if run.resume == "never" and complete_steps(root):
+        raise ValueError(f"run.dir: {run.dir} already holds checkpoints; choose another, or run.resume=auto")
+    folder, skipped = newest_apparently_intact(root, allow_rng_loss=run.allow_rng_loss, read_bytes=read_bytes)
+    if folder is not None:
+        Manifest.read(folder).check_identity(folder, identity_of(config))
+    return folder, skipped

@@ -15,10 +15,10 @@ from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.base import base_weights
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import step_folder, step_of
+from trainer.checkpoint.export import write_in_parts
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.checkpoint.model_card import model_card
-from trainer.checkpoint.parts import write_in_parts
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.derived import of_base, routed_adapters
 from trainer.config.file import load_run

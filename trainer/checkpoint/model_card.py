@@ -1,7 +1,6 @@
 """The page beside averaged weights that says what they are."""
 
-from trainer.checkpoint.recipe.choice import recipe_for
-from trainer.checkpoint.recipe.page import page
+from trainer.checkpoint.recipe.choice import page, recipe_for
 from trainer.config.model.protocol import AdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.data.shard.index import listed

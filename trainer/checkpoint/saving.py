@@ -14,7 +14,6 @@ from torch import Tensor
 from moe.placement.placement import Placement
 from netsim.foundation.files import flush, replacing
 from netsim.foundation.refusal import Failure, Refusal
-from trainer.checkpoint.averages import write_averages
 from trainer.checkpoint.contents import (
     Migrating,
     Resumable,
@@ -23,6 +22,7 @@ from trainer.checkpoint.contents import (
     division_of,
     identity_of,
     packed,
+    placement_now,
     rank_file,
     rank_state,
     router_state,
@@ -30,10 +30,8 @@ from trainer.checkpoint.contents import (
 from trainer.checkpoint.directory import complete_steps, delete, prune, step_folder
 from trainer.checkpoint.manifest import FileRecord, Manifest, records
 from trainer.checkpoint.model_card import model_card
-from trainer.checkpoint.placement import placement_now
 from trainer.checkpoint.storage import rank_path, write_index, write_pieces
-from trainer.checkpoint.together import RankError, Result, together
-from trainer.checkpoint.writers import share
+from trainer.checkpoint.writers import RankError, Result, share, together, write_averages
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data.text.index import TOKENIZER

@@ -18,9 +18,21 @@ from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
-from trainer.distributed.difference import Origin, Report, differing, disagreement, missing
-from trainer.distributed.refusal import RanksMissing, StartRefused, located
-from trainer.distributed.start_store import ARRIVAL_S, LINGER_S, MOST_PAUSE_S, PAUSE_S, REFUSAL, SILENT, StartStore
+from trainer.distributed.process.exit_status import RanksMissing, StartRefused, located
+from trainer.distributed.start_store import (
+    ARRIVAL_S,
+    LINGER_S,
+    MOST_PAUSE_S,
+    PAUSE_S,
+    REFUSAL,
+    SILENT,
+    Origin,
+    Report,
+    StartStore,
+    differing,
+    disagreement,
+    missing,
+)
 
 REMINDER_S = 15.0
 """Between two lines that say for whom rank 0 waits."""

@@ -7,8 +7,8 @@ from netsim.foundation.outputs import OPTION, OutputFolder
 from trainer.distributed.consistency import compare, consistent_ranks
 from trainer.distributed.first_rank import first_rank_looks
 from trainer.distributed.groups import Launch
-from trainer.distributed.process.launcher import end_with_launcher
-from trainer.distributed.refusal import RanksMissing
+from trainer.distributed.process.exit_status import RanksMissing
+from trainer.distributed.process.signals import end_with_launcher
 from trainer.distributed.run_folder import one_folder
 from trainer.distributed.start_store import StartStore
 from trainer.experiment.stage import Stage, check_read, chosen, load_stages, run_stages

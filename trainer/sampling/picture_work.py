@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from netsim.foundation.terminal import Terminal
 from trainer.distributed.groups import Launch, data_ranks
-from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
-from trainer.distributed.process.verdict import conclude
+from trainer.distributed.process.exit_status import conclude
+from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
 from trainer.sampling.requested_pictures import Pictures
 from trainer.sampling.results_folder import ResultsFolder
 

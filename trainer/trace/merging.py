@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe.collective_trace import rank_path, read_header
 from netsim.foundation.refusal import DiskFull, Refusal
-from trainer.distributed.process.tether import tethered
+from trainer.distributed.process.children import killed_with_parent
 from trainer.trace.merge import merge
 from trainer.trace.routing_files import merge_routing
 
@@ -30,7 +30,9 @@ class Merging:
         """Starts a process, and returns at once; `routing`: the ranks recorded the routing as well."""
         self._folder = folder
         _keep_former(folder)
-        command = tethered([sys.executable, "-m", "trainer.trace.merging", str(folder), *["routing"] * routing])
+        command = killed_with_parent(
+            [sys.executable, "-m", "trainer.trace.merging", str(folder), *["routing"] * routing]
+        )
         # Its own session: a signal to the run's ranks does not end it.
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -23,7 +23,7 @@ from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch, data_ranks
-from trainer.distributed.process.stop import StopRequest
+from trainer.distributed.process.signals import StopRequest
 from trainer.model.build import bare_network
 from trainer.model.parallel.state import HoldsExperts
 from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers

@@ -14,7 +14,7 @@ from pydantic import NonNegativeInt
 from netsim.foundation.documents import JsonFile
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.checkpoint.together import RankError, together
+from trainer.checkpoint.writers import RankError, together
 from trainer.config.run import RunConfig
 from trainer.data import Dataset
 from trainer.data.files import DataFiles, found_once

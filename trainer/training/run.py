@@ -13,7 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.consistency import compare_for_good
 from trainer.distributed.groups import TIMEOUT_S, Launch
 from trainer.distributed.process.lock import locked
-from trainer.distributed.process.stop import StopRequest
+from trainer.distributed.process.signals import StopRequest
 from trainer.observe.protocol import Sink
 from trainer.training.data_record import NAME as DATA
 from trainer.training.data_record import sampled

@@ -4,20 +4,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from trainer.checkpoint.contents import identity_of
+from trainer.checkpoint.contents import identity_of, resumed_layout
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_intact_collective
 from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.placement import resumed_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Dataset, TooManyBadExamples
 from trainer.distributed.groups import Launch, joined, limit_collectives
 from trainer.distributed.process.debug import dump_failure
-from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
-from trainer.distributed.process.verdict import conclude
-from trainer.distributed.process.vigil import vigil_over_run
-from trainer.distributed.process.watchdog import watchdog
+from trainer.distributed.process.exit_status import conclude
+from trainer.distributed.process.hang_detector import hang_detector_over_run, watchdog
+from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
 from trainer.observe.protocol import Sink
 from trainer.training.assembly import assembled
 from trainer.training.data_record import verify
@@ -53,7 +51,7 @@ def train_joined(
                     relay_ranks=layout.relay_ranks,
                     timeout_s=limits.collective_timeout_s,
                 ),
-                vigil_over_run(folder, launch.rank, limits.collective_timeout_s),
+                hang_detector_over_run(folder, launch.rank, limits.collective_timeout_s),
             ):
                 if config.run.verify_data and dataset.files:
                     verify(folder, dataset.files, watch.beat)

@@ -14,11 +14,11 @@ from tests.fuzz import sound_files
 from tests.ranks import run_ranks
 from tests.trainer.checkpoint.test_redivision import SHAPES, save, values
 from trainer.__main__ import main
-from trainer.checkpoint import averages
-from trainer.checkpoint.averages import write_averages
+from trainer.checkpoint import writers
 from trainer.checkpoint.intact import newest_checkpoint, weights_file
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.checkpoint.storage import SavedState
+from trainer.checkpoint.writers import write_averages
 from trainer.model.values import check_weights
 from trainer.model.weight_files import belongs_to, files_of, index_of, open_weights, part_of
 from trainer.sampling.reference import Reference
@@ -31,7 +31,7 @@ ELEMENTS = sum(map(math.prod, SHAPES.values()))
 def test_ranks_write_the_parts(
     tmp_path: Path, num_ranks: int, part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(averages, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(writers, "PART_BYTES", part_bytes)
     save(tmp_path / "state", "runs", 3)
     by_rank = [write_averages(tmp_path, ELEMENTS, 7, rank, num_ranks) for rank in range(num_ranks)]
     written = {name: record for of_rank in by_rank for name, record in of_rank.items()}
@@ -152,7 +152,7 @@ def saved(rank: int, world_size: int, root: Path) -> list[Path | str]:
     from trainer.checkpoint.intact import newest_intact_collective
     from trainer.distributed.groups import divide_ranks
 
-    averages.PART_BYTES = 5000
+    writers.PART_BYTES = 5000
     config = configuration(zero_stage=1)
     divide_ranks(config.parallel.expert, 1)
     run = Run(config, world_size)

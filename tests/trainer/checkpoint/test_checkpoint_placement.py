@@ -20,7 +20,7 @@ def with_placement(folder: Path, placement: Path, *, migrates: bool) -> RunConfi
 
 
 def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_path: Path) -> None:
-    from trainer.checkpoint.placement import resumed_layout
+    from trainer.checkpoint.contents import resumed_layout
     from trainer.config.rules.plan import plan_layout
 
     configured, saved = permuted_placement(tmp_path / "configured.json"), tmp_path / "placement.json"
@@ -33,7 +33,7 @@ def test_a_run_that_migrates_resumes_with_the_placement_of_its_checkpoint(tmp_pa
 
 def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migrate(tmp_path: Path) -> None:
     from netsim.foundation.refusal import Refusal
-    from trainer.checkpoint.placement import resumed_layout
+    from trainer.checkpoint.contents import resumed_layout
     from trainer.config.rules.plan import plan_layout
 
     config = with_placement(tmp_path, permuted_placement(tmp_path / "configured.json"), migrates=True)
@@ -49,7 +49,7 @@ def test_a_checkpoint_without_a_fitting_placement_is_refused_where_experts_migra
 
 
 def test_a_placement_that_migration_changed_claims_nothing(tmp_path: Path) -> None:
-    from trainer.checkpoint.placement import placement_now
+    from trainer.checkpoint.contents import placement_now
 
     start = Placement.read(permuted_placement(tmp_path / "placement.json"))
     start = start.model_copy(update={"trace_sha256": "0" * 64})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, configuration
-from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.resuming import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.checkpoint.writers import share
 from trainer.model.parallel.state import Region, StatePiece

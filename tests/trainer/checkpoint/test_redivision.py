@@ -12,7 +12,7 @@ import torch
 from netsim.foundation.refusal import Refusal
 from tests.ranks import run_ranks
 from trainer.checkpoint import storage
-from trainer.checkpoint.redivision import fill
+from trainer.checkpoint.resuming import fill
 from trainer.checkpoint.storage import SavedState, write_index, write_pieces
 from trainer.checkpoint.writers import check_complete, records_of, share, writes
 from trainer.model.parallel.state import Region, StatePiece

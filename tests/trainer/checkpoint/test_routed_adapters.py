@@ -10,8 +10,7 @@ from torch import Tensor
 
 from moe.adapters import RoutedLinear
 from tests.trainer.untrained import save_untrained
-from trainer.checkpoint.base import with_digest
-from trainer.checkpoint.modules import check_modules
+from trainer.checkpoint.base import check_modules, with_digest
 from trainer.checkpoint.pretrained import restore
 from trainer.config.derived import task_names
 from trainer.config.file import resolve

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from netsim.foundation.refusal import Refusal
-from trainer.checkpoint.tensor_file import read_header, write_tensors
+from trainer.checkpoint.storage import read_header, write_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 
 import trainer.__main__
 from trainer.__main__ import VERBS, main
-from trainer.distributed.process.verdict import VARIABLE, Verdict, conclude, read_verdict, refuse, reported
+from trainer.distributed.process.exit_status import VARIABLE, ExitStatus, conclude, read_exit_status, refuse, reported
 
 WORDS = {
     "train": ["toy"],
@@ -82,18 +82,18 @@ def test_a_launcher_that_asks_is_told_in_place_of_a_person(
     conclude(75, "to a person")
     assert capsys.readouterr().err == "to a person\n"
     monkeypatch.setenv(VARIABLE, str(verdict))
-    assert read_verdict(verdict) is None
+    assert read_exit_status(verdict) is None
     monkeypatch.setenv("LOCAL_RANK", "1")
     conclude(75, "another rank speaks for this node")
-    assert read_verdict(verdict) is None
+    assert read_exit_status(verdict) is None
     monkeypatch.setenv("LOCAL_RANK", "0")
     conclude(75, "saved at step 3")
-    assert read_verdict(verdict) == Verdict(75, "saved at step 3")
+    assert read_exit_status(verdict) == ExitStatus(75, "saved at step 3")
     assert (reported(75), reported(1), reported(2)) == (0, 1, 2)
     refuse("a stop is not overwritten")
-    assert read_verdict(verdict) == Verdict(75, "saved at step 3")
+    assert read_exit_status(verdict) == ExitStatus(75, "saved at step 3")
     assert reported(0) == 0
-    assert read_verdict(verdict) == Verdict(0, "")
+    assert read_exit_status(verdict) == ExitStatus(0, "")
     assert capsys.readouterr().err == ""
 
 
@@ -109,4 +109,4 @@ def test_wrong_input_reaches_the_launcher(
     monkeypatch.setattr(trainer.__main__, "VERBS", tuple(replace(verb, run=run) for verb in VERBS))
     assert main(["check", "toy"]) == 2
     line = capsys.readouterr().err.rstrip("\n")
-    assert read_verdict(verdict) == Verdict(2, line)
+    assert read_exit_status(verdict) == ExitStatus(2, line)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainer.commands import DIGITS
 from trainer.config.file import load_config
-from trainer.distributed.adapters import check_adapters
+from trainer.distributed.groups import check_adapters
 from trainer.training.preflight import preflight
 
 

@@ -12,10 +12,9 @@ import torch.distributed as dist
 
 from trainer.distributed import consistency, start_store
 from trainer.distributed.consistency import Subject, compare, compare_for_good, consistent_ranks
-from trainer.distributed.difference import Origin, Report, disagreement
 from trainer.distributed.groups import Launch
-from trainer.distributed.refusal import RanksMissing, StartRefused
-from trainer.distributed.start_store import StartStore
+from trainer.distributed.process.exit_status import RanksMissing, StartRefused
+from trainer.distributed.start_store import Origin, Report, StartStore, disagreement
 
 REMEDY = "start every node with the same"
 BASE: Mapping[str, Any] = {"optim.lr": 0.001, "run.seed": 0, "optim.steps": 600, "moe.placement": None}

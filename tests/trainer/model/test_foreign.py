@@ -13,7 +13,7 @@ from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.foreign_networks import FILES, SETTINGS, computed, write
 from trainer.__main__ import main
-from trainer.checkpoint import parts
+from trainer.checkpoint import export
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
@@ -99,7 +99,7 @@ def test_weights_in_halves_and_in_parts_come_and_go(kind: str, tmp_path: Path, m
     weight_map = {name: file for file, names in halves.items() for name in names}
     index_of(whole).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     whole.unlink()
-    monkeypatch.setattr(parts, "PART_BYTES", 10_000)
+    monkeypatch.setattr(export, "PART_BYTES", 10_000)
     assert main(["import-weights", str(tmp_path / "theirs"), "--out", str(tmp_path / "ours")]) == 0
     assert len([*(tmp_path / "ours").glob("model-*.safetensors")]) > 2
     arguments = ("--to", kind, "--dtype", "bfloat16", "--out", str(tmp_path / "back"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.__main__ import main
-from trainer.distributed.process import waiting, watchdog
+from trainer.distributed.process import debug, hang_detector
 from trainer.training import loop
 from trainer.training.rank import Training
 
@@ -64,5 +64,5 @@ def spoil_a_loss(task: Any) -> None:
 
 
 loop.take_step = disturbed_step
-waiting.PATIENCE_S, watchdog.LATE_S = 2.0, 1.0
+debug.PATIENCE_S, hang_detector.LATE_S = 2.0, 1.0
 sys.exit(main())

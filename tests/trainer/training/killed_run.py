@@ -19,7 +19,7 @@ from trainer.__main__ import main
 from trainer.checkpoint import storage
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.manifest import FileRecord
-from trainer.checkpoint.tensor_file import write_tensors
+from trainer.checkpoint.storage import write_tensors
 from trainer.sampling.pairs import run as pairs_run
 from trainer.training import loop
 from trainer.training.rank import Training

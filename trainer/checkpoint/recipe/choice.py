@@ -1,7 +1,11 @@
-"""Which page rebuilds the network of a run, with which settings, and how it is used."""
+"""Pages that rebuild a network: which modules of this folder, and what they cannot do."""
 
+import ast
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moe.config import (
@@ -11,7 +15,6 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
-from trainer.checkpoint.recipe.page import page
 from trainer.config.model import AutoencoderConfig, DiTConfig, GPTConfig, MLPConfig
 from trainer.config.model.mlp import INPUT_WAVES
 from trainer.config.run import RunConfig
@@ -19,6 +22,36 @@ from trainer.config.sample import ImageSample, PointSample
 from trainer.flow import target
 from trainer.model.build import NETWORKS
 from trainer.model.values import ROUTERS
+
+PACKAGE = "trainer"
+_STANDARD = ("import json", "import math")
+_NOTE = re.compile(r"  # noqa.*$")
+
+
+def page(modules: Iterable[str]) -> str:
+    """The source of modules of this folder as one program, without their docstrings and their imports of each other.
+
+    Those that others use come first; no two define the same name.
+    """
+    imports: set[str] = set()
+    definitions = []
+    for module in modules:
+        source = Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+        nodes = ast.parse(source).body[1:]  # behind the docstring
+        lines = source.splitlines()
+        for node in nodes:
+            match node:
+                case ast.ImportFrom(module=str(name)) if name.partition(".")[0] == PACKAGE:
+                    continue
+                case ast.Import() | ast.ImportFrom():
+                    imports.add(ast.unparse(node))
+                case ast.ClassDef() | ast.FunctionDef():
+                    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                    definitions.append("\n".join(_NOTE.sub("", line) for line in lines[first - 1 : node.end_lineno]))
+    groups = ([line for line in imports if (line in _STANDARD) == standard] for standard in (True, False))
+    blocks = ("\n".join(sorted(group, key=lambda line: (line.startswith("from"), line))) for group in groups if group)
+    return "\n\n".join(blocks) + "\n\n\n" + "\n\n\n".join(definitions) + "\n"
+
 
 SAMPLES, TOKENS, TEMPERATURE = 4, 50, 0.8
 """What a page draws: examples of a flow, tokens of a language model, at this temperature."""

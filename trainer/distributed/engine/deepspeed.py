@@ -1,11 +1,13 @@
-"""Training through DeepSpeed: ZeRO 0 to 3 for dense networks, 0 to 2 with experts."""
+"""DeepSpeed as an engine: ZeRO 0 to 3 for dense networks, 0 to 2 with experts."""
 
 import importlib
 import logging
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -15,6 +17,8 @@ import deepspeed
 import numpy as np
 import torch.distributed as dist
 from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer
+from deepspeed.runtime import engine as deepspeed_engine
+from deepspeed.runtime.utils import combine_grad_norm_groups
 from deepspeed.utils import groups
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,9 +27,13 @@ from moe.layer import PlacedMoELayer
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, OptimConfig
-from trainer.distributed.engine.deepspeed_memory import prepare, without_copies
-from trainer.distributed.engine.deepspeed_moe import MegatronGroups, expert_group_name, mark_moe_layers
-from trainer.distributed.engine.deepspeed_settings import settings_of, zero_optimizer_in_every_stage
+from trainer.distributed.engine.deepspeed_module import (
+    MegatronGroups,
+    expert_group_name,
+    mark_moe_layers,
+    prepare,
+    without_copies,
+)
 from trainer.distributed.engine.deepspeed_state import (
     go_on,
     network_shards,
@@ -34,15 +42,19 @@ from trainer.distributed.engine.deepspeed_state import (
     updates_taken,
     use_weights,
 )
-from trainer.distributed.engine.deepspeed_step import take_zero_step
-from trainer.distributed.engine.deepspeed_trace import unordered
-from trainer.distributed.engine.norm import sum_of_squares
-from trainer.distributed.engine.protocol import STATE, StepOutcome
-from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
+from trainer.distributed.engine.protocol import (
+    STATE,
+    StepOutcome,
+    groups_of_equal_rate,
+    set_learning_rate,
+    sum_of_squares,
+)
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
 from trainer.model.parallel.state import NamedParameter, Shard, StatePiece, named_parameters
 from trainer.model.values import is_bare
+
+NO_LIMIT = 10**15
 
 
 class DeepSpeedEngine:
@@ -215,3 +227,103 @@ def _tensor_group() -> dist.ProcessGroup:
     group = parallel_state.get_tensor_model_parallel_group()
     assert isinstance(group, dist.ProcessGroup)
     return group
+
+
+def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elements: int) -> dict[str, Any]:
+    """Translates a run to DeepSpeed.
+
+    Under bf16 gradients are averaged over the ranks in float32 while the backward pass goes on, and several micro
+    batches add up in float32. A single one is kept as it was computed: nothing is added to it. `elements` are of all
+    parameters of this rank; a bucket of gradients, which is memory, is never larger.
+    """
+    bf16 = engine.precision == "bf16"
+    bucket = engine.bucket_elements
+    return {
+        "train_micro_batch_size_per_gpu": layout.micro_batch,
+        "gradient_accumulation_steps": layout.accumulation,
+        "gradient_clipping": 0.0 if engine.zero_stage == 0 else config.optim.clip_norm or 0.0,
+        "bf16": {"enabled": bf16},
+        "communication_data_type": "fp32",
+        "data_types": {"grad_accum_dtype": "fp32" if layout.accumulation > 1 else None},
+        "zero_optimization": {
+            "stage": engine.zero_stage,
+            "overlap_comm": bf16,
+            "reduce_bucket_size": min(bucket, elements),
+            "allgather_bucket_size": bucket,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": bucket,
+            "stage3_max_reuse_distance": bucket,
+            "stage3_max_live_parameters": NO_LIMIT,  # what is fetched ahead and kept is limited by the bucket
+        },
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "timers": {"throughput": {"enabled": False}},  # they would wait for the device in every micro batch
+    }
+
+
+@contextmanager
+def zero_optimizer_in_every_stage() -> Iterator[None]:
+    """Keeps DeepSpeed from taking another optimiser for stage 1 with bf16 weights and float32 sums of gradients.
+
+    That one keeps the whole float32 gradient on every rank, and neither its step nor its state is that of the others.
+    """
+    engine = deepspeed_engine.DeepSpeedEngine
+    of_deepspeed = engine._do_optimizer_sanity_check
+
+    def chosen(initialised: Any, optimizer: Any) -> Any:
+        if initialised.zero_optimization():
+            return deepspeed_engine.ZERO_OPTIMIZATION
+        return of_deepspeed(initialised, optimizer)
+
+    with patch.object(engine, "_do_optimizer_sanity_check", chosen):
+        yield
+
+
+INFINITE = Tensor([math.inf])[0]
+
+
+def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | None]) -> StepOutcome:
+    """Lets DeepSpeed take a step, in ZeRO 1 to 3, unless there is an objection to the norm of the gradient.
+
+    ZeRO computes the norm once, over all ranks and before it changes anything, and drops the gradients where it is not
+    finite. The answer therefore takes the path of the norm: a refused step is shown an infinite one. No collective is
+    added, and the optimiser's state stays as it is.
+    """
+    optimizer = engine.optimizer
+    method = "_get_norm_groups" if stage == 3 else "scaled_global_norm"
+    of_deepspeed = getattr(optimizer, method)
+    outcome: StepOutcome | None = None
+
+    def norm_or_refusal() -> Any:
+        nonlocal outcome
+        norms = of_deepspeed()
+        norm = float(combine_grad_norm_groups(norms) if stage == 3 else norms)
+        outcome = StepOutcome.judged(norm, objection)
+        if outcome.taken:
+            return norms
+        return [INFINITE] if stage == 3 else INFINITE
+
+    setattr(optimizer, method, norm_or_refusal)
+    try:
+        engine.step()
+    finally:
+        delattr(optimizer, method)
+    if outcome is None:  # DeepSpeed found an overflow of bf16 before it asked for the norm
+        outcome = StepOutcome.judged(math.inf, objection)
+    assert outcome.taken != bool(optimizer.overflow)
+    return outcome
+
+
+@contextmanager
+def unordered(optimizer: Any) -> Iterator[None]:
+    """While entered, ZeRO 3 learns nothing of passes for later ones; before any backward pass.
+
+    It would learn from a pass in evaluation mode that nothing is needed once a module has computed, and remembers that
+    for good: every backward pass would gather all parameters again, one module at a time.
+    """
+    coordinator = optimizer.parameter_offload.get_param_coordinator()
+    vars(coordinator)["reset_step"] = lambda: None  # what begins a pass, and by its end has recorded the one before
+    try:
+        yield
+    finally:
+        del vars(coordinator)["reset_step"]

@@ -16,9 +16,14 @@ from torch.distributed.tensor import DTensor
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig
-from trainer.distributed.engine.norm import sum_of_squares
-from trainer.distributed.engine.protocol import MOMENTS, STATE, StepOutcome
-from trainer.distributed.engine.rates import groups_of_equal_rate, set_learning_rate
+from trainer.distributed.engine.protocol import (
+    MOMENTS,
+    STATE,
+    StepOutcome,
+    groups_of_equal_rate,
+    set_learning_rate,
+    sum_of_squares,
+)
 from trainer.distributed.groups import group_names
 from trainer.model.network import Network
 from trainer.model.parallel.state import NamedParameter, Region, Shard, StatePiece, named_parameters

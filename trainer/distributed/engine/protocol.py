@@ -1,17 +1,50 @@
-"""What the training loop asks of an engine."""
+"""The protocol of training engines, and the rates and norms that they share."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.config.sections import OptimConfig, in_order
 from trainer.model.network import Network
-from trainer.model.parallel.state import Shard, StatePiece
+from trainer.model.parallel.state import NamedParameter, Shard, StatePiece
+
+
+def sum_of_squares(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Sum of the squares of all elements, 0 without tensors, in as many operations for a thousand tensors as for one.
+
+    The tensors are of floating types no wider than that of `like`, which says type and device of the sum; the squares
+    of each are added up first, in the type of the sum.
+    """
+    if not tensors:
+        return torch.zeros_like(like)
+    return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=like.dtype)).square().sum()
+
+
+RATE = "rate"
+"""Key of an optimiser group with the factor of its learning rate."""
+
+
+def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) -> list[dict[str, Any]]:
+    """The groups, in the order of :func:`trainer.config.sections.in_order`; within one, in the order of the network."""
+    rates = [optim.rate_of(one.name if one.stack is None else one.stack.names[0]) for one in named]
+    return [
+        {"params": [one.parameter for one, own in zip(named, rates, strict=True) if own == rate], RATE: rate}
+        for rate in in_order(rates)
+    ]
+
+
+def set_learning_rate(optimizer: Any, lr: float) -> None:
+    """Sets the learning rate of every group by its factor; `lr` is that of a parameter without one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group[RATE]
+
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE = ("weight", *MOMENTS)

@@ -15,12 +15,10 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.distributed.process.attendance import Attendance, NotMet, this_node
-from trainer.distributed.process.interrupt import interruptible
-from trainer.distributed.process.launcher import PR_SET_PDEATHSIG
-from trainer.distributed.process.meeting import ENDS_ALL, Host, Refused, hosted, listener
-from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS, spoken
-from trainer.distributed.process.verdict import VARIABLE, read_verdict
+from trainer.distributed.process.exit_status import VARIABLE, read_exit_status
+from trainer.distributed.process.rendezvous import NotMet, Rendezvous, this_node
+from trainer.distributed.process.rendezvous_host import ENDS_ALL, Host, Refused, hosted, listener
+from trainer.distributed.process.signals import EX_TEMPFAIL, PR_SET_PDEATHSIG, SIGNALS, interruptible, spoken
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -37,12 +35,12 @@ LINGER_S = 3.0
 class _Node:
     """This node's part of a run; `command` is that of each rank, as torchrun takes it.
 
-    `verdict` is the file through which the ranks say how the run ended; `attendance` is None without other nodes.
+    `verdict` is the file through which the ranks say how the run ended; `rendezvous` is None without other nodes.
     """
 
     def __init__(self, options: argparse.Namespace, command: Sequence[str], verdict: Path) -> None:
         self.options, self.command, self.verdict = options, command, verdict
-        self.attendance: Attendance | None = None
+        self.rendezvous: Rendezvous | None = None
         self._host: Host | None = None
         self._store: object = None
         self._kept: object = None
@@ -62,11 +60,11 @@ class _Node:
             own = this_node(options.node_rank, options.nodes, options.ranks_per_node, options.run_id)
             if store is not None:
                 self._host = hosted(own, options.master, options.master_port, store)
-            self.attendance = Attendance(own, options.master, options.master_port)
-            self.attendance.meet()
-            if self.attendance.left is not None:
+            self.rendezvous = Rendezvous(own, options.master, options.master_port)
+            self.rendezvous.meet()
+            if self.rendezvous.left is not None:
                 return self._of_others()
-            port = self.attendance.store_port
+            port = self.rendezvous.store_port
         watching = threading.Thread(target=self._watch, name="watch", daemon=True)
         watching.start()
         try:
@@ -77,10 +75,10 @@ class _Node:
 
     def leave(self, code: int, line: str) -> None:
         """Tells the other nodes how this one ended."""
-        if self.attendance is not None:
-            if self.attendance.left is None:
-                self.attendance.leave(code, line)
-            self.attendance.hang_up()
+        if self.rendezvous is not None:
+            if self.rendezvous.left is None:
+                self.rendezvous.leave(code, line)
+            self.rendezvous.hang_up()
         if self._host is not None:
             if code == 0 or code in ENDS_ALL:
                 self._host.linger(LINGER_S)
@@ -88,10 +86,10 @@ class _Node:
 
     def stopped(self, words: str, code: int) -> tuple[int, str]:
         """How this node ends that was told to stop: as its ranks say, as another node does, or else with `code`."""
-        said = read_verdict(self.verdict)
+        said = read_exit_status(self.verdict)
         if said is not None:
             return said
-        if self.attendance is not None and self.attendance.left is not None:
+        if self.rendezvous is not None and self.rendezvous.left is not None:
             return self._of_others()
         nodes = self.options.nodes
         again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
@@ -109,7 +107,7 @@ class _Node:
                 raise Refused(f"--master-port: {options.master_port} is in use; give another, or none") from None
             if options.nodes == 1:
                 raise Refused(f"--master: {options.master} cannot be used ({error.strerror}); leave it out") from None
-            return listener("127.0.0.1", 0)  # the meeting says what is wrong with the address
+            return listener("127.0.0.1", 0)  # the rendezvous says what is wrong with the address
 
     def _torchrun(self, listening: socket.socket | None, port: int) -> tuple[int, str]:
         quiet = "TORCH_CPP_LOG_LEVEL" not in os.environ
@@ -146,20 +144,20 @@ class _Node:
             self._kept = error  # with the rendezvous: torch's timer in it cannot be collected by its own thread
             return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
-            return read_verdict(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
+            return read_exit_status(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
         except RendezvousError:
             return 1, f"node {options.node_rank} has lost the others; start it again as soon as they are back"
-        return read_verdict(self.verdict) or (0, "")
+        return read_exit_status(self.verdict) or (0, "")
 
     def _watch(self) -> None:
         """Stops torchrun where it would go on in vain: the ranks have refused the input, or another node has ended."""
-        while not self._ended.wait(0.0 if self.attendance is not None else LOOK_S):
-            if self.attendance is not None:
-                self.attendance.hear(LOOK_S)
-                self.attendance.remind()
-            said = read_verdict(self.verdict)
+        while not self._ended.wait(0.0 if self.rendezvous is not None else LOOK_S):
+            if self.rendezvous is not None:
+                self.rendezvous.hear(LOOK_S)
+                self.rendezvous.remind()
+            said = read_exit_status(self.verdict)
             refused = said is not None and said.code == WRONG_INPUT
-            if refused or (self.attendance is not None and self.attendance.left is not None):
+            if refused or (self.rendezvous is not None and self.rendezvous.left is not None):
                 os.kill(os.getpid(), signal.SIGTERM)
             elif said is None or said.code != EX_TEMPFAIL:
                 continue
@@ -171,9 +169,9 @@ class _Node:
             return
 
     def _of_others(self) -> tuple[int, str]:
-        assert self.attendance is not None
-        assert self.attendance.left is not None
-        node, code, line = self.attendance.left
+        assert self.rendezvous is not None
+        assert self.rendezvous.left is not None
+        node, code, line = self.rendezvous.left
         if code == EX_TEMPFAIL:  # it has saved, but the ranks here have not said so
             code = 128 + signal.SIGTERM
         return code, f"node {node} has ended: {line}"
@@ -205,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 node.leave(0, "")  # the others go on without it
             except NotMet as error:
                 code, line = 1, str(error)
-            if code != WRONG_INPUT or read_verdict(verdict) is None:  # the ranks have said that themselves
+            if code != WRONG_INPUT or read_exit_status(verdict) is None:  # the ranks have said that themselves
                 _say(line)
             node.leave(code, line)
             return code
@@ -233,7 +231,7 @@ def _hush(verdict: Path) -> None:
     logger = logging.getLogger("torch.distributed.elastic")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)
-    handler.addFilter(lambda _: read_verdict(verdict) is None)
+    handler.addFilter(lambda _: read_exit_status(verdict) is None)
     handler.setFormatter(_FirstLine("launch.sh: torchrun: %(message)s"))
     logger.handlers, logger.propagate = [handler], False
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.distributed.groups import Launch
-from trainer.distributed.process.launcher import end_with_launcher
+from trainer.distributed.process.signals import end_with_launcher
 from trainer.evaluation.restoration.figures import FORMAT, Figures, power
 from trainer.evaluation.restoration.page import SHOWN, Told, restoration_page
 from trainer.evaluation.restoration.pictures import write_pngs

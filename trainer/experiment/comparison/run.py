@@ -20,8 +20,8 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.document import read_document
 from trainer.config.sample import PointSample
-from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
+from trainer.distributed.process.children import Stopped, Supervisor
+from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS
 from trainer.evaluation.evaluation import Progress
 from trainer.experiment.comparison.measurement import CallPrices, MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import (

@@ -10,10 +10,9 @@ from netsim.foundation.refusal import Refusal
 from trainer.config.rules.objection import Objections, caught, refuse
 from trainer.config.trust import options
 from trainer.distributed.groups import Launch
-from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.launcher import STAGE
-from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
-from trainer.distributed.process.verdict import conclude
+from trainer.distributed.process.children import Stopped, Supervisor
+from trainer.distributed.process.exit_status import conclude
+from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS, STAGE
 from trainer.distributed.run_folder import check_writable
 from trainer.experiment.stage.protocol import Stage
 

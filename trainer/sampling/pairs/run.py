@@ -27,9 +27,8 @@ from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import PairIndex
 from trainer.data.shard.index import INDEX
 from trainer.distributed.groups import Launch, joined
-from trainer.distributed.process.launcher import end_with_launcher
-from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
-from trainer.distributed.process.verdict import conclude
+from trainer.distributed.process.exit_status import conclude
+from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest, end_with_launcher
 from trainer.flow.sampler import steps_file
 from trainer.sampling.flow import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing

@@ -16,7 +16,7 @@ from netsim.foundation.terminal import Terminal
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples
 from trainer.distributed.groups import Launch, joined
-from trainer.distributed.process.launcher import end_with_launcher
+from trainer.distributed.process.signals import end_with_launcher
 from trainer.flow import path
 from trainer.flow.path import kinetic_optimal
 from trainer.flow.path.kinetic_optimal import Separation

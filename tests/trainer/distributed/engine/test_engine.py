@@ -72,7 +72,7 @@ def unaided(world_size: int) -> dict[str, Any]:
     from deepspeed.runtime.utils import clip_grad_norm_
 
     from trainer.distributed.engine.deepspeed import DeepSpeedEngine
-    from trainer.distributed.engine.deepspeed_moe import MegatronGroups
+    from trainer.distributed.engine.deepspeed_module import MegatronGroups
 
     found: dict[str, Any] = {}
     clipped = Run(migrated_configuration(zero_stage=0), world_size)

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from trainer.distributed.process.meeting import listener
+from trainer.distributed.process.rendezvous_host import listener
 
 ROOT = Path(__file__).parents[4]
 MASTER = "127.0.0.1"
 NOTHING = "nothing new was saved; start all 2 nodes again to go on"
 BEGINNING = """
 import os, pathlib, signal, sys, time
-from trainer.distributed.process.verdict import conclude, refuse
+from trainer.distributed.process.exit_status import conclude, refuse
 here = pathlib.Path(sys.argv[1])
 rank, starts = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 def ready():

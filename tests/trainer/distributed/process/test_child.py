@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.stop import SIGNALS, handled
+from trainer.distributed.process.children import Stopped, Supervisor
+from trainer.distributed.process.signals import SIGNALS, handled
 
 COUNTING = """
 import pathlib, signal, sys, time

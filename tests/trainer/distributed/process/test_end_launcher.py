@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from trainer.distributed.process.launcher import STAGE
+from trainer.distributed.process.signals import STAGE
 
 AGENT = """
 import signal, subprocess, sys
 told = []
 signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
-rank = "from trainer.distributed.process.launcher import end_launcher; end_launcher(); raise SystemExit(2)"
+rank = "from trainer.distributed.process.signals import end_launcher; end_launcher(); raise SystemExit(2)"
 code = subprocess.run([sys.executable, "-c", rank]).returncode
 print(code, *told)
 """

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from trainer.distributed.process import flights as module
-from trainer.distributed.process.flights import flights, record_flights
-from trainer.distributed.process.progress import OwnProgress, Reached
+from trainer.distributed.process import debug as module
+from trainer.distributed.process.debug import flights, record_flights
+from trainer.distributed.process.hang_detector import OwnProgress, Reached
 
 BUFFERS = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 

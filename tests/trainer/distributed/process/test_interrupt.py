@@ -12,10 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[4]
 PROGRAM = """
 import ctypes, pathlib, sys, time
-from trainer.distributed.process import interrupt
-from trainer.distributed.process.stop import StopRequest
+from trainer.distributed.process import signals
+from trainer.distributed.process.signals import StopRequest
 
-interrupt.UNWIND_S, interrupt.APART_S, interrupt.HAND_ON_S = 0.3, 0.3, 0.0
+signals.UNWIND_S, signals.APART_S, signals.HAND_ON_S = 0.3, 0.3, 0.0
 mark = pathlib.Path(sys.argv[1])
 
 def ready():
@@ -24,7 +24,7 @@ def ready():
 def work():
     {body}
 
-with interrupt.interruptible(lambda words, number: print(words, number, file=sys.stderr, flush=True)):
+with signals.interruptible(lambda words, number: print(words, number, file=sys.stderr, flush=True)):
     work()
 """
 TIDIES_UP = """try:

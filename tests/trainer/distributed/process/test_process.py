@@ -18,7 +18,7 @@ from trainer.distributed.process.lock import locked
 WATCHED = """
 import sys, threading
 from pathlib import Path
-from trainer.distributed.process.watchdog import watchdog
+from trainer.distributed.process.hang_detector import watchdog
 
 def stuck_here():
     print("ready", flush=True)
@@ -67,7 +67,7 @@ def test_a_rank_tells_what_it_does_when_asked_and_goes_on(tmp_path: Path) -> Non
 @pytest.mark.parametrize("launched", [True, False])
 def test_a_rank_ends_with_its_agent_and_without_one_outlives_its_shell(launched: bool) -> None:
     rank = (
-        "import sys, time; from trainer.distributed.process.launcher import end_with_launcher; end_with_launcher();"
+        "import sys, time; from trainer.distributed.process.signals import end_with_launcher; end_with_launcher();"
         "print('ready', flush=True); time.sleep(60)"
     )
     agent = "import subprocess, sys, time; rank = subprocess.Popen([sys.executable, '-c', sys.argv[1]]);"

@@ -17,8 +17,8 @@ from moe.report.page import Listing
 from tests.forked import ROOT
 from trainer.__main__ import main
 from trainer.data import ToyConfig
-from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.stop import EX_TEMPFAIL, SIGNALS
+from trainer.distributed.process.children import Stopped, Supervisor
+from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS
 from trainer.experiment.comparison import measurement, training
 from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
 from trainer.experiment.comparison.method import training_seconds
@@ -71,7 +71,7 @@ def test_a_comparison_that_is_told_to_stop_tells_its_run_and_wants_to_go_on(
 ) -> None:
     heard = tmp_path / "heard"
     child = [sys.executable, "-c", LISTENING, str(heard), str(int(number))]
-    monkeypatch.setattr(training, "tethered", lambda _: child)
+    monkeypatch.setattr(training, "killed_with_parent", lambda _: child)
     one, other = (
         written(tmp_path, name, flow={"coupling": {"kind": kind}})
         for name, kind in (("one", "independent"), ("other", "minibatch_ot"))
@@ -112,7 +112,7 @@ def test_the_processes_of_a_comparison_share_the_threads_of_the_machine(
     if own is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", own)
     printing = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
-    monkeypatch.setattr(training, "tethered", lambda _: printing)
+    monkeypatch.setattr(training, "killed_with_parent", lambda _: printing)
     path = written(tmp_path, "plain")
     (method,) = prepare([str(path)], path, tmp_path / "out", 1).methods
     Training(Supervisor(), ranks, jobs, TimeLeft([], jobs)).run(method, path, tmp_path / "run", 3, lambda _: None)

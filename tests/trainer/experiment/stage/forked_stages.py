@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.__main__ import main
-from trainer.distributed.process import child
+from trainer.distributed.process import children
 
 DISTURBED = str(Path(__file__).parents[2] / "training" / "disturbed_run.py")
 
@@ -32,7 +32,7 @@ class Forked:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
     def _run(self, words: list[str], env: dict[str, str]) -> None:
-        for number in child.HANDED_ON:
+        for number in children.HANDED_ON:
             signal.signal(number, signal.SIG_DFL)
         os.environ.update(env)
         sys.argv = ["trainer", *words]
@@ -45,5 +45,5 @@ class Forked:
         os._exit(code)
 
 
-child.subprocess.Popen = Forked  # pyright: ignore[reportAttributeAccessIssue]  of what is used
+children.subprocess.Popen = Forked  # pyright: ignore[reportAttributeAccessIssue]  of what is used
 sys.exit(main())

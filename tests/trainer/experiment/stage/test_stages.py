@@ -21,8 +21,8 @@ from trainer.checkpoint.manifest import Manifest, records
 from trainer.config.rules.objection import Objections
 from trainer.data import PairIndex
 from trainer.distributed.groups import Launch
-from trainer.distributed.process.child import Supervisor
-from trainer.distributed.process.stop import EX_TEMPFAIL
+from trainer.distributed.process.children import Supervisor
+from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.experiment.stage import (
     FitPathStage,
     PairsStage,

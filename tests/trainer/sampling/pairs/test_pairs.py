@@ -21,7 +21,7 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
-from trainer.distributed.process.stop import EX_TEMPFAIL
+from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.flow import Condition, sampler
 from trainer.sampling.conditioning import source_samples
 from trainer.sampling.pairs import run as pairs_run

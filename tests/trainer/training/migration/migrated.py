@@ -67,7 +67,7 @@ class Run:
     def __init__(
         self, config: RunConfig, world_size: int, *, resumes: Path | None = None, leaning: bool = False
     ) -> None:
-        from trainer.checkpoint.placement import resumed_layout
+        from trainer.checkpoint.contents import resumed_layout
         from trainer.checkpoint.resuming import load_checkpoint
         from trainer.config.rules.plan import plan_layout
         from trainer.distributed.engine.build import build_engine

@@ -1,16 +1,80 @@
-"""How a command ends that is told to stop: in one line and soon, whatever its main thread is doing."""
+"""Signals: a run is told to stop, a command is interrupted, a process ends with its launcher."""
 
+import ctypes
 import os
 import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from trainer.distributed.process.stop import SIGNALS, handled, spoken
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+"""What Ctrl-C sends; what torchrun hands on and schedulers send at the end; what SLURM sends before it with
+``--signal=USR2@seconds``."""
+EX_TEMPFAIL = 75
+"""Exit code of a run that was told to stop, has saved, and wants to be started again (sysexits.h)."""
+
+
+@contextmanager
+def handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While entered, signals go to a handler; afterwards to whatever they went to before. Main thread only."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def spoken(number: int) -> str:
+    """A signal as a person knows it, such as ``Ctrl-C``."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+class StopRequest:
+    """Whether this process was told to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.by: signal.Signals | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def made(self) -> bool:
+        """Whether it was."""
+        return self.by is not None
+
+    def listen(self) -> None:
+        """From now on SIGINT, SIGTERM and SIGUSR2 make the request instead of ending the process; main thread only."""
+        self._before = {number: signal.signal(number, self._make) for number in SIGNALS}
+
+    def end(self) -> None:
+        """From now on they go to whatever they went to before."""
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listens while entered."""
+        self.listen()
+        try:
+            yield
+        finally:
+            self.end()
+
+    def farewell(self, folder: Path, saved: str, nodes: int = 1) -> str:
+        """Last line of a run that was told to stop, here or on another rank; `saved` such as ``saved at step 15``."""
+        by = "on another rank" if self.by is None else f"by {spoken(self.by)}"
+        again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
+        return f"{folder}: told to stop {by}; {saved}; {again} to go on"
+
+    def _make(self, number: int, _frame: FrameType | None) -> None:
+        self.by = self.by or signal.Signals(number)
+
 
 UNWIND_S = 5.0
 """For the main thread to tidy up, which it cannot do while it waits inside a library."""
@@ -111,3 +175,35 @@ def interruptible(say: Callable[[str, int], None]) -> Iterator[None]:
         os.close(arriving)
         interrupter.join()
         os.close(arrivals)
+
+
+PR_SET_PDEATHSIG = 1
+STAGE = "FLOWFABRIC_STAGE"
+"""Variable that names the stage whose ranks these are: stages of one start share torchrun's store."""
+
+
+def end_with_launcher() -> None:
+    """Makes Linux kill this process as soon as the torchrun agent that started it is gone, whatever became of that.
+
+    A rank whose agent was killed would otherwise go on, keep the run's folder and write to it beside its successor.
+    Without torchrun nothing is changed: a run that a person put into the background outlives the shell. Other systems
+    have no such bond; there the lock on the run's folder keeps the successor out until the old rank has ended.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
+        return
+    agent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != agent:  # it was killed before the system was told
+        os._exit(1)
+
+
+def end_launcher() -> None:
+    """Ends the torchrun agent that started this process, which would start refused ranks again as if they had failed.
+
+    An agent that gets SIGTERM ends its ranks and tries no restart; torchrun has no exit code by which a rank could ask
+    for that. A stage leaves it to the process that started it, which ends with the same exit code.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or STAGE in os.environ:
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this rank ends with an exit code of its own
+    os.kill(os.getppid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""How a run ended, told to the launcher: torchrun itself returns 1 whatever code its ranks have ended with."""
+"""The exit status of a run, which its ranks tell the launcher, and the refusal of a start."""
 
 import os
 import sys
@@ -6,14 +6,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 from netsim.foundation.files import replacing
-from trainer.distributed.process.launcher import STAGE
-from trainer.distributed.process.stop import EX_TEMPFAIL
+from netsim.foundation.refusal import Refusal
+from trainer.distributed.process.signals import EX_TEMPFAIL, STAGE
+
+
+class StartRefused(ValueError):  # noqa: N818  it is what has happened
+    """Wrong input that all ranks have been told of; to start them again would change nothing.
+
+    The message is a whole line, which names what is wrong and where.
+    """
+
+
+class RanksMissing(RuntimeError):  # noqa: N818  it is what has happened
+    """Ranks that did not come, or did not answer in time; they may come when they are started again."""
+
+
+def located(error: ValueError, path: Path | None) -> str:
+    """An error's line, with the name of a file, or of the wrong option of the command line; `path` if neither."""
+    text = " ".join(str(error).split())
+    named = isinstance(error, Refusal | StartRefused) or text.startswith("--") or path is None
+    return text if named else f"{path}: {text}"
+
 
 VARIABLE = "FLOWFABRIC_VERDICT"
 """Names the file through which the ranks of a node tell their launcher."""
 
 
-class Verdict(NamedTuple):
+class ExitStatus(NamedTuple):
     """How a run ended: the exit code of a rank, and a line for a person, which may be empty."""
 
     code: int
@@ -24,15 +43,15 @@ def conclude(code: int, line: str) -> None:
     """Tells the launcher how the run ended, or a person where no launcher asks; called by every rank."""
     if VARIABLE in os.environ:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            _write(Path(os.environ[VARIABLE]), Verdict(code, line))
+            _write(Path(os.environ[VARIABLE]), ExitStatus(code, line))
     elif os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr, flush=True)
 
 
 def refuse(line: str) -> None:
     """Tells the launcher that the input is wrong, so that it starts nothing again; whichever rank says so first."""
-    if VARIABLE in os.environ and read_verdict(Path(os.environ[VARIABLE])) is None:
-        _write(Path(os.environ[VARIABLE]), Verdict(2, line))
+    if VARIABLE in os.environ and read_exit_status(Path(os.environ[VARIABLE])) is None:
+        _write(Path(os.environ[VARIABLE]), ExitStatus(2, line))
 
 
 def reported(code: int) -> int:
@@ -47,13 +66,13 @@ def reported(code: int) -> int:
     return 0 if code == EX_TEMPFAIL else code
 
 
-def read_verdict(path: Path) -> Verdict | None:
+def read_exit_status(path: Path) -> ExitStatus | None:
     """The verdict of the ranks; None if absent."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     code, _, line = text.partition(" ")
-    return Verdict(int(code), line) if text else None
+    return ExitStatus(int(code), line) if text else None
 
 
-def _write(path: Path, verdict: Verdict) -> None:
+def _write(path: Path, status: ExitStatus) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(f"{verdict.code} {verdict.line}", encoding="utf-8")
+        temporary.write_text(f"{status.code} {status.line}", encoding="utf-8")

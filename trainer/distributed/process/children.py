@@ -1,7 +1,10 @@
-"""Processes that this one starts and hands its signals on to."""
+"""Child processes: run with signals passed on, or ended with the process that started them."""
 
+import ctypes
+import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +13,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, Self
 
-from trainer.distributed.process.stop import SIGNALS, handled
+from trainer.distributed.process.signals import PR_SET_PDEATHSIG, SIGNALS, handled
 
 HANDED_ON = (*SIGNALS, signal.SIGUSR1)
 """The signals that stop a run, and the one that asks it what it is doing."""
@@ -40,7 +43,7 @@ class Supervisor:
 
     @property
     def told_to_stop(self) -> bool:
-        """Whether one of :data:`trainer.distributed.process.stop.SIGNALS` has arrived."""
+        """Whether one of :data:`trainer.distributed.process.signals.SIGNALS` has arrived."""
         return not self.received.isdisjoint(SIGNALS)
 
     @contextmanager
@@ -99,3 +102,22 @@ class Supervisor:
                     child.process.send_signal(number)
                 elif number in SIGNALS:  # SIGUSR1 would end a process that does not listen yet
                     child.early.append(number)
+
+
+def killed_with_parent(command: Sequence[str]) -> list[str]:
+    """The same command, killed by Linux as soon as the calling process is gone. On other systems it goes on."""
+    return [sys.executable, "-m", "trainer.distributed.process.children", str(os.getpid()), *command]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Becomes the command; `arguments` are the number of the process to end with, then the command."""
+    parent, command = int(arguments[0]), list(arguments[1:])
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives the execve below
+        if os.getppid() != parent:  # it was gone before the system was told
+            raise SystemExit(1)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from trainer.distributed.process import meeting
-from trainer.distributed.process.attendance import Attendance, NotMet, this_node
-from trainer.distributed.process.meeting import Host, Member, Refused, hosted, listener
+from trainer.distributed.process import rendezvous_host
+from trainer.distributed.process.rendezvous import NotMet, Rendezvous, this_node
+from trainer.distributed.process.rendezvous_host import Host, Member, Refused, hosted, listener
 
 SELF = "127.0.0.1"
 
@@ -29,7 +29,7 @@ class Room:
         with listener(SELF, 0) as free:
             self.port = free.getsockname()[1]
         self.hosts: list[Host] = []
-        self.come: list[Attendance] = []
+        self.come: list[Rendezvous] = []
 
     def open(self) -> None:
         self.hosts.append(hosted(self.member(0), SELF, self.port, self.store))
@@ -37,13 +37,13 @@ class Room:
     def member(self, number: int, **other: Any) -> Member:
         return replace(this_node(number, self.nodes, 1, "run"), **other)
 
-    def attendance(self, number: int, remind_s: float = 100.0, **other: Any) -> Attendance:
-        self.come.append(Attendance(self.member(number, **other), SELF, self.port, remind_s))
+    def rendezvous(self, number: int, remind_s: float = 100.0, **other: Any) -> Rendezvous:
+        self.come.append(Rendezvous(self.member(number, **other), SELF, self.port, remind_s))
         return self.come[-1]
 
-    def meets(self, *nodes: int) -> list[Attendance]:
+    def meets(self, *nodes: int) -> list[Rendezvous]:
         """Nodes that come at the same time."""
-        attending = [self.attendance(node) for node in nodes]
+        attending = [self.rendezvous(node) for node in nodes]
         threads = [threading.Thread(target=one.meet, args=(20.0,)) for one in attending]
         for thread in threads:
             thread.start()
@@ -54,7 +54,7 @@ class Room:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Room]]:
-    monkeypatch.setattr(meeting, "PONG_S", 0.3)
+    monkeypatch.setattr(rendezvous_host, "PONG_S", 0.3)
     rooms: list[Room] = []
 
     def made(nodes: int) -> Room:
@@ -63,8 +63,8 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Room]]:
 
     yield made
     for one in rooms:
-        for attendance in one.come:
-            attendance.hang_up()
+        for rendezvous in one.come:
+            rendezvous.hang_up()
         for host in one.hosts:
             host.close()
         one.store.close()
@@ -72,7 +72,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Room]]:
 
 def test_all_nodes_meet_in_any_order_and_learn_the_store(room: Callable[[int], Room]) -> None:
     here = room(4)
-    early = here.attendance(2)
+    early = here.rendezvous(2)
     waiting = threading.Thread(target=early.meet, args=(20.0,))
     waiting.start()  # before node 0
     here.open()
@@ -84,11 +84,11 @@ def test_all_nodes_meet_in_any_order_and_learn_the_store(room: Callable[[int], R
 
 def test_who_waits_says_for_whom(room: Callable[[int], Room], capsys: pytest.CaptureFixture[str]) -> None:
     here = room(4)
-    alone = here.attendance(1, remind_s=0.2)
+    alone = here.rendezvous(1, remind_s=0.2)
     with pytest.raises(NotMet, match=f"node 1 has waited 1 s in vain for node 0 of 4, at {SELF}:{here.port}"):
         alone.meet(1.0)
     here.open()
-    zero = here.attendance(0)
+    zero = here.rendezvous(0)
     waiting = threading.Thread(target=in_vain, args=(zero,))
     waiting.start()
     with pytest.raises(NotMet, match=r"for nodes 2 and 3 of 4$"):
@@ -99,9 +99,9 @@ def test_who_waits_says_for_whom(room: Callable[[int], Room], capsys: pytest.Cap
     assert lines[-1] == "launch.sh: node 1 waits for nodes 2 and 3 of 4"
 
 
-def in_vain(attendance: Attendance) -> None:
+def in_vain(rendezvous: Rendezvous) -> None:
     with suppress(NotMet):
-        attendance.meet(1.5)
+        rendezvous.meet(1.5)
 
 
 def test_a_number_is_given_once_while_its_node_answers(room: Callable[[int], Room]) -> None:
@@ -111,7 +111,7 @@ def test_a_number_is_given_once_while_its_node_answers(room: Callable[[int], Roo
     answering = threading.Thread(target=lambda: [one.hear(0.05) for _ in range(20)])
     answering.start()
     with pytest.raises(Refused, match=r"^--node-rank: node 1 is here already \(process \d+ on .*\); give each node"):
-        here.attendance(1).meet(5.0)
+        here.rendezvous(1).meet(5.0)
     answering.join()
     assert zero.absent == one.absent == []
 
@@ -134,7 +134,7 @@ def test_a_node_that_was_killed_may_come_again_at_once(room: Callable[[int], Roo
     one.hang_up()
     zero.hear(2.0)
     assert zero.absent == [1]
-    here.attendance(1).meet(5.0)
+    here.rendezvous(1).meet(5.0)
     zero.hear(2.0)
     assert zero.absent == []
 
@@ -152,7 +152,7 @@ def test_a_node_of_another_run_is_refused(room: Callable[[int], Room], other: di
     here = room(2)
     here.open()
     with pytest.raises(Refused) as refused:
-        here.attendance(1, **other).meet(5.0)
+        here.rendezvous(1, **other).meet(5.0)
     assert str(refused.value) == line
     here.meets(0, 1)  # the right ones still meet
 
@@ -196,7 +196,7 @@ def test_who_speaks_otherwise_is_refused_and_ends_nobody(room: Callable[[int], R
 
 
 def test_a_silent_connection_is_refused(room: Callable[[int], Room], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "SILENCE_S", 0.3)
+    monkeypatch.setattr(rendezvous_host, "SILENCE_S", 0.3)
     here = room(2)
     here.open()
     with socket.create_connection((SELF, here.port)) as stranger:
@@ -208,7 +208,7 @@ def test_a_silent_connection_is_refused(room: Callable[[int], Room], monkeypatch
 
 
 def test_strangers_take_no_more_than_their_share(room: Callable[[int], Room], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "MOST_STRANGERS", 3)
+    monkeypatch.setattr(rendezvous_host, "MOST_STRANGERS", 3)
     here = room(2)
     here.open()
     strangers = [socket.create_connection((SELF, here.port)) for _ in range(6)]
@@ -233,7 +233,7 @@ def test_many_nodes_that_are_gone_at_once_end_nobody(room: Callable[[int], Room]
     for connection in connections:
         connection.close()
     assert 3 * gone > limit  # one call into the next would be too deep
-    one = here.attendance(1)
+    one = here.rendezvous(1)
     with pytest.raises(NotMet):
         one.meet(1.0)
     assert one.absent == [0, *range(2, gone + 2)]
@@ -247,7 +247,7 @@ def test_a_node_that_reaches_another_program_says_so(said: bytes) -> None:
         port = other.getsockname()[1]
         threading.Thread(target=lambda: other.accept()[0].sendall(said)).start()
         with pytest.raises(Refused, match=rf"^--master-port: what answers at {SELF}:{port} is not node 0 of a run"):
-            Attendance(this_node(1, 2, 1, "run"), SELF, port).meet(5.0)
+            Rendezvous(this_node(1, 2, 1, "run"), SELF, port).meet(5.0)
 
 
 def test_all_are_told_who_has_ended_the_run(room: Callable[[int], Room]) -> None:
@@ -268,7 +268,7 @@ def test_who_comes_when_all_are_leaving_waits_for_the_next_start(room: Callable[
     zero.leave(75, "saved")
     here.hosts[0].linger(1.0)
     with pytest.raises(NotMet, match="for node 0 of 2"):
-        here.attendance(1).meet(0.6)
+        here.rendezvous(1).meet(0.6)
     here.hosts.pop().close()
     here.store = listener(SELF, 0)
     here.open()
@@ -302,14 +302,14 @@ def test_a_port_in_use_is_told_from_a_node_0_that_is_here_already(room: Callable
             hosted(here.member(0), SELF, port, here.store)
         answering.join()
     here.open()
-    answering = threading.Thread(target=here.attendance(0).meet, args=(20.0,))
+    answering = threading.Thread(target=here.rendezvous(0).meet, args=(20.0,))
     answering.start()
     time.sleep(0.3)
     with pytest.raises(Refused, match=r"^--node-rank: node 0 is here already"):
         here.open()
     with pytest.raises(Refused, match="in use by another run; give all nodes of this one another"):
         hosted(here.member(0, run_id="mine"), SELF, here.port, here.store)
-    here.attendance(1).meet(5.0)
+    here.rendezvous(1).meet(5.0)
     answering.join()
 
 

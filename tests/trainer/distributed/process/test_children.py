@@ -1,4 +1,4 @@
-"""A tethered command ends with the process that started it."""
+"""A killed_with_parent command ends with the process that started it."""
 
 import signal
 import subprocess
@@ -10,8 +10,9 @@ from tests.forked import alive, eventually
 
 PARENT = """
 import subprocess, sys
-from trainer.distributed.process.tether import tethered
-child = subprocess.Popen(tethered([sys.executable, "-c", "print('runs', flush=True); import time; time.sleep(60)"]))
+from trainer.distributed.process.children import killed_with_parent
+command = [sys.executable, "-c", "print('runs', flush=True); import time; time.sleep(60)"]
+child = subprocess.Popen(killed_with_parent(command))
 print(child.pid, flush=True)
 child.wait()
 """

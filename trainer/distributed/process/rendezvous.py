@@ -1,4 +1,4 @@
-"""A node's side of the meeting of nodes."""
+"""A node's side of the rendezvous of nodes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
-from trainer.distributed.process.meeting import LONGEST_LINE, Member, Refused, keep_alive
+from trainer.distributed.process.rendezvous_host import LONGEST_LINE, Member, Refused, keep_alive
 
 LONGEST_ANSWER = 1 << 20
 """Bytes of a message of node 0, which lists absent nodes."""
@@ -35,11 +35,11 @@ class NotMet(Exception):  # noqa: N818  nobody is to blame
     """Not all nodes have come; the text says which."""
 
 
-class Attendance:
-    """This node at the meeting; a node that has left has ended the run."""
+class Rendezvous:
+    """This node at the rendezvous; a node that has left has ended the run."""
 
     def __init__(self, own: Member, master: str, port: int, remind_s: float = REMIND_S) -> None:
-        """Reaches nobody yet; `master` and `port` are of the meeting on node 0."""
+        """Reaches nobody yet; `master` and `port` are of its host, node 0."""
         self.absent: list[int] = [0]
         self.left: Left | None = None
         self.store_port = 0

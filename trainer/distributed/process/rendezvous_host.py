@@ -90,7 +90,7 @@ class Host:
     def start(self) -> None:
         """Begins to serve."""
         self._selector.register(self.listening, selectors.EVENT_READ)
-        self._thread = threading.Thread(target=self._serve, name="meeting", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="rendezvous", daemon=True)
         self._thread.start()
 
     def linger(self, patience_s: float) -> None:

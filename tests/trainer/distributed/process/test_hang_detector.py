@@ -15,8 +15,8 @@ import pytest
 import torch.distributed as dist
 
 from tests.forked import ROOT
-from trainer.distributed.process import vigil as watching
-from trainer.distributed.process.progress import Progress, Reached, awaited, from_json, to_json
+from trainer.distributed.process import hang_detector as watching
+from trainer.distributed.process.hang_detector import Progress, Reached, awaited, from_json, to_json
 
 TIMEOUT_S = 3.0
 RANK = """
@@ -24,8 +24,8 @@ import sys, time
 from datetime import timedelta
 from pathlib import Path
 import torch, torch.distributed as dist
-from trainer.distributed.process.flights import record_flights
-from trainer.distributed.process.vigil import vigil
+from trainer.distributed.process.debug import record_flights
+from trainer.distributed.process.hang_detector import hang_detector
 
 rank, world_size, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 record_flights()
@@ -33,7 +33,7 @@ store, timeout = dist.FileStore(str(folder / "store"), world_size), timedelta(se
 dist.init_process_group("gloo", rank=rank, world_size=world_size, store=store, timeout=timeout)
 pairs = [dist.new_group([first, first + 1]) for first in range(world_size - 1)]
 store = dist.distributed_c10d._get_default_store()
-with vigil(folder, rank, store, TIMEOUT):
+with hang_detector(folder, rank, store, TIMEOUT):
     for group in pairs:
         if group is not dist.GroupMember.NON_GROUP_MEMBER:
             dist.all_reduce(torch.zeros(1), group=group)
@@ -140,7 +140,7 @@ def give_up(store: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(watching.os, "_exit", end)
     monkeypatch.setattr(watching, "MOST_PAUSE_S", 0.0)
-    one = watching._Vigil(folder, 0, store, 600.0)
+    one = watching._HangDetector(folder, 0, store, 600.0)
     own = {"0": Reached(1, 0, (0, 1))}
     assert one._overdue(own, 100.0) is None
     assert one._overdue({"0": Reached(2, 1, (0, 1))}, 650.0) is None, "another collective"
@@ -175,7 +175,7 @@ def test_a_store_that_is_gone_is_said_to_be(
 
 def test_a_vigil_ends_with_what_it_watches(tmp_path: Path) -> None:
     before, begun = threading.active_count(), time.monotonic()
-    with watching.vigil(tmp_path, 0, dist.HashStore(), 600.0):
+    with watching.hang_detector(tmp_path, 0, dist.HashStore(), 600.0):
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
     assert time.monotonic() - begun < 60
