@@ -1,4 +1,4 @@
-"""A killed_with_parent command ends with the process that started it."""
+"""A child that is killed with its parent."""
 
 import signal
 import subprocess
