@@ -26,7 +26,7 @@ from tests.forked import ROOT
 from tests.trainer.runs import timeless, torchrun
 from trainer.data import Loader, Text, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
-from trainer.data.text.index import TextIndex
+from trainer.data.text.tokens import TextIndex
 from trainer.observe.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs" / "runs" / "gpt_text.yaml")

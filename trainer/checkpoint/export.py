@@ -20,7 +20,7 @@ from trainer.checkpoint.pretrained import check_restorable
 from trainer.checkpoint.storage import write_tensors
 from trainer.config.file import load_run
 from trainer.config.run import RunConfig
-from trainer.data.text.index import TOKENIZER
+from trainer.data.text.tokens import TOKENIZER
 from trainer.model.build import parameter_shapes
 from trainer.model.foreign import FOREIGN
 from trainer.model.foreign.protocol import NAME, Entry

@@ -13,7 +13,7 @@ from trainer.checkpoint.export import write_in_parts
 from trainer.checkpoint.model_card import model_card
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
-from trainer.data.text.index import TOKENIZER
+from trainer.data.text.tokens import TOKENIZER
 from trainer.model.build import parameter_shapes
 from trainer.model.foreign import Document, Foreign, found_in
 from trainer.model.foreign.protocol import Entry, elements

@@ -24,7 +24,7 @@ from trainer.config.derived import of_base, routed_adapters
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data.text.index import TOKENIZER
+from trainer.data.text.tokens import TOKENIZER
 from trainer.model.adapted import merged_value
 from trainer.model.build import parameter_shapes
 from trainer.model.weight_files import WEIGHTS, open_weights

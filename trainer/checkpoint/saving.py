@@ -34,7 +34,7 @@ from trainer.checkpoint.storage import rank_path, write_index, write_pieces
 from trainer.checkpoint.writers import RankError, Result, share, together, write_averages
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data.text.index import TOKENIZER
+from trainer.data.text.tokens import TOKENIZER
 from trainer.model.parallel.state import StatePiece
 from trainer.model.weight_files import WEIGHTS, belongs_to, index_of
 

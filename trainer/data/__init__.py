@@ -17,8 +17,7 @@ from trainer.data.companions import Captioned, CaptionsConfig, Sourced, in_shuff
 from trainer.data.image_folder import ImageFolder, ImageFolderConfig
 from trainer.data.kinds import AnyOneConfig, OwnDataset
 from trainer.data.loader import Loader, accumulation_steps
-from trainer.data.mixture import Mixture, MixtureConfig
-from trainer.data.mixture_file import MixtureFile
+from trainer.data.mixture import Mixture, MixtureConfig, MixtureFile
 from trainer.data.pairs import PairsConfig, PairsOfPoints
 from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples, first_data_points
 from trainer.data.shard.index import PairIndex, ShardIndex

@@ -6,24 +6,66 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from netsim.foundation.documents import JsonFile
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.kinds import AnyOneConfig, OneConfig
-from trainer.data.mixture_file import MixtureFile, Name, Share, check_sum
 from trainer.data.order import RAREST
 from trainer.data.pairs import PairsConfig
-from trainer.data.protocol import BadExamples, Batch, Dataset, Mix, Split
+from trainer.data.protocol import (
+    SOURCE_BIT,
+    SOURCE_BITS,
+    BadExamples,
+    Batch,
+    Dataset,
+    Mix,
+    Split,
+    data_points_up_to,
+    id_of,
+    source_of,
+)
 from trainer.data.shards import latents_of
 
-SOURCE_BIT, SOURCE_BITS = 48, 14
-"""Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""
+TOLERANCE = 1e-6
+"""By which the sum of shares may miss 1."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
+"""Of a source: it becomes the end of names of figures."""
+
+
+class MixtureFile(JsonFile):
+    """Shares of sources, and what they were chosen by."""
+
+    remedy: ClassVar[str] = "write it again, or give the shares in the configuration"
+
+    format: Literal["flowfabric.mixture/1"]
+    shares: Annotated[dict[Name, Share], Field(min_length=1)]
+    """Of the positions of training that each source takes; together 1."""
+    figures: dict[str, Any] | None = None
+    """What the shares were chosen by, for a person."""
+
+    @model_validator(mode="after")
+    def _make_one(self) -> MixtureFile:
+        check_sum(self.shares)
+        return self
+
+
+def check_sum(shares: dict[str, float]) -> None:
+    """Refuses, with a ValueError, shares whose sum is not 1."""
+    total = sum(shares.values())
+    if abs(total - 1) > TOLERANCE:
+        scaled = ", ".join(f"{name}: {share / total:.4g}" for name, share in shares.items()) if total else "{NAME: 1}"
+        raise ValueError(f"shares: sum to {total:g}, not to 1; write such as {{{scaled}}}")
+
+
 LISTED = 50_000
 """Most examples of a source that are too many to be listed, where examples of the mixture are."""
 
@@ -190,7 +232,7 @@ class Mixture(Dataset):
                 raise ValueError(f"data.sources.{name}: has no training example; give it the share 0, or leave it out")
         total = sum(shares.values())
         self.files = tuple(files for source in self._sources for files in source.files)
-        self.mix = Mix(sources, tuple(shares[name] / total for name in sources), id_of, source_of)
+        self.mix = Mix(sources, tuple(shares[name] / total for name in sources))
 
     def indices(self, split: Split) -> Tensor:
         """Those of each source, one source after the other, without endless ones' training."""
@@ -206,7 +248,7 @@ class Mixture(Dataset):
         that are too large to be listed, the first `LISTED` count.
         """
         assert self.mix is not None
-        listed = [_listed(source, split) for source in self._sources]
+        listed = [data_points_up_to(LISTED, source, split) for source in self._sources]
         shares = self.mix.shares if split == "train" else [len(ids) for ids in listed]
         mixed = [(id_of(n, ids), share) for n, (ids, share) in enumerate(zip(listed, shares, strict=True)) if share > 0]
         places = torch.cat([(torch.arange(len(ids), dtype=torch.float64) + 0.5) / share for ids, share in mixed])
@@ -250,17 +292,6 @@ class Mixture(Dataset):
         )
 
 
-def id_of(source: int | Tensor, own: Tensor) -> Tensor:
-    """Ids in a mixture, int64."""
-    return own | (torch.as_tensor(source) << SOURCE_BIT)
-
-
-def source_of(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of the sources of ids in a mixture, and the ids in these, both int64 like `ids`."""
-    source = (ids >> SOURCE_BIT) & (2**SOURCE_BITS - 1)
-    return source, ids ^ (source << SOURCE_BIT)
-
-
 KINDS = {
     get_args(one.model_fields["kind"].annotation)[0]: one
     for one in get_args(AnyOneConfig)
@@ -297,10 +328,11 @@ def _check_source(name: str, source: Dataset) -> None:
 
 def _check_ids(name: str, ids: Tensor) -> None:
     taken = (2**SOURCE_BITS - 1) << SOURCE_BIT
-    if bool(((ids & taken) != 0).any() or (ids < 0).any()):
+    wrong = ids[((ids & taken) != 0) | (ids < 0)]
+    if len(wrong):
         raise ValueError(
-            f"data.sources.{name}: an id of it, {int(ids[((ids & taken) != 0) | (ids < 0)][0])}, is negative or 2**"
-            f"{SOURCE_BIT} or more, and a mixture numbers its sources there; number its examples from 0 on"
+            f"data.sources.{name}: an id of it, {int(wrong[0])}, is negative or 2**{SOURCE_BIT} or more, and a mixture "
+            "numbers its sources there; number its examples from 0 on"
         )
 
 
@@ -325,14 +357,6 @@ def _check_rarest(shares: Mapping[str, float], field: str) -> None:
         raise ValueError(
             f"{field}: {rarest[1]} has {rarest[0]:g}, and less than {RAREST:g} is not dealt; give it more, or 0"
         )
-
-
-def _listed(source: Dataset, split: Split) -> Tensor:
-    if split == "train" and source.endless:
-        return torch.arange(LISTED)
-    if split == "train" and source.keyed_order:
-        return torch.arange(min(LISTED, source.count(split)))
-    return source.data_points(split)
 
 
 def _joined(what: str, parts: Sequence[Tensor | None], order: Tensor) -> Tensor | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moe.seeds import derive_seed, fold_in, uniform
-from trainer.data.protocol import Dataset, Mix, Split
+from trainer.data.protocol import Dataset, Mix, Split, id_of, source_of
 
 ROUNDS = 6
 SORTED = 1024
@@ -237,7 +237,7 @@ class Mixed(Stream):
 
     def __init__(self, mix: Mix, streams: Sequence[Stream], seed: int) -> None:
         self.length = sum(stream.length for stream in streams)
-        self._mix, self._streams, self._dealing = mix, streams, Dealing(mix.shares, seed)
+        self._streams, self._dealing = streams, Dealing(mix.shares, seed)
 
     def ids(self, first: int, end: int) -> Tensor:
         sources, places = self._dealing.places(first, end)
@@ -246,15 +246,15 @@ class Mixed(Stream):
             own = sources == number
             taken = places[own]  # one after the other
             if len(taken):
-                ids[own] = self._mix.id_of(number, stream.ids(int(taken[0]), int(taken[-1]) + 1))
+                ids[own] = id_of(number, stream.ids(int(taken[0]), int(taken[-1]) + 1))
         return ids
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
         """The next example of the same source."""
-        source, own = (int(one) for one in self._mix.source_of(torch.tensor(number)))
-        owners, theirs = self._mix.source_of(torch.tensor(list(bad), dtype=torch.int64))
+        source, own = (int(one) for one in source_of(torch.tensor(number)))
+        owners, theirs = source_of(torch.tensor(list(bad), dtype=torch.int64))
         found = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))
-        return None if found is None else int(self._mix.id_of(source, torch.tensor(found)))
+        return None if found is None else int(id_of(source, torch.tensor(found)))
 
 
 def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) -> list[Stream]:

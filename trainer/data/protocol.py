@@ -16,6 +16,8 @@ from trainer.data.picture import AugmentConfig, augmented
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
+SOURCE_BIT, SOURCE_BITS = 48, 14
+"""Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +85,21 @@ class Mix:
     Attributes:
         sources: by their names, in the order of their numbers.
         shares: of the positions of training that each of them takes; together 1.
-        id_of: ids of the mixture, int64, from the numbers of sources and ids of theirs.
-        source_of: numbers of sources and ids of theirs from ids of the mixture.
     """
 
     sources: Mapping[str, Dataset]
     shares: tuple[float, ...]
-    id_of: Callable[[int | Tensor, Tensor], Tensor]
-    source_of: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def id_of(source: int | Tensor, own: Tensor) -> Tensor:
+    """Ids in a mixture, int64."""
+    return own | (torch.as_tensor(source) << SOURCE_BIT)
+
+
+def source_of(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The numbers of the sources of ids in a mixture, and the ids in these, both int64 like `ids`."""
+    source = (ids >> SOURCE_BIT) & (2**SOURCE_BITS - 1)
+    return source, ids ^ (source << SOURCE_BIT)
 
 
 class Dataset(Protocol):
@@ -173,12 +182,18 @@ class Dataset(Protocol):
         return replace(batch, x_1=augmented(self.augment, batch.x_1, batch.ids, positions, seed=seed))
 
 
+def data_points_up_to(num: int, dataset: Dataset, split: Split) -> Tensor:
+    """The data points of a split, int64; of training examples that are too many to be listed, the first `num`."""
+    if split == "train" and dataset.endless:
+        return torch.arange(num)
+    if split == "train" and dataset.keyed_order:
+        return torch.arange(min(num, dataset.count(split)))
+    return dataset.data_points(split)
+
+
 def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
     """Ids of at most `num` examples that stand for a split, int64; raises ValueError if there are none."""
-    if split == "train" and (dataset.endless or dataset.keyed_order):
-        found = torch.arange(num if dataset.endless else min(num, dataset.count(split)))
-    else:
-        found = dataset.data_points(split)[:num]
+    found = data_points_up_to(num, dataset, split)[:num]
     if len(found) == 0:
         raise ValueError(
             f"data: no {split} example is a data point, all are parts of paths that end before; draw more pairs, "

@@ -1,4 +1,4 @@
-"""Windows of the tokens of a folder that ``trainer encode-text`` wrote."""
+"""Windows of the tokens of a folder that ``trainer encode-text`` wrote, and the tokenizer of a run on them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,17 @@ from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import SPLITS, Batch, Dataset, Split
 from trainer.data.shard.index import completed
 from trainer.data.shards import check_same
-from trainer.data.text.index import NUMPY_TYPES, TOKENIZER, TextIndex, TextSplit
-from trainer.data.text.tokenizer import sha256_of, tokenizer_content
+from trainer.data.text.tokens import (
+    NUMPY_TYPES,
+    TOKENIZER,
+    ByteTokenizer,
+    TextIndex,
+    TextSplit,
+    Tokenizer,
+    read_tokenizer,
+    sha256_of,
+    tokenizer_content,
+)
 
 OPEN_SHARDS = 4096
 
@@ -175,3 +184,37 @@ def _check_files(folder: Path, index: TextIndex) -> None:
                 raise Refusal(path, "shard", problem, remedy)
     if index.tokenizer is not None and sha256_of(tokenizer_content(folder / TOKENIZER)) != index.tokenizer:
         raise Refusal(folder / TOKENIZER, "tokenizer", "is not the one that the text was encoded by", remedy)
+
+
+def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
+    """Tokenizer of a run's prompts and samples; of bytes where `data` is no `TextConfig` with a tokenizer.
+
+    `folder` has the run's tokenizer.json, as a checkpoint does; None: the file that `data` names.
+    """
+    data = _one(data)
+    if not isinstance(data, TextConfig) or data.tokenizer is None:
+        return ByteTokenizer()
+    path = (data.path if folder is None else folder) / TOKENIZER
+    _same_content(data, path)
+    return read_tokenizer(path)
+
+
+def tokenizer_file(data: Any) -> bytes | None:
+    """The tokenizer.json that every checkpoint of a run keeps; None if the run learns no tokens of one."""
+    data = _one(data)
+    if not isinstance(data, TextConfig) or data.tokenizer is None:
+        return None
+    return _same_content(data, data.path / TOKENIZER)
+
+
+def _one(data: Any) -> Any:
+    """The first source of a mixture, whose tokenizer is that of all."""
+    return next(iter(data.sources.values())) if getattr(data, "kind", None) == "mixture" else data
+
+
+def _same_content(data: TextConfig, path: Path) -> bytes:
+    content = tokenizer_content(path)
+    if sha256_of(content) != data.tokenizer:
+        remedy = "bring back the one that the text was encoded by"
+        raise Refusal(path, "data.tokenizer", f"has another SHA-256 than {data.tokenizer}", remedy)
+    return content

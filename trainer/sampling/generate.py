@@ -19,8 +19,8 @@ from trainer.config.layout import Layout
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.run import RunConfig
 from trainer.config.sample import TextSample
-from trainer.data.run_tokenizer import run_tokenizer
-from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer
+from trainer.data.text.tokens import ByteTokenizer, Tokenizer
+from trainer.data.text_windows import run_tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
 from trainer.model.network import Network
 from trainer.sampling.text import RULE, continue_texts, readable

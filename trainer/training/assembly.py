@@ -18,7 +18,7 @@ from trainer.config.rules.tasks import of_cycle
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader
 from trainer.data.loader import BadExampleList
-from trainer.data.run_tokenizer import tokenizer_file
+from trainer.data.text_windows import tokenizer_file
 from trainer.distributed.engine.build import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine

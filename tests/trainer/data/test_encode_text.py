@@ -30,9 +30,8 @@ from tests.trainer.data.texts import (
 from trainer.__main__ import main
 from trainer.data.text import encode as encode_module
 from trainer.data.text.encode import EncodeTextRequest
-from trainer.data.text.index import TextIndex, token_type
 from trainer.data.text.inputs import Place, chunks, listed_files
-from trainer.data.text.tokenizer import ByteTokenizer, read_tokenizer
+from trainer.data.text.tokens import ByteTokenizer, TextIndex, read_tokenizer, token_type
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "text.schema.json").read_text())
 GOLDEN = ROOT / "tests" / "files" / "text"

@@ -34,10 +34,10 @@ from trainer.data import (
     build,
     first_data_points,
 )
-from trainer.data.mixture import SOURCE_BIT, id_of, source_of
 from trainer.data.order import BLOCK, Dealing
 from trainer.data.picture import AugmentConfig, augmented
-from trainer.data.run_tokenizer import run_tokenizer
+from trainer.data.protocol import SOURCE_BIT, id_of, source_of
+from trainer.data.text_windows import run_tokenizer
 from trainer.task import NextTokenTask
 
 SCHEMA = json.loads(Path("configs/schemas/mixture.schema.json").read_text())

@@ -17,8 +17,8 @@ from trainer import data, load_config
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Loader, Split, Text, TextConfig
 from trainer.data.order import keyed_order
-from trainer.data.run_tokenizer import run_tokenizer, tokenizer_file
-from trainer.data.text.tokenizer import ByteTokenizer
+from trainer.data.text.tokens import ByteTokenizer
+from trainer.data.text_windows import run_tokenizer, tokenizer_file
 from trainer.model.flops import training_flops
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.data import SPLITS, Split, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
-from trainer.data.text.index import NUMPY_TYPES, TextIndex
+from trainer.data.text.tokens import NUMPY_TYPES, TextIndex
 from trainer.data.text_windows import split_of
 
 STORIES = [f"Story {number}: {'é' * (number % 5)}{'la ' * (number % 17)}end.\n" for number in range(60)]

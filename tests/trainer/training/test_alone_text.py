@@ -11,8 +11,7 @@ from tests.trainer.data.texts import encoded, small_tokenizer, stories
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.model import GPTConfig
-from trainer.data.text.index import TextIndex
-from trainer.data.text.tokenizer import read_tokenizer
+from trainer.data.text.tokens import TextIndex, read_tokenizer
 from trainer.observe.metrics import read_metrics
 
 STEPS = 4

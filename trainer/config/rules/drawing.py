@@ -13,7 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, ObjectSample, PointSample, ReconstructionSample, TextSample
 from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.data import PairsConfig
-from trainer.data.run_tokenizer import run_tokenizer
+from trainer.data.text_windows import run_tokenizer
 from trainer.flow import cost, sampler
 from trainer.flow.control import CostGradientConfig
 from trainer.flow.sampler.grid import StepsFile

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,17 +30,12 @@ from trainer.data.shard.index import INDEX, ShardIndex, largest, listed
 from trainer.data.shard.writer import moments_of, statistics_of
 
 
-class Tell(Protocol):
-    """Says that more examples are done."""
-
-    def __call__(self, num: int, *, kept: bool = False) -> None:
-        """Adds examples; those `kept` by an earlier start say nothing about how long the others take."""
-        ...
-
-
 @contextmanager
-def told(out: Path, num: int) -> Iterator[Tell]:
-    """Shows on a terminal how many of `num` examples are done and the time left; nothing elsewhere."""
+def progress(out: Path, num: int) -> Iterator[Callable[..., None]]:
+    """Shows on a terminal how many of `num` examples are done and the time left; nothing elsewhere.
+
+    Yields a function that adds examples; those `kept` by an earlier start say nothing about how long the others take.
+    """
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     shown = Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty())
     task = shown.add_task(str(out), total=num)
@@ -259,7 +254,7 @@ class _Conversion:
         kept = self.folder.kept()
         moments: list[NDArray[np.float64]] = []
         counts: dict[int, int] = {}
-        with _threads(self.request.workers) as threads, told(self.request.out, self.source.num_examples) as tell:
+        with _threads(self.request.workers) as threads, progress(self.request.out, self.source.num_examples) as tell:
             for number, (shape, part) in enumerate(self._parts):
                 if number in kept:
                     counts[number] = kept[number]

@@ -22,8 +22,8 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import INDEX
 from trainer.data.tar.files import find_tars, names_of, open_tar
-from trainer.data.tar.index import ROW, read_class_names, write_tar_index
-from trainer.data.tar.members import Read, TarDamage, TarExample, walk_examples
+from trainer.data.tar.index import ROW, MembersEntry, read_class_names, write_tar_index
+from trainer.data.tar.members import Read, TarDamage, TarExample, read_ahead, walk_examples
 
 LOCAL_BYTES, REMOTE_BYTES = 4 << 10, 1 << 20
 """Read at once, so that headers which lie close to each other take one request."""
@@ -33,14 +33,6 @@ MOST_SHOWN = 200
 """Letters of a key, or of a wrong label, in messages."""
 
 _LABEL = re.compile(r"([^:]+)(?::(.+))?")
-
-
-class Kind(Section):
-    """Examples of one tar that have the same members: how many, and the key of the first."""
-
-    extensions: tuple[str, ...]
-    num_examples: PositiveInt
-    first: str
 
 
 class Scan(Section):
@@ -55,7 +47,7 @@ class Scan(Section):
     """A number, a name, or None where the example tells no class."""
     unlabelled: str | None
     """Why the first example without a class has none."""
-    kinds: tuple[Kind, ...]
+    kinds: tuple[MembersEntry, ...]
 
 
 def scan(url: str, name: str, label: str | None) -> Scan:
@@ -71,7 +63,7 @@ def scan(url: str, name: str, label: str | None) -> Scan:
         Unreachable: the network failed several times.
     """
     tar = open_tar(url)
-    read = _window(tar.read, LOCAL_BYTES if tar.local else REMOTE_BYTES)
+    read = read_ahead(tar.read, LOCAL_BYTES if tar.local else REMOTE_BYTES)
     examples: list[TarExample] = []
     labels: list[int | str | None] = []
     unlabelled: str | None = None
@@ -102,7 +94,7 @@ def scan(url: str, name: str, label: str | None) -> Scan:
         labels=tuple(labels) or (None,) * len(examples),
         unlabelled=unlabelled,
         kinds=tuple(
-            Kind(extensions=extensions, num_examples=count, first=first)
+            MembersEntry(extensions=extensions, num_examples=count, first=first)
             for extensions, (count, first) in sorted(kinds.items())
         ),
     )
@@ -144,19 +136,6 @@ def _inside(document: Any, field: str) -> Any:
     for part in field.split("."):
         document = document[int(part)] if isinstance(document, list) else document[part]
     return document
-
-
-def _window(read: Read, ahead: int) -> Read:
-    """Reads with a stretch kept, so that short reads close to each other are one of the file."""
-    first, kept = 0, b""
-
-    def through(start: int, end: int) -> bytes:
-        nonlocal first, kept
-        if not first <= start <= end <= first + len(kept):
-            first, kept = start, bytes(read(start, max(end, start + ahead)))
-        return kept[start - first : end - first]
-
-    return through
 
 
 SCANS = "scans.jsonl"

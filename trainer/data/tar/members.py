@@ -207,3 +207,16 @@ def walk_examples(read: Read, start: int = 0, end: int | None = None, *, verify:
 
 def _example(key: str, first: int, check: int, members: Mapping[str, Place]) -> TarExample:
     return TarExample(key, first, max(place.offset + place.size for place in members.values()), check, members)
+
+
+def read_ahead(read: Read, ahead: int) -> Read:
+    """Reads with a stretch kept, so that short reads close to each other are one of the file."""
+    first, kept = 0, b""
+
+    def through(start: int, end: int) -> bytes:
+        nonlocal first, kept
+        if not first <= start <= end <= first + len(kept):
+            first, kept = start, bytes(read(start, max(end, start + ahead)))
+        return kept[start - first : end - first]
+
+    return through

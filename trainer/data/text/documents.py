@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
-from trainer.data.text.index import SPLITS, Split, token_type
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
-from trainer.data.text.tokenizer import Tokenizer
+from trainer.data.text.tokens import SPLITS, Split, Tokenizer, token_type
 
 
 class Document(NamedTuple):

@@ -27,10 +27,20 @@ from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
 from trainer.data.shard.index import INDEX
 from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
-from trainer.data.text.index import SPLITS, TOKENIZER, Split, TextIndex, token_type
 from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
-from trainer.data.text.tokenizer import ByteTokenizer, Tokenizer, read_tokenizer, sha256_of, tokenizer_content
+from trainer.data.text.tokens import (
+    SPLITS,
+    TOKENIZER,
+    ByteTokenizer,
+    Split,
+    TextIndex,
+    Tokenizer,
+    read_tokenizer,
+    sha256_of,
+    token_type,
+    tokenizer_content,
+)
 
 
 class EncodingProgress:

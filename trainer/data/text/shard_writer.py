@@ -18,8 +18,8 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.text.documents import EncodedChunk, SplitPart
-from trainer.data.text.index import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
 from trainer.data.text.inputs import START, Place
+from trainer.data.text.tokens import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
 
 JOURNAL = "unfinished.json"
 UNFINISHED = ".unfinished"

@@ -115,7 +115,7 @@ def interrupted(world_size: int, case: str) -> tuple[list[Any], list[Any]]:
 
 def write(run: Run) -> list[bytes]:
     """Text of the averaged weights, for which parts of the network are called by themselves."""
-    from trainer.data.text.tokenizer import ByteTokenizer
+    from trainer.data.text.tokens import ByteTokenizer
     from trainer.sampling.text import continue_texts
 
     with run.average.in_place():
