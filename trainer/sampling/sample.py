@@ -15,7 +15,7 @@ from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.data.companions import CaptionsIndex
-from trainer.data.shard.index import INDEX, read_index
+from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
@@ -38,7 +38,7 @@ def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_di
         raise ValueError("--caption: the run also reads a flow.context, which a caption does not give; leave it out")
     if not all(caption.strip() for caption in captions):
         raise ValueError("--caption: it is empty; describe the image in words")
-    index = read_index(learned.path, CaptionsIndex)
+    index = CaptionsIndex.read(learned.path)
     if index.digest != learned.digest:
         problem, remedy = f"is {index.digest} where the run has {learned.digest}", "bring back those of the run"
         raise Refusal(learned.path / INDEX, "digest", problem, remedy)

@@ -30,8 +30,8 @@ from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
 from trainer.config.sample import TextSample
-from trainer.data.run_tokenizer import run_tokenizer
-from trainer.data.text.tokenizer import Tokenizer
+from trainer.data.text.tokens import Tokenizer
+from trainer.data.text_windows import run_tokenizer
 from trainer.model.attention import Cache, Made, NextToken, Prompt
 from trainer.model.gpt import GPT
 from trainer.model.network import Network

@@ -20,7 +20,7 @@ from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
-from trainer.distributed.process.launcher import end_with_launcher
+from trainer.distributed.process.signals import end_with_launcher
 from trainer.evaluation.editing.figures import EditFigures, Level, Point, figures_of, judge_of, psnr
 from trainer.evaluation.editing.page import edits_page
 from trainer.sampling.draw import TrainedFlow

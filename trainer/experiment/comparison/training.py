@@ -16,10 +16,8 @@ import torch
 from netsim.foundation.files import replacing
 from netsim.foundation.outputs import OPTION
 from trainer.config.trust import options
-from trainer.distributed.process.child import Stopped, Supervisor
-from trainer.distributed.process.launcher import STAGE
-from trainer.distributed.process.stop import EX_TEMPFAIL
-from trainer.distributed.process.tether import tethered
+from trainer.distributed.process.children import Stopped, Supervisor, killed_with_parent
+from trainer.distributed.process.signals import EX_TEMPFAIL, STAGE
 from trainer.experiment.comparison.method import SECONDS, Method
 from trainer.experiment.stage import Stage
 from trainer.training.guard import RunFailed
@@ -147,7 +145,7 @@ class Training:
             self._time_left.ended(piece)
 
     def _process(self, piece: Piece, arguments: list[str], log: Path, progress: Callable[[str], None]) -> int:
-        program, name = tethered([sys.executable, *launched(self._ranks), *arguments]), piece.stage.name
+        program, name = killed_with_parent([sys.executable, *launched(self._ranks), *arguments]), piece.stage.name
         named = {STAGE: name} if name else {}
         environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.__main__ import main
-from trainer.distributed.process import child
-from trainer.distributed.process.launcher import STAGE
+from trainer.distributed.process import children
+from trainer.distributed.process.signals import STAGE
 
 start = subprocess.Popen
 
@@ -18,5 +18,5 @@ def dying(command: list[str], env: dict[str, str], **streams: Any) -> Any:
     return start(mortal if env[STAGE] == env["KILL_STAGE"] else command, env=env, **streams)
 
 
-child.subprocess.Popen = dying
+children.subprocess.Popen = dying
 sys.exit(main())
