@@ -80,7 +80,7 @@ def _buckets(options: Shards) -> tuple[tuple[int, int], ...] | int | None:
 def _shards(options: Shards) -> int:
     from trainer.data.conversion.run import ShardsRequest, run
     from trainer.data.conversion.source import Reading
-    from trainer.distributed.process.stop import EX_TEMPFAIL, StopRequest
+    from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
 
     request = request_of(ShardsRequest, options, reading=request_of(Reading, options, buckets=_buckets(options)))
     stop = StopRequest()

@@ -8,12 +8,10 @@ import yaml
 
 from netsim.foundation.extra import require
 from netsim.foundation.run_reference import ReferenceConfig
-from trainer.checkpoint.base import check_base, check_beginning
+from trainer.checkpoint.base import check_base, check_beginning, check_modules
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.frozen_run import FrozenRun, pinned
-from trainer.checkpoint.intact import weights_file
-from trainer.checkpoint.modules import check_modules
-from trainer.checkpoint.origin import origin
+from trainer.checkpoint.intact import origin, weights_file
 from trainer.config.layout import Layout
 from trainer.config.rules import plan
 from trainer.config.rules.cautions import cautions
@@ -21,7 +19,7 @@ from trainer.config.rules.objection import Objections, Validation, caught, error
 from trainer.config.rules.tasks import of_base_of_policy, of_teacher, of_tilted
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
-from trainer.distributed.adapters import check_adapters
+from trainer.distributed.groups import check_adapters
 from trainer.distributed.run_folder import check_writable
 from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
 from trainer.model.build import check_rates
