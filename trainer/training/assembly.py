@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from moe.router.protocol import Router
-from trainer.checkpoint.base import write_base
+from trainer.checkpoint.base import modules_weights, write_base
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import weights_file
-from trainer.checkpoint.modules import modules_weights
 from trainer.checkpoint.resuming import load_checkpoint
 from trainer.checkpoint.saving import Checkpointer
 from trainer.config.layout import Layout

@@ -12,12 +12,11 @@ from trainer.checkpoint.directory import step_folder
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Dataset, Loader
-from trainer.data.bad_examples import BadExampleList
-from trainer.data.prefetcher import Prefetcher
+from trainer.data.loader import BadExampleList, Prefetcher
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
-from trainer.distributed.process.stop import StopRequest
+from trainer.distributed.process.signals import StopRequest
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
