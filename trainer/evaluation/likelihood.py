@@ -82,7 +82,6 @@ class _WithDivergence:
         return torch.cat([velocity.detach().flatten(1), divergence[:, None]], dim=1)
 
     def within(self, segment: int, /) -> Field:
-        """See `Field.within`."""
         return cast(Field, replace(self, field=cast(Field, self.field).within(segment)))
 
 

@@ -234,11 +234,10 @@ class FlowMeasurement(Measurement):
         return cls(evaluation, flow.config)
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Measurement.to_dict`."""
         return self.evaluation.to_dict()
 
     def table(self) -> TerminalTable:
-        """See `Measurement.table`; a row for each set of samples, real examples above them."""
+        """A row for each set of samples, real examples above them."""
         results, floor = self.evaluation.results, self.evaluation.floor
         title = (
             f"{self.evaluation.num:,} samples of {self.evaluation.checkpoint} against the data, by function "
@@ -268,7 +267,7 @@ class FlowMeasurement(Measurement):
         return shown
 
     def remarks(self) -> list[str]:
-        """See `Measurement.remarks`; what holds for every sampler."""
+        """What holds for every sampler."""
         paths, bits = self.evaluation.paths, self.evaluation.bits_per_dimension
         if paths is None:
             return [NO_PATHS]
@@ -288,7 +287,6 @@ class FlowMeasurement(Measurement):
         return lines if bits is None else [*lines, f"{bits:.3f} bits a dimension of held-out examples"]
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
-        """See `Measurement.page`."""
         config = self.config
         ends = [config.data] if config.source_data is None else [config.source_data, config.data]
         words = ([getattr(end, name, None) for name in ("kind", "name", "path")] for end in ends)

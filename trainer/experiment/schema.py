@@ -180,7 +180,7 @@ class _Generator(GenerateJsonSchema):
     """Writes meanings into the schema, and lets kinds be left out."""
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        """See pydantic; which fields are required is only noted at them."""
+        """Which fields are required is only noted at them."""
         built = super().model_schema(schema)
         section = schema["cls"]
         if issubclass(section, OwnClass):

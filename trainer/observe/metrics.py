@@ -45,7 +45,6 @@ class MetricsFile(Sink):
             self._file = path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Sink.write`."""
         assert not {"step", *MACHINE} & values.keys(), "step, time and memory are the record's own keys"
         record: dict[str, Any] = {"step": step}
         for name, value in values.items():
@@ -60,7 +59,6 @@ class MetricsFile(Sink):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        """See `Sink.close`."""
         self._file.close()
 
 

@@ -122,13 +122,12 @@ class Prometheus(Sink):
         return self._server.server_port
 
     def stepped(self, step: int, seconds: float) -> None:
-        """See `Sink.stepped`."""
         self._step.set(step)
         self._heartbeat.set_to_current_time()
         self._step_seconds.observe(seconds)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Sink.write`; figures without a Prometheus name are left out."""
+        """Figures without a Prometheus name are left out."""
         self._step.set(step)
         if self._last_step is None:
             self._last_step = Gauge(*LAST_STEP, registry=self.registry)
@@ -142,7 +141,6 @@ class Prometheus(Sink):
             self._counted[name] = values[name]
 
     def write_experts(self, use: ExpertUse) -> None:
-        """See `Sink.write_experts`."""
         if self._expert_tokens is None or self._dropped is None:
             self._expert_tokens = Gauge(*EXPERT_TOKENS, ["layer", "expert"], registry=self.registry)
             self._dropped = Counter(*DROPPED_TOKENS, registry=self.registry)
@@ -153,7 +151,7 @@ class Prometheus(Sink):
         self._dropped_so_far = use.dropped
 
     def close(self) -> None:
-        """See `Sink.close`; frees the port and ends the thread."""
+        """Frees the port and ends the thread."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -21,13 +21,11 @@ class TensorBoard(Sink):
             self._writer = SummaryWriter(str(folder), purge_step=last_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Sink.write`."""
         with writing(self._folder):
             for name, value in values.items():
                 self._writer.add_scalar(name.replace(".", "/"), value, step)
             self._writer.flush()
 
     def close(self) -> None:
-        """See `Sink.close`."""
         with suppress(OSError):  # it has been raised already, and is raised again
             self._writer.close()

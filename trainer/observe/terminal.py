@@ -109,16 +109,13 @@ class Dashboard(Sink):
         self._live.start()
 
     def stepped(self, step: int, seconds: float) -> None:
-        """See `Sink.stepped`."""
         self._story.stepped(step, seconds)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Sink.write`."""
         self._story.take(step, values)
         self._saved = max(complete_steps(self._folder / "checkpoints"), default=None)
 
     def close(self) -> None:
-        """See `Sink.close`."""
         if self._live.is_started:
             self._saved = max(complete_steps(self._folder / "checkpoints"), default=None)
         self._live.stop()
@@ -261,11 +258,9 @@ class LogLines(Sink):
         self._stream = stream
 
     def stepped(self, step: int, seconds: float) -> None:
-        """See `Sink.stepped`."""
         self._story.stepped(step, seconds)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Sink.write`."""
         self._story.take(step, values)
         if step >= self._next or step == self._story.last_step:
             self._next = (step // self._every + 1) * self._every

@@ -46,11 +46,10 @@ class Wandb(Sink):
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Sink.write`; `time.step_s` appears as `time/step_s`."""
+        """`time.step_s` appears as `time/step_s`."""
         self._run.log({"step": step, **{name.replace(".", "/"): value for name, value in values.items()}})
 
     def close(self) -> None:
-        """See `Sink.close`."""
         self._run.finish()
 
 

@@ -56,7 +56,6 @@ class Latents(Space):
 
     @torch.no_grad()
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
-        """See `Space.encode`."""
         latents, log_variance = self._gaussians(examples)
         if log_variance is not None:
             noise = torch.randn(latents.shape, generator=generator).to(latents.device)
@@ -73,13 +72,12 @@ class Latents(Space):
         return (latents - shift) / scale
 
     def decode(self, states: Tensor) -> Tensor:
-        """See `Space.decode`."""
         self._coder.to(states.device)
         shift, scale = self._statistics(states.device)
         return self._coder.decode(states * scale + shift)
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """See `Space.shown`; they are images."""
+        """They are images."""
         return examples
 
     def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -94,11 +92,11 @@ class PairedLatents(Latents):
     """The same where the examples are states already, [B, Z, h, w], as in pairs that a teacher has drawn."""
 
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """See `Space.encode`; nothing is drawn."""
+        """Nothing is drawn."""
         return examples
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """See `Space.shown`; what the autoencoder makes of them."""
+        """What the autoencoder makes of them."""
         return self.decode(examples)
 
 
@@ -106,7 +104,7 @@ class StoredLatents(Latents):
     """The same where the examples are the Gaussians, [B, 2 Z, h, w], so that no image is encoded twice."""
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
-        """See `Space.shown`; what the autoencoder makes of draws from them."""
+        """What the autoencoder makes of draws from them."""
         return self.decode(self.encode(examples, generator=generator))
 
     def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -19,13 +19,11 @@ class TrainingNetworks(Networks):
 
     @contextmanager
     def current(self) -> Iterator[Network]:
-        """See `Networks.current`."""
         with torch.no_grad(), self._engine.evaluating():
             yield self._engine.module
 
     @contextmanager
     def average(self) -> Iterator[Network]:
-        """See `Networks.average`."""
         with torch.no_grad(), self._average.in_place():
             yield self._engine.module
 
@@ -38,12 +36,10 @@ class TrainedNetworks(Networks):
 
     @contextmanager
     def current(self) -> Iterator[Network]:
-        """See `Networks.current`."""
         with torch.no_grad():
             yield self._model
 
     @contextmanager
     def average(self) -> Iterator[Network]:
-        """See `Networks.average`."""
         with torch.no_grad():
             yield self._model

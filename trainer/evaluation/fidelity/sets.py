@@ -49,7 +49,6 @@ class DrawnExamples:
 
     @torch.no_grad()
     def read(self, numbers: Tensor) -> list[Tensor]:
-        """See `Source.read`."""
         flow = self._flow
         trajectory = flow.follow(
             self._conditioning.condition, numbers, self._chosen, guidance=self._guidance, seed=self._seed
@@ -81,7 +80,6 @@ class TrainingExamples:
         self._space, self._device = space, device
 
     def read(self, numbers: Tensor) -> list[Tensor]:
-        """See `Source.read`."""
         batch = self._dataset.get(self._ids[numbers])
         generator = torch.Generator().manual_seed(derive_seed(self._seed, "shown"))
         return [self._space.shown(batch.x_1.to(self._device), generator=generator)]
@@ -105,7 +103,7 @@ class Pictures:
         self.digest = hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
 
     def read(self, numbers: Tensor) -> list[Tensor]:
-        """See `Source.read`; neighbours of one size together."""
+        """Neighbours of one size together."""
         with ThreadPoolExecutor(READERS) as pool:
             images = list(pool.map(lambda number: _pixels(self._files[number]), numbers.tolist()))
         together = (list(group) for _, group in groupby(images, key=lambda image: image.shape))

@@ -243,11 +243,10 @@ class ParetoMeasurement(Measurement):
     figures: ParetoFigures
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Measurement.to_dict`."""
         return self.figures.to_dict()
 
     def table(self) -> TerminalTable:
-        """See `Measurement.table`; a row for each preference, and their mean."""
+        """A row for each preference, and their mean."""
         found = self.figures
         title = f"{found.num:,} objects of {found.checkpoint} for each preference, exponent {found.exponent:g}"
         shown = TerminalTable(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
@@ -262,7 +261,7 @@ class ParetoMeasurement(Measurement):
         return shown
 
     def remarks(self) -> list[str]:
-        """See `Measurement.remarks`; the indicators of all preferences together, and what the columns are."""
+        """The indicators of all preferences together, and what the columns are."""
         of, lines = self.figures.indicators, []
         built, even, whole = of["built"], of["even"], of.get("all")
         if self.figures.rewards_are:
@@ -289,7 +288,6 @@ class ParetoMeasurement(Measurement):
         return lines
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
-        """See `Measurement.page`."""
         from trainer.evaluation.pareto.measurement import pareto_page  # matplotlib takes a second to import
 
         return pareto_page(self.figures, run_dir=str(run_dir), picture=picture if self.figures.has_picture else None)

@@ -41,7 +41,6 @@ class CallAxis(CostAxis):
     """Calls of the network, which are known of comparisons without costs too."""
 
     def of(self, entry: Entry, evaluations: int) -> float | None:
-        """See `CostAxis.of`."""
         del entry
         return float(evaluations)
 

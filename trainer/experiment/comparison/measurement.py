@@ -51,7 +51,6 @@ class NetworkCalls:
     calls: int = 1
 
     def operations(self) -> Iterator[Operation]:
-        """See the protocol."""
         of_a_call = list(self.sampling.call())
         for number in range(self.calls):
             yield from (Operation(number, "forward", layer, collective) for layer, collective in of_a_call)

@@ -57,23 +57,18 @@ class FSDPMemory:
     _input: int = field(default=0, init=False)
 
     def held(self) -> Mapping[Part, int]:
-        """See the protocol."""
         return {"parameters": self._rows * FLOAT32, "optimizer": 2 * self._rows * FLOAT32}
 
     def average(self) -> int:
-        """See the protocol."""
         return self._rows * FLOAT32
 
     def snapshot(self) -> int:
-        """See the protocol."""
         return 4 * self.average()
 
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         yield from ()
 
     def moment(self, moment: Moment, size: int, forward: bool, micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         unit = moment.place if isinstance(moment.place, int) else ROOT
         match moment.kind:
             case "gradient":
@@ -94,7 +89,7 @@ class FSDPMemory:
                 yield from self._finish(unit, micro)
 
     def after(self, micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol: what belongs to no block comes last."""
+        """What belongs to no block comes last."""
         for unit in [*self._block_gradients]:
             if unit != ROOT:
                 yield from self._finish(unit, micro)
@@ -103,7 +98,6 @@ class FSDPMemory:
         self._input = 0
 
     def update(self) -> Iterator[Growth]:
-        """See the protocol."""
         largest = max(
             -(-shape[0] // self.root.num_ranks) * prod(shape[1:]) for unit in self._units for shape in unit.shapes
         )
@@ -113,7 +107,6 @@ class FSDPMemory:
         self._reduced.clear()
 
     def averaging(self) -> Iterator[Growth]:
-        """See the protocol."""
         yield from ()
 
     @property

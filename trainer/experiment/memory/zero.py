@@ -85,7 +85,6 @@ class ZeroMemory:
     _kept: int = field(default=0, init=False)
 
     def held(self) -> Mapping[Part, int]:
-        """See the protocol."""
         whole = sum(partition.whole for partition in self.partitions)
         if self.stage == 0:
             return {"parameters": self._elements * self.element_bytes, "optimizer": 2 * self._elements * FLOAT32}
@@ -93,20 +92,16 @@ class ZeroMemory:
         return {"parameters": whole * self.element_bytes, "optimizer": 3 * own * FLOAT32}
 
     def average(self) -> int:
-        """See the protocol."""
         own = self._elements if self.stage == 0 else sum(partition.own for partition in self.partitions)
         return own * FLOAT32
 
     def snapshot(self) -> int:
-        """See the protocol."""
         return 4 * self.average()
 
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         yield from ()
 
     def moment(self, moment: Moment, size: int, _forward: bool, micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         if moment.kind != "gradient":
             return
         name = self.owner[moment.parameters[0]]
@@ -119,7 +114,6 @@ class ZeroMemory:
             yield from self._reduce(name)
 
     def after(self, micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         if self.stage == 0 and micro.last:
             yield from self._reduced_whole()
         if self.stage == 0 or (self.stage == 1 and not micro.last):
@@ -144,7 +138,6 @@ class ZeroMemory:
         self._own_gradients.clear()
 
     def update(self) -> Iterator[Growth]:
-        """See the protocol."""
         if self.stage == 0:
             largest = max(self._gradients.values())
             yield Growth("buffers", largest)  # its squares, for the norm
@@ -176,7 +169,7 @@ class ZeroMemory:
             yield Growth("gradients", -copied)
 
     def averaging(self) -> Iterator[Growth]:
-        """See the protocol; the average is updated in place."""
+        """The average is updated in place."""
         yield from ()
 
     @property

@@ -54,7 +54,7 @@ class Zero3Memory:
     _large: dict[int, int] = field(default_factory=dict, init=False)
 
     def held(self) -> Mapping[Part, int]:
-        """See the protocol; gradients and their bucket are there all the time."""
+        """Gradients and their bucket are there all the time."""
         return {
             "parameters": self._own * self.element_bytes,
             "gradients": self._own * self.sum_bytes,
@@ -63,21 +63,17 @@ class Zero3Memory:
         }
 
     def average(self) -> int:
-        """See the protocol."""
         return self._own * FLOAT32
 
     def snapshot(self) -> int:
-        """See the protocol."""
         return 4 * self.average()
 
     def before(self, _micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         uses = [Use("enter", moment.place, moment.parameters) for moment in _starts(self.events)]
         self._near = GatheredParameters(self.sizes, self.bucket_elements, uses)
         yield from ()
 
     def moment(self, moment: Moment, size: int, _forward: bool, _micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         match moment.kind:
             case "gradient":
                 yield from self._collect(moment.parameters[0], size)
@@ -98,11 +94,9 @@ class Zero3Memory:
                     yield Growth("buffers", -self._whole.pop(number, 0))
 
     def after(self, _micro: Micro, /) -> Iterator[Growth]:
-        """See the protocol."""
         yield from self._reduce()
 
     def update(self) -> Iterator[Growth]:
-        """See the protocol."""
         for gathering in {id(one): one for one in self._gatherings.values()}.values():
             yield Growth("buffers", -gathering.size)
         self._gatherings.clear()
@@ -122,7 +116,6 @@ class Zero3Memory:
             yield Growth("gradients", -copied)
 
     def averaging(self) -> Iterator[Growth]:
-        """See the protocol."""
         yield from ()
 
     @property

@@ -22,7 +22,6 @@ class FitPathStage(ConfiguredStage):
 
     @classmethod
     def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
-        """See the base class."""
         folder = Path(base) / name
         document = merged(without_path(shared), {"run": {"dir": str(folder)}})
         return cls(name, path, folder, filled(document, base), filled(settings, base))
@@ -42,14 +41,12 @@ class FitPathStage(ConfiguredStage):
         return self._validated(FitRequest, self.settings)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:
-        """See the base class."""
         self.request()
         yield from super().objections(world_size, stages)
         if not self.awaited(stages):
             yield from self._blamed(caught(check_fitted_to, self.config()))
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
-        """See the base class."""
         from trainer.training.path_fit.run import run as fit_path
 
         return fit_path(self.config(), self.request(), self.table)
@@ -60,7 +57,7 @@ class FitPathStage(ConfiguredStage):
         print(self.request().model_dump_json())
 
     def provenance(self) -> Provenance:
-        """See the base class; the table itself is the record, and holds figures of the data besides."""
+        """The table itself is the record, and holds figures of the data besides."""
         now = self.request().what_decides(self.config())
         made = read_table(self.table).made_by
         return Provenance(self.table, {name: value for name, value in made.items() if name in now}, now)

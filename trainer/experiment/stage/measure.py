@@ -24,7 +24,7 @@ class MeasureStage(TaughtStage):
 
     @classmethod
     def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
-        """See the base class; of the other sections of the file, it reads in which environment objects are built."""
+        """Of the other sections of the file, it reads in which environment objects are built."""
         task = shared.get("task")
         known = {"environment": task["environment"]} if isinstance(task, dict) and "environment" in task else {}
         return cls(name, path, Path(base) / name, with_kinds(MeasureRequest, filled({**known, **settings}, base)))
@@ -41,7 +41,7 @@ class MeasureStage(TaughtStage):
 
     @property
     def teacher(self) -> Path | None:
-        """See the base class; the policy, if there is one."""
+        """The policy, if there is one."""
         run = self.document.get("run")
         return None if run is None else Path(str(run))
 
@@ -50,7 +50,6 @@ class MeasureStage(TaughtStage):
         return self._validated(MeasureRequest, self.document)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks may wait
-        """See the base class."""
         request = self.request()
         if request.run is not None:
             self._check_teacher(stages)
@@ -61,7 +60,6 @@ class MeasureStage(TaughtStage):
             yield Refusal(self.path, f"stages.{self.name}.measured", problem, "give a file of this environment")
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the work asks the launcher itself
-        """See the base class."""
         from trainer.experiment.built.measuring import run as measure
 
         return measure(self.request(), self.file)
@@ -71,7 +69,7 @@ class MeasureStage(TaughtStage):
         print(self.request().model_dump_json())
 
     def provenance(self) -> Provenance:
-        """See the base class; the file is the record, and the weights of the policy decide too."""
+        """The file is the record, and the weights of the policy decide too."""
         from trainer.experiment.built.measuring import weights_of
 
         request = self.request()

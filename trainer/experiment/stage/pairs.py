@@ -27,7 +27,7 @@ class PairsStage(TaughtStage):
 
     @classmethod
     def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:  # noqa: ARG003
-        """See the base class; the other sections of the file say nothing about a teacher."""
+        """The other sections of the file say nothing about a teacher."""
         return cls(name, path, Path(base) / name, filled(settings, base))
 
     @property
@@ -37,18 +37,16 @@ class PairsStage(TaughtStage):
 
     @property
     def cost(self) -> Cost:
-        """See the base class."""
         return Cost(pairs=self.request().num)
 
     @property
     def share_done(self) -> float:
-        """See the base class; by its shards."""
+        """By its shards."""
         shards = -(-self.cost.pairs // self.request().shard_examples)
         return len(list(self.folder.glob("shard_*.safetensors"))) / shards
 
     @property
     def teacher(self) -> Path:
-        """See the base class."""
         return self.request().run
 
     def request(self) -> PairsRequest:
@@ -56,7 +54,6 @@ class PairsStage(TaughtStage):
         return self._validated(PairsRequest, self.document)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks draws pairs
-        """See the base class."""
         request, teacher = self.request(), self._check_teacher(stages)
         if teacher is not None:
             yield from self._blamed(of_drawn(with_controls(teacher, ()), request.sampler, request.guidance))
@@ -64,7 +61,6 @@ class PairsStage(TaughtStage):
         yield from self._of_held_out(request.num, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
-        """See the base class."""
         from trainer.sampling.pairs.run import run as draw_pairs
 
         return draw_pairs(self.request(), self.folder)
@@ -74,7 +70,7 @@ class PairsStage(TaughtStage):
         print(self.request().model_dump_json())
 
     def provenance(self) -> Provenance:
-        """See the base class; the index of the pairs is the record, the teacher's weights decide too."""
+        """The index of the pairs is the record, the teacher's weights decide too."""
         request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_run(folder).source_data

@@ -228,7 +228,6 @@ class ConfiguredStage(Stage):
             raise Refusal(self.path, f"stages.{self.name}", problem, error.remedy) from error
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:
-        """See the base class."""
         yield from until_awaited(self._of_config(world_size), self.awaited(stages))
 
     def _of_config(self, world_size: int) -> Objections:

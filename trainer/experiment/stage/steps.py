@@ -32,7 +32,7 @@ class StepsStage(TaughtStage):
 
     @classmethod
     def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:  # noqa: ARG003
-        """See the base class; the other sections of the file say nothing about a search."""
+        """The other sections of the file say nothing about a search."""
         return cls(name, path, Path(base) / name, filled(settings, base))
 
     @property
@@ -47,13 +47,12 @@ class StepsStage(TaughtStage):
 
     @property
     def cost(self) -> Cost:
-        """See the base class; a noise that is followed to its end is a pair."""
+        """A noise that is followed to its end is a pair."""
         request = self.request()
         return Cost(pairs=request.num + request.fresh)
 
     @property
     def teacher(self) -> Path:
-        """See the base class."""
         return self.request().run
 
     def request(self) -> StepsRequest:
@@ -61,7 +60,6 @@ class StepsStage(TaughtStage):
         return self._validated(StepsRequest, self.document)
 
     def objections(self, world_size: int, stages: Sequence[Stage]) -> Objections:  # noqa: ARG002  any number of ranks may wait
-        """See the base class."""
         request = self.request()
         for stage, field, evaluations in self._users(stages):
             if evaluations not in request.evaluations:
@@ -74,7 +72,6 @@ class StepsStage(TaughtStage):
             yield from self._of_guidance(request, config, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
-        """See the base class."""
         from trainer.evaluation.steps.run import run as search_steps
 
         return search_steps(self.request(), self.file)
@@ -84,7 +81,7 @@ class StepsStage(TaughtStage):
         print(self.request().model_dump_json())
 
     def provenance(self) -> Provenance:
-        """See the base class; the file is the record, the teacher's weights decide too."""
+        """The file is the record, the teacher's weights decide too."""
         request = self.request()
         folder = newest_checkpoint(request.run)
         weights = Manifest.read(folder).weights_sha256()

@@ -36,7 +36,6 @@ class TrainStage(ConfiguredStage):
 
     @classmethod
     def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
-        """See the base class."""
         folder = Path(base) / name
         document = merged(merged(shared, settings), {"run": {"dir": str(folder)}})
         return cls(name, path, folder, filled(document, base))
@@ -50,16 +49,15 @@ class TrainStage(ConfiguredStage):
 
     @property
     def cost(self) -> Cost:
-        """See the base class; read as it was written, for what an earlier stage writes may not be there yet."""
+        """Read as it was written, for what an earlier stage writes may not be there yet."""
         return Cost(steps=self.document["optim"]["steps"])
 
     @property
     def share_done(self) -> float:
-        """See the base class; by the last step that its metrics tell of."""
+        """By the last step that its metrics tell of."""
         return min(1.0, last_step(self.folder / "metrics.jsonl") / self.cost.steps)
 
     def run(self, launch: Launch) -> int:
-        """See the base class."""
         from trainer.training.run import run
 
         def task(config: RunConfig) -> "Task[Any]":
@@ -86,19 +84,17 @@ class TrainStage(ConfiguredStage):
             print(f"cannot be checked further before stage {missed[0].name} is finished")
 
     def propose(self, world_size: int, limit: int) -> None:
-        """See the base class."""
         from trainer.experiment.stage.description import propose_settings
 
         propose_settings(self.config(), world_size, limit)
 
     def detail(self, world_size: int) -> None:
-        """See the base class."""
         from trainer.experiment.stage.description import print_details
 
         print_details(self.config(), world_size)
 
     def provenance(self) -> Provenance:
-        """See the base class; the configuration of its last checkpoint is the record; a teacher decides, too."""
+        """The configuration of its last checkpoint is the record; a teacher decides, too."""
         from trainer.checkpoint.frozen_run import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"

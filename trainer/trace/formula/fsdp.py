@@ -44,7 +44,6 @@ class FSDPTraffic:
     tensor_parallel: int = 1
 
     def entering(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
-        """See the protocol."""
         if self.num_ranks == 1:
             return
         if phase == "forward":
@@ -55,13 +54,12 @@ class FSDPTraffic:
                 yield self._gathered(block)
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
-        """See the protocol."""
         reduces = self.num_ranks > 1 and micro == self.accumulation - 1
         if reduces and phase == "backward" and place != "after" and self._rows(place):
             yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
-        """See the protocol: what belongs to no block is whole throughout, and so are blocks that keep parameters."""
+        """What belongs to no block is whole throughout, and so are blocks that keep parameters."""
         places: tuple[Place, ...] = () if self.num_ranks == 1 else ("before", *range(len(self.blocks)))
         first: dict[Place, Sequence[Collective]] = {
             place: (self._gathered(place),) for place in places if self._rows(place)
@@ -72,7 +70,7 @@ class FSDPTraffic:
         yield from (later if number else first for number in range(calls))
 
     def update(self) -> Iterator[Collective]:
-        """See the protocol: the norm of the gradient."""
+        """The norm of the gradient."""
         if self.tensor_parallel > 1:
             yield all_reduce("tensor", "float32", 4)
         yield all_reduce("data", "float32", 4)

@@ -33,7 +33,6 @@ class TensorTraffic:
     summed: Collective
 
     def inside(self, _phase: Phase, place: Place, /) -> Iterator[Collective]:
-        """See the protocol."""
         if isinstance(place, int):
             for _ in range(self.pairs):
                 yield self.summed
@@ -96,7 +95,6 @@ class TokenTraffic:
             raise ValueError(f"moe.dispatch: has no formula ({self.dispatch}); use one of {', '.join(MODES)}")
 
     def inside(self, phase: Phase, place: Place, /) -> Iterator[Collective]:
-        """See the protocol."""
         if place == "before":
             if phase == "forward" and self.dispatch == "coherent" and self.dropout and self.expert_parallel > 1:
                 yield all_gather("expert", "int64", 8, self.expert_parallel)

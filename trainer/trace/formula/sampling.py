@@ -45,7 +45,7 @@ class Sampling:
         return self.passages[0].forward()
 
     def operations(self) -> Iterator[Operation]:
-        """See the protocol; calls that are alike share their collectives, which fill much memory on many ranks."""
+        """Calls that are alike share their collectives, which fill much memory on many ranks."""
         made = {passage: list(passage.forward()) for passage in dict.fromkeys(self.passages)}
         for number, passage in enumerate(self.passages):
             for layer, collective in made[passage]:

@@ -107,7 +107,6 @@ class TrainingStep:
     update: Work | None = None
 
     def operations(self) -> Iterator[Operation]:
-        """See the protocol."""
         since = Work()
         for event in self._events():
             if isinstance(event, Work):

@@ -179,11 +179,10 @@ class ZeroTraffic:
     tensor_parallel: int = 1
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
-        """See the protocol."""
         yield from ()
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
-        """See the protocol: gradients are reduced at the end of the backward pass."""
+        """Gradients are reduced at the end of the backward pass."""
         ends = phase == "backward" and place == "before"
         if not ends or (self.stage < 2 and micro < self.accumulation - 1):
             return
@@ -197,7 +196,7 @@ class ZeroTraffic:
             yield all_reduce(group, "float32", elements * ELEMENT_BYTES["fp32"])
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
-        """See the protocol: all parameters are whole."""
+        """All parameters are whole."""
         yield from ({} for _ in range(calls))
 
     def update(self) -> Iterator[Collective]:

@@ -49,15 +49,13 @@ class Zero3Traffic:
     groups: int = 1
 
     def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
-        """See the protocol."""
         yield from ()
 
     def leaving(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
-        """See the protocol."""
         yield from self._collectives[phase, place]
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
-        """See the protocol: parameters that a pass leaves whole are not gathered again by the next one."""
+        """Parameters that a pass leaves whole are not gathered again by the next one."""
         parameters = GatheredParameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
         for _ in range(calls):
             parameters.begin()
@@ -73,7 +71,7 @@ class Zero3Traffic:
             yield sent
 
     def update(self) -> Iterator[Collective]:
-        """See the protocol: the norm of the gradient; parameters are gathered when they are used."""
+        """The norm of the gradient; parameters are gathered when they are used."""
         for _ in range(self.groups):
             yield all_reduce("data", "float64", 8)
             if self.summed is not None:

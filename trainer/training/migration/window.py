@@ -101,7 +101,7 @@ class SourceWindow(Window):
             _listen(layer, self._counter(index))
 
     def reduced(self) -> tuple[RoutingStatistics, float]:
-        """See :class:`Window`; one all-reduce."""
+        """One all-reduce."""
         counts_LE = self._counts.cpu().numpy()
         sources_LNE = np.zeros((len(counts_LE), self._group.size(), self._num_experts), np.int64)
         sources_LNE[:, self._group.rank()] = counts_LE
@@ -134,7 +134,7 @@ class TransitionWindow(Window):
             self._watch(index, layer)
 
     def reduced(self) -> tuple[RoutingStatistics, float]:
-        """See :class:`Window`; one all-reduce."""
+        """One all-reduce."""
         own = self._no_statistics()
         by_slot = self._counts.cpu().numpy().reshape(own.transitions.shape)
         for transitions, counts, layer in zip(own.transitions, by_slot, self._layers, strict=False):
@@ -173,7 +173,7 @@ class SetWindow(Window):
             _listen(layer, self._keeper(index))
 
     def reduced(self) -> tuple[RoutingStatistics, float]:
-        """See :class:`Window`; an all-reduce of what has a fixed size and a gathering of the sets."""
+        """An all-reduce of what has a fixed size and a gathering of the sets."""
         own = RoutingStatistics.collect(self._sample(), self._group.size())
         assert own.choice_sets is not None
         everyone: list[Any] = [None] * dist.get_world_size()
