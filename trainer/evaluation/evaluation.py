@@ -247,9 +247,7 @@ def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and Euler's method, if that differs and a velocity is followed, at each exact number of
-    calls.
-    """
+    """The run's own sampler and, where that differs and a velocity is followed, Euler's, at each exact number."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]

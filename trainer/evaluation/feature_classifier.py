@@ -15,9 +15,7 @@ from trainer.model.feature_extractor.extractor import write_extractor
 
 
 def run(source: trainer.data.AnyConfig, hidden: Sequence[int], seed: int, out: Path) -> int:
-    """Trains a classifier of a data set on one process and writes its hidden layers, the last of which are the
-    features.
-    """
+    """Trains a classifier on one process and writes its hidden layers, the last of which are the features."""
     if not hidden or min(hidden) < 1:
         raise ValueError(f"--hidden: {list(hidden)} are not widths of 1 or more; use for example 64")
     if source.num_classes < 2:

@@ -223,9 +223,7 @@ def check_features(path: Path, run_dir: Path, statistics: Path | None = None) ->
 def write_judgement(
     drawing: Drawing, examples: Tensor | None, features: Path | None, out: Path, statistics: Path | None = None
 ) -> None:
-    """Judges drawn examples [N, *shape], None but on the writing rank, by the run's data; writes JSON, prints;
-    collective.
-    """
+    """Judges examples [N, *shape] (None but on the writing rank) by the run's data; writes, prints; collective."""
     unguided = drawing.examples(1.0)
     if examples is None or unguided is None:
         return

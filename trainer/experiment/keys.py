@@ -12,9 +12,7 @@ ASKED = ("restore", "edit")
 
 
 def run(prefix: str | None) -> int:
-    """Prints keys of a run configuration, or of a request if `prefix` begins with its verb (``restore.method``); None:
-    all.
-    """
+    """Prints keys of a run configuration, or of a request if its verb begins `prefix`; None: all."""
     verb, _, rest = (prefix or "").partition(".")
     if verb in ASKED:
         show(chosen(_schema(verb), rest or None, f"a request of {verb}"), whole=bool(rest))

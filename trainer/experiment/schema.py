@@ -30,9 +30,7 @@ PREFIX = "#/$defs/"
 
 
 def complete(node: Node, definitions: Node) -> Node:
-    """A schema that requires the keys which a node notes as ``x-required``, in it and below; `definitions` gains its
-    own.
-    """
+    """A schema that requires the keys noted as ``x-required``, in a node and below; adds to `definitions`."""
     return _required(node, definitions) or {}
 
 

@@ -112,9 +112,7 @@ class ExpertLoad:
         return self._figures(step_LC, rows_LN.cpu())
 
     def tokens(self) -> Tensor:
-        """Choices of each expert on all ranks since this process started, to the last :meth:`reduced`: int64 [L, E] on
-        the CPU.
-        """
+        """Choices of each expert on all ranks, from the start to :meth:`reduced`: int64 [L, E] on the CPU."""
         if self._total_LC is None:
             return torch.zeros([len(self._step), 0], dtype=torch.int64)
         return self._total_LC[:, : -len(_SUMS)].long()

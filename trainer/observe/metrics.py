@@ -23,9 +23,7 @@ _LONGEST_RECORD = 2**16
 
 @dataclass(frozen=True)
 class Record:
-    """The figures of one step by name, NaN where not finite; `time.` those of the clock, `memory.` those of the
-    machine.
-    """
+    """Figures of a step by name, NaN if not finite; under `time.` those of the clock, `memory.` of the machine."""
 
     step: int
     values: Mapping[str, float]

@@ -128,9 +128,7 @@ class Stragglers:
         self._seconds = [a + b for a, b in zip(self._seconds or [0.0] * len(own_s), own_s, strict=True)]
 
     def figures(self, step: int) -> dict[str, float]:
-        """``time.step_spread`` since the last call: slowest rank over mean, 1 where nothing is known; names an outlier
-        on stderr.
-        """
+        """``time.step_spread`` since the last call: slowest over mean, 1 if unknown; names outliers on stderr."""
         mean = sum(self._seconds) / len(self._seconds)
         slowest = max(range(len(self._seconds)), key=self._seconds.__getitem__)
         spread = self._seconds[slowest] / mean if mean else 1.0

@@ -26,9 +26,7 @@ SPREAD = 1e-6
 
 
 def run(source: Path, encoder_dir: Path, out: Path, field: str, shards: Path | None = None) -> int:
-    """Encodes every caption of a data set, in the order of `shards`, which the shards verb wrote of the same source, if
-    given.
-    """
+    """Encodes every caption of a data set, in the order of `shards` (from the shards verb, same source) if given."""
     if (out / INDEX).exists():
         raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
     texts = captions_of(source, field)

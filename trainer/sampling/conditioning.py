@@ -22,9 +22,7 @@ from trainer.sampling.flow import FlowParts
 
 
 def source_samples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-    """States that paths of examples int64 [B] begin at: noise, another data set, or the data; float32 [B, *shape] on
-    the CPU.
-    """
+    """States [B, *shape] that paths of examples [B] begin at: noise, another data set, or the data; on the CPU."""
     if config.flow is not None and config.source_data is not None:
         points = trainer.data.source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
         return config.flow.data_scale * points if config.flow.path.kind == "mirror_interpolant" else points
@@ -43,9 +41,7 @@ SHOWN = 10
 
 
 def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of classes, in the order of `words`: names (which go first) or numbers, each perhaps several with
-    commas.
-    """
+    """Numbers of classes in the order of `words`: names (which go first) or numbers, perhaps with commas."""
     if not words:
         return ()
     count, names = config.data.num_classes, config.data.class_names
@@ -168,9 +164,7 @@ class Conditioning:
         return turn if turn > 1 and in_turn else math.isqrt(len(labels) - 1) + 1
 
     def headings(self, names: tuple[str, ...], columns: int) -> tuple[str, ...]:
-        """Captions or class names above the columns of a grid; empty where there are none, or a column has several
-        classes.
-        """
+        """Captions or class names above columns; empty without any, or if a column has several classes."""
         if self.captions:
             return self.captions
         of_columns = [set(self.labels[column::columns].tolist()) for column in range(columns)]
@@ -179,9 +173,7 @@ class Conditioning:
         return tuple(names[label] for labels in of_columns for label in labels)
 
     def pictures(self, images: Tensor, columns: int) -> Tensor:
-        """Rows of a grid: beginnings and visible parts, images [N, C, H, W], originals, as far as there are any; white
-        fills rows.
-        """
+        """Rows of a grid: beginnings, visible parts, images [N, C, H, W], originals, if any; white fills rows."""
         visible = None if self.seen is None else self.seen.picture
         shown = [part for part in (self.beginnings, visible, images, self.originals) if part is not None]
         if len(shown) == 1:

@@ -172,9 +172,7 @@ class FlowParts:
         self.chain = chain_of(model, config.state_shape) if isinstance(model, CausalTransitionConfig) else None
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
-        """The field of examples of a condition; guidance leads away from no class and no caption, with the same
-        context.
-        """
+        """The field of a condition; guidance leads away from no class and no caption, in the same context."""
         unlabelled = condition
         if condition.label is not None:
             unlabelled = replace(condition, label=torch.full_like(condition.label, self.null_label))

@@ -28,9 +28,7 @@ MOST_PIXELS = 2000
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Places of the images of a grid, in pixels; bands of columns are one below the other where a row would be too
-    wide.
-    """
+    """Places of the images of a grid, in pixels; a row that would be too wide is cut into bands of columns."""
 
     enlarged: int
     reduced: int

@@ -117,9 +117,7 @@ def open_pictures(
     device: torch.device = CPU,
     shape: tuple[int, ...] | None = None,
 ) -> Pictures:
-    """Lists pictures in the shape that a run draws; `shape` (C, H, W): of the files of a folder; `space` decodes
-    latents.
-    """
+    """Lists pictures in a run's shape, or files in `shape` (C, H, W); `space` decodes latents."""
     if isinstance(section, HeldOutPictures):
         return _held_out(section, config, space, device)
     return _of_folder(section, tuple(config.decoded_shape) if shape is None else shape)

@@ -62,9 +62,7 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
 
 
 def check_made_of(path: Path, weights: str) -> None:
-    """Refuses grids that were searched for other weights (SHA-256 of the averaged ones); a file without a digest
-    passes.
-    """
+    """Refuses grids searched for other averaged weights, by their SHA-256; a file without a digest passes."""
     made_by = StepsFile.read(path).made_by
     found = made_by.get("weights", weights)
     if found != weights:
@@ -187,9 +185,7 @@ class _Controls(Section):
 
 
 def read_controls(text: str) -> tuple[AnyControl, ...]:
-    """The controls of a list as YAML or JSON, of a single control, or of a YAML file of either (perhaps under
-    ``controls``).
-    """
+    """The controls of a list or a single one, as YAML or JSON or in a file, perhaps under ``controls``."""
     if text.lstrip()[:1] not in ("[", "{", "-", ""):
         return _in_file(Path(text))
     try:

@@ -129,9 +129,7 @@ class DeviceClock:
 
     @contextmanager
     def watching(self, joins: Joins) -> Iterator[None]:
-        """While entered, the stream that is in use at the beginning is that of the compute; `joins` sees it wait for
-        another.
-        """
+        """While entered, the stream in use at the beginning computes; `joins` sees it wait for another."""
         self._compute = self._runtime.current_stream()
 
         def recorded(event: Any, stream: Any = None) -> AbstractContextManager[None]:

@@ -97,9 +97,7 @@ def _keep_former(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Merges the folder (and ``routing``) of the arguments; prints as JSON whether the trace is steady or why it was
-    refused.
-    """
+    """Merges a folder (and its ``routing``); prints as JSON whether it is steady or why it was refused."""
     os.nice(NICENESS)  # the ranks compute meanwhile
     folder = Path(arguments[0])
     try:

@@ -147,9 +147,7 @@ class SegmentRecorder(RoutingRecorder):
 
 
 def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Expert ids [T, K], largest gate first, -1 for dropped choices, and their float32 gate values, of a router's
-    output.
-    """
+    """Expert ids [T, K] of a router's output, largest gate first, -1 if dropped, and their float32 gates."""
     with torch.no_grad():
         gates_TK, ids_TK = probs_TE.float().masked_fill(~routing_map_TE, -1.0).topk(top_k, dim=1)
         dropped = gates_TK < 0

@@ -75,9 +75,7 @@ class TraceSession:
 
     @contextmanager
     def step(self, step: int, local: int, micro: int) -> Iterator[None]:
-        """Records what runs inside, if `step` is sampled; `micro` is the number in the global batch, `local` the
-        rank's.
-        """
+        """Records what runs inside, if sampled; `micro` counts in the global batch, `local` on this rank."""
         if step not in self._steps:
             yield
             return

@@ -71,9 +71,7 @@ def sampled(config: RunConfig, dataset: Dataset, rank: int, *, resumes: bool) ->
 
 
 def verify(run_dir: Path, files: Sequence[DataFiles], beat: Callable[[], None]) -> None:
-    """Reads the data whole, divided over the ranks, and compares them with the record; collective, refuses on every
-    rank.
-    """
+    """Compares the whole data, divided over the ranks, with the record; collective, refuses on every rank."""
     record = DataRecord.read(run_dir / NAME)
     sets = [
         one.model_copy(update={"whole": _verified(one.whole, data, beat)})

@@ -17,9 +17,7 @@ def totals(losses: Tensor, sources: Tensor, num: int, weights: Tensor | None = N
 
 
 def means(summed: Sequence[Sequence[float]], names: Sequence[str], figure: str) -> dict[str, float]:
-    """The mean of a figure for each source that had examples, as ``figure.SOURCE``, of sums over all micro batches and
-    ranks.
-    """
+    """Means by source that had examples, as ``figure.SOURCE``, of sums over all micro batches and ranks."""
     together = zip(names, *summed, strict=True)
     return {f"{figure}_{name}": total / weight for name, total, weight in together if weight > 0}
 

@@ -13,9 +13,7 @@ FEW = 0.1
 
 
 def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Weights [B] of mean 1 over the global batch for each micro batch; None if all weigh the same, then not
-    collective.
-    """
+    """Weights [B] of mean 1 over the global batch, a micro batch each; None if equal, and then not collective."""
     given = [values for values in log_weights if values is not None]
     if not given:
         return list(log_weights)
@@ -26,9 +24,7 @@ def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None
 
 
 def effective_share(weights: Sequence[Tensor | None]) -> dict[str, float]:
-    """``effective_share``, (sum w)^2 / (N sum w^2) of N pairs with weights w, in (0, 1]; collective; empty without
-    weights.
-    """
+    """``effective_share``, (sum w)^2 / (N sum w^2) of N pairs, in (0, 1]; collective; empty without weights."""
     given = [values for values in weights if values is not None]
     if not given:
         return {}

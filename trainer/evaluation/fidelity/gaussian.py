@@ -63,9 +63,7 @@ class Moments:
         self._lanes[block % LANES].addmm_(extended.T, extended)
 
     def fit(self, features: int, device: torch.device, group: dist.ProcessGroup | None = None) -> tuple[Gaussian, int]:
-        """The Gaussian of all F features, its covariance unbiased, and the number of examples, on every rank;
-        collective.
-        """
+        """The Gaussian of all F features, its covariance unbiased, and the number of examples; collective."""
         total = torch.zeros(features + 1, features + 1, dtype=torch.float64, device=device)
         for lane in range(LANES):
             sums = self._lanes.get(lane)

@@ -75,9 +75,7 @@ def run(request: MeasureRequest, out: Path) -> int:
 def new_objects(
     request: MeasureRequest, environment: Environment, policy: TrainedPolicy | None, known: Sequence[tuple[int, ...]]
 ) -> Tensor:
-    """The first new objects in the order of their draws, int64 [N, S], N at most `request.num`; policy None: even
-    choices.
-    """
+    """The first new objects as drawn, int64 [N, S], at most `request.num`; policy None: even choices."""
     seen, found = set(known), []
     key = torch.tensor(derive_seed(request.seed, "measured objects"))
     for some in torch.arange(request.num * request.tries).split(TOGETHER):

@@ -25,9 +25,7 @@ class Storages(TorchDispatchMode):
     """
 
     def __init__(self, changed: Callable[[int, int], None]) -> None:
-        """Calls `changed` with a storage's number and the bytes by which it has grown; below zero where it was given
-        back.
-        """
+        """Calls `changed` with a storage's number and its growth in bytes; below zero where given back."""
         super().__init__()
         self.live: dict[int, int] = {}
         self._changed = changed

@@ -18,9 +18,7 @@ SUB_GROUP_ELEMENTS = 1_000_000_000
 
 @dataclass
 class _Gathering:
-    """Parameters that arrive in one buffer: those whose module has not started are waiting; `arrived`: they are copied
-    out.
-    """
+    """Parameters that arrive in one buffer; `waiting`: their module has not started; `arrived`: copied out."""
 
     numbers: list[int]
     size: int

@@ -211,9 +211,7 @@ class Simulation(BaseModel):
         return [one for one in self.collectives if (one.transport, one.seed) == (run.transport, run.seed)]
 
     def behind(self, transport: str, other: str, op: str) -> float | None:
-        """Excess time of a transport in an operation in parts of another's: 0.1 for ten percent longer; None if
-        unknown.
-        """
+        """Excess time of a transport in parts of another's, 0.1: ten percent longer; None if unknown."""
         least = self.mean_time_ns(other, op)
         return self.mean_time_ns(transport, op) / least - 1 if least else None
 

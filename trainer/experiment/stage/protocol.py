@@ -216,9 +216,7 @@ class ConfiguredStage(Stage):
     """A stage whose document is the sections of a configuration."""
 
     def config(self) -> RunConfig:
-        """The sections, validated; if nothing else is wrong, files may be missing that a stage before has not written
-        yet.
-        """
+        """The sections, validated; files of earlier stages may be missing if nothing else is wrong."""
         try:
             return validated(self.path, self.document)
         except Refusal as error:
@@ -264,9 +262,7 @@ class TaughtStage(Stage):
     """A stage that asks the network of an earlier stage, or of a run that is there already."""
 
     def _check_teacher(self, stages: Sequence[Stage]) -> RunConfig | None:
-        """The configuration of the stage that trains the teacher; None: another file does, or that stage waits for
-        others.
-        """
+        """Configuration of the teacher's stage; None: another file trains it, or that stage waits for others."""
         teacher = self.teacher
         assert teacher is not None
         check_possible(teacher / "checkpoints")

@@ -183,9 +183,7 @@ class Editor:
 
 
 def padded(rows: Tensor, together: int) -> Tensor:
-    """Rows int64 [B], the last one repeated up to `together`: products of fewer rows take other kernels and differ in a
-    bit.
-    """
+    """Rows int64 [B], the last one repeated: products of fewer rows take other kernels and differ in a bit."""
     return torch.cat([rows, rows[-1:].expand(together - len(rows))])
 
 

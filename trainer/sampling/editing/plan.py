@@ -45,9 +45,7 @@ def held_states(held: Tensor, state_shape: tuple[int, ...]) -> Tensor:
 
 
 def scaled(controls: Sequence[AnyControl], strength: float) -> tuple[AnyControl, ...]:
-    """Controls at a share of their strength, from 0 to 1; at 0 there are none, so that what follows is the field
-    itself.
-    """
+    """Controls at a share of their strength, 0 to 1; none at 0, so that what follows is the field itself."""
     if strength in (0.0, 1.0):
         return tuple(controls) if strength else ()
     return tuple(_scaled(control, strength) for control in controls)

@@ -177,9 +177,7 @@ class PairsRequest(Section):
             raise ValueError(f"{self.num} pairs leave some of the {len(nodes) - 1} intervals without one; draw more")
 
     def what_decides(self, weights: str, source: dict[str, Any] | None) -> dict[str, Any]:
-        """Everything that the pairs of a resolved request depend on: `source` is the data that paths begin at, None:
-        noise.
-        """
+        """Everything that the pairs of a resolved request depend on; paths begin at `source`, None: at noise."""
         begins: dict[str, Any] = {} if source is None else {"source": source}
         if trainer.flow.sampler.steps_file(self.sampler) is not None:
             begins["times"] = trainer.flow.sampler.times(self.sampler).tolist()

@@ -28,9 +28,7 @@ from trainer.sampling.sampler_choice import check_requested
 
 
 def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
-    """The solver of a request; its refusal names the section. `errors` float64 [L] of the calibration, None without
-    one.
-    """
+    """The solver of a request; its refusal names the section. `errors`: float64 [L] of the calibration, if any."""
     try:
         return build(config, path=path, errors=None if errors is None else errors[None])
     except ValueError as error:
@@ -38,9 +36,7 @@ def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
 
 
 def weights_of(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Noise levels from the last step's to 1, and the weights in parts of these; `errors` float64 [L] of the
-    calibration.
-    """
+    """Noise levels from the last step's to 1, and the weights in parts of these, by errors [L] of a calibration."""
     weight = weight_of(config, None if errors is None else errors[None])
     levels = calibration_levels()
     levels = levels[levels >= config.last]

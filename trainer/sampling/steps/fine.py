@@ -82,9 +82,7 @@ def times_of(grid: Grid, nodes: int) -> tuple[float, ...]:
 
 
 def uniform_grid(nodes: int, evaluations: int) -> Grid:
-    """The grid whose steps are equal, or as equal as whole nodes allow; it holds the edges of segments that divide
-    both.
-    """
+    """The grid with steps as equal as whole nodes allow; it holds the edges of segments that divide both numbers."""
     return tuple((2 * step * nodes + evaluations) // (2 * evaluations) for step in range(evaluations + 1))
 
 
@@ -123,9 +121,7 @@ class Noises:
 
     @torch.no_grad()
     def ends(self, numbers: Tensor, times: Tensor) -> Tensor:
-        """Ends float32 [B, *D] of Euler's method on times [T] from 0 to 1, by the sampler that draws; edges of segments
-        included.
-        """
+        """Ends float32 [B, *D] of Euler's method on times [T] from 0 to 1, edges included, by the sampler."""
         euler = sampler.build(euler_of(self.flow.sample.sampler, EulerConfig()), path=self.flow.parts.path)
         return torch.cat([euler.sample(*self._begun(own), times).final.cpu() for own in numbers.split(TOGETHER)])
 

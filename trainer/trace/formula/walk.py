@@ -41,9 +41,7 @@ class Walk:
 
 
 def walk(network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], Tensor]) -> Walk:
-    """Sends a micro batch through a network on the meta device and back: starts, ends, sums and gradients in autograd's
-    order.
-    """
+    """Sends a micro batch through a meta network and back: starts, ends, sums, gradients in autograd's order."""
     numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
     uses: list[Use] = []
     place: Place = "before"

@@ -66,17 +66,13 @@ def transfer(
 
 
 def checksum(words: Tensor) -> Tensor:
-    """Sums int32 words, each times the odd number of its place, modulo 2^64, as int32 [2]: no single change goes
-    unnoticed.
-    """
+    """Sums int32 words, each times the odd number of its place, modulo 2^64, as int32 [2]: sees every change."""
     places = torch.arange(1, 2 * len(words), 2, device=words.device)
     return (words.long() * places).sum(dim=0, keepdim=True).view(torch.int32)
 
 
 class _Shards:
-    """The experts at home on this rank, as messages; `slots` has the logical expert of each home, [MoE layers,
-    experts].
-    """
+    """The experts at home on this rank, as messages; `slots`: logical expert of each home [MoE layers, experts]."""
 
     def __init__(self, engine: Engine, average: MovingAverage, group: dist.ProcessGroup) -> None:
         self._engine, slots = engine, engine.slot_to_expert()
